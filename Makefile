@@ -1,0 +1,37 @@
+# What a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help setup build image demo serve test check fmt clean-host release
+
+help: ## List what can be done
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: ## Install what is missing (Docker, a C compiler, cargo-nextest), or say what to do
+	@scripts/setup.sh
+
+build: setup ## Compile the server, the fixtures and the suite
+	@scripts/build.sh
+
+image: build ## Build the image rooms start from, workspace-base:latest
+	@scripts/image.sh
+
+demo: image ## One conversation end to end, with proof that its room is locked; ends with "demo: ok"
+	@scripts/demo.sh
+
+serve: image ## Serve on 127.0.0.1:8000 with a scripted model; MODEL=bedrock for the real one
+	@scripts/serve.sh
+
+test: image ## Every test and scenario
+	@scripts/test.sh
+
+check: build ## Formatting, lints, documentation, then every test and scenario
+	@scripts/check.sh
+	@$(MAKE) --no-print-directory test
+
+fmt: ## Format the code
+	@cargo fmt --all
+
+release: setup ## An optimised server binary, target/release/nagaya
+	@cargo build --release --locked -p nagaya-server
+
+clean-host: ## Remove every container, image and socket directory of ours from this machine
+	@scripts/clean-host.sh

@@ -1,0 +1,133 @@
+//! What this run can reach and do; settled before anything runs, so that a scenario never finds out half-way.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::bail;
+
+use crate::client::exchange::{Exchanges, Secrets};
+use crate::client::http::Api;
+use crate::run::Options;
+use crate::scenario::Capability;
+use crate::target::binaries;
+use crate::target::engine::Engine;
+
+/// The usual place of the Docker socket.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// Names the server's binary.
+pub const SERVER_VARIABLE: &str = "NAGAYA_BIN";
+/// Names the fixtures' binary.
+pub const FIXTURES_VARIABLE: &str = "NAGAYA_FIXTURES_BIN";
+
+/// What a run can do, and why not where it cannot.
+#[derive(Debug, Clone, Default)]
+pub struct Capabilities {
+    missing: BTreeMap<Capability, String>,
+    /// The engine, where [`Capability::Docker`] is there.
+    pub engine: Option<Engine>,
+    /// The server's binary, where [`Capability::Launch`] is there.
+    pub server: PathBuf,
+    /// The fixtures' binary, where [`Capability::Model`] or [`Capability::Origin`] is there.
+    pub fixtures: PathBuf,
+}
+
+impl Capabilities {
+    /// Looks at everything once.
+    ///
+    /// # Errors
+    /// What the options name does not answer: a target, or a Docker socket.
+    pub async fn settle(options: &Options) -> anyhow::Result<Self> {
+        let mut found = Self::default();
+        found.settle_engine(options).await?;
+        match &options.target {
+            Some(target) => {
+                found.settle_target(target, options).await?;
+            }
+            None => found.settle_launch(),
+        }
+        Ok(found)
+    }
+
+    async fn settle_engine(&mut self, options: &Options) -> anyhow::Result<()> {
+        let socket = match (&options.docker, &options.target) {
+            (Some(socket), _) => socket,
+            (None, None) => DOCKER_SOCKET,
+            (None, Some(_)) => {
+                self.lacks(
+                    &[Capability::Docker, Capability::Image],
+                    "the target's Docker socket was not given (--docker)",
+                );
+                return Ok(());
+            }
+        };
+        match Engine::connect(socket).await {
+            Ok(engine) => {
+                if let Err(error) = engine.docker().inspect_image(&options.image).await {
+                    self.lacks(&[Capability::Image], &format!("image {}: {error}", options.image));
+                }
+                if options.target.is_some() && options.deployment.is_none() {
+                    self.lacks(&[Capability::Docker], "which containers are the target's was not given (--deployment)");
+                }
+                self.engine = Some(engine);
+            }
+            Err(error) if options.docker.is_some() => return Err(error.context("--docker")),
+            Err(error) => self.lacks(&[Capability::Docker, Capability::Image], &format!("{error:#}")),
+        }
+        Ok(())
+    }
+
+    async fn settle_target(&mut self, target: &str, options: &Options) -> anyhow::Result<()> {
+        if !target.starts_with("http://") {
+            bail!("--target {target}: this version speaks plain HTTP only (http://host:port)");
+        }
+        let api = Api::new(target, options.api_key.as_deref(), Exchanges::new(Secrets::default()))
+            .map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        let reply = api.get("/health/live").await.map_err(|failure| anyhow::anyhow!("--target {target}: {failure}"))?;
+        if reply.status != 200 {
+            bail!("--target {target}: GET /health/live answered {}, not 200: is this such a deployment?", reply.status);
+        }
+        let keyed = api.get("/api/tenants").await.map_err(|failure| anyhow::anyhow!("--target {target}: {failure}"))?;
+        if keyed.status == 401 {
+            bail!("--target {target}: the API key was refused: give an operator's key (--api-key)");
+        }
+        self.lacks(&[Capability::Launch], "the target is somebody else's: the suite does not start or configure it");
+        self.lacks(&[Capability::Model], "the target's model is not the scripted one");
+        self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
+        Ok(())
+    }
+
+    fn settle_launch(&mut self) {
+        match binaries::find("nagaya", SERVER_VARIABLE) {
+            Ok(path) => self.server = path,
+            Err(why) => self.lacks(&[Capability::Launch], &why),
+        }
+        match binaries::find("nagaya-fixtures", FIXTURES_VARIABLE) {
+            Ok(path) => self.fixtures = path,
+            Err(why) => self.lacks(&[Capability::Model, Capability::Origin], &why),
+        }
+    }
+
+    fn lacks(&mut self, what: &[Capability], why: &str) {
+        for capability in what {
+            self.missing.entry(*capability).or_insert_with(|| why.to_owned());
+        }
+    }
+
+    /// Whether everything in `needed` is there.
+    ///
+    /// # Errors
+    /// The first that is not, with the reason.
+    pub fn check(&self, needed: &[Capability]) -> Result<(), String> {
+        for capability in needed {
+            if let Some(why) = self.missing.get(capability) {
+                return Err(format!("needs {capability}: {why}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that is missing, with the reasons.
+    pub fn missing(&self) -> impl Iterator<Item = (Capability, &str)> {
+        self.missing.iter().map(|(capability, why)| (*capability, why.as_str()))
+    }
+}

@@ -1,0 +1,37 @@
+//! `list`
+
+use std::fmt::Write as _;
+
+use nagaya_conformance::outcome::Exit;
+use nagaya_conformance::scenario::Listing;
+
+use super::{Fault, Selection, print};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// As a JSON array.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    selection: Selection,
+}
+
+impl List {
+    pub(super) fn execute(self) -> Result<Exit, Fault> {
+        let selected = self.selection.select()?.scenarios;
+        if self.json {
+            let all: Vec<Listing> = selected.into_iter().map(Listing::from).collect();
+            let text = serde_json::to_string_pretty(&all).map_err(|error| Fault::Internal(error.to_string()))?;
+            return print(&format!("{text}\n"));
+        }
+        let mut text = String::new();
+        for scenario in selected {
+            let _ = writeln!(
+                text,
+                "{:<18} {:<9} {:<5} {}",
+                scenario.id, scenario.severity, scenario.profile, scenario.title
+            );
+        }
+        print(&text)
+    }
+}

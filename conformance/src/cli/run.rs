@@ -1,0 +1,162 @@
+//! `run`
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nagaya_conformance::capabilities::Capabilities;
+use nagaya_conformance::outcome::Exit;
+use nagaya_conformance::report::{RunReport, terminal};
+use nagaya_conformance::run::{Options, Run as SuiteRun};
+use nagaya_conformance::runner::{self, Report};
+use nagaya_conformance::scenario::{Capability, Profile};
+use nagaya_conformance::scenarios;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Fault, Selection};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    /// Base URL of a deployment that is there already; without it the suite launches its own.
+    #[arg(long, value_name = "URL")]
+    target: Option<String>,
+    /// Docker socket of the engine that holds the rooms.
+    #[arg(long, value_name = "SOCK")]
+    docker: Option<String>,
+    /// An operator's key for the API.
+    #[arg(long, value_name = "KEY", env = "NAGAYA_CONFORMANCE_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
+    /// What the `nagaya.deployment` label of the target's containers says.
+    #[arg(long, value_name = "ID", requires = "target")]
+    deployment: Option<String>,
+    /// Image of the rooms, for launched deployments.
+    #[arg(long, value_name = "IMAGE", default_value = "workspace-base:latest")]
+    image: String,
+    #[command(flatten)]
+    selection: Selection,
+    /// Nothing but a pass counts: known failures, scenarios that do not apply and those that could not run break the claim.
+    #[arg(long)]
+    strict: bool,
+    /// Lets scenarios break or remove what they did not make, also in somebody else's deployment.
+    #[arg(long)]
+    allow_destructive: bool,
+    /// How many scenarios run at a time; by default one for each processor, at most 4.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: Option<u16>,
+    /// Writes report.json and junit.xml into this folder.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// A file with the id of one scenario on each line that is known to fail; `#` begins a remark. They still run, and one
+    /// that passes is a failure.
+    #[arg(long, value_name = "FILE")]
+    known_failures: Option<PathBuf>,
+    /// Where random choices start from.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Seconds after which the run is broken off; its report is written all the same.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    time_limit: u64,
+    /// Also prints exchanges, logs and what else was gathered about failures.
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl Run {
+    pub(super) async fn execute(self) -> Result<Exit, Fault> {
+        let selected = self.selection.select()?;
+        let known = self.known_failures.as_deref().map(known_failures).transpose()?.unwrap_or_default();
+        if let Some(dir) = &self.report {
+            // Found out now rather than after ten minutes.
+            std::fs::create_dir_all(dir)
+                .map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
+        }
+        let run = Arc::new(self.begin().await?);
+        let interrupt = interrupt(&run)?;
+
+        let (begun, started_at) = (Instant::now(), jiff::Timestamp::now());
+        let jobs = self.jobs.map_or_else(default_jobs, usize::from);
+        let deadline = begun + Duration::from_secs(self.time_limit);
+        let mut progress = terminal::Progress::new(selected.scenarios.len());
+        let reports = runner::execute_all(&run, &selected.scenarios, jobs, deadline, &mut progress).await;
+        drop(progress);
+        interrupt.abort();
+
+        let is_known = |report: &Report| known.contains(report.scenario.id);
+        let reports = reports.into_iter().map(|report| if is_known(&report) { report.known_to_fail() } else { report });
+        let report = RunReport {
+            run: &run,
+            reports: reports.collect(),
+            missing: selected.left_out,
+            strict: self.strict,
+            profile: self.selection.profile.map(Profile::name),
+            filter: self.selection.filter.clone(),
+            started_at,
+            took: begun.elapsed(),
+        };
+        if self.verbose {
+            report.reports.iter().for_each(|one| eprint!("{}", terminal::evidence(one)));
+        }
+        eprint!("{}", terminal::summary(&report, terminal::is_lively()));
+        if let Some(dir) = &self.report {
+            let paths =
+                report.write(dir).map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
+            paths.iter().for_each(|path| eprintln!("report: {}", path.display()));
+        }
+        run.end().map_err(|error| Fault::Internal(format!("{}: {error}", run.dir().display())))?;
+        Ok(report.verdict().exit())
+    }
+
+    async fn begin(&self) -> Result<SuiteRun, Fault> {
+        let defaults = Options::default();
+        let options = Options {
+            target: self.target.as_ref().map(|target| target.trim_end_matches('/').to_owned()),
+            docker: self.docker.clone(),
+            api_key: self.api_key.clone(),
+            deployment: self.deployment.clone(),
+            image: self.image.clone(),
+            allow_destructive: self.allow_destructive,
+            seed: self.seed.unwrap_or(defaults.seed),
+        };
+        let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));
+        let capabilities = Capabilities::settle(&options).await.map_err(setup)?;
+        if options.target.is_none()
+            && let Err(why) = capabilities.check(&[Capability::Launch])
+        {
+            return Err(Fault::Setup(format!("nothing to test: give --target, or build the server ({why})")));
+        }
+        for (capability, why) in capabilities.missing() {
+            eprintln!("without {capability}: {why}");
+        }
+        SuiteRun::begin(options, capabilities).map_err(setup)
+    }
+}
+
+/// Processors, but no more than rooms fit on a usual machine.
+fn default_jobs() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(4)
+}
+
+/// The first SIGINT or SIGTERM ends all scenarios, which still clean up; their outcomes are errors.
+fn interrupt(run: &Arc<SuiteRun>) -> Result<tokio::task::JoinHandle<()>, Fault> {
+    let internal = |error: std::io::Error| Fault::Internal(format!("signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
+    let cancel = run.cancel.clone();
+    Ok(tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        eprintln!("\ninterrupted: cleaning up");
+        cancel.cancel();
+    }))
+}
+
+fn known_failures(path: &Path) -> Result<BTreeSet<&'static str>, Fault> {
+    let usage = |why: String| Fault::Usage(format!("--known-failures {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| usage(error.to_string()))?;
+    let ids = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|id| !id.is_empty());
+    ids.map(|id| scenarios::find(id).map(|one| one.id).ok_or_else(|| usage(format!("no scenario has the id {id:?}"))))
+        .collect()
+}

@@ -1,0 +1,369 @@
+//! HTTP towards a deployment's API.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::Value;
+
+use super::exchange::{Exchanges, clip};
+use super::metrics::Metrics;
+use super::stream::EventStream;
+use crate::failure::{Failure, check, check_eq};
+
+/// How long a request that is not a stream may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to have a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Codes of the error envelope, with the status each goes with.
+const CODES: [(&str, u16); 10] = [
+    ("UNAUTHORIZED", 401),
+    ("FORBIDDEN", 403),
+    ("PATH_TRAVERSAL", 403),
+    ("NOT_FOUND", 404),
+    ("CONFLICT", 409),
+    ("RESOURCE_LOCKED", 409),
+    ("PAYLOAD_TOO_LARGE", 413),
+    ("VALIDATION_ERROR", 422),
+    ("RATE_LIMIT_EXCEEDED", 429),
+    ("SERVICE_UNAVAILABLE", 503),
+];
+
+/// A client of one deployment.
+#[derive(Debug, Clone)]
+pub struct Api {
+    base: String,
+    key: Option<String>,
+    client: reqwest::Client,
+    exchanges: Exchanges,
+}
+
+impl Api {
+    /// A client for the deployment at `base` (`http://host:port`, without a slash at the end).
+    ///
+    /// # Errors
+    /// The HTTP client cannot be set up.
+    pub fn new(base: &str, key: Option<&str>, exchanges: Exchanges) -> Result<Self, Failure> {
+        // No idle connections: they would count as descriptors of the deployment when a scenario looks for leaks.
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(CONNECT_LIMIT)
+            .pool_max_idle_per_host(0)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| Failure::harness(format!("HTTP client: {error}")))?;
+        Ok(Self { base: base.trim_end_matches('/').to_owned(), key: key.map(str::to_owned), client, exchanges })
+    }
+
+    /// Where it speaks to.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The same deployment with another key, or none.
+    #[must_use]
+    pub fn with_key(&self, key: Option<&str>) -> Self {
+        Self { key: key.map(str::to_owned), ..self.clone() }
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.key {
+            Some(key) => request.header("X-API-Key", key),
+            None => request,
+        }
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// No whole answer within the limit.
+    pub async fn get(&self, path: &str) -> Result<Reply, Failure> {
+        self.send(Method::GET, path, None, &[]).await
+    }
+
+    /// DELETE.
+    ///
+    /// # Errors
+    /// No whole answer within the limit.
+    pub async fn delete(&self, path: &str) -> Result<Reply, Failure> {
+        self.send(Method::DELETE, path, None, &[]).await
+    }
+
+    /// POST with a JSON body.
+    ///
+    /// # Errors
+    /// No whole answer within the limit.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Reply, Failure> {
+        self.send(Method::POST, path, Some(&body.to_string()), &[]).await
+    }
+
+    /// PUT with a JSON body.
+    ///
+    /// # Errors
+    /// No whole answer within the limit.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Reply, Failure> {
+        self.send(Method::PUT, path, Some(&body.to_string()), &[]).await
+    }
+
+    /// Any request; a body is sent as JSON, whatever it is.
+    ///
+    /// # Errors
+    /// No whole answer within the limit.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&str>,
+        headers: &[(&str, &str)],
+    ) -> Result<Reply, Failure> {
+        let asked = format!("{method} {path}");
+        let mut request = self.request(method, path).timeout(REQUEST_LIMIT);
+        if let Some(body) = body {
+            request = request.header("Content-Type", "application/json").body(body.to_owned());
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = async {
+            let response = request.send().await?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            Ok::<_, reqwest::Error>(Reply { asked: asked.clone(), status, headers, body: response.bytes().await? })
+        };
+        match answer.await {
+            Ok(reply) => {
+                self.exchanges.keep(&asked, body, &format!("{} {}", reply.status, reply.text()));
+                Ok(reply)
+            }
+            Err(error) => {
+                let error = chain(&error);
+                self.exchanges.keep(&asked, body, &format!("no answer: {error}"));
+                Err(Failure::mismatch(asked, "an answer", error))
+            }
+        }
+    }
+
+    /// POST whose answer is an event stream.
+    ///
+    /// # Errors
+    /// No answer within the limit, or one that is not an event stream.
+    pub async fn open_stream(&self, path: &str, body: &Value) -> Result<EventStream, Failure> {
+        let request = self.request(Method::POST, path).json(body);
+        self.event_stream(format!("POST {path}"), body.to_string(), request).await
+    }
+
+    /// GET whose answer is an event stream, of what came after an event.
+    ///
+    /// # Errors
+    /// No answer within the limit, or one that is not an event stream.
+    pub async fn follow_stream(&self, path: &str, last_event_id: &str) -> Result<EventStream, Failure> {
+        let request = self.request(Method::GET, path).header("Last-Event-ID", last_event_id);
+        self.event_stream(format!("GET {path} after {last_event_id}"), String::new(), request).await
+    }
+
+    async fn event_stream(
+        &self,
+        asked: String,
+        body: String,
+        request: reqwest::RequestBuilder,
+    ) -> Result<EventStream, Failure> {
+        let request = request.header("Accept", "text/event-stream");
+        let response = tokio::time::timeout(REQUEST_LIMIT, request.send())
+            .await
+            .map_err(|_| Failure::mismatch(&asked, "the head of an answer", format!("nothing in {REQUEST_LIMIT:?}")))?
+            .map_err(|error| Failure::mismatch(&asked, "an answer", chain(&error)))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        if status != StatusCode::OK {
+            let answer = response.text().await.unwrap_or_default();
+            self.exchanges.keep(&asked, Some(&body), &format!("{status} {answer}"));
+            return Err(Failure::mismatch(asked, "200 and an event stream", format!("{status} {}", clip(&answer))));
+        }
+        let content_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("none");
+        check(content_type.starts_with("text/event-stream"), format!("{asked}: the content type is {content_type}"))?;
+        Ok(EventStream::new(asked, body, headers, response, self.exchanges.clone()))
+    }
+
+    /// The metrics page.
+    ///
+    /// # Errors
+    /// No page, or one that is not in the text format.
+    pub async fn metrics(&self) -> Result<Metrics, Failure> {
+        let reply = self.get("/metrics").await?.expect(200)?;
+        Metrics::parse(&reply.text()).map_err(Failure::assertion)
+    }
+}
+
+/// An error with its causes: reqwest keeps the interesting part in the last.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// What was asked: method and path.
+    pub asked: String,
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// A header's value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// It is not JSON, or does not say that it is.
+    pub fn json(&self) -> Result<Value, Failure> {
+        let content_type = self.header("content-type").unwrap_or("none");
+        check(
+            content_type.starts_with("application/json"),
+            format!("{}: the content type is {content_type}, not application/json", self.asked),
+        )?;
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::mismatch(format!("{}: {error}", self.asked), "JSON", clip(&self.text())))
+    }
+
+    /// The status is `status`.
+    ///
+    /// # Errors
+    /// It is another.
+    pub fn expect(self, status: u16) -> Result<Self, Failure> {
+        if self.status == status {
+            return Ok(self);
+        }
+        let actual = format!("{}, {}", self.status.as_u16(), clip(&self.text()));
+        Err(Failure::mismatch(format!("status of {}", self.asked), status, actual))
+    }
+
+    /// The answer is an error with this status and code, in the envelope that every error has.
+    ///
+    /// # Errors
+    /// The status, the code, or the envelope's shape is another.
+    pub fn expect_error(&self, status: u16, code: &str) -> Result<(), Failure> {
+        check_eq(format!("status of {} ({})", self.asked, clip(&self.text())), self.status.as_u16(), status)?;
+        let body = self.json()?;
+        let error = &body["error"];
+        let what = |field: &str| format!("error.{field} in the answer to {}: {body}", self.asked);
+        check_eq(what("code"), error["code"].as_str(), Some(code))?;
+        check(
+            CODES.iter().all(|(known, goes_with)| *known != code || *goes_with == status),
+            format!("{code} goes with another status than {status}"),
+        )?;
+        check(error["message"].as_str().is_some_and(|text| !text.is_empty()), what("message"))?;
+        let details = error["details"].as_array();
+        check(
+            details.is_some_and(|all| all.iter().all(|one| one["field"].is_string() && one["message"].is_string())),
+            what("details"),
+        )?;
+        let stamp = error["timestamp"].as_str().unwrap_or_default();
+        check(stamp.parse::<jiff::Timestamp>().is_ok(), what("timestamp"))?;
+        check_eq(what("request_id"), error["request_id"].as_str(), self.header("x-request-id"))?;
+        check(error["request_id"].as_str().is_some_and(|id| !id.is_empty()), what("request_id"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::client::exchange::Secrets;
+
+    /// A server that gives one connection this answer, byte by byte as it stands, and hangs up.
+    async fn answering(answer: &str) -> Api {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let base = format!("http://{}", listener.local_addr().expect("an address"));
+        let answer = answer.replace('\n', "\r\n");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let _ = stream.read(&mut [0; 4096]).await;
+            stream.write_all(answer.as_bytes()).await.expect("written");
+        });
+        Api::new(&base, Some("k"), Exchanges::new(Secrets::default())).expect("a client")
+    }
+
+    fn envelope(code: &str) -> String {
+        let body = format!(
+            "{{\"error\":{{\"code\":\"{code}\",\"message\":\"m\",\"details\":[],\"request_id\":\"r\",\
+             \"timestamp\":\"2026-01-01T00:00:00Z\"}}}}"
+        );
+        format!(
+            "HTTP/1.1 404 Not Found\nContent-Type: application/json\nX-Request-ID: r\nContent-Length: {}\n\n{body}",
+            body.len()
+        )
+    }
+
+    #[tokio::test]
+    async fn an_envelope_is_looked_at_closely() {
+        let reply = async |answer: String| answering(&answer).await.get("/x").await.expect("an answer");
+        let good = envelope("NOT_FOUND");
+        reply(good.clone()).await.expect_error(404, "NOT_FOUND").expect("as it should be");
+        assert!(reply(good.clone()).await.expect_error(422, "VALIDATION_ERROR").is_err(), "another status");
+        assert!(reply(envelope("CONFLICT")).await.expect_error(404, "NOT_FOUND").is_err(), "another code");
+        for (from, to) in [
+            ("X-Request-ID: r", "X-Request-ID: q"),
+            ("application/json", "text/html"),
+            ("2026-01-01T00:00:00Z", "2026-13-01T00:00:00Z"),
+            ("\"details\":[]", "\"detail_\":[]"),
+            ("\"message\":\"m\"", "\"message\":\"\" "),
+        ] {
+            let broken = good.replacen(from, to, 1);
+            assert_ne!(broken, good);
+            assert!(reply(broken).await.expect_error(404, "NOT_FOUND").is_err(), "{to}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_the_deployments_fault() {
+        for answer in ["", "HTTP/1.1 200 OK\nContent-Length: 10\n\nabc", "no HTTP\n\n"] {
+            let failure = answering(answer).await.get("/x").await.expect_err(answer);
+            assert_eq!(failure.kind, crate::failure::Kind::Assertion);
+        }
+    }
+
+    const STREAM: &str = "HTTP/1.1 200 OK\nContent-Type: text/event-stream\nConnection: close\n\n";
+
+    async fn run(events: &str) -> Result<usize, Failure> {
+        let stream = answering(&format!("{STREAM}{events}")).await.open_stream("/s", &Value::Null).await?;
+        stream.finish().await.map(|events| events.len())
+    }
+
+    #[tokio::test]
+    async fn streams_that_are_not_whole_are_told_from_whole_ones() {
+        let event = |seq: u64, name: &str| {
+            format!("id: r:{seq}\nevent: {name}\ndata: {{\"seq\":{seq},\"timestamp\":\"2026-01-01T00:00:00Z\"}}\n\n")
+        };
+        let (first, done) = (event(1, "init"), event(2, "done"));
+        assert_eq!(run(&format!("{first}: a remark\n\n{done}")).await.expect("whole"), 2);
+        assert!(run(&first).await.is_err(), "no done");
+        assert!(run(&format!("{first}{}", &done[..done.len() - 4])).await.is_err(), "half an event");
+        assert!(run("id: r:1\nevent: done\ndata: not JSON\n\n").await.is_err());
+        assert!(
+            answering("HTTP/1.1 200 OK\nContent-Length: 0\n\n").await.open_stream("/s", &Value::Null).await.is_err()
+        );
+    }
+}

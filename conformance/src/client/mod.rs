@@ -1,0 +1,9 @@
+//! The suite's own clients: HTTP over TCP and over Unix sockets, event streams, metrics. Every exchange is kept.
+
+pub mod exchange;
+pub mod http;
+pub mod metrics;
+pub mod sse;
+pub mod stream;
+pub mod tunnel;
+pub mod unix;

@@ -1,0 +1,137 @@
+//! CONNECT, byte by byte, on a proxy's Unix socket: what a well-behaved HTTP client would hide is what is looked at here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// How long one tunnel may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What came back for one CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnelled {
+    /// The status of the proxy's answer.
+    pub status: u16,
+    /// Every byte after the answer's head, up to the end of the connection.
+    pub received: Vec<u8>,
+}
+
+/// Asks for a tunnel to `authority`; where it is opened, sends `bytes`, closes its own direction, and reads to the end.
+///
+/// # Errors
+/// What went wrong, as a text: no connection, no answer, no end in time.
+pub async fn connect(proxy: &Path, authority: &str, bytes: &[u8]) -> Result<Tunnelled, String> {
+    let exchange = async {
+        let mut stream = UnixStream::connect(proxy).await.map_err(|error| format!("connect: {error}"))?;
+        let request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.map_err(|error| format!("asking: {error}"))?;
+        let (status, mut received) = head(&mut stream).await?;
+        if status == 200 {
+            let (mut from, mut to) = stream.split();
+            // Both directions at once: with one after the other, both ends could wait for buffers to be emptied.
+            let send = async {
+                to.write_all(bytes).await?;
+                to.shutdown().await
+            };
+            let (sent, read) = tokio::join!(send, from.read_to_end(&mut received));
+            sent.map_err(|error| format!("sending: {error}"))?;
+            read.map_err(|error| format!("reading: {error}"))?;
+        } else {
+            stream.read_to_end(&mut received).await.map_err(|error| format!("reading: {error}"))?;
+        }
+        Ok(Tunnelled { status, received })
+    };
+    tokio::time::timeout(LIMIT, exchange).await.unwrap_or_else(|_| Err(format!("no end after {LIMIT:?}")))
+}
+
+/// Reads an answer's head; gives its status, and bytes that came with it.
+async fn head(stream: &mut UnixStream) -> Result<(u16, Vec<u8>), String> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let rest = bytes.split_off(end + 4);
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let status =
+                text.strip_prefix("HTTP/1.1 ").and_then(|text| text.get(..3)).and_then(|code| code.parse().ok());
+            return status.map(|status| (status, rest)).ok_or(format!("not an HTTP/1.1 answer: {text:?}"));
+        }
+        let mut chunk = [0; 4096];
+        match stream.read(&mut chunk).await {
+            Ok(0) => return Err(format!("the end, after {:?}", String::from_utf8_lossy(&bytes))),
+            Ok(size) => bytes.extend_from_slice(&chunk[..size]),
+            Err(error) => return Err(format!("reading the answer: {error}")),
+        }
+    }
+}
+
+/// The first message of TLS (RFC 8446, section 4.1.2) to a server of this name (RFC 6066, section 3): a proxy may insist on seeing
+/// one before it lets bytes through.
+#[must_use]
+pub fn client_hello(name: &str) -> Vec<u8> {
+    fn with_length(width: usize, content: &[u8]) -> Vec<u8> {
+        let length = content.len().to_be_bytes();
+        [&length[length.len() - width..], content].concat()
+    }
+    let entry = [&[0_u8][..], &with_length(2, name.as_bytes())].concat();
+    let server_name = [&[0, 0][..], &with_length(2, &with_length(2, &entry))].concat();
+    let supported_versions = [0, 43, 0, 3, 2, 3, 4];
+    let extensions = [&server_name[..], &supported_versions].concat();
+    let hello = [
+        &[3, 3][..],
+        &[7; 32],
+        &with_length(1, &[]),
+        &with_length(2, &[0x13, 0x01]),
+        &with_length(1, &[0]),
+        &with_length(2, &extensions),
+    ]
+    .concat();
+    let handshake = [&[1][..], &with_length(3, &hello)].concat();
+    [&[22, 3, 1][..], &with_length(2, &handshake)].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A proxy that answers with `answer`, then echoes, then says `last`.
+    async fn tunnel(answer: &'static str, last: &'static str) -> Result<Tunnelled, String> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(dir.path().join("s")).expect("bind");
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let _ = stream.read(&mut [0; 1024]).await;
+            stream.write_all(answer.as_bytes()).await.expect("written");
+            if answer.contains(" 200 ") {
+                let (mut from, mut to) = stream.split();
+                tokio::io::copy(&mut from, &mut to).await.expect("echoed");
+            }
+            stream.write_all(last.as_bytes()).await.expect("written");
+        });
+        let result = connect(&dir.path().join("s"), "a.test:443", b"payload").await;
+        server.await.expect("joined");
+        result
+    }
+
+    #[tokio::test]
+    async fn every_byte_is_told() {
+        let good = tunnel("HTTP/1.1 200 OK\r\n\r\n", "").await.expect("a tunnel");
+        assert_eq!(good, Tunnelled { status: 200, received: b"payload".to_vec() });
+        let more = tunnel("HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 502").await.expect("a tunnel");
+        assert_eq!(more.received, b"payloadHTTP/1.1 502");
+        let refused = tunnel("HTTP/1.1 403 No\r\n\r\nwhy", "").await.expect("an answer");
+        assert_eq!(refused, Tunnelled { status: 403, received: b"why".to_vec() });
+        assert!(tunnel("garbage\r\n\r\n", "").await.is_err());
+        assert!(tunnel("HTTP/1.1 403 No\r\n", "").await.is_err(), "half a head");
+    }
+
+    #[test]
+    fn a_hello_is_as_long_as_it_says() {
+        let hello = client_hello("a.test");
+        assert_eq!(usize::from(u16::from_be_bytes([hello[3], hello[4]])), hello.len() - 5);
+        assert!(hello.windows(6).any(|window| window == b"a.test"));
+    }
+}

@@ -1,0 +1,208 @@
+//! Removes what a killed run left: exactly what its ledger names, and processes that carry its mark. A run whose process still
+//! lives is not touched.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::poll::eventually;
+use crate::run::{LEDGER_FILE, Made, OWNER_FILE, runs_dir, start_time};
+use crate::target::engine::Engine;
+use crate::target::image;
+use crate::target::launch::remove_rooms;
+use crate::target::process::RUN_MARK;
+
+/// How long killed processes may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the engine may take over a request whose client is gone.
+const IN_FLIGHT: Duration = Duration::from_millis(500);
+
+/// What was found of one dead run.
+#[derive(Debug)]
+pub struct Collected {
+    /// The run's id.
+    pub run: String,
+    /// What was removed.
+    pub removed: Vec<String>,
+    /// What could not be; the run's ledger is kept, so that another attempt finds it.
+    pub failed: Vec<String>,
+}
+
+/// Removes what dead runs of this user left.
+///
+/// # Errors
+/// The directory of runs cannot be read.
+pub async fn collect(docker: &str) -> anyhow::Result<Vec<Collected>> {
+    let mut collected = Vec::new();
+    for dir in dead_runs(&runs_dir())? {
+        collected.push(collect_run(&dir, docker).await);
+    }
+    Ok(collected)
+}
+
+/// Directories of runs whose process is gone.
+fn dead_runs(runs: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(runs) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| runs.display().to_string())?,
+    };
+    let mut dead = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        // A name with a dot in front is a run that is just beginning and has made nothing yet.
+        let begun = !entry.file_name().as_encoded_bytes().starts_with(b".");
+        if begun && !owner_lives(&entry.path()) {
+            dead.push(entry.path());
+        }
+    }
+    dead.sort();
+    Ok(dead)
+}
+
+fn owner_lives(dir: &Path) -> bool {
+    let owner = std::fs::read_to_string(dir.join(OWNER_FILE)).unwrap_or_default();
+    let mut words = owner.split_ascii_whitespace();
+    let pid = words.next().and_then(|word| word.parse::<u32>().ok());
+    let started = words.next().and_then(|word| word.parse::<u64>().ok());
+    pid.and_then(start_time).is_some_and(|now| Some(now) == started)
+}
+
+async fn collect_run(dir: &Path, docker: &str) -> Collected {
+    let run = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut collected = Collected { run, removed: Vec::new(), failed: Vec::new() };
+    kill_marked(&mut collected).await;
+    let ledger = std::fs::read_to_string(dir.join(LEDGER_FILE)).unwrap_or_default();
+    // The latest first; and a server that is gone makes no more of anything.
+    let made: Vec<Made> = ledger.lines().rev().filter_map(Made::parse).collect();
+    let mut engine = None;
+    for made in made {
+        let what = format!("{made:?}");
+        match remove(&made, docker, &mut engine).await {
+            Ok(removed) => collected.removed.extend(removed),
+            Err(error) => collected.failed.push(format!("{what}: {error:#}")),
+        }
+    }
+    if collected.failed.is_empty() {
+        match std::fs::remove_dir_all(dir) {
+            Ok(()) => collected.removed.push(format!("directory {}", dir.display())),
+            Err(error) => collected.failed.push(format!("{}: {error}", dir.display())),
+        }
+    }
+    collected
+}
+
+async fn remove(made: &Made, docker: &str, engine: &mut Option<Engine>) -> anyhow::Result<Vec<String>> {
+    if let Made::Dir(dir) = made {
+        return Ok(match std::fs::remove_dir_all(dir) {
+            Ok(()) => vec![format!("directory {}", dir.display())],
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error.into()),
+        });
+    }
+    let engine = match engine {
+        Some(engine) => engine,
+        None => engine.insert(Engine::connect(docker).await?),
+    };
+    let told = |failure: crate::failure::Failure| anyhow::anyhow!("{failure}");
+    match made {
+        Made::Deployment(id) => {
+            let mut removed = remove_rooms(engine, id).await.map_err(told)?;
+            // A container that the killed server had just asked for may only now come into being.
+            tokio::time::sleep(IN_FLIGHT).await;
+            removed.extend(remove_rooms(engine, id).await.map_err(told)?);
+            Ok(removed.into_iter().map(|room| format!("container {room}")).collect())
+        }
+        Made::Container(name) => {
+            let container = engine.container(name);
+            let there = container.inspect().await.is_ok();
+            container.remove().await.map_err(told)?;
+            Ok(there.then(|| format!("container {name}")).into_iter().collect())
+        }
+        Made::Image(tag) => {
+            let there = engine.docker().inspect_image(tag).await.is_ok();
+            image::remove(engine, tag).await.map_err(told)?;
+            Ok(there.then(|| format!("image {tag}")).into_iter().collect())
+        }
+        Made::Dir(_) => unreachable!("directories were dealt with above"),
+    }
+}
+
+/// Processes whose environment carries the run's mark; others' environments cannot be read, and are not ours.
+fn marked(run: &str) -> Vec<i32> {
+    let mark = format!("{RUN_MARK}={run}");
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+    })
+    .collect()
+}
+
+async fn kill_marked(collected: &mut Collected) {
+    for pid in marked(&collected.run) {
+        if let Some(process) = Pid::from_raw(pid)
+            && kill_process(process, Signal::KILL).is_ok()
+        {
+            collected.removed.push(format!("process {pid}"));
+        }
+    }
+    let gone = eventually(KILL_LIMIT, "no process of the run", || {
+        let left = marked(&collected.run);
+        std::future::ready(if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) })
+    });
+    if let Err(failure) = gone.await {
+        collected.failed.push(failure.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_runs_of_dead_processes_are_dead() {
+        let runs = tempfile::tempdir().expect("a directory");
+        let me = std::process::id();
+        let started = start_time(me).expect("own start time");
+        for (name, owner) in [
+            ("alive", format!("{me} {started}\n")),
+            ("reused", format!("{me} {}\n", started + 1)),
+            ("torn", String::new()),
+        ] {
+            std::fs::create_dir(runs.path().join(name)).expect("made");
+            std::fs::write(runs.path().join(name).join(OWNER_FILE), owner).expect("written");
+        }
+        let dead = dead_runs(runs.path()).expect("readable");
+        assert_eq!(dead, [runs.path().join("reused"), runs.path().join("torn")]);
+        assert!(dead_runs(&runs.path().join("none")).expect("not there is fine").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_marked_process_and_a_listed_directory_go() {
+        let base = tempfile::tempdir().expect("a directory");
+        let dir = base.path().join(format!("gc-test-{}", std::process::id()));
+        let left = base.path().join("left");
+        std::fs::create_dir(&dir).expect("made");
+        std::fs::create_dir(&left).expect("made");
+        std::fs::write(dir.join(LEDGER_FILE), format!("dir {}\nnonsense\n", left.display())).expect("written");
+        let run = dir.file_name().expect("a name").to_string_lossy().into_owned();
+        let mut child = tokio::process::Command::new("sleep").arg("60").env(RUN_MARK, &run).spawn().expect("started");
+        // Between fork and exec it does not carry the mark yet.
+        let there = eventually(KILL_LIMIT, "the marked process", || {
+            std::future::ready(if marked(&run).is_empty() { Err("not there") } else { Ok(()) })
+        });
+        there.await.expect("started");
+        // Only a waited-for process is gone from /proc's view of it, so wait while it is killed.
+        let (collected, status) = tokio::join!(collect_run(&dir, "/nowhere.sock"), child.wait());
+        assert!(!status.expect("waited").success());
+        assert!(collected.failed.is_empty(), "{collected:?}");
+        assert_eq!(collected.removed.len(), 3, "{collected:?}");
+        assert!(!dir.exists() && !left.exists());
+    }
+}

@@ -1,0 +1,171 @@
+//! The report for a person at a terminal: live while it runs, a summary at the end.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use super::RunReport;
+use crate::outcome::{Outcome, Verdict};
+use crate::runner::{Observer, Report};
+use crate::scenario::Scenario;
+
+/// How long a message may be on one line of the summary, in characters.
+const MESSAGE_SHOWN: usize = 400;
+
+/// Whether colours and a living last line are wanted on standard error: on a terminal, unless `NO_COLOR` is set.
+#[must_use]
+pub fn is_lively() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn paint(outcome: Outcome, text: &str, colour: bool) -> String {
+    let code = match outcome {
+        Outcome::Pass => "32",
+        Outcome::Fail | Outcome::Timeout => "31;1",
+        Outcome::Error | Outcome::CouldNotRun => "33;1",
+        Outcome::NotApplicable | Outcome::KnownFailure => "36",
+    };
+    if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+}
+
+/// Shows what runs, what has ended and how, and how long it took.
+#[derive(Debug)]
+pub struct Progress {
+    lively: bool,
+    total: usize,
+    ended: usize,
+    bad: usize,
+    begun: Instant,
+    running: Vec<(&'static Scenario, Instant)>,
+}
+
+impl Progress {
+    /// Progress over `total` scenarios.
+    #[must_use]
+    pub fn new(total: usize) -> Self {
+        Self { lively: is_lively(), total, ended: 0, bad: 0, begun: Instant::now(), running: Vec::new() }
+    }
+
+    /// Progress that nobody can see must not stop a run: errors of writing are dropped.
+    fn write(&self, line: &str) {
+        let clear = if self.lively { "\r\u{1b}[2K" } else { "" };
+        let _ = write!(io::stderr().lock(), "{clear}{line}");
+    }
+}
+
+impl Observer for Progress {
+    fn began(&mut self, scenario: &'static Scenario) {
+        self.running.push((scenario, Instant::now()));
+        if !self.lively {
+            self.write(&format!("         start  {:<18} {}\n", scenario.id, scenario.title));
+        }
+    }
+
+    fn ended(&mut self, report: &Report) {
+        self.running.retain(|(scenario, _)| scenario.id != report.scenario.id);
+        self.ended += 1;
+        let outcome = report.outcome;
+        self.bad += usize::from(!matches!(outcome, Outcome::Pass | Outcome::NotApplicable | Outcome::KnownFailure));
+        let status = paint(outcome, &format!("{outcome:>14}"), self.lively);
+        let mut line = format!(
+            "{status}  {:<18} {:>6.1} s  {}\n",
+            report.scenario.id,
+            report.took.as_secs_f64(),
+            report.scenario.title
+        );
+        if let Some(message) = report.message.as_deref().filter(|_| outcome != Outcome::Pass) {
+            let _ = writeln!(line, "                {}", first_line(message));
+        }
+        self.write(&line);
+    }
+
+    fn tick(&mut self) {
+        if !self.lively {
+            return;
+        }
+        let running: Vec<String> = self
+            .running
+            .iter()
+            .map(|(scenario, since)| format!("{} {:.0}s", scenario.id, since.elapsed().as_secs_f64()))
+            .collect();
+        let bad = if self.bad == 0 { String::new() } else { format!(", {} not passed", self.bad) };
+        self.write(&format!(
+            "  {}/{} in {:.0} s{bad}; running: {}",
+            self.ended,
+            self.total,
+            self.begun.elapsed().as_secs_f64(),
+            running.join(", ")
+        ));
+        let _ = io::stderr().flush();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.write("");
+    }
+}
+
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    let shown: String = line.chars().take(MESSAGE_SHOWN).collect();
+    if shown.len() < line.len() { format!("{shown}…") } else { shown }
+}
+
+/// All that is known about one scenario's end but its evidence.
+#[must_use]
+pub fn details(report: &Report) -> String {
+    let mut out = format!("{} {}\n", report.scenario.id, report.scenario.title);
+    let mut field = |name: &str, text: &str| {
+        let _ = writeln!(out, "  {name:<12} {}", text.replace('\n', "\n               "));
+    };
+    field("requirement", report.scenario.requirement);
+    for (name, text) in [("what", &report.message), ("expected", &report.expected), ("actual", &report.actual)] {
+        if let Some(text) = text {
+            field(name, text);
+        }
+    }
+    report.notes.iter().for_each(|note| field("note", note));
+    field("reproduce", &report.reproduce);
+    out
+}
+
+/// The evidence of one scenario, as text.
+#[must_use]
+pub fn evidence(report: &Report) -> String {
+    report.evidence.iter().fold(String::new(), |mut out, one| {
+        let _ = writeln!(out, "--- {} of {}\n{}", one.name, report.scenario.id, one.text);
+        out
+    })
+}
+
+/// The end of a run: what did not pass, counts, and the verdict.
+#[must_use]
+pub fn summary(report: &RunReport<'_>, colour: bool) -> String {
+    let mut out = String::new();
+    for one in report.reports.iter().filter(|one| one.outcome != Outcome::Pass) {
+        let _ = write!(out, "\n{}  {}", paint(one.outcome, one.outcome.name(), colour), details(one));
+    }
+    let counts: Vec<String> = Outcome::ALL
+        .into_iter()
+        .filter(|outcome| report.count(*outcome) > 0)
+        .map(|outcome| paint(outcome, &format!("{} {outcome}", report.count(outcome)), colour))
+        .collect();
+    let _ = writeln!(out, "\n{} scenarios in {}: {}", report.reports.len(), seconds(report.took), counts.join(", "));
+    if !report.missing.is_empty() {
+        let _ = writeln!(out, "the profile also holds, and this run left out: {}", report.missing.join(", "));
+    }
+    let verdict = report.verdict();
+    let as_outcome = match verdict {
+        Verdict::Conformant => Outcome::Pass,
+        Verdict::NonConformant => Outcome::Fail,
+        Verdict::Incomplete => Outcome::Error,
+    };
+    let _ = writeln!(out, "verdict: {}", paint(as_outcome, verdict.name(), colour));
+    out
+}
+
+fn seconds(took: Duration) -> String {
+    let total = took.as_secs();
+    if total < 60 { format!("{:.1} s", took.as_secs_f64()) } else { format!("{} min {} s", total / 60, total % 60) }
+}

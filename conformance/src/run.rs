@@ -1,0 +1,177 @@
+//! What all scenarios of one run share: its id, its options, what it can do, and the ledger of what it makes.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Context as _;
+use rand::RngExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::capabilities::Capabilities;
+
+/// What a run was told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Base URL of somebody else's deployment; `None`: the suite launches its own.
+    pub target: Option<String>,
+    /// The Docker socket; `None`: the usual one, where the suite launches the deployment.
+    pub docker: Option<String>,
+    /// Key for the API.
+    pub api_key: Option<String>,
+    /// The `nagaya.deployment` label of somebody else's deployment.
+    pub deployment: Option<String>,
+    /// Image of rooms in launched deployments.
+    pub image: String,
+    /// Whether scenarios that break or remove what they did not make may touch somebody else's deployment.
+    pub allow_destructive: bool,
+    /// Where random choices start from.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            target: None,
+            docker: None,
+            api_key: None,
+            deployment: None,
+            image: "workspace-base:latest".to_owned(),
+            allow_destructive: false,
+            seed: rand::rng().random(),
+        }
+    }
+}
+
+/// One run.
+#[derive(Debug)]
+pub struct Run {
+    /// Eight hexadecimal digits; part of the name of all it makes.
+    pub id: String,
+    /// What it was told.
+    pub options: Options,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// Ends all scenarios early; each still cleans up.
+    pub cancel: CancellationToken,
+    dir: PathBuf,
+    ledger: Mutex<File>,
+    counter: AtomicU32,
+}
+
+/// Something a run made that outlives its process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// All containers of a deployment, by the label's value.
+    Deployment(String),
+    /// A container of the suite's own, by name.
+    Container(String),
+    /// An image, by tag.
+    Image(String),
+    /// A directory outside the run's own.
+    Dir(PathBuf),
+}
+
+impl Made {
+    fn line(&self) -> String {
+        match self {
+            Self::Deployment(id) => format!("deployment {id}\n"),
+            Self::Container(name) => format!("container {name}\n"),
+            Self::Image(tag) => format!("image {tag}\n"),
+            Self::Dir(path) => format!("dir {}\n", path.display()),
+        }
+    }
+
+    /// Reads a line of a ledger.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let (kind, name) = line.split_once(' ')?;
+        Some(match kind {
+            "deployment" => Self::Deployment(name.to_owned()),
+            "container" => Self::Container(name.to_owned()),
+            "image" => Self::Image(name.to_owned()),
+            "dir" => Self::Dir(PathBuf::from(name)),
+            _ => return None,
+        })
+    }
+}
+
+/// Name of the file in a run's directory that says which process it belongs to.
+pub const OWNER_FILE: &str = "owner";
+/// Name of the file in a run's directory that says what it has made.
+pub const LEDGER_FILE: &str = "ledger";
+
+/// The directory that holds one directory for each run of this user.
+#[must_use]
+pub fn runs_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("nagaya-conformance-{}", rustix::process::getuid().as_raw()))
+}
+
+/// Tells a process from a later one with the same id: the 22nd field of `/proc/<pid>/stat` (proc(5), `starttime`).
+#[must_use]
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in parentheses and may itself hold spaces and parentheses.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+impl Run {
+    /// Begins a run: makes its directory and its ledger.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn begin(options: Options, capabilities: Capabilities) -> anyhow::Result<Self> {
+        let id = format!("{:08x}", rand::rng().random::<u32>());
+        let dir = runs_dir().join(&id);
+        // Under its own name only once it says whose it is: without an owner it would look like a dead run's.
+        let unfinished = runs_dir().join(format!(".{id}"));
+        std::fs::create_dir_all(&unfinished).with_context(|| unfinished.display().to_string())?;
+        let pid = std::process::id();
+        let owner = format!("{pid} {}\n", start_time(pid).context("this process is not in /proc")?);
+        std::fs::write(unfinished.join(OWNER_FILE), owner)
+            .and_then(|()| std::fs::rename(&unfinished, &dir))
+            .with_context(|| dir.display().to_string())?;
+        let ledger = File::options().create(true).append(true).open(dir.join(LEDGER_FILE))?;
+        Ok(Self {
+            id,
+            options,
+            capabilities,
+            cancel: CancellationToken::new(),
+            dir,
+            ledger: Mutex::new(ledger),
+            counter: AtomicU32::new(1),
+        })
+    }
+
+    /// Writes down something that is about to be made, so that [`crate::gc`] finds it whatever happens to this process.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn will_make(&self, made: &Made) -> std::io::Result<()> {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.write_all(made.line().as_bytes())?;
+        ledger.flush()
+    }
+
+    /// A number that no other call in this run gets.
+    pub fn next(&self) -> u32 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The run's own directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Ends the run: its directory goes, and with it the ledger. Call it once everything in the ledger is gone.
+    ///
+    /// # Errors
+    /// Something is still in the directory that cannot be removed.
+    pub fn end(&self) -> std::io::Result<()> {
+        std::fs::remove_dir_all(&self.dir)
+    }
+}

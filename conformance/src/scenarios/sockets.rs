@@ -1,0 +1,108 @@
+//! The sockets between server and room: BUG-06.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+
+use crate::client::unix;
+use crate::context::Context;
+use crate::failure::{Failure, check, check_eq};
+use crate::poll::eventually;
+use crate::scenario::{Capability, Profile, Scenario, Severity};
+use crate::target::engine::{ROOM_SOCKETS, Room};
+use crate::target::launch::Launch;
+
+/// Names of the two sockets.
+const SOCKETS: [&str; 2] = ["agent.sock", "proxy.sock"];
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        id: "BUG-06",
+        title: "the room's one mount is its socket directory, and both sockets are sockets from both sides",
+        severity: Severity::Critical,
+        requirement: "{HOST_PATH}/{id} → /var/run/ws (rw), a directory; both sockets are sockets on both sides",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image],
+        profile: Profile::Host,
+        destructive: false,
+        limit: Duration::from_secs(60),
+        body: body!(one_room),
+    },
+    Scenario {
+        id: "BUG-06-TWENTY",
+        title: "twenty rooms at once: twenty directories, forty sockets",
+        severity: Severity::High,
+        requirement: "both sockets are sockets on both sides, also with twenty workspaces at once",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image],
+        profile: Profile::Host,
+        destructive: false,
+        limit: Duration::from_secs(150),
+        body: body!(twenty_rooms),
+    },
+];
+
+/// Waits until as many rooms as the pool should hold run and are waiting in it.
+async fn pooled(context: &Context, size: usize) -> Result<(crate::target::deployment::Deployment, Vec<Room>), Failure> {
+    let launch = Launch::new().without_model().set("WARM_POOL_MIN_SIZE", size).set("WARM_POOL_MAX_SIZE", size.max(10));
+    let deployment = context.launch(launch).await?;
+    #[allow(clippy::cast_precision_loss, reason = "a handful of rooms")]
+    let full = size as f64;
+    deployment.metric("workspace_warm_pool_size", |waiting| waiting >= full, Duration::from_secs(100)).await?;
+    let rooms = deployment.rooms().await?;
+    check_eq("number of running rooms", rooms.len(), size)?;
+    Ok((deployment, rooms))
+}
+
+/// Everything that must hold for one room's sockets.
+async fn check_room(room: &Room, base: &Path) -> Result<(), Failure> {
+    let mounts = room.inspect().await?.mounts.unwrap_or_default();
+    let outside = mounts.iter().filter(|mount| mount.typ.as_deref() != Some("tmpfs"));
+    let outside: Vec<_> = outside.map(|mount| mount.destination.clone().unwrap_or_default()).collect();
+    check_eq("what is mounted into the room from outside", &outside, &vec![ROOM_SOCKETS.to_owned()])?;
+    let mount = mounts.iter().find(|mount| mount.destination.as_deref() == Some(ROOM_SOCKETS));
+    check_eq("whether the mount is writable", mount.and_then(|mount| mount.rw), Some(true))?;
+
+    let dir = room.socket_dir().await?;
+    let workspace = room.workspace.as_deref().unwrap_or_default();
+    check_eq("the host's side of the mount", &dir, &base.join(workspace))?;
+    check(std::fs::symlink_metadata(&dir)?.is_dir(), format!("{} is not a directory", dir.display()))?;
+    for name in SOCKETS {
+        let path = dir.join(name);
+        let is_socket = || std::fs::symlink_metadata(&path).map(|found| found.file_type().is_socket());
+        eventually(Duration::from_secs(10), format!("a socket at {}", path.display()), || {
+            std::future::ready(match is_socket() {
+                Ok(true) => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+        })
+        .await?;
+        check(unix::accepts(&path).await, format!("nothing accepts on {}", path.display()))?;
+        let inside = room.exec(["test", "-S", &format!("{ROOM_SOCKETS}/{name}")]).await?;
+        check_eq(format!("`test -S` of {name} in the room ({})", inside.printed), inside.status, 0)?;
+    }
+    let (status, body) = unix::request(&dir.join("agent.sock"), Method::GET, "/health", Bytes::new())
+        .await
+        .map_err(|error| Failure::mismatch("the agent's /health, from the host", "an answer", error))?;
+    check_eq(format!("status of the agent's /health ({})", String::from_utf8_lossy(&body)), status.as_u16(), 200)
+}
+
+async fn one_room(context: &Context) -> Result<(), Failure> {
+    let (deployment, rooms) = pooled(context, 1).await?;
+    let base = &deployment.server()?.sockets;
+    for room in &rooms {
+        check_room(room, base).await?;
+        // And from inside through the bridge: whoever answers is the server's proxy.
+        let through = room.shell("curl -sS -o /dev/null -w '%{http_code}' -x http://127.0.0.1:8080 http://nowhere.invalid/").await?;
+        check_eq("what the proxy says to a name that is not on the list, asked from inside", through.printed.trim(), "403")?;
+    }
+    Ok(())
+}
+
+async fn twenty_rooms(context: &Context) -> Result<(), Failure> {
+    let (deployment, rooms) = pooled(context, 20).await?;
+    let base = &deployment.server()?.sockets;
+    futures::future::try_join_all(rooms.iter().map(|room| check_room(room, base))).await?;
+    check_eq("number of socket directories", std::fs::read_dir(base)?.count(), 20)
+}

@@ -1,0 +1,299 @@
+//! Start-up and configuration: BUG-01, BUG-02, BUG-05.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::client::http::Api;
+use crate::context::Context;
+use crate::failure::{Failure, check, check_eq};
+use crate::poll::eventually;
+use crate::scenario::{Capability, Profile, Scenario, Severity};
+use crate::target::deployment::READY_LIMIT;
+use crate::target::launch::Launch;
+use crate::target::process::{Process, Program};
+use crate::target::relay::Relay;
+
+/// How long a program that does not serve may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// What an operator expects of a start.
+const LIVE_LIMIT: Duration = Duration::from_secs(5);
+/// Status of a command that was refused for its configuration.
+const EX_USAGE: i32 = 64;
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        id: "BUG-01",
+        title: "an empty environment is enough to be live within 5 s, and the GC interval is then 60 s",
+        severity: Severity::Critical,
+        requirement: "starts with an empty environment; CONTAINER_GC_INTERVAL defaults to 60 s",
+        requires: &[Capability::Launch],
+        profile: Profile::Full,
+        destructive: false,
+        limit: Duration::from_secs(90),
+        body: body!(empty_environment),
+    },
+    Scenario {
+        id: "BUG-01-INTERVAL",
+        title: "a GC interval of 1 s is honoured: two cycles within 4 s",
+        severity: Severity::Critical,
+        requirement: "the garbage collector runs every CONTAINER_GC_INTERVAL seconds",
+        requires: &[Capability::Launch, Capability::Docker],
+        profile: Profile::Full,
+        destructive: false,
+        limit: Duration::from_secs(45),
+        body: body!(interval_is_honoured),
+    },
+    Scenario {
+        id: "BUG-01-REFUSED",
+        title: "a GC interval of 0, -1 or abc is refused with status 64, naming the variable",
+        severity: Severity::Medium,
+        requirement: "a bad value: exit 64, one line per fault naming the variable, the value and what is accepted",
+        requires: &[Capability::Launch],
+        profile: Profile::Full,
+        destructive: false,
+        limit: Duration::from_secs(45),
+        body: body!(bad_interval),
+    },
+    Scenario {
+        id: "BUG-02",
+        title: "the default Docker address works, so does every other form of it, and junk is refused",
+        severity: Severity::Critical,
+        requirement: "DOCKER_SOCKET_PATH: default unix:///var/run/docker.sock; unix://, bare path, tcp://, http://",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image],
+        profile: Profile::Full,
+        destructive: false,
+        limit: Duration::from_secs(90),
+        body: body!(docker_addresses),
+    },
+    Scenario {
+        id: "BUG-02-LATE",
+        title: "Docker absent at start: live, not ready, and ready without a restart once Docker is there",
+        severity: Severity::Critical,
+        requirement: "Docker not running: the server starts, says so on /health and /health/ready, and recovers by itself",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image],
+        profile: Profile::Full,
+        destructive: false,
+        limit: Duration::from_secs(60),
+        body: body!(docker_comes_late),
+    },
+    Scenario {
+        id: "BUG-05",
+        title: "one default for the socket directory, in the configuration and in the image",
+        severity: Severity::High,
+        requirement: "WORKSPACE_SOCKET_BASE_PATH: /var/run/workspace-sockets in code, Compose file, image and docs",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image],
+        profile: Profile::Full,
+        destructive: false,
+        limit: Duration::from_secs(30),
+        body: body!(one_socket_path),
+    },
+];
+
+/// The value of a setting in what `config --json` prints, wherever it stands: under its name, or in an object that names it.
+fn setting<'v>(config: &'v Value, name: &str) -> Option<&'v Value> {
+    match config {
+        Value::Object(fields) if fields.get("name").and_then(Value::as_str) == Some(name) => fields.get("value"),
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(key, value)| if key == name { Some(value.get("value").unwrap_or(value)) } else { setting(value, name) }),
+        Value::Array(items) => items.iter().find_map(|item| setting(item, name)),
+        _ => None,
+    }
+}
+
+/// A setting's value as text, numbers included.
+fn setting_text(config: &Value, name: &str) -> Result<String, Failure> {
+    match setting(config, name) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) => Ok(other.to_string()),
+        None => Err(Failure::assertion(format!("`config --json` does not show {name}: {config}"))),
+    }
+}
+
+/// What `nagaya config --json` prints with these variables and no other.
+async fn effective(context: &Context, env: &[(&str, &str)]) -> Result<Value, Failure> {
+    let mut program = context.bare_server(["config", "--json"]);
+    program.env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let output = program.output(&context.run.id, COMMAND_LIMIT).await?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    check_eq(format!("status of `config --json` ({stderr})"), output.status.code(), Some(0))?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| Failure::mismatch("`config --json`", "JSON", format!("{error}: {:?}", output.stdout)))
+}
+
+async fn empty_environment(context: &Context) -> Result<(), Failure> {
+    let config = effective(context, &[]).await?;
+    check_eq("CONTAINER_GC_INTERVAL with nothing set", setting_text(&config, "CONTAINER_GC_INTERVAL")?.as_str(), "60")?;
+
+    // Truly empty but for a home directory of the scenario's own; where another process has the default port, also an address.
+    let mut program = context.bare_server(["serve"]);
+    let home = context.dir().display().to_string();
+    program.env = BTreeMap::from([("HOME".to_owned(), home)]);
+    let addr_file = context.dir().join("addr");
+    let default_port_is_free = TcpListener::bind("127.0.0.1:8000").is_ok();
+    program.args.push(format!("--addr-file={}", addr_file.display()).into());
+    if !default_port_is_free {
+        context.note("port 8000 is taken by another process: BIND_ADDR=127.0.0.1:0 was set");
+        program.env.insert("BIND_ADDR".to_owned(), "127.0.0.1:0".to_owned());
+    }
+    let server = start(context, &program)?;
+    let address = crate::target::fixtures::address(&server, &addr_file, LIVE_LIMIT).await?;
+    if default_port_is_free {
+        check_eq("the address", address.as_str(), "127.0.0.1:8000")?;
+    }
+    let api = Api::new(&format!("http://{address}"), None, context.exchanges().clone())?;
+    let live = api.get("/health/live").await?.expect(200)?.json()?;
+    check_eq("/health/live", live["status"].as_str(), Some("alive"))?;
+    server.stop(Duration::from_secs(60)).await?;
+
+    // With nothing set, rooms of the warm pool outlive the server. Another start adopts them and takes them down.
+    for (name, value) in [
+        ("WARM_POOL_MIN_SIZE", "0"),
+        ("BIND_ADDR", "127.0.0.1:0"),
+        ("SHUTDOWN_WORKSPACES", "destroy"),
+        ("CONTAINER_GRACE_PERIOD", "1"),
+    ] {
+        program.env.insert(name.to_owned(), value.to_owned());
+    }
+    std::fs::remove_file(&addr_file)?;
+    let server = start(context, &program)?;
+    crate::target::fixtures::address(&server, &addr_file, LIVE_LIMIT).await?;
+    server.stop(Duration::from_secs(30)).await.map(|_| ())
+}
+
+fn start(context: &Context, program: &Program) -> Result<Process, Failure> {
+    let server = Process::start(program, &context.run.id, &context.dir().join("server.log"))?;
+    context.now_runs(&server);
+    context.add_witness(crate::evidence::Witness::Log(server.clone()));
+    Ok(server)
+}
+
+async fn interval_is_honoured(context: &Context) -> Result<(), Failure> {
+    let deployment = context.launch(Launch::new().without_model().set("CONTAINER_GC_INTERVAL", 1)).await?;
+    let cycles = "workspace_gc_cycles_total";
+    let first = deployment.metric(cycles, |_| true, Duration::from_secs(4)).await?;
+    deployment.metric(cycles, |now| now >= first + 2.0, Duration::from_secs(4)).await.map(|_| ())
+}
+
+/// `serve` with one variable set to something bad ends with status 64 and says which variable, and what it had.
+async fn is_refused(context: &Context, name: &str, value: &str) -> Result<(), Failure> {
+    let mut program = context.bare_server(["serve"]);
+    // One that is not refused must not do anything that outlives it.
+    for (name, value) in [("BIND_ADDR", "127.0.0.1:0"), ("WARM_POOL_MIN_SIZE", "0"), (name, value)] {
+        program.env.insert(name.to_owned(), value.to_owned());
+    }
+    let output = program.output(&context.run.id, COMMAND_LIMIT).await?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    check_eq(format!("status of `serve` with {name}={value} ({stderr})"), output.status.code(), Some(EX_USAGE))?;
+    let told = stderr.lines().any(|line| line.contains(name) && line.contains(value));
+    check(told, format!("with {name}={value} no line names the variable and its value: {stderr}"))
+}
+
+async fn bad_interval(context: &Context) -> Result<(), Failure> {
+    // The control: what is refused below is refused for its value, not for anything else.
+    let good = effective(context, &[("CONTAINER_GC_INTERVAL", "7")]).await?;
+    check_eq("CONTAINER_GC_INTERVAL=7", setting_text(&good, "CONTAINER_GC_INTERVAL")?.as_str(), "7")?;
+    for value in ["0", "-1", "abc"] {
+        is_refused(context, "CONTAINER_GC_INTERVAL", value).await?;
+    }
+    Ok(())
+}
+
+async fn docker_addresses(context: &Context) -> Result<(), Failure> {
+    let config = effective(context, &[]).await?;
+    let default = setting_text(&config, "DOCKER_SOCKET_PATH")?;
+    check_eq("DOCKER_SOCKET_PATH with nothing set", default.as_str(), "unix:///var/run/docker.sock")?;
+
+    let socket = context.engine()?.socket();
+    let tcp = Relay::tcp(socket).await?;
+    let (plain, http) = (socket.display().to_string(), tcp.address().replace("tcp://", "http://"));
+    let forms = [format!("unix://{plain}"), plain, tcp.address().to_owned(), http];
+    for form in forms {
+        let launch = Launch::new().without_model().set("DOCKER_SOCKET_PATH", &form);
+        let deployment = context.launch(launch).await.map_err(|failure| failure.during(format!("DOCKER_SOCKET_PATH={form}")))?;
+        let health = deployment.api.get("/health").await?.expect(200)?.json()?;
+        check_eq(format!("docker in /health with {form}"), health["checks"]["docker"]["status"].as_str(), Some("healthy"))?;
+        deployment.stop().await?;
+    }
+    tcp.stop().await?;
+    for junk in ["ftp://somewhere", "var/run/docker.sock"] {
+        is_refused(context, "DOCKER_SOCKET_PATH", junk).await?;
+    }
+    Ok(())
+}
+
+async fn docker_comes_late(context: &Context) -> Result<(), Failure> {
+    let path = context.socket_dir()?.join("docker.sock");
+    let launch = Launch::new().without_model().not_waiting().set("DOCKER_SOCKET_PATH", path.display());
+    let deployment = context.launch(launch).await?;
+    let docker = async || {
+        let health = deployment.api.get("/health").await?.expect(200)?.json()?;
+        let check = &health["checks"]["docker"];
+        Ok::<_, Failure>((
+            health["status"].as_str().unwrap_or("none").to_owned(),
+            check["status"].as_str().unwrap_or("none").to_owned(),
+            check["message"].as_str().unwrap_or_default().to_owned(),
+        ))
+    };
+    deployment.api.get("/health/live").await?.expect(200)?;
+    let not_ready = deployment.api.get("/health/ready").await?;
+    not_ready.expect_error(503, "SERVICE_UNAVAILABLE")?;
+    check(not_ready.header("retry-after").is_some(), "503 from /health/ready without Retry-After")?;
+    check(not_ready.text().to_lowercase().contains("docker"), format!("the reason does not name Docker: {}", not_ready.text()))?;
+    let (status, component, message) = docker().await?;
+    check_eq("status and docker in /health without Docker", (status.as_str(), component.as_str()), ("unhealthy", "unhealthy"))?;
+    check(!message.is_empty(), "docker in /health is unhealthy and does not say why")?;
+
+    let relay = Relay::unix(&path, context.engine()?.socket())?;
+    deployment.ready(READY_LIMIT).await?;
+    eventually(READY_LIMIT, "healthy in /health", async || match docker().await {
+        Ok((status, component, _)) if status == "healthy" && component == "healthy" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await?;
+    deployment.stop().await?;
+    relay.stop().await
+}
+
+async fn one_socket_path(context: &Context) -> Result<(), Failure> {
+    const PATH: &str = "/var/run/workspace-sockets";
+    let config = effective(context, &[]).await?;
+    check_eq("WORKSPACE_SOCKET_BASE_PATH", setting_text(&config, "WORKSPACE_SOCKET_BASE_PATH")?.as_str(), PATH)?;
+    check_eq("WORKSPACE_SOCKET_HOST_PATH", setting_text(&config, "WORKSPACE_SOCKET_HOST_PATH")?.as_str(), PATH)?;
+    // The control: what is printed follows the variable, and the host's path follows the base path.
+    let other = effective(context, &[("WORKSPACE_SOCKET_BASE_PATH", "/srv/rooms")]).await?;
+    check_eq("base path, when set", setting_text(&other, "WORKSPACE_SOCKET_BASE_PATH")?.as_str(), "/srv/rooms")?;
+    check_eq("host path, when only the base is set", setting_text(&other, "WORKSPACE_SOCKET_HOST_PATH")?.as_str(), "/srv/rooms")?;
+
+    let image = context.engine()?.docker().inspect_image(&context.run.options.image).await?;
+    let env = image.config.and_then(|config| config.env).unwrap_or_default();
+    check(!env.is_empty(), "the image has no environment at all: nothing was looked at")?;
+    for entry in env.iter().filter(|entry| entry.contains("SOCKET")) {
+        let holds = entry.ends_with(PATH) || entry.contains("=/var/run/ws");
+        check(holds, format!("the image's environment has another idea of where sockets are: {entry}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_setting_is_found_in_any_reasonable_print() {
+        for print in [
+            json!({"settings": [{"name": "X", "value": "1"}, {"name": "A", "value": "60", "source": "default"}]}),
+            json!({"A": "60"}),
+            json!({"A": {"value": "60", "source": "default"}}),
+            json!([{"name": "A", "value": 60}]),
+        ] {
+            assert_eq!(setting_text(&print, "A").expect("found"), "60", "{print}");
+        }
+        assert!(setting_text(&json!({"B": 1}), "A").is_err());
+    }
+}

@@ -1,0 +1,326 @@
+//! The deployment under test, ours or somebody else's.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::engine::{Engine, Room};
+use super::fixtures::{Credentials, Model, address};
+use super::process::{Process, Program};
+use crate::client::exchange::Exchanges;
+use crate::client::http::Api;
+use crate::client::stream::{EventStream, RunEvent};
+use crate::context::Context;
+use crate::failure::{Failure, check, check_eq};
+use crate::poll::eventually;
+
+/// How long a launched server may take until it listens.
+pub const START_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take until it is ready: Docker found, start-up reconciled.
+pub const READY_LIMIT: Duration = Duration::from_secs(20);
+/// How long a stop may take; the settings of a launch ask for less.
+pub const STOP_LIMIT: Duration = Duration::from_secs(25);
+
+/// A deployment that answers.
+#[derive(Debug)]
+pub struct Deployment {
+    /// Its API.
+    pub api: Api,
+    /// What its containers' `nagaya.deployment` label says, where that is known.
+    pub id: Option<String>,
+    /// The engine it uses, where that is reachable.
+    pub engine: Option<Engine>,
+    /// Its process, where this suite launched it.
+    pub server: Option<Server>,
+    /// Its model, where that is the scripted one.
+    pub model: Option<Model>,
+}
+
+/// A server that this suite launched.
+#[derive(Debug)]
+pub struct Server {
+    /// How it was started, and is started again.
+    pub program: Program,
+    /// The running process.
+    pub process: Process,
+    /// Where it was told to keep socket directories.
+    pub sockets: PathBuf,
+    /// What its rooms must never see.
+    pub credentials: Credentials,
+    pub(super) addr_file: PathBuf,
+    pub(super) log: PathBuf,
+    pub(super) run: String,
+}
+
+impl Server {
+    /// Its log so far, over all its starts.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.printed()
+    }
+
+    /// How many descriptors it holds.
+    ///
+    /// # Errors
+    /// It has ended, or belongs to another user.
+    pub fn descriptors(&self) -> Result<usize, Failure> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.process.pid()))?.count())
+    }
+
+    /// What its descriptors lead to, for a message.
+    #[must_use]
+    pub fn descriptor_targets(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", self.process.pid())) else {
+            return Vec::new();
+        };
+        let target = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).ok();
+        let mut targets: Vec<String> =
+            entries.flatten().filter_map(target).map(|path| path.display().to_string()).collect();
+        targets.sort();
+        targets
+    }
+}
+
+/// A conversation and what belongs to it.
+#[derive(Debug, Clone)]
+pub struct Conversation {
+    /// Its tenant.
+    pub tenant: String,
+    /// Its model.
+    pub model: String,
+    /// Its id.
+    pub id: String,
+    /// What creating it answered.
+    pub created: Value,
+}
+
+impl Conversation {
+    /// Its path in the API, with `rest` behind it.
+    #[must_use]
+    pub fn path(&self, rest: &str) -> String {
+        format!("/api/tenants/{}/conversations/{}{rest}", self.tenant, self.id)
+    }
+}
+
+impl Deployment {
+    /// The process; a scenario that needs it declares [`crate::scenario::Capability::Launch`].
+    ///
+    /// # Errors
+    /// Somebody else launched it.
+    pub fn server(&self) -> Result<&Server, Failure> {
+        self.server.as_ref().ok_or_else(|| Failure::could_not_run("the target was not launched by this suite"))
+    }
+
+    /// The scripted model.
+    ///
+    /// # Errors
+    /// The target's model is not the scripted one.
+    pub fn model(&self) -> Result<&Model, Failure> {
+        self.model.as_ref().ok_or_else(|| Failure::could_not_run("the target's model is not the scripted one"))
+    }
+
+    /// The engine and the deployment's id.
+    ///
+    /// # Errors
+    /// One of them is not known.
+    pub fn engine(&self) -> Result<(&Engine, &str), Failure> {
+        match (&self.engine, &self.id) {
+            (Some(engine), Some(id)) => Ok((engine, id)),
+            _ => Err(Failure::could_not_run("the target's containers cannot be reached")),
+        }
+    }
+
+    /// Its running rooms.
+    ///
+    /// # Errors
+    /// The engine cannot be reached.
+    pub async fn rooms(&self) -> Result<Vec<Room>, Failure> {
+        let (engine, id) = self.engine()?;
+        engine.rooms(id, true).await
+    }
+
+    /// Its rooms, running or not.
+    ///
+    /// # Errors
+    /// The engine cannot be reached.
+    pub async fn all_rooms(&self) -> Result<Vec<Room>, Failure> {
+        let (engine, id) = self.engine()?;
+        engine.rooms(id, false).await
+    }
+
+    /// Its one room.
+    ///
+    /// # Errors
+    /// There is none, or more than one.
+    pub async fn only_room(&self) -> Result<Room, Failure> {
+        let mut rooms = self.rooms().await?;
+        check_eq("number of running rooms", rooms.len(), 1)?;
+        rooms.pop().ok_or_else(|| Failure::harness("a room vanished from a list"))
+    }
+
+    /// Waits until `/health/ready` says 200.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub async fn ready(&self, limit: Duration) -> Result<(), Failure> {
+        eventually(limit, "200 from /health/ready", || async {
+            match self.api.get("/health/ready").await {
+                Ok(reply) if reply.status == 200 => Ok(()),
+                Ok(reply) => Err(format!("{} {}", reply.status, reply.text())),
+                Err(failure) => Err(failure.to_string()),
+            }
+        })
+        .await
+    }
+
+    /// Waits until a metric, summed over its labels, has a value that `fits`, and gives that.
+    ///
+    /// # Errors
+    /// It has none in time.
+    pub async fn metric(&self, name: &str, fits: impl Fn(f64) -> bool, limit: Duration) -> Result<f64, Failure> {
+        eventually(limit, format!("another value of {name}"), || async {
+            match self.api.metrics().await.map(|page| page.sum(name)) {
+                Ok(Some(value)) if fits(value) => Ok(value),
+                Ok(value) => Err(format!("{name} = {value:?}")),
+                Err(failure) => Err(failure.to_string()),
+            }
+        })
+        .await
+    }
+
+    /// Makes a tenant, a model and a conversation of its own. In somebody else's deployment they go with the scenario.
+    ///
+    /// # Errors
+    /// One of them is refused.
+    pub async fn conversation(&self, context: &Context) -> Result<Conversation, Failure> {
+        let tenant = context.unique("tenant");
+        let model = context.unique("model");
+        let description = json!({
+            "model_id": model, "display_name": "Scripted", "bedrock_model_id": "anthropic.claude-sonnet-4-20250514-v1:0",
+            "model_region": "us-east-1", "context_window": 200_000, "max_output_tokens": 8192,
+            "input_token_price": "0.003", "output_token_price": "0.015",
+        });
+        self.goes_with(context, format!("/api/models/{model}"));
+        self.api.post("/api/models", &description).await?.expect(201)?;
+        self.goes_with(context, format!("/api/tenants/{tenant}"));
+        self.api.post("/api/tenants", &json!({"tenant_id": tenant, "model_id": model})).await?.expect(201)?;
+        self.another_conversation(context, &tenant, &model).await
+    }
+
+    /// Makes a conversation of a tenant that exists.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn another_conversation(
+        &self,
+        context: &Context,
+        tenant: &str,
+        model: &str,
+    ) -> Result<Conversation, Failure> {
+        let path = format!("/api/tenants/{tenant}/conversations");
+        let created = self.api.post(&path, &json!({"user_id": "conformance"})).await?.expect(201)?.json()?;
+        let id = created["conversation_id"].as_str().unwrap_or_default().to_owned();
+        self.goes_with(context, format!("{path}/{id}"));
+        Ok(Conversation { tenant: tenant.to_owned(), model: model.to_owned(), id, created })
+    }
+
+    /// What is made in a deployment of the scenario's own goes with that; in somebody else's it has to be deleted.
+    fn goes_with(&self, context: &Context, path: String) {
+        if self.server.is_some() {
+            return;
+        }
+        let api = self.api.clone();
+        context.resources.add(path.clone(), move || async move {
+            let reply = api.delete(&path).await?;
+            let gone = matches!(reply.status.as_u16(), 200 | 204 | 404);
+            check(gone, format!("DELETE {path} answered {} {}", reply.status, reply.text()))
+        });
+    }
+
+    /// Starts a run.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn start(&self, conversation: &Conversation, prompt: &str) -> Result<EventStream, Failure> {
+        self.api.open_stream(&conversation.path("/stream"), &json!({"user_input": prompt})).await
+    }
+
+    /// Runs a prompt to its end and checks what holds for every stream.
+    ///
+    /// # Errors
+    /// The run is refused, or its stream is not whole.
+    pub async fn run(&self, conversation: &Conversation, prompt: &str) -> Result<Vec<RunEvent>, Failure> {
+        self.start(conversation, prompt).await?.finish().await
+    }
+
+    /// Follows the conversation's run, from behind the event with this id, to its end.
+    ///
+    /// # Errors
+    /// It cannot be followed, or breaks off.
+    pub async fn follow(&self, conversation: &Conversation, last_event_id: &str) -> Result<Vec<RunEvent>, Failure> {
+        self.api.follow_stream(&conversation.path("/stream"), last_event_id).await?.rest().await
+    }
+
+    /// Runs a prompt that must end well, and gives its events.
+    ///
+    /// # Errors
+    /// As [`Deployment::run`], or it does not end well.
+    pub async fn run_well(&self, conversation: &Conversation, prompt: &str) -> Result<Vec<RunEvent>, Failure> {
+        let events = self.run(conversation, prompt).await?;
+        let done = events.last().map(|done| done.data.clone()).unwrap_or_default();
+        check_eq(format!("status in done: {done}"), done["status"].as_str(), Some("success"))?;
+        Ok(events)
+    }
+
+    /// Stops the server with SIGTERM and expects status 0.
+    ///
+    /// # Errors
+    /// It does not stop in time, or with another status.
+    pub async fn stop(&self) -> Result<(), Failure> {
+        let status = self.server()?.process.stop(STOP_LIMIT).await?;
+        check_eq("exit status after SIGTERM", status.code(), Some(0))
+    }
+
+    /// Kills the server with SIGKILL.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub async fn kill(&self) -> Result<(), Failure> {
+        let process = &self.server()?.process;
+        process.signal(Signal::KILL).await?;
+        process.wait(STOP_LIMIT).await.map(|_| ())
+    }
+
+    /// Starts a stopped server again, on the same state, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_again(&mut self, context: &Context) -> Result<(), Failure> {
+        let exchanges = context.exchanges().clone();
+        let server = self.server.as_mut().ok_or_else(|| Failure::could_not_run("not launched by this suite"))?;
+        remove_if_there(&server.addr_file)?;
+        server.process = Process::start(&server.program, &server.run, &server.log)?;
+        context.now_runs(&server.process);
+        self.api = server.listening(exchanges).await?;
+        self.ready(READY_LIMIT).await
+    }
+}
+
+impl Server {
+    /// Waits until it listens.
+    pub(super) async fn listening(&self, exchanges: Exchanges) -> Result<Api, Failure> {
+        let address = address(&self.process, &self.addr_file, START_LIMIT)
+            .await
+            .map_err(|failure| failure.during("the server's start"))?;
+        Api::new(&format!("http://{address}"), None, exchanges)
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,237 @@
+//! The Docker engine, as the suite looks at it: beside the deployment, never through it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::errors::Error as DockerError;
+use bollard::exec::{CreateExecOptions, StartExecResults};
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+};
+use futures::StreamExt;
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// Label that names the deployment a container belongs to.
+pub const LABEL_DEPLOYMENT: &str = "nagaya.deployment";
+/// Label that names the workspace.
+pub const LABEL_WORKSPACE: &str = "nagaya.workspace";
+/// Where a room's sockets are, inside.
+pub const ROOM_SOCKETS: &str = "/var/run/ws";
+/// How long a command in a room may take.
+const EXEC_LIMIT: Duration = Duration::from_secs(30);
+
+/// A connection to the engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    docker: Docker,
+    socket: PathBuf,
+}
+
+/// What a command in a container did.
+#[derive(Debug, Clone)]
+pub struct ExecResult {
+    /// Its exit status.
+    pub status: i64,
+    /// What it printed, both streams, in order.
+    pub printed: String,
+}
+
+impl Engine {
+    /// Connects and agrees on an API version.
+    ///
+    /// # Errors
+    /// No engine answers there.
+    pub async fn connect(socket: &str) -> anyhow::Result<Self> {
+        let path = PathBuf::from(socket.strip_prefix("unix://").unwrap_or(socket));
+        let text = path.to_str().context("the socket's path is not UTF-8")?;
+        let docker = Docker::connect_with_unix(text, 60, bollard::API_DEFAULT_VERSION)
+            .with_context(|| format!("Docker at {socket}"))?;
+        let docker = tokio::time::timeout(Duration::from_secs(5), docker.negotiate_version())
+            .await
+            .with_context(|| format!("Docker at {socket}: no answer"))?
+            .with_context(|| format!("Docker at {socket}"))?;
+        Ok(Self { docker, socket: path })
+    }
+
+    /// The engine's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The API itself.
+    #[must_use]
+    pub fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// The rooms of a deployment that exist, or only those that run.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn rooms(&self, deployment: &str, running_only: bool) -> Result<Vec<Room>, Failure> {
+        let filters = HashMap::from([("label", vec![format!("{LABEL_DEPLOYMENT}={deployment}")])]);
+        let options = ListContainersOptionsBuilder::new().all(!running_only).filters(&filters).build();
+        let list = self.docker.list_containers(Some(options)).await?;
+        let room = |summary: bollard::models::ContainerSummary| Room {
+            engine: self.clone(),
+            id: summary.id.unwrap_or_default(),
+            workspace: summary.labels.and_then(|mut labels| labels.remove(LABEL_WORKSPACE)),
+        };
+        Ok(list.into_iter().map(room).collect())
+    }
+
+    /// A container by name or id, whoever made it.
+    #[must_use]
+    pub fn container(&self, name: &str) -> Room {
+        Room { engine: self.clone(), id: name.to_owned(), workspace: None }
+    }
+}
+
+/// `None` for a container that is not there, or is going away at this moment.
+fn unless_gone<T>(result: Result<T, DockerError>) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(DockerError::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One container.
+#[derive(Debug, Clone)]
+pub struct Room {
+    engine: Engine,
+    /// Docker's id or name.
+    pub id: String,
+    /// What the label says the workspace's id is.
+    pub workspace: Option<String>,
+}
+
+impl Room {
+    /// What Docker says about it.
+    ///
+    /// # Errors
+    /// It is not there, or the engine does not answer.
+    pub async fn inspect(&self) -> Result<ContainerInspectResponse, Failure> {
+        Ok(self.engine.docker.inspect_container(&self.id, None).await?)
+    }
+
+    /// The same as JSON, as `docker inspect` shows it.
+    ///
+    /// # Errors
+    /// As [`Room::inspect`].
+    pub async fn inspect_json(&self) -> Result<Value, Failure> {
+        serde_json::to_value(self.inspect().await?).map_err(Failure::harness)
+    }
+
+    /// Whether it runs; one that is not there does not.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn is_running(&self) -> Result<bool, Failure> {
+        let found = unless_gone(self.engine.docker.inspect_container(&self.id, None).await)?;
+        Ok(found.and_then(|it| it.state).and_then(|state| state.running).unwrap_or(false))
+    }
+
+    /// What the image's health check says: `healthy`, `unhealthy`, `starting`, `none`.
+    ///
+    /// # Errors
+    /// As [`Room::inspect`].
+    pub async fn health(&self) -> Result<String, Failure> {
+        let state = self.inspect().await?.state;
+        let status = state.and_then(|state| state.health).and_then(|health| health.status);
+        Ok(status.map_or_else(|| "none".to_owned(), |status| status.to_string()))
+    }
+
+    /// The directory on the host that holds its sockets.
+    ///
+    /// # Errors
+    /// It has none, or as [`Room::inspect`].
+    pub async fn socket_dir(&self) -> Result<PathBuf, Failure> {
+        let mounts = self.inspect().await?.mounts.unwrap_or_default();
+        let sockets = mounts.into_iter().find(|mount| mount.destination.as_deref() == Some(ROOM_SOCKETS));
+        sockets
+            .and_then(|mount| mount.source)
+            .map(PathBuf::from)
+            .ok_or_else(|| Failure::assertion(format!("container {} has nothing mounted at {ROOM_SOCKETS}", self.id)))
+    }
+
+    /// Runs a command in it, as its own user.
+    ///
+    /// # Errors
+    /// It cannot be run, or does not end.
+    pub async fn exec<S: Into<String>>(&self, command: impl IntoIterator<Item = S>) -> Result<ExecResult, Failure> {
+        let command: Vec<String> = command.into_iter().map(Into::into).collect();
+        let run = async {
+            let options = CreateExecOptions {
+                cmd: Some(command.clone()),
+                attach_stdout: Some(true),
+                attach_stderr: Some(true),
+                ..CreateExecOptions::default()
+            };
+            let exec = self.engine.docker.create_exec(&self.id, options).await?;
+            let mut printed = Vec::new();
+            if let StartExecResults::Attached { mut output, .. } = self.engine.docker.start_exec(&exec.id, None).await?
+            {
+                while let Some(chunk) = output.next().await {
+                    printed.extend_from_slice(&chunk?.into_bytes());
+                }
+            }
+            let status = self.engine.docker.inspect_exec(&exec.id).await?.exit_code.unwrap_or(-1);
+            Ok::<_, DockerError>(ExecResult { status, printed: String::from_utf8_lossy(&printed).into_owned() })
+        };
+        match tokio::time::timeout(EXEC_LIMIT, run).await {
+            Ok(result) => result.map_err(|error| Failure::from(error).during(format!("exec of {command:?}"))),
+            Err(_) => {
+                Err(Failure::mismatch(format!("exec of {command:?}"), format!("an end in {EXEC_LIMIT:?}"), "none"))
+            }
+        }
+    }
+
+    /// As [`Room::exec`] for a line of shell.
+    ///
+    /// # Errors
+    /// As [`Room::exec`].
+    pub async fn shell(&self, line: &str) -> Result<ExecResult, Failure> {
+        self.exec(["sh", "-c", line]).await
+    }
+
+    /// Sends a signal to its first process.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn kill(&self, signal: &str) -> Result<(), Failure> {
+        let options = KillContainerOptionsBuilder::new().signal(signal).build();
+        Ok(self.engine.docker.kill_container(&self.id, Some(options)).await?)
+    }
+
+    /// The end of what it printed.
+    ///
+    /// # Errors
+    /// It is not there, or the engine does not answer.
+    pub async fn logs(&self) -> Result<String, Failure> {
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("60").build();
+        let mut stream = std::pin::pin!(self.engine.docker.logs(&self.id, Some(options)));
+        let mut text = String::new();
+        while let Some(chunk) = stream.next().await {
+            text.push_str(&String::from_utf8_lossy(&LogOutput::into_bytes(chunk?)));
+        }
+        Ok(text)
+    }
+
+    /// Takes it down, whatever it does; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn remove(&self) -> Result<(), Failure> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        unless_gone(self.engine.docker.remove_container(&self.id, Some(options)).await).map(|_| ())
+    }
+}

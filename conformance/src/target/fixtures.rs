@@ -1,0 +1,183 @@
+//! The scripted model endpoint and the origins, started as processes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::process::{Process, Program};
+use crate::client::exchange::Exchanges;
+use crate::client::http::Api;
+use crate::failure::Failure;
+use crate::poll::eventually;
+
+/// How long a fixture may take to listen.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// Waits until `path` holds an address.
+///
+/// # Errors
+/// It does not within `limit`, or `process` ends before.
+pub async fn address(process: &Process, path: &Path, limit: Duration) -> Result<String, Failure> {
+    let found = eventually(limit, format!("an address in {}", path.display()), || async {
+        let text = std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        match (text.contains(':'), process.ended().await) {
+            (true, _) => Ok(Ok(text)),
+            (false, None) => Err(format!("{text:?}, and this was printed: {}", process.printed())),
+            (false, Some(status)) => Ok(Err(Failure::assertion(format!(
+                "the process ended ({status}) before it listened; it printed: {}",
+                process.printed()
+            )))),
+        }
+    });
+    found.await?
+}
+
+/// The scripted model endpoint. What it says is decided by the directives in a prompt.
+#[derive(Debug, Clone)]
+pub struct Model {
+    process: Process,
+    /// Where it listens, over TLS.
+    pub address: String,
+    /// The certificate authority its certificate comes from, as PEM.
+    pub ca_pem: String,
+    control: Api,
+}
+
+/// Credentials that exist for one scenario only.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Access key id.
+    pub id: String,
+    /// Secret access key.
+    pub secret: String,
+}
+
+impl Model {
+    /// What to start: listens on free ports of the loopback interface and accepts `credentials` only.
+    #[must_use]
+    pub fn program(binary: &Path, dir: &Path, credentials: &Credentials) -> Program {
+        let file = |name: &str| dir.join(name).display().to_string();
+        let args = [
+            "model".to_owned(),
+            "--listen=127.0.0.1:0".to_owned(),
+            format!("--addr-file={}", file("model.addr")),
+            format!("--ca-out={}", file("model-ca.pem")),
+            format!("--access-key-id={}", credentials.id),
+            format!("--secret-access-key={}", credentials.secret),
+            "--control-listen=127.0.0.1:0".to_owned(),
+            format!("--control-addr-file={}", file("model-control.addr")),
+        ];
+        Program::new(binary, args)
+    }
+
+    /// Waits until a started one listens.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ready(process: Process, dir: &Path, exchanges: Exchanges) -> Result<Self, Failure> {
+        let found = async {
+            let address = address(&process, &dir.join("model.addr"), START_LIMIT).await?;
+            let control = self::address(&process, &dir.join("model-control.addr"), START_LIMIT).await?;
+            let ca_pem = std::fs::read_to_string(dir.join("model-ca.pem"))?;
+            Ok::<_, Failure>((address, control, ca_pem))
+        };
+        let (address, control, ca_pem) = found.await.map_err(harness)?;
+        let control = Api::new(&format!("http://{control}"), None, exchanges)?;
+        Ok(Self { process, address, ca_pem, control })
+    }
+
+    /// Every request it has had, in order.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub async fn requests(&self) -> Result<Vec<ModelRequest>, Failure> {
+        let reply = self.control.get("/requests").await.and_then(|reply| reply.expect(200)).map_err(harness)?;
+        let list: Vec<Value> = serde_json::from_slice(&reply.body).map_err(Failure::harness)?;
+        Ok(list.into_iter().map(ModelRequest).collect())
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// A fixture that fails says nothing about the deployment.
+fn harness(failure: Failure) -> Failure {
+    Failure::harness(format!("fixture: {failure}"))
+}
+
+/// A request as the model endpoint saw it.
+#[derive(Debug, Clone)]
+pub struct ModelRequest(pub Value);
+
+impl ModelRequest {
+    /// `valid`, `missing` or `invalid`.
+    #[must_use]
+    pub fn signature(&self) -> &str {
+        self.0["signature"].as_str().unwrap_or("unknown")
+    }
+
+    /// What it was answered.
+    #[must_use]
+    pub fn status(&self) -> u64 {
+        self.0["status"].as_u64().unwrap_or(0)
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0["path"].as_str().unwrap_or_default()
+    }
+}
+
+/// How an origin speaks.
+#[derive(Debug, Clone, Copy)]
+pub enum OriginKind {
+    /// HTTP; tells what it was asked.
+    Plain,
+    /// The same over TLS, with a certificate for these names.
+    Tls(&'static str),
+    /// Sends back whatever it gets.
+    Raw,
+}
+
+/// A server that a room may be allowed to reach.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Its process.
+    pub process: Process,
+    /// Where it listens.
+    pub address: String,
+    /// For HTTPS: where its certificate authority's PEM file is.
+    pub ca: Option<PathBuf>,
+}
+
+impl Origin {
+    /// What to start; `name` tells several apart.
+    #[must_use]
+    pub fn program(binary: &Path, dir: &Path, name: &str, kind: OriginKind) -> Program {
+        let file = |what: &str| dir.join(format!("{name}.{what}")).display().to_string();
+        let mut args =
+            vec!["origin".to_owned(), "--listen=127.0.0.1:0".to_owned(), format!("--addr-file={}", file("addr"))];
+        match kind {
+            OriginKind::Plain => {}
+            OriginKind::Tls(hosts) => {
+                args.extend(["--tls".to_owned(), format!("--ca-out={}", file("ca")), format!("--hosts={hosts}")]);
+            }
+            OriginKind::Raw => args.push("--raw".to_owned()),
+        }
+        Program::new(binary, args)
+    }
+
+    /// Waits until a started one listens.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ready(process: Process, dir: &Path, name: &str, kind: OriginKind) -> Result<Self, Failure> {
+        let address = address(&process, &dir.join(format!("{name}.addr")), START_LIMIT).await.map_err(harness)?;
+        Ok(Self { process, address, ca: matches!(kind, OriginKind::Tls(_)).then(|| dir.join(format!("{name}.ca"))) })
+    }
+}

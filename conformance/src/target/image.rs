@@ -1,0 +1,128 @@
+//! Images and containers that a scenario makes for itself.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use bollard::errors::Error as DockerError;
+use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig};
+use bollard::query_parameters::{
+    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, RemoveImageOptionsBuilder, StartContainerOptions,
+};
+use futures::StreamExt;
+
+use super::engine::{Engine, ROOM_SOCKETS, Room};
+use crate::failure::Failure;
+
+/// Labels what a run made beside its deployments' rooms: images, and containers of its own.
+pub const LABEL_RUN: &str = "nagaya.conformance.run";
+
+/// How long the change to an image may take.
+const CHANGE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Makes the image `tag`: `base`, changed by a line of shell that root runs in it, and otherwise as it was. It is one layer, made
+/// by a commit: on some storage drivers every layer costs a comparison of the whole image, and a build makes one for every step.
+/// The container `name` that is needed for it is removed.
+///
+/// # Errors
+/// The line fails, or the engine refuses.
+pub async fn derive(
+    engine: &Engine,
+    run: &str,
+    tag: &str,
+    base: &str,
+    name: &str,
+    change: &str,
+) -> Result<(), Failure> {
+    let docker = engine.docker();
+    let original = docker.inspect_image(base).await?.config.unwrap_or_default();
+    // A commit cannot take an entrypoint away again, so none is given to an image that has none.
+    let has_entrypoint = original.entrypoint.as_ref().is_some_and(|entrypoint| !entrypoint.is_empty());
+    let shell = ["sh", "-euc", change].map(str::to_owned).to_vec();
+    let body = ContainerCreateBody {
+        image: Some(base.to_owned()),
+        user: Some("0:0".to_owned()),
+        entrypoint: has_entrypoint.then(|| shell.clone()),
+        cmd: Some(if has_entrypoint { Vec::new() } else { shell }),
+        labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.to_owned())])),
+        host_config: Some(HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() }),
+        ..ContainerCreateBody::default()
+    };
+    docker.create_container(Some(CreateContainerOptionsBuilder::new().name(name).build()), body).await?;
+    let container = engine.container(name);
+    docker.start_container(name, None::<StartContainerOptions>).await?;
+    let status = tokio::time::timeout(CHANGE_LIMIT, ended(engine, name)).await;
+    let status = status.map_err(|_| Failure::harness(format!("changing {base}: not done in {CHANGE_LIMIT:?}")))??;
+    if status != 0 {
+        let printed = container.logs().await.unwrap_or_default();
+        return Err(Failure::harness(format!("changing {base}: status {status}, printed {printed:?}")));
+    }
+    let json = |list: Option<Vec<String>>| serde_json::to_string(&list.unwrap_or_default()).map_err(Failure::harness);
+    let mut changes = format!("CMD {}", json(original.cmd)?);
+    if has_entrypoint {
+        changes = format!("ENTRYPOINT {}\n{changes}", json(original.entrypoint)?);
+    }
+    if let Some(user) = original.user.filter(|user| !user.is_empty()) {
+        changes = format!("{changes}\nUSER {user}");
+    }
+    let (repository, version) = tag.split_once(':').unwrap_or((tag, "latest"));
+    let commit = CommitContainerOptionsBuilder::new().container(name).repo(repository).tag(version).changes(&changes);
+    docker.commit_container(commit.build(), ContainerConfig::default()).await?;
+    container.remove().await
+}
+
+/// Waits until a container has ended, and gives its status.
+async fn ended(engine: &Engine, name: &str) -> Result<i64, Failure> {
+    let mut wait = std::pin::pin!(engine.docker().wait_container(name, None));
+    match wait.next().await {
+        Some(Ok(answer)) => Ok(answer.status_code),
+        // The client makes an error of every status but 0.
+        Some(Err(DockerError::DockerContainerWaitError { code, .. })) => Ok(code),
+        Some(Err(error)) => Err(error.into()),
+        None => Err(Failure::harness(format!("waiting for {name}: no answer"))),
+    }
+}
+
+/// Removes an image; one that is gone already is no error.
+///
+/// # Errors
+/// The engine refuses.
+pub async fn remove(engine: &Engine, tag: &str) -> Result<(), Failure> {
+    let options = RemoveImageOptionsBuilder::new().force(true).build();
+    match engine.docker().remove_image(tag, Some(options), None).await {
+        Ok(_) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Starts the image by its own default command, locked up as the contract wants a room, with `sockets` as its socket directory.
+///
+/// # Errors
+/// The container cannot be made or started.
+pub async fn start_room(engine: &Engine, run: &str, name: &str, image: &str, sockets: &Path) -> Result<Room, Failure> {
+    let owned = "rw,exec,nosuid,nodev,mode=0700,uid=1000,gid=1000,size=64m".to_owned();
+    let body = ContainerCreateBody {
+        image: Some(image.to_owned()),
+        labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.to_owned())])),
+        host_config: Some(HostConfig {
+            network_mode: Some("none".to_owned()),
+            readonly_rootfs: Some(true),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            binds: Some(vec![format!("{}:{ROOM_SOCKETS}", sockets.display())]),
+            tmpfs: Some(HashMap::from([
+                ("/tmp".to_owned(), "rw,noexec,nosuid,nodev,mode=1777,size=64m".to_owned()),
+                ("/workspace".to_owned(), owned.clone()),
+                ("/home/appuser".to_owned(), owned),
+            ])),
+            memory: Some(512 << 20),
+            pids_limit: Some(64),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    };
+    let options = CreateContainerOptionsBuilder::new().name(name).build();
+    engine.docker().create_container(Some(options), body).await?;
+    engine.docker().start_container(name, None::<StartContainerOptions>).await?;
+    Ok(engine.container(name))
+}

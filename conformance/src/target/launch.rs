@@ -1,0 +1,260 @@
+//! Starting a deployment as a process, with a scripted model behind it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rand::RngExt;
+
+use super::deployment::{Deployment, READY_LIMIT, Server};
+use super::engine::Engine;
+use super::fixtures::{Credentials, Model, Origin, OriginKind};
+use super::process::{Process, Program};
+use crate::context::Context;
+use crate::evidence::Witness;
+use crate::failure::{Failure, check};
+use crate::run::Made;
+use crate::scenario::Capability;
+
+/// The region of launched deployments.
+pub const REGION: &str = "us-east-1";
+
+/// How a deployment is to be launched.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    settings: BTreeMap<String, String>,
+    pins: Vec<String>,
+    ca_pem: String,
+    not_ready: bool,
+    no_model: bool,
+}
+
+impl Launch {
+    /// Settings that make a scenario quick and leave nothing behind; everything else has its default.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Another setting, or another value for one of the suite's.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.settings.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// A name of the outside world that leads to an origin of the suite's.
+    #[must_use]
+    pub fn pin(mut self, host: &str, port: u16, origin: &Origin) -> Self {
+        self = self.pin_address(host, port, &origin.address);
+        if let Some(ca) = &origin.ca {
+            self.ca_pem.push_str(&std::fs::read_to_string(ca).unwrap_or_default());
+        }
+        self
+    }
+
+    /// A name of the outside world that leads to an address.
+    #[must_use]
+    pub fn pin_address(mut self, host: &str, port: u16, address: &str) -> Self {
+        self.pins.push(format!("{host}:{port}:{address}"));
+        self
+    }
+
+    /// Does not wait until the deployment is ready: it listens, that is enough.
+    #[must_use]
+    pub fn not_waiting(mut self) -> Self {
+        self.not_ready = true;
+        self
+    }
+
+    /// Starts no model: no run will be asked for.
+    #[must_use]
+    pub fn without_model(mut self) -> Self {
+        self.no_model = true;
+        self
+    }
+}
+
+impl Context {
+    /// The deployment under test: somebody else's, or one launched with the suite's own settings.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn deployment(&self) -> Result<Deployment, Failure> {
+        let options = &self.run.options;
+        let Some(target) = &options.target else {
+            let launch = Launch::new();
+            let needs_model = self.scenario.requires.contains(&Capability::Model);
+            return self.launch(if needs_model { launch } else { launch.without_model().not_waiting() }).await;
+        };
+        let api = crate::client::http::Api::new(target, options.api_key.as_deref(), self.exchanges().clone())?;
+        let engine = self.run.capabilities.engine.clone();
+        Ok(Deployment { api, id: options.deployment.clone(), engine, server: None, model: None })
+    }
+
+    /// Launches a deployment of the scenario's own.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn launch(&self, launch: Launch) -> Result<Deployment, Failure> {
+        let id = self.unique("d");
+        let credentials = self.credentials();
+        let model = if launch.no_model { None } else { Some(self.start_model(&id, &credentials).await?) };
+        let sockets = self.socket_dir()?;
+        let program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
+        let engine = self.run.capabilities.engine.clone();
+        self.rooms_of(&id, engine.as_ref())?;
+
+        let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
+        let process = Process::start(&program, &self.run.id, &log)?;
+        self.now_runs(&process);
+        self.add_witness(Witness::Log(process.clone()));
+        let run = self.run.id.clone();
+        let server = Server { program, process, sockets, credentials, addr_file, log, run };
+        let api = server.listening(self.exchanges().clone()).await?;
+
+        let before = api.get("/metrics").await.map_or_else(|failure| failure.to_string(), |reply| reply.text());
+        self.add_witness(Witness::Metrics(api.clone(), before));
+        if let Some(model) = &model {
+            self.add_witness(Witness::Model(model.clone()));
+        }
+        let deployment = Deployment { api, id: Some(id), engine, server: Some(server), model };
+        if !launch.not_ready {
+            deployment.ready(READY_LIMIT).await?;
+        }
+        Ok(deployment)
+    }
+
+    /// Starts an origin.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn origin(&self, kind: OriginKind) -> Result<Origin, Failure> {
+        let name = self.unique("origin");
+        let program = Origin::program(&self.run.capabilities.fixtures, self.dir(), &name, kind);
+        let process = self.start_fixture(&program, &name)?;
+        Origin::ready(process, self.dir(), &name, kind).await
+    }
+
+    /// Containers labelled with `deployment` are this scenario's: none may be left when its server has gone.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn rooms_of(&self, deployment: &str, engine: Option<&Engine>) -> Result<(), Failure> {
+        let Some(engine) = engine.cloned() else {
+            return Ok(());
+        };
+        self.run.will_make(&Made::Deployment(deployment.to_owned()))?;
+        self.add_witness(Witness::Rooms(engine.clone(), deployment.to_owned()));
+        let deployment = deployment.to_owned();
+        self.resources.add(format!("containers of {deployment}"), move || async move {
+            let left = remove_rooms(&engine, &deployment).await?;
+            check(left.is_empty(), format!("left over: {}", left.join(", ")))
+        });
+        Ok(())
+    }
+
+    fn credentials(&self) -> Credentials {
+        let mut rng = rand::rng();
+        let mut text =
+            |length| (0..length).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect::<String>();
+        let id = format!("AKIDTEST{}", text(12).to_uppercase());
+        let credentials = Credentials { id, secret: text(40) };
+        self.secrets().add(&credentials.secret);
+        credentials
+    }
+
+    fn start_fixture(&self, program: &Program, name: &str) -> Result<Process, Failure> {
+        let process = Process::start(program, &self.run.id, &self.dir().join(format!("{name}.log")))?;
+        let to_stop = process.clone();
+        self.resources.add(format!("fixture {name}"), move || async move { to_stop.kill().await });
+        Ok(process)
+    }
+
+    async fn start_model(&self, name: &str, credentials: &Credentials) -> Result<Model, Failure> {
+        let dir = self.dir().join(format!("{name}-model"));
+        std::fs::create_dir(&dir)?;
+        let program = Model::program(&self.run.capabilities.fixtures, &dir, credentials);
+        let process = self.start_fixture(&program, &format!("{name}-model"))?;
+        Model::ready(process, &dir, self.exchanges().clone()).await
+    }
+
+    fn server_program(
+        &self,
+        id: &str,
+        launch: &Launch,
+        credentials: &Credentials,
+        model: Option<&Model>,
+        sockets: &std::path::Path,
+    ) -> Result<Program, Failure> {
+        let in_dir = |name: String| self.dir().join(name).display().to_string();
+        let mut pins = launch.pins.clone();
+        let mut ca_pem = launch.ca_pem.clone();
+        if let Some(model) = model {
+            ca_pem.push_str(&model.ca_pem);
+            for service in ["bedrock-runtime", "bedrock"] {
+                pins.push(format!("{service}.{REGION}.amazonaws.com:443:{}", model.address));
+            }
+        }
+        let mut program =
+            self.bare_server(["serve".to_owned(), format!("--addr-file={}", in_dir(format!("{id}.addr")))]);
+        let mut set = |name: &str, value: String| program.env.insert(name.to_owned(), value);
+        if !ca_pem.is_empty() {
+            let path = in_dir(format!("{id}-ca.pem"));
+            std::fs::write(&path, ca_pem)?;
+            set("PROXY_EXTRA_CA_FILE", path);
+            set("PROXY_RESOLVE", pins.join(","));
+        } else if !pins.is_empty() {
+            set("PROXY_RESOLVE", pins.join(","));
+        }
+        set("BIND_ADDR", "127.0.0.1:0".to_owned());
+        set("STATE_DIR", in_dir(format!("{id}-state")));
+        set("DEPLOYMENT_ID", id.to_owned());
+        set("WORKSPACE_SOCKET_BASE_PATH", sockets.display().to_string());
+        set("AWS_ACCESS_KEY_ID", credentials.id.clone());
+        set("AWS_SECRET_ACCESS_KEY", credentials.secret.clone());
+        set("AWS_REGION", REGION.to_owned());
+        set("CONTAINER_IMAGE", self.run.options.image.clone());
+        set("WARM_POOL_MIN_SIZE", "0".to_owned());
+        set("SHUTDOWN_WORKSPACES", "destroy".to_owned());
+        set("SHUTDOWN_TIMEOUT", "5".to_owned());
+        set("CONTAINER_GRACE_PERIOD", "1".to_owned());
+        // Scenarios poll, and must not be slowed down by what another scenario is about.
+        set("RATE_LIMIT_REQUESTS", "0".to_owned());
+        set("LOG_FORMAT", "json".to_owned());
+        if let Some(engine) = &self.run.capabilities.engine {
+            set("DOCKER_SOCKET_PATH", format!("unix://{}", engine.socket().display()));
+        }
+        program.env.extend(launch.settings.clone());
+        Ok(program)
+    }
+
+    /// The server's binary with nothing in its environment but a home directory and the search path.
+    pub fn bare_server<A: Into<std::ffi::OsString>>(&self, args: impl IntoIterator<Item = A>) -> Program {
+        let mut program = Program::new(&self.run.capabilities.server, args);
+        program.env.insert("HOME".to_owned(), self.dir().display().to_string());
+        if let Ok(path) = std::env::var("PATH") {
+            program.env.insert("PATH".to_owned(), path);
+        }
+        program
+    }
+}
+
+/// Removes all containers of a deployment, with their socket directories, and tells which there were.
+///
+/// # Errors
+/// The engine refuses.
+pub async fn remove_rooms(engine: &Engine, deployment: &str) -> Result<Vec<String>, Failure> {
+    let mut removed = Vec::new();
+    for room in engine.rooms(deployment, false).await? {
+        let dir: Option<PathBuf> = room.socket_dir().await.ok();
+        // Only what is plainly the room's own: a deployment that mounts something else must not make this suite remove that.
+        let dir = dir.filter(|dir| dir.file_name().and_then(|name| name.to_str()) == room.workspace.as_deref());
+        let running = room.is_running().await?;
+        room.remove().await?;
+        if let Some(dir) = dir.filter(|dir| dir.exists()) {
+            tokio::fs::remove_dir_all(&dir).await?;
+        }
+        removed.push(format!("{} ({})", room.id, if running { "running" } else { "stopped" }));
+    }
+    Ok(removed)
+}

@@ -1,0 +1,10 @@
+//! What is tested, and what it is tested with: the deployment, its engine, its model, its origins.
+
+pub mod binaries;
+pub mod deployment;
+pub mod engine;
+pub mod fixtures;
+pub mod image;
+pub mod launch;
+pub mod process;
+pub mod relay;

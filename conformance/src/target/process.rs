@@ -1,0 +1,235 @@
+//! A program the suite started, and that it will stop.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+
+use crate::failure::{Failure, check};
+
+/// Marks every process of a run in its environment, so that `gc` finds what a killed run left.
+pub const RUN_MARK: &str = "NAGAYA_CONFORMANCE_RUN";
+
+/// How long a server may take to stop at the end of a scenario; its settings ask for less.
+const RETIRE_LIMIT: Duration = Duration::from_secs(25);
+
+/// What to start, and with what.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The executable.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Its whole environment, but for [`RUN_MARK`].
+    pub env: BTreeMap<String, String>,
+}
+
+impl Program {
+    /// A program with arguments and nothing in its environment.
+    pub fn new<A: Into<OsString>>(path: &Path, args: impl IntoIterator<Item = A>) -> Self {
+        Self { path: path.to_owned(), args: args.into_iter().map(Into::into).collect(), env: BTreeMap::new() }
+    }
+
+    fn command(&self, run: &str) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.args).env_clear().envs(&self.env).env(RUN_MARK, run);
+        // A group of its own: a SIGINT from the terminal is for the suite, which then stops everything in order.
+        command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+        command
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// It cannot be started, or has not ended within `limit`; then it was killed.
+    pub async fn output(&self, run: &str, limit: Duration) -> Result<std::process::Output, Failure> {
+        let name = self.path.display();
+        match tokio::time::timeout(limit, self.command(run).output()).await {
+            Ok(output) => Ok(output.with_context(|| format!("cannot start {name}"))?),
+            Err(_) => {
+                Err(Failure::mismatch(format!("{name} {:?}", self.args), format!("an end within {limit:?}"), "none"))
+            }
+        }
+    }
+}
+
+/// A running program; what it prints is in [`Process::log`].
+#[derive(Debug, Clone)]
+pub struct Process {
+    name: String,
+    pid: u32,
+    log: PathBuf,
+    child: Arc<Mutex<Child>>,
+    /// Somebody waited for its end, so that it is no surprise.
+    end_was_seen: Arc<AtomicBool>,
+}
+
+impl Process {
+    /// Starts `program`; its output is appended to the file `log`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(program: &Program, run: &str, log: &Path) -> anyhow::Result<Self> {
+        let name = program.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let out = File::options().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
+        let child = program
+            .command(run)
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.path.display()))?;
+        let pid = child.id().context("ended before it could be looked at")?;
+        Ok(Self { name, pid, log: log.to_owned(), child: Arc::new(Mutex::new(child)), end_was_seen: Arc::default() })
+    }
+
+    /// Its process id; another process may have it once this one has ended.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it has printed so far.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Its status, if it has ended.
+    pub async fn ended(&self) -> Option<ExitStatus> {
+        self.child.lock().await.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It goes on beyond `limit`.
+    pub async fn wait(&self, limit: Duration) -> Result<ExitStatus, Failure> {
+        let mut child = self.child.lock().await;
+        match tokio::time::timeout(limit, child.wait()).await {
+            Ok(status) => {
+                self.end_was_seen.store(true, Ordering::Relaxed);
+                Ok(status?)
+            }
+            Err(_) => Err(Failure::mismatch(
+                format!("{} (pid {})", self.name, self.pid),
+                format!("an end within {limit:?}"),
+                "it goes on",
+            )),
+        }
+    }
+
+    /// Sends a signal; nothing happens where it has ended already.
+    ///
+    /// # Errors
+    /// The signal cannot be sent.
+    pub async fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        // Until it is waited for, its pid cannot become another's: the lock keeps others from waiting meanwhile.
+        let mut child = self.child.lock().await;
+        if child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Failure::harness(format!("{} is not a process id", self.pid)))?;
+        kill_process(pid, signal).map_err(|error| Failure::harness(format!("{signal:?} to {}: {error}", self.name)))
+    }
+
+    /// SIGTERM, and SIGKILL once `limit` is over.
+    ///
+    /// # Errors
+    /// It had to be killed.
+    pub async fn stop(&self, limit: Duration) -> Result<ExitStatus, Failure> {
+        self.signal(Signal::TERM).await?;
+        let stopped = self.wait(limit).await;
+        if stopped.is_err() {
+            self.kill().await?;
+        }
+        stopped.map_err(|failure| failure.during("after SIGTERM"))
+    }
+
+    /// SIGKILL, and waits.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub async fn kill(&self) -> Result<(), Failure> {
+        self.end_was_seen.store(true, Ordering::Relaxed);
+        Ok(self.child.lock().await.kill().await?)
+    }
+}
+
+impl Process {
+    /// The end of a scenario: the process must still be there, unless the scenario itself has seen it end, and must go, with
+    /// status 0, when told to.
+    ///
+    /// # Errors
+    /// One of these is not so.
+    pub async fn retire(&self) -> Result<(), Failure> {
+        if self.end_was_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if let Some(status) = self.ended().await {
+            return Err(Failure::mismatch(
+                "the process",
+                "running until it is told to stop",
+                format!("ended by itself, {status}"),
+            ));
+        }
+        let status = self.stop(RETIRE_LIMIT).await?;
+        check(status.success(), format!("after SIGTERM it ended with {status}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::poll::eventually;
+
+    async fn shell(line: &str, log: &Path) -> Process {
+        let process = Process::start(&Program::new(Path::new("/bin/sh"), ["-c", line]), "test", log).expect("started");
+        let ready = eventually(Duration::from_secs(5), "a first line", || {
+            std::future::ready(if process.printed().contains('\n') { Ok(()) } else { Err(process.printed()) })
+        });
+        ready.await.expect("a first line");
+        process
+    }
+
+    #[tokio::test]
+    async fn retiring_tells_a_good_end_from_bad_ones() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = |name: &str| dir.path().join(name);
+        let wait = "echo up; while :; do sleep 0.02; done";
+        let good = shell(&format!("trap 'exit 0' TERM; {wait}"), &log("good")).await;
+        good.retire().await.expect("a server that stops when told to");
+        good.retire().await.expect("its end was seen");
+
+        let bad = shell(&format!("trap 'exit 3' TERM; {wait}"), &log("bad")).await;
+        assert!(bad.retire().await.expect_err("status 3").to_string().contains("exit status: 3"));
+
+        let dead = shell("echo up", &log("dead")).await;
+        let ended = eventually(Duration::from_secs(5), "its end", async || dead.ended().await.ok_or("running"));
+        ended.await.expect("ended");
+        assert!(dead.retire().await.expect_err("ended early").to_string().contains("by itself"));
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_stop_is_killed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let deaf = shell("trap '' TERM; echo up; while :; do sleep 0.02; done", &dir.path().join("deaf")).await;
+        assert!(deaf.stop(Duration::from_millis(100)).await.is_err());
+        assert!(deaf.ended().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_command_that_hangs_is_ended() {
+        let program = Program::new(Path::new("/bin/sleep"), ["60"]);
+        assert!(program.output("test", Duration::from_millis(50)).await.is_err());
+    }
+}

@@ -1,0 +1,54 @@
+//! The registry as tests of `cargo nextest`: each scenario by its id, in a process of its own.
+//!
+//! Here nothing is excused: a scenario that could not run has failed.
+
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use nagaya_conformance::capabilities::Capabilities;
+use nagaya_conformance::outcome::Outcome;
+use nagaya_conformance::report::terminal;
+use nagaya_conformance::run::{Options, Run};
+use nagaya_conformance::runner;
+use nagaya_conformance::scenario::Scenario;
+use nagaya_conformance::scenarios;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Where random choices start from; a failure says which number was used.
+const SEED_VARIABLE: &str = "NAGAYA_CONFORMANCE_SEED";
+
+fn main() {
+    let trials = scenarios::all().into_iter().map(|scenario| Trial::test(scenario.id, move || run(scenario))).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn run(scenario: &'static Scenario) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(execute(scenario))
+}
+
+async fn execute(scenario: &'static Scenario) -> Result<(), Failed> {
+    let mut options = Options::default();
+    if let Ok(seed) = std::env::var(SEED_VARIABLE) {
+        options.seed = seed.parse().map_err(|_| format!("{SEED_VARIABLE}={seed:?} is not a number"))?;
+    }
+    let capabilities = Capabilities::settle(&options).await.map_err(|error| format!("{error:#}"))?;
+    let run = Arc::new(Run::begin(options, capabilities).map_err(|error| format!("{error:#}"))?);
+    // nextest ends a test that takes too long with SIGTERM, and leaves it some time to clean up.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut execution = std::pin::pin!(runner::execute(&run, scenario));
+    let report = loop {
+        tokio::select! {
+            report = &mut execution => break report,
+            _ = terminate.recv() => run.cancel.cancel(),
+            _ = interrupt.recv() => run.cancel.cancel(),
+        }
+    };
+    let ended = run.end();
+    report.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    if report.outcome != Outcome::Pass {
+        let (details, evidence) = (terminal::details(&report), terminal::evidence(&report));
+        return Err(Failed::from(format!("{}\n{details}\n{evidence}", report.outcome)));
+    }
+    Ok(ended?)
+}

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Removes every container, image and socket directory of ours from this machine, and stops what `make serve` left.
+# What others made is not touched: containers are found by our label, images by our names.
+. "$(dirname "$0")/lib.sh"
+step "Removing containers"
+docker ps -aq --filter label=nagaya.deployment | xargs -r docker rm -f >/dev/null
+step "Removing images"
+{
+  docker images -q --filter label=nagaya.image.inputs
+  docker images -q 'nagaya/*'
+} | sort -u | xargs -r docker rmi -f >/dev/null
+step "Removing socket and state directories"
+rm -rf -- "$(socket_base)" "$(stack_state_dir)"
+echo "clean-host: ok"

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Serves until Ctrl-C, with a scripted model or, with MODEL=bedrock, the real one; prints how to talk to it.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/stack.sh"
+trap stack_stop EXIT
+trap 'exit 0' INT TERM
+
+case ${MODEL:-scripted} in
+  scripted) stack_model ;;
+  bedrock) ;;
+  *) die "MODEL=$MODEL: accepted: scripted, bedrock" ;;
+esac
+# Rooms do not outlive this command, so nothing is left behind.
+export SHUTDOWN_WORKSPACES=${SHUTDOWN_WORKSPACES:-destroy}
+stack_server
+url=http://$(cat "$stack_dir/server.addr")
+wait_until 30 curl -sf -o /dev/null "$url/health/ready" || die "Not ready: $(curl -s "$url/health/ready")"
+model=us.anthropic.claude-sonnet-4-5-20250929-v1:0
+json='content-type: application/json'
+# A second start finds them there, and says 409.
+curl -s -o /dev/null -H "$json" "$url/api/models" -d '{"model_id":"sonnet","display_name":"Claude Sonnet","bedrock_model_id":"'$model'","context_window":200000,"max_output_tokens":64000,"input_token_price":"0.003","output_token_price":"0.015"}'
+curl -s -o /dev/null -H "$json" "$url/api/tenants" -d '{"tenant_id":"demo","model_id":"sonnet"}'
+
+cat <<TEXT
+
+Serving on $url — API description: $url/docs — log: $stack_dir/server.log
+TEXT
+if [ "${MODEL:-scripted}" = scripted ]; then
+  cat <<TEXT
+The model is scripted: it plays a part and calls no one. For Bedrock: make serve MODEL=bedrock, with AWS credentials and
+AWS_REGION in the environment.
+TEXT
+fi
+cat <<TEXT
+
+A tenant "demo" and a model "sonnet" are there. In another terminal:
+
+  curl -s $url/health
+  C=\$(curl -s -H '$json' $url/api/tenants/demo/conversations -d '{"user_id":"me"}' | sed 's/.*"conversation_id":"\([^"]*\)".*/\1/')
+  curl -sN -H '$json' $url/api/tenants/demo/conversations/\$C/stream -d '{"user_input":"Write a haiku into haiku.txt"}'
+  curl -s $url/api/tenants/demo/conversations/\$C/messages
+  curl -s $url/api/admin/workspaces
+  docker inspect \$(docker ps -q --filter label=nagaya.deployment)
+  curl -s -X DELETE $url/api/tenants/demo/conversations/\$C
+
+Ctrl-C stops it and releases every room.
+TEXT
+wait "${pids[-1]}"

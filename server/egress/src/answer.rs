@@ -1,0 +1,183 @@
+//! The proxy's own answers. They name the host and the reason, and echo nothing else of the request.
+
+use http::StatusCode;
+use serde_json::json;
+
+use crate::resolver::ResolveError;
+use crate::trail::Decision;
+
+/// Header of the proxy's own answers, which no target can forge: it is dropped from theirs.
+pub(crate) const X_NAGAYA_EGRESS: &str = "x-nagaya-egress";
+
+/// Why a request is not, or cannot be, served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) decision: Decision,
+    message: &'static str,
+}
+
+impl Refusal {
+    fn denial(status: StatusCode, reason: &'static str, message: &'static str) -> Self {
+        Self { status, decision: Decision::Denied(reason), message }
+    }
+
+    fn failure(status: StatusCode, reason: &'static str, message: &'static str) -> Self {
+        Self { status, decision: Decision::Failed(reason), message }
+    }
+
+    /// The request is not well formed, or can be read in more than one way.
+    pub(crate) fn malformed(message: &'static str) -> Self {
+        Self::denial(StatusCode::BAD_REQUEST, "malformed", message)
+    }
+
+    /// Policy does not allow it.
+    pub(crate) fn denied(reason: &'static str) -> Self {
+        Self::denial(StatusCode::FORBIDDEN, reason, "policy does not allow this")
+    }
+
+    /// The request was signed by its sender in a way that cannot be signed again.
+    pub(crate) fn signed_already(reason: &'static str, message: &'static str) -> Self {
+        Self::denial(StatusCode::BAD_REQUEST, reason, message)
+    }
+
+    pub(crate) fn method() -> Self {
+        // TRACE sends back what it got (RFC 9110, 9.3.8): with it the credential that was added.
+        Self::denial(StatusCode::METHOD_NOT_ALLOWED, "method", "TRACE is not forwarded")
+    }
+
+    pub(crate) fn expectation() -> Self {
+        Self::denial(StatusCode::EXPECTATION_FAILED, "expectation", "100-continue is all that can be expected")
+    }
+
+    pub(crate) fn head_too_large() -> Self {
+        let message = "a request's head has at most 16 KiB and 100 headers";
+        Self::denial(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", message)
+    }
+
+    pub(crate) fn head_timeout() -> Self {
+        Self::denial(StatusCode::REQUEST_TIMEOUT, "head_timeout", "the request's head took too long")
+    }
+
+    pub(crate) fn body_timeout() -> Self {
+        Self::denial(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the request's body took too long")
+    }
+
+    pub(crate) fn body_too_large() -> Self {
+        Self::denial(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "a body may not be this large")
+    }
+
+    pub(crate) fn signed_body_too_large() -> Self {
+        let message = "a body that has to be signed may not be this large";
+        Self::denial(StatusCode::PAYLOAD_TOO_LARGE, "signed_body_too_large", message)
+    }
+
+    pub(crate) fn too_many() -> Self {
+        let message = "too many requests at once";
+        Self::denial(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
+    }
+
+    pub(crate) fn no_buffers() -> Self {
+        let message = "too many bodies are being signed at once";
+        Self::denial(StatusCode::TOO_MANY_REQUESTS, "no_buffers", message)
+    }
+
+    pub(crate) fn no_credentials() -> Self {
+        let message = "the proxy has no credentials for this host, and sends nothing without";
+        Self::failure(StatusCode::SERVICE_UNAVAILABLE, "no_credentials", message)
+    }
+
+    /// The target, or the way to it.
+    pub(crate) fn failed(reason: &'static str, message: &'static str) -> Self {
+        Self::failure(StatusCode::BAD_GATEWAY, reason, message)
+    }
+
+    /// Something of the proxy's own.
+    pub(crate) fn internal(reason: &'static str) -> Self {
+        Self::failure(StatusCode::INTERNAL_SERVER_ERROR, reason, "the proxy could not do this")
+    }
+
+    pub(crate) fn timeout(reason: &'static str) -> Self {
+        Self::failure(StatusCode::GATEWAY_TIMEOUT, reason, "the target did not answer in time")
+    }
+
+    /// Nobody reads the answer; the status is for the record, and the one nginx uses for this.
+    pub(crate) fn client_gone() -> Self {
+        let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+        Self::failure(status, "client_gone", "the client left")
+    }
+
+    fn code(&self) -> &'static str {
+        match (self.decision, self.status) {
+            (Decision::Denied(_), StatusCode::FORBIDDEN) => "EGRESS_DENIED",
+            (Decision::Denied(_), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS) => "EGRESS_LIMIT",
+            (Decision::Denied(_), StatusCode::REQUEST_TIMEOUT | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
+                "EGRESS_LIMIT"
+            }
+            (Decision::Denied(_), _) => "EGRESS_MALFORMED",
+            (Decision::Allowed | Decision::Failed(_), _) => "EGRESS_FAILED",
+        }
+    }
+
+    /// The whole answer, as bytes. `host` is normalised: nothing of the request's own words is in it.
+    pub(crate) fn answer(&self, host: &str, close: bool, body: bool) -> Vec<u8> {
+        let kind = if matches!(self.decision, Decision::Denied(_)) { "denied" } else { "failed" };
+        let reason = self.decision.reason();
+        let told = json!({"error": {"code": self.code(), "reason": reason, "host": host, "message": self.message}});
+        let told = told.to_string();
+        let phrase = self.status.canonical_reason().unwrap_or("Refused");
+        let mut answer = format!(
+            "HTTP/1.1 {} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{X_NAGAYA_EGRESS}: {kind}\r\n",
+            self.status.as_u16(),
+            told.len(),
+        );
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            answer.push_str("retry-after: 1\r\n");
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110, 15.5.6.
+            answer.push_str("allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT\r\n");
+        }
+        if close {
+            answer.push_str("connection: close\r\n");
+        }
+        answer.push_str("\r\n");
+        if body {
+            answer.push_str(&told);
+        }
+        answer.into_bytes()
+    }
+}
+
+impl From<ResolveError> for Refusal {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Unknown => Self::failed("dns", "the host has no address"),
+            ResolveError::Timeout => Self::timeout("dns_timeout"),
+            ResolveError::Forbidden(kind) => Self::denied(match kind {
+                "loopback" => "address_loopback",
+                "private" | "shared" => "address_private",
+                "link-local" => "address_link_local",
+                _ => "address_reserved",
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_who_refused_and_why() {
+        let text = String::from_utf8(Refusal::denied("not_allowed").answer("a.example", true, true)).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{head}");
+        assert!(head.contains("\r\nx-nagaya-egress: denied\r\n") && head.ends_with("connection: close"), "{head}");
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(body["error"]["code"], "EGRESS_DENIED");
+        assert_eq!(body["error"]["reason"], "not_allowed");
+        assert_eq!(body["error"]["host"], "a.example");
+    }
+}

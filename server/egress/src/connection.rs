@@ -1,0 +1,196 @@
+//! One connection of a client: its requests, one after the other, each with one answer.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use http::{Method, StatusCode};
+use tokio::net::UnixStream;
+
+use crate::allow::Verdict;
+use crate::answer::Refusal;
+use crate::forward::{self, Admitted, Forwarded};
+use crate::head::{Framing, Head, Scan};
+use crate::listener::Shared;
+use crate::pool::Destination;
+use crate::proxy::{Egress, Gauge};
+use crate::record::Entry;
+use crate::socket;
+use crate::target::{Form, Target};
+use crate::trail::Decision;
+use crate::tunnel;
+
+/// Read at once while a head is to come.
+const READ: usize = 8 * 1024;
+
+/// What comes after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The next one, maybe.
+    Next,
+    /// Nothing; the last answer has to arrive.
+    Close,
+    /// Nothing, at once: what was sent is not whole, and must not look so.
+    Cut,
+}
+
+/// How a request that was not refused ended.
+enum Served {
+    Forwarded(Forwarded),
+    Tunnelled(Decision),
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: UnixStream) {
+    let Ok(_connection) = shared.connections.try_acquire() else {
+        let entry = Entry::new(&egress.trail, shared.identity(), None);
+        refuse(&client, entry, &Refusal::too_many(), true, true).await;
+        return socket::linger(&client).await;
+    };
+    let mut buffer = BytesMut::new();
+    loop {
+        let then = match next(&egress, &client, &mut buffer).await {
+            Ok(None) => return,
+            Ok(Some(head)) => request(&egress, &shared, &client, &mut buffer, head).await,
+            Err(refusal) => {
+                let entry = Entry::new(&egress.trail, shared.identity(), None);
+                refuse(&client, entry, &refusal, true, true).await;
+                Then::Close
+            }
+        };
+        match then {
+            Then::Next if buffer.is_empty() => buffer = BytesMut::new(),
+            Then::Next => {}
+            Then::Close => return socket::linger(&client).await,
+            Then::Cut => return,
+        }
+    }
+}
+
+/// The next request's head; `None` where there is none.
+async fn next(egress: &Egress, client: &UnixStream, buffer: &mut BytesMut) -> Result<Option<Head>, Refusal> {
+    if buffer.is_empty() {
+        match tokio::time::timeout(egress.limits.idle, socket::readable(client)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Ok(None),
+        }
+    }
+    let mut scan = Scan::default();
+    let whole = async {
+        loop {
+            if let Some(head) = scan.next(buffer)? {
+                return Ok(Some(head));
+            }
+            match socket::read(client, buffer, READ).await {
+                Ok(0) if buffer.is_empty() => return Ok(None),
+                Ok(0) => return Err(Refusal::malformed("the head broke off")),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::trace!(%error, "a client left");
+                    return Ok(None);
+                }
+            }
+        }
+    };
+    tokio::time::timeout(egress.limits.head, whole).await.unwrap_or(Err(Refusal::head_timeout()))
+}
+
+async fn request(
+    egress: &Arc<Egress>,
+    shared: &Shared,
+    client: &UnixStream,
+    buffer: &mut BytesMut,
+    head: Head,
+) -> Then {
+    let mut entry = Entry::new(&egress.trail, shared.identity(), Some(&head.method));
+    let body = head.method != Method::HEAD;
+    // What follows a refused request may be its body, or what was meant for a tunnel: it is never read as a request.
+    let alone = head.framing == Framing::None && head.method != Method::CONNECT && head.keep_alive;
+    match admit(egress, shared, client, buffer, head, &mut entry).await {
+        Ok(Served::Forwarded(Forwarded::Whole { status, keep })) => {
+            entry.answered(status);
+            entry.ended(Decision::Allowed);
+            if keep { Then::Next } else { Then::Close }
+        }
+        Ok(Served::Forwarded(Forwarded::Cut { status, why })) => {
+            entry.answered(status);
+            entry.ended(why.decision);
+            Then::Cut
+        }
+        Ok(Served::Tunnelled(decision)) => {
+            entry.ended(decision);
+            Then::Cut
+        }
+        Err(refusal) => {
+            let close = !alone || refusal.status == StatusCode::BAD_REQUEST;
+            refuse(client, entry, &refusal, close, body).await;
+            if close { Then::Close } else { Then::Next }
+        }
+    }
+}
+
+/// Answers with a refusal. The record is told first: who sees the answer may already look for it.
+async fn refuse(client: &UnixStream, mut entry: Entry, refusal: &Refusal, close: bool, body: bool) {
+    entry.refused(refusal);
+    let answer = refusal.answer(entry.host(), close, body);
+    drop(entry);
+    if let Err(error) = socket::write(client, &[&answer]).await {
+        tracing::trace!(%error, "a client left before its answer");
+    }
+}
+
+/// Decides on a request, and does what it asks for. An error means that nothing was answered yet.
+async fn admit(
+    egress: &Arc<Egress>,
+    shared: &Shared,
+    client: &UnixStream,
+    buffer: &mut BytesMut,
+    head: Head,
+    entry: &mut Entry,
+) -> Result<Served, Refusal> {
+    let (target, path) = Target::read(&head, egress.gateway.as_ref())?;
+    entry.aimed_at(&target);
+    let credential = match target.form {
+        Form::Connect => None,
+        Form::Absolute | Form::Origin => egress.credentials.get(&target.host),
+    };
+    // A credential is only ever sent over TLS; plain HTTP's port then means TLS's.
+    let tls = credential.is_some();
+    let port = if tls && target.port == 80 { 443 } else { target.port };
+    match egress.allowed.verdict(&target.host, port) {
+        Verdict::Allowed(rule) => entry.ruled_by(rule),
+        Verdict::DeniedBy(rule) => {
+            entry.ruled_by(rule);
+            return Err(Refusal::denied("denied_by_rule"));
+        }
+        Verdict::Unlisted => return Err(Refusal::denied("not_allowed")),
+    }
+    let _request = shared.requests.try_acquire().map_err(|_| Refusal::too_many())?;
+    let addresses = egress.resolver.resolve(&target.host, port).await?;
+    if target.form == Form::Connect {
+        let early = std::mem::take(buffer);
+        return open_tunnel(egress, client, early, &target, &addresses, entry).await.map(Served::Tunnelled);
+    }
+    let to = Destination { tls, host: &target.host, addresses: &addresses };
+    let port = Some(port).filter(|port| *port != if tls { 443 } else { 80 });
+    let admitted = Admitted { head, path, to, port, credential };
+    forward::forward(egress, client, buffer, admitted, &entry.meter).await.map(Served::Forwarded)
+}
+
+/// Connects to the target, and only then says so.
+async fn open_tunnel(
+    egress: &Arc<Egress>,
+    client: &UnixStream,
+    early: BytesMut,
+    target: &Target,
+    addresses: &[std::net::SocketAddr],
+    entry: &mut Entry,
+) -> Result<Decision, Refusal> {
+    let upstream = egress.pool.dial(addresses).await?;
+    let _gauge = Gauge::raise(egress, |egress| &egress.tunnels);
+    entry.answered(StatusCode::OK);
+    if socket::write(client, &[b"HTTP/1.1 200 Connection established\r\n\r\n"]).await.is_err() {
+        return Ok(Decision::Failed("client_gone"));
+    }
+    let to = (&target.host, target.port);
+    Ok(tunnel::carry(client, early, &upstream, to, &entry.meter, &egress.buffers, &egress.limits).await)
+}

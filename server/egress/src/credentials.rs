@@ -1,0 +1,138 @@
+//! Which hosts get which credential. Secrets are read when they are needed and never shown.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use http::HeaderName;
+
+use crate::allow::{HostPattern, items};
+use crate::host::Host;
+
+/// `HOST=sigv4:SERVICE:REGION`, `HOST=header:NAME:env:VARIABLE`, `HOST=header:NAME:file:PATH`; HOST as in the allow-list,
+/// without a port. The first that matches counts.
+#[derive(Debug, Clone, Default)]
+pub struct CredentialRules(Vec<(HostPattern, Credential)>);
+
+/// What is added to a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Credential {
+    /// A signature (AWS Signature Version 4).
+    SigV4 {
+        /// Service it is for.
+        service: String,
+        /// Region it is for.
+        region: String,
+    },
+    /// A header.
+    Header(HeaderName, Secret),
+}
+
+/// Where a secret is.
+#[derive(Clone)]
+pub(crate) enum Secret {
+    Literal(String),
+    Variable(String),
+    File(PathBuf),
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(_) => f.write_str("[redacted]"),
+            Self::Variable(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+impl Secret {
+    /// The secret as it is now; `None` where it is not there.
+    pub(crate) fn read(&self) -> Option<String> {
+        let text = match self {
+            Self::Literal(text) => Some(text.clone()),
+            Self::Variable(name) => std::env::var(name).ok(),
+            Self::File(path) => std::fs::read_to_string(path).ok(),
+        };
+        text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+}
+
+fn parse(item: &str) -> Option<(HostPattern, Credential)> {
+    let (host, credential) = item.split_once('=')?;
+    let word = |text: &str| {
+        (!text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')).then(|| text.to_owned())
+    };
+    let credential = match credential.split_once(':')? {
+        ("sigv4", rest) => {
+            let (service, region) = rest.split_once(':')?;
+            Credential::SigV4 { service: word(service)?, region: word(region)? }
+        }
+        ("header", rest) => {
+            let (name, source) = rest.split_once(':')?;
+            let secret = match source.split_once(':')? {
+                ("env", variable) if !variable.is_empty() => Secret::Variable(variable.to_owned()),
+                ("file", path) if path.starts_with('/') => Secret::File(path.into()),
+                _ => return None,
+            };
+            Credential::Header(name.to_ascii_lowercase().parse().ok()?, secret)
+        }
+        _ => return None,
+    };
+    Some((HostPattern::parse(host)?, credential))
+}
+
+impl FromStr for CredentialRules {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let accepted = "HOST=sigv4:SERVICE:REGION, HOST=header:NAME:env:VARIABLE, HOST=header:NAME:file:/PATH";
+        // The item itself is not told: somebody may have written the secret into it.
+        let rules = items(text)
+            .enumerate()
+            .map(|(index, item)| parse(item).ok_or_else(|| format!("rule {}: accepted: {accepted}", index + 1)));
+        Ok(Self(rules.collect::<Result<_, _>>()?))
+    }
+}
+
+impl CredentialRules {
+    /// Adds a rule with a secret that is already known. A host or name that is none adds nothing.
+    #[must_use]
+    pub fn with_header(mut self, host: &str, name: &str, secret: &str) -> Self {
+        if let (Some(pattern), Ok(name)) = (HostPattern::parse(host), name.to_ascii_lowercase().parse()) {
+            self.0.push((pattern, Credential::Header(name, Secret::Literal(secret.to_owned()))));
+        }
+        self
+    }
+
+    pub(crate) fn get(&self, host: &Host) -> Option<&Credential> {
+        self.0.iter().find(|(pattern, _)| pattern.matches(host)).map(|(_, credential)| credential)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_and_found_by_host() {
+        let rules: CredentialRules =
+            "bedrock-runtime.us-east-1.amazonaws.com=sigv4:bedrock:us-east-1,*.example.com=header:X-Key:env:KEY"
+                .parse()
+                .expect("rules");
+        let rules = rules.with_header("api.anthropic.com", "x-api-key", "hunter2");
+        let get = |host: &str| rules.get(&Host::parse(host).expect("a host"));
+        assert!(matches!(get("bedrock-runtime.us-east-1.amazonaws.com"), Some(Credential::SigV4 { .. })));
+        assert!(matches!(get("a.example.com"), Some(Credential::Header(name, _)) if name == "x-key"));
+        assert!(get("example.com").is_none());
+        assert!(!format!("{rules:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_fault_does_not_tell_what_was_written() {
+        for bad in ["hunter2", "a.example=hunter2", "a.example=header:x-key:hunter2", "a.example=sigv4:bedrock"] {
+            let told = bad.parse::<CredentialRules>().expect_err(bad);
+            assert!(!told.contains("hunter2"), "{told}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Forwarding: a request goes on with its own headers, less those that are between two hops, and with the credential; its
+//! answer comes back as it is, piece by piece as it arrives.
+
+use std::pin::pin;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, StatusCode};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use crate::answer::Refusal;
+use crate::body::{Arrival, Decoder, Piece, Upload};
+use crate::credentials::Credential;
+use crate::head::{Framing, Head};
+use crate::headers;
+use crate::held::{Held, Holding};
+use crate::meter::Meter;
+use crate::pool::Destination;
+use crate::proxy::Egress;
+use crate::relay::{self, Relayed};
+use crate::sigv4::{self, Scope};
+use crate::socket;
+
+/// Read from a client at once.
+const READ: usize = 64 * 1024;
+/// Pieces of a body that wait for the target to take them.
+const AHEAD: usize = 4;
+/// How often it is looked whether the client is still there to read the answer.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A request that may be forwarded.
+pub(crate) struct Admitted<'a> {
+    pub(crate) head: Head,
+    pub(crate) path: PathAndQuery,
+    pub(crate) to: Destination<'a>,
+    /// Port to name in `Host`, where it is not the scheme's own.
+    pub(crate) port: Option<u16>,
+    pub(crate) credential: Option<&'a Credential>,
+}
+
+/// How a request that was answered, at least in part, ended.
+pub(crate) enum Forwarded {
+    /// With the end of the answer. Whether another request may follow on the connection.
+    Whole { status: StatusCode, keep: bool },
+    /// In the middle of the answer.
+    Cut { status: StatusCode, why: Refusal },
+}
+
+/// What is sent to the target, as often as it takes.
+struct Outgoing {
+    method: Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+}
+
+impl Outgoing {
+    fn request(&self, upload: Upload) -> Request<Upload> {
+        let mut request = Request::new(upload);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.path.clone().into();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+/// Where the body of a request comes from.
+enum Source {
+    /// It is here already.
+    Whole(Bytes),
+    /// It was held until all of it was there.
+    Held(Held),
+    /// It is still to come from the client.
+    Stream,
+}
+
+/// Forwards a request and relays the answer. An error means that nothing was answered yet.
+pub(crate) async fn forward(
+    egress: &Egress,
+    client: &UnixStream,
+    buffer: &mut BytesMut,
+    admitted: Admitted<'_>,
+    meter: &Meter,
+) -> Result<Forwarded, Refusal> {
+    let limits = &egress.limits;
+    let Admitted { head, mut path, to, port, credential } = admitted;
+    if matches!(head.framing, Framing::Length(length) if length > limits.body) {
+        return Err(Refusal::body_too_large());
+    }
+    let mut decoder = Decoder::new(head.framing);
+    let mut headers = headers::outgoing(&head.headers, to.host, port)?;
+    let mut must_ask = head.expects_continue && buffer.is_empty();
+
+    // The credential, and the body as far as it has to be there for it. Injection is the last thing done to a request.
+    let mut signing = None;
+    let source = match credential {
+        None => first_of(&mut decoder, buffer, head.framing, meter)?,
+        Some(Credential::Header(name, secret)) => {
+            headers::strip_credentials(&mut headers);
+            headers::inject(&mut headers, name, secret)?;
+            first_of(&mut decoder, buffer, head.framing, meter)?
+        }
+        Some(Credential::SigV4 { service, region }) => {
+            sigv4::refuse_signed(&path, &headers)?;
+            headers::strip_credentials(&mut headers);
+            path = sigv4::unambiguous(&path, service)?;
+            signing = Some(Scope { service, region });
+            // Nothing is asked for that could not be signed anyway.
+            egress.signer.credentials().await?;
+            if matches!(head.framing, Framing::Length(length) if length > limits.signed_body) {
+                return Err(Refusal::signed_body_too_large());
+            }
+            if std::mem::take(&mut must_ask) {
+                ask_for_body(client).await?;
+            }
+            let held = Holding::new(&egress.budget, limits.signed_body);
+            Source::Held(hold(client, buffer, &mut decoder, held, meter, limits.idle).await?)
+        }
+    };
+    let length = match (&source, head.framing) {
+        (_, Framing::None) => None,
+        (Source::Held(held), _) => Some(held.length),
+        (_, Framing::Length(length)) => Some(length),
+        (_, Framing::Chunked) => None,
+    };
+    headers::frame(&mut headers, head.framing, length);
+    let mut outgoing = Outgoing { method: head.method.clone(), path, headers };
+
+    let (arrivals, mut upload) = mpsc::channel(AHEAD);
+    let (answered, received) = (OnceLock::new(), AtomicBool::new(decoder.is_over()));
+    let exchange = async {
+        let mut retried = false;
+        let (response, lease) = loop {
+            if let (Some(scope), Source::Held(held)) = (signing, &source) {
+                let line = (&outgoing.method, &outgoing.path);
+                egress.signer.sign(scope, to.host, line, &mut outgoing.headers, &held.sha256).await?;
+            }
+            let lease = egress.pool.acquire(to).await?;
+            if must_ask && !retried {
+                ask_for_body(client).await?;
+            }
+            let body = match &source {
+                Source::Whole(bytes) => Upload::Whole(bytes.clone()),
+                Source::Held(held) => held.upload()?,
+                Source::Stream => Upload::Stream(std::mem::replace(&mut upload, mpsc::channel(1).1), length),
+            };
+            // RFC 9110, 9.2.2: what may be done twice may be sent twice.
+            let repeat = |bytes: &Bytes| outgoing.request(Upload::Whole(bytes.clone()));
+            let again = match &source {
+                Source::Whole(bytes) if head.method.is_idempotent() => Some(move || repeat(bytes)),
+                _ => None,
+            };
+            let again = again.as_ref().map(|again| again as &(dyn Fn() -> Request<Upload> + Sync));
+            let (response, lease) = egress.pool.send(to, lease, outgoing.request(body), again).await?;
+            let skewed = signing.is_some()
+                && matches!(response.status(), StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)
+                && egress.signer.learn(to.host, response.headers());
+            if skewed && !std::mem::replace(&mut retried, true) {
+                continue;
+            }
+            break (response, lease);
+        };
+        let terms = relay::Terms { head: &head, received: &received, poolable: headers::poolable(&outgoing.headers) };
+        let relayed = relay::relay(client, response, &terms, &answered, meter).await?;
+        if relayed.reusable {
+            egress.pool.put_back(lease);
+        }
+        Ok(relayed)
+    };
+    let ended = {
+        let receive = receive(client, buffer, &mut decoder, arrivals, meter, limits.body);
+        let (mut exchange, mut receive) = (pin!(exchange), pin!(receive));
+        loop {
+            tokio::select! {
+                biased;
+                relayed = &mut exchange => break relayed,
+                all = &mut receive, if !received.load(Ordering::Relaxed) => match all {
+                    Ok(()) => received.store(true, Ordering::Relaxed),
+                    Err(why) => break Err(why),
+                },
+                why = watch(client, meter, limits.idle, &received) => break Err(why),
+            }
+        }
+    };
+    match (ended, answered.get()) {
+        (Ok(Relayed { keep, .. }), Some(status)) => {
+            let keep = keep && received.load(Ordering::Relaxed);
+            Ok(Forwarded::Whole { status: *status, keep })
+        }
+        (Err(why), Some(status)) => Ok(Forwarded::Cut { status: *status, why }),
+        (Err(why), None) => Err(why),
+        (Ok(_), None) => Err(Refusal::internal("relay")),
+    }
+}
+
+/// What of the body is here: all of it, if it is short and came with the head.
+fn first_of(decoder: &mut Decoder, buffer: &mut BytesMut, framing: Framing, meter: &Meter) -> Result<Source, Refusal> {
+    match framing {
+        Framing::None | Framing::Length(0) => Ok(Source::Whole(Bytes::new())),
+        Framing::Length(length) if buffer.len() as u64 >= length => match decoder.next(buffer)? {
+            Piece::Data(bytes) => {
+                meter.count_up(bytes.len());
+                Ok(Source::Whole(bytes))
+            }
+            Piece::More | Piece::End => Ok(Source::Stream),
+        },
+        Framing::Length(_) | Framing::Chunked => Ok(Source::Stream),
+    }
+}
+
+/// RFC 9110, 10.1.1. The proxy answers for itself, when it is ready to take the body.
+async fn ask_for_body(client: &UnixStream) -> Result<(), Refusal> {
+    socket::write(client, &[b"HTTP/1.1 100 Continue\r\n\r\n"]).await.map_err(|_| Refusal::client_gone())
+}
+
+/// Reads a whole body, and holds it.
+async fn hold(
+    client: &UnixStream,
+    buffer: &mut BytesMut,
+    decoder: &mut Decoder,
+    mut holding: Holding,
+    meter: &Meter,
+    idle: Duration,
+) -> Result<Held, Refusal> {
+    let whole = async {
+        loop {
+            match decoder.next(buffer)? {
+                Piece::Data(data) => {
+                    meter.count_up(data.len());
+                    holding.add(&data)?;
+                }
+                Piece::More => more(client, buffer).await?,
+                Piece::End => return Ok::<_, Refusal>(()),
+            }
+        }
+    };
+    tokio::select! {
+        held = whole => held?,
+        () = meter.idle(idle) => return Err(Refusal::body_timeout()),
+    }
+    Ok(holding.finish())
+}
+
+/// Reads a body and passes it on as it comes.
+async fn receive(
+    client: &UnixStream,
+    buffer: &mut BytesMut,
+    decoder: &mut Decoder,
+    arrivals: mpsc::Sender<Arrival>,
+    meter: &Meter,
+    most: u64,
+) -> Result<(), Refusal> {
+    let mut total = 0;
+    loop {
+        let arrival = match decoder.next(buffer)? {
+            Piece::Data(data) => {
+                total += data.len() as u64;
+                if total > most {
+                    return Err(Refusal::body_too_large());
+                }
+                meter.count_up(data.len());
+                Arrival::Data(data)
+            }
+            Piece::More => {
+                more(client, buffer).await?;
+                continue;
+            }
+            Piece::End => Arrival::End,
+        };
+        let over = matches!(arrival, Arrival::End);
+        if arrivals.send(arrival).await.is_err() {
+            // The target takes no more of it. What it says instead is the exchange's to tell.
+            return std::future::pending().await;
+        }
+        if over {
+            return Ok(());
+        }
+    }
+}
+
+async fn more(client: &UnixStream, buffer: &mut BytesMut) -> Result<(), Refusal> {
+    match socket::read(client, buffer, READ).await {
+        Ok(0) | Err(_) => Err(Refusal::client_gone()),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Ends when nothing has moved for too long, or nobody is left to read the answer.
+async fn watch(client: &UnixStream, meter: &Meter, idle: Duration, received: &AtomicBool) -> Refusal {
+    while let Some(left) = meter.left(idle) {
+        tokio::time::sleep(left.min(LOOK)).await;
+        if socket::is_gone(client) {
+            return Refusal::client_gone();
+        }
+    }
+    if received.load(Ordering::Relaxed) { Refusal::timeout("response_timeout") } else { Refusal::body_timeout() }
+}

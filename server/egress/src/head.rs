@@ -1,0 +1,272 @@
+//! The head of a request, read strictly: what two programs could read differently is refused, not repaired.
+//!
+//! RFC 9112; what is refused beyond it: bare LF or CR, obsolete line folding, more than one `Content-Length`, any
+//! `Transfer-Encoding` but `chunked`, both of them at once, white space or control characters in the target.
+
+use bytes::{Buf, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::answer::Refusal;
+
+/// Largest head, in bytes.
+pub(crate) const LARGEST: usize = 16 * 1024;
+/// Most headers in it.
+const MOST_HEADERS: usize = 100;
+
+/// A request's head.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    /// As it was sent: visible ASCII only.
+    pub(crate) target: String,
+    /// All of them, those between two hops included.
+    pub(crate) headers: HeaderMap,
+    pub(crate) framing: Framing,
+    /// Whether another request may follow on this connection.
+    pub(crate) keep_alive: bool,
+    /// The client waits to be told that it may send the body.
+    pub(crate) expects_continue: bool,
+    /// HTTP/1.1, not 1.0.
+    pub(crate) modern: bool,
+}
+
+/// How a body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is none.
+    None,
+    /// By its length in bytes.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// Finds the end of a head as it comes in, and what is wrong with its lines before it is whole.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    seen: usize,
+}
+
+impl Scan {
+    /// Takes the head out of `buffer` once all of it is there.
+    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Head>, Refusal> {
+        let Some(end) = self.end(buffer)? else {
+            return if buffer.len() > LARGEST { Err(Refusal::head_too_large()) } else { Ok(None) };
+        };
+        if end > LARGEST {
+            return Err(Refusal::head_too_large());
+        }
+        let head = parse(&buffer[..end])?;
+        buffer.advance(end);
+        self.seen = 0;
+        Ok(Some(head))
+    }
+
+    /// Lines end in CR LF, both or neither; the head ends with an empty one.
+    fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        while let Some(byte) = bytes.get(self.seen) {
+            match (byte, bytes.get(self.seen + 1)) {
+                (b'\r', Some(b'\n')) => {
+                    self.seen += 2;
+                    if bytes[..self.seen - 2].ends_with(b"\r\n") {
+                        return Ok(Some(self.seen));
+                    }
+                    if self.seen == 2 {
+                        return Err(Refusal::malformed("an empty line before the request"));
+                    }
+                }
+                (b'\r', None) => break,
+                (b'\r' | b'\n', _) => return Err(Refusal::malformed("lines end in CR LF")),
+                (0, _) => return Err(Refusal::malformed("a zero byte in the head")),
+                _ => self.seen += 1,
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
+    let mut lines = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut request = httparse::Request::new(&mut lines);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::head_too_large()),
+        Ok(_) | Err(_) => return Err(Refusal::malformed("the head is not HTTP/1.1")),
+    }
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+        return Err(Refusal::malformed("the head is not HTTP/1.1"));
+    };
+    if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Refusal::malformed("the target has characters that must be percent-encoded"));
+    }
+    let mut headers = HeaderMap::with_capacity(request.headers.len() + 4);
+    for line in request.headers.iter() {
+        let name = HeaderName::from_bytes(line.name.as_bytes());
+        let value = HeaderValue::from_bytes(line.value);
+        let (Ok(name), Ok(value)) = (name, value) else { return Err(Refusal::malformed("a header is not one")) };
+        headers.append(name, value);
+    }
+    let modern = minor == 1;
+    if headers.get_all(HOST).iter().count() > 1 {
+        return Err(Refusal::malformed("more than one Host"));
+    }
+    // RFC 9112, 3.2.
+    if modern && !headers.contains_key(HOST) {
+        return Err(Refusal::malformed("no Host"));
+    }
+    let framing = framing(&headers, modern)?;
+    Ok(Head {
+        method: Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::malformed("the method is not one"))?,
+        target: target.to_owned(),
+        framing,
+        keep_alive: modern && !has_token(&headers, &CONNECTION, "close"),
+        expects_continue: expects_continue(&headers, framing)?,
+        headers,
+        modern,
+    })
+}
+
+/// How the body is delimited (RFC 9112, 6.3), where there is no doubt about it.
+fn framing(headers: &HeaderMap, modern: bool) -> Result<Framing, Refusal> {
+    let (mut lengths, mut codings) = (headers.get_all(CONTENT_LENGTH).iter(), headers.get_all(TRANSFER_ENCODING).iter());
+    match (lengths.next(), codings.next()) {
+        (None, None) => Ok(Framing::None),
+        (Some(_), Some(_)) => Err(Refusal::malformed("both Content-Length and Transfer-Encoding")),
+        (Some(length), None) if lengths.next().is_none() => length_of(length.as_bytes()).map(Framing::Length),
+        (Some(_), None) => Err(Refusal::malformed("more than one Content-Length")),
+        (None, Some(coding)) if modern && codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            Ok(Framing::Chunked)
+        }
+        (None, Some(_)) => Err(Refusal::malformed("the one Transfer-Encoding that is understood is chunked")),
+    }
+}
+
+fn length_of(value: &[u8]) -> Result<u64, Refusal> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let number = digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten();
+    number.ok_or(Refusal::malformed("Content-Length is a number"))
+}
+
+fn expects_continue(headers: &HeaderMap, framing: Framing) -> Result<bool, Refusal> {
+    match headers.get(EXPECT) {
+        None => Ok(false),
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Ok(!matches!(framing, Framing::None | Framing::Length(0)))
+        }
+        Some(_) => Err(Refusal::expectation()),
+    }
+}
+
+/// Whether a header, which is a list, has this word.
+pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.any(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case(token)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<Head>, u16> {
+        Scan::default().next(&mut BytesMut::from(text)).map_err(|refusal| refusal.status.as_u16())
+    }
+
+    fn framing_of(lines: &str) -> Result<Framing, u16> {
+        read(&format!("POST http://a/ HTTP/1.1\r\nHost: a\r\n{lines}\r\n")).map(|head| head.expect("whole").framing)
+    }
+
+    #[test]
+    fn a_head_is_taken_when_it_is_whole_and_not_before() {
+        let whole = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\n\r\nbody";
+        let mut scan = Scan::default();
+        let mut buffer = BytesMut::new();
+        let end = whole.len() - 4;
+        for byte in &whole.as_bytes()[..end - 1] {
+            buffer.extend_from_slice(&[*byte]);
+            assert!(scan.next(&mut buffer).expect("no fault").is_none());
+        }
+        buffer.extend_from_slice(&whole.as_bytes()[end - 1..]);
+        let head = scan.next(&mut buffer).expect("no fault").expect("whole");
+        assert_eq!((head.method, head.target.as_str()), (Method::GET, "http://a.example/"));
+        assert!(head.keep_alive && !head.expects_continue && head.modern);
+        assert_eq!(&buffer[..], b"body");
+    }
+
+    #[test]
+    fn lines_that_two_programs_could_read_differently_are_refused() {
+        for bad in [
+            "\r\nGET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a/ HTTP/1.1\nHost: a\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost: a\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost: a\r\n\n",
+            "GET http://a/ HTTP/1.1\r\nHost: a\rX: b\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost: a\r\n b: c\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\n\r\n",
+            "GET  http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a/ x HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a/\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a/\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a/\tb HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a/ HTTP/2.0\r\nHost: a\r\n\r\n",
+            "GET http://a/\r\nHost: a\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\n",
+            "G(T http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost: a\r\nX y: z\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost: a\r\nX: y\u{1}\r\n\r\n",
+        ] {
+            assert_eq!(read(bad).map(|_| ()), Err(400), "{bad:?}");
+        }
+        // Told before the head is whole: nobody has to send 16 KiB to learn it.
+        assert_eq!(read("GET / HTTP/1.1\n").map(|_| ()), Err(400));
+    }
+
+    #[test]
+    fn a_body_has_one_length_or_none() {
+        assert_eq!(framing_of(""), Ok(Framing::None));
+        assert_eq!(framing_of("Content-Length: 5\r\n"), Ok(Framing::Length(5)));
+        assert_eq!(framing_of("Transfer-Encoding: Chunked\r\n"), Ok(Framing::Chunked));
+        for bad in [
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: 5\r\nContent-Length: 5\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: -5\r\n",
+            "Content-Length: 0x5\r\n",
+            "Content-Length: \r\n",
+            "Content-Length: 18446744073709551616\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked, identity\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: xchunked\r\n",
+            "Transfer-Encoding: \u{b}chunked\r\n",
+            "Transfer-Encoding:\r\n",
+        ] {
+            assert_eq!(framing_of(bad), Err(400), "{bad:?}");
+        }
+        let old = "POST http://a/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(read(old).map(|_| ()), Err(400), "HTTP/1.0 knows no chunks");
+    }
+
+    #[test]
+    fn heads_have_limits() {
+        let long = format!("GET http://a/{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(LARGEST));
+        assert_eq!(read(&long).map(|_| ()), Err(431));
+        assert_eq!(read(&long[..LARGEST + 1]).map(|_| ()), Err(431), "without waiting for its end");
+        let many = |count| format!("GET http://a/ HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(count));
+        assert!(read(&many(99)).is_ok());
+        assert_eq!(read(&many(100)).map(|_| ()), Err(431));
+    }
+
+    #[test]
+    fn what_is_expected_is_understood_or_refused() {
+        let post = |lines: &str| read(&format!("POST http://a/ HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
+        assert!(post("Expect: 100-Continue\r\nContent-Length: 3\r\n").is_ok_and(|head| head.is_some_and(|head| head.expects_continue)));
+        assert!(post("Expect: 100-continue\r\n").is_ok_and(|head| head.is_some_and(|head| !head.expects_continue)));
+        assert_eq!(post("Expect: tea\r\n").map(|_| ()), Err(417));
+    }
+}

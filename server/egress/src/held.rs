@@ -1,0 +1,215 @@
+//! Bodies that are held until all of them is there, because their hash goes ahead of them: in memory while they are small,
+//! then in a file without a name, and under one budget for all.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use sha2::{Digest, Sha256};
+use tokio_util::io::ReaderStream;
+
+use crate::answer::Refusal;
+use crate::body::Upload;
+use crate::settings::Limits;
+
+/// Largest body that is held in memory, in bytes.
+const IN_MEMORY: usize = 1024 * 1024;
+/// Read from a file at once.
+const READ: usize = 256 * 1024;
+
+/// What all held bodies together may take, in bytes.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    memory: AtomicU64,
+    disk: AtomicU64,
+}
+
+impl Budget {
+    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            memory: AtomicU64::new(limits.held_in_memory as u64),
+            disk: AtomicU64::new(limits.held_on_disk),
+        })
+    }
+}
+
+/// A part of a budget, given back when dropped.
+#[derive(Debug)]
+struct Share {
+    budget: Arc<Budget>,
+    of: fn(&Budget) -> &AtomicU64,
+    bytes: u64,
+}
+
+impl Share {
+    fn new(budget: &Arc<Budget>, of: fn(&Budget) -> &AtomicU64) -> Self {
+        Self { budget: budget.clone(), of, bytes: 0 }
+    }
+
+    /// Takes so much more; false where there is not so much.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        let taken = (self.of)(&self.budget)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
+            .is_ok();
+        self.bytes += if taken { bytes } else { 0 };
+        taken
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        (self.of)(&self.budget).fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A body that is being held.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    budget: Arc<Budget>,
+    share: Share,
+    hash: Sha256,
+    length: u64,
+    most: u64,
+    memory: BytesMut,
+    file: Option<File>,
+}
+
+impl Holding {
+    /// Holds at most so many bytes.
+    pub(crate) fn new(budget: &Arc<Budget>, most: u64) -> Self {
+        Self {
+            share: Share::new(budget, |budget| &budget.memory),
+            budget: budget.clone(),
+            hash: Sha256::new(),
+            length: 0,
+            most,
+            memory: BytesMut::new(),
+            file: None,
+        }
+    }
+
+    /// Adds to it. Files are written where they are: what is written goes to the page cache.
+    pub(crate) fn add(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        self.length += data.len() as u64;
+        if self.length > self.most {
+            return Err(Refusal::signed_body_too_large());
+        }
+        self.hash.update(data);
+        if self.file.is_none() {
+            if self.memory.len() + data.len() <= IN_MEMORY && self.share.grow(data.len()) {
+                self.memory.extend_from_slice(data);
+                return Ok(());
+            }
+            self.spill()?;
+        }
+        self.write(data)
+    }
+
+    fn spill(&mut self) -> Result<(), Refusal> {
+        let file = nameless().map_err(|error| failed(&error))?;
+        self.share = Share::new(&self.budget, |budget| &budget.disk);
+        self.file = Some(file);
+        let memory = std::mem::take(&mut self.memory);
+        self.write(&memory)
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        if !self.share.grow(data.len()) {
+            return Err(Refusal::no_buffers());
+        }
+        let file = self.file.as_mut().ok_or(Refusal::internal("buffer"))?;
+        file.write_all(data).map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn finish(self) -> Held {
+        let sha256 = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Held { memory: self.memory.freeze(), file: self.file, length: self.length, sha256, _share: self.share }
+    }
+}
+
+/// A body that is held.
+#[derive(Debug)]
+pub(crate) struct Held {
+    memory: Bytes,
+    file: Option<File>,
+    pub(crate) length: u64,
+    /// Hexadecimal.
+    pub(crate) sha256: String,
+    _share: Share,
+}
+
+impl Held {
+    /// The body, to be sent; as often as it takes.
+    pub(crate) fn upload(&self) -> Result<Upload, Refusal> {
+        let Some(file) = &self.file else { return Ok(Upload::Whole(self.memory.clone())) };
+        // Opened anew, it has a position of its own, at the beginning.
+        let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| failed(&error))?;
+        Ok(Upload::File(ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ), self.length))
+    }
+}
+
+/// A file that nobody else can open, and that is gone when it is closed.
+fn nameless() -> io::Result<File> {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(openat(CWD, std::env::temp_dir(), flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+fn failed(error: &io::Error) -> Refusal {
+    tracing::error!(%error, "a body that has to be signed cannot be held");
+    Refusal::internal("buffer")
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    fn limits(held_in_memory: usize, held_on_disk: u64) -> Limits {
+        Limits { held_in_memory, held_on_disk, ..Limits::default() }
+    }
+
+    async fn sent(held: &Held) -> Bytes {
+        held.upload().expect("an upload").collect().await.expect("a body").to_bytes()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_the_same_in_memory_and_in_a_file_and_can_be_sent_twice() {
+        for (size, spilled) in [(0, false), (1000, false), (IN_MEMORY, false), (IN_MEMORY + 1, true), (3 * IN_MEMORY, true)] {
+            let budget = Budget::new(&limits(64 << 20, 64 << 20));
+            let body: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).expect("small")).collect();
+            let mut holding = Holding::new(&budget, u64::MAX);
+            for piece in body.chunks(100_000) {
+                holding.add(piece).expect("held");
+            }
+            let held = holding.finish();
+            assert_eq!((held.file.is_some(), held.length), (spilled, size as u64));
+            assert_eq!(sent(&held).await, body);
+            assert_eq!(sent(&held).await, body, "again");
+            let sha256: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(held.sha256, sha256);
+        }
+    }
+
+    #[tokio::test]
+    async fn budgets_are_kept_and_given_back() {
+        let budget = Budget::new(&limits(1000, 2000));
+        let mut first = Holding::new(&budget, u64::MAX);
+        first.add(&[1; 900]).expect("in memory");
+        let mut second = Holding::new(&budget, u64::MAX);
+        second.add(&[2; 900]).expect("in a file, as memory is used up");
+        assert!(first.file.is_none() && second.file.is_some());
+        let full = second.add(&[2; 1200]).expect_err("the disk's budget is used up, too");
+        assert_eq!(full.status.as_u16(), 429);
+        drop((first, second));
+        let mut third = Holding::new(&budget, 950);
+        third.add(&[3; 900]).expect("in memory again");
+        assert!(third.file.is_none());
+        assert_eq!(third.add(&[3; 51]).expect_err("too large").status.as_u16(), 413);
+    }
+}

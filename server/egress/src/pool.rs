@@ -1,0 +1,229 @@
+//! Connections to targets: made under a deadline, kept while they are good.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::answer::Refusal;
+use crate::body::Upload;
+use crate::host::Host;
+use crate::settings::Limits;
+
+/// After so long without an answer the next address is tried beside it (RFC 8305, 5).
+const STAGGER: Duration = Duration::from_millis(250);
+/// Addresses of one host that are tried.
+const MOST_ADDRESSES: usize = 8;
+/// How long a connection is kept without being used: shorter than targets themselves do, so that they rarely close one just
+/// as it is taken.
+const KEPT: Duration = Duration::from_secs(30);
+
+/// Where a request goes: resolved and judged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Destination<'a> {
+    pub(crate) tls: bool,
+    pub(crate) host: &'a Host,
+    pub(crate) addresses: &'a [SocketAddr],
+}
+
+/// What two requests must have in common to share a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    tls: bool,
+    host: Host,
+    address: SocketAddr,
+}
+
+/// A connection in use.
+pub(crate) struct Lease {
+    key: Key,
+    sender: SendRequest<Upload>,
+    reused: bool,
+}
+
+/// Connections of the whole proxy.
+pub(crate) struct Pool {
+    limits: Limits,
+    tls: TlsConnector,
+    kept: Mutex<HashMap<Key, Vec<(SendRequest<Upload>, Instant)>>>,
+}
+
+impl Pool {
+    pub(crate) fn new(limits: Limits, tls: ClientConfig) -> Self {
+        Self { limits, tls: TlsConnector::from(Arc::new(tls)), kept: Mutex::default() }
+    }
+
+    /// Connects to the first of `addresses` that answers.
+    pub(crate) async fn dial(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Refusal> {
+        match tokio::time::timeout(self.limits.connect, connect(addresses)).await {
+            Ok(connected) => connected.map_err(|error| not_connected(&error)),
+            Err(_) => Err(Refusal::timeout("connect_timeout")),
+        }
+    }
+
+    /// A connection: a kept one, else a new one.
+    pub(crate) async fn acquire(&self, to: Destination<'_>) -> Result<Lease, Refusal> {
+        for address in to.addresses {
+            let key = Key { tls: to.tls, host: to.host.clone(), address: *address };
+            if let Some(sender) = self.take(&key) {
+                return Ok(Lease { key, sender, reused: true });
+            }
+        }
+        self.connect(to).await
+    }
+
+    async fn connect(&self, to: Destination<'_>) -> Result<Lease, Refusal> {
+        let stream = self.dial(to.addresses).await?;
+        let address = stream.peer_addr().map_err(|error| not_connected(&error))?;
+        let sender = if to.tls { self.secure(to.host, stream).await? } else { handshake(stream).await? };
+        Ok(Lease { key: Key { tls: to.tls, host: to.host.clone(), address }, sender, reused: false })
+    }
+
+    /// Sends a request and returns the head of its answer. Where a kept connection turns out to be closed, it is sent
+    /// anew: always if nothing of it had been sent, and otherwise if `again` can make it once more.
+    pub(crate) async fn send(
+        &self,
+        to: Destination<'_>,
+        mut lease: Lease,
+        mut request: Request<Upload>,
+        again: Option<&(dyn Fn() -> Request<Upload> + Sync)>,
+    ) -> Result<(Response<Incoming>, Lease), Refusal> {
+        loop {
+            let mut failed = match lease.sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(failed) => failed,
+            };
+            request = match (failed.take_message(), again) {
+                (Some(unsent), _) if lease.reused => unsent,
+                (None, Some(again)) if lease.reused && failed.error().is_incomplete_message() => again(),
+                _ => return Err(broken(failed.error())),
+            };
+            lease = self.connect(to).await?;
+        }
+    }
+
+    fn take(&self, key: &Key) -> Option<SendRequest<Upload>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let senders = kept.get_mut(key)?;
+        senders.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < KEPT);
+        // The last one in is the least likely to be closed by its target just now.
+        let ready = senders.iter().rposition(|(sender, _)| sender.is_ready());
+        ready.map(|at| senders.remove(at).0)
+    }
+
+    /// Keeps a connection whose exchange is over, and was without doubt about where it ended.
+    pub(crate) fn put_back(&self, lease: Lease) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let senders = kept.entry(lease.key).or_default();
+        if senders.len() < self.limits.idle_connections {
+            senders.push((lease.sender, Instant::now()));
+        }
+    }
+
+    /// Drops what was kept too long.
+    pub(crate) fn sweep(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, senders| {
+            senders.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < KEPT);
+            !senders.is_empty()
+        });
+    }
+
+    /// Drops all that is kept.
+    pub(crate) fn clear(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    async fn secure(&self, host: &Host, stream: TcpStream) -> Result<SendRequest<Upload>, Refusal> {
+        let name = match host {
+            Host::Name(name) => {
+                ServerName::try_from(name.clone()).map_err(|_| Refusal::malformed("no TLS server name"))?
+            }
+            Host::Address(address) => ServerName::from(*address),
+        };
+        match tokio::time::timeout(self.limits.connect, self.tls.connect(name, stream)).await {
+            Ok(Ok(stream)) => handshake(stream).await,
+            Ok(Err(error)) => {
+                tracing::warn!(%host, %error, "TLS to a target");
+                let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+                Err(match inner {
+                    Some(rustls::Error::InvalidCertificate(_)) => {
+                        Refusal::failed("tls_certificate", "the target's certificate is not to be trusted")
+                    }
+                    _ => Refusal::failed("tls", "the target's TLS failed"),
+                })
+            }
+            Err(_) => Err(Refusal::timeout("tls_timeout")),
+        }
+    }
+}
+
+/// The task that drives a connection ends with its sender: whoever drops that has ended both.
+async fn handshake<S>(stream: S) -> Result<SendRequest<Upload>, Refusal>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to a target ended");
+        }
+    });
+    Ok(sender)
+}
+
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut rest = addresses.iter().take(MOST_ADDRESSES);
+    let mut attempts = FuturesUnordered::new();
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        match rest.next() {
+            Some(address) => attempts.push(TcpStream::connect(address)),
+            None if attempts.is_empty() => return Err(last),
+            None => {}
+        }
+        tokio::select! {
+            Some(attempt) = attempts.next() => match attempt {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            },
+            () = tokio::time::sleep(STAGGER), if rest.len() > 0 => {}
+        }
+    }
+}
+
+fn not_connected(error: &io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Refusal::failed("refused", "the target refused the connection"),
+        io::ErrorKind::ConnectionReset => Refusal::failed("reset", "the target reset the connection"),
+        _ => Refusal::failed("unreachable", "the target cannot be reached"),
+    }
+}
+
+/// Why an exchange broke off.
+pub(crate) fn broken(error: &hyper::Error) -> Refusal {
+    tracing::debug!(error = error as &dyn std::error::Error, "an exchange with a target");
+    let reset = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe));
+    if reset || error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        Refusal::failed("reset", "the target closed the connection")
+    } else {
+        Refusal::failed("protocol", "the target's answer is not HTTP/1.1")
+    }
+}

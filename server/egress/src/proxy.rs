@@ -1,0 +1,159 @@
+//! The proxy: policy, credentials and connections, shared by all its listeners.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use aws_credential_types::provider::SharedCredentialsProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::allow::AllowList;
+use crate::buffers::Buffers;
+use crate::credentials::CredentialRules;
+use crate::held::Budget;
+use crate::host::Host;
+use crate::listener::Listener;
+use crate::pool::Pool;
+use crate::resolver::Resolver;
+use crate::settings::{Limits, Settings, SetupError};
+use crate::sigv4::Signer;
+use crate::trail::{Identity, Trail};
+
+/// Between two looks at the kept connections, in seconds.
+const SWEEP: u64 = 5;
+
+/// A proxy: policy, credentials and connections, shared by all its listeners.
+pub struct Egress {
+    pub(crate) allowed: AllowList,
+    pub(crate) credentials: CredentialRules,
+    pub(crate) gateway: Option<Host>,
+    pub(crate) limits: Limits,
+    pub(crate) signer: Signer,
+    pub(crate) resolver: Resolver,
+    pub(crate) pool: Pool,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) buffers: Buffers,
+    pub(crate) trail: Arc<dyn Trail>,
+    pub(crate) listeners: AtomicUsize,
+    pub(crate) tunnels: AtomicUsize,
+    began: Instant,
+    /// When the pool was swept last, in seconds from the beginning.
+    swept: AtomicU64,
+}
+
+impl fmt::Debug for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Egress").field("listeners", &self.open_listeners()).finish_non_exhaustive()
+    }
+}
+
+impl Egress {
+    /// A proxy without a listener.
+    ///
+    /// # Errors
+    /// The settings do not make sense.
+    pub fn new(
+        settings: Settings,
+        aws: Option<SharedCredentialsProvider>,
+        trail: Arc<dyn Trail>,
+    ) -> Result<Arc<Self>, SetupError> {
+        let gateway =
+            settings.gateway.map(|text| Host::parse(&text).map_err(|_| SetupError::Gateway(text))).transpose()?;
+        let tls = tls(settings.extra_ca_pem.as_deref())?;
+        Ok(Arc::new(Self {
+            allowed: settings.allowed,
+            credentials: settings.credentials,
+            gateway,
+            limits: settings.limits,
+            signer: Signer::new(aws),
+            resolver: Resolver::new(settings.networks, settings.pins),
+            pool: Pool::new(settings.limits, tls),
+            budget: Budget::new(&settings.limits),
+            buffers: Buffers::new(settings.limits.buffers),
+            trail,
+            listeners: AtomicUsize::new(0),
+            tunnels: AtomicUsize::new(0),
+            began: Instant::now(),
+            swept: AtomicU64::new(0),
+        }))
+    }
+
+    /// Binds `name` in the directory `dir` and serves whoever connects to it as `identity`. The socket belongs to the
+    /// directory's owner; where it is removed or replaced, it is made again.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn open(self: &Arc<Self>, dir: OwnedFd, name: &str, identity: Identity) -> io::Result<Listener> {
+        Listener::open(self.clone(), dir, name, identity)
+    }
+
+    /// Listeners that are open.
+    #[must_use]
+    pub fn open_listeners(&self) -> usize {
+        self.listeners.load(Ordering::Relaxed)
+    }
+
+    /// Tunnels that are open.
+    #[must_use]
+    pub fn open_tunnels(&self) -> usize {
+        self.tunnels.load(Ordering::Relaxed)
+    }
+
+    /// Drops connections to targets that were kept too long. Any listener may call; once in a while it is done.
+    pub(crate) fn sweep(&self) {
+        let (now, last) = (self.began.elapsed().as_secs(), self.swept.load(Ordering::Relaxed));
+        if now >= last + SWEEP
+            && self.swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.pool.sweep();
+        }
+    }
+}
+
+/// TLS to targets: the system's authorities and any further ones.
+fn tls(extra_ca_pem: Option<&[u8]>) -> Result<ClientConfig, SetupError> {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::warn!(%error, "a certificate of the system was not read");
+    }
+    roots.add_parsable_certificates(native.certs);
+    if let Some(pem) = extra_ca_pem {
+        let mut count = 0;
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| SetupError::ExtraCa(error.to_string()))?;
+            roots.add(certificate).map_err(|error| SetupError::ExtraCa(error.to_string()))?;
+            count += 1;
+        }
+        if count == 0 {
+            return Err(SetupError::ExtraCa("no certificate in it; PEM is accepted".into()));
+        }
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Counts something for as long as it lives.
+pub(crate) struct Gauge(Arc<Egress>, fn(&Egress) -> &AtomicUsize);
+
+impl Gauge {
+    pub(crate) fn raise(egress: &Arc<Egress>, which: fn(&Egress) -> &AtomicUsize) -> Self {
+        which(egress).fetch_add(1, Ordering::Relaxed);
+        Self(egress.clone(), which)
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.1(&self.0).fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,80 @@
+//! The record of a request in the making. It is told when it is dropped: however a request ends, there is one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use crate::answer::Refusal;
+use crate::meter::Meter;
+use crate::target::Target;
+use crate::trail::{Decision, Identity, RequestRecord, Trail};
+
+/// A record in the making.
+pub(crate) struct Entry {
+    trail: Arc<dyn Trail>,
+    record: RequestRecord,
+    /// What the request moves.
+    pub(crate) meter: Meter,
+}
+
+impl Entry {
+    /// Until it is said otherwise, the request was cut off: nothing but the listener's end leaves it so.
+    pub(crate) fn new(trail: &Arc<dyn Trail>, identity: Identity, method: Option<&Method>) -> Self {
+        let method = match method.map(Method::as_str) {
+            Some(known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "CONNECT")) => known,
+            _ => "OTHER",
+        };
+        let record = RequestRecord {
+            identity,
+            method: method.to_owned(),
+            host: String::new(),
+            port: 0,
+            decision: Decision::Failed("stopped"),
+            rule: None,
+            status: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            duration: Duration::ZERO,
+        };
+        Self { trail: trail.clone(), record, meter: Meter::new() }
+    }
+
+    pub(crate) fn aimed_at(&mut self, target: &Target) {
+        self.record.host = target.host.to_string();
+        self.record.port = target.port;
+    }
+
+    pub(crate) fn ruled_by(&mut self, rule: String) {
+        self.record.rule = Some(rule);
+    }
+
+    /// The status of the answer, once it is known.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.record.status = status.as_u16();
+    }
+
+    pub(crate) fn refused(&mut self, refusal: &Refusal) {
+        self.answered(refusal.status);
+        self.record.decision = refusal.decision;
+    }
+
+    /// It ended so.
+    pub(crate) fn ended(&mut self, decision: Decision) {
+        self.record.decision = decision;
+    }
+
+    /// The host that was asked for; empty where none could be read.
+    pub(crate) fn host(&self) -> &str {
+        &self.record.host
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.record.bytes_up = self.meter.up();
+        self.record.bytes_down = self.meter.down();
+        self.record.duration = self.meter.elapsed();
+        self.trail.request(&self.record);
+    }
+}

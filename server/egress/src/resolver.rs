@@ -1,0 +1,73 @@
+//! From a host to the addresses that may be connected to. Looked up once: what was judged is what is connected.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hickory_resolver::{ResolverBuilder, TokioResolver};
+
+use crate::address::Networks;
+use crate::host::Host;
+use crate::pins::Pins;
+
+/// How long a look-up may take, all its tries included.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a host leads nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResolveError {
+    /// It has no address, or nobody could say.
+    Unknown,
+    /// Nobody said in time.
+    Timeout,
+    /// It leads to an address that may not be reached.
+    Forbidden(&'static str),
+}
+
+/// Resolves hosts under the address policy.
+pub(crate) struct Resolver {
+    networks: Networks,
+    pins: Pins,
+    /// `None` where this system has no DNS configuration: then only pins and addresses lead anywhere.
+    dns: Option<TokioResolver>,
+}
+
+impl Resolver {
+    pub(crate) fn new(networks: Networks, pins: Pins) -> Self {
+        let dns = TokioResolver::builder_tokio().and_then(ResolverBuilder::build);
+        if let Err(error) = &dns {
+            tracing::warn!(%error, "no DNS: only pinned names can be reached");
+        }
+        Self { networks, pins, dns: dns.ok() }
+    }
+
+    /// Where to connect to for `host`.
+    pub(crate) async fn resolve(&self, host: &Host, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+        let pinned = self.pins.get(host, port);
+        if !pinned.is_empty() {
+            return Ok(pinned);
+        }
+        let addresses = match host {
+            Host::Address(address) => vec![SocketAddr::new(*address, port)],
+            Host::Name(name) => self.look_up(name, port).await?,
+        };
+        // One bad address spoils all: a name that leads to both is being used for something.
+        match addresses.iter().find_map(|address| self.networks.objection(address.ip())) {
+            Some(why) => Err(ResolveError::Forbidden(why)),
+            None if addresses.is_empty() => Err(ResolveError::Unknown),
+            None => Ok(addresses),
+        }
+    }
+
+    async fn look_up(&self, name: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+        let dns = self.dns.as_ref().ok_or(ResolveError::Unknown)?;
+        // With its final dot the name is whole, and no search domain is tried.
+        match tokio::time::timeout(DEADLINE, dns.lookup_ip(format!("{name}."))).await {
+            Err(_) => Err(ResolveError::Timeout),
+            Ok(Err(error)) => {
+                tracing::debug!(name, %error, "not resolved");
+                Err(ResolveError::Unknown)
+            }
+            Ok(Ok(found)) => Ok(found.iter().map(|address| SocketAddr::new(address, port)).collect()),
+        }
+    }
+}

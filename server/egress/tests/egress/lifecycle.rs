@@ -1,0 +1,75 @@
+//! Listeners: whose requests are whose, sockets that are tampered with, the end.
+
+use std::fs;
+use std::time::Duration;
+
+use nagaya_fixtures::origin::Kind;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+use crate::support::{DEADLINE, Proxy, descriptors, eventually, identity, origin, read_all, read_head, settings};
+
+#[tokio::test]
+async fn who_asks_is_known_from_the_listener() {
+    let proxy = Proxy::start(settings(&[]));
+    proxy.talk("GET http://a.example/ HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+    proxy.listener.as_ref().expect("open").identify(identity("another"));
+    proxy.talk("GET http://a.example/ HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+    eventually("two records", || proxy.records.all().len() == 2).await;
+    let whose: Vec<String> = proxy.records.all().into_iter().map(|record| record.identity.workspace).collect();
+    assert_eq!(whose, ["w", "another"]);
+}
+
+#[tokio::test]
+async fn stop_ends_tunnels_too_and_leaves_nothing() {
+    let echo = origin(Kind::RawEcho).await;
+    let before = descriptors();
+    let mut proxy = Proxy::start(settings(&[("echo.example:7", echo.addr())]));
+    let mut tunnel = proxy.connect().await;
+    tunnel.write_all(b"CONNECT echo.example:7 HTTP/1.1\r\n\r\n").await.expect("writes");
+    read_head(&mut tunnel).await;
+    assert_eq!((proxy.egress.open_listeners(), proxy.egress.open_tunnels()), (1, 1), "the stimulus");
+    proxy.listener.take().expect("open").stop(DEADLINE).await;
+    assert_eq!(read_all(&mut tunnel).await, "");
+    assert_eq!((proxy.egress.open_listeners(), proxy.egress.open_tunnels()), (0, 0));
+    assert!(!proxy.socket().exists());
+    assert!(UnixStream::connect(proxy.socket()).await.is_err());
+    drop((proxy, tunnel));
+    eventually("descriptors are back", || descriptors() <= before).await;
+}
+
+#[tokio::test]
+async fn a_listener_that_is_dropped_ends() {
+    let mut proxy = Proxy::start(settings(&[]));
+    drop(proxy.listener.take());
+    eventually("it is closed", || proxy.egress.open_listeners() == 0 && !proxy.socket().exists()).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_is_tampered_with_is_made_again() {
+    let proxy = Proxy::start(settings(&[]));
+    let outside = tempfile::NamedTempFile::new().expect("a file");
+    let socket = proxy.socket();
+    let tamper: [&dyn Fn(); 3] = [
+        &|| fs::remove_file(&socket).expect("removes"),
+        &|| {
+            fs::remove_file(&socket).expect("removes");
+            std::os::unix::fs::symlink(outside.path(), &socket).expect("links");
+        },
+        &|| {
+            fs::remove_file(&socket).expect("removes");
+            fs::create_dir(&socket).expect("makes");
+        },
+    ];
+    for (n, tamper) in tamper.iter().enumerate() {
+        tamper();
+        let began = std::time::Instant::now();
+        while UnixStream::connect(&socket).await.is_err() {
+            assert!(began.elapsed() < DEADLINE, "not mended: {n}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let answer = proxy.talk("GET http://a.example/ HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    }
+    assert!(outside.path().exists(), "what a link led to is untouched");
+}

@@ -1,0 +1,6 @@
+//! The proxy from the outside: bytes on its socket, real peers behind it.
+
+mod connect;
+mod forward;
+mod lifecycle;
+mod support;

@@ -1,0 +1,130 @@
+//! A proxy on a socket of its own, and a client that speaks in bytes.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nagaya_egress::{Egress, Identity, Limits, Listener, RequestRecord, Settings, Trail};
+use nagaya_fixtures::origin::{Kind, Origin};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// Longest any of this may take.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+pub(crate) struct Records(Mutex<Vec<RequestRecord>>);
+
+impl Trail for Records {
+    fn request(&self, record: &RequestRecord) {
+        self.0.lock().expect("a lock").push(record.clone());
+    }
+}
+
+impl Records {
+    pub(crate) fn all(&self) -> Vec<RequestRecord> {
+        self.0.lock().expect("a lock").clone()
+    }
+}
+
+pub(crate) struct Proxy {
+    pub(crate) egress: Arc<Egress>,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) records: Arc<Records>,
+    dir: tempfile::TempDir,
+}
+
+pub(crate) fn any() -> SocketAddr {
+    "127.0.0.1:0".parse().expect("an address")
+}
+
+pub(crate) async fn origin(kind: Kind) -> Origin {
+    Origin::start(any(), kind).await.expect("starts")
+}
+
+pub(crate) fn identity(workspace: &str) -> Identity {
+    Identity { workspace: workspace.into(), conversation: None, tenant: None }
+}
+
+/// Settings that allow some hosts, each pinned to a peer: `host:port` of the allow-list, and where it leads.
+pub(crate) fn settings(hosts: &[(&str, SocketAddr)]) -> Settings {
+    let allowed: Vec<&str> = hosts.iter().map(|(host, _)| *host).collect();
+    let pins: Vec<String> = hosts.iter().map(|(host, to)| format!("{host}:{}:{}", to.ip(), to.port())).collect();
+    Settings {
+        allowed: allowed.join(",").parse().expect("a list"),
+        pins: pins.join(",").parse().expect("pins"),
+        limits: Limits::default(),
+        ..Settings::default()
+    }
+}
+
+impl Proxy {
+    pub(crate) fn start(settings: Settings) -> Self {
+        Self::with_credentials(settings, None)
+    }
+
+    pub(crate) fn with_credentials(
+        settings: Settings,
+        aws: Option<aws_credential_types::provider::SharedCredentialsProvider>,
+    ) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let records = Arc::new(Records::default());
+        let egress = Egress::new(settings, aws, records.clone()).expect("settings that make sense");
+        let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
+        let listener = egress.open(fd, "proxy.sock", identity("w")).expect("listens");
+        Self { egress, listener: Some(listener), records, dir }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("proxy.sock")
+    }
+
+    pub(crate) async fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.socket()).await.expect("connects")
+    }
+
+    /// Sends bytes, closes its half, and reads all there is to read.
+    pub(crate) async fn talk(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes.as_ref()).await.expect("writes");
+        stream.shutdown().await.expect("closes");
+        read_all(&mut stream).await
+    }
+
+    /// The one record of a proxy that was asked once.
+    pub(crate) async fn record(&self) -> RequestRecord {
+        eventually("a record", || self.records.all().len() == 1).await;
+        self.records.all().remove(0)
+    }
+}
+
+pub(crate) async fn read_all(stream: &mut UnixStream) -> String {
+    let mut all = Vec::new();
+    tokio::time::timeout(DEADLINE, stream.read_to_end(&mut all)).await.expect("in time").expect("reads");
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Reads to the end of a head.
+pub(crate) async fn read_head(stream: &mut UnixStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = tokio::time::timeout(DEADLINE, stream.read_u8()).await.expect("in time").expect("a head");
+        head.push(byte);
+    }
+    String::from_utf8(head).expect("text")
+}
+
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < DEADLINE, "not in time: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Descriptors this process has open.
+pub(crate) fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("reads").count()
+}

@@ -1,0 +1,177 @@
+//! Who asks: operators and tenants, told apart by their keys.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+use axum::middleware::Next;
+use axum::response::Response;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::AppState;
+use super::error::{ApiError, Code};
+
+const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+/// Shortest key taken: below it, guessing is work for an afternoon.
+const SHORTEST_KEY: usize = 16;
+
+/// Whom a key speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// The deployment's operator; also anybody, where there are no keys.
+    Operator,
+    /// One tenant.
+    Tenant(String),
+}
+
+/// The keys, as hashes: whoever reads the process's memory later does not find them.
+#[derive(Clone, Default)]
+pub struct ApiKeys(Vec<([u8; 32], Principal)>);
+
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} keys", self.0.len())
+    }
+}
+
+impl ApiKeys {
+    /// Reads `KEY,TENANT:KEY,…`.
+    ///
+    /// # Errors
+    /// What is accepted; never a key.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut seen = HashMap::new();
+        let mut keys = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let number = keys.len() + 1;
+            let (principal, key) = match item.split_once(':') {
+                Some((tenant, key)) if is_id(tenant) => (Principal::Tenant(tenant.to_owned()), key),
+                Some(_) => return Err(format!("key {number}: before the ':' a tenant's id is accepted")),
+                None => (Principal::Operator, item),
+            };
+            if key.len() < SHORTEST_KEY || !key.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(format!("key {number}: accepted: {SHORTEST_KEY} or more visible ASCII characters"));
+            }
+            let hash = hash(key);
+            if let Some(earlier) = seen.insert(hash, number) {
+                return Err(format!("keys {earlier} and {number} are the same"));
+            }
+            keys.push((hash, principal));
+        }
+        Ok(Self(keys))
+    }
+
+    /// Whether there are none, so that everybody is an operator.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whose key this is. Looks at every key, so that the time taken tells nothing.
+    fn whose(&self, key: &str) -> Option<Principal> {
+        let hash = hash(key);
+        let mut found = None;
+        for (known, principal) in &self.0 {
+            if bool::from(known.ct_eq(&hash)) {
+                found = Some(principal.clone());
+            }
+        }
+        found
+    }
+}
+
+fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+/// Whether a text can be the id of a tenant or a model.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+}
+
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    let bearer = || headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ");
+    headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).or_else(bearer)
+}
+
+/// Lets a request pass with its [`Principal`], or answers 401.
+pub async fn layer(State(app): State<AppState>, mut request: Request, next: Next) -> Result<Response, ApiError> {
+    let principal = if app.keys.is_empty() {
+        Principal::Operator
+    } else {
+        presented(request.headers()).and_then(|key| app.keys.whose(key)).ok_or_else(|| {
+            ApiError::new(Code::Unauthorized, "send a valid key as X-API-Key or Authorization: Bearer")
+        })?
+    };
+    request.extensions_mut().insert(principal);
+    Ok(next.run(request).await)
+}
+
+fn principal(parts: &Parts) -> Result<&Principal, ApiError> {
+    parts.extensions.get().ok_or_else(|| ApiError::internal(&"a route without authentication"))
+}
+
+/// Proof that an operator asks.
+#[derive(Debug)]
+pub struct Operator;
+
+impl<S: Sync> FromRequestParts<S> for Operator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        match principal(parts)? {
+            Principal::Operator => Ok(Self),
+            Principal::Tenant(_) => Err(ApiError::new(Code::Forbidden, "an operator's key is needed")),
+        }
+    }
+}
+
+/// The path's tenant, whom the caller may speak for. Another tenant's is answered as if it were not there.
+#[derive(Debug)]
+pub struct TenantScope(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for TenantScope {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let params =
+            RawPathParams::from_request_parts(parts, state).await.map_err(|_| ApiError::not_found("tenant"))?;
+        let tenant = params.iter().find(|(name, _)| *name == "tenant_id").map(|(_, value)| value.to_owned());
+        let tenant = tenant.ok_or_else(|| ApiError::internal(&"a tenant's route without a tenant"))?;
+        match principal(parts)? {
+            Principal::Tenant(own) if *own != tenant => Err(ApiError::not_found("tenant")),
+            _ => Ok(Self(tenant)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_and_known_again() {
+        let keys = ApiKeys::parse("0123456789abcdef, acme:fedcba9876543210").expect("valid");
+        assert_eq!(keys.whose("0123456789abcdef"), Some(Principal::Operator));
+        assert_eq!(keys.whose("fedcba9876543210"), Some(Principal::Tenant("acme".into())));
+        assert_eq!(keys.whose("0123456789abcdeF"), None);
+        assert!(ApiKeys::parse("").expect("valid").is_empty());
+    }
+
+    #[test]
+    fn no_fault_tells_a_key() {
+        for bad in ["hunter2", "te nant:0123456789abcdef", "acme:hunter2", "0123456789abcdef,0123456789abcdef"] {
+            let told = ApiKeys::parse(bad).expect_err("refused");
+            assert!(!told.contains("hunter2") && !told.contains("0123456789abcdef"), "{told}");
+        }
+        let keys = ApiKeys::parse("0123456789abcdef").expect("valid");
+        assert!(!format!("{keys:?}").contains("0123"));
+    }
+}

@@ -1,0 +1,99 @@
+//! Extractors whose rejections are our envelope, with the field that is wrong.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::error::{ApiError, Code};
+
+/// Largest JSON body, in bytes.
+pub const LARGEST_BODY: usize = 1024 * 1024;
+
+/// A JSON body.
+#[derive(Debug)]
+pub struct ApiJson<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if kind != "application/json" {
+            return Err(ApiError::invalid("Content-Type", "application/json is accepted"));
+        }
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
+            BytesRejection::FailedToBufferBody(inner) if inner.status() == 413 => {
+                ApiError::new(Code::PayloadTooLarge, format!("the body has more than {LARGEST_BODY} bytes"))
+            }
+            other => ApiError::invalid("body", other.body_text()),
+        })?;
+        if body.is_empty() {
+            return Err(ApiError::invalid("body", "it is empty; a JSON object is accepted"));
+        }
+        let mut json = serde_json::Deserializer::from_slice(&body);
+        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            let field = if path == "." { "body".to_owned() } else { path };
+            ApiError::invalid(field, error.into_inner().to_string())
+        })?;
+        json.end().map_err(|error| ApiError::invalid("body", error.to_string()))?;
+        Ok(Self(value))
+    }
+}
+
+/// Query parameters.
+#[derive(Debug)]
+pub struct ApiQuery<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for ApiQuery<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(rejection) => Err(ApiError::invalid("query", rejection.body_text())),
+        }
+    }
+}
+
+/// Path parameters; one that cannot be read names nothing.
+#[derive(Debug)]
+pub struct ApiPath<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for ApiPath<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            Err(_) => Err(ApiError::not_found("resource")),
+        }
+    }
+}
+
+/// Checks a text's length in characters.
+///
+/// # Errors
+/// It is too short or too long.
+pub fn check_length(field: &str, text: &str, range: std::ops::RangeInclusive<usize>) -> Result<(), ApiError> {
+    if range.contains(&text.chars().count()) && !text.contains('\0') {
+        return Ok(());
+    }
+    let (low, high) = (range.start(), range.end());
+    Err(ApiError::invalid(field, format!("{low} to {high} characters, none of them NUL, are accepted")))
+}
+
+/// Checks an id that a client chooses.
+///
+/// # Errors
+/// It is none.
+pub fn check_id(field: &str, text: &str) -> Result<(), ApiError> {
+    if super::auth::is_id(text) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(field, "1 to 64 letters, digits, '-', '_', '.' are accepted, the first a letter or digit"))
+}

@@ -1,0 +1,145 @@
+//! HTTP in and out: one file per resource.
+
+mod admin;
+pub mod auth;
+mod conversations;
+mod docs;
+pub mod error;
+mod extract;
+mod health;
+mod models;
+mod request_id;
+mod stream;
+mod tenants;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::config::Environment;
+use crate::conversation::runs::Runs;
+use crate::conversation::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::workspace::Workspaces;
+use auth::ApiKeys;
+use error::{ApiError, Code};
+
+/// What every handler may use.
+#[derive(Debug, Clone)]
+pub struct AppState {
+    /// Which safety rules apply.
+    pub environment: Environment,
+    /// Who may ask.
+    pub keys: Arc<ApiKeys>,
+    /// What is kept.
+    pub store: Store,
+    /// Runs.
+    pub runs: Arc<Runs>,
+    /// Rooms.
+    pub workspaces: Arc<Workspaces>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Whether the way out leads to models of a region.
+    pub regions: Arc<dyn Regions>,
+}
+
+/// Which regions' models the rooms can reach.
+pub trait Regions: std::fmt::Debug + Send + Sync {
+    /// Why a model in this region could not be called; `None` where it can.
+    fn unreachable(&self, region: &str) -> Option<String>;
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Nagaya", description = "Every AI-agent conversation in a locked room of its own."),
+    components(schemas(error::ErrorEnvelope))
+)]
+struct Description;
+
+/// Every route with its description.
+fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(tenants::list, tenants::create))
+        .routes(routes!(tenants::get, tenants::update, tenants::delete))
+        .routes(routes!(models::list, models::create))
+        .routes(routes!(models::get, models::update, models::delete))
+        .routes(routes!(models::set_status))
+        .routes(routes!(conversations::list, conversations::create))
+        .routes(routes!(conversations::get, conversations::update, conversations::delete))
+        .routes(routes!(conversations::archive))
+        .routes(routes!(conversations::messages))
+        .routes(routes!(stream::start, stream::follow))
+        .routes(routes!(stream::cancel))
+        .routes(routes!(admin::workspaces))
+        .routes(routes!(admin::release))
+        .routes(routes!(admin::pool, admin::set_pool))
+        .routes(routes!(admin::collect))
+}
+
+fn open_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(health::root))
+        .routes(routes!(health::health))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+}
+
+/// The OpenAPI description of the service.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    open_routes().merge(routes()).into_openapi()
+}
+
+/// The whole service.
+pub fn router(app: AppState) -> Router {
+    let authenticated = || from_fn_with_state(app.clone(), auth::layer);
+    let (guarded, _) = routes().split_for_parts();
+    let (open, _) = open_routes().split_for_parts();
+    let metrics = Router::new().route("/metrics", axum::routing::get(health::metrics));
+    let metrics = match app.environment {
+        Environment::Development => metrics,
+        Environment::Production => metrics.route_layer(authenticated()),
+    };
+    Router::new()
+        .merge(guarded.route_layer(authenticated()))
+        .merge(open)
+        .merge(metrics)
+        .merge(docs::router())
+        .fallback(async || ApiError::not_found("route; /docs lists them"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(Code::MethodNotAllowed, "the route does not have this method; /docs lists them")
+        })
+        .layer(DefaultBodyLimit::max(extract::LARGEST_BODY))
+        .layer(from_fn_with_state(app.clone(), measure))
+        .layer(CatchPanicLayer::custom(after_panic))
+        .layer(from_fn(request_id::layer))
+        .with_state(app)
+}
+
+async fn measure(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = match request.method().as_str() {
+        known @ ("GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS") => known.to_owned(),
+        _ => "OTHER".to_owned(),
+    };
+    let route =
+        request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    app.metrics.answered(&method, &route, response.status().as_u16(), began.elapsed());
+    response
+}
+
+fn after_panic(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic.downcast_ref::<String>().map(String::as_str);
+    let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    ApiError::internal(&format!("panic: {message}")).into_response()
+}

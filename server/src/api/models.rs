@@ -1,0 +1,188 @@
+//! `/api/models`
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::auth::Operator;
+use super::error::{ApiError, ErrorEnvelope};
+use super::extract::{ApiJson, ApiPath, check_id, check_length};
+use crate::config::is_region;
+use crate::conversation::cost::Price;
+use crate::conversation::store::{Model, ModelChange, ModelStatus, NewModel};
+
+/// Largest count of tokens taken: well beyond any model.
+const MOST_TOKENS: i64 = 100_000_000;
+
+/// What makes a model.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Creation {
+    /// 1 to 64 letters, digits, `-`, `_`, `.`
+    model_id: String,
+    /// 1 to 200 characters.
+    display_name: String,
+    /// Bedrock's model or inference-profile id; 1 to 256 characters.
+    bedrock_model_id: String,
+    /// AWS region that serves it; default is the server's `AWS_REGION`.
+    model_region: Option<String>,
+    /// Tokens the model takes.
+    context_window: i64,
+    /// Tokens it gives at most.
+    max_output_tokens: i64,
+    /// USD per 1,000 input tokens.
+    input_token_price: Price,
+    /// USD per 1,000 output tokens.
+    output_token_price: Price,
+}
+
+/// What of a model is to change.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Update {
+    /// As at creation.
+    display_name: Option<String>,
+    /// As at creation.
+    bedrock_model_id: Option<String>,
+    /// As at creation.
+    model_region: Option<String>,
+    /// As at creation.
+    context_window: Option<i64>,
+    /// As at creation.
+    max_output_tokens: Option<i64>,
+    /// As at creation.
+    input_token_price: Option<Price>,
+    /// As at creation.
+    output_token_price: Option<Price>,
+    /// Whether new conversations may choose it.
+    status: Option<ModelStatus>,
+}
+
+/// A model's new status.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatusUpdate {
+    /// Whether new conversations may choose it.
+    status: ModelStatus,
+}
+
+fn check(app: &AppState, change: &ModelChange) -> Result<(), ApiError> {
+    if let Some(name) = &change.display_name {
+        check_length("display_name", name, 1..=200)?;
+    }
+    if let Some(id) = &change.bedrock_model_id {
+        check_length("bedrock_model_id", id, 1..=256)?;
+    }
+    for (field, tokens) in [("context_window", change.context_window), ("max_output_tokens", change.max_output_tokens)]
+    {
+        if tokens.is_some_and(|tokens| !(1..=MOST_TOKENS).contains(&tokens)) {
+            return Err(ApiError::invalid(field, format!("a whole number from 1 to {MOST_TOKENS} is accepted")));
+        }
+    }
+    if let Some(region) = &change.model_region {
+        if !is_region(region) {
+            return Err(ApiError::invalid("model_region", "a region's name, as us-east-1, is accepted"));
+        }
+        if let Some(why) = app.regions.unreachable(region) {
+            return Err(ApiError::invalid("model_region", why));
+        }
+    }
+    Ok(())
+}
+
+/// All models.
+#[utoipa::path(get, path = "/api/models", tag = "models", responses((status = 200, body = Vec<Model>)))]
+pub(super) async fn list(State(app): State<AppState>) -> Result<Json<Vec<Model>>, ApiError> {
+    Ok(Json(app.store.models().await?))
+}
+
+/// Creates a model.
+#[utoipa::path(post, path = "/api/models", tag = "models", request_body = Creation,
+    responses((status = 201, body = Model), (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+pub(super) async fn create(
+    _: Operator,
+    State(app): State<AppState>,
+    ApiJson(new): ApiJson<Creation>,
+) -> Result<(StatusCode, Json<Model>), ApiError> {
+    check_id("model_id", &new.model_id)?;
+    let as_change = ModelChange {
+        display_name: Some(new.display_name.clone()),
+        bedrock_model_id: Some(new.bedrock_model_id.clone()),
+        model_region: new.model_region.clone(),
+        context_window: Some(new.context_window),
+        max_output_tokens: Some(new.max_output_tokens),
+        ..ModelChange::default()
+    };
+    check(&app, &as_change)?;
+    let new = NewModel {
+        model_id: new.model_id,
+        display_name: new.display_name,
+        bedrock_model_id: new.bedrock_model_id,
+        model_region: new.model_region,
+        context_window: new.context_window,
+        max_output_tokens: new.max_output_tokens,
+        input_token_price: new.input_token_price,
+        output_token_price: new.output_token_price,
+    };
+    Ok((StatusCode::CREATED, Json(app.store.create_model(new).await?)))
+}
+
+/// One model.
+#[utoipa::path(get, path = "/api/models/{model_id}", tag = "models", params(("model_id" = String, Path)),
+    responses((status = 200, body = Model), (status = 404, body = ErrorEnvelope)))]
+pub(super) async fn get(State(app): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Json<Model>, ApiError> {
+    Ok(Json(app.store.model(&id).await?))
+}
+
+/// Changes a model; what is left out stays.
+#[utoipa::path(put, path = "/api/models/{model_id}", tag = "models", params(("model_id" = String, Path)),
+    request_body = Update,
+    responses((status = 200, body = Model), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+pub(super) async fn update(
+    _: Operator,
+    State(app): State<AppState>,
+    ApiPath(id): ApiPath<String>,
+    ApiJson(update): ApiJson<Update>,
+) -> Result<Json<Model>, ApiError> {
+    let change = ModelChange {
+        display_name: update.display_name,
+        bedrock_model_id: update.bedrock_model_id,
+        model_region: update.model_region,
+        context_window: update.context_window,
+        max_output_tokens: update.max_output_tokens,
+        input_token_price: update.input_token_price,
+        output_token_price: update.output_token_price,
+        status: update.status,
+    };
+    check(&app, &change)?;
+    Ok(Json(app.store.update_model(&id, change).await?))
+}
+
+/// Changes a model's status.
+#[utoipa::path(patch, path = "/api/models/{model_id}/status", tag = "models", params(("model_id" = String, Path)),
+    request_body = StatusUpdate,
+    responses((status = 200, body = Model), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+pub(super) async fn set_status(
+    _: Operator,
+    State(app): State<AppState>,
+    ApiPath(id): ApiPath<String>,
+    ApiJson(update): ApiJson<StatusUpdate>,
+) -> Result<Json<Model>, ApiError> {
+    let change = ModelChange { status: Some(update.status), ..ModelChange::default() };
+    Ok(Json(app.store.update_model(&id, change).await?))
+}
+
+/// Deletes a model that nothing refers to.
+#[utoipa::path(delete, path = "/api/models/{model_id}", tag = "models", params(("model_id" = String, Path)),
+    responses((status = 204), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
+pub(super) async fn delete(
+    _: Operator,
+    State(app): State<AppState>,
+    ApiPath(id): ApiPath<String>,
+) -> Result<StatusCode, ApiError> {
+    app.store.delete_model(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

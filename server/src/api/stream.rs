@@ -1,0 +1,165 @@
+//! Runs: started, followed, cancelled. Events are server-sent (WHATWG HTML, "Server-sent events").
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::AppState;
+use super::auth::TenantScope;
+use super::conversations::ConversationPath;
+use super::error::{ApiError, Code, ErrorEnvelope};
+use super::extract::{ApiJson, ApiPath, ApiQuery, check_length};
+use crate::conversation::journal::Journal;
+use crate::conversation::run::Order;
+use crate::conversation::store::{ConversationStatus, TenantStatus};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Longest user input, in characters.
+const USER_INPUT: std::ops::RangeInclusive<usize> = 1..=200_000;
+
+/// What starts a run.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunRequest {
+    /// What the user asks for; 1 to 200,000 characters.
+    user_input: String,
+    /// Who asks, for the log.
+    executor: Option<Executor>,
+}
+
+/// Who asks.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Executor {
+    /// Up to 256 characters.
+    user_id: Option<String>,
+    /// Up to 256 characters.
+    name: Option<String>,
+    /// Up to 256 characters.
+    email: Option<String>,
+}
+
+/// From where a run is followed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct FollowQuery {
+    /// As `Last-Event-ID`: `<run_id>:<seq>`, or a bare number for the current or last run.
+    after: Option<String>,
+}
+
+/// Starts a run; its events follow. Leaving does not end it.
+#[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/stream", tag = "runs",
+    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)), request_body = RunRequest,
+    responses((status = 200, content_type = "text/event-stream", body = String), (status = 404, body = ErrorEnvelope),
+        (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
+pub(super) async fn start(
+    TenantScope(tenant): TenantScope,
+    State(app): State<AppState>,
+    ApiPath(path): ApiPath<ConversationPath>,
+    ApiJson(request): ApiJson<RunRequest>,
+) -> Result<Response, ApiError> {
+    check_length("user_input", &request.user_input, USER_INPUT)?;
+    for (field, text) in request.executor.iter().flat_map(|executor| {
+        [
+            ("executor.user_id", &executor.user_id),
+            ("executor.name", &executor.name),
+            ("executor.email", &executor.email),
+        ]
+    }) {
+        text.as_ref().map_or(Ok(()), |text| check_length(field, text, 0..=256))?;
+    }
+    let tenant = app.store.tenant(&tenant).await?;
+    let conversation = app.store.conversation(&tenant.tenant_id, &path.conversation_id).await?;
+    if tenant.status == TenantStatus::Inactive {
+        return Err(ApiError::invalid("tenant_id", "the tenant is inactive"));
+    }
+    if conversation.status == ConversationStatus::Archived {
+        return Err(ApiError::invalid(
+            "conversation_id",
+            "the conversation is archived; set its status to active first",
+        ));
+    }
+    if !conversation.workspace_enabled {
+        return Err(ApiError::invalid("conversation_id", "the conversation was created without a workspace"));
+    }
+    if conversation.context_limit_reached {
+        return Err(ApiError::new(Code::Conflict, "the model's context is full; begin a new conversation"));
+    }
+    let model = app.store.model(&conversation.model_id).await?;
+    if app.workspaces.needs_engine(&conversation.conversation_id) {
+        let engine = app.workspaces.engine().ping().await;
+        engine.map_err(|error| ApiError::unavailable(format!("no room can be opened: {error}")))?;
+    }
+    let conversation_id = conversation.conversation_id.clone();
+    let journal = app.runs.start(Order { conversation, tenant, model, user_input: request.user_input })?;
+    tracing::info!(
+        conversation = conversation_id,
+        run = journal.run_id(),
+        executor = request.executor.and_then(|executor| executor.user_id),
+        "run started"
+    );
+    Ok(events(&journal, 0))
+}
+
+/// Follows the current or last run, from its beginning or from after a given event.
+#[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/stream", tag = "runs",
+    params(("tenant_id" = String, Path), ("conversation_id" = String, Path), FollowQuery,
+        ("Last-Event-ID" = Option<String>, Header)),
+    responses((status = 200, content_type = "text/event-stream", body = String), (status = 404, body = ErrorEnvelope),
+        (status = 422, body = ErrorEnvelope)))]
+pub(super) async fn follow(
+    TenantScope(tenant): TenantScope,
+    State(app): State<AppState>,
+    ApiPath(path): ApiPath<ConversationPath>,
+    ApiQuery(query): ApiQuery<FollowQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    app.store.conversation(&tenant, &path.conversation_id).await?;
+    let journal = app.runs.journal(&path.conversation_id).ok_or_else(|| ApiError::not_found("run"))?;
+    let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_owned());
+    let after = header.or(query.after).map_or(Ok(0), |text| position(&text, &journal))?;
+    Ok(events(&journal, after))
+}
+
+/// Asks the current run to end; its last event tells that it has.
+#[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/cancel", tag = "runs",
+    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)),
+    responses((status = 202), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
+pub(super) async fn cancel(
+    TenantScope(tenant): TenantScope,
+    State(app): State<AppState>,
+    ApiPath(path): ApiPath<ConversationPath>,
+) -> Result<StatusCode, ApiError> {
+    app.store.conversation(&tenant, &path.conversation_id).await?;
+    if app.runs.cancel(&path.conversation_id) {
+        Ok(StatusCode::ACCEPTED)
+    } else {
+        Err(ApiError::new(Code::Conflict, "no run is going on in this conversation"))
+    }
+}
+
+/// Where in `journal` an event id points. An id of an earlier run means: all of this one.
+fn position(text: &str, journal: &Journal) -> Result<usize, ApiError> {
+    let (run, seq) = text.rsplit_once(':').map_or((None, text), |(run, seq)| (Some(run), seq));
+    let seq = seq.parse().map_err(|_| ApiError::invalid("Last-Event-ID", "<run_id>:<seq> is accepted"))?;
+    Ok(if run.is_none_or(|run| run == journal.run_id()) { seq } else { 0 })
+}
+
+fn events(journal: &Arc<Journal>, after: usize) -> Response {
+    let lines = futures::stream::unfold(journal.reader(after), async |mut reader| {
+        let line = reader.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(Bytes::copy_from_slice(line.as_bytes())), reader))
+    });
+    let headers =
+        [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache"), (X_ACCEL_BUFFERING, "no")];
+    (headers, Body::from_stream(lines)).into_response()
+}

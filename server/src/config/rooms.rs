@@ -1,0 +1,107 @@
+//! Rooms: the engine, the image, limits, sockets, pool, garbage collection.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::Reader;
+use super::units;
+use crate::engine::EngineAddress;
+use crate::workspace::pool::PoolSize;
+use crate::workspace::sockets;
+
+/// Settings of workspaces.
+#[derive(Debug, Clone)]
+pub struct Rooms {
+    /// `DOCKER_SOCKET_PATH`
+    pub engine: EngineAddress,
+    /// `CONTAINER_IMAGE`
+    pub image: String,
+    /// `WORKSPACE_SOCKET_BASE_PATH`
+    pub socket_base: PathBuf,
+    /// `WORKSPACE_SOCKET_HOST_PATH`
+    pub socket_host_base: PathBuf,
+    /// `CONTAINER_TTL`
+    pub ttl: Duration,
+    /// `CONTAINER_GC_INTERVAL`
+    pub gc_interval: Duration,
+    /// `CONTAINER_GRACE_PERIOD`
+    pub grace: Duration,
+    /// `CONTAINER_EXECUTION_TIMEOUT`
+    pub execution_timeout: Duration,
+    /// What one room may use.
+    pub limits: RoomLimits,
+    /// `WARM_POOL_MIN_SIZE`, `WARM_POOL_MAX_SIZE`
+    pub pool: PoolSize,
+}
+
+/// What one room may use.
+#[derive(Debug, Clone, Copy)]
+pub struct RoomLimits {
+    /// `CONTAINER_CPUS`, in billionths of a CPU (Docker's `NanoCpus`).
+    pub nano_cpus: i64,
+    /// `CONTAINER_MEMORY`, in bytes; swap is never added.
+    pub memory: i64,
+    /// `CONTAINER_PIDS`
+    pub pids: i64,
+    /// `CONTAINER_DISK`, in bytes: the size of `/workspace`.
+    pub disk: u64,
+}
+
+impl Rooms {
+    pub(super) fn read(r: &mut Reader) -> Self {
+        let engine = r.get(
+            "DOCKER_SOCKET_PATH",
+            "unix:///var/run/docker.sock",
+            "unix:///path, /path, tcp://host:port, http://host:port",
+            EngineAddress::parse,
+        );
+        let image = r.get("CONTAINER_IMAGE", "workspace-base:latest", "an image reference without spaces", |text| {
+            (!text.contains(char::is_whitespace)).then(|| text.to_owned())
+        });
+        let socket_base = path(r, "WORKSPACE_SOCKET_BASE_PATH", sockets::DEFAULT_BASE);
+        if let Err(why) = sockets::check_length(&socket_base) {
+            r.fault(format!("WORKSPACE_SOCKET_BASE_PATH={:?}: {why}", socket_base.display().to_string()));
+        }
+        let socket_host_base = path(r, "WORKSPACE_SOCKET_HOST_PATH", &socket_base.to_string_lossy());
+        let min = r.get("WARM_POOL_MIN_SIZE", "2", "a whole number from 0 to 1000", pool_size);
+        let max = r.get("WARM_POOL_MAX_SIZE", "10", "a whole number from 0 to 1000", pool_size);
+        if min > max {
+            r.fault(format!("WARM_POOL_MIN_SIZE={min}: must not exceed WARM_POOL_MAX_SIZE={max}"));
+        }
+        Self {
+            engine,
+            image,
+            socket_base,
+            socket_host_base,
+            ttl: r.get("CONTAINER_TTL", "3600", units::DURATION, units::duration),
+            gc_interval: r.get("CONTAINER_GC_INTERVAL", "60", units::DURATION, units::duration),
+            grace: r.get("CONTAINER_GRACE_PERIOD", "30", units::DURATION, units::duration),
+            execution_timeout: r.get("CONTAINER_EXECUTION_TIMEOUT", "600", units::DURATION, units::duration),
+            limits: RoomLimits {
+                nano_cpus: r.get("CONTAINER_CPUS", "2", "a number of CPUs from 0.01 to 1024", nano_cpus),
+                memory: r.get("CONTAINER_MEMORY", "2GiB", units::BYTES, |text| i64::try_from(units::bytes(text)?).ok()),
+                pids: r.get("CONTAINER_PIDS", "256", "a whole number from 16 to 1000000", |text| {
+                    text.parse().ok().filter(|pids| (16..=1_000_000).contains(pids))
+                }),
+                disk: r.get("CONTAINER_DISK", "5GiB", units::BYTES, units::bytes),
+            },
+            pool: PoolSize { min, max },
+        }
+    }
+}
+
+fn path(r: &mut Reader, name: &'static str, default: &str) -> PathBuf {
+    r.get(name, default, "an absolute path without ':'", |text| {
+        Some(PathBuf::from(text)).filter(|path| path.is_absolute() && !text.contains(':'))
+    })
+}
+
+fn pool_size(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|size| *size <= 1000)
+}
+
+fn nano_cpus(text: &str) -> Option<i64> {
+    let cpus: f64 = text.parse().ok()?;
+    #[allow(clippy::cast_possible_truncation, reason = "at most 1024e9, far below i64's range")]
+    (0.01..=1024.0).contains(&cpus).then_some((cpus * 1e9) as i64)
+}

@@ -1,0 +1,98 @@
+//! How the process meets its clients: address, keys, logs, shutdown.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::reader::Reader;
+use super::units;
+use crate::api::auth::ApiKeys;
+use crate::telemetry::logs::{LogFormat, LogSettings};
+
+/// Which set of safety rules applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// Open without keys; `/metrics` is open.
+    Development,
+    /// Keys are required.
+    Production,
+}
+
+impl Environment {
+    /// The name used in settings and answers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Production => "production",
+        }
+    }
+}
+
+/// What becomes of the rooms when the server stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtShutdown {
+    /// They stay and are adopted by the next start.
+    Keep,
+    /// All are released.
+    Destroy,
+}
+
+/// Settings of the service itself.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// `APP_ENV`
+    pub environment: Environment,
+    /// `BIND_ADDR`
+    pub bind: SocketAddr,
+    /// `API_KEYS`
+    pub keys: ApiKeys,
+    /// `SHUTDOWN_TIMEOUT`
+    pub shutdown_timeout: Duration,
+    /// `SHUTDOWN_WORKSPACES`
+    pub at_shutdown: AtShutdown,
+    /// `LOG_LEVEL`, `LOG_FORMAT`
+    pub logs: LogSettings,
+}
+
+impl Service {
+    pub(super) fn read(r: &mut Reader) -> Self {
+        let environment = r.get("APP_ENV", "development", "development, production", |text| match text {
+            "development" => Some(Environment::Development),
+            "production" => Some(Environment::Production),
+            _ => None,
+        });
+        let bind: SocketAddr =
+            r.get("BIND_ADDR", "127.0.0.1:8000", "an address and port, as 127.0.0.1:8000 or [::1]:8000", |text| {
+                text.parse().ok()
+            });
+        let keys = r.secret("API_KEYS", ApiKeys::parse);
+        if keys.is_empty() && environment == Environment::Production {
+            r.fault("API_KEYS: APP_ENV=production needs at least one key: KEY (operator) or TENANT:KEY");
+        }
+        if keys.is_empty() && !bind.ip().is_loopback() {
+            r.fault(format!(
+                "BIND_ADDR={bind}: without API_KEYS only a loopback address is accepted; set API_KEYS to listen further"
+            ));
+        }
+        Self {
+            environment,
+            bind,
+            keys,
+            shutdown_timeout: r.get("SHUTDOWN_TIMEOUT", "30", units::DURATION, units::duration),
+            at_shutdown: r.get("SHUTDOWN_WORKSPACES", "keep", "keep, destroy", |text| match text {
+                "keep" => Some(AtShutdown::Keep),
+                "destroy" => Some(AtShutdown::Destroy),
+                _ => None,
+            }),
+            logs: LogSettings {
+                level: r.get("LOG_LEVEL", "info", "error, warn, info, debug, trace", |text| text.parse().ok()),
+                format: r.get("LOG_FORMAT", "auto", "json, text, auto", |text| match text {
+                    "json" => Some(LogFormat::Json),
+                    "text" => Some(LogFormat::Text),
+                    "auto" => Some(LogFormat::Auto),
+                    _ => None,
+                }),
+            },
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Where state lives.
+
+use std::path::PathBuf;
+
+use super::reader::Reader;
+
+/// Settings of what is kept.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// `STATE_DIR`
+    pub state_dir: PathBuf,
+    /// `DATABASE_URL`: the SQLite file; `None` is the one in the state directory.
+    pub sqlite: Option<PathBuf>,
+    /// `DEPLOYMENT_ID`; `None` is the one kept in the state directory.
+    pub deployment_id: Option<String>,
+}
+
+/// Characters of a deployment id: it becomes a Docker label and part of a directory's name.
+fn is_deployment_id(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+impl Storage {
+    pub(super) fn read(r: &mut Reader, home: Option<&str>) -> Self {
+        let default = format!("{}/.local/state/nagaya", home.unwrap_or("/var/lib/nagaya"));
+        let state_dir = r.get("STATE_DIR", &default, "an absolute path", |text| {
+            Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+        });
+        let sqlite = r.parse("DATABASE_URL", "", |text| match text.strip_prefix("sqlite://") {
+            _ if text.is_empty() => Ok(None),
+            Some(path) if path.starts_with('/') => Ok(Some(PathBuf::from(path))),
+            Some(_) => Err("accepted: sqlite:///absolute/path"),
+            None => Err("accepted: sqlite:///absolute/path, or nothing for a file in STATE_DIR; \
+                         this version does not support another database"),
+        });
+        let deployment_id =
+            r.get("DEPLOYMENT_ID", "", "1 to 63 letters, digits, '-', '_', '.'", |text| match text.is_empty() {
+                true => Some(None),
+                false => is_deployment_id(text).then(|| Some(text.to_owned())),
+            });
+        unsupported(r, "REDIS_URL", "this version keeps workspace records itself");
+        unsupported(r, "S3_BUCKET_NAME", "this version has no file sync");
+        Self { state_dir, sqlite, deployment_id }
+    }
+}
+
+/// A setting of the contract that this version cannot honour: better refused than ignored.
+fn unsupported(r: &mut Reader, name: &'static str, why: &str) {
+    r.secret(name, |text| if text.is_empty() { Ok(()) } else { Err(format!("{why}; leave it empty")) });
+}

@@ -1,0 +1,10 @@
+//! Tenants, models, conversations and their messages; runs and their journals.
+
+pub mod cost;
+pub mod event;
+pub mod journal;
+mod recovery;
+pub mod run;
+pub mod runs;
+pub mod store;
+mod translate;

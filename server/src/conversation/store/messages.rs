@@ -1,0 +1,85 @@
+//! Messages.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::Row;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{Store, StoreError, from_micros, to_micros};
+
+/// One message of a conversation.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Message {
+    /// Its id.
+    pub message_id: String,
+    /// The conversation.
+    pub conversation_id: String,
+    /// From 1, without gaps.
+    pub message_seq: i64,
+    /// `user`, or the name of the event it was.
+    pub message_type: String,
+    /// How a `done` ended.
+    pub message_subtype: Option<String>,
+    /// The event's fields; for `user`, `{"text": …}`.
+    #[schema(value_type = Object)]
+    pub content: Value,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub timestamp: Timestamp,
+}
+
+impl Store {
+    /// Adds a message to the end of a conversation. To one that was deleted meanwhile, nothing is added.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn add_message(
+        &self,
+        conversation: &str,
+        kind: &str,
+        subtype: Option<&str>,
+        content: &Value,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO messages (message_id, conversation_id, message_seq, message_type, message_subtype, content, timestamp)
+             SELECT ?1, conversation_id,
+                    (SELECT COALESCE(MAX(message_seq), 0) + 1 FROM messages WHERE conversation_id = ?2), ?3, ?4, ?5, ?6
+             FROM conversations WHERE conversation_id = ?2",
+        )
+        .bind(Uuid::now_v7().to_string())
+        .bind(conversation)
+        .bind(kind)
+        .bind(subtype)
+        .bind(content.to_string())
+        .bind(to_micros(Timestamp::now()))
+        .execute(&self.0)
+        .await?;
+        Ok(())
+    }
+
+    /// All messages of a conversation, in order.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn messages(&self, conversation: &str) -> Result<Vec<Message>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = ? ORDER BY message_seq")
+            .bind(conversation)
+            .fetch_all(&self.0)
+            .await?;
+        let read = |row: &sqlx::sqlite::SqliteRow| {
+            let content: String = row.try_get("content")?;
+            Ok(Message {
+                message_id: row.try_get("message_id")?,
+                conversation_id: row.try_get("conversation_id")?,
+                message_seq: row.try_get("message_seq")?,
+                message_type: row.try_get("message_type")?,
+                message_subtype: row.try_get("message_subtype")?,
+                content: serde_json::from_str(&content).map_err(|error| sqlx::Error::Decode(error.into()))?,
+                timestamp: from_micros(row.try_get("timestamp")?)?,
+            })
+        };
+        Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+    }
+}

@@ -1,0 +1,133 @@
+//! What is kept of tenants, models, conversations and messages: one query layer, migrations in the binary.
+
+mod conversations;
+mod messages;
+mod models;
+mod tenants;
+
+use std::path::Path;
+
+use sqlx::sqlite::SqlitePool;
+
+pub use conversations::{
+    Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page, RunTotals,
+};
+pub use messages::Message;
+pub use models::{Model, ModelChange, ModelStatus, NewModel};
+pub use tenants::{NewTenant, Tenant, TenantChange, TenantStatus};
+
+use crate::state::open_sqlite;
+
+/// Connections to the file; SQLite has one writer, the others read.
+const CONNECTIONS: u32 = 4;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// Why a question to the store has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It names something that is not there.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// It does not go together with what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// The database failed.
+    #[error("the database: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// The database.
+#[derive(Debug, Clone)]
+pub struct Store(SqlitePool);
+
+impl Store {
+    /// Opens the file, making it where there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// It cannot be opened, or was written by a newer version.
+    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        let pool = open_sqlite(path, CONNECTIONS).await?;
+        MIGRATIONS.run(&pool).await?;
+        Ok(Self(pool))
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.0).await?;
+        Ok(())
+    }
+
+    /// Closes the file.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+/// Why the database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// Its schema.
+    #[error("its schema: {0}")]
+    Schema(#[from] sqlx::migrate::MigrateError),
+}
+
+/// Microseconds since the epoch, as times are kept.
+fn to_micros(time: jiff::Timestamp) -> i64 {
+    time.as_microsecond()
+}
+
+fn from_micros(micros: i64) -> sqlx::Result<jiff::Timestamp> {
+    jiff::Timestamp::from_microsecond(micros).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Reads a status or another word out of a closed set.
+fn word<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> sqlx::Result<T> {
+    parse(text).ok_or_else(|| sqlx::Error::Decode(format!("{text:?} is not a word this version knows").into()))
+}
+
+/// The fault of an insert: a row with this key is there, or it refers to one that is not.
+fn on_write(error: sqlx::Error, exists: impl FnOnce() -> String, dangling: &'static str) -> StoreError {
+    match error.as_database_error() {
+        Some(db) if db.is_unique_violation() => StoreError::Conflict(exists()),
+        Some(db) if db.is_foreign_key_violation() => StoreError::NotFound(dangling),
+        _ => error.into(),
+    }
+}
+
+/// The fault of a delete: others still refer to the row.
+fn on_delete(error: sqlx::Error, in_use: &str) -> StoreError {
+    match error.as_database_error() {
+        Some(db) if db.is_foreign_key_violation() => StoreError::Conflict(in_use.to_owned()),
+        _ => error.into(),
+    }
+}
+
+/// Declares a closed set of words that is stored, sent and received as text.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$doc])* $variant),+ }
+
+        impl $name {
+            /// The word.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            fn from_text(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+use words;

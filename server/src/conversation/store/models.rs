@@ -1,0 +1,184 @@
+//! Models.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use utoipa::ToSchema;
+
+use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, word, words};
+use crate::conversation::cost::Price;
+
+words! {
+    /// Whether new conversations may choose a model.
+    ModelStatus {
+        /// They may.
+        Active = "active",
+        /// They may not; those that have it keep it.
+        Deprecated = "deprecated",
+    }
+}
+
+/// A model that conversations may use.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Model {
+    /// Chosen by whoever created it.
+    pub model_id: String,
+    /// For people.
+    pub display_name: String,
+    /// Bedrock's model or inference-profile id.
+    pub bedrock_model_id: String,
+    /// AWS region that serves it; absent is the server's `AWS_REGION`.
+    pub model_region: Option<String>,
+    /// Tokens the model takes.
+    pub context_window: i64,
+    /// Tokens it gives at most.
+    pub max_output_tokens: i64,
+    /// USD per 1,000 input tokens.
+    pub input_token_price: Price,
+    /// USD per 1,000 output tokens.
+    pub output_token_price: Price,
+    /// Whether new conversations may choose it.
+    pub status: ModelStatus,
+    /// When it was created.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+}
+
+/// What makes a model; fields as in [`Model`].
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each field is documented in Model")]
+pub struct NewModel {
+    pub model_id: String,
+    pub display_name: String,
+    pub bedrock_model_id: String,
+    pub model_region: Option<String>,
+    pub context_window: i64,
+    pub max_output_tokens: i64,
+    pub input_token_price: Price,
+    pub output_token_price: Price,
+}
+
+/// What of a model is to change; what is `None` stays. Fields as in [`Model`].
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs, reason = "each field is documented in Model")]
+pub struct ModelChange {
+    pub display_name: Option<String>,
+    pub bedrock_model_id: Option<String>,
+    pub model_region: Option<String>,
+    pub context_window: Option<i64>,
+    pub max_output_tokens: Option<i64>,
+    pub input_token_price: Option<Price>,
+    pub output_token_price: Option<Price>,
+    pub status: Option<ModelStatus>,
+}
+
+fn read(row: &SqliteRow) -> sqlx::Result<Model> {
+    let price = |column| {
+        let text: String = row.try_get(column)?;
+        text.parse::<Price>().map_err(|error| sqlx::Error::Decode(error.into()))
+    };
+    Ok(Model {
+        model_id: row.try_get("model_id")?,
+        display_name: row.try_get("display_name")?,
+        bedrock_model_id: row.try_get("bedrock_model_id")?,
+        model_region: row.try_get("model_region")?,
+        context_window: row.try_get("context_window")?,
+        max_output_tokens: row.try_get("max_output_tokens")?,
+        input_token_price: price("input_token_price")?,
+        output_token_price: price("output_token_price")?,
+        status: word(row.try_get("status")?, ModelStatus::from_text)?,
+        created_at: from_micros(row.try_get("created_at")?)?,
+        updated_at: from_micros(row.try_get("updated_at")?)?,
+    })
+}
+
+impl Store {
+    /// Creates a model.
+    ///
+    /// # Errors
+    /// The id is taken.
+    pub async fn create_model(&self, new: NewModel) -> Result<Model, StoreError> {
+        let row = sqlx::query(
+            "INSERT INTO models (model_id, display_name, bedrock_model_id, model_region, context_window,
+                    max_output_tokens, input_token_price, output_token_price, status, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'active', ?9, ?9) RETURNING *",
+        )
+        .bind(&new.model_id)
+        .bind(new.display_name)
+        .bind(new.bedrock_model_id)
+        .bind(new.model_region)
+        .bind(new.context_window)
+        .bind(new.max_output_tokens)
+        .bind(String::from(new.input_token_price))
+        .bind(String::from(new.output_token_price))
+        .bind(to_micros(Timestamp::now()))
+        .fetch_one(&self.0)
+        .await
+        .map_err(|e| on_write(e, || format!("model {} exists", new.model_id), "model"))?;
+        Ok(read(&row)?)
+    }
+
+    /// Every model, by id.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn models(&self) -> Result<Vec<Model>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM models ORDER BY model_id").fetch_all(&self.0).await?;
+        Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+    }
+
+    /// One model.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn model(&self, id: &str) -> Result<Model, StoreError> {
+        let row = sqlx::query("SELECT * FROM models WHERE model_id = ?").bind(id).fetch_optional(&self.0).await?;
+        Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
+    }
+
+    /// Changes a model.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn update_model(&self, id: &str, change: ModelChange) -> Result<Model, StoreError> {
+        let row = sqlx::query(
+            "UPDATE models SET display_name = COALESCE(?2, display_name),
+                    bedrock_model_id = COALESCE(?3, bedrock_model_id), model_region = COALESCE(?4, model_region),
+                    context_window = COALESCE(?5, context_window),
+                    max_output_tokens = COALESCE(?6, max_output_tokens),
+                    input_token_price = COALESCE(?7, input_token_price),
+                    output_token_price = COALESCE(?8, output_token_price),
+                    status = COALESCE(?9, status), updated_at = ?10
+             WHERE model_id = ?1 RETURNING *",
+        )
+        .bind(id)
+        .bind(change.display_name)
+        .bind(change.bedrock_model_id)
+        .bind(change.model_region)
+        .bind(change.context_window)
+        .bind(change.max_output_tokens)
+        .bind(change.input_token_price.map(String::from))
+        .bind(change.output_token_price.map(String::from))
+        .bind(change.status.map(ModelStatus::as_str))
+        .bind(to_micros(Timestamp::now()))
+        .fetch_optional(&self.0)
+        .await?;
+        Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
+    }
+
+    /// Deletes a model that nothing refers to.
+    ///
+    /// # Errors
+    /// There is none of this id, or something refers to it.
+    pub async fn delete_model(&self, id: &str) -> Result<(), StoreError> {
+        let done =
+            sqlx::query("DELETE FROM models WHERE model_id = ?").bind(id).execute(&self.0).await.map_err(|e| {
+                on_delete(e, "tenants or conversations use the model; set its status to deprecated instead")
+            })?;
+        if done.rows_affected() == 0 { Err(StoreError::NotFound("model")) } else { Ok(()) }
+    }
+}

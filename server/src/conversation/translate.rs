@@ -1,0 +1,154 @@
+//! From what the agent says to what a client sees.
+
+use std::collections::HashMap;
+
+use nagaya_protocol::{AgentEvent, ErrorKind};
+use serde_json::Value;
+
+use super::event::{ErrorType, Event, ProgressKind};
+
+/// Longest summary of a tool call and preview of a sub-agent's answer, in characters.
+const SHORT: usize = 120;
+
+/// The tools by which the driver starts sub-agents.
+const SUBAGENT_TOOLS: [&str; 2] = ["Task", "Agent"];
+
+/// Keeps what a later event needs of an earlier one.
+#[derive(Debug)]
+pub(super) struct Translator {
+    conversation: String,
+    tools: HashMap<String, String>,
+}
+
+impl Translator {
+    pub(super) fn new(conversation: String) -> Self {
+        Self { conversation, tools: HashMap::new() }
+    }
+
+    /// The client's events for one of the agent's. The last ones, `result` and `error`, are the run's to judge.
+    pub(super) fn translate(&mut self, event: AgentEvent) -> Vec<Event> {
+        match event {
+            AgentEvent::Started { .. } | AgentEvent::Result { .. } | AgentEvent::Error { .. } => Vec::new(),
+            AgentEvent::System { session_id, model, tools } => vec![
+                Event::Init { session_id, tools, model, conversation_id: self.conversation.clone() },
+                Event::progress(ProgressKind::Generating, "The model is at work"),
+            ],
+            AgentEvent::Assistant { content_blocks, parent_tool_use_id } => {
+                vec![Event::Assistant { content_blocks, parent_agent_id: parent_tool_use_id }]
+            }
+            AgentEvent::TextDelta { text } => vec![Event::TextDelta { text }],
+            AgentEvent::Thinking { content, parent_tool_use_id } => {
+                vec![Event::Thinking { content, parent_agent_id: parent_tool_use_id }]
+            }
+            AgentEvent::ToolUse { tool_use_id, tool_name, input, parent_tool_use_id } => {
+                self.tool_use(tool_use_id, tool_name, input, parent_tool_use_id)
+            }
+            AgentEvent::ToolResult { tool_use_id, content, is_error, parent_tool_use_id } => {
+                self.tool_result(tool_use_id, content, is_error, parent_tool_use_id)
+            }
+        }
+    }
+
+    fn tool_use(&mut self, id: String, name: String, input: Value, parent: Option<String>) -> Vec<Event> {
+        self.tools.insert(id.clone(), name.clone());
+        let summary = summary(&name, &input);
+        let mut events = Vec::new();
+        if SUBAGENT_TOOLS.contains(&name.as_str()) {
+            let text = |key: &str| input.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            events.push(Event::SubagentStart {
+                agent_id: id.clone(),
+                agent_type: text("subagent_type"),
+                description: text("description"),
+                model: input.get("model").and_then(Value::as_str).map(Into::into),
+            });
+        }
+        events.push(Event::Progress {
+            kind: ProgressKind::Tool,
+            message: summary.clone(),
+            tool_use_id: Some(id.clone()),
+            tool_name: Some(name.clone()),
+            tool_status: Some("running"),
+        });
+        events.push(Event::ToolCall { tool_use_id: id, tool_name: name, input, summary, parent_agent_id: parent });
+        events
+    }
+
+    fn tool_result(&mut self, id: String, content: String, is_error: bool, parent: Option<String>) -> Vec<Event> {
+        let tool_name = self.tools.remove(&id).unwrap_or_else(|| "unknown".into());
+        let status = if is_error { "error" } else { "completed" };
+        let mut events = Vec::new();
+        if SUBAGENT_TOOLS.contains(&tool_name.as_str()) {
+            let result_preview = Some(shorten(&content)).filter(|preview| !preview.is_empty());
+            events.push(Event::SubagentEnd { agent_id: id.clone(), status, result_preview });
+        }
+        events.push(Event::ToolResult {
+            tool_use_id: id,
+            tool_name,
+            status,
+            content,
+            is_error,
+            parent_agent_id: parent,
+        });
+        events
+    }
+}
+
+/// One line that tells a person what the call is about.
+fn summary(tool: &str, input: &Value) -> String {
+    let telling = ["description", "command", "file_path", "path", "pattern", "url", "query", "prompt"];
+    match telling.iter().find_map(|key| input.get(key)?.as_str()) {
+        Some(text) => shorten(&format!("{tool}: {text}")),
+        None => tool.to_owned(),
+    }
+}
+
+/// The first line, cut to [`SHORT`] characters.
+pub(super) fn shorten(text: &str) -> String {
+    let line = text.trim().lines().next().unwrap_or_default().trim_end();
+    match line.char_indices().nth(SHORT) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
+}
+
+/// The agent's kinds of failure, in the client's words; `Cancelled` is no failure of the run's.
+pub(super) fn error_type(kind: ErrorKind) -> ErrorType {
+    match kind {
+        ErrorKind::SdkNotInstalled => ErrorType::SdkNotInstalled,
+        ErrorKind::OptionsError => ErrorType::OptionsError,
+        ErrorKind::ExecutionError | ErrorKind::Cancelled => ErrorType::ExecutionError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_tool_call_and_its_result_are_paired() {
+        let mut translator = Translator::new("c".into());
+        let input = json!({"command": "ls -l\nwc", "timeout": 3});
+        let call =
+            AgentEvent::ToolUse { tool_use_id: "t1".into(), tool_name: "Bash".into(), input, parent_tool_use_id: None };
+        let names: Vec<_> = translator.translate(call).iter().map(Event::name).collect();
+        assert_eq!(names, ["progress", "tool_call"]);
+        let result = |id: &str| AgentEvent::ToolResult {
+            tool_use_id: id.into(),
+            content: "ok".into(),
+            is_error: false,
+            parent_tool_use_id: None,
+        };
+        let events = translator.translate(result("t1"));
+        assert!(matches!(&events[..], [Event::ToolResult { tool_name, .. }] if tool_name == "Bash"));
+        let events = translator.translate(result("never called"));
+        assert!(matches!(&events[..], [Event::ToolResult { tool_name, .. }] if tool_name == "unknown"));
+    }
+
+    #[test]
+    fn a_summary_is_one_short_line() {
+        assert_eq!(summary("Bash", &json!({"command": "ls\nrm"})), "Bash: ls");
+        assert_eq!(summary("Odd", &json!({"n": 1})), "Odd");
+        assert_eq!(shorten(&"長".repeat(500)).chars().count(), SHORT + 1);
+    }
+}

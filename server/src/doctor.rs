@@ -1,0 +1,117 @@
+//! `nagaya doctor`: whether what the server needs is there, and what to do where it is not.
+
+use std::path::Path;
+
+use crate::cli::Exit;
+use crate::config::Config;
+use crate::engine::{Engine, EngineAddress, EngineError};
+use crate::workspace::sockets;
+
+/// What one look found.
+enum Finding {
+    Good(String),
+    /// The server runs, but not as it should.
+    Doubtful(String, String),
+    /// The server cannot do its work: what is wrong, and the cure.
+    Bad(String, String),
+}
+
+/// Looks at everything and tells.
+pub async fn run(config: Config) -> Exit {
+    let mut findings = vec![("state directory", state_dir(&config.storage.state_dir))];
+    findings.push(("socket directory", socket_base(&config.rooms.socket_base)));
+    let engine = Engine::new(config.rooms.engine.clone());
+    let (found, answers) = engine_finding(&engine, &config.rooms.engine).await;
+    findings.push(("container engine", found));
+    if answers {
+        findings.push(("image", image(&engine, &config.rooms.image).await));
+    }
+    findings.push(("API keys", keys(&config)));
+    let mut exit = Exit::Ok;
+    for (what, finding) in findings {
+        match finding {
+            Finding::Good(state) => println!("ok    {what}: {state}"),
+            Finding::Doubtful(state, cure) => println!("note  {what}: {state}\n      {cure}"),
+            Finding::Bad(state, cure) => {
+                println!("BAD   {what}: {state}\n      {cure}");
+                exit = Exit::Unavailable;
+            }
+        }
+    }
+    exit
+}
+
+/// The nearest directory that exists: what does not exist yet is made at start, if that one may be written to.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path)
+}
+
+fn writable(path: &Path, variable: &str) -> Finding {
+    let nearest = existing(path);
+    let shown = path.display();
+    if !sockets::is_writable_directory(nearest) {
+        let cure = format!(
+            "Set {variable} to a directory this user may write to, or change the owner of {}.",
+            nearest.display()
+        );
+        return Finding::Bad(format!("{} cannot be written to", nearest.display()), cure);
+    }
+    Finding::Good(if nearest == path { format!("{shown}") } else { format!("{shown} (will be made)") })
+}
+
+fn state_dir(path: &Path) -> Finding {
+    writable(path, "STATE_DIR")
+}
+
+fn socket_base(path: &Path) -> Finding {
+    writable(path, "WORKSPACE_SOCKET_BASE_PATH")
+}
+
+async fn engine_finding(engine: &Engine, address: &EngineAddress) -> (Finding, bool) {
+    match engine.info().await {
+        Ok(info) if info.missing_limits.is_empty() => {
+            (Finding::Good(format!("Docker {} at {address}, API {}", info.version, info.api_version)), true)
+        }
+        Ok(info) => {
+            let missing = info.missing_limits.join(", ");
+            let cure = "Enable these in the kernel (cgroup_enable=memory swapaccount=1) and restart the engine.";
+            (Finding::Doubtful(format!("Docker {} cannot limit: {missing}", info.version), cure.into()), true)
+        }
+        Err(error) => (Finding::Bad(error.to_string(), engine_cure(address, &error)), false),
+    }
+}
+
+fn engine_cure(address: &EngineAddress, error: &EngineError) -> String {
+    let EngineAddress::Unix(path) = address else {
+        return "Start the engine, or set DOCKER_SOCKET_PATH to where it listens.".into();
+    };
+    if !path.exists() {
+        return "Start Docker (systemctl start docker), or set DOCKER_SOCKET_PATH to its socket. A server that is \
+                already running will notice by itself."
+            .into();
+    }
+    if error.to_string().to_lowercase().contains("permission denied") {
+        return "Add this user to the socket's group (usermod -aG docker USER) and log in again.".into();
+    }
+    "The socket is there but nobody answers: start or restart Docker (systemctl restart docker).".into()
+}
+
+async fn image(engine: &Engine, image: &str) -> Finding {
+    match engine.has_image(image).await {
+        Ok(true) => Finding::Good(image.into()),
+        Ok(false) => Finding::Bad(
+            format!("there is no {image}"),
+            "Build it with `make image`, or set CONTAINER_IMAGE to one that is there.".into(),
+        ),
+        Err(error) => Finding::Bad(error.to_string(), "Ask again.".into()),
+    }
+}
+
+fn keys(config: &Config) -> Finding {
+    if config.service.keys.is_empty() {
+        let cure =
+            format!("Fine while only this machine reaches {}; set API_KEYS before others do.", config.service.bind);
+        return Finding::Doubtful("none: everybody is an operator".into(), cure);
+    }
+    Finding::Good(format!("{:?}", config.service.keys))
+}

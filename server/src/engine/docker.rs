@@ -1,0 +1,261 @@
+//! The Docker Engine API through bollard.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::models::{
+    ContainerCreateBody, HostConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
+    ResourcesUlimits,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    StopContainerOptionsBuilder,
+};
+use tokio::sync::OnceCell;
+
+use super::{CALL_DEADLINE, ContainerSpec, EngineAddress, EngineError, EngineInfo, Listed};
+
+/// How long a question may take whose answer needs no work.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A Docker engine that may come and go: the client is made, and its API version agreed on, when the engine first
+/// answers.
+#[derive(Debug)]
+pub struct Engine {
+    address: EngineAddress,
+    client: OnceCell<Docker>,
+}
+
+impl Engine {
+    /// An engine at `address`; nothing is connected yet.
+    #[must_use]
+    pub fn new(address: EngineAddress) -> Self {
+        Self { address, client: OnceCell::new() }
+    }
+
+    async fn client(&self) -> Result<&Docker, EngineError> {
+        self.client
+            .get_or_try_init(|| async {
+                // Generous, because `stop` answers only after the grace period; our own deadlines are shorter.
+                let timeout = 600;
+                let docker = match &self.address {
+                    EngineAddress::Unix(path) => {
+                        Docker::connect_with_unix(&path.to_string_lossy(), timeout, bollard::API_DEFAULT_VERSION)
+                    }
+                    EngineAddress::Tcp(authority) => {
+                        Docker::connect_with_http(authority, timeout, bollard::API_DEFAULT_VERSION)
+                    }
+                }
+                .map_err(|error| self.error("connect", error))?;
+                self.within(PROBE_DEADLINE, "negotiate the API version", docker.negotiate_version()).await
+            })
+            .await
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, EngineError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => answer.map_err(|error| self.error(what, error)),
+            Err(_) => Err(EngineError::Timeout { what }),
+        }
+    }
+
+    fn error(&self, what: &'static str, error: Error) -> EngineError {
+        match error {
+            Error::DockerResponseServerError { status_code: 404, message } => EngineError::NotFound(message),
+            Error::DockerResponseServerError { message, .. } => EngineError::Refused { what, why: message },
+            Error::RequestTimeoutError => EngineError::Timeout { what },
+            other => EngineError::Unreachable { address: self.address.clone(), why: root_cause(&other) },
+        }
+    }
+
+    /// Whether the engine answers, and quickly.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), EngineError> {
+        let client = self.client().await?;
+        self.within(PROBE_DEADLINE, "answer a ping", client.ping()).await.map(|_| ())
+    }
+
+    /// What the engine is and cannot do.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let client = self.client().await?;
+        let info = self.within(CALL_DEADLINE, "describe itself", client.info()).await?;
+        let lacks = |has: Option<bool>, name| (has != Some(true)).then_some(name);
+        let seccomp = info.security_options.iter().flatten().any(|option| option.contains("seccomp"));
+        let missing_limits = [
+            lacks(info.memory_limit, "memory"),
+            lacks(info.swap_limit, "swap"),
+            lacks(info.cpu_cfs_quota, "cpu"),
+            lacks(info.pids_limit, "pids"),
+            lacks(Some(seccomp), "seccomp"),
+        ];
+        Ok(EngineInfo {
+            version: info.server_version.unwrap_or_default(),
+            api_version: client.client_version().to_string(),
+            missing_limits: missing_limits.into_iter().flatten().collect(),
+        })
+    }
+
+    /// Whether an image is there.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
+        let client = self.client().await?;
+        match self.within(PROBE_DEADLINE, "inspect the image", client.inspect_image(image)).await {
+            Ok(_) => Ok(true),
+            Err(EngineError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates and starts a container; returns its id. Where starting fails, the container is left for the caller to
+    /// remove by its name.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
+        let client = self.client().await?;
+        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
+        let created = self
+            .within(CALL_DEADLINE, "create a container", client.create_container(Some(options), body(spec)))
+            .await?;
+        self.within(CALL_DEADLINE, "start a container", client.start_container(&created.id, None)).await?;
+        Ok(created.id)
+    }
+
+    /// All containers with a label, running or not.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
+        let client = self.client().await?;
+        let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let listed = self.within(CALL_DEADLINE, "list containers", client.list_containers(Some(options))).await?;
+        Ok(listed
+            .into_iter()
+            .map(|container| Listed {
+                id: container.id.unwrap_or_default(),
+                labels: container.labels.unwrap_or_default(),
+                running: container.state.is_some_and(|state| state.to_string() == "running"),
+                created: container.created.unwrap_or_default(),
+            })
+            .collect())
+    }
+
+    /// Whether a container's first process lives; `false` also where there is no such container.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
+        let client = self.client().await?;
+        match self.within(CALL_DEADLINE, "inspect a container", client.inspect_container(name, None)).await {
+            Ok(container) => Ok(container.state.and_then(|state| state.running).unwrap_or(false)),
+            Err(EngineError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stops a container — SIGTERM, and SIGKILL after `grace` — and removes it. One that is gone is fine.
+    ///
+    /// # Errors
+    /// The container may still be there.
+    pub async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError> {
+        let client = self.client().await?;
+        let seconds = i32::try_from(grace.as_secs().max(1)).unwrap_or(i32::MAX);
+        let stop = StopContainerOptionsBuilder::default().t(seconds).build();
+        let gone = |result: Result<(), EngineError>| match result {
+            Err(EngineError::NotFound(_)) => Ok(()),
+            other => other,
+        };
+        gone(self.within(grace + CALL_DEADLINE, "stop a container", client.stop_container(name, Some(stop))).await)?;
+        let remove = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let removed =
+            self.within(CALL_DEADLINE, "remove a container", client.remove_container(name, Some(remove))).await;
+        match gone(removed) {
+            // Somebody else's removal is under way: what we wanted, but only true once it is over.
+            Err(EngineError::Refused { why, .. }) if why.contains("already in progress") => self.await_gone(name).await,
+            other => other,
+        }
+    }
+
+    async fn await_gone(&self, name: &str) -> Result<(), EngineError> {
+        let client = self.client().await?;
+        let what = "finish removing a container";
+        let gone = async {
+            loop {
+                match client.inspect_container(name, None).await {
+                    Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(()),
+                    Err(error) => return Err(error),
+                    Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        };
+        self.within(CALL_DEADLINE, what, gone).await
+    }
+}
+
+/// The request of `POST /containers/create` (Docker Engine API 1.41).
+fn body(spec: ContainerSpec) -> ContainerCreateBody {
+    let (source, target) = spec.mount;
+    let bind = Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.to_string_lossy().into_owned()),
+        target: Some(target),
+        // A missing source is an error; `-v` would create it, and a wrong host path would go unnoticed.
+        bind_options: Some(MountBindOptions {
+            propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let ulimit = |name: &str, value| ResourcesUlimits { name: Some(name.into()), soft: Some(value), hard: Some(value) };
+    ContainerCreateBody {
+        image: Some(spec.image),
+        user: Some(spec.user),
+        env: Some(spec.env),
+        labels: Some(spec.labels),
+        host_config: Some(HostConfig {
+            network_mode: Some("none".into()),
+            readonly_rootfs: Some(true),
+            mounts: Some(vec![bind]),
+            tmpfs: Some(spec.tmpfs),
+            cap_drop: Some(vec!["ALL".into()]),
+            security_opt: Some(vec!["no-new-privileges:true".into(), format!("seccomp={}", spec.seccomp)]),
+            nano_cpus: Some(spec.nano_cpus),
+            memory: Some(spec.memory),
+            memory_swap: Some(spec.memory),
+            pids_limit: Some(spec.pids),
+            ulimits: Some(vec![ulimit("nofile", spec.open_files), ulimit("core", 0)]),
+            ipc_mode: Some("private".into()),
+            log_config: Some(bollard::models::HostConfigLogConfig {
+                typ: Some("json-file".into()),
+                config: Some(HashMap::from([("max-size".into(), "1m".into()), ("max-file".into(), "1".into())])),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The innermost message: the outer ones say only that a request failed.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

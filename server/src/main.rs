@@ -1,0 +1,36 @@
+//! The command line of the server: one call for each command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use nagaya_server::cli::{self, Cli, Command, Exit};
+use nagaya_server::config::Config;
+use nagaya_server::{api, doctor, serve};
+
+fn main() -> ExitCode {
+    command().into()
+}
+
+fn command() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::usage(&error),
+    };
+    if let Command::Openapi = cli.command {
+        return cli::print_json(&api::openapi());
+    }
+    let config = match Config::load(cli.config.as_deref()) {
+        Ok(config) => config,
+        Err(faults) => {
+            faults.iter().for_each(|fault| eprintln!("{fault}"));
+            return Exit::Usage;
+        }
+    };
+    match cli.command {
+        Command::Config { json: true } => cli::print_json(&cli::SettingsJson::from(&config)),
+        Command::Config { json: false } => cli::print_settings(&config),
+        Command::Doctor => cli::run(doctor::run(config)),
+        Command::Serve { addr_file } => cli::run(serve::run(config, addr_file)),
+        Command::Openapi => Exit::Bug,
+    }
+}

@@ -1,0 +1,249 @@
+//! The life of the process: configuration → parts → bind → run → bounded drain.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_credential_types::provider::SharedCredentialsProvider;
+use nagaya_egress::{AllowList, Egress, RequestRecord, Trail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, AppState, Regions};
+use crate::cli::Exit;
+use crate::config::{Config, EgressSettings, bedrock_runtime_host};
+use crate::conversation::runs::{Means, Runs};
+use crate::conversation::store::Store;
+use crate::engine::Engine;
+use crate::state::Records;
+use crate::state::directory::{StateDir, write_whole};
+use crate::telemetry::{logs, metrics::Metrics};
+use crate::workspace::sockets::{self, SocketBase};
+use crate::workspace::{Parts, Template, Workspaces};
+
+/// How long answers under way may take once no run is left.
+const HTTP_DRAIN: Duration = Duration::from_secs(5);
+/// Beyond the grace period, how long releasing or keeping the rooms may take.
+const ROOMS_DRAIN: Duration = Duration::from_secs(30);
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    State(#[from] crate::state::directory::DirectoryError),
+    #[error("the workspace records in {0:?}: {1}")]
+    Records(PathBuf, sqlx::Error),
+    #[error("the database {0:?}: {1}")]
+    Database(PathBuf, crate::conversation::store::OpenError),
+    #[error("WORKSPACE_SOCKET_BASE_PATH={0:?}: {1}; give a directory this user may write to")]
+    Sockets(PathBuf, io::Error),
+    #[error("the egress proxy: {0}")]
+    Egress(#[from] nagaya_egress::SetupError),
+    #[error("BIND_ADDR={0}: {1}")]
+    Bind(std::net::SocketAddr, io::Error),
+    #[error("--addr-file {0:?}: {1}")]
+    AddrFile(PathBuf, io::Error),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Serves until told to stop.
+pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
+    logs::start(config.service.logs);
+    match serve(config, addr_file.as_deref()).await {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tracing::error!(%error, "the server does not start");
+            match error {
+                StartError::Metrics(_) => Exit::Bug,
+                StartError::State(_) | StartError::Sockets(..) | StartError::Database(..) | StartError::Records(..) => {
+                    Exit::Unavailable
+                }
+                _ => Exit::Failed,
+            }
+        }
+    }
+}
+
+async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartError> {
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let state = StateDir::open(&config.storage.state_dir)?;
+    let deployment = config.storage.deployment_id.clone().map_or_else(|| state.deployment_id(), Ok)?;
+    let database = config.storage.sqlite.clone().unwrap_or_else(|| state.file("nagaya.sqlite"));
+    let store = Store::open(&database).await.map_err(|error| StartError::Database(database, error))?;
+    let metrics = Arc::new(Metrics::new()?);
+    // Bound before any room is touched: a second server on this address must not get as far as that.
+    let listener =
+        TcpListener::bind(config.service.bind).await.map_err(|error| StartError::Bind(config.service.bind, error))?;
+    let workspaces = workspaces(&config, &state, deployment.clone(), metrics.clone()).await?;
+    let runs = Runs::new(Means {
+        workspaces: workspaces.clone(),
+        store: store.clone(),
+        metrics: metrics.clone(),
+        execution_timeout: config.rooms.execution_timeout,
+    });
+    let app = AppState {
+        environment: config.service.environment,
+        keys: Arc::new(config.service.keys.clone()),
+        store: store.clone(),
+        runs: runs.clone(),
+        workspaces: workspaces.clone(),
+        metrics,
+        regions: Arc::new(ByAllowList(config.egress.allowed.clone())),
+    };
+
+    workspaces.start();
+    let addr = listener.local_addr().map_err(|error| StartError::Bind(config.service.bind, error))?;
+    if let Some(path) = addr_file {
+        write_whole(path, &format!("{addr}\n")).map_err(|error| StartError::AddrFile(path.into(), error))?;
+    }
+    tracing::info!(%addr, deployment, environment = config.service.environment.name(), "serving");
+    tracing::info!("no S3_BUCKET_NAME: file sync is off");
+    if config.service.keys.is_empty() {
+        tracing::warn!("no API_KEYS: whoever reaches this address is an operator");
+    }
+
+    let closing = CancellationToken::new();
+    let shutdown = closing.clone().cancelled_owned();
+    let http = tokio::spawn(axum::serve(listener, api::router(app)).with_graceful_shutdown(shutdown).into_future());
+    let signal = signals.next().await;
+    tracing::info!(signal, "stopping; once more to hasten");
+    tokio::select! {
+        () = runs.drain(config.service.shutdown_timeout) => {}
+        signal = signals.next() => {
+            tracing::warn!(signal, "hastened");
+            runs.hasten();
+            runs.drain(Duration::ZERO).await;
+        }
+    }
+    closing.cancel();
+    workspaces.shutdown(config.service.at_shutdown, config.rooms.grace + ROOMS_DRAIN).await;
+    match tokio::time::timeout(HTTP_DRAIN, http).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::error!(%error, "the listener failed"),
+        Ok(Err(error)) => tracing::error!(%error, "the listener's task failed"),
+        Err(_) => tracing::warn!("connections were still open"),
+    }
+    store.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn workspaces(
+    config: &Config,
+    state: &StateDir,
+    deployment: String,
+    metrics: Arc<Metrics>,
+) -> Result<Arc<Workspaces>, StartError> {
+    let rooms = &config.rooms;
+    let sockets = SocketBase::prepare(rooms.socket_base.clone(), rooms.socket_host_base.clone())
+        .map_err(|error| StartError::Sockets(rooms.socket_base.clone(), error))?;
+    let path = state.file("workspaces.sqlite");
+    let records = Records::open(&path).await.map_err(|error| StartError::Records(path, error))?;
+    let aws = credentials(&config.egress.region).await;
+    let egress = Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed(metrics.clone())))?;
+    Ok(Workspaces::new(Parts {
+        engine: Arc::new(Engine::new(rooms.engine.clone())),
+        egress,
+        sockets,
+        template: Template {
+            deployment,
+            image: rooms.image.clone(),
+            limits: rooms.limits,
+            user: sockets::room_user(),
+            region: config.egress.region.clone(),
+        },
+        records,
+        metrics,
+        ttl: rooms.ttl,
+        grace: rooms.grace,
+        gc_interval: rooms.gc_interval,
+        pool: rooms.pool,
+    }))
+}
+
+fn egress_settings(egress: &EgressSettings) -> nagaya_egress::Settings {
+    nagaya_egress::Settings {
+        allowed: egress.allowed.clone(),
+        networks: egress.networks.clone(),
+        pins: egress.pins.clone(),
+        credentials: egress.credentials.clone(),
+        gateway: Some(bedrock_runtime_host(&egress.region)),
+        extra_ca_pem: egress.extra_ca_pem.clone(),
+        limits: nagaya_egress::Limits::default(),
+    }
+}
+
+/// The standard AWS credential chain: environment, profile, container, instance. Nothing is asked until a request needs
+/// to be signed; what is found is kept and refreshed before it expires.
+async fn credentials(region: &str) -> Option<SharedCredentialsProvider> {
+    use aws_smithy_http_client::{Builder, tls};
+    let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+    aws_config::from_env()
+        .region(aws_config::Region::new(region.to_owned()))
+        .http_client(Builder::new().tls_provider(ring).build_https())
+        .load()
+        .await
+        .credentials_provider()
+}
+
+/// What the egress proxy tells of each request, as metrics and as a line of the log.
+#[derive(Debug)]
+struct Observed(Arc<Metrics>);
+
+impl Trail for Observed {
+    fn request(&self, record: &RequestRecord) {
+        let reason = record.decision.reason();
+        let denied = matches!(record.decision, nagaya_egress::Decision::Denied(_));
+        self.0.proxied(&record.method, record.duration, reason.filter(|_| denied));
+        tracing::info!(
+            workspace = record.identity.workspace,
+            conversation = record.identity.conversation,
+            tenant = record.identity.tenant,
+            method = record.method,
+            host = record.host,
+            port = record.port,
+            rule = record.rule,
+            status = record.status,
+            reason,
+            bytes_up = record.bytes_up,
+            bytes_down = record.bytes_down,
+            took_ms = record.duration.as_millis(),
+            "egress"
+        );
+    }
+}
+
+/// A region's models can be reached if the rooms may reach the region's endpoint.
+#[derive(Debug)]
+struct ByAllowList(AllowList);
+
+impl Regions for ByAllowList {
+    fn unreachable(&self, region: &str) -> Option<String> {
+        let host = bedrock_runtime_host(region);
+        (!self.0.allows_host(&host, 443))
+            .then(|| format!("rooms may not reach {host}; add it to PROXY_ALLOWED_DOMAINS"))
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

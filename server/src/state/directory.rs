@@ -1,0 +1,119 @@
+//! The state directory: this process's alone while it runs.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Characters of a deployment id that we make: random, hexadecimal.
+const ID_DIGITS: usize = 12;
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// It cannot be made or written.
+    #[error("STATE_DIR={path:?}: {source}; give a directory this user may write to")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// In the system's words.
+        source: io::Error,
+    },
+    /// Another server has it.
+    #[error("STATE_DIR={0:?} is in use by another server; stop it, or give this one a directory of its own")]
+    InUse(PathBuf),
+    /// The id in it is none.
+    #[error("{0:?} holds no deployment id; restore or remove it (removing it disowns the rooms that exist)")]
+    Id(PathBuf),
+}
+
+/// The directory, locked.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    /// Held for as long as the directory is ours.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory where there is none, and locks it.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn open(path: &Path) -> Result<Self, DirectoryError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DirectoryError::Io { path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))?;
+        let lock = path.join("lock");
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock).map_err(io(&lock))?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(DirectoryError::InUse(path.to_owned())),
+            Err(error) => Err(io(&lock)(error.into())),
+        }
+    }
+
+    /// A file in the directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The deployment's id, made at the first start.
+    ///
+    /// # Errors
+    /// It can be neither read nor written.
+    pub fn deployment_id(&self) -> Result<String, DirectoryError> {
+        let path = self.file("deployment-id");
+        let io = |source| DirectoryError::Io { path: path.clone(), source };
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let id = text.trim();
+                let valid = id.len() == ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit());
+                if valid { Ok(id.to_owned()) } else { Err(DirectoryError::Id(path)) }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let id = format!("{:016x}", rand::random::<u64>())[..ID_DIGITS].to_owned();
+                write_whole(&path, &id).map_err(io)?;
+                Ok(id)
+            }
+            Err(error) => Err(io(error)),
+        }
+    }
+}
+
+/// Writes a file so that a reader sees all of it or nothing.
+///
+/// # Errors
+/// It was not written.
+pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let mut file = File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_belongs_to_one_and_keeps_its_id() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        let first = StateDir::open(&path).expect("opens");
+        let id = first.deployment_id().expect("makes an id");
+        assert!(matches!(StateDir::open(&path), Err(DirectoryError::InUse(_))));
+        drop(first);
+        let second = StateDir::open(&path).expect("opens again");
+        assert_eq!(second.deployment_id().expect("reads it"), id);
+        fs::write(path.join("deployment-id"), "junk").expect("writes");
+        assert!(matches!(second.deployment_id(), Err(DirectoryError::Id(_))));
+    }
+}

@@ -1,0 +1,4 @@
+//! Logs and metrics; under everybody, importing nobody.
+
+pub mod logs;
+pub mod metrics;

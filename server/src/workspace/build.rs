@@ -1,0 +1,172 @@
+//! How a room comes to be.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nagaya_egress::Identity;
+use nagaya_protocol::PROXY_SOCKET;
+
+use super::agent;
+use super::id::RoomId;
+use super::release::Why;
+use super::room::{Room, RoomState};
+use super::sockets::RoomDir;
+use super::{Workspaces, room::Occupant};
+use crate::engine::EngineError;
+use crate::state::Record;
+
+/// How long a room may take from the engine's answer until its agent answers.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+/// First and longest pause between two looks for the agent.
+const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// How often, while waiting, the engine is asked whether the container still lives.
+const LIVENESS: Duration = Duration::from_millis(500);
+
+/// Why a room could not be made. Nothing of it is left, or the garbage collector knows.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Its directory or its listener could not be made.
+    #[error("the room's socket directory: {0}")]
+    Sockets(#[from] std::io::Error),
+    /// The engine did not run the container.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The engine's host does not have the socket directory.
+    #[error(
+        "the engine's host does not have {0}: set WORKSPACE_SOCKET_HOST_PATH to the host's path of the socket base"
+    )]
+    HostPath(String),
+    /// The container ended before its agent answered.
+    #[error("the room's container ended before its agent answered")]
+    Died,
+    /// The agent did not answer in time.
+    #[error(
+        "the room's agent did not answer within {READY_DEADLINE:?}; where the server itself runs in a container, \
+         WORKSPACE_SOCKET_HOST_PATH must be the host's path of WORKSPACE_SOCKET_BASE_PATH"
+    )]
+    NotReady,
+    /// The room could not be recorded.
+    #[error("the room's record: {0}")]
+    Record(#[from] sqlx::Error),
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+impl Workspaces {
+    /// Makes a room, for a conversation or, without one, for the pool. Goes on to its end, good or bad, also where the
+    /// caller has left.
+    pub(super) async fn build(self: &Arc<Self>, occupant: Option<Occupant>) -> Result<Arc<Room>, BuildError> {
+        if self.stop.is_cancelled() {
+            return Err(BuildError::Stopping);
+        }
+        let this = self.clone();
+        let built = self.tasks.spawn(async move { this.build_and_clean_up(occupant).await });
+        built.await.unwrap_or(Err(BuildError::Stopping))
+    }
+
+    async fn build_and_clean_up(self: &Arc<Self>, occupant: Option<Occupant>) -> Result<Arc<Room>, BuildError> {
+        let began = Instant::now();
+        let room = self.prepare(occupant.as_ref())?;
+        match self.run(&room, occupant).await {
+            Ok(()) => {
+                tracing::info!(workspace = %room.id, took_ms = began.elapsed().as_millis(), "room ready");
+                Ok(room)
+            }
+            Err(error) => {
+                tracing::warn!(workspace = %room.id, %error, "room not made");
+                if let Err(error) = self.release(&room.id, Why::FailedCreation).await {
+                    tracing::error!(workspace = %room.id, %error, "what was made of the room is left to the garbage collector");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Directory and listener, and the entry in the table that makes them ours to release.
+    fn prepare(&self, occupant: Option<&Occupant>) -> Result<Arc<Room>, BuildError> {
+        let id = RoomId::generate(&self.parts.template.deployment);
+        let opened = self.parts.sockets.create(&id).and_then(|dir| {
+            let listener = self.open_listener(&id, &dir, occupant)?;
+            Ok((dir, listener))
+        });
+        let (dir, listener) = opened.inspect_err(|_| {
+            if let Err(error) = self.parts.sockets.remove(&id) {
+                tracing::error!(workspace = %id, %error, "socket directory left behind");
+            }
+        })?;
+        let room = Arc::new(Room::new(id, jiff::Timestamp::now(), Some(dir), Some(listener)));
+        self.rooms.insert(room.clone(), RoomState::Starting);
+        Ok(room)
+    }
+
+    pub(super) fn open_listener(
+        &self,
+        id: &RoomId,
+        dir: &RoomDir,
+        occupant: Option<&Occupant>,
+    ) -> std::io::Result<nagaya_egress::Listener> {
+        self.parts.egress.open(dir.descriptor()?, PROXY_SOCKET, identity(id, occupant))
+    }
+
+    async fn run(&self, room: &Room, occupant: Option<Occupant>) -> Result<(), BuildError> {
+        let host_path = self.parts.sockets.host_path(&room.id);
+        let spec = self.parts.template.room(&room.id, host_path.clone());
+        self.parts.engine.run(spec).await.map_err(|error| match error {
+            EngineError::Refused { why, .. } if why.contains("bind source path does not exist") => {
+                BuildError::HostPath(host_path.display().to_string())
+            }
+            other => other.into(),
+        })?;
+        let ready = tokio::time::timeout(READY_DEADLINE, self.agent_answers(room)).await;
+        ready.unwrap_or(Err(BuildError::NotReady))?;
+        self.remember(room, occupant.as_ref(), None).await?;
+        let state = match occupant {
+            Some(occupant) => RoomState::Bound { occupant, leased: true, session: None },
+            None => RoomState::Pooled,
+        };
+        if self.rooms.advance(&room.id, state) { Ok(()) } else { Err(BuildError::Stopping) }
+    }
+
+    async fn agent_answers(&self, room: &Room) -> Result<(), BuildError> {
+        let Some(dir) = &room.dir else { return Err(BuildError::NotReady) };
+        let mut pause = POLL.0;
+        let mut looked = Instant::now();
+        loop {
+            match agent::health(dir).await {
+                Ok(_) => return Ok(()),
+                Err(error) => tracing::trace!(workspace = %room.id, %error, "agent not ready"),
+            }
+            if looked.elapsed() > LIVENESS {
+                if !self.parts.engine.is_running(&room.id.container()).await? {
+                    return Err(BuildError::Died);
+                }
+                looked = Instant::now();
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(POLL.1);
+        }
+    }
+
+    pub(super) async fn remember(
+        &self,
+        room: &Room,
+        occupant: Option<&Occupant>,
+        session: Option<String>,
+    ) -> sqlx::Result<()> {
+        let record = Record {
+            workspace: room.id.to_string(),
+            occupant: occupant.map(|o| (o.conversation.clone(), o.tenant.clone())),
+            session,
+        };
+        self.parts.records.put(&record).await
+    }
+}
+
+pub(super) fn identity(id: &RoomId, occupant: Option<&Occupant>) -> Identity {
+    Identity {
+        workspace: id.to_string(),
+        conversation: occupant.map(|o| o.conversation.clone()),
+        tenant: occupant.map(|o| o.tenant.clone()),
+    }
+}

@@ -1,0 +1,216 @@
+//! Rooms: made, lent to conversations, watched, taken down.
+//!
+//! This is the only place that knows everything that belongs to a room — directory, egress listener, container, record —
+//! and [`release`](Workspaces::release) the only way out.
+
+mod acquire;
+pub mod agent;
+mod build;
+pub mod gc;
+pub mod id;
+mod lease;
+pub mod pool;
+mod reconcile;
+mod release;
+pub mod room;
+pub mod sockets;
+mod spec;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use nagaya_egress::Egress;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use acquire::AcquireError;
+pub use build::BuildError;
+pub use lease::{Lease, Origin};
+pub use release::{ReleaseError, Why};
+pub use spec::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Template};
+
+use crate::config::AtShutdown;
+use crate::engine::Engine;
+use crate::state::Records;
+use crate::telemetry::metrics::{Metrics, Reality};
+use pool::PoolSize;
+use room::{Entry, RoomState, Rooms};
+use sockets::SocketBase;
+
+/// What the workspaces of a deployment are made with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Runs containers.
+    pub engine: Arc<Engine>,
+    /// Opens the way out of each room.
+    pub egress: Arc<Egress>,
+    /// Holds the rooms' directories.
+    pub sockets: SocketBase,
+    /// What a room looks like.
+    pub template: Template,
+    /// Remembers whose a room is.
+    pub records: Records,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Idle time after which a conversation's room is reclaimed.
+    pub ttl: Duration,
+    /// Between SIGTERM and SIGKILL; also how young an orphan may be before it is one.
+    pub grace: Duration,
+    /// Between garbage-collection cycles.
+    pub gc_interval: Duration,
+    /// Rooms that wait.
+    pub pool: PoolSize,
+}
+
+/// All rooms of a deployment.
+#[derive(Debug)]
+pub struct Workspaces {
+    parts: Parts,
+    rooms: Rooms,
+    pool_size: watch::Sender<PoolSize>,
+    pool_changed: Notify,
+    turnstiles: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Last count of running containers, for when the engine does not answer.
+    counted: AtomicUsize,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Workspaces {
+    /// No room yet; [`Workspaces::start`] finds and makes them.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            pool_size: watch::Sender::new(parts.pool),
+            parts,
+            rooms: Rooms::default(),
+            pool_changed: Notify::new(),
+            turnstiles: Mutex::default(),
+            counted: AtomicUsize::new(0),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Starts the background work: reconcile with what an earlier server left, then keep the pool full and collect
+    /// garbage. Returns at once; an engine that is not there yet is waited for.
+    pub fn start(self: &Arc<Self>) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            if this.stop.run_until_cancelled(this.reconcile_when_possible()).await.is_some() {
+                tokio::join!(this.keep_pool(), this.collect_regularly());
+            }
+        });
+    }
+
+    /// Ends all background work, then leaves or releases every room, as configured.
+    pub async fn shutdown(self: &Arc<Self>, what: AtShutdown, deadline: Duration) {
+        self.stop.cancel();
+        let rooms = match what {
+            AtShutdown::Destroy => {
+                for Entry { room, .. } in self.rooms.all() {
+                    let this = self.clone();
+                    self.tasks.spawn(async move {
+                        if let Err(error) = this.release(&room.id, Why::Shutdown).await {
+                            tracing::error!(workspace = %room.id, %error, "room not released at shutdown; the next start will");
+                        }
+                    });
+                }
+                "released"
+            }
+            AtShutdown::Keep => {
+                futures::future::join_all(self.rooms.all().into_iter().map(|entry| async move {
+                    release::stop_listener(&entry.room).await;
+                }))
+                .await;
+                "kept for the next start"
+            }
+        };
+        self.tasks.close();
+        if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
+            tracing::error!(tasks = self.tasks.len(), "work on rooms did not end in time; the next start finishes it");
+        }
+        self.parts.records.close().await;
+        tracing::info!("rooms {rooms}");
+    }
+
+    /// What a scrape should see. The engine is asked; where it does not answer, the last count stands.
+    pub async fn reality(&self) -> Reality {
+        match self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment).await {
+            Ok(containers) => {
+                self.counted.store(containers.iter().filter(|c| c.running).count(), Ordering::Relaxed);
+            }
+            Err(error) => tracing::debug!(%error, "containers not counted"),
+        }
+        Reality {
+            active_containers: self.counted.load(Ordering::Relaxed),
+            warm_pool_size: self.rooms.pooled(),
+            proxies: self.parts.egress.open_listeners(),
+        }
+    }
+
+    /// Every room this server knows.
+    #[must_use]
+    pub fn list(&self) -> Vec<Entry> {
+        self.rooms.all()
+    }
+
+    /// The engine the rooms run on.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.parts.engine
+    }
+
+    /// The image rooms start from.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        &self.parts.template.image
+    }
+
+    /// Whether the engine would have to make a room for this conversation's next run.
+    #[must_use]
+    pub fn needs_engine(&self, conversation: &str) -> bool {
+        self.rooms.of_conversation(conversation).is_none() && self.rooms.pooled() == 0
+    }
+
+    /// Releases the room of a conversation, if it has one.
+    ///
+    /// # Errors
+    /// As [`Workspaces::release`].
+    pub async fn release_conversation(self: &Arc<Self>, conversation: &str, why: Why) -> Result<(), ReleaseError> {
+        // A room that is just being made for it is waited for: it would be found by nobody afterwards.
+        let turn = self.turnstile(conversation);
+        let _turn = turn.lock().await;
+        match self.rooms.of_conversation(conversation) {
+            Some(id) => self.release(&id, why).await,
+            None => Ok(()),
+        }
+    }
+
+    /// One conversation at a time: the lock under which its room is looked for, made or released.
+    fn turnstile(&self, conversation: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turnstiles = self.turnstiles.lock().unwrap_or_else(PoisonError::into_inner);
+        turnstiles.retain(|_, turnstile| turnstile.strong_count() > 0);
+        if let Some(turnstile) = turnstiles.get(conversation).and_then(Weak::upgrade) {
+            return turnstile;
+        }
+        let turnstile = Arc::new(tokio::sync::Mutex::new(()));
+        turnstiles.insert(conversation.to_owned(), Arc::downgrade(&turnstile));
+        turnstile
+    }
+}
+
+/// How a room's state is called in answers.
+#[must_use]
+pub fn state_name(state: &RoomState) -> &'static str {
+    match state {
+        RoomState::Starting => "starting",
+        RoomState::Pooled => "pooled",
+        RoomState::Bound { leased: true, .. } => "running",
+        RoomState::Bound { leased: false, .. } => "idle",
+        RoomState::Releasing => "releasing",
+    }
+}

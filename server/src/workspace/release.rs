@@ -1,0 +1,123 @@
+//! The one way out of a room.
+//!
+//! Stop new work, stop the proxy, destroy the container, remove the directory, delete the record, forget. Every path that
+//! ends a room comes here; each step may be repeated; a release that is cut off leaves the room in the table as
+//! `Releasing`, and the garbage collector, or the next start, takes it up again.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::Workspaces;
+use super::id::RoomId;
+use super::room::Room;
+use crate::engine::EngineError;
+
+/// How long an egress listener's requests and tunnels get to end.
+const LISTENER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What ended a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It was not used for longer than `CONTAINER_TTL`.
+    Idle,
+    /// Its container ended by itself.
+    Dead,
+    /// Its agent stopped answering.
+    Unhealthy,
+    /// A run in it used up its time.
+    Timeout,
+    /// It is ours by its label or name, but nobody knows it.
+    Orphan,
+    /// An earlier release was cut off.
+    Unfinished,
+    /// It could not be made whole.
+    FailedCreation,
+    /// Its conversation was deleted or archived.
+    Conversation,
+    /// An operator asked for it.
+    Operator,
+    /// The pool is larger than it should be.
+    Surplus,
+    /// The server stops and keeps nothing.
+    Shutdown,
+}
+
+impl Why {
+    /// The name in logs, answers and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Dead => "dead",
+            Self::Unhealthy => "unhealthy",
+            Self::Timeout => "timeout",
+            Self::Orphan => "orphan",
+            Self::Unfinished => "unfinished",
+            Self::FailedCreation => "failed_creation",
+            Self::Conversation => "conversation",
+            Self::Operator => "operator",
+            Self::Surplus => "surplus",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a release did not come to its end. It will be taken up again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// The container may still be there.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The directory is still there.
+    #[error("the room's socket directory: {0}")]
+    Directory(#[from] std::io::Error),
+    /// The record is still there.
+    #[error("the room's record: {0}")]
+    Record(#[from] sqlx::Error),
+    /// The task was ended.
+    #[error("the release was cut off")]
+    CutOff,
+}
+
+impl Workspaces {
+    /// Takes a room down. Idempotent; goes on to its end also where the caller has left.
+    ///
+    /// # Errors
+    /// The step that failed; the garbage collector will try again.
+    pub async fn release(self: &Arc<Self>, id: &RoomId, why: Why) -> Result<(), ReleaseError> {
+        let room = self.rooms.begin_release(id);
+        let this = self.clone();
+        self.tasks.spawn(async move { this.take_down(&room, why).await }).await.unwrap_or(Err(ReleaseError::CutOff))
+    }
+
+    async fn take_down(&self, room: &Room, why: Why) -> Result<(), ReleaseError> {
+        let _gate = room.gate.lock().await;
+        if !self.rooms.contains(&room.id) {
+            return Ok(());
+        }
+        stop_listener(room).await;
+        // Files would be synced out here, while the container still has them; this version has no object storage.
+        self.parts.engine.remove(&room.id.container(), self.parts.grace).await?;
+        self.parts.sockets.remove(&room.id)?;
+        self.parts.records.delete(room.id.as_str()).await?;
+        self.rooms.remove(&room.id);
+        self.pool_changed.notify_one();
+        tracing::info!(workspace = %room.id, %why, "room released");
+        Ok(())
+    }
+}
+
+/// Closes a room's way out, if it is open.
+pub(super) async fn stop_listener(room: &Room) {
+    let listener = room.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(listener) = listener {
+        listener.stop(LISTENER_DEADLINE).await;
+    }
+}

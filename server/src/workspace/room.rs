@@ -1,0 +1,217 @@
+//! The rooms this server knows: one table, one owner.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use nagaya_egress::Listener;
+
+use super::id::RoomId;
+use super::sockets::RoomDir;
+
+/// Whose a room is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Occupant {
+    /// The conversation in it.
+    pub conversation: String,
+    /// The conversation's tenant.
+    pub tenant: String,
+}
+
+/// One room.
+#[derive(Debug)]
+pub struct Room {
+    /// Its id.
+    pub id: RoomId,
+    /// When it was made.
+    pub created_at: jiff::Timestamp,
+    /// Its socket directory; `None` for what an earlier server left and nobody will enter again.
+    pub(super) dir: Option<RoomDir>,
+    /// Its way out; taken by the release.
+    pub(super) listener: Mutex<Option<Listener>>,
+    /// Held while the room is taken down: a second release waits for the first.
+    pub(super) gate: tokio::sync::Mutex<()>,
+}
+
+impl Room {
+    pub(super) fn new(
+        id: RoomId,
+        created_at: jiff::Timestamp,
+        dir: Option<RoomDir>,
+        listener: Option<Listener>,
+    ) -> Self {
+        Self { id, created_at, dir, listener: Mutex::new(listener), gate: tokio::sync::Mutex::new(()) }
+    }
+}
+
+/// What a room is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RoomState {
+    /// It is being made.
+    Starting,
+    /// It waits for a conversation.
+    Pooled,
+    /// It belongs to a conversation.
+    Bound {
+        /// Whose.
+        occupant: Occupant,
+        /// Whether a run is in it.
+        leased: bool,
+        /// Driver's session that its last run left.
+        session: Option<String>,
+    },
+    /// It is being taken down.
+    Releasing,
+}
+
+/// A room as it is listed.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The room.
+    pub room: Arc<Room>,
+    /// What it is doing.
+    pub state: RoomState,
+    /// When it was last used.
+    pub last_used: Instant,
+}
+
+/// All rooms.
+#[derive(Debug, Default)]
+pub struct Rooms(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<RoomId, Entry>,
+    by_conversation: HashMap<String, RoomId>,
+    pool: VecDeque<RoomId>,
+}
+
+impl Rooms {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // No method panics half-way through a change, so a poisoned table is still whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn insert(&self, room: Arc<Room>, state: RoomState) {
+        let id = room.id.clone();
+        let mut table = self.table();
+        table.entries.insert(id.clone(), Entry { room, state: RoomState::Starting, last_used: Instant::now() });
+        table.set(&id, state);
+    }
+
+    /// Moves a room to a new state, unless it is being taken down; says whether it did.
+    pub(super) fn advance(&self, id: &RoomId, state: RoomState) -> bool {
+        let mut table = self.table();
+        let open = table.entries.get(id).is_some_and(|entry| entry.state != RoomState::Releasing);
+        if open {
+            table.set(id, state);
+        }
+        open
+    }
+
+    /// Takes the longest-waiting room out of the pool and gives it to `occupant`, leased.
+    pub(super) fn take_pooled(&self, occupant: &Occupant) -> Option<Arc<Room>> {
+        let mut table = self.table();
+        let id = table.pool.pop_front()?;
+        let state = RoomState::Bound { occupant: occupant.clone(), leased: true, session: None };
+        table.set(&id, state);
+        table.entries.get(&id).map(|entry| entry.room.clone())
+    }
+
+    /// The room of a conversation with its session, leased to the caller; `None` where there is none or a run is in it.
+    pub(super) fn take_bound(&self, conversation: &str) -> Option<(Arc<Room>, Option<String>)> {
+        let mut table = self.table();
+        let id = table.by_conversation.get(conversation)?.clone();
+        let entry = table.entries.get_mut(&id)?;
+        let RoomState::Bound { leased, session, .. } = &mut entry.state else { return None };
+        if std::mem::replace(leased, true) {
+            return None;
+        }
+        Some((entry.room.clone(), session.clone()))
+    }
+
+    /// Ends a lease, keeping the session the run left.
+    pub(super) fn end_lease(&self, id: &RoomId, new_session: Option<String>) {
+        let mut table = self.table();
+        if let Some(entry) = table.entries.get_mut(id) {
+            entry.last_used = Instant::now();
+            if let RoomState::Bound { leased, session, .. } = &mut entry.state {
+                *leased = false;
+                if new_session.is_some() {
+                    *session = new_session;
+                }
+            }
+        }
+    }
+
+    /// Begins to take a room down: from here on nobody finds it by conversation or in the pool. A room not known yet
+    /// becomes known, so that the work is not lost if it is cut off.
+    pub(super) fn begin_release(&self, id: &RoomId) -> Arc<Room> {
+        let mut table = self.table();
+        if !table.entries.contains_key(id) {
+            let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None, None));
+            table.entries.insert(id.clone(), Entry { room, state: RoomState::Releasing, last_used: Instant::now() });
+        }
+        table.set(id, RoomState::Releasing);
+        table.entries[id].room.clone()
+    }
+
+    /// Forgets a room that is gone.
+    pub(super) fn remove(&self, id: &RoomId) {
+        let mut table = self.table();
+        table.unlink(id);
+        table.entries.remove(id);
+    }
+
+    pub(super) fn contains(&self, id: &RoomId) -> bool {
+        self.table().entries.contains_key(id)
+    }
+
+    /// The room of a conversation, whatever it is doing.
+    pub(super) fn of_conversation(&self, conversation: &str) -> Option<RoomId> {
+        self.table().by_conversation.get(conversation).cloned()
+    }
+
+    /// All rooms as they are now.
+    #[must_use]
+    pub fn all(&self) -> Vec<Entry> {
+        self.table().entries.values().cloned().collect()
+    }
+
+    /// Rooms that wait for a conversation.
+    #[must_use]
+    pub fn pooled(&self) -> usize {
+        self.table().pool.len()
+    }
+
+    /// The newest rooms in the pool beyond `keep`.
+    pub(super) fn surplus(&self, keep: usize) -> Vec<RoomId> {
+        self.table().pool.iter().skip(keep).cloned().collect()
+    }
+}
+
+impl Table {
+    /// The one place where state, reverse look-up and pool change, together.
+    fn set(&mut self, id: &RoomId, state: RoomState) {
+        self.unlink(id);
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        match &state {
+            RoomState::Pooled => self.pool.push_back(id.clone()),
+            RoomState::Bound { occupant, .. } => {
+                self.by_conversation.insert(occupant.conversation.clone(), id.clone());
+            }
+            RoomState::Starting | RoomState::Releasing => {}
+        }
+        entry.state = state;
+        entry.last_used = Instant::now();
+    }
+
+    fn unlink(&mut self, id: &RoomId) {
+        self.pool.retain(|pooled| pooled != id);
+        if let Some(Entry { state: RoomState::Bound { occupant, .. }, .. }) = self.entries.get(id)
+            && self.by_conversation.get(&occupant.conversation) == Some(id)
+        {
+            self.by_conversation.remove(&occupant.conversation);
+        }
+    }
+}

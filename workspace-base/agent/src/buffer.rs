@@ -1,0 +1,335 @@
+//! The events of one execution: bounded, numbered, replayable.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nagaya_protocol::{AgentEvent, ErrorKind, sse};
+use tokio::sync::watch;
+
+/// Bytes of events kept for a reader that comes back.
+const KEPT: usize = 8 * 1024 * 1024;
+/// Bytes the slowest reader may lie behind before the writer waits for it.
+const AHEAD: usize = KEPT / 2;
+/// How long the writer waits for a reader that does not read, before it does without it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The events of one execution.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    inner: Mutex<Inner>,
+    /// Moves whenever something was written, read, closed, or a reader came or went.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Each line with the count of bytes written before it.
+    lines: VecDeque<(usize, Arc<str>)>,
+    /// Number of the first line kept.
+    first: u64,
+    /// Bytes written since the beginning, and those of them that are kept.
+    written: usize,
+    kept: usize,
+    closed: bool,
+    readers: HashMap<u64, u64>,
+    next_reader: u64,
+    /// Since when nobody listens; `None` while somebody does.
+    alone_since: Option<Instant>,
+}
+
+impl Buffer {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                lines: VecDeque::new(),
+                first: 1,
+                written: 0,
+                kept: 0,
+                closed: false,
+                readers: HashMap::new(),
+                next_reader: 0,
+                alone_since: Some(Instant::now()),
+            }),
+            changed: watch::Sender::new(0),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Writes an event. Waits, within reason, for a reader that lies far behind; the last event waits for nobody.
+    pub(crate) async fn write(&self, event: &AgentEvent) {
+        if !event.is_last() {
+            self.wait_for_readers(PATIENCE).await;
+        }
+        {
+            let mut inner = self.inner();
+            let Some(line) = encode(inner.end(), event) else { return };
+            let line: Arc<str> = line.into();
+            let offset = inner.written;
+            inner.written += line.len();
+            inner.kept += line.len();
+            inner.lines.push_back((offset, line));
+            while inner.kept > KEPT && inner.lines.len() > 1 {
+                inner.kept -= inner.lines.pop_front().map_or(0, |(_, line)| line.len());
+                inner.first += 1;
+            }
+            inner.closed = event.is_last();
+        }
+        self.notify();
+    }
+
+    /// Waits until no reader lies too far behind; one that still does by then is dropped, so that it cannot hold up the work.
+    async fn wait_for_readers(&self, patience: Duration) {
+        let mut changed = self.changed.subscribe();
+        let caught_up = async {
+            while self.inner().lag() > AHEAD {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(patience, caught_up).await.is_err() {
+            tracing::warn!("a reader does not read; its stream ends here");
+            self.inner().drop_slow_readers();
+            self.notify();
+        }
+    }
+
+    /// Whether the last event is written.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner().closed
+    }
+
+    /// Waits until the last event is written.
+    pub(crate) async fn closed(&self) {
+        let mut changed = self.changed.subscribe();
+        while !self.is_closed() {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// For how long nobody has listened.
+    pub(crate) fn alone_for(&self) -> Duration {
+        self.inner().alone_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// A reader from after event number `after`; `None` where that is no longer kept.
+    pub(crate) fn reader(self: &Arc<Self>, after: u64) -> Option<Reader> {
+        let changed = self.changed.subscribe();
+        let mut inner = self.inner();
+        if after + 1 < inner.first {
+            return None;
+        }
+        let id = inner.next_reader;
+        inner.next_reader += 1;
+        inner.readers.insert(id, after + 1);
+        inner.alone_since = None;
+        drop(inner);
+        Some(Reader { buffer: self.clone(), id, changed })
+    }
+}
+
+impl Inner {
+    /// Number of the next line.
+    fn end(&self) -> u64 {
+        self.first + self.lines.len() as u64
+    }
+
+    fn line(&self, number: u64) -> Option<&(usize, Arc<str>)> {
+        self.lines.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Bytes a reader has before it whose next line is `number`; all there ever were, where that line is gone.
+    fn behind(&self, number: u64) -> usize {
+        if number < self.first {
+            return self.written;
+        }
+        self.line(number).map_or(0, |(offset, _)| self.written - offset)
+    }
+
+    /// Bytes the slowest reader has before it.
+    fn lag(&self) -> usize {
+        self.readers.values().map(|number| self.behind(*number)).max().unwrap_or(0)
+    }
+
+    fn drop_slow_readers(&mut self) {
+        let slow: Vec<u64> =
+            self.readers.iter().filter(|(_, number)| self.behind(**number) > AHEAD).map(|(id, _)| *id).collect();
+        slow.iter().for_each(|id| self.remove_reader(*id));
+    }
+
+    fn remove_reader(&mut self, id: u64) {
+        // One that was dropped before is not counted a second time when it goes away.
+        if self.readers.remove(&id).is_some() && self.readers.is_empty() {
+            self.alone_since = Some(Instant::now());
+        }
+    }
+}
+
+/// An event as it goes over the wire; `None` where no decoder would take it. The last event always has a form.
+fn encode(number: u64, event: &AgentEvent) -> Option<String> {
+    let data = match serde_json::to_string(event) {
+        Ok(data) => data,
+        Err(error) => unreachable!("events are plain data: {error}"),
+    };
+    let number = number.to_string();
+    let line = sse::encode(&number, event.name(), &data);
+    if line.len() <= sse::MAX_EVENT {
+        return Some(line);
+    }
+    tracing::warn!(kind = event.name(), bytes = line.len(), "an event is too long");
+    event.is_last().then(|| {
+        let message = format!("the result is longer than {} bytes", sse::MAX_EVENT);
+        let stand_in = AgentEvent::Error { error_type: ErrorKind::ExecutionError, message };
+        sse::encode(&number, stand_in.name(), &serde_json::json!(stand_in).to_string())
+    })
+}
+
+/// Reads the events from some number on.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    buffer: Arc<Buffer>,
+    id: u64,
+    changed: watch::Receiver<u64>,
+}
+
+impl Reader {
+    /// The next event, encoded; `None` after the last, and where the reader was too slow.
+    pub(crate) async fn next(&mut self) -> Option<Arc<str>> {
+        loop {
+            {
+                let mut inner = self.buffer.inner();
+                let number = *inner.readers.get(&self.id)?;
+                if let Some((_, line)) = inner.line(number).cloned() {
+                    inner.readers.insert(self.id, number + 1);
+                    drop(inner);
+                    self.buffer.notify();
+                    return Some(line);
+                }
+                if inner.closed || number < inner.first {
+                    return None;
+                }
+            }
+            self.changed.changed().await.ok()?;
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.buffer.inner().remove_reader(self.id);
+        self.buffer.notify();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> AgentEvent {
+        AgentEvent::TextDelta { text: text.into() }
+    }
+
+    fn last() -> AgentEvent {
+        AgentEvent::Error { error_type: ErrorKind::Cancelled, message: String::new() }
+    }
+
+    async fn ids(mut reader: Reader) -> Vec<String> {
+        let mut ids = Vec::new();
+        while let Some(line) = reader.next().await {
+            ids.push(line.lines().next().unwrap_or_default().trim_start_matches("id: ").to_owned());
+        }
+        ids
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_comes_back_misses_nothing() {
+        let buffer = Buffer::new();
+        let live = tokio::spawn(ids(buffer.reader(0).expect("kept")));
+        for n in 0..10 {
+            buffer.write(&text(&n.to_string())).await;
+        }
+        buffer.write(&last()).await;
+        let all: Vec<String> = (1..=11).map(|n| n.to_string()).collect();
+        assert_eq!(live.await.expect("reads"), all);
+        assert_eq!(ids(buffer.reader(4).expect("kept")).await, all[4..]);
+        assert!(ids(buffer.reader(11).expect("kept")).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_bounded_and_what_is_gone_is_told() {
+        let buffer = Buffer::new();
+        let mebibyte = "x".repeat(1024 * 1024);
+        for _ in 0..20 {
+            buffer.write(&text(&mebibyte)).await;
+        }
+        assert!(buffer.inner().kept <= KEPT);
+        assert!(buffer.reader(0).is_none(), "gone");
+        assert!(buffer.reader(19).is_some(), "kept");
+    }
+
+    #[tokio::test]
+    async fn the_writer_waits_for_a_slow_reader() {
+        let buffer = Buffer::new();
+        let mut reader = buffer.reader(0).expect("kept");
+        let writer = {
+            let buffer = buffer.clone();
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    buffer.write(&text(&"x".repeat(1024 * 1024))).await;
+                }
+                buffer.write(&last()).await;
+            })
+        };
+        let mut count = 0;
+        while reader.next().await.is_some() {
+            count += 1;
+            tokio::task::yield_now().await;
+        }
+        writer.await.expect("writes");
+        assert_eq!(count, 21);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_never_reads_is_dropped_and_the_others_go_on() {
+        let buffer = Buffer::new();
+        let mut stuck = buffer.reader(0).expect("kept");
+        buffer.write(&text(&"x".repeat(AHEAD))).await;
+        let live = tokio::spawn(ids(buffer.reader(1).expect("kept")));
+        buffer.wait_for_readers(Duration::from_millis(1)).await;
+        assert!(stuck.next().await.is_none(), "its stream has ended");
+        assert_eq!(buffer.alone_for(), Duration::ZERO, "the other one listens");
+        buffer.write(&last()).await;
+        assert_eq!(live.await.expect("reads"), ["2"]);
+    }
+
+    #[tokio::test]
+    async fn the_last_event_waits_for_nobody() {
+        let buffer = Buffer::new();
+        let _stuck = buffer.reader(0).expect("kept");
+        buffer.write(&text(&"x".repeat(AHEAD))).await;
+        let written = tokio::time::timeout(PATIENCE / 3, buffer.write(&last())).await;
+        assert!(written.is_ok() && buffer.is_closed());
+    }
+
+    #[tokio::test]
+    async fn what_no_decoder_takes_is_left_out_but_the_end_is_told() {
+        let buffer = Buffer::new();
+        let huge = "x".repeat(sse::MAX_EVENT);
+        buffer.write(&text(&huge)).await;
+        buffer.write(&AgentEvent::Error { error_type: ErrorKind::Cancelled, message: huge }).await;
+        let mut reader = buffer.reader(0).expect("kept");
+        let line = reader.next().await.expect("an end");
+        assert!(line.starts_with("id: 1\nevent: error\n") && line.contains("longer than"), "{}", &line[..80]);
+        assert!(reader.next().await.is_none());
+    }
+}

@@ -1,0 +1,123 @@
+//! The agent inside a room: first process, bridge to the way out, and driver of the Claude Code CLI.
+//!
+//! It listens on a Unix socket only the server can reach, and trusts nothing the CLI prints.
+
+mod bridge;
+mod buffer;
+mod driver;
+mod execution;
+mod http;
+mod mapping;
+mod process;
+mod version;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use nagaya_protocol::{ABANDONED_AFTER_SECS, AGENT_SOCKET, BRIDGE_ADDR, PROXY_SOCKET, ROOM_SOCKET_DIR};
+
+/// The agent inside a workspace container.
+#[derive(Debug, Parser)]
+#[command(name = "nagaya-agent", version)]
+pub struct Cli {
+    /// Directory that holds agent.sock and proxy.sock.
+    #[arg(long, global = true, default_value = ROOM_SOCKET_DIR)]
+    socket_dir: PathBuf,
+    /// Where the loopback bridge to proxy.sock listens.
+    #[arg(long, global = true, default_value = BRIDGE_ADDR)]
+    bridge: SocketAddr,
+    /// Seconds after which an execution that nobody listens to is cancelled.
+    #[arg(long, global = true, default_value_t = ABANDONED_AFTER_SECS)]
+    abandoned_after: u64,
+    /// What to do; default is to serve.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until told to stop.
+    Serve,
+    /// Ask a serving agent whether it is ready; exit status 0 where it is.
+    Health,
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    // One thread: the agent shares its room's CPUs and memory with the work, and mostly waits.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed("the runtime does not start", &error),
+    };
+    match cli.command {
+        Some(Command::Health) => match runtime.block_on(http::ask_health(&cli.socket_dir.join(AGENT_SOCKET))) {
+            Ok(health) => {
+                println!("{health}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed("not healthy", &error),
+        },
+        Some(Command::Serve) | None => match runtime.block_on(serve(&cli)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed("the agent does not start", &error),
+        },
+    }
+}
+
+fn failed(what: &str, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("nagaya-agent: {what}: {error}");
+    ExitCode::FAILURE
+}
+
+async fn serve(cli: &Cli) -> io::Result<()> {
+    tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).without_time().init();
+    process::adopt_orphans()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let reaper = process::Reaper::start()?;
+    let stop = CancellationToken::new();
+    let bridge = bridge::Bridge::bind(cli.bridge, cli.socket_dir.join(PROXY_SOCKET)).await?;
+    let bridge = tokio::spawn(bridge.run(stop.clone()));
+    let socket = cli.socket_dir.join(AGENT_SOCKET);
+    let listener = bind(&socket)?;
+    let executions = Arc::new(execution::Executions::new(driver::Driver {
+        cli: version::Cli::find(),
+        bridge: cli.bridge,
+        abandoned_after: Duration::from_secs(cli.abandoned_after),
+    }));
+    let server = tokio::spawn(http::serve(listener, executions.clone(), stop.clone()));
+    tracing::info!(socket = %socket.display(), bridge = %cli.bridge, "ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    executions.shutdown().await;
+    stop.cancel();
+    // Both end with the token; what they return was told where it happened.
+    let _ = tokio::join!(bridge, server);
+    reaper.stop();
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Binds the socket, in place of what an earlier agent of this room left.
+fn bind(socket: &std::path::Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(socket)
+}

@@ -1,0 +1,201 @@
+//! From the CLI's stream-json to our events.
+//!
+//! Shapes are those the CLI prints with `--output-format stream-json --verbose --include-partial-messages`; pinned by the
+//! image's requirements.txt and checked against the real CLI by scenario BUG-10. What is not known is logged and skipped.
+
+use nagaya_protocol::{AgentEvent, ContentBlock, Usage};
+use serde_json::Value;
+
+/// Maps one line; several events where it holds several blocks, none where it says nothing to us.
+pub(crate) fn map(line: &[u8]) -> Vec<AgentEvent> {
+    let message: Value = match serde_json::from_slice(line) {
+        Ok(message) => message,
+        Err(error) => {
+            tracing::warn!(%error, line = %String::from_utf8_lossy(&line[..line.len().min(200)]), "skipped a line that is not JSON");
+            return Vec::new();
+        }
+    };
+    let parent = text(&message["parent_tool_use_id"]);
+    match message["type"].as_str().unwrap_or_default() {
+        "system" => system(&message).into_iter().collect(),
+        "stream_event" => delta(&message["event"], parent.as_deref()).into_iter().collect(),
+        "assistant" => blocks(&message).iter().filter_map(|block| assistant(block, parent.as_deref())).collect(),
+        "user" => blocks(&message).iter().filter_map(|block| tool_result(block, parent.as_deref())).collect(),
+        "result" => vec![result(&message)],
+        unknown => {
+            tracing::info!(kind = unknown, "skipped a message of unknown type");
+            Vec::new()
+        }
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(ToOwned::to_owned)
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+fn blocks(message: &Value) -> &[Value] {
+    message["message"]["content"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn system(message: &Value) -> Option<AgentEvent> {
+    // Other subtypes tell of hooks, tasks and retries.
+    (message["subtype"] == "init").then(|| AgentEvent::System {
+        session_id: text(&message["session_id"]).unwrap_or_default(),
+        model: text(&message["model"]).unwrap_or_default(),
+        tools: message["tools"].as_array().into_iter().flatten().filter_map(text).collect(),
+    })
+}
+
+/// Only the main conversation's text is passed on as it arrives; a sub-agent's comes whole.
+fn delta(event: &Value, parent: Option<&str>) -> Option<AgentEvent> {
+    let is_text = event["type"] == "content_block_delta" && event["delta"]["type"] == "text_delta";
+    let text = text(&event["delta"]["text"]).filter(|text| !text.is_empty())?;
+    (is_text && parent.is_none()).then_some(AgentEvent::TextDelta { text })
+}
+
+fn assistant(block: &Value, parent: Option<&str>) -> Option<AgentEvent> {
+    let parent_tool_use_id = parent.map(ToOwned::to_owned);
+    match block["type"].as_str().unwrap_or_default() {
+        "text" => Some(AgentEvent::Assistant {
+            content_blocks: vec![ContentBlock::Text { text: text(&block["text"])? }],
+            parent_tool_use_id,
+        }),
+        "thinking" => Some(AgentEvent::Thinking { content: text(&block["thinking"])?, parent_tool_use_id }),
+        "tool_use" => Some(AgentEvent::ToolUse {
+            tool_use_id: text(&block["id"])?,
+            tool_name: text(&block["name"])?,
+            input: block["input"].clone(),
+            parent_tool_use_id,
+        }),
+        unknown => {
+            tracing::info!(kind = unknown, "skipped a block of unknown type");
+            None
+        }
+    }
+}
+
+fn tool_result(block: &Value, parent: Option<&str>) -> Option<AgentEvent> {
+    (block["type"] == "tool_result").then(|| AgentEvent::ToolResult {
+        tool_use_id: text(&block["tool_use_id"]).unwrap_or_default(),
+        content: flatten(&block["content"]),
+        is_error: block["is_error"].as_bool().unwrap_or(false),
+        parent_tool_use_id: parent.map(ToOwned::to_owned),
+    })
+}
+
+/// A tool's answer is a text or a list of blocks, of which only those of text can be shown.
+fn flatten(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(blocks) => blocks.iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n"),
+        _ => String::new(),
+    }
+}
+
+fn result(message: &Value) -> AgentEvent {
+    let usage = &message["usage"];
+    let written = &usage["cache_creation"];
+    let hour = number(&written["ephemeral_1h_input_tokens"]);
+    let failed = message["is_error"].as_bool().unwrap_or(false) || message["subtype"] != "success";
+    let errors = || {
+        let errors = message["errors"].as_array()?;
+        Some(errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "))
+    };
+    let said = text(&message["result"]).or_else(errors).filter(|said| !said.is_empty());
+    AgentEvent::Result {
+        is_error: failed,
+        result: said.unwrap_or_else(|| text(&message["subtype"]).filter(|_| failed).unwrap_or_default()),
+        session_id: text(&message["session_id"]).unwrap_or_default(),
+        usage: Usage {
+            input_tokens: number(&usage["input_tokens"]),
+            output_tokens: number(&usage["output_tokens"]),
+            // Older answers give only the sum.
+            cache_creation_5m_tokens: number(&usage["cache_creation_input_tokens"]).saturating_sub(hour),
+            cache_creation_1h_tokens: hour,
+            cache_read_tokens: number(&usage["cache_read_input_tokens"]),
+        },
+        num_turns: u32::try_from(number(&message["num_turns"])).unwrap_or(u32::MAX),
+        duration_ms: number(&message["duration_ms"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn one(message: Value) -> AgentEvent {
+        let mut events = map(message.to_string().as_bytes());
+        assert_eq!(events.len(), 1, "{events:?}");
+        events.remove(0)
+    }
+
+    #[test]
+    fn each_shape_becomes_its_event() {
+        let init = json!({"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": ["Bash"]});
+        assert_eq!(
+            one(init),
+            AgentEvent::System { session_id: "s".into(), model: "m".into(), tools: vec!["Bash".into()] }
+        );
+        let delta = json!({"type": "stream_event", "parent_tool_use_id": null,
+            "event": {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "長"}}});
+        assert_eq!(one(delta), AgentEvent::TextDelta { text: "長".into() });
+        let call = json!({"type": "assistant", "parent_tool_use_id": "p", "message": {"content": [
+            {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "ls"}}]}});
+        assert_eq!(
+            one(call),
+            AgentEvent::ToolUse {
+                tool_use_id: "t".into(),
+                tool_name: "Bash".into(),
+                input: json!({"command": "ls"}),
+                parent_tool_use_id: Some("p".into())
+            }
+        );
+        let answer = json!({"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": "t",
+            "is_error": true, "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]}]}});
+        assert_eq!(
+            one(answer),
+            AgentEvent::ToolResult {
+                tool_use_id: "t".into(),
+                content: "a\nb".into(),
+                is_error: true,
+                parent_tool_use_id: None
+            }
+        );
+    }
+
+    #[test]
+    fn a_result_keeps_usage_by_kind() {
+        let event = one(json!({"type": "result", "subtype": "success", "is_error": false, "result": "done",
+            "session_id": "s", "num_turns": 2, "duration_ms": 700, "usage": {"input_tokens": 3, "output_tokens": 5,
+            "cache_creation_input_tokens": 30, "cache_read_input_tokens": 7,
+            "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10}}}));
+        let AgentEvent::Result { is_error, usage, num_turns, .. } = event else { panic!("{event:?}") };
+        assert!(!is_error);
+        assert_eq!((usage.cache_creation_5m_tokens, usage.cache_creation_1h_tokens, num_turns), (20, 10, 2));
+        assert_eq!(usage.total(), 45);
+        let failed = one(json!({"type": "result", "subtype": "error_max_turns", "is_error": false}));
+        assert!(matches!(failed, AgentEvent::Result { is_error: true, ref result, .. } if result == "error_max_turns"));
+    }
+
+    #[test]
+    fn what_is_unknown_is_skipped() {
+        for line in [
+            "not json",
+            "",
+            "[]",
+            "null",
+            r#"{"type":"telemetry"}"#,
+            r#"{"type":"assistant","message":{"content":[{"type":"hologram"}]}}"#,
+            r#"{"type":"assistant","message":{"content":"text"}}"#,
+            r#"{"type":"system","subtype":"hook_started"}"#,
+            r#"{"type":"user","message":{"content":[{"type":"text","text":"hi"}]}}"#,
+        ] {
+            assert_eq!(map(line.as_bytes()), vec![], "{line}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The agent as a process, with a shell script in the place of the CLI. (With the real CLI: conformance scenario BUG-10.)
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nagaya_protocol::{AgentEvent, ErrorKind, sse};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// An agent in a directory of its own; ends with its test.
+struct Agent {
+    dir: tempfile::TempDir,
+    process: Child,
+}
+
+impl Agent {
+    /// `script` is what the CLI does.
+    fn start(script: &str) -> Self {
+        Self::start_with(script, &[])
+    }
+
+    fn start_with(script: &str, options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cli = dir.path().join("cli");
+        fs::write(&cli, format!("#!/bin/bash\n{script}\n")).expect("writes");
+        fs::set_permissions(&cli, fs::Permissions::from_mode(0o755)).expect("makes it a program");
+        Self::start_beside(dir, &cli, options)
+    }
+
+    fn start_beside(dir: tempfile::TempDir, cli: &Path, options: &[&str]) -> Self {
+        let process = Command::new(env!("CARGO_BIN_EXE_nagaya-agent"))
+            .arg("--socket-dir")
+            .arg(dir.path())
+            .args(["--bridge", "127.0.0.1:0"])
+            .args(options)
+            .env("NAGAYA_CLI", cli)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        let agent = Self { dir, process };
+        eventually("agent.sock answers", || agent.call("GET", "/health", "").starts_with("HTTP/1.1 200"));
+        agent
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Sends a request and leaves the answer to be read.
+    fn send(&self, method: &str, path: &str, body: &str) -> Option<UnixStream> {
+        let mut stream = UnixStream::connect(self.path("agent.sock")).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).expect("sets");
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .expect("writes");
+        Some(stream)
+    }
+
+    /// The whole answer, its head included; empty where nobody answers.
+    fn call(&self, method: &str, path: &str, body: &str) -> String {
+        let mut answer = Vec::new();
+        if let Some(mut stream) = self.send(method, path, body) {
+            stream.read_to_end(&mut answer).expect("reads");
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    fn request(&self) -> String {
+        serde_json::json!({"user_input": "do it", "cwd": self.dir.path()}).to_string()
+    }
+
+    fn execute(&self) -> Events {
+        Events::new(self.send("POST", "/execute", &self.request()).expect("connects"))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // By SIGTERM, so that the agent takes down what its CLI left running.
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let ended = self.process.wait();
+        if !std::thread::panicking() {
+            assert!(ended.expect("ends").success(), "the agent ends well");
+        }
+    }
+}
+
+/// The events of an answer, read as they come. The chunks' frames are skipped by the decoder as unknown fields.
+struct Events {
+    stream: UnixStream,
+    decoder: sse::Decoder,
+}
+
+impl Events {
+    fn new(stream: UnixStream) -> Self {
+        Self { stream, decoder: sse::Decoder::new() }
+    }
+
+    fn next(&mut self) -> Option<(u64, AgentEvent)> {
+        loop {
+            if let Some(event) = self.decoder.next_event().expect("decodes") {
+                let number = event.id.expect("a number").parse().expect("a number");
+                return Some((number, serde_json::from_str(&event.data).expect("an event")));
+            }
+            let mut chunk = [0; 65536];
+            match self.stream.read(&mut chunk).expect("reads in time") {
+                0 => return None,
+                count => self.decoder.push(&chunk[..count]),
+            }
+        }
+    }
+
+    fn rest(mut self) -> Vec<(u64, AgentEvent)> {
+        std::iter::from_fn(|| self.next()).collect()
+    }
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < DEADLINE, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn numbers(events: &[(u64, AgentEvent)]) -> Vec<u64> {
+    events.iter().map(|(number, _)| *number).collect()
+}
+
+fn error(events: &[(u64, AgentEvent)]) -> (ErrorKind, &str) {
+    match &events.last().expect("an event").1 {
+        AgentEvent::Error { error_type, message } => (*error_type, message),
+        other => panic!("the last event is {other:?}"),
+    }
+}
+
+const RESULT: &str =
+    r#"echo '{"type":"result","subtype":"success","is_error":false,"result":"ok","session_id":"s","num_turns":1}'"#;
+
+#[test]
+fn junk_and_unknown_messages_are_skipped_and_the_prompt_arrives() {
+    let agent = Agent::start(&format!(
+        r#"prompt=$(cat); echo 'no json'; echo '{{"type":"telemetry"}}'; echo
+        printf '{{"type":"assistant","message":{{"content":[{{"type":"text","text":"%s %s"}}]}}}}\n' "$prompt" "$*"
+        {RESULT}"#
+    ));
+    let events = agent.execute().rest();
+    assert_eq!(numbers(&events), [1, 2, 3]);
+    assert!(matches!(events[0].1, AgentEvent::Started { .. }));
+    let AgentEvent::Assistant { content_blocks, .. } = &events[1].1 else { panic!("{events:?}") };
+    let said = format!("{content_blocks:?}");
+    assert!(said.contains("do it -p --output-format stream-json --verbose"), "{said}");
+    assert!(matches!(&events[2].1, AgentEvent::Result { is_error: false, result, .. } if result == "ok"));
+}
+
+#[test]
+fn a_cli_that_is_not_there_is_told_as_such() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let missing = dir.path().join("missing");
+    let agent = Agent::start_beside(dir, &missing, &[]);
+    assert_eq!(error(&agent.execute().rest()).0, ErrorKind::SdkNotInstalled);
+}
+
+#[test]
+fn a_cli_that_fails_is_told_with_what_it_said_last() {
+    let agent = Agent::start("yes noise | head -n 20000 >&2; echo 'the reason' >&2; exit 3");
+    let events = agent.execute().rest();
+    let (kind, message) = error(&events);
+    assert_eq!(kind, ErrorKind::ExecutionError);
+    assert!(message.contains("exit status: 3") && message.trim_end().ends_with("the reason"), "{message}");
+    assert!(message.len() < 10_000, "{}", message.len());
+}
+
+#[test]
+fn options_that_are_refused_are_told_as_such() {
+    let agent = Agent::start("echo \"error: unknown option '--nope'\" >&2; exit 1");
+    assert_eq!(error(&agent.execute().rest()).0, ErrorKind::OptionsError);
+}
+
+#[test]
+fn output_that_ends_without_a_result_is_an_error() {
+    let agent = Agent::start("exit 0");
+    assert_eq!(error(&agent.execute().rest()).0, ErrorKind::ExecutionError);
+}
+
+/// A process in a session of its own, orphaned, with nothing in its environment, as a hostile one would be.
+const ESCAPED: &str = "(setsid env -i /bin/sleep 600 & echo $! > child.tmp; mv child.tmp child) & wait $!";
+
+fn alive(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn cancel_answers_when_nothing_of_the_execution_runs() {
+    let agent = Agent::start(&format!("{ESCAPED}; sleep 600"));
+    let mut events = agent.execute();
+    let Some((1, AgentEvent::Started { execution_id })) = events.next() else { panic!("not started") };
+    eventually("the child runs", || agent.path("child").exists());
+    let child = fs::read_to_string(agent.path("child")).expect("reads");
+    assert!(alive(&child), "the escaped process runs");
+
+    let busy = agent.call("POST", "/execute", &agent.request());
+    assert!(busy.starts_with("HTTP/1.1 409"), "{busy}");
+    let answer = agent.call("DELETE", &format!("/executions/{execution_id}"), "");
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    assert!(!alive(&child), "the escaped process is gone");
+    assert_eq!(error(&events.rest()).0, ErrorKind::Cancelled);
+}
+
+#[test]
+fn what_an_execution_leaves_running_ends_with_it() {
+    let agent = Agent::start(&format!("{ESCAPED}; {RESULT}"));
+    let events = agent.execute().rest();
+    assert!(matches!(events.last(), Some((_, AgentEvent::Result { .. }))), "{events:?}");
+    let child = fs::read_to_string(agent.path("child")).expect("reads");
+    assert!(!alive(&child));
+}
+
+#[test]
+fn a_dropped_reader_ends_nothing_and_gets_the_rest_later() {
+    let delta =
+        r#"{"type":"stream_event","event":{"type":"content_block_delta","delta":{"type":"text_delta","text":"x"}}}"#;
+    let agent = Agent::start(&format!(
+        "echo '{delta}'; until [ -e go ]; do sleep 0.02; done; for i in $(seq 100); do echo '{delta}'; done; {RESULT}"
+    ));
+    let mut events = agent.execute();
+    let Some((1, AgentEvent::Started { execution_id })) = events.next() else { panic!("not started") };
+    let Some((2, AgentEvent::TextDelta { .. })) = events.next() else { panic!("no delta") };
+    drop(events);
+    fs::write(agent.path("go"), "").expect("writes");
+    let path = |after: &str| format!("/executions/{execution_id}/events?after={after}");
+    let rest = Events::new(agent.send("GET", &path("2"), "").expect("connects")).rest();
+    assert_eq!(numbers(&rest), (3..=103).collect::<Vec<_>>());
+    assert!(agent.call("GET", &path("x"), "").starts_with("HTTP/1.1 400"));
+    assert!(agent.call("GET", "/executions/none/events", "").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn an_execution_nobody_listens_to_is_ended() {
+    let agent = Agent::start_with(&format!("{ESCAPED}; sleep 600"), &["--abandoned-after", "1"]);
+    let mut events = agent.execute();
+    let Some((1, AgentEvent::Started { execution_id })) = events.next() else { panic!("not started") };
+    eventually("the child runs", || agent.path("child").exists());
+    drop(events);
+    let child = fs::read_to_string(agent.path("child")).expect("reads");
+    eventually("the execution ends", || !alive(&child));
+    let path = format!("/executions/{execution_id}/events?after=1");
+    let rest = Events::new(agent.send("GET", &path, "").expect("connects")).rest();
+    let (kind, message) = error(&rest);
+    assert_eq!(kind, ErrorKind::Cancelled);
+    assert!(message.starts_with("nobody listened"), "{message}");
+}
+
+#[test]
+fn an_agent_that_is_told_to_stop_tells_how_the_execution_ended() {
+    let agent = Agent::start(&format!("{ESCAPED}; sleep 600"));
+    let mut events = agent.execute();
+    assert!(matches!(events.next(), Some((1, AgentEvent::Started { .. }))));
+    eventually("the child runs", || agent.path("child").exists());
+    let child = fs::read_to_string(agent.path("child")).expect("reads");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&agent.process), rustix::process::Signal::TERM)
+        .expect("signals");
+    assert_eq!(error(&events.rest()).0, ErrorKind::Cancelled);
+    assert!(!alive(&child));
+}
+
+#[test]
+fn every_option_reaches_the_cli_as_one_word() {
+    let agent = Agent::start(&format!(
+        "printf '%s\\n' \"$@\" region=$AWS_REGION $ANTHROPIC_BEDROCK_BASE_URL > words; {RESULT}"
+    ));
+    let request = serde_json::json!({
+        "user_input": "-x", "cwd": agent.dir.path(), "system_prompt": "--be kind", "model": "m", "region": "eu-west-1",
+        "session_id": "s", "max_turns": 3, "allowed_tools": ["Bash", "Read"],
+    });
+    let events = Events::new(agent.send("POST", "/execute", &request.to_string()).expect("connects")).rest();
+    assert!(matches!(events.last(), Some((_, AgentEvent::Result { .. }))), "{events:?}");
+    let words = fs::read_to_string(agent.path("words")).expect("reads");
+    for word in [
+        "--model=m",
+        "--resume=s",
+        "--append-system-prompt=--be kind",
+        "--max-turns=3",
+        "--tools=Bash,Read",
+        "--include-partial-messages",
+        "bypassPermissions",
+        "region=eu-west-1",
+        "http://bedrock-runtime.eu-west-1.amazonaws.com",
+    ] {
+        assert!(words.lines().any(|line| line == word), "{word} is not among {words}");
+    }
+}
+
+#[test]
+fn options_no_program_can_be_given_are_told_as_such() {
+    let agent = Agent::start(RESULT);
+    let dir = agent.dir.path();
+    for request in [
+        serde_json::json!({"user_input": "x", "cwd": dir.join("missing")}),
+        serde_json::json!({"user_input": "x", "cwd": dir, "system_prompt": "x".repeat(200_000)}),
+        serde_json::json!({"user_input": "x", "cwd": dir, "model": "a\u{0}b"}),
+    ] {
+        let events = Events::new(agent.send("POST", "/execute", &request.to_string()).expect("connects")).rest();
+        assert_eq!(error(&events).0, ErrorKind::OptionsError, "{events:?}");
+    }
+}
+
+#[test]
+fn a_body_that_is_too_long_is_refused() {
+    let agent = Agent::start(RESULT);
+    let body = serde_json::json!({"user_input": "x".repeat(5 * 1024 * 1024)}).to_string();
+    let mut stream = UnixStream::connect(agent.path("agent.sock")).expect("connects");
+    stream.set_read_timeout(Some(DEADLINE)).expect("sets");
+    write!(stream, "POST /execute HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len()).expect("writes");
+    // The agent need not take all of it before it says no.
+    let _ = stream.write_all(body.as_bytes());
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 413");
+}
+
+#[test]
+fn bad_requests_are_answered_and_harm_nothing() {
+    let agent = Agent::start(RESULT);
+    for (method, path, body, status) in [
+        ("POST", "/execute", "", 400),
+        ("POST", "/execute", "{", 400),
+        ("POST", "/execute", r#"{"user_input": 3}"#, 400),
+        ("POST", "/execute", r#"{"user_input": "x", "colour": "red"}"#, 400),
+        ("GET", "/execute", "", 405),
+        ("DELETE", "/health", "", 405),
+        ("GET", "/nowhere", "", 404),
+        ("DELETE", "/executions/none", "", 404),
+    ] {
+        let answer = agent.call(method, path, body);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path} {body}: {answer}");
+        assert!(answer.contains(r#"{"error":"#), "{answer}");
+    }
+    let events = agent.execute().rest();
+    assert!(matches!(events.last(), Some((_, AgentEvent::Result { .. }))), "{events:?}");
+}
