@@ -149,12 +149,9 @@ async fn admit(
 ) -> Result<Served, Refusal> {
     let (target, path) = Target::read(&head, egress.gateway.as_ref())?;
     entry.aimed_at(&target);
-    let credential = match target.form {
-        Form::Connect => None,
-        Form::Absolute | Form::Origin => egress.credentials.get(&target.host),
-    };
+    let credential = egress.credentials.get(&target.host);
     // A credential is only ever sent over TLS; plain HTTP's port then means TLS's.
-    let tls = credential.is_some();
+    let tls = credential.is_some() && target.form != Form::Connect;
     let port = if tls && target.port == 80 { 443 } else { target.port };
     match egress.allowed.verdict(&target.host, port) {
         Verdict::Allowed(rule) => entry.ruled_by(rule),
@@ -163,6 +160,10 @@ async fn admit(
             return Err(Refusal::denied("denied_by_rule"));
         }
         Verdict::Unlisted => return Err(Refusal::denied("not_allowed")),
+    }
+    if credential.is_some() && target.form == Form::Connect {
+        // Nobody could see what is in the tunnel, such as an account of the client's own.
+        return Err(Refusal::denied("credential_host"));
     }
     let _request = shared.requests.try_acquire().map_err(|_| Refusal::too_many())?;
     let addresses = egress.resolver.resolve(&target.host, port).await?;
