@@ -17,8 +17,10 @@ use crate::record::Entry;
 use crate::socket;
 use crate::target::{Form, Target};
 use crate::trail::Decision;
-use crate::tunnel;
+use crate::tunnel::{self, Watched};
 
+/// TLS's own port: nothing else is spoken there.
+const HTTPS: u16 = 443;
 /// Read at once while a head is to come.
 const READ: usize = 8 * 1024;
 
@@ -192,6 +194,9 @@ async fn open_tunnel(
     if socket::write(client, &[b"HTTP/1.1 200 Connection established\r\n\r\n"]).await.is_err() {
         return Ok(Decision::Failed("client_gone"));
     }
-    let to = (&target.host, target.port);
-    Ok(tunnel::carry(client, early, &upstream, to, &entry.meter, &egress.buffers, &egress.limits).await)
+    let to = Watched { host: &target.host, tls_only: target.port == HTTPS };
+    // An operator may know what else is spoken there.
+    let opaque = matches!(egress.opaque.verdict(&target.host, target.port), Verdict::Allowed(_));
+    let watched = (!opaque).then_some(to);
+    Ok(tunnel::carry(client, early, &upstream, watched, &entry.meter, &egress.buffers, &egress.limits).await)
 }

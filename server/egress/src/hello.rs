@@ -63,8 +63,10 @@ pub(crate) fn read(bytes: &[u8]) -> Hello {
 
 struct NotTls;
 
+type Split<'a> = (&'a [u8], &'a [u8]);
+
 /// The first record's content and what comes after; `None` where it is not whole.
-fn record(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, NotTls> {
+fn record(bytes: &[u8]) -> Result<Option<Split<'_>>, NotTls> {
     let known = [HANDSHAKE, 3];
     if bytes.iter().zip(&known).any(|(byte, wanted)| byte != wanted) {
         return Err(NotTls);
