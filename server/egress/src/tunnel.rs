@@ -109,13 +109,21 @@ pub(crate) async fn carry(
                 }
                 return Decision::Denied(reason);
             }
+            // Who breaks while being read from has nothing more to say, and hears nothing either. Who breaks while being
+            // written to may have said something before.
             Err(Broken::Client(error)) => {
                 tracing::debug!(%error, "a tunnel's client");
                 decision = Decision::Failed("client_gone");
+                if up_over {
+                    return decision;
+                }
             }
             Err(Broken::Target(error)) => {
                 tracing::debug!(%error, "a tunnel's target");
                 decision = Decision::Failed("reset");
+                if down_over {
+                    return decision;
+                }
             }
         }
     }

@@ -7,3 +7,5 @@ mod hosts;
 mod lifecycle;
 mod peer;
 mod support;
+mod tls;
+mod tunnels;
