@@ -71,9 +71,10 @@ pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: Unix
 /// The next request's head; `None` where there is none.
 async fn next(egress: &Egress, client: &UnixStream, buffer: &mut BytesMut) -> Result<Option<Head>, Refusal> {
     if buffer.is_empty() {
-        match tokio::time::timeout(egress.limits.idle, socket::readable(client)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Ok(None),
+        // The head's own clock begins with its first byte.
+        match tokio::time::timeout(egress.limits.idle, socket::read(client, buffer, READ)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) | Err(_) => return Ok(None),
         }
     }
     let mut scan = Scan::default();

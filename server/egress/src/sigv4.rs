@@ -148,15 +148,33 @@ fn is_s3(service: &str) -> bool {
 
 /// A path and query in a form that signer and target cannot read differently.
 ///
-/// Where a service has its paths normalised before they are signed (all but S3), the normalised path is what is sent. A `+`
-/// in a query means a space to some and itself to others; it is sent as the space that forms mean by it.
+/// Where a service has its paths normalised before they are signed (all but S3), the normalised path is what is sent. S3
+/// signs the path decoded and encoded anew, so it is sent encoded the one way that leaves it the same. A `+` in a query
+/// means a space to some and itself to others; it is sent as the space that forms mean by it.
 pub(crate) fn unambiguous(path: &PathAndQuery, service: &str) -> Result<PathAndQuery, Refusal> {
-    let normal = if is_s3(service) { path.path().to_owned() } else { without_dots(path.path()) };
+    let normal = if is_s3(service) { encoded(path.path()) } else { without_dots(path.path()) };
     let whole = match path.query() {
         Some(query) => format!("{normal}?{}", query.replace('+', "%20")),
         None => normal,
     };
     whole.parse().map_err(|_| Refusal::malformed("the path is not understood"))
+}
+
+/// All but the unreserved characters and slashes percent-encoded (RFC 3986, 2.3), once.
+fn encoded(path: &str) -> String {
+    let (mut rest, mut out) = (path.as_bytes(), String::with_capacity(path.len()));
+    while let Some((&first, after)) = rest.split_first() {
+        let escape = after.first_chunk::<2>().filter(|two| first == b'%' && two.iter().all(u8::is_ascii_hexdigit));
+        let escaped = escape.and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+        rest = if escaped.is_some() { &after[2..] } else { after };
+        match escaped.unwrap_or(first) {
+            byte @ (b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/') => {
+                out.push(char::from(byte));
+            }
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 /// RFC 3986, 5.2.4, and no empty segments.

@@ -64,7 +64,12 @@ pub(crate) async fn read(socket: &impl Socket, into: &mut BytesMut, room: usize)
         readable(socket).await?;
         into.reserve(room);
         match socket.try_read_buf(into) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // It may have been said for nothing; and nothing is held while nothing comes.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if into.is_empty() {
+                    *into = BytesMut::new();
+                }
+            }
             done => return done,
         }
     }

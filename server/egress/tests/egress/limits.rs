@@ -1,0 +1,215 @@
+//! Each limit answers with its own status and reason, and what was over it leaves nothing behind.
+
+use std::time::Duration;
+
+use nagaya_egress::{Decision, Limits};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use crate::peer::Peer;
+use crate::support::{Proxy, any, eventually, read_all, read_head, settings};
+
+const GET: &str = "GET http://web.example/ HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n\r\n";
+
+fn with(limits: Limits, peer: &Peer) -> Proxy {
+    Proxy::start(nagaya_egress::Settings { limits, ..settings(&[("web.example:80", peer.addr())]) })
+}
+
+#[tokio::test]
+async fn heads_have_a_size() {
+    let peer = Peer::content().await;
+    let proxy = with(Limits::default(), &peer);
+    let lines = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    let request = |lines: &str| {
+        format!("GET http://web.example/ HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n{lines}\r\n")
+    };
+    assert!(proxy.talk(request(&lines(98))).await.starts_with("HTTP/1.1 200 "), "the control: a hundred are fine");
+    for large in [request(&lines(99)), request(&format!("x: {}\r\n", "y".repeat(16 * 1024))), "G".repeat(20_000)] {
+        let answer = proxy.talk(large).await;
+        assert!(answer.starts_with("HTTP/1.1 431 ") && answer.contains(r#""reason":"head_too_large""#), "{answer}");
+    }
+}
+
+/// Row 20: slow clients and slow targets, each by its own clock.
+#[tokio::test]
+async fn nobody_is_waited_for_for_ever() {
+    let (silent, short) = (Peer::answering("").await, Duration::from_millis(150));
+    let limits = Limits { head: short, idle: short, ..Limits::default() };
+    let begun = "GET http://web.example/ HTTP/1.1\r\nhost: web.exa";
+    let body = "POST http://web.example/ HTTP/1.1\r\nhost: web.example\r\ncontent-length: 9\r\n\r\nhalf";
+    for (sent, status, reason) in
+        [(begun, "408", "head_timeout"), (body, "408", "body_timeout"), (GET, "504", "response_timeout")]
+    {
+        let proxy = with(limits, &silent);
+        let mut stream = proxy.connect().await;
+        stream.write_all(sent.as_bytes()).await.expect("writes");
+        let answer = read_all(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(reason), "{sent}: {answer}");
+    }
+    // One that says nothing at all is told nothing.
+    let proxy = with(limits, &silent);
+    assert_eq!(read_all(&mut proxy.connect().await).await, "");
+    // A head that comes byte by byte has no longer.
+    let mut stream = proxy.connect().await;
+    let (mut read, mut write) = stream.split();
+    let dripping = async {
+        for byte in begun.bytes() {
+            if write.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(short / 10).await;
+        }
+    };
+    let answer = async {
+        let mut answer = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut read, &mut answer).await.expect("reads");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let ((), answer) = tokio::join!(dripping, answer);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+/// An event stream that is alive is not idle, however long it takes.
+#[tokio::test]
+async fn a_stream_that_moves_is_not_idle() {
+    let listener = TcpListener::bind(any()).await.expect("binds");
+    let mut settings = settings(&[("web.example:80", listener.local_addr().expect("an address"))]);
+    settings.limits.idle = Duration::from_millis(400);
+    let proxy = Proxy::start(settings);
+    let mut client = proxy.connect().await;
+    client.write_all(GET.as_bytes()).await.expect("writes");
+    let (mut target, _) = listener.accept().await.expect("accepts");
+    let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    target.write_all(head).await.expect("writes");
+    let stream = async {
+        for _ in 0..8 {
+            // Longer than the limit all together, each shorter.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            target.write_all(b"3\r\nabc\r\n").await.expect("writes");
+        }
+        target.write_all(b"0\r\n\r\n").await.expect("writes");
+    };
+    let ((), answer) = tokio::join!(stream, read_all(&mut client));
+    assert!(answer.matches("abc").count() == 8 && answer.ends_with("0\r\n\r\n"), "{answer}");
+    assert_eq!(proxy.record().await.decision, Decision::Allowed);
+}
+
+/// What is cut off is seen to be cut off: an answer that stops moving does not end as if it were whole.
+#[tokio::test]
+async fn half_an_answer_does_not_look_whole() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ] {
+        let peer = Peer::answering(answer).await;
+        let proxy = with(Limits { idle: Duration::from_millis(150), ..Limits::default() }, &peer);
+        let told = proxy.talk(GET).await;
+        assert!(told.contains("half") && !told.contains("0\r\n\r\n") && !told.contains("content-length: 4"), "{told}");
+        let record = proxy.record().await;
+        assert_eq!((record.status, record.decision), (200, Decision::Failed("response_timeout")));
+    }
+}
+
+#[tokio::test]
+async fn bodies_have_a_size() {
+    let peer = Peer::content().await;
+    let proxy = with(Limits { body: 10, ..Limits::default() }, &peer);
+    let head = "POST http://web.example/ HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n";
+    assert!(proxy.talk(format!("{head}content-length: 10\r\n\r\n0123456789")).await.starts_with("HTTP/1.1 200 "));
+    let answer = proxy.talk(format!("{head}content-length: 11\r\n\r\n0123456789x")).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("body_too_large"), "{answer}");
+}
+
+#[tokio::test]
+async fn requests_at_once_are_counted_and_the_rest_told_when_to_come_again() {
+    let silent = Peer::answering("").await;
+    let proxy = with(Limits { concurrent: 2, connections: 4, ..Limits::default() }, &silent);
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = proxy.connect().await;
+        stream.write_all(GET.as_bytes()).await.expect("writes");
+        held.push(stream);
+    }
+    eventually("both are at the target", || silent.connections() == 2).await;
+    let answer = proxy.talk(GET).await;
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("retry-after: 1"), "{answer}");
+    assert!(answer.contains(r#""reason":"too_many_requests""#), "{answer}");
+    // Idle connections count as connections, not as requests.
+    let idle = [proxy.connect().await, proxy.connect().await];
+    let answer = read_all(&mut proxy.connect().await).await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    drop((idle, held));
+    // A client that leaves makes room.
+    let peer = Peer::content().await;
+    let proxy = with(Limits { concurrent: 1, ..Limits::default() }, &peer);
+    for _ in 0..3 {
+        assert!(proxy.talk(GET).await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+/// A client that leaves before its answer ends the request: nothing goes on for nobody.
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_request() {
+    let silent = Peer::answering("").await;
+    let proxy = with(Limits::default(), &silent);
+    let mut stream = proxy.connect().await;
+    stream.write_all(GET.as_bytes()).await.expect("writes");
+    silent.has_seen("\r\n\r\n").await;
+    drop(stream);
+    assert_eq!(proxy.record().await.decision, Decision::Failed("client_gone"));
+}
+
+/// What went wrong on the way to a target, told apart.
+#[tokio::test]
+async fn failures_of_a_target_are_told_apart() {
+    for (answer, reason) in
+        [("no HTTP at all\r\n\r\n", "protocol"), ("HTTP/1.1 200 OK\r\nbad header\r\n\r\n", "protocol")]
+    {
+        let peer = Peer::answering(answer).await;
+        let told = with(Limits::default(), &peer).talk(GET).await;
+        assert!(told.starts_with("HTTP/1.1 502 ") && told.contains(reason), "{answer}: {told}");
+    }
+    let listener = TcpListener::bind(any()).await.expect("binds");
+    let proxy = Proxy::start(settings(&[("web.example:80", listener.local_addr().expect("an address"))]));
+    let (told, ()) = tokio::join!(proxy.talk(GET), async {
+        let (mut target, _) = listener.accept().await.expect("accepts");
+        let mut byte = [0];
+        tokio::io::AsyncReadExt::read_exact(&mut target, &mut byte).await.expect("a request");
+    });
+    assert!(told.starts_with("HTTP/1.1 502 ") && told.contains(r#""reason":"reset""#), "{told}");
+    // Nobody answers: a queue that is full, and never emptied.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    full.bind(&any().into()).expect("binds");
+    full.listen(0).expect("listens");
+    let addr = full.local_addr().expect("an address").as_socket().expect("of the internet");
+    let mut waiting = Vec::new();
+    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(100), tokio::net::TcpStream::connect(addr)).await
+    {
+        waiting.push(stream.expect("connects"));
+    }
+    let mut nowhere = settings(&[("web.example:80", addr)]);
+    nowhere.limits.connect = Duration::from_millis(100);
+    let told = Proxy::start(nowhere).talk(GET).await;
+    assert!(told.starts_with("HTTP/1.1 504 ") && told.contains("connect_timeout"), "{told}");
+}
+
+/// Row 20's last: idle connections and tunnels in number, all served, and all gone afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_idle_clients_keep_nobody_out() {
+    let peer = Peer::content().await;
+    let limits = Limits { concurrent: 400, connections: 400, ..Limits::default() };
+    let proxy = with(limits, &peer);
+    let mut idle = Vec::new();
+    for n in 0..300 {
+        let mut stream = proxy.connect().await;
+        if n % 2 == 0 {
+            stream.write_all(b"CONNECT web.example:80 HTTP/1.1\r\nhost: web.example\r\n\r\n").await.expect("writes");
+            assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+        }
+        idle.push(stream);
+    }
+    assert_eq!(proxy.egress.open_tunnels(), 150);
+    assert!(proxy.talk(GET).await.starts_with("HTTP/1.1 200 "));
+    drop(idle);
+    eventually("no tunnel is open", || proxy.egress.open_tunnels() == 0).await;
+}

@@ -1,0 +1,289 @@
+//! Signatures, checked by a target that shares no code with the signer.
+
+use std::sync::{Arc, Mutex};
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use nagaya_egress::{Decision, Limits, Settings};
+use nagaya_fixtures::listen::{Body, Listening};
+use nagaya_fixtures::model::sigv4::{self, verify};
+use nagaya_fixtures::tls::Tls;
+use nagaya_fixtures::vectors;
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{Proxy, any, read_all, read_head, settings};
+
+const HOST: &str = "example.amazonaws.com";
+const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+
+/// What a target was asked, and whether it was signed: the scope, or what is wrong.
+#[derive(Debug, Clone)]
+struct Seen {
+    verdict: Result<(String, String), String>,
+    method: String,
+    path: String,
+    headers: http::HeaderMap,
+    length: usize,
+    sha256: String,
+}
+
+/// A target that verifies, with a clock of its own.
+struct Verifier {
+    listening: Listening,
+    ca_pem: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    token: Option<String>,
+}
+
+impl Verifier {
+    async fn start(token: Option<&str>, ahead: i64) -> Self {
+        let tls = Tls::new(&[HOST.to_owned()]).expect("a certificate");
+        let (ca_pem, seen) = (tls.ca_pem.clone(), Arc::<Mutex<Vec<Seen>>>::default());
+        let credentials = sigv4::Credentials {
+            access_key_id: "AKIDEXAMPLE".into(),
+            secret_access_key: SECRET.into(),
+            session_token: token.map(Into::into),
+        };
+        let keeps = seen.clone();
+        let answer = move |request| judge(request, credentials.clone(), ahead, keeps.clone());
+        let listening = Listening::http(any(), Some(tls), answer).await.expect("listens");
+        Self { listening, ca_pem, seen, token: token.map(Into::into) }
+    }
+
+    fn proxy(&self, service: &str, limits: Limits) -> Proxy {
+        let settings = Settings {
+            credentials: format!("{HOST}=sigv4:{service}:us-east-1").parse().expect("a rule"),
+            extra_ca_pem: Some(self.ca_pem.clone().into_bytes()),
+            limits,
+            ..settings(&[("example.amazonaws.com:443", self.listening.addr())])
+        };
+        let credentials = Credentials::new("AKIDEXAMPLE", SECRET, self.token.clone(), None, "test");
+        Proxy::with_credentials(settings, Some(SharedCredentialsProvider::new(credentials)))
+    }
+
+    fn last(&self) -> Seen {
+        self.seen.lock().expect("a lock").last().cloned().expect("a request")
+    }
+
+    fn count(&self) -> usize {
+        self.seen.lock().expect("a lock").len()
+    }
+}
+
+async fn judge(
+    request: Request<Incoming>,
+    credentials: sigv4::Credentials,
+    ahead: i64,
+    keeps: Arc<Mutex<Vec<Seen>>>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.expect("a whole body").to_bytes();
+    let now = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
+    let verdict = verify(&parts, &body, &credentials, now.as_second());
+    let status = if verdict.is_ok() { StatusCode::OK } else { StatusCode::FORBIDDEN };
+    keeps.lock().expect("a lock").push(Seen {
+        verdict: verdict.map(|scope| (scope.region, scope.service)).map_err(|why| why.message),
+        method: parts.method.to_string(),
+        path: parts.uri.to_string(),
+        headers: parts.headers,
+        length: body.len(),
+        sha256: hex(&body),
+    });
+    let mut response = Response::new(Full::new(Bytes::from("seen")).map_err(|no| match no {}).boxed_unsync());
+    *response.status_mut() = status;
+    let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    response.headers_mut().insert("date", date.parse().expect("a header"));
+    response
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn valid(service: &str) -> Result<(String, String), String> {
+    Ok(("us-east-1".to_owned(), service.to_owned()))
+}
+
+/// Row 16: every published vector, as a client without credentials sends it, through the proxy.
+#[tokio::test]
+async fn published_vectors_pass_through_the_proxy() {
+    let mut passed = 0;
+    for token in [None, Some("6e86291e8372ff2a2260956d9b8aae1d763fbf315fa00fa31553b73ebf194267")] {
+        let verifier = Verifier::start(token, 0).await;
+        for service in ["service", "s3"] {
+            let proxy = verifier.proxy(service, Limits::default());
+            for vector in vectors::all().expect("the vectors") {
+                let mut head = format!("{} http://{HOST}{} HTTP/1.1\r\n", vector.method, vector.target);
+                for (name, value) in &vector.headers {
+                    // What the suite's clients signed themselves is what the proxy must replace.
+                    if !name.eq_ignore_ascii_case("content-length") {
+                        head.push_str(&format!("{name}: {value}\r\n"));
+                    }
+                }
+                head.push_str("authorization: AWS4-HMAC-SHA256 theirs\r\nx-amz-security-token: theirs\r\n");
+                if vector.method == "POST" {
+                    head.push_str(&format!("content-length: {}\r\n", vector.body.len()));
+                }
+                let request = [head.as_bytes(), b"connection: close\r\n\r\n", &vector.body].concat();
+                let answer = proxy.talk(request).await;
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{} for {service}: {answer}", vector.name);
+                let seen = verifier.last();
+                assert_eq!(
+                    (&seen.verdict, seen.method.as_str()),
+                    (&valid(service), vector.method.as_str()),
+                    "{}",
+                    vector.name
+                );
+                assert_eq!(seen.sha256, hex(&vector.body), "{}", vector.name);
+                passed += 1;
+            }
+        }
+    }
+    assert!(passed >= 140, "{passed}");
+}
+
+/// Row 16 again: what the suite has not, and clients send.
+#[tokio::test]
+async fn odd_paths_and_queries_are_signed_as_they_are_sent() {
+    let verifier = Verifier::start(None, 0).await;
+    for service in ["bedrock", "s3"] {
+        let proxy = verifier.proxy(service, Limits::default());
+        for path in [
+            "/a%20b",
+            "/a+b",
+            "/a@b",
+            "/a:b",
+            "/a%2Fb",
+            "/a,b;c=d",
+            "/a~b_c-d.e",
+            "/%E9%95%B7%E5%B1%8B",
+            "/a*b'(c)!$&",
+            "/?b=2&a=1",
+            "/?a=2&a=1&a=",
+            "/?a",
+            "/?a=&b",
+            "/?a=b=c",
+            "/?a=%20&b=%2B&c=+",
+            "/?%E9%95%B7=%E5%B1%8B",
+            "/?a=/&b=?&c=:@",
+            "/?A=1&a=2&B=3",
+            "/?=v",
+            "/?&&a=1&",
+        ] {
+            let answer = proxy
+                .talk(format!("GET http://{HOST}{path} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n"))
+                .await;
+            let seen = verifier.last();
+            assert_eq!(seen.verdict, valid(service), "{path}: {answer}");
+            if service == "bedrock" && !path.contains("c=+") {
+                assert_eq!(seen.path, path, "it is sent as it came");
+            }
+        }
+    }
+}
+
+/// Rows 17 and 18: however a body comes, it is hashed whole, and sent with its length and nothing that was between two hops.
+#[tokio::test]
+async fn bodies_are_signed_whole() {
+    let verifier = Verifier::start(None, 0).await;
+    let proxy = verifier.proxy("bedrock", Limits::default());
+    for size in [0, 1, 1 << 20, (1 << 20) + 1, 5 << 20] {
+        let body: Vec<u8> = (0..size).map(|n| u8::try_from(n % 253).expect("small")).collect();
+        for chunked in [false, true] {
+            let mut stream = proxy.connect().await;
+            let framing =
+                if chunked { "transfer-encoding: chunked".to_owned() } else { format!("content-length: {size}") };
+            let head = format!(
+                "PUT http://{HOST}/x HTTP/1.1\r\nhost: {HOST}\r\nexpect: 100-continue\r\n{framing}\r\n\
+                 connection: close, content-type\r\ncontent-type: a/b\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.expect("writes");
+            if chunked || size > 0 {
+                assert_eq!(read_head(&mut stream).await, "HTTP/1.1 100 Continue\r\n\r\n", "{size}");
+            }
+            let parts = body.chunks(100_000).filter(|_| chunked);
+            for part in parts {
+                stream
+                    .write_all(&[format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat())
+                    .await
+                    .expect("writes");
+            }
+            stream.write_all(if chunked { b"0\r\n\r\n" } else { &body }).await.expect("writes");
+            assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 200 "), "{size} {chunked}");
+            let seen = verifier.last();
+            assert_eq!(
+                (seen.verdict, seen.length, seen.sha256),
+                (valid("bedrock"), size, hex(&body)),
+                "{size} {chunked}"
+            );
+            assert!(!seen.headers.contains_key("transfer-encoding") && !seen.headers.contains_key("expect"));
+            assert!(!seen.headers.contains_key("content-type"), "the client called it the connection's own");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_to_sign_is_told_so_before_it_is_sent() {
+    let verifier = Verifier::start(None, 0).await;
+    let proxy = verifier.proxy("bedrock", Limits { signed_body: 1000, ..Limits::default() });
+    let known =
+        format!("PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\nexpect: 100-continue\r\ncontent-length: 1001\r\n\r\n");
+    let answer = proxy.talk(known).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("signed_body_too_large"), "{answer}");
+    let unknown = format!("PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n");
+    let answer = proxy.talk(format!("{unknown}3e9\r\n{}\r\n0\r\n\r\n", "x".repeat(1001))).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    // All bodies together have a budget, too.
+    let limits = Limits { held_in_memory: 10, held_on_disk: 100, ..Limits::default() };
+    let tight = verifier.proxy("bedrock", limits);
+    let request =
+        format!("PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 101\r\n\r\n{}", "x".repeat(101));
+    let answer = tight.talk(request).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 429 ") && answer.contains("no_buffers") && answer.contains("retry-after"),
+        "{answer}"
+    );
+    assert_eq!(verifier.count(), 0);
+    let request = format!(
+        "PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 9\r\nconnection: close\r\n\r\n123456789"
+    );
+    assert!(tight.talk(request).await.starts_with("HTTP/1.1 200 "), "the budget was given back");
+}
+
+#[tokio::test]
+async fn what_its_sender_signed_otherwise_is_refused_clearly() {
+    let verifier = Verifier::start(None, 0).await;
+    let proxy = verifier.proxy("s3", Limits::default());
+    for (path, header, reason) in [
+        ("/?X-Amz-Signature=0", "x: y", "presigned"),
+        ("/", "content-encoding: aws-chunked", "aws_chunked"),
+        ("/", "x-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER", "aws_chunked"),
+    ] {
+        let answer = proxy.talk(format!("GET http://{HOST}{path} HTTP/1.1\r\nhost: {HOST}\r\n{header}\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains(reason), "{answer}");
+    }
+    assert_eq!(verifier.count(), 0);
+    assert!(proxy.records.all().iter().all(|record| matches!(record.decision, Decision::Denied(_))));
+}
+
+/// A target whose clock is not this one's refuses; it is signed again by its time, and from then on at once.
+#[tokio::test]
+async fn a_target_is_signed_for_by_its_own_clock() {
+    for ahead in [3600, -3600] {
+        let verifier = Verifier::start(None, ahead).await;
+        let proxy = verifier.proxy("bedrock", Limits::default());
+        let request = format!(
+            "POST http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody"
+        );
+        for requests in [2, 3] {
+            let answer = proxy.talk(&request).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{ahead}: {answer}");
+            assert_eq!(verifier.count(), requests, "{ahead}");
+        }
+    }
+}
