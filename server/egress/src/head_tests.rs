@@ -222,7 +222,7 @@ fn tinys(server: &tiny_http::Server, bytes: &[u8]) -> Option<Reading> {
     client.write_all(bytes).expect("writes");
     client.shutdown(std::net::Shutdown::Write).expect("closes");
     // It answers those it refuses by itself, and hands out the others.
-    let reading = loop {
+    loop {
         if let Some(request) = server.recv_timeout(std::time::Duration::from_millis(1)).expect("receives") {
             let headers =
                 request.headers().iter().map(|h| (h.field.to_string(), h.value.to_string())).collect::<Vec<_>>();
@@ -236,8 +236,7 @@ fn tinys(server: &tiny_http::Server, bytes: &[u8]) -> Option<Reading> {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             _ => break None,
         }
-    };
-    reading
+    }
 }
 
 fn heads() -> impl Strategy<Value = Vec<u8>> {

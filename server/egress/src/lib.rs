@@ -17,6 +17,9 @@ mod buffers;
 mod connection;
 mod credentials;
 mod forward;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod headers;
 mod held;

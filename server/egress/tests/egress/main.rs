@@ -8,6 +8,7 @@ mod lifecycle;
 mod limits;
 mod peer;
 mod signing;
+mod soak;
 mod support;
 mod tls;
 mod tunnels;

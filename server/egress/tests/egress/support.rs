@@ -27,6 +27,10 @@ impl Records {
     pub(crate) fn all(&self) -> Vec<RequestRecord> {
         self.0.lock().expect("a lock").clone()
     }
+
+    pub(crate) fn clear(&self) {
+        *self.0.lock().expect("a lock") = Vec::new();
+    }
 }
 
 pub(crate) struct Proxy {

@@ -1,0 +1,68 @@
+//! Doors for the fuzz targets (`make fuzz`): each takes any bytes, and panics where something does not hold.
+
+use std::io::Cursor;
+
+use bytes::BytesMut;
+use rustls::server::Acceptor;
+
+use crate::body::{Decoder, Piece};
+use crate::head::{Head, Scan};
+use crate::hello::{self, Hello};
+use crate::host::Host;
+use crate::target::Target;
+
+/// A head is read the same however it is cut; what is accepted has a target that is one spelling, and a body that ends where
+/// it ends however it is cut.
+pub fn request(bytes: &[u8]) {
+    let mut rest = BytesMut::from(bytes);
+    let at_once = Scan::default().next(&mut rest).map_err(|refusal| refusal.status);
+    let (mut scan, mut buffer, mut taken) = (Scan::default(), BytesMut::new(), 0);
+    let piecemeal = bytes.chunks(7).find_map(|piece| {
+        buffer.extend_from_slice(piece);
+        taken += piece.len();
+        scan.next(&mut buffer).map_err(|refusal| refusal.status).transpose()
+    });
+    let target = |head: &Head| head.target.clone();
+    let same = at_once.as_ref().map(|head| head.as_ref().map(target)).map_err(|status| *status);
+    assert_eq!(same, piecemeal.transpose().map(|head| head.as_ref().map(target)));
+    let Ok(Some(head)) = at_once else { return };
+    buffer.extend_from_slice(&bytes[taken..]);
+    assert_eq!(rest, buffer, "what follows the head");
+    let gateway = Host::parse("gateway.example").ok();
+    if let Ok((target, _)) = Target::read(&head, gateway.as_ref()) {
+        assert_eq!(Host::parse(&target.host.to_string()).as_ref(), Ok(&target.host));
+    }
+    assert_eq!(body(&head, &rest, rest.len().max(1)), body(&head, &rest, 3));
+}
+
+/// The body, and how many bytes were left; `None` where it is refused or not whole.
+fn body(head: &Head, bytes: &[u8], step: usize) -> Option<(Vec<u8>, usize)> {
+    let (mut decoder, mut buffer, mut whole) = (Decoder::new(head.framing), BytesMut::new(), Vec::new());
+    let mut pieces = bytes.chunks(step);
+    loop {
+        match decoder.next(&mut buffer).ok()? {
+            Piece::Data(data) => whole.extend_from_slice(&data),
+            Piece::More => buffer.extend_from_slice(pieces.next()?),
+            Piece::End => return Some((whole, buffer.len() + pieces.map(<[u8]>::len).sum::<usize>())),
+        }
+    }
+}
+
+/// A first message of TLS that is let through for a name asks for that name, in a TLS library's eyes, too.
+pub fn hello(bytes: &[u8]) {
+    let ours = hello::read(bytes);
+    let (mut acceptor, mut cursor) = (Acceptor::default(), Cursor::new(bytes));
+    let theirs = loop {
+        match acceptor.accept() {
+            Ok(Some(accepted)) => break accepted.client_hello().server_name().map(str::to_owned),
+            Ok(None) if acceptor.read_tls(&mut cursor).is_ok_and(|read| read > 0) => {}
+            _ => return,
+        }
+    };
+    match ours {
+        // The library has names in lower case.
+        Hello::For(name) => assert_eq!(theirs, Some(name.to_ascii_lowercase())),
+        Hello::Nameless => assert_eq!(theirs, None),
+        Hello::Incomplete | Hello::NotTls | Hello::Hidden => {}
+    }
+}
