@@ -19,7 +19,7 @@ use crate::conversation::store::Store;
 use crate::engine::Engine;
 use crate::state::Records;
 use crate::state::directory::{StateDir, write_whole};
-use crate::telemetry::{logs, metrics::Metrics};
+use crate::telemetry::{audit::Audit, logs, metrics::Metrics};
 use crate::workspace::sockets::{self, SocketBase};
 use crate::workspace::{Parts, Template, Workspaces};
 
@@ -39,6 +39,8 @@ enum StartError {
     Database(PathBuf, crate::conversation::store::OpenError),
     #[error("WORKSPACE_SOCKET_BASE_PATH={0:?}: {1}; give a directory this user may write to")]
     Sockets(PathBuf, io::Error),
+    #[error("AUDIT_LOG={0:?}: {1}; give a file this user may write to")]
+    Audit(PathBuf, io::Error),
     #[error("the egress proxy: {0}")]
     Egress(#[from] nagaya_egress::SetupError),
     #[error("BIND_ADDR={0}: {1}")]
@@ -60,9 +62,11 @@ pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
             tracing::error!(%error, "the server does not start");
             match error {
                 StartError::Metrics(_) => Exit::Bug,
-                StartError::State(_) | StartError::Sockets(..) | StartError::Database(..) | StartError::Records(..) => {
-                    Exit::Unavailable
-                }
+                StartError::State(_)
+                | StartError::Sockets(..)
+                | StartError::Database(..)
+                | StartError::Records(..)
+                | StartError::Audit(..) => Exit::Unavailable,
                 _ => Exit::Failed,
             }
         }
@@ -76,10 +80,12 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
     let database = config.storage.sqlite.clone().unwrap_or_else(|| state.file("nagaya.sqlite"));
     let store = Store::open(&database).await.map_err(|error| StartError::Database(database, error))?;
     let metrics = Arc::new(Metrics::new()?);
+    let trail = config.storage.audit_log.clone().unwrap_or_else(|| state.file("audit.jsonl"));
+    let audit = Arc::new(Audit::open(&trail).map_err(|error| StartError::Audit(trail, error))?);
     // Bound before any room is touched: a second server on this address must not get as far as that.
     let listener =
         TcpListener::bind(config.service.bind).await.map_err(|error| StartError::Bind(config.service.bind, error))?;
-    let workspaces = workspaces(&config, &state, deployment.clone(), metrics.clone()).await?;
+    let workspaces = workspaces(&config, &state, deployment.clone(), metrics.clone(), audit.clone()).await?;
     let runs = Runs::new(Means {
         workspaces: workspaces.clone(),
         store: store.clone(),
@@ -129,6 +135,7 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         Err(_) => tracing::warn!("connections were still open"),
     }
     store.close().await;
+    audit.close();
     tracing::info!("stopped");
     Ok(())
 }
@@ -138,6 +145,7 @@ async fn workspaces(
     state: &StateDir,
     deployment: String,
     metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
 ) -> Result<Arc<Workspaces>, StartError> {
     let rooms = &config.rooms;
     let sockets = SocketBase::prepare(rooms.socket_base.clone(), rooms.socket_host_base.clone())
@@ -145,7 +153,8 @@ async fn workspaces(
     let path = state.file("workspaces.sqlite");
     let records = Records::open(&path).await.map_err(|error| StartError::Records(path, error))?;
     let aws = credentials(&config.egress.region).await;
-    let egress = Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed(metrics.clone())))?;
+    let egress =
+        Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed { metrics: metrics.clone(), audit }))?;
     Ok(Workspaces::new(Parts {
         engine: Arc::new(Engine::new(rooms.engine.clone())),
         egress,
@@ -193,15 +202,19 @@ async fn credentials(region: &str) -> Option<SharedCredentialsProvider> {
         .credentials_provider()
 }
 
-/// What the egress proxy tells of each request, as metrics and as a line of the log.
+/// What the egress proxy tells of each request: for the metrics, the audit trail and the log.
 #[derive(Debug)]
-struct Observed(Arc<Metrics>);
+struct Observed {
+    metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
+}
 
 impl Trail for Observed {
     fn request(&self, record: &RequestRecord) {
         let reason = record.decision.reason();
         let denied = matches!(record.decision, nagaya_egress::Decision::Denied(_));
-        self.0.proxied(&record.method, record.duration, reason.filter(|_| denied));
+        self.audit.egress(record);
+        self.metrics.proxied(&record.method, record.duration, reason.filter(|_| denied));
         tracing::info!(
             workspace = record.identity.workspace,
             conversation = record.identity.conversation,

@@ -11,6 +11,8 @@ pub struct Storage {
     pub state_dir: PathBuf,
     /// `DATABASE_URL`: the SQLite file; `None` is the one in the state directory.
     pub sqlite: Option<PathBuf>,
+    /// `AUDIT_LOG`: the audit trail's file; `None` is the one in the state directory.
+    pub audit_log: Option<PathBuf>,
     /// `DEPLOYMENT_ID`; `None` is the one kept in the state directory.
     pub deployment_id: Option<String>,
 }
@@ -33,6 +35,10 @@ impl Storage {
             None => Err("accepted: sqlite:///absolute/path, or nothing for a file in STATE_DIR; \
                          this version does not support another database"),
         });
+        let audit_log = r.get("AUDIT_LOG", "", "an absolute path, or nothing for a file in STATE_DIR", |text| {
+            let path = Some(PathBuf::from(text)).filter(|_| !text.is_empty());
+            path.as_ref().is_none_or(|path| path.is_absolute()).then_some(path)
+        });
         let deployment_id =
             r.get("DEPLOYMENT_ID", "", "1 to 63 letters, digits, '-', '_', '.'", |text| match text.is_empty() {
                 true => Some(None),
@@ -40,7 +46,7 @@ impl Storage {
             });
         unsupported(r, "REDIS_URL", "this version keeps workspace records itself");
         unsupported(r, "S3_BUCKET_NAME", "this version has no file sync");
-        Self { state_dir, sqlite, deployment_id }
+        Self { state_dir, sqlite, audit_log, deployment_id }
     }
 }
 
