@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
 use crate::peer::Peer;
-use crate::support::{Proxy, any, origin, read_all, read_head, settings};
+use crate::support::{DEADLINE, Proxy, any, origin, read_all, read_head, settings};
 
 const HOST: &str = "api.example";
 
@@ -74,7 +74,8 @@ async fn a_tunnel_is_for_the_name_it_was_opened_for() {
         let proxy = Proxy::start(settings(&[("api.example:443", origin.addr())]));
         let stream = in_pieces(tunnel(&proxy).await, step).await;
         let name = ServerName::try_from(HOST).expect("a name");
-        let mut stream = connector(&ca, true).connect(name, stream).await.expect("TLS");
+        let connecting = tokio::time::timeout(DEADLINE, connector(&ca, true).connect(name, stream));
+        let mut stream = connecting.await.expect("in time").expect("TLS");
         stream
             .write_all(b"GET /echo HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n")
             .await
@@ -88,7 +89,8 @@ async fn a_tunnel_is_for_the_name_it_was_opened_for() {
         let proxy = Proxy::start(settings(&[("api.example:443", peer.addr())]));
         let stream = in_pieces(tunnel(&proxy).await, 5).await;
         let name = ServerName::try_from(name).expect("a name");
-        let error = connector(&ca, sni).connect(name, stream).await.expect_err("refused").to_string();
+        let connecting = tokio::time::timeout(DEADLINE, connector(&ca, sni).connect(name, stream));
+        let error = connecting.await.expect("in time").expect_err("refused").to_string();
         assert!(error.to_ascii_lowercase().contains("unrecognisedname"), "the client learns why: {error}");
         let record = proxy.record().await;
         assert_eq!((record.decision, record.bytes_up, peer.seen().as_str()), (Decision::Denied(reason), 0, ""));
