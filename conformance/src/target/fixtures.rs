@@ -105,7 +105,7 @@ impl Model {
 }
 
 /// A fixture that fails says nothing about the deployment.
-fn harness(failure: Failure) -> Failure {
+pub(super) fn harness(failure: Failure) -> Failure {
     Failure::harness(format!("fixture: {failure}"))
 }
 
