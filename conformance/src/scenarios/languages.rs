@@ -134,7 +134,6 @@ async fn node(context: &Context) -> Result<(), Failure> {
     }
     check_told(&told, &[
         ("request expecting", 5.into()),
-        ("http continue", true.into()),
         ("fetch redirected", "fetch=redirected".into()),
         ("fetch refused http", "403 EGRESS_DENIED".into()),
         ("request refused http", 403.into()),

@@ -39,6 +39,7 @@ subjects! {
     curl,
     packages,
     languages,
+    providers,
     security,
 }
 

@@ -120,6 +120,18 @@ impl ModelRequest {
         self.0["signature"].as_str().unwrap_or("unknown")
     }
 
+    /// The key it says it is signed with.
+    #[must_use]
+    pub fn access_key_id(&self) -> Option<&str> {
+        self.0["access_key_id"].as_str()
+    }
+
+    /// Whether it had a header of this name.
+    #[must_use]
+    pub fn has_header(&self, name: &str) -> bool {
+        self.0["headers_seen"].as_array().is_some_and(|names| names.iter().any(|one| one == name))
+    }
+
     /// What it was answered.
     #[must_use]
     pub fn status(&self) -> u64 {

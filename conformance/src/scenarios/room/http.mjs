@@ -13,8 +13,8 @@ const request = (url, options = {}, body = undefined) =>
     const asked = module.request(url, { timeout: 10_000, ...options }, async (answer) =>
       resolve({ status: answer.statusCode, json: JSON.parse(await text(answer)) }));
     asked.on('error', reject).on('timeout', () => asked.destroy(new Error('timeout')));
-    asked.on('continue', () => { told['http continue'] = true; });
-    asked.end(body);
+    if (options.headers?.expect) asked.on('continue', () => asked.end(body)).flushHeaders();
+    else asked.end(body);
   });
 const pieces = async function* () {
   yield new TextEncoder().encode('in ');
