@@ -2,5 +2,8 @@
 
 mod connect;
 mod forward;
+mod framing;
+mod hosts;
 mod lifecycle;
+mod peer;
 mod support;
