@@ -51,7 +51,10 @@ impl Outside {
     pub(super) async fn with(context: &Context, adjust: impl FnOnce(Launch) -> Launch) -> Result<Self, Failure> {
         let services = context.services(&[HOST, DENIED, VAULT]).await?;
         let launch = Launch::new()
-            .set("PROXY_ALLOWED_DOMAINS", format!("{},bedrock.{REGION}.amazonaws.com,{HOST},{HOST}:{PORT},{VAULT}", bedrock()))
+            .set(
+                "PROXY_ALLOWED_DOMAINS",
+                format!("{},bedrock.{REGION}.amazonaws.com,{HOST},{HOST}:{PORT},{VAULT}", bedrock()),
+            )
             .pin_services(HOST, 80, &services)
             .pin_services(HOST, 443, &services)
             .pin_services(HOST, PORT, &services)
