@@ -19,7 +19,7 @@ step "Compiling the agent (static)"
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked -p nagaya-agent --profile agent --target "$triple"
 
 inputs=$({
-  cat "$agent" workspace-base/Dockerfile workspace-base/requirements.txt ${extra_ca:+"$extra_ca"}
+  cat "$agent" workspace-base/Dockerfile workspace-base/node-proxy.js workspace-base/requirements.txt ${extra_ca:+"$extra_ca"}
   echo "$room_uid $BASE_IMAGE"
 } | sha256sum | cut -c1-16)
 if [ "$(docker image inspect -f '{{index .Config.Labels "nagaya.image.inputs"}}' "$IMAGE" 2>/dev/null)" = "$inputs" ]; then
@@ -49,13 +49,14 @@ step "Building $IMAGE (the first time some minutes; the CLI alone has 400 MB)"
 context=$target/image-context
 rm -rf "$context"
 mkdir -p "$context/extra-ca"
-cp workspace-base/Dockerfile "$context/"
+cp workspace-base/Dockerfile workspace-base/node-proxy.js "$context/"
 # Links cost nothing; across file systems a copy is needed.
 cp -l "$cli_dir/claude" "$context/claude" 2>/dev/null || cp "$cli_dir/claude" "$context/claude"
 cp "$agent" "$context/nagaya-agent"
 touch "$context/extra-ca/none"
 [ -z "$extra_ca" ] || cp "$extra_ca" "$context/extra-ca/extra.crt"
 docker build --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg ROOM_UID="$room_uid" --build-arg INPUTS="$inputs" \
+  ${extra_ca:+--build-arg REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt} \
   -t "$IMAGE" "$context"
 rm -rf "$context"
 # What this one has taken the name of; rooms that still run from it keep it.

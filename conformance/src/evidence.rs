@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::target::engine::Engine;
 use crate::target::fixtures::Model;
 use crate::target::process::Process;
+use crate::target::services::Services;
 
 /// How long gathering may take; whatever is missing then is missing.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -30,6 +31,8 @@ pub enum Witness {
     Log(Process),
     /// What the model was asked.
     Model(Model),
+    /// What the services were asked.
+    Services(Services),
 }
 
 /// One piece of evidence.
@@ -91,6 +94,14 @@ impl Witness {
                 let requests = model.requests().await.map(|all| all.into_iter().map(|one| one.0.to_string()).collect());
                 let text = requests.map_or_else(|failure| failure.to_string(), |lines: Vec<String>| lines.join("\n"));
                 say("model requests".to_owned(), text);
+            }
+            Self::Services(services) => {
+                let line = |one: crate::target::services::Seen| {
+                    format!("{} {} {} {}", one.scheme, one.method, one.path, one.status)
+                };
+                let requests = services.requests().await.map(|all| all.into_iter().map(line).collect());
+                let text = requests.map_or_else(|failure| failure.to_string(), |lines: Vec<String>| lines.join("\n"));
+                say("requests to the services".to_owned(), text);
             }
         }
     }

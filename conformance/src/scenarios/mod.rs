@@ -21,6 +21,8 @@ macro_rules! subjects {
     };
 }
 
+mod outside;
+
 subjects! {
     startup,
     health,
@@ -34,6 +36,10 @@ subjects! {
     api,
     lifecycle,
     egress,
+    curl,
+    packages,
+    languages,
+    providers,
     security,
 }
 

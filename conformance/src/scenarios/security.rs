@@ -11,6 +11,9 @@ use crate::target::deployment::Deployment;
 use crate::target::engine::Room;
 use crate::target::launch::Launch;
 
+/// Looks for texts in a room.
+const SEARCH: &str = include_str!("room/search.py");
+
 const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image];
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -122,17 +125,24 @@ async fn check_inside(room: &Room) -> Result<(), Failure> {
     check_eq("Docker's socket in the room", docker.printed.as_str(), "")
 }
 
+/// Everything in a room that is not the image's own and holds one of these texts: environments, command lines, files.
+pub(super) async fn places_of(room: &Room, secrets: &[&str]) -> Result<Vec<String>, Failure> {
+    let backwards = secrets.iter().map(|secret| secret.chars().rev().collect::<String>());
+    let command = ["python3", "-c", SEARCH].map(str::to_owned).into_iter().chain(backwards);
+    let found = room.exec(command).await?;
+    let mut lines: Vec<String> = found.printed.lines().map(str::to_owned).collect();
+    check_eq(format!("the last line of a search in the room ({})", found.printed), lines.pop().as_deref(), Some("searched"))?;
+    Ok(lines)
+}
+
 async fn check_no_secret(inspect: &Value, room: &Room, secrets: &[&str]) -> Result<(), Failure> {
     let description = inspect.to_string();
     // What every process in the room was started with, and what it was told; its own user may read all of it.
     let inside = room.shell("env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'").await?.printed;
     check(inside.contains("HTTP_PROXY="), format!("the room's environment could not be read: {inside}"))?;
-    let files = room.shell("cat /workspace/* /home/appuser/.[a-z]*/* /tmp/* 2>/dev/null").await?.printed;
-    for secret in secrets {
-        for (place, text) in [("docker inspect", &description), ("the room's processes", &inside), ("the room's files", &files)] {
-            check(!text.contains(secret), format!("a credential of the server's is in {place}"))?;
-        }
-    }
+    check(secrets.iter().all(|secret| !description.contains(secret)), "a credential of the server's is in docker inspect")?;
+    let places = places_of(room, secrets).await?;
+    check(places.is_empty(), format!("a credential of the server's is in the room: {places:?}"))?;
     for name in ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "ANTHROPIC_API_KEY", "AWS_ACCESS_KEY_ID"] {
         check(!inside.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.len() > 1)), format!("{name} is set in the room"))?;
     }

@@ -105,7 +105,7 @@ impl Model {
 }
 
 /// A fixture that fails says nothing about the deployment.
-fn harness(failure: Failure) -> Failure {
+pub(super) fn harness(failure: Failure) -> Failure {
     Failure::harness(format!("fixture: {failure}"))
 }
 
@@ -118,6 +118,18 @@ impl ModelRequest {
     #[must_use]
     pub fn signature(&self) -> &str {
         self.0["signature"].as_str().unwrap_or("unknown")
+    }
+
+    /// The key it says it is signed with.
+    #[must_use]
+    pub fn access_key_id(&self) -> Option<&str> {
+        self.0["access_key_id"].as_str()
+    }
+
+    /// Whether it had a header of this name.
+    #[must_use]
+    pub fn has_header(&self, name: &str) -> bool {
+        self.0["headers_seen"].as_array().is_some_and(|names| names.iter().any(|one| one == name))
     }
 
     /// What it was answered.

@@ -9,6 +9,7 @@ use super::deployment::{Deployment, READY_LIMIT, Server};
 use super::engine::Engine;
 use super::fixtures::{Credentials, Model, Origin, OriginKind};
 use super::process::{Process, Program};
+use super::services::Services;
 use crate::context::Context;
 use crate::evidence::Witness;
 use crate::failure::{Failure, check};
@@ -50,6 +51,15 @@ impl Launch {
             self.ca_pem.push_str(&std::fs::read_to_string(ca).unwrap_or_default());
         }
         self
+    }
+
+    /// A name of the outside world that leads to the services: on port 443 by TLS, from an authority the deployment believes.
+    #[must_use]
+    pub fn pin_services(mut self, host: &str, port: u16, services: &Services) -> Self {
+        if !self.ca_pem.contains(&services.ca_pem) {
+            self.ca_pem.push_str(&services.ca_pem);
+        }
+        self.pin_address(host, port, if port == 443 { &services.https } else { &services.http })
     }
 
     /// A name of the outside world that leads to an address.
@@ -133,6 +143,20 @@ impl Context {
         let program = Origin::program(&self.run.capabilities.fixtures, self.dir(), &name, kind);
         let process = self.start_fixture(&program, &name)?;
         Origin::ready(process, self.dir(), &name, kind).await
+    }
+
+    /// Starts services for real clients, with certificates for these names.
+    ///
+    /// # Errors
+    /// They do not start.
+    pub async fn services(&self, hosts: &[&str]) -> Result<Services, Failure> {
+        let name = self.unique("services");
+        let dir = self.dir().join(&name);
+        std::fs::create_dir(&dir)?;
+        let process = self.start_fixture(&Services::program(&self.run.capabilities.fixtures, &dir, hosts), &name)?;
+        let services = Services::ready(&process, &dir, self.exchanges().clone()).await?;
+        self.add_witness(Witness::Services(services.clone()));
+        Ok(services)
     }
 
     /// Containers labelled with `deployment` are this scenario's: none may be left when its server has gone.

@@ -8,3 +8,4 @@ pub mod image;
 pub mod launch;
 pub mod process;
 pub mod relay;
+pub mod services;
