@@ -262,3 +262,36 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nagaya_egress::{Decision, Identity};
+
+    #[test]
+    fn a_request_is_counted_and_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("audit.jsonl");
+        let audit = Arc::new(Audit::open(&path).expect("opens"));
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let observed = Observed { metrics: metrics.clone(), audit: audit.clone() };
+        observed.request(&RequestRecord {
+            identity: Identity { workspace: "w".into(), conversation: None, tenant: None },
+            method: "GET".into(),
+            host: "evil.example".into(),
+            port: 80,
+            decision: Decision::Denied("not_allowed"),
+            rule: None,
+            status: 403,
+            bytes_up: 0,
+            bytes_down: 0,
+            duration: Duration::ZERO,
+        });
+        audit.close();
+        let kept = std::fs::read_to_string(&path).expect("reads");
+        assert!(kept.contains(r#""host":"evil.example""#) && kept.lines().count() == 1, "{kept}");
+        let scraped = metrics.render(crate::telemetry::metrics::Reality::default()).expect("metrics");
+        let scraped = String::from_utf8(scraped).expect("text");
+        assert!(scraped.contains(r#"workspace_proxy_blocked_total{reason="not_allowed"} 1"#), "{scraped}");
+    }
+}
