@@ -171,6 +171,8 @@ fn egress_settings(egress: &EgressSettings) -> nagaya_egress::Settings {
         allowed: egress.allowed.clone(),
         networks: egress.networks.clone(),
         pins: egress.pins.clone(),
+        name_servers: egress.name_servers.clone(),
+        opaque: egress.opaque.clone(),
         credentials: egress.credentials.clone(),
         gateway: Some(bedrock_runtime_host(&egress.region)),
         extra_ca_pem: egress.extra_ca_pem.clone(),

@@ -206,8 +206,10 @@ impl http_body::Body for Upload {
 mod tests {
     use super::*;
 
+    type Decoded = (Vec<u8>, Vec<u8>);
+
     /// The body, and what is left behind it, of bytes that come in pieces of `step`.
-    fn decode(framing: Framing, bytes: &[u8], step: usize) -> Result<Option<(Vec<u8>, Vec<u8>)>, u16> {
+    fn decode(framing: Framing, bytes: &[u8], step: usize) -> Result<Option<Decoded>, u16> {
         let (mut decoder, mut buffer, mut body) = (Decoder::new(framing), BytesMut::new(), Vec::new());
         let mut input = bytes.chunks(step);
         loop {

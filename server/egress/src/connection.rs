@@ -17,8 +17,10 @@ use crate::record::Entry;
 use crate::socket;
 use crate::target::{Form, Target};
 use crate::trail::Decision;
-use crate::tunnel;
+use crate::tunnel::{self, Watched};
 
+/// TLS's own port: nothing else is spoken there.
+const HTTPS: u16 = 443;
 /// Read at once while a head is to come.
 const READ: usize = 8 * 1024;
 
@@ -149,12 +151,9 @@ async fn admit(
 ) -> Result<Served, Refusal> {
     let (target, path) = Target::read(&head, egress.gateway.as_ref())?;
     entry.aimed_at(&target);
-    let credential = match target.form {
-        Form::Connect => None,
-        Form::Absolute | Form::Origin => egress.credentials.get(&target.host),
-    };
+    let credential = egress.credentials.get(&target.host);
     // A credential is only ever sent over TLS; plain HTTP's port then means TLS's.
-    let tls = credential.is_some();
+    let tls = credential.is_some() && target.form != Form::Connect;
     let port = if tls && target.port == 80 { 443 } else { target.port };
     match egress.allowed.verdict(&target.host, port) {
         Verdict::Allowed(rule) => entry.ruled_by(rule),
@@ -163,6 +162,10 @@ async fn admit(
             return Err(Refusal::denied("denied_by_rule"));
         }
         Verdict::Unlisted => return Err(Refusal::denied("not_allowed")),
+    }
+    if credential.is_some() && target.form == Form::Connect {
+        // Nobody could see what is in the tunnel, such as an account of the client's own.
+        return Err(Refusal::denied("credential_host"));
     }
     let _request = shared.requests.try_acquire().map_err(|_| Refusal::too_many())?;
     let addresses = egress.resolver.resolve(&target.host, port).await?;
@@ -191,6 +194,9 @@ async fn open_tunnel(
     if socket::write(client, &[b"HTTP/1.1 200 Connection established\r\n\r\n"]).await.is_err() {
         return Ok(Decision::Failed("client_gone"));
     }
-    let to = (&target.host, target.port);
-    Ok(tunnel::carry(client, early, &upstream, to, &entry.meter, &egress.buffers, &egress.limits).await)
+    let to = Watched { host: &target.host, tls_only: target.port == HTTPS };
+    // An operator may know what else is spoken there.
+    let opaque = matches!(egress.opaque.verdict(&target.host, target.port), Verdict::Allowed(_));
+    let watched = (!opaque).then_some(to);
+    Ok(tunnel::carry(client, early, &upstream, watched, &entry.meter, &egress.buffers, &egress.limits).await)
 }

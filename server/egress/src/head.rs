@@ -129,13 +129,16 @@ fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
 
 /// How the body is delimited (RFC 9112, 6.3), where there is no doubt about it.
 fn framing(headers: &HeaderMap, modern: bool) -> Result<Framing, Refusal> {
-    let (mut lengths, mut codings) = (headers.get_all(CONTENT_LENGTH).iter(), headers.get_all(TRANSFER_ENCODING).iter());
+    let (mut lengths, mut codings) =
+        (headers.get_all(CONTENT_LENGTH).iter(), headers.get_all(TRANSFER_ENCODING).iter());
     match (lengths.next(), codings.next()) {
         (None, None) => Ok(Framing::None),
         (Some(_), Some(_)) => Err(Refusal::malformed("both Content-Length and Transfer-Encoding")),
         (Some(length), None) if lengths.next().is_none() => length_of(length.as_bytes()).map(Framing::Length),
         (Some(_), None) => Err(Refusal::malformed("more than one Content-Length")),
-        (None, Some(coding)) if modern && codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+        (None, Some(coding))
+            if modern && codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked") =>
+        {
             Ok(Framing::Chunked)
         }
         (None, Some(_)) => Err(Refusal::malformed("the one Transfer-Encoding that is understood is chunked")),
@@ -265,7 +268,10 @@ mod tests {
     #[test]
     fn what_is_expected_is_understood_or_refused() {
         let post = |lines: &str| read(&format!("POST http://a/ HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
-        assert!(post("Expect: 100-Continue\r\nContent-Length: 3\r\n").is_ok_and(|head| head.is_some_and(|head| head.expects_continue)));
+        assert!(
+            post("Expect: 100-Continue\r\nContent-Length: 3\r\n")
+                .is_ok_and(|head| head.is_some_and(|head| head.expects_continue))
+        );
         assert!(post("Expect: 100-continue\r\n").is_ok_and(|head| head.is_some_and(|head| !head.expects_continue)));
         assert_eq!(post("Expect: tea\r\n").map(|_| ()), Err(417));
     }

@@ -180,7 +180,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_the_same_in_memory_and_in_a_file_and_can_be_sent_twice() {
-        for (size, spilled) in [(0, false), (1000, false), (IN_MEMORY, false), (IN_MEMORY + 1, true), (3 * IN_MEMORY, true)] {
+        for (size, spilled) in
+            [(0, false), (1000, false), (IN_MEMORY, false), (IN_MEMORY + 1, true), (3 * IN_MEMORY, true)]
+        {
             let budget = Budget::new(&limits(64 << 20, 64 << 20));
             let body: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).expect("small")).collect();
             let mut holding = Holding::new(&budget, u64::MAX);

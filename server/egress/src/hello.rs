@@ -1,54 +1,158 @@
 //! The name a TLS client asks for (RFC 6066, 3), read from its first message, however that is cut.
-
-use std::io::Cursor;
-
-use rustls::server::Acceptor;
+//!
+//! Read strictly: what is let through goes on byte for byte, so a message that two programs could read differently is
+//! refused. TLS libraries read it only together with all else they need of it, and refuse clients that are merely old.
 
 use crate::host::Host;
 
-/// Longest first message that is waited for, in bytes.
-const LONGEST: usize = 64 * 1024;
-/// Content type of a TLS handshake record (RFC 8446, 5.1).
+/// Longest first message that is waited for, in bytes. Post-quantum key shares make some of 2 KiB; nobody needs 16.
+const LONGEST: usize = 16 * 1024;
+/// Record and handshake types (RFC 8446, 5.1 and 4).
 const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+/// Longest record, in bytes (RFC 8446, 5.1).
+const LONGEST_RECORD: usize = 1 << 14;
+/// Extensions (RFC 6066, 3; RFC 9849).
+const SERVER_NAME: u16 = 0;
+const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+/// Type of a name that is a DNS name, the one type there is.
+const HOST_NAME: u8 = 0;
 
 /// What is known of a client's first bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hello {
     /// More is needed.
     Incomplete,
-    /// It is not TLS.
+    /// It is not TLS, or not well formed.
     NotTls,
     /// It is TLS and asks for no name.
     Nameless,
     /// It is TLS and asks for this name.
     For(String),
+    /// It is TLS and may ask for another name in secret.
+    Hidden,
 }
 
 /// Reads a client's first bytes, all of them from the beginning.
 pub(crate) fn read(bytes: &[u8]) -> Hello {
-    match bytes.first() {
-        None => return Hello::Incomplete,
-        Some(first) if *first != HANDSHAKE || bytes.len() > LONGEST => return Hello::NotTls,
-        Some(_) => {}
-    }
-    let mut acceptor = Acceptor::default();
-    let mut cursor = Cursor::new(bytes);
+    let mut message = Vec::new();
+    let mut rest = bytes;
     loop {
-        match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                return accepted
-                    .client_hello()
-                    .server_name()
-                    .map_or(Hello::Nameless, |name| Hello::For(name.to_owned()));
+        match length_of(&message) {
+            Some(length) if length > LONGEST => return Hello::NotTls,
+            // Nothing may come between it and the server's answer that is part of the same message flight.
+            Some(length) if message.len() > length => return Hello::NotTls,
+            Some(length) if message.len() == length => return parse(&message[4..]).unwrap_or(Hello::NotTls),
+            _ => {}
+        }
+        if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+            return Hello::NotTls;
+        }
+        match record(rest) {
+            Ok(Some((fragment, after))) => {
+                message.extend_from_slice(fragment);
+                rest = after;
             }
-            Ok(None) => {}
-            Err(_) => return Hello::NotTls,
+            // A message that is cut into many small records takes more bytes than it has.
+            Ok(None) if bytes.len() > 6 * LONGEST => return Hello::NotTls,
+            Ok(None) => return Hello::Incomplete,
+            Err(NotTls) => return Hello::NotTls,
         }
-        match acceptor.read_tls(&mut cursor) {
-            Ok(0) => return Hello::Incomplete,
-            Ok(_) => {}
-            Err(_) => return Hello::NotTls,
+    }
+}
+
+struct NotTls;
+
+type Split<'a> = (&'a [u8], &'a [u8]);
+
+/// The first record's content and what comes after; `None` where it is not whole.
+fn record(bytes: &[u8]) -> Result<Option<Split<'_>>, NotTls> {
+    let known = [HANDSHAKE, 3];
+    if bytes.iter().zip(&known).any(|(byte, wanted)| byte != wanted) {
+        return Err(NotTls);
+    }
+    let Some(([_, _, _, high, low], rest)) = bytes.split_first_chunk() else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    if length == 0 || length > LONGEST_RECORD {
+        return Err(NotTls);
+    }
+    Ok(rest.split_at_checked(length))
+}
+
+/// Length of the whole message, its four bytes of head included, once they are there.
+fn length_of(message: &[u8]) -> Option<usize> {
+    let [_, a, b, c] = *message.first_chunk()?;
+    Some(4 + u32::from_be_bytes([0, a, b, c]) as usize)
+}
+
+/// RFC 8446, 4.1.2; earlier versions differ in nothing that is looked at.
+fn parse(body: &[u8]) -> Option<Hello> {
+    let mut body = Reader(body);
+    body.take(2 + 32)?;
+    let session = body.vector8()?;
+    let (suites, compressions) = (body.vector16()?, body.vector8()?);
+    if session.0.len() > 32 || suites.0.is_empty() || suites.0.len() % 2 != 0 || compressions.0.is_empty() {
+        return None;
+    }
+    if body.0.is_empty() {
+        // Older than extensions.
+        return Some(Hello::Nameless);
+    }
+    let mut extensions = body.vector16()?;
+    if !body.0.is_empty() {
+        return None;
+    }
+    let (mut seen, mut name, mut hidden) = (Vec::new(), None, false);
+    while !extensions.0.is_empty() {
+        let (kind, content) = (extensions.u16()?, extensions.vector16()?);
+        if seen.contains(&kind) {
+            return None;
         }
+        seen.push(kind);
+        match kind {
+            SERVER_NAME => name = Some(server_name(content)?),
+            ENCRYPTED_CLIENT_HELLO => hidden = true,
+            _ => {}
+        }
+    }
+    Some(match name {
+        _ if hidden => Hello::Hidden,
+        None => Hello::Nameless,
+        Some(name) => Hello::For(name),
+    })
+}
+
+/// Exactly one name: what a server makes of several is its own affair.
+fn server_name(mut content: Reader<'_>) -> Option<String> {
+    let mut list = content.vector16()?;
+    let (kind, name) = (list.take(1)?, list.vector16()?);
+    let whole = content.0.is_empty() && list.0.is_empty() && kind == [HOST_NAME];
+    let text = std::str::from_utf8(name.0).ok()?;
+    (whole && !text.is_empty()).then(|| text.to_owned())
+}
+
+/// What is still to be read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take(2).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes)
+    }
+
+    fn vector8(&mut self) -> Option<Reader<'a>> {
+        let length = self.take(1)?[0];
+        self.take(length.into()).map(Reader)
+    }
+
+    fn vector16(&mut self) -> Option<Reader<'a>> {
+        let length = self.u16()?;
+        self.take(length.into()).map(Reader)
     }
 }
 
@@ -56,54 +160,16 @@ pub(crate) fn read(bytes: &[u8]) -> Hello {
 pub(crate) fn objection(hello: &Hello, host: &Host) -> Option<&'static str> {
     match (hello, host) {
         (Hello::Incomplete | Hello::NotTls, _) => Some("not_tls"),
+        (Hello::Hidden, _) => Some("sni_hidden"),
         // An address is not sent as a server name.
         (Hello::Nameless, Host::Address(_)) => None,
         (Hello::Nameless, Host::Name(_)) => Some("sni_missing"),
-        (Hello::For(name), host) => (Host::parse(name).as_ref() != Ok(host)).then_some("sni_mismatch"),
+        // RFC 6066, 3: without a trailing dot; case does not matter.
+        (Hello::For(name), Host::Name(host)) if name.eq_ignore_ascii_case(host) => None,
+        (Hello::For(_), _) => Some("sni_mismatch"),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    fn hello(name: &str) -> Vec<u8> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let name = name.to_owned().try_into().expect("a name");
-        let mut client = rustls::ClientConnection::new(Arc::new(config), name).expect("a client");
-        let mut out = Vec::new();
-        client.write_tls(&mut out).expect("writes");
-        out
-    }
-
-    #[test]
-    fn the_name_is_read_however_the_message_is_cut() {
-        let bytes = hello("api.example");
-        assert_eq!(read(&bytes), Hello::For("api.example".into()));
-        for end in 0..bytes.len() {
-            assert_eq!(read(&bytes[..end]), Hello::Incomplete, "{end}");
-        }
-        // The same in records of one byte each.
-        let records: Vec<u8> = bytes[5..].iter().flat_map(|byte| [22, 3, 1, 0, 1, *byte]).collect();
-        assert_eq!(read(&records), Hello::For("api.example".into()));
-        assert_eq!(read(&hello("127.0.0.1")), Hello::Nameless);
-        assert_eq!(read(b"GET / HTTP/1.1\r\n"), Hello::NotTls);
-        assert_eq!(read(&[22, 3, 1, 0, 5, 9, 9, 9, 9, 9]), Hello::NotTls);
-    }
-
-    #[test]
-    fn only_the_target_itself_may_be_asked_for() {
-        let host = Host::parse("api.example").expect("a host");
-        assert_eq!(objection(&Hello::For("API.example".into()), &host), None);
-        assert_eq!(objection(&Hello::For("evil.example".into()), &host), Some("sni_mismatch"));
-        assert_eq!(objection(&Hello::Nameless, &host), Some("sni_missing"));
-        assert_eq!(objection(&Hello::NotTls, &host), Some("not_tls"));
-        assert_eq!(objection(&Hello::Nameless, &Host::parse("10.0.0.1").expect("a host")), None);
-    }
-}
+#[path = "hello_tests.rs"]
+mod tests;

@@ -53,11 +53,14 @@ pub(crate) struct Lease {
     reused: bool,
 }
 
+/// A connection that waits, and since when.
+type Kept = (SendRequest<Upload>, Instant);
+
 /// Connections of the whole proxy.
 pub(crate) struct Pool {
     limits: Limits,
     tls: TlsConnector,
-    kept: Mutex<HashMap<Key, Vec<(SendRequest<Upload>, Instant)>>>,
+    kept: Mutex<HashMap<Key, Vec<Kept>>>,
 }
 
 impl Pool {

@@ -35,6 +35,7 @@ pub struct Egress {
     pub(crate) limits: Limits,
     pub(crate) signer: Signer,
     pub(crate) resolver: Resolver,
+    pub(crate) opaque: AllowList,
     pub(crate) pool: Pool,
     pub(crate) budget: Arc<Budget>,
     pub(crate) buffers: Buffers,
@@ -71,7 +72,8 @@ impl Egress {
             gateway,
             limits: settings.limits,
             signer: Signer::new(aws),
-            resolver: Resolver::new(settings.networks, settings.pins),
+            resolver: Resolver::new(settings.networks, settings.pins, &settings.name_servers),
+            opaque: settings.opaque,
             pool: Pool::new(settings.limits, tls),
             budget: Budget::new(&settings.limits),
             buffers: Buffers::new(settings.limits.buffers),
@@ -107,9 +109,7 @@ impl Egress {
     /// Drops connections to targets that were kept too long. Any listener may call; once in a while it is done.
     pub(crate) fn sweep(&self) {
         let (now, last) = (self.began.elapsed().as_secs(), self.swept.load(Ordering::Relaxed));
-        if now >= last + SWEEP
-            && self.swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
+        if now >= last + SWEEP && self.swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.pool.sweep();
         }
     }

@@ -10,6 +10,9 @@ use crate::meter::Meter;
 use crate::target::Target;
 use crate::trail::{Decision, Identity, RequestRecord, Trail};
 
+/// Methods that are told; what others are called is a client's to choose, and would make a label of it.
+const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT"];
+
 /// A record in the making.
 pub(crate) struct Entry {
     trail: Arc<dyn Trail>,
@@ -21,10 +24,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Until it is said otherwise, the request was cut off: nothing but the listener's end leaves it so.
     pub(crate) fn new(trail: &Arc<dyn Trail>, identity: Identity, method: Option<&Method>) -> Self {
-        let method = match method.map(Method::as_str) {
-            Some(known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "CONNECT")) => known,
-            _ => "OTHER",
-        };
+        let method = method.map(Method::as_str).filter(|method| KNOWN.contains(method)).unwrap_or("OTHER");
         let record = RequestRecord {
             identity,
             method: method.to_owned(),

@@ -61,8 +61,8 @@ pub(crate) async fn relay(
     if parts.status.is_informational() {
         return Err(Refusal::failed("protocol", "the target switched protocols without being asked to"));
     }
-    let bodiless = terms.head.method == Method::HEAD
-        || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless =
+        terms.head.method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = body.size_hint().exact();
     let delimited = match length {
         _ if bodiless => Delimited::Nothing,

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 use crate::address::Networks;
@@ -32,15 +34,20 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    pub(crate) fn new(networks: Networks, pins: Pins) -> Self {
-        let dns = TokioResolver::builder_tokio().and_then(ResolverBuilder::build);
+    pub(crate) fn new(networks: Networks, pins: Pins, name_servers: &[SocketAddr]) -> Self {
+        let dns = match name_servers {
+            [] => TokioResolver::builder_tokio(),
+            given => Ok(TokioResolver::builder_with_config(asking(given), TokioRuntimeProvider::default())),
+        };
+        let dns = dns.and_then(ResolverBuilder::build);
         if let Err(error) = &dns {
             tracing::warn!(%error, "no DNS: only pinned names can be reached");
         }
         Self { networks, pins, dns: dns.ok() }
     }
 
-    /// Where to connect to for `host`.
+    /// Where to connect to for `host`. Every address of it is judged, and there is no second look-up: what a name server
+    /// says a moment later changes nothing.
     pub(crate) async fn resolve(&self, host: &Host, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
         let pinned = self.pins.get(host, port);
         if !pinned.is_empty() {
@@ -70,4 +77,16 @@ impl Resolver {
             Ok(Ok(found)) => Ok(found.iter().map(|address| SocketAddr::new(address, port)).collect()),
         }
     }
+}
+
+/// Asks these servers, by UDP and, where an answer does not fit, by TCP.
+fn asking(servers: &[SocketAddr]) -> ResolverConfig {
+    let server = |server: &SocketAddr| {
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+            connection.port = server.port();
+            connection
+        });
+        NameServerConfig::new(server.ip(), true, connections.into())
+    };
+    ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect())
 }

@@ -1,5 +1,6 @@
 //! What a proxy is set up with.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::address::Networks;
@@ -16,6 +17,10 @@ pub struct Settings {
     pub networks: Networks,
     /// Names that lead to given addresses.
     pub pins: Pins,
+    /// DNS servers that are asked; none means those of the system.
+    pub name_servers: Vec<SocketAddr>,
+    /// Targets whose tunnels may carry anything, TLS to another name included.
+    pub opaque: AllowList,
     /// Which hosts get which credential.
     pub credentials: CredentialRules,
     /// Host that requests in origin form go to; `None` refuses them.

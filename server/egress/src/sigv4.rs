@@ -129,9 +129,8 @@ fn add_signature(
     let uri = format!("https://{host}{path}");
     let signed = [HOST, CONTENT_TYPE, HeaderName::from_static(X_AMZ_TARGET)];
     let signed = signed.iter().filter_map(|name| Some((name.as_str(), headers.get(name)?.to_str().ok()?)));
-    let request =
-        SignableRequest::new(method.as_str(), uri, signed, SignableBody::Precomputed(body_sha256.to_owned()))
-            .map_err(|_| Refusal::malformed("the request cannot be signed"))?;
+    let request = SignableRequest::new(method.as_str(), uri, signed, SignableBody::Precomputed(body_sha256.to_owned()))
+        .map_err(|_| Refusal::malformed("the request cannot be signed"))?;
     let made = sign(request, &parameters.into()).map_err(|_| Refusal::malformed("the request cannot be signed"))?;
     let (instructions, _signature) = made.into_parts();
     for (name, value) in instructions.headers() {

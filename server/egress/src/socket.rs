@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::Shutdown;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -117,11 +118,15 @@ pub(crate) async fn linger(socket: &impl Socket) {
     }
 }
 
-/// Whether the other side has closed both halves: nothing that is written now is read by anybody.
+/// Whether the other side has closed both halves: nothing that is written now is read by anybody. Only the poll tells this
+/// from a side that has closed one half and still reads.
 pub(crate) fn is_gone(socket: &impl Socket) -> bool {
-    match socket.try_write_vectored(&[]) {
-        Ok(_) => false,
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    let fd = socket.as_fd();
+    let mut asked = [PollFd::new(&fd, PollFlags::empty())];
+    match rustix::event::poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Ok(_) => asked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR),
+        // Interrupted: it is asked again soon.
+        Err(_) => false,
     }
 }
 

@@ -48,8 +48,7 @@ impl Target {
             return Ok((target, PathAndQuery::from_static("/")));
         }
         if text.starts_with('/') {
-            let host =
-                gateway.cloned().ok_or(Refusal::malformed("origin form is for a gateway, and there is none"))?;
+            let host = gateway.cloned().ok_or(Refusal::malformed("origin form is for a gateway, and there is none"))?;
             return Ok((Self { host, port: 80, form: Form::Origin }, path(text)?));
         }
         let (scheme, rest) = text.split_once("://").ok_or(Refusal::malformed("the target is not understood"))?;
@@ -115,7 +114,12 @@ mod tests {
             ("GET", "HTTP://a.example:80//b/../c", "A.example.", ("a.example", 80, Form::Absolute, "//b/../c")),
             ("GET", "http://a.example:81/", "a.example:81", ("a.example", 81, Form::Absolute, "/")),
             ("GET", "http://a.example:81/", "a.example", ("a.example", 81, Form::Absolute, "/")),
-            ("GET", "http://a.example/http://b.example/", "a.example", ("a.example", 80, Form::Absolute, "/http://b.example/")),
+            (
+                "GET",
+                "http://a.example/http://b.example/",
+                "a.example",
+                ("a.example", 80, Form::Absolute, "/http://b.example/"),
+            ),
             ("POST", "/model/x:0/invoke", "127.0.0.1:8080", ("gateway.example", 80, Form::Origin, "/model/x:0/invoke")),
             ("GET", "//a.example/", "127.0.0.1:8080", ("gateway.example", 80, Form::Origin, "//a.example/")),
         ] {

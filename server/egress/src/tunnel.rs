@@ -13,12 +13,19 @@ use crate::settings::Limits;
 use crate::socket::{self, Socket};
 use crate::trail::Decision;
 
-/// TLS's own port: nothing else is spoken there.
-const HTTPS: u16 = 443;
 /// Read at once until it is known what the client speaks.
 const FIRST: usize = 4 * 1024;
 /// A fatal TLS alert, `unrecognized_name` (RFC 6066, 3): the client learns why, instead of seeing its connection break.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// What a tunnel's client may say first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watched<'a> {
+    /// Whom it may ask for, where it opens TLS.
+    pub(crate) host: &'a Host,
+    /// It must open TLS.
+    pub(crate) tls_only: bool,
+}
 
 /// Which side of a tunnel broke.
 enum Broken {
@@ -29,19 +36,22 @@ enum Broken {
 
 /// Carries bytes until both sides have closed. `early` is what the client sent behind its request.
 ///
-/// A client that opens TLS must ask for `host` itself, and on TLS's own port it must open TLS; until it has, the target
+/// Where it is watched, a client that opens TLS must ask for the very host it was connected to; until it has, the target
 /// receives nothing.
 pub(crate) async fn carry(
     client: &impl Socket,
     early: BytesMut,
     target: &impl Socket,
-    (host, port): (&Host, u16),
+    watched: Option<Watched<'_>>,
     meter: &Meter,
     buffers: &Buffers,
     limits: &Limits,
 ) -> Decision {
     let up = async {
-        let first = greet(client, early, host, port == HTTPS, limits).await?;
+        let first = match watched {
+            Some(watched) => greet(client, early, watched, limits).await?,
+            None => early,
+        };
         meter.count_up(first.len());
         socket::write(target, &[&first]).await.map_err(Broken::Target)?;
         drop(first);
@@ -123,8 +133,7 @@ async fn alert(client: &impl Socket) {
 async fn greet(
     client: &impl Socket,
     early: BytesMut,
-    host: &Host,
-    tls_only: bool,
+    Watched { host, tls_only }: Watched<'_>,
     limits: &Limits,
 ) -> Result<BytesMut, Broken> {
     let mut bytes = early;
@@ -135,7 +144,8 @@ async fn greet(
     let whole = async {
         loop {
             let hello = hello::read(&bytes);
-            if hello != Hello::Incomplete || socket::read(client, &mut bytes, FIRST).await.map_err(Broken::Client)? == 0 {
+            if hello != Hello::Incomplete || socket::read(client, &mut bytes, FIRST).await.map_err(Broken::Client)? == 0
+            {
                 return Ok(hello);
             }
         }

@@ -1,5 +1,6 @@
 //! The one way out: who may be reached, and with whose credentials.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use nagaya_egress::{AllowList, CredentialRules, Networks, Pins};
@@ -15,6 +16,10 @@ pub struct EgressSettings {
     pub networks: Networks,
     /// `PROXY_RESOLVE`
     pub pins: Pins,
+    /// `PROXY_NAME_SERVERS`
+    pub name_servers: Vec<SocketAddr>,
+    /// `PROXY_OPAQUE_TUNNELS`
+    pub opaque: AllowList,
     /// `PROXY_CREDENTIALS`
     pub credentials: CredentialRules,
     /// `PROXY_EXTRA_CA_FILE`, read.
@@ -36,6 +41,16 @@ pub fn is_region(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
         && !text.starts_with('-')
         && !text.ends_with('-')
+}
+
+/// Addresses, each with a port if it is not DNS's own.
+fn name_servers(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let servers = text.split(',').map(str::trim).filter(|server| !server.is_empty()).map(|server| {
+        let address = server.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53));
+        let accepted = "accepted: addresses, each with an optional port: 10.0.0.53, 10.0.0.53:5353, [fd00::53]:53";
+        address.or_else(|_| server.parse()).map_err(|_| format!("{server:?}: {accepted}"))
+    });
+    servers.collect()
 }
 
 const ANTHROPIC_API: &str = "api.anthropic.com";
@@ -63,6 +78,8 @@ impl EgressSettings {
         let allowed = r.parse("PROXY_ALLOWED_DOMAINS", &endpoints, str::parse);
         let networks = r.parse("PROXY_ALLOWED_NETWORKS", "", str::parse);
         let pins = r.parse("PROXY_RESOLVE", "", str::parse);
+        let name_servers = r.parse("PROXY_NAME_SERVERS", "", name_servers);
+        let opaque = r.parse("PROXY_OPAQUE_TUNNELS", "", str::parse);
         let mut credentials: CredentialRules = r.parse("PROXY_CREDENTIALS", &signing, str::parse);
         if let Some(key) = anthropic_key {
             credentials = credentials.with_header(ANTHROPIC_API, "x-api-key", &key);
@@ -71,6 +88,6 @@ impl EgressSettings {
             "" => Ok(None),
             path => std::fs::read(PathBuf::from(path)).map(Some),
         });
-        Self { allowed, networks, pins, credentials, extra_ca_pem, region }
+        Self { allowed, networks, pins, name_servers, opaque, credentials, extra_ca_pem, region }
     }
 }

@@ -91,12 +91,12 @@ async fn paths_and_queries_are_signed_as_they_are_sent() {
 async fn nothing_leaves_without_a_credential() {
     let model = model(None).await;
     let proxy = Proxy::with_credentials(for_model(&model), None);
-    let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), "")).await;
+    let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), &format!("host: {HOST}\r\n"))).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("no_credentials"), "{answer}");
     assert!(model.requests().is_empty(), "the model was not called");
     // A control: the endpoint does refuse what is signed with another secret.
     let proxy = Proxy::with_credentials(for_model(&model), aws("another", None));
-    let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), "")).await;
+    let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), &format!("host: {HOST}\r\n"))).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     assert_eq!(model.requests()[0].signature, "invalid");
 }
@@ -105,7 +105,7 @@ async fn nothing_leaves_without_a_credential() {
 async fn a_host_with_a_credential_is_not_tunnelled_to() {
     let model = model(None).await;
     let proxy = Proxy::with_credentials(for_model(&model), aws("secret", None));
-    let answer = proxy.talk(format!("CONNECT {HOST}:443 HTTP/1.1\r\n\r\n")).await;
+    let answer = proxy.talk(format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("credential_host"), "{answer}");
 }
 
@@ -113,8 +113,8 @@ async fn a_host_with_a_credential_is_not_tunnelled_to() {
 async fn a_certificate_nobody_vouches_for_is_not_believed() {
     let model = model(None).await;
     let proxy = Proxy::with_credentials(Settings { extra_ca_pem: None, ..for_model(&model) }, aws("secret", None));
-    let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), "")).await;
-    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(r#""reason":"tls""#), "{answer}");
+    let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), &format!("host: {HOST}\r\n"))).await;
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(r#""reason":"tls_certificate""#), "{answer}");
     assert!(model.requests().is_empty());
 }
 

@@ -26,7 +26,7 @@ async fn stop_ends_tunnels_too_and_leaves_nothing() {
     let before = descriptors();
     let mut proxy = Proxy::start(settings(&[("echo.example:7", echo.addr())]));
     let mut tunnel = proxy.connect().await;
-    tunnel.write_all(b"CONNECT echo.example:7 HTTP/1.1\r\n\r\n").await.expect("writes");
+    tunnel.write_all(b"CONNECT echo.example:7 HTTP/1.1\r\nhost: echo.example:7\r\n\r\n").await.expect("writes");
     read_head(&mut tunnel).await;
     assert_eq!((proxy.egress.open_listeners(), proxy.egress.open_tunnels()), (1, 1), "the stimulus");
     proxy.listener.take().expect("open").stop(DEADLINE).await;
