@@ -133,7 +133,7 @@ pub(crate) async fn forward(
     let (answered, received) = (OnceLock::new(), AtomicBool::new(decoder.is_over()));
     let exchange = async {
         let mut retried = false;
-        let (response, lease) = loop {
+        let (response, mut lease) = loop {
             if let (Some(scope), Source::Held(held)) = (signing, &source) {
                 let line = (&outgoing.method, &outgoing.path);
                 egress.signer.sign(scope, to.host, line, &mut outgoing.headers, &held.sha256).await?;
@@ -164,7 +164,7 @@ pub(crate) async fn forward(
             break (response, lease);
         };
         let terms = relay::Terms { head: &head, received: &received, poolable: headers::poolable(&outgoing.headers) };
-        let relayed = relay::relay(client, response, &terms, &answered, meter).await?;
+        let relayed = relay::relay(client, response, &mut lease, &terms, &answered, meter).await?;
         if relayed.reusable {
             egress.pool.put_back(lease);
         }
