@@ -1,6 +1,6 @@
 # What a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup build image demo serve test check fuzz fmt clean-host release
+.PHONY: help setup build image demo serve test check bench mutants fuzz fmt clean-host release
 
 help: ## List what can be done
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,12 @@ test: image ## Every test and scenario
 check: build ## Formatting, lints, documentation, then every test and scenario
 	@scripts/check.sh
 	@$(MAKE) --no-print-directory test
+
+bench: setup ## Measure the egress proxy beside its peers; FILTER=bulk for a part
+	@FILTER="$(FILTER)" scripts/bench.sh
+
+mutants: setup ## Weaken the egress proxy in every known way and see the tests catch it (some ten minutes)
+	@scripts/mutants.py
 
 fuzz: setup ## Fuzz what an attacker's bytes meet first, a minute each; FUZZ_SECONDS=…
 	@scripts/fuzz.sh

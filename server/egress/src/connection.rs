@@ -1,6 +1,7 @@
 //! One connection of a client: its requests, one after the other, each with one answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Method, StatusCode};
@@ -23,6 +24,8 @@ use crate::tunnel::{self, Watched};
 const HTTPS: u16 = 443;
 /// Read at once while a head is to come.
 const READ: usize = 8 * 1024;
+/// How long a connection without a request keeps its buffer: one that is busy keeps it, one that is idle has none.
+const BUFFERED: Duration = Duration::from_secs(1);
 
 /// What comes after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +63,6 @@ pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: Unix
             }
         };
         match then {
-            Then::Next if buffer.is_empty() => buffer = BytesMut::new(),
             Then::Next => {}
             Then::Close => return socket::linger(&client).await,
             Then::Cut => return,
@@ -70,12 +72,8 @@ pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: Unix
 
 /// The next request's head; `None` where there is none.
 async fn next(egress: &Egress, client: &UnixStream, buffer: &mut BytesMut) -> Result<Option<Head>, Refusal> {
-    if buffer.is_empty() {
-        // The head's own clock begins with its first byte.
-        match tokio::time::timeout(egress.limits.idle, socket::read(client, buffer, READ)).await {
-            Ok(Ok(1..)) => {}
-            Ok(Ok(0) | Err(_)) | Err(_) => return Ok(None),
-        }
+    if buffer.is_empty() && !arrives(egress.limits.idle, client, buffer).await {
+        return Ok(None);
     }
     let mut scan = Scan::default();
     let whole = async {
@@ -95,6 +93,18 @@ async fn next(egress: &Egress, client: &UnixStream, buffer: &mut BytesMut) -> Re
         }
     };
     tokio::time::timeout(egress.limits.head, whole).await.unwrap_or(Err(Refusal::head_timeout()))
+}
+
+/// Whether something arrives within `patience`; the empty buffer is given up before long.
+async fn arrives(patience: Duration, client: &UnixStream, buffer: &mut BytesMut) -> bool {
+    let soon = patience.min(BUFFERED);
+    // What is read counts, not what is said to be readable: the head's own clock begins with its first byte.
+    let mut read = tokio::time::timeout(soon, socket::read(client, buffer, READ)).await;
+    if read.is_err() {
+        *buffer = BytesMut::new();
+        read = tokio::time::timeout(patience - soon, socket::read(client, buffer, READ)).await;
+    }
+    matches!(read, Ok(Ok(1..)))
 }
 
 async fn request(
@@ -172,12 +182,16 @@ async fn admit(
     let addresses = egress.resolver.resolve(&target.host, port).await?;
     if target.form == Form::Connect {
         let early = std::mem::take(buffer);
-        return open_tunnel(egress, client, early, &target, &addresses, entry).await.map(Served::Tunnelled);
+        // An idle tunnel holds no more than it needs: not its request, nor the room for forwarding one.
+        drop(head);
+        let tunnel = Box::pin(open_tunnel(egress, client, early, &target, &addresses, entry));
+        return tunnel.await.map(Served::Tunnelled);
     }
     let to = Destination { tls, host: &target.host, addresses: &addresses };
     let port = Some(port).filter(|port| *port != if tls { 443 } else { 80 });
     let admitted = Admitted { head, path, to, port, credential };
-    forward::forward(egress, client, buffer, admitted, &entry.meter).await.map(Served::Forwarded)
+    let forwarded = Box::pin(forward::forward(egress, client, buffer, admitted, &entry.meter));
+    forwarded.await.map(Served::Forwarded)
 }
 
 /// Connects to the target, and only then says so.

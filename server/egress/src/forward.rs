@@ -116,7 +116,11 @@ pub(crate) async fn forward(
             if std::mem::take(&mut must_ask) {
                 ask_for_body(client).await?;
             }
-            let held = Holding::new(&egress.budget, limits.signed_body);
+            let length = match head.framing {
+                Framing::Length(length) => length,
+                Framing::None | Framing::Chunked => 0,
+            };
+            let held = Holding::new(&egress.budget, limits.signed_body, length);
             Source::Held(hold(client, buffer, &mut decoder, held, meter, limits.idle).await?)
         }
     };
@@ -133,7 +137,7 @@ pub(crate) async fn forward(
     let (answered, received) = (OnceLock::new(), AtomicBool::new(decoder.is_over()));
     let exchange = async {
         let mut retried = false;
-        let (response, lease) = loop {
+        let (response, mut lease) = loop {
             if let (Some(scope), Source::Held(held)) = (signing, &source) {
                 let line = (&outgoing.method, &outgoing.path);
                 egress.signer.sign(scope, to.host, line, &mut outgoing.headers, &held.sha256).await?;
@@ -164,21 +168,22 @@ pub(crate) async fn forward(
             break (response, lease);
         };
         let terms = relay::Terms { head: &head, received: &received, poolable: headers::poolable(&outgoing.headers) };
-        let relayed = relay::relay(client, response, &terms, &answered, meter).await?;
+        let relayed = relay::relay(client, response, &mut lease, &terms, &answered, meter).await?;
         if relayed.reusable {
             egress.pool.put_back(lease);
         }
         Ok(relayed)
     };
     let ended = {
-        let receive = receive(client, buffer, &mut decoder, arrivals, meter, limits.body);
+        let mut over = decoder.is_over();
+        let receive = receive(client, buffer, &mut decoder, arrivals, &received, meter, limits.body);
         let (mut exchange, mut receive) = (pin!(exchange), pin!(receive));
         loop {
             tokio::select! {
                 biased;
                 relayed = &mut exchange => break relayed,
-                all = &mut receive, if !received.load(Ordering::Relaxed) => match all {
-                    Ok(()) => received.store(true, Ordering::Relaxed),
+                all = &mut receive, if !over => match all {
+                    Ok(()) => over = true,
                     Err(why) => break Err(why),
                 },
                 why = watch(client, meter, limits.idle, &received) => break Err(why),
@@ -244,12 +249,14 @@ async fn hold(
     Ok(holding.finish())
 }
 
-/// Reads a body and passes it on as it comes.
+/// Reads a body and passes it on as it comes; `received` says that all of it was read, as the target may answer before all
+/// of it was passed on.
 async fn receive(
     client: &UnixStream,
     buffer: &mut BytesMut,
     decoder: &mut Decoder,
     arrivals: mpsc::Sender<Arrival>,
+    received: &AtomicBool,
     meter: &Meter,
     most: u64,
 ) -> Result<(), Refusal> {
@@ -271,7 +278,12 @@ async fn receive(
             Piece::End => Arrival::End,
         };
         let over = matches!(arrival, Arrival::End);
+        received.store(decoder.is_over(), Ordering::Relaxed);
         if arrivals.send(arrival).await.is_err() {
+            // Who counts bytes needs no word of the end.
+            if decoder.is_over() {
+                return Ok(());
+            }
             // The target takes no more of it. What it says instead is the exchange's to tell.
             return std::future::pending().await;
         }

@@ -79,15 +79,18 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    /// Holds at most so many bytes.
-    pub(crate) fn new(budget: &Arc<Budget>, most: u64) -> Self {
+    /// Holds at most so many bytes; so many are expected. Room for those is made at once, as it costs memory only where
+    /// something is put.
+    pub(crate) fn new(budget: &Arc<Budget>, most: u64, expected: u64) -> Self {
+        let expected = usize::try_from(expected).unwrap_or(IN_MEMORY);
+        let memory = if expected > IN_MEMORY { BytesMut::new() } else { BytesMut::with_capacity(expected) };
         Self {
             share: Share::new(budget, |budget| &budget.memory),
             budget: budget.clone(),
             hash: Sha256::new(),
             length: 0,
             most,
-            memory: BytesMut::new(),
+            memory,
             file: None,
         }
     }
@@ -185,7 +188,7 @@ mod tests {
         {
             let budget = Budget::new(&limits(64 << 20, 64 << 20));
             let body: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).expect("small")).collect();
-            let mut holding = Holding::new(&budget, u64::MAX);
+            let mut holding = Holding::new(&budget, u64::MAX, 0);
             for piece in body.chunks(100_000) {
                 holding.add(piece).expect("held");
             }
@@ -201,15 +204,15 @@ mod tests {
     #[tokio::test]
     async fn budgets_are_kept_and_given_back() {
         let budget = Budget::new(&limits(1000, 2000));
-        let mut first = Holding::new(&budget, u64::MAX);
+        let mut first = Holding::new(&budget, u64::MAX, 0);
         first.add(&[1; 900]).expect("in memory");
-        let mut second = Holding::new(&budget, u64::MAX);
+        let mut second = Holding::new(&budget, u64::MAX, 0);
         second.add(&[2; 900]).expect("in a file, as memory is used up");
         assert!(first.file.is_none() && second.file.is_some());
         let full = second.add(&[2; 1200]).expect_err("the disk's budget is used up, too");
         assert_eq!(full.status.as_u16(), 429);
         drop((first, second));
-        let mut third = Holding::new(&budget, 950);
+        let mut third = Holding::new(&budget, 950, 0);
         third.add(&[3; 900]).expect("in memory again");
         assert!(third.file.is_none());
         assert_eq!(third.add(&[3; 51]).expect_err("too large").status.as_u16(), 413);

@@ -1,9 +1,12 @@
 //! Connections to targets: made under a deadline, kept while they are good.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -46,15 +49,72 @@ struct Key {
     address: SocketAddr,
 }
 
+/// A connection: what is told to it, and the work that it takes, which whoever uses it does. A task of its own would have
+/// to be woken twice for each request.
+struct Connection {
+    sender: SendRequest<Upload>,
+    /// `None` once it has ended.
+    work: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
+}
+
+impl Connection {
+    fn work(&mut self, cx: &mut Context<'_>) {
+        if let Some(Poll::Ready(ended)) = self.work.as_mut().map(|work| work.as_mut().poll(cx)) {
+            self.work = None;
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to a target ended");
+            }
+        }
+    }
+
+    /// Whether it is still open, as far as the target has said.
+    fn is_open(&mut self) -> bool {
+        self.work(&mut Context::from_waker(Waker::noop()));
+        self.work.is_some() && !self.sender.is_closed()
+    }
+}
+
 /// A connection in use.
 pub(crate) struct Lease {
     key: Key,
-    sender: SendRequest<Upload>,
+    connection: Connection,
     reused: bool,
 }
 
+impl Lease {
+    /// Does something that needs the connection, and meanwhile the connection's own work.
+    pub(crate) async fn during<T>(&mut self, something: impl Future<Output = T>) -> T {
+        during(&mut self.connection, something).await
+    }
+
+    /// The same, as far as that goes without waiting.
+    pub(crate) fn now<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
+        let (mut something, cx) = (pin!(something), &mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(done) = something.as_mut().poll(cx) {
+            return Some(done);
+        }
+        self.connection.work(cx);
+        match something.as_mut().poll(cx) {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => None,
+        }
+    }
+}
+
+async fn during<T>(connection: &mut Connection, something: impl Future<Output = T>) -> T {
+    let mut something = pin!(something);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = something.as_mut().poll(cx) {
+            return Poll::Ready(done);
+        }
+        connection.work(cx);
+        something.as_mut().poll(cx)
+    })
+    .await
+}
+
 /// A connection that waits, and since when.
-type Kept = (SendRequest<Upload>, Instant);
+type Kept = (Connection, Instant);
 
 /// Connections of the whole proxy.
 pub(crate) struct Pool {
@@ -80,8 +140,8 @@ impl Pool {
     pub(crate) async fn acquire(&self, to: Destination<'_>) -> Result<Lease, Refusal> {
         for address in to.addresses {
             let key = Key { tls: to.tls, host: to.host.clone(), address: *address };
-            if let Some(sender) = self.take(&key) {
-                return Ok(Lease { key, sender, reused: true });
+            if let Some(connection) = self.take(&key) {
+                return Ok(Lease { key, connection, reused: true });
             }
         }
         self.connect(to).await
@@ -90,8 +150,8 @@ impl Pool {
     async fn connect(&self, to: Destination<'_>) -> Result<Lease, Refusal> {
         let stream = self.dial(to.addresses).await?;
         let address = stream.peer_addr().map_err(|error| not_connected(&error))?;
-        let sender = if to.tls { self.secure(to.host, stream).await? } else { handshake(stream).await? };
-        Ok(Lease { key: Key { tls: to.tls, host: to.host.clone(), address }, sender, reused: false })
+        let connection = if to.tls { self.secure(to.host, stream).await? } else { handshake(stream).await? };
+        Ok(Lease { key: Key { tls: to.tls, host: to.host.clone(), address }, connection, reused: false })
     }
 
     /// Sends a request and returns the head of its answer. Where a kept connection turns out to be closed, it is sent
@@ -104,7 +164,8 @@ impl Pool {
         again: Option<&(dyn Fn() -> Request<Upload> + Sync)>,
     ) -> Result<(Response<Incoming>, Lease), Refusal> {
         loop {
-            let mut failed = match lease.sender.try_send_request(request).await {
+            let sent = lease.connection.sender.try_send_request(request);
+            let mut failed = match during(&mut lease.connection, sent).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(failed) => failed,
             };
@@ -117,30 +178,36 @@ impl Pool {
         }
     }
 
-    fn take(&self, key: &Key) -> Option<SendRequest<Upload>> {
+    fn take(&self, key: &Key) -> Option<Connection> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let senders = kept.get_mut(key)?;
-        senders.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < KEPT);
+        let connections = kept.get_mut(key)?;
         // The last one in is the least likely to be closed by its target just now.
-        let ready = senders.iter().rposition(|(sender, _)| sender.is_ready());
-        ready.map(|at| senders.remove(at).0)
+        while let Some((mut connection, since)) = connections.pop() {
+            if since.elapsed() >= KEPT {
+                // So are all below it.
+                connections.clear();
+            } else if connection.is_open() && connection.sender.is_ready() {
+                return Some(connection);
+            }
+        }
+        None
     }
 
     /// Keeps a connection whose exchange is over, and was without doubt about where it ended.
     pub(crate) fn put_back(&self, lease: Lease) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let senders = kept.entry(lease.key).or_default();
-        if senders.len() < self.limits.idle_connections {
-            senders.push((lease.sender, Instant::now()));
+        let connections = kept.entry(lease.key).or_default();
+        if connections.len() < self.limits.idle_connections {
+            connections.push((lease.connection, Instant::now()));
         }
     }
 
-    /// Drops what was kept too long.
+    /// Drops what was kept too long, or was closed by its target.
     pub(crate) fn sweep(&self) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|_, senders| {
-            senders.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < KEPT);
-            !senders.is_empty()
+        kept.retain(|_, connections| {
+            connections.retain_mut(|(connection, since)| since.elapsed() < KEPT && connection.is_open());
+            !connections.is_empty()
         });
     }
 
@@ -149,7 +216,7 @@ impl Pool {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    async fn secure(&self, host: &Host, stream: TcpStream) -> Result<SendRequest<Upload>, Refusal> {
+    async fn secure(&self, host: &Host, stream: TcpStream) -> Result<Connection, Refusal> {
         let name = match host {
             Host::Name(name) => {
                 ServerName::try_from(name.clone()).map_err(|_| Refusal::malformed("no TLS server name"))?
@@ -173,18 +240,12 @@ impl Pool {
     }
 }
 
-/// The task that drives a connection ends with its sender: whoever drops that has ended both.
-async fn handshake<S>(stream: S) -> Result<SendRequest<Upload>, Refusal>
+async fn handshake<S>(stream: S) -> Result<Connection, Refusal>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to a target ended");
-        }
-    });
-    Ok(sender)
+    let (sender, work) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    Ok(Connection { sender, work: Some(Box::pin(work)) })
 }
 
 async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {

@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{BufMut, BytesMut};
-use futures::FutureExt;
 use http::header::CONTENT_LENGTH;
 use http::{Method, Response, StatusCode};
 use http_body::Body;
@@ -17,7 +16,7 @@ use crate::answer::Refusal;
 use crate::head::Head;
 use crate::headers;
 use crate::meter::Meter;
-use crate::pool::broken;
+use crate::pool::{Lease, broken};
 use crate::socket;
 
 /// Pieces of a body are gathered up to this size while more is there already; larger ones are not copied.
@@ -53,6 +52,7 @@ enum Delimited {
 pub(crate) async fn relay(
     client: &UnixStream,
     response: Response<Incoming>,
+    lease: &mut Lease,
     terms: &Terms<'_>,
     answered: &OnceLock<StatusCode>,
     meter: &Meter,
@@ -76,7 +76,7 @@ pub(crate) async fn relay(
     let mut out = BytesMut::with_capacity(1024);
     let phrase = parts.status.canonical_reason().unwrap_or_default();
     append(&mut out, format_args!("HTTP/1.1 {} {phrase}\r\n", parts.status.as_u16()));
-    for (name, value) in &headers::returning(&parts.headers) {
+    for (name, value) in headers::returning(&parts.headers) {
         line(&mut out, name.as_str(), value.as_bytes());
     }
     match delimited {
@@ -98,11 +98,11 @@ pub(crate) async fn relay(
     let _ = answered.set(parts.status);
     meter.moved();
     loop {
-        let frame = match body.frame().now_or_never() {
+        let frame = match lease.now(body.frame()) {
             Some(frame) => frame,
             None => {
                 flush(client, &mut out).await?;
-                body.frame().await
+                lease.during(body.frame()).await
             }
         };
         // Trailers are dropped: nobody was asked whether they are understood (RFC 9110, 6.5.1).

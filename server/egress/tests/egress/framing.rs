@@ -1,8 +1,9 @@
 //! Where a request ends: bytes that two programs could read as different requests.
 
 use crate::peer::Peer;
-use crate::support::{Proxy, read_head, settings};
+use crate::support::{Proxy, origin, read_all, read_head, settings};
 use nagaya_egress::Decision;
+use nagaya_fixtures::origin::Kind;
 use tokio::io::AsyncWriteExt;
 
 const SECOND: &str = "GET http://web.example/second HTTP/1.1\r\nhost: web.example\r\n\r\n";
@@ -126,17 +127,17 @@ async fn only_connect_leaves_http() {
 /// Row 15: nobody waits for the other.
 #[tokio::test]
 async fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
-    let peer = Peer::content().await;
-    let proxy = Proxy::start(settings(&[("web.example:80", peer.addr())]));
-    let head =
-        "POST http://web.example/ HTTP/1.1\r\nhost: web.example\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
+    let web = origin(Kind::Http).await;
+    let proxy = Proxy::start(settings(&[("web.example:80", web.addr())]));
+    let head = "POST http://web.example/echo HTTP/1.1\r\nhost: web.example\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
     let mut stream = proxy.connect().await;
     stream.write_all(head.as_bytes()).await.expect("writes");
     assert_eq!(read_head(&mut stream).await, "HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"body").await.expect("writes");
-    assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 "));
-    let seen = peer.has_seen("body").await;
-    assert!(!seen.contains("expect"), "the proxy has answered for itself: {seen}");
+    stream.shutdown().await.expect("closes");
+    let answer = read_all(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(r#""body_bytes":4"#), "{answer}");
+    assert!(!answer.contains("expect"), "the proxy has answered for itself: {answer}");
     // Nothing is asked for that goes nowhere.
     let answer = proxy.talk(head.replace("web.example", "evil.example")).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");

@@ -1,0 +1,193 @@
+//! Processes of the run's own: this program again, in a role. All end with the one that started them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, bail};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use nagaya_egress::{CredentialRules, Egress, Identity, Limits, RequestRecord, Settings, Trail};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::origin;
+
+/// The word that makes this program play a role.
+const WORD: &str = "play";
+
+/// Another process in a role; ended when dropped.
+#[derive(Debug)]
+pub(crate) struct Player {
+    child: Child,
+    /// Its end is the player's.
+    stdin: Option<ChildStdin>,
+}
+
+impl Player {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Starts a role and waits for what it says once it is ready.
+    fn start<T: DeserializeOwned>(role: &str, script: &str) -> Result<(Self, T)> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([WORD, role, script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start the {role}"))?;
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take();
+        let player = Self { child, stdin };
+        let mut line = String::new();
+        BufReader::new(stdout.context("no output")?).read_line(&mut line)?;
+        let ready = serde_json::from_str(&line).with_context(|| format!("the {role} did not start: {line:?}"))?;
+        Ok((player, ready))
+    }
+
+    /// Our proxy in a process of its own.
+    pub(crate) fn proxy(cast: &ProxyCast) -> Result<Self> {
+        Ok(Self::start::<()>("proxy", &serde_json::to_string(cast)?)?.0)
+    }
+
+    /// All origins in a process of their own.
+    pub(crate) fn origin() -> Result<(Self, origin::Doors)> {
+        Self::start("origin", "")
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        if let Err(error) = self.child.wait() {
+            eprintln!("a process of ours did not end: {error}");
+        }
+    }
+}
+
+/// A command that ends when this process does, however that ends.
+pub(crate) fn tied(program: &str) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args([WORD, "tied", program]);
+    Ok(command)
+}
+
+/// What our proxy is set up with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProxyCast {
+    /// Sockets to listen on, each a workspace's.
+    pub(crate) sockets: Vec<PathBuf>,
+    pub(crate) allowed: String,
+    pub(crate) pins: String,
+    pub(crate) credentials: String,
+    pub(crate) extra_ca_pem: String,
+}
+
+/// Plays a role, if that is what this process was started for.
+pub(crate) fn play() -> Option<ExitCode> {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() != Some(WORD) {
+        return None;
+    }
+    let role = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let script = rest.first().map(String::as_str).unwrap_or_default();
+    let played = raise_descriptors().and_then(|()| match role.as_str() {
+        "proxy" => proxy(script),
+        "origin" => origin::play(),
+        "tied" => become_tied(script, &rest[1..]),
+        _ => bail!("no such role: {role}"),
+    });
+    Some(match played {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{role}: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn become_tied(program: &str, args: &[String]) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot start {program}"))
+}
+
+/// As many descriptors as this process may have.
+pub(crate) fn raise_descriptors() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const WANTED: u64 = 100_000;
+    let wanted = Rlimit { current: Some(WANTED), maximum: Some(WANTED) };
+    let most = getrlimit(Resource::Nofile).maximum;
+    if most.is_none_or(|most| most >= WANTED) || setrlimit(Resource::Nofile, wanted).is_err() {
+        setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
+    }
+    Ok(())
+}
+
+/// Says that a role is ready, and waits for the end of its time.
+pub(crate) fn ready(what: &impl Serialize) -> Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", serde_json::to_string(what)?)?;
+    out.flush()?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Keeps no more than a count: what becomes of records is not the proxy's business.
+#[derive(Debug, Default)]
+struct Count(AtomicU64);
+
+impl Trail for Count {
+    fn request(&self, _: &RequestRecord) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn proxy(script: &str) -> Result<()> {
+    let cast: ProxyCast = serde_json::from_str(script)?;
+    let credentials: CredentialRules = cast.credentials.parse().map_err(anyhow::Error::msg)?;
+    let settings = Settings {
+        allowed: cast.allowed.parse().map_err(anyhow::Error::msg)?,
+        pins: cast.pins.parse().map_err(anyhow::Error::msg)?,
+        credentials: credentials.with_header(origin::KEYED, origin::KEY_HEADER, origin::SECRET),
+        extra_ca_pem: Some(cast.extra_ca_pem.into_bytes()).filter(|pem| !pem.is_empty()),
+        // What the server runs with.
+        limits: Limits::default(),
+        ..Settings::default()
+    };
+    let aws = SharedCredentialsProvider::new(Credentials::new(
+        origin::KEY_ID,
+        origin::SECRET,
+        Some(origin::TOKEN.to_owned()),
+        None,
+        "bench",
+    ));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _guard = runtime.enter();
+    let egress = Egress::new(settings, Some(aws), Arc::new(Count::default()))?;
+    let mut listeners = Vec::new();
+    for socket in &cast.sockets {
+        let dir: OwnedFd = std::fs::File::open(socket.parent().unwrap_or(Path::new("/")))?.into();
+        let name = socket.file_name().and_then(|name| name.to_str()).context("a socket's name")?;
+        let identity = Identity { workspace: name.to_owned(), conversation: None, tenant: None };
+        listeners.push(egress.open(dir, name, identity)?);
+    }
+    ready(&())?;
+    runtime.block_on(async {
+        for listener in listeners {
+            listener.stop(std::time::Duration::from_secs(5)).await;
+        }
+    });
+    Ok(())
+}
+
+/// A loopback address with a port that was free a moment ago.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
