@@ -35,7 +35,8 @@ fn end_to_end(given: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderVa
     let lists = given.contains_key(CONNECTION);
     given.iter().filter(move |(name, _)| {
         let name = name.as_str();
-        !HOP_BY_HOP.contains(&name) && !name.starts_with("proxy-") && !(lists && has_token(given, &CONNECTION, name))
+        let named = lists && has_token(given, &CONNECTION, name);
+        !named && !HOP_BY_HOP.contains(&name) && !name.starts_with("proxy-")
     })
 }
 
