@@ -85,7 +85,7 @@ pub(crate) fn play() -> Result<()> {
                 output.extend_from_slice(input);
                 input.clear();
             }),
-        )
+        );
     });
     let mut page = format!(
         "HTTP/1.1 200 OK\r\nServer: origin\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
@@ -101,7 +101,7 @@ pub(crate) fn play() -> Result<()> {
                     output.extend_from_slice(page.as_bytes());
                 }
             }),
-        )
+        );
     });
     roles::ready(&doors)?;
     runtime.block_on(https.stop());
