@@ -16,7 +16,7 @@ use crate::cli::Exit;
 use crate::config::{Config, EgressSettings, bedrock_runtime_host};
 use crate::conversation::runs::{Means, Runs};
 use crate::conversation::store::Store;
-use crate::engine::Engine;
+use crate::engine::Docker;
 use crate::state::Records;
 use crate::state::directory::{StateDir, write_whole};
 use crate::telemetry::{logs, metrics::Metrics};
@@ -147,7 +147,7 @@ async fn workspaces(
     let aws = credentials(&config.egress.region).await;
     let egress = Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed(metrics.clone())))?;
     Ok(Workspaces::new(Parts {
-        engine: Arc::new(Engine::new(rooms.engine.clone())),
+        engine: Arc::new(Docker::new(rooms.engine.clone())),
         egress,
         sockets,
         template: Template {

@@ -44,7 +44,7 @@ use sockets::SocketBase;
 #[derive(Debug)]
 pub struct Parts {
     /// Runs containers.
-    pub engine: Arc<Engine>,
+    pub engine: Arc<dyn Engine>,
     /// Opens the way out of each room.
     pub egress: Arc<Egress>,
     /// Holds the rooms' directories.
@@ -160,8 +160,8 @@ impl Workspaces {
 
     /// The engine the rooms run on.
     #[must_use]
-    pub fn engine(&self) -> &Engine {
-        &self.parts.engine
+    pub fn engine(&self) -> &dyn Engine {
+        self.parts.engine.as_ref()
     }
 
     /// The image rooms start from.
