@@ -20,6 +20,7 @@ use crate::engine::Docker;
 use crate::state::Records;
 use crate::state::directory::{StateDir, write_whole};
 use crate::telemetry::{logs, metrics::Metrics};
+use crate::workspace::clock::Clock;
 use crate::workspace::sockets::{self, SocketBase};
 use crate::workspace::{Parts, Template, Workspaces};
 
@@ -159,6 +160,7 @@ async fn workspaces(
         },
         records,
         metrics,
+        clock: Clock::default(),
         ttl: rooms.ttl,
         grace: rooms.grace,
         gc_interval: rooms.gc_interval,

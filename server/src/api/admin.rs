@@ -50,7 +50,7 @@ pub(super) async fn workspaces(_: Operator, State(app): State<AppState>) -> Json
             conversation_id,
             tenant_id,
             created_at: entry.room.created_at,
-            idle_seconds: entry.last_used.elapsed().as_secs(),
+            idle_seconds: app.workspaces.idle(&entry).as_secs(),
         }
     });
     Json(workspaces.collect())

@@ -148,14 +148,6 @@ impl Memory {
         }
     }
 
-    /// All containers are this much older.
-    pub fn age(&self, by: Duration) {
-        let by = i64::try_from(by.as_secs()).unwrap_or(i64::MAX);
-        for container in self.world().containers.values_mut() {
-            container.listed.created = container.listed.created.saturating_sub(by);
-        }
-    }
-
     /// Counts a call; what it is to do wrong, if anything.
     fn enter(&self, call: Call) -> Option<Fault> {
         let mut world = self.world();

@@ -68,12 +68,14 @@ impl Workspaces {
         let containers = self.containers().await?;
         for (id, entry) in &before {
             let running = containers.get(id).is_some_and(|container| container.running);
-            if let Some(why) = verdict(entry, running, self.parts.ttl) {
+            if let Some(why) =
+                verdict(entry, running, self.parts.clock.now().duration_since(entry.last_used) > self.parts.ttl)
+            {
                 doomed.push((id.clone(), why));
             }
         }
         let unknown = |id: &RoomId| !before.contains_key(id) && !self.rooms.contains(id);
-        let now = SystemTime::now();
+        let now = self.parts.clock.date();
         let old = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= self.parts.grace);
         for (id, container) in &containers {
             let created = SystemTime::UNIX_EPOCH + Duration::from_secs(container.created.unsigned_abs());
@@ -109,14 +111,14 @@ impl Workspaces {
 }
 
 /// Whether, and why, a known room is to go.
-fn verdict(entry: &Entry, running: bool, ttl: Duration) -> Option<Why> {
+fn verdict(entry: &Entry, running: bool, idle: bool) -> Option<Why> {
     match &entry.state {
         RoomState::Starting => None,
         // A run in a dead room sees that itself, tells its reader, and gives the room up.
         RoomState::Bound { leased: true, .. } => None,
         RoomState::Releasing => Some(Why::Unfinished),
         RoomState::Pooled | RoomState::Bound { .. } if !running => Some(Why::Dead),
-        RoomState::Bound { .. } if entry.last_used.elapsed() > ttl => Some(Why::Idle),
+        RoomState::Bound { .. } if idle => Some(Why::Idle),
         RoomState::Pooled | RoomState::Bound { .. } => None,
     }
 }
@@ -139,15 +141,15 @@ mod tests {
 
     #[test]
     fn only_what_is_idle_dead_or_half_released_goes() {
-        let (hour, none) = (Duration::from_hours(1), Duration::ZERO);
-        let verdict = |state, running, ttl| verdict(&entry(state), running, ttl);
-        assert_eq!(verdict(bound(false), true, hour), None);
-        assert_eq!(verdict(bound(false), true, none), Some(Why::Idle));
-        assert_eq!(verdict(bound(false), false, hour), Some(Why::Dead));
-        assert_eq!(verdict(bound(true), true, none), None, "a run is in it");
-        assert_eq!(verdict(RoomState::Pooled, true, none), None, "the pool does not age");
-        assert_eq!(verdict(RoomState::Pooled, false, hour), Some(Why::Dead));
-        assert_eq!(verdict(RoomState::Starting, false, none), None, "its maker knows");
-        assert_eq!(verdict(RoomState::Releasing, true, hour), Some(Why::Unfinished));
+        let (used, idle) = (false, true);
+        let verdict = |state, running, idle| verdict(&entry(state), running, idle);
+        assert_eq!(verdict(bound(false), true, used), None);
+        assert_eq!(verdict(bound(false), true, idle), Some(Why::Idle));
+        assert_eq!(verdict(bound(false), false, used), Some(Why::Dead));
+        assert_eq!(verdict(bound(true), true, idle), None, "a run is in it");
+        assert_eq!(verdict(RoomState::Pooled, true, idle), None, "the pool does not age");
+        assert_eq!(verdict(RoomState::Pooled, false, used), Some(Why::Dead));
+        assert_eq!(verdict(RoomState::Starting, false, idle), None, "its maker knows");
+        assert_eq!(verdict(RoomState::Releasing, true, used), Some(Why::Unfinished));
     }
 }

@@ -6,6 +6,7 @@
 mod acquire;
 pub mod agent;
 mod build;
+pub mod clock;
 pub mod gc;
 pub mod id;
 mod lease;
@@ -36,6 +37,7 @@ use crate::config::AtShutdown;
 use crate::engine::Engine;
 use crate::state::Records;
 use crate::telemetry::metrics::{Metrics, Reality};
+use clock::Clock;
 use pool::PoolSize;
 use room::{Entry, RoomState, Rooms};
 use sockets::SocketBase;
@@ -55,6 +57,8 @@ pub struct Parts {
     pub records: Records,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Clock,
     /// Idle time after which a conversation's room is reclaimed.
     pub ttl: Duration,
     /// Between SIGTERM and SIGKILL; also how young an orphan may be before it is one.
@@ -71,6 +75,8 @@ pub struct Workspaces {
     parts: Parts,
     rooms: Rooms,
     pool_size: watch::Sender<PoolSize>,
+    /// Whether what an earlier server left has been looked through.
+    reconciled: watch::Sender<bool>,
     pool_changed: Notify,
     turnstiles: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Last count of running containers, for when the engine does not answer.
@@ -85,8 +91,9 @@ impl Workspaces {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             pool_size: watch::Sender::new(parts.pool),
+            reconciled: watch::Sender::new(false),
+            rooms: Rooms::new(parts.clock.clone()),
             parts,
-            rooms: Rooms::default(),
             pool_changed: Notify::new(),
             turnstiles: Mutex::default(),
             counted: AtomicUsize::new(0),
@@ -101,6 +108,7 @@ impl Workspaces {
         let this = self.clone();
         self.tasks.spawn(async move {
             if this.stop.run_until_cancelled(this.reconcile_when_possible()).await.is_some() {
+                this.reconciled.send_replace(true);
                 tokio::join!(this.keep_pool(), this.collect_regularly());
             }
         });
@@ -152,10 +160,22 @@ impl Workspaces {
         }
     }
 
+    /// Whether what an earlier server left has been adopted or given up: from then on the table is the truth.
+    #[must_use]
+    pub fn is_reconciled(&self) -> bool {
+        *self.reconciled.borrow()
+    }
+
     /// Every room this server knows.
     #[must_use]
     pub fn list(&self) -> Vec<Entry> {
         self.rooms.all()
+    }
+
+    /// How long a room was not used.
+    #[must_use]
+    pub fn idle(&self, entry: &Entry) -> Duration {
+        self.parts.clock.now().duration_since(entry.last_used)
     }
 
     /// The engine the rooms run on.
