@@ -118,11 +118,22 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         signal = signals.next() => {
             tracing::warn!(signal, "hastened");
             runs.hasten();
+            workspaces.hasten();
             runs.drain(Duration::ZERO).await;
         }
     }
     closing.cancel();
-    workspaces.shutdown(config.service.at_shutdown, config.rooms.grace + ROOMS_DRAIN).await;
+    let shutdown = workspaces.shutdown(config.service.at_shutdown, config.rooms.grace + ROOMS_DRAIN);
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            signal = signals.next() => {
+                tracing::warn!(signal, "hastened");
+                workspaces.hasten();
+            }
+        }
+    }
     match tokio::time::timeout(HTTP_DRAIN, http).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::error!(%error, "the listener failed"),
@@ -165,6 +176,7 @@ async fn workspaces(
         grace: rooms.grace,
         gc_interval: rooms.gc_interval,
         pool: rooms.pool,
+        most: rooms.most,
     }))
 }
 

@@ -42,6 +42,9 @@ use pool::PoolSize;
 use room::{Entry, RoomState, Rooms};
 use sockets::SocketBase;
 
+/// How long a scrape waits for the engine's list.
+const COUNT_DEADLINE: Duration = Duration::from_secs(2);
+
 /// What the workspaces of a deployment are made with.
 #[derive(Debug)]
 pub struct Parts {
@@ -67,6 +70,8 @@ pub struct Parts {
     pub gc_interval: Duration,
     /// Rooms that wait.
     pub pool: PoolSize,
+    /// Never more rooms than this; 0 is no limit.
+    pub most: usize,
 }
 
 /// All rooms of a deployment.
@@ -77,12 +82,16 @@ pub struct Workspaces {
     pool_size: watch::Sender<PoolSize>,
     /// Whether what an earlier server left has been looked through.
     reconciled: watch::Sender<bool>,
+    /// Why the pool is not full, since the last time it could be filled.
+    pool_trouble: Mutex<Option<String>>,
     pool_changed: Notify,
     turnstiles: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Last count of running containers, for when the engine does not answer.
     counted: AtomicUsize,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Nothing gets its grace period any more.
+    haste: CancellationToken,
 }
 
 impl Workspaces {
@@ -92,6 +101,7 @@ impl Workspaces {
         Arc::new(Self {
             pool_size: watch::Sender::new(parts.pool),
             reconciled: watch::Sender::new(false),
+            pool_trouble: Mutex::default(),
             rooms: Rooms::new(parts.clock.clone()),
             parts,
             pool_changed: Notify::new(),
@@ -99,6 +109,7 @@ impl Workspaces {
             counted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            haste: CancellationToken::new(),
         })
     }
 
@@ -145,13 +156,20 @@ impl Workspaces {
         tracing::info!("rooms {rooms}");
     }
 
-    /// What a scrape should see. The engine is asked; where it does not answer, the last count stands.
+    /// From here on nothing that is taken down gets its grace period; what is already being stopped gets the rest of it.
+    pub fn hasten(&self) {
+        self.haste.cancel();
+    }
+
+    /// What a scrape should see. The engine is asked; where it does not answer, or not soon, the last count stands.
     pub async fn reality(&self) -> Reality {
-        match self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment).await {
-            Ok(containers) => {
+        let list = self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment);
+        match tokio::time::timeout(COUNT_DEADLINE, list).await {
+            Ok(Ok(containers)) => {
                 self.counted.store(containers.iter().filter(|c| c.running).count(), Ordering::Relaxed);
             }
-            Err(error) => tracing::debug!(%error, "containers not counted"),
+            Ok(Err(error)) => tracing::debug!(%error, "containers not counted"),
+            Err(_) => tracing::debug!("containers not counted in time"),
         }
         Reality {
             active_containers: self.counted.load(Ordering::Relaxed),
@@ -188,12 +206,6 @@ impl Workspaces {
     #[must_use]
     pub fn image(&self) -> &str {
         &self.parts.template.image
-    }
-
-    /// Whether the engine would have to make a room for this conversation's next run.
-    #[must_use]
-    pub fn needs_engine(&self, conversation: &str) -> bool {
-        self.rooms.of_conversation(conversation).is_none() && self.rooms.pooled() == 0
     }
 
     /// Releases the room of a conversation, if it has one.

@@ -107,6 +107,32 @@ impl Rooms {
         table.set(&id, state, self.clock.now());
     }
 
+    /// Takes in a room that is being made, unless there are already `most`; 0 is no limit.
+    pub(super) fn insert_within(&self, room: Arc<Room>, most: usize) -> bool {
+        let mut table = self.table();
+        if most > 0 && table.entries.len() >= most {
+            return false;
+        }
+        let entry = Entry { room: room.clone(), state: RoomState::Starting, last_used: self.clock.now() };
+        table.entries.insert(room.id.clone(), entry);
+        true
+    }
+
+    /// Whether a room is known and nobody takes it down.
+    pub(super) fn stands(&self, id: &RoomId) -> bool {
+        self.table().entries.get(id).is_some_and(|entry| entry.state != RoomState::Releasing)
+    }
+
+    /// Whether a room waits for a conversation.
+    pub(super) fn is_pooled(&self, id: &RoomId) -> bool {
+        self.table().entries.get(id).is_some_and(|entry| entry.state == RoomState::Pooled)
+    }
+
+    /// How many rooms there are, whatever they do.
+    pub(super) fn len(&self) -> usize {
+        self.table().entries.len()
+    }
+
     /// Moves a room to a new state, unless it is being taken down; says whether it did.
     pub(super) fn advance(&self, id: &RoomId, state: RoomState) -> bool {
         let mut table = self.table();

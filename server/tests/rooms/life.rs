@@ -438,3 +438,11 @@ fn a_random_life_leaves_nothing_and_loses_nothing() {
     };
     proptest!(config, |(steps in proptest::collection::vec(step(), 1..40))| check(&steps));
 }
+
+/// What random lives have found; each once left something behind.
+#[test]
+fn lives_that_went_wrong_once() {
+    live(&[]);
+    // The run's end wrote a record of a room that an operator had taken down meanwhile.
+    check(&[Step::Acquire(2), Step::Release(0), Step::Finish(2)]);
+}

@@ -1,4 +1,5 @@
 //! Rooms on an engine that is a table: what Docker would take minutes for, and faults that it would not have on demand.
 
 mod life;
+mod pool;
 mod support;

@@ -123,6 +123,7 @@ impl Host {
             // Collection happens when a test says so.
             gc_interval: Duration::from_secs(1_000_000),
             pool,
+            most: 0,
         }
     }
 }
