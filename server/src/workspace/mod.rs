@@ -6,6 +6,7 @@
 mod acquire;
 pub mod agent;
 mod build;
+mod clear;
 pub mod clock;
 pub mod gc;
 pub mod id;
