@@ -35,6 +35,7 @@ subjects! {
     lifecycle,
     egress,
     security,
+    chaos,
 }
 
 /// Families, with what each is about; an id's first part is one of these.
