@@ -24,6 +24,9 @@ const LATEST_KILL_MS: u64 = 2_500;
 /// How long everything may take to be as it should be again.
 const HEALED_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long `/health` may take while a component does not answer; a load balancer gives up sooner or later.
+const HEALTH_LIMIT: Duration = Duration::from_secs(10);
+
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         id: "CHAOS-001",
@@ -189,7 +192,9 @@ async fn engine_hangs(context: &Context) -> Result<(), Failure> {
     let silent = tokio::net::UnixListener::bind(&path)?;
 
     let status = async || {
-        let health = deployment.api.get("/health").await?.expect(200)?.json()?;
+        let asked = tokio::time::timeout(HEALTH_LIMIT, deployment.api.get("/health")).await;
+        let health = asked.map_err(|_| Failure::assertion(format!("no answer of /health in {HEALTH_LIMIT:?}")))??;
+        let health = health.expect(200)?.json()?;
         Ok::<_, Failure>(health["checks"]["docker"]["status"].as_str().unwrap_or_default().to_owned())
     };
     check_eq("docker in /health while it hangs", status().await?.as_str(), "unhealthy")?;

@@ -69,7 +69,7 @@ fn choose(rng: &mut SmallRng, conversations: usize) -> Step {
     match rng.random_range(0..12) {
         // Two rooms at a time are enough to tell one from all.
         0..=4 if conversations < 3 => Step::Create,
-        0..=4 | 5 | 6 => Step::Delete,
+        0..=6 => Step::Delete,
         7 | 8 => Step::Crash,
         9 => Step::Collect,
         10 => Step::Restart,

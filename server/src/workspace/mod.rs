@@ -191,6 +191,13 @@ impl Workspaces {
         self.rooms.all()
     }
 
+    /// Takes in a conversation's room that has neither directory nor proxy: for tests with more rooms than a process may
+    /// have descriptors.
+    pub fn put_bound(&self, id: &id::RoomId, occupant: room::Occupant) {
+        let room = Arc::new(room::Room::new(id.clone(), jiff::Timestamp::now(), None, None));
+        self.rooms.insert(room, RoomState::Bound { occupant, leased: false, session: None });
+    }
+
     /// How long a room was not used.
     #[must_use]
     pub fn idle(&self, entry: &Entry) -> Duration {
