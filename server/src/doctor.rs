@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cli::Exit;
 use crate::config::Config;
-use crate::engine::{Engine, EngineAddress, EngineError};
+use crate::engine::{Docker, Engine, EngineAddress, EngineError};
 use crate::workspace::sockets;
 
 /// What one look found.
@@ -20,7 +20,7 @@ enum Finding {
 pub async fn run(config: Config) -> Exit {
     let mut findings = vec![("state directory", state_dir(&config.storage.state_dir))];
     findings.push(("socket directory", socket_base(&config.rooms.socket_base)));
-    let engine = Engine::new(config.rooms.engine.clone());
+    let engine = Docker::new(config.rooms.engine.clone());
     let (found, answers) = engine_finding(&engine, &config.rooms.engine).await;
     findings.push(("container engine", found));
     if answers {
@@ -67,7 +67,7 @@ fn socket_base(path: &Path) -> Finding {
     writable(path, "WORKSPACE_SOCKET_BASE_PATH")
 }
 
-async fn engine_finding(engine: &Engine, address: &EngineAddress) -> (Finding, bool) {
+async fn engine_finding(engine: &dyn Engine, address: &EngineAddress) -> (Finding, bool) {
     match engine.info().await {
         Ok(info) if info.missing_limits.is_empty() => {
             (Finding::Good(format!("Docker {} at {address}, API {}", info.version, info.api_version)), true)
@@ -96,7 +96,7 @@ fn engine_cure(address: &EngineAddress, error: &EngineError) -> String {
     "The socket is there but nobody answers: start or restart Docker (systemctl restart docker).".into()
 }
 
-async fn image(engine: &Engine, image: &str) -> Finding {
+async fn image(engine: &dyn Engine, image: &str) -> Finding {
     match engine.has_image(image).await {
         Ok(true) => Finding::Good(image.into()),
         Ok(false) => Finding::Bad(

@@ -16,10 +16,11 @@ use crate::cli::Exit;
 use crate::config::{Config, EgressSettings, bedrock_runtime_host};
 use crate::conversation::runs::{Means, Runs};
 use crate::conversation::store::Store;
-use crate::engine::Engine;
+use crate::engine::Docker;
 use crate::state::Records;
 use crate::state::directory::{StateDir, write_whole};
 use crate::telemetry::{audit::Audit, logs, metrics::Metrics};
+use crate::workspace::clock::Clock;
 use crate::workspace::sockets::{self, SocketBase};
 use crate::workspace::{Parts, Template, Workspaces};
 
@@ -123,11 +124,22 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         signal = signals.next() => {
             tracing::warn!(signal, "hastened");
             runs.hasten();
+            workspaces.hasten();
             runs.drain(Duration::ZERO).await;
         }
     }
     closing.cancel();
-    workspaces.shutdown(config.service.at_shutdown, config.rooms.grace + ROOMS_DRAIN).await;
+    let shutdown = workspaces.shutdown(config.service.at_shutdown, config.rooms.grace + ROOMS_DRAIN);
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            signal = signals.next() => {
+                tracing::warn!(signal, "hastened");
+                workspaces.hasten();
+            }
+        }
+    }
     match tokio::time::timeout(HTTP_DRAIN, http).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::error!(%error, "the listener failed"),
@@ -156,7 +168,7 @@ async fn workspaces(
     let egress =
         Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed { metrics: metrics.clone(), audit }))?;
     Ok(Workspaces::new(Parts {
-        engine: Arc::new(Engine::new(rooms.engine.clone())),
+        engine: Arc::new(Docker::new(rooms.engine.clone())),
         egress,
         sockets,
         template: Template {
@@ -168,10 +180,12 @@ async fn workspaces(
         },
         records,
         metrics,
+        clock: Clock::default(),
         ttl: rooms.ttl,
         grace: rooms.grace,
         gc_interval: rooms.gc_interval,
         pool: rooms.pool,
+        most: rooms.most,
     }))
 }
 

@@ -41,6 +41,7 @@ subjects! {
     languages,
     providers,
     security,
+    chaos,
 }
 
 /// Families, with what each is about; an id's first part is one of these.

@@ -94,7 +94,7 @@ async fn occupy(deployment: &Deployment, conversations: &[Conversation]) -> Resu
 }
 
 /// Sockets of the kernel's table that are bound below `base`: what listens without a file is found here as well.
-fn bound_below(base: &Path) -> Vec<String> {
+pub(super) fn bound_below(base: &Path) -> Vec<String> {
     let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let base = base.display().to_string();
     table.lines().filter_map(|line| line.split_ascii_whitespace().nth(7)).filter(|path| path.starts_with(&base)).map(str::to_owned).collect()
@@ -124,13 +124,13 @@ async fn nothing_left(deployment: &Deployment, occupied: &Occupied) -> Result<()
 /// What a server's descriptors lead to: how many sockets, and how often anything else. Files of its state directory are left out:
 /// a database opens more of them as it likes.
 #[derive(Debug)]
-struct Descriptors {
+pub(super) struct Descriptors {
     sockets: usize,
     others: BTreeMap<String, usize>,
 }
 
 impl Descriptors {
-    fn of(server: &Server) -> Self {
+    pub(super) fn of(server: &Server) -> Self {
         let (mut sockets, mut others) = (0, BTreeMap::new());
         let state = server.program.env.get("STATE_DIR").cloned().unwrap_or_default();
         for target in server.descriptor_targets() {
@@ -145,10 +145,15 @@ impl Descriptors {
         Self { sockets, others }
     }
 
+    /// What there is more of than `before`, sockets left out.
+    pub(super) fn others_beyond(&self, before: &Self) -> Vec<String> {
+        let more = self.others.iter().filter(|(target, count)| **count > before.others.get(*target).copied().unwrap_or(0));
+        more.map(|(target, count)| format!("{count} × {target}")).collect()
+    }
+
     /// What there is more of than `before`.
     fn beyond(&self, before: &Self) -> Vec<String> {
-        let more = self.others.iter().filter(|(target, count)| **count > before.others.get(*target).copied().unwrap_or(0));
-        let mut beyond: Vec<String> = more.map(|(target, count)| format!("{count} × {target}")).collect();
+        let mut beyond = self.others_beyond(before);
         if self.sockets > before.sockets + KEPT_SOCKETS {
             beyond.push(format!("{} sockets, {} before", self.sockets, before.sockets));
         }

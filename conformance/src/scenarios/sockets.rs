@@ -41,6 +41,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         limit: Duration::from_secs(150),
         body: body!(twenty_rooms),
     },
+    Scenario {
+        id: "SOCK-001",
+        title: "a room that puts a link, a directory, a FIFO or a deaf listener in its agent's place is replaced, and nothing is followed",
+        severity: Severity::Critical,
+        requirement: "the server treats that directory as hostile: it never follows a link in it, and connects only to a socket",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model],
+        profile: Profile::Full,
+        destructive: false,
+        limit: Duration::from_secs(120),
+        body: body!(hostile_rooms),
+    },
 ];
 
 /// Waits until as many rooms as the pool should hold run and are waiting in it.
@@ -105,4 +116,51 @@ async fn twenty_rooms(context: &Context) -> Result<(), Failure> {
     let base = &deployment.server()?.sockets;
     futures::future::try_join_all(rooms.iter().map(|room| check_room(room, base))).await?;
     check_eq("number of socket directories", std::fs::read_dir(base)?.count(), 20)
+}
+
+/// What a room does to the socket its agent listened on. `$1` is a socket on the host that nobody must connect to.
+const HOSTILE: [(&str, &str); 5] = [
+    ("a link", "rm agent.sock && ln -s \"$1\" agent.sock"),
+    ("a directory", "rm agent.sock && mkdir agent.sock"),
+    ("a FIFO", "rm agent.sock && mkfifo agent.sock"),
+    (
+        "a listener that never answers",
+        "rm agent.sock && (python3 -c 'import socket, signal; s = socket.socket(socket.AF_UNIX); s.bind(\"agent.sock\"); \
+         s.listen(9); signal.pause()' >/dev/null 2>&1 &) && while ! [ -S agent.sock ]; do :; done",
+    ),
+    (
+        "nothing, in a directory that is full and deep",
+        "rm agent.sock && touch $(seq 2000) && python3 -c 'import os\nfor n in range(30000): os.mkdir(\"d\"); os.chdir(\"d\")'",
+    ),
+];
+
+async fn hostile_rooms(context: &Context) -> Result<(), Failure> {
+    let trap_path = context.socket_dir()?.join("trap.sock");
+    let trap = tokio::net::UnixListener::bind(&trap_path)?;
+    let launch = Launch::new().set("WARM_POOL_MIN_SIZE", 1).set("WARM_POOL_MAX_SIZE", 1);
+    let deployment = context.launch(launch).await?;
+    let first = deployment.conversation(context).await?;
+    let base = &deployment.server()?.sockets;
+    for (what, line) in HOSTILE {
+        deployment.metric("workspace_warm_pool_size", |waiting| waiting == 1.0, Duration::from_secs(20)).await?;
+        let waiting = deployment.only_room().await.map_err(|failure| failure.during(what))?;
+        let dir = waiting.socket_dir().await?;
+        let (line, target) = (format!("cd {ROOM_SOCKETS} && {line}"), trap_path.display().to_string());
+        let done = waiting.exec(["sh", "-c", &line, "sh", &target]).await?;
+        check_eq(format!("status of the room's attempt at {what} ({})", done.printed), done.status, 0)?;
+        let conversation = deployment.another_conversation(context, &first.tenant, &first.model).await?;
+        deployment.run_well(&conversation, "@say hello").await.map_err(|failure| failure.during(what))?;
+        eventually(Duration::from_secs(20), format!("no room and no directory of {what}"), async || {
+            let running = waiting.is_running().await.map_err(|failure| failure.to_string())?;
+            if running || dir.exists() { Err(format!("running {running}, {} there: {}", dir.display(), dir.exists())) } else { Ok(()) }
+        })
+        .await?;
+        deployment.api.delete(&conversation.path("")).await?.expect(204)?;
+    }
+    let connected = tokio::time::timeout(Duration::ZERO, trap.accept()).await.is_ok();
+    check(!connected, "the server followed a link out of a room's directory")?;
+    // The trap does work.
+    check(unix::accepts(&trap_path).await, "nobody could have connected to the trap")?;
+    std::fs::remove_file(&trap_path)?;
+    check(base.is_dir(), "the socket base is gone")
 }

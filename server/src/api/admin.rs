@@ -50,7 +50,7 @@ pub(super) async fn workspaces(_: Operator, State(app): State<AppState>) -> Json
             conversation_id,
             tenant_id,
             created_at: entry.room.created_at,
-            idle_seconds: entry.last_used.elapsed().as_secs(),
+            idle_seconds: app.workspaces.idle(&entry).as_secs(),
         }
     });
     Json(workspaces.collect())
@@ -116,14 +116,20 @@ pub(super) struct Collected {
 #[derive(Debug, Serialize, ToSchema)]
 struct Reclaimed {
     workspace_id: String,
+    /// One word.
     reason: &'static str,
+    /// The same for a person.
+    explanation: &'static str,
 }
 
 /// Runs one garbage-collection cycle.
 #[utoipa::path(post, path = "/api/admin/gc", tag = "admin", responses((status = 200, body = Collected)))]
 pub(super) async fn collect(_: Operator, State(app): State<AppState>) -> Json<Collected> {
     let report = app.workspaces.collect().await;
-    let reclaimed =
-        report.reclaimed.into_iter().map(|(id, why)| Reclaimed { workspace_id: id.to_string(), reason: why.name() });
+    let reclaimed = report.reclaimed.into_iter().map(|(id, why)| Reclaimed {
+        workspace_id: id.to_string(),
+        reason: why.name(),
+        explanation: why.explanation(),
+    });
     Json(Collected { reclaimed: reclaimed.collect(), errors: report.errors })
 }

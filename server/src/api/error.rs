@@ -157,6 +157,7 @@ impl From<ReleaseError> for ApiError {
     fn from(error: ReleaseError) -> Self {
         match error {
             ReleaseError::Engine(cause) => Self::unavailable(format!("the room could not be released yet: {cause}")),
+            slow @ ReleaseError::Slow(_) => Self::unavailable(slow.to_string()),
             other => Self::internal(&other),
         }
     }

@@ -34,6 +34,8 @@ pub(super) async fn root() -> Json<About> {
 #[serde(rename_all = "lowercase")]
 enum Status {
     Healthy,
+    /// Runs work, but something does not.
+    Degraded,
     Unhealthy,
 }
 
@@ -56,6 +58,8 @@ struct Checks {
 struct ContainerSystem {
     active_containers: usize,
     warm_pool_size: usize,
+    /// `ok`, or why the pool is not filled.
+    message: String,
 }
 
 /// How the service and what it needs are.
@@ -77,8 +81,13 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
         tokio::join!(check(app.store.ping()), check(app.workspaces.engine().ping()), app.workspaces.reality());
     // Nothing depends on what is not configured.
     let critical = [&database, &docker];
-    let status =
-        if critical.iter().all(|check| check.status == Status::Healthy) { Status::Healthy } else { Status::Unhealthy };
+    // Without a pool every conversation still gets a room, only later.
+    let trouble = app.workspaces.pool_trouble();
+    let status = match trouble {
+        _ if critical.iter().any(|check| check.status != Status::Healthy) => Status::Unhealthy,
+        Some(_) => Status::Degraded,
+        None => Status::Healthy,
+    };
     Json(Health {
         status,
         version: env!("CARGO_PKG_VERSION"),
@@ -93,6 +102,7 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
         container_system: ContainerSystem {
             active_containers: reality.active_containers,
             warm_pool_size: reality.warm_pool_size,
+            message: trouble.map_or_else(|| "ok".into(), |why| format!("the warm pool is not filled: {why}")),
         },
     })
 }
@@ -118,6 +128,9 @@ pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<Word>, Api
     }
     let image = app.workspaces.image();
     match app.workspaces.engine().has_image(image).await {
+        Ok(true) if !app.workspaces.is_reconciled() => {
+            Err(ApiError::unavailable("docker: what an earlier server left is still being looked through"))
+        }
         Ok(true) => Ok(Json(Word { status: "ready" })),
         Ok(false) => Err(ApiError::unavailable(format!("docker: there is no image {image}; `make image` builds it"))),
         Err(error) => Err(ApiError::unavailable(format!("docker: {error}"))),

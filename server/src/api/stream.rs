@@ -95,10 +95,8 @@ pub(super) async fn start(
         return Err(ApiError::new(Code::Conflict, "the model's context is full; begin a new conversation"));
     }
     let model = app.store.model(&conversation.model_id).await?;
-    if app.workspaces.needs_engine(&conversation.conversation_id) {
-        let engine = app.workspaces.engine().ping().await;
-        engine.map_err(|error| ApiError::unavailable(format!("no room can be opened: {error}")))?;
-    }
+    let admitted = app.workspaces.admit(&conversation.conversation_id).await;
+    admitted.map_err(|error| ApiError::unavailable(format!("no room can be opened: {error}")))?;
     let conversation_id = conversation.conversation_id.clone();
     let journal = app.runs.start(Order { conversation, tenant, model, user_input: request.user_input })?;
     tracing::info!(

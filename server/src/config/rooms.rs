@@ -30,6 +30,8 @@ pub struct Rooms {
     pub execution_timeout: Duration,
     /// What one room may use.
     pub limits: RoomLimits,
+    /// `CONTAINER_MAX`: never more rooms than this; 0 is no limit.
+    pub most: usize,
     /// `WARM_POOL_MIN_SIZE`, `WARM_POOL_MAX_SIZE`
     pub pool: PoolSize,
 }
@@ -85,6 +87,7 @@ impl Rooms {
                 }),
                 disk: r.get("CONTAINER_DISK", "5GiB", units::BYTES, units::bytes),
             },
+            most: r.get("CONTAINER_MAX", "0", "a whole number; 0 is no limit", |text| text.parse().ok()),
             pool: PoolSize { min, max },
         }
     }

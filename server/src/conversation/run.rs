@@ -241,8 +241,9 @@ impl Run {
     async fn give_up(&mut self, lease: Lease, why: String) -> Ending {
         self.means.metrics.crashed();
         self.fail(ErrorType::ExecutionError, format!("the room was lost: {why}"), true).await;
-        lease.abandon(Why::Dead).await;
-        match self.means.workspaces.acquire(self.occupant()).await {
+        // The new room need not wait until the old one is gone; the end of the run does: something may still go on in there.
+        let (old_is_gone, acquired) = lease.replace(Why::Dead).await;
+        match acquired {
             Ok(lease) => {
                 lease.finish(None).await;
                 self.say(&Event::ContainerRecovered {
@@ -254,6 +255,7 @@ impl Run {
             }
             Err(error) => self.fail(ErrorType::WorkspaceError, format!("no new room: {error}"), true).await,
         }
+        old_is_gone.await;
         Ending::error()
     }
 

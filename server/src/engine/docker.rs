@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
-use bollard::Docker;
+use async_trait::async_trait;
 use bollard::errors::Error;
 use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
@@ -16,40 +16,46 @@ use bollard::query_parameters::{
 };
 use tokio::sync::OnceCell;
 
-use super::{CALL_DEADLINE, ContainerSpec, EngineAddress, EngineError, EngineInfo, Listed};
+use super::{ContainerSpec, Engine, EngineAddress, EngineError, EngineInfo, Listed};
 
+/// Longest a single change may take; creating a container on a busy host is the slowest of them.
+const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a question may take that the engine has to look around for: a list, or an inspection.
+const LOOK_DEADLINE: Duration = Duration::from_secs(15);
 /// How long a question may take whose answer needs no work.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A Docker engine that may come and go: the client is made, and its API version agreed on, when the engine first
 /// answers.
 #[derive(Debug)]
-pub struct Engine {
+pub struct Docker {
     address: EngineAddress,
-    client: OnceCell<Docker>,
+    client: OnceCell<bollard::Docker>,
 }
 
-impl Engine {
+impl Docker {
     /// An engine at `address`; nothing is connected yet.
     #[must_use]
     pub fn new(address: EngineAddress) -> Self {
         Self { address, client: OnceCell::new() }
     }
 
-    async fn client(&self) -> Result<&Docker, EngineError> {
+    async fn client(&self) -> Result<&bollard::Docker, EngineError> {
         self.client
             .get_or_try_init(|| async {
                 // Generous, because `stop` answers only after the grace period; our own deadlines are shorter.
                 let timeout = 600;
                 let docker = match &self.address {
-                    EngineAddress::Unix(path) => {
-                        Docker::connect_with_unix(&path.to_string_lossy(), timeout, bollard::API_DEFAULT_VERSION)
-                    }
+                    EngineAddress::Unix(path) => bollard::Docker::connect_with_unix(
+                        &path.to_string_lossy(),
+                        timeout,
+                        bollard::API_DEFAULT_VERSION,
+                    ),
                     EngineAddress::Tcp(authority) => {
-                        Docker::connect_with_http(authority, timeout, bollard::API_DEFAULT_VERSION)
+                        bollard::Docker::connect_with_http(authority, timeout, bollard::API_DEFAULT_VERSION)
                     }
                 }
-                .map_err(|error| self.error("connect", error))?;
+                .map_err(|error| self.error("connect", PROBE_DEADLINE, error))?;
                 self.within(PROBE_DEADLINE, "negotiate the API version", docker.negotiate_version()).await
             })
             .await
@@ -62,133 +68,17 @@ impl Engine {
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, EngineError> {
         match tokio::time::timeout(limit, call).await {
-            Ok(answer) => answer.map_err(|error| self.error(what, error)),
-            Err(_) => Err(EngineError::Timeout { what }),
+            Ok(answer) => answer.map_err(|error| self.error(what, limit, error)),
+            Err(_) => Err(EngineError::Timeout { what, limit }),
         }
     }
 
-    fn error(&self, what: &'static str, error: Error) -> EngineError {
+    fn error(&self, what: &'static str, limit: Duration, error: Error) -> EngineError {
         match error {
             Error::DockerResponseServerError { status_code: 404, message } => EngineError::NotFound(message),
             Error::DockerResponseServerError { message, .. } => EngineError::Refused { what, why: message },
-            Error::RequestTimeoutError => EngineError::Timeout { what },
-            other => EngineError::Unreachable { address: self.address.clone(), why: root_cause(&other) },
-        }
-    }
-
-    /// Whether the engine answers, and quickly.
-    ///
-    /// # Errors
-    /// It does not.
-    pub async fn ping(&self) -> Result<(), EngineError> {
-        let client = self.client().await?;
-        self.within(PROBE_DEADLINE, "answer a ping", client.ping()).await.map(|_| ())
-    }
-
-    /// What the engine is and cannot do.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub async fn info(&self) -> Result<EngineInfo, EngineError> {
-        let client = self.client().await?;
-        let info = self.within(CALL_DEADLINE, "describe itself", client.info()).await?;
-        let lacks = |has: Option<bool>, name| (has != Some(true)).then_some(name);
-        let seccomp = info.security_options.iter().flatten().any(|option| option.contains("seccomp"));
-        let missing_limits = [
-            lacks(info.memory_limit, "memory"),
-            lacks(info.swap_limit, "swap"),
-            lacks(info.cpu_cfs_quota, "cpu"),
-            lacks(info.pids_limit, "pids"),
-            lacks(Some(seccomp), "seccomp"),
-        ];
-        Ok(EngineInfo {
-            version: info.server_version.unwrap_or_default(),
-            api_version: client.client_version().to_string(),
-            missing_limits: missing_limits.into_iter().flatten().collect(),
-        })
-    }
-
-    /// Whether an image is there.
-    ///
-    /// # Errors
-    /// The engine does not answer.
-    pub async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
-        let client = self.client().await?;
-        match self.within(PROBE_DEADLINE, "inspect the image", client.inspect_image(image)).await {
-            Ok(_) => Ok(true),
-            Err(EngineError::NotFound(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Creates and starts a container; returns its id. Where starting fails, the container is left for the caller to
-    /// remove by its name.
-    ///
-    /// # Errors
-    /// As the engine says.
-    pub async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
-        let client = self.client().await?;
-        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let created = self
-            .within(CALL_DEADLINE, "create a container", client.create_container(Some(options), body(spec)))
-            .await?;
-        self.within(CALL_DEADLINE, "start a container", client.start_container(&created.id, None)).await?;
-        Ok(created.id)
-    }
-
-    /// All containers with a label, running or not.
-    ///
-    /// # Errors
-    /// As the engine says.
-    pub async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
-        let client = self.client().await?;
-        let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
-        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let listed = self.within(CALL_DEADLINE, "list containers", client.list_containers(Some(options))).await?;
-        Ok(listed
-            .into_iter()
-            .map(|container| Listed {
-                id: container.id.unwrap_or_default(),
-                labels: container.labels.unwrap_or_default(),
-                running: container.state.is_some_and(|state| state.to_string() == "running"),
-                created: container.created.unwrap_or_default(),
-            })
-            .collect())
-    }
-
-    /// Whether a container's first process lives; `false` also where there is no such container.
-    ///
-    /// # Errors
-    /// As the engine says.
-    pub async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
-        let client = self.client().await?;
-        match self.within(CALL_DEADLINE, "inspect a container", client.inspect_container(name, None)).await {
-            Ok(container) => Ok(container.state.and_then(|state| state.running).unwrap_or(false)),
-            Err(EngineError::NotFound(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Stops a container — SIGTERM, and SIGKILL after `grace` — and removes it. One that is gone is fine.
-    ///
-    /// # Errors
-    /// The container may still be there.
-    pub async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError> {
-        let client = self.client().await?;
-        let seconds = i32::try_from(grace.as_secs().max(1)).unwrap_or(i32::MAX);
-        let stop = StopContainerOptionsBuilder::default().t(seconds).build();
-        let gone = |result: Result<(), EngineError>| match result {
-            Err(EngineError::NotFound(_)) => Ok(()),
-            other => other,
-        };
-        gone(self.within(grace + CALL_DEADLINE, "stop a container", client.stop_container(name, Some(stop))).await)?;
-        let remove = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        let removed =
-            self.within(CALL_DEADLINE, "remove a container", client.remove_container(name, Some(remove))).await;
-        match gone(removed) {
-            // Somebody else's removal is under way: what we wanted, but only true once it is over.
-            Err(EngineError::Refused { why, .. }) if why.contains("already in progress") => self.await_gone(name).await,
-            other => other,
+            Error::RequestTimeoutError => EngineError::Timeout { what, limit },
+            other => EngineError::Unreachable { address: self.address.to_string(), why: root_cause(&other) },
         }
     }
 
@@ -205,6 +95,96 @@ impl Engine {
             }
         };
         self.within(CALL_DEADLINE, what, gone).await
+    }
+}
+
+#[async_trait]
+impl Engine for Docker {
+    async fn ping(&self) -> Result<(), EngineError> {
+        let client = self.client().await?;
+        self.within(PROBE_DEADLINE, "answer a ping", client.ping()).await.map(|_| ())
+    }
+
+    async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let client = self.client().await?;
+        let info = self.within(LOOK_DEADLINE, "describe itself", client.info()).await?;
+        let lacks = |has: Option<bool>, name| (has != Some(true)).then_some(name);
+        let seccomp = info.security_options.iter().flatten().any(|option| option.contains("seccomp"));
+        let missing_limits = [
+            lacks(info.memory_limit, "memory"),
+            lacks(info.swap_limit, "swap"),
+            lacks(info.cpu_cfs_quota, "cpu"),
+            lacks(info.pids_limit, "pids"),
+            lacks(Some(seccomp), "seccomp"),
+        ];
+        Ok(EngineInfo {
+            version: info.server_version.unwrap_or_default(),
+            api_version: client.client_version().to_string(),
+            missing_limits: missing_limits.into_iter().flatten().collect(),
+        })
+    }
+
+    async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
+        let client = self.client().await?;
+        match self.within(PROBE_DEADLINE, "inspect the image", client.inspect_image(image)).await {
+            Ok(_) => Ok(true),
+            Err(EngineError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
+        let client = self.client().await?;
+        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
+        let created = self
+            .within(CALL_DEADLINE, "create a container", client.create_container(Some(options), body(spec)))
+            .await?;
+        self.within(CALL_DEADLINE, "start a container", client.start_container(&created.id, None)).await?;
+        Ok(created.id)
+    }
+
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
+        let client = self.client().await?;
+        let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let listed = self.within(LOOK_DEADLINE, "list containers", client.list_containers(Some(options))).await?;
+        Ok(listed
+            .into_iter()
+            .map(|container| Listed {
+                id: container.id.unwrap_or_default(),
+                labels: container.labels.unwrap_or_default(),
+                running: container.state.is_some_and(|state| state.to_string() == "running"),
+                created: container.created.unwrap_or_default(),
+            })
+            .collect())
+    }
+
+    async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
+        let client = self.client().await?;
+        match self.within(LOOK_DEADLINE, "inspect a container", client.inspect_container(name, None)).await {
+            Ok(container) => Ok(container.state.and_then(|state| state.running).unwrap_or(false)),
+            Err(EngineError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError> {
+        let client = self.client().await?;
+        let seconds = i32::try_from(grace.as_secs().max(1)).unwrap_or(i32::MAX);
+        let stop = StopContainerOptionsBuilder::default().t(seconds).build();
+        let gone = |result: Result<(), EngineError>| match result {
+            Err(EngineError::NotFound(_)) => Ok(()),
+            other => other,
+        };
+        gone(self.within(grace + CALL_DEADLINE, "stop a container", client.stop_container(name, Some(stop))).await)?;
+        let remove = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let removed =
+            self.within(CALL_DEADLINE, "remove a container", client.remove_container(name, Some(remove))).await;
+        match gone(removed) {
+            // Somebody else's removal is under way: what we wanted, but only true once it is over.
+            Err(EngineError::Refused { why, .. }) if why.contains("already in progress") => self.await_gone(name).await,
+            other => other,
+        }
     }
 }
 

@@ -1,15 +1,63 @@
-//! What we ask of a container engine, in our own words; Docker's are in [`docker`].
+//! What we ask of a container engine, in our own words; Docker's are in [`docker`], and [`memory`] is the one for tests.
 
 mod docker;
+pub mod memory;
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use docker::Engine;
+use async_trait::async_trait;
 
-/// Longest a single question to the engine may take; creating a container on a busy host is the slowest of them.
-pub const CALL_DEADLINE: Duration = Duration::from_secs(60);
+pub use docker::Docker;
+
+/// A container engine that may come and go. No call waits for ever: each ends with an answer or [`EngineError::Timeout`].
+#[async_trait]
+pub trait Engine: Debug + Send + Sync {
+    /// Whether it answers, and quickly.
+    ///
+    /// # Errors
+    /// It does not.
+    async fn ping(&self) -> Result<(), EngineError>;
+
+    /// What it is and cannot do.
+    ///
+    /// # Errors
+    /// It does not answer.
+    async fn info(&self) -> Result<EngineInfo, EngineError>;
+
+    /// Whether an image is there.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    async fn has_image(&self, image: &str) -> Result<bool, EngineError>;
+
+    /// Creates and starts a container; returns its id. Where starting fails, the container is left for the caller to
+    /// remove by its name.
+    ///
+    /// # Errors
+    /// As the engine says.
+    async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError>;
+
+    /// All containers with a label, running or not.
+    ///
+    /// # Errors
+    /// As the engine says.
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError>;
+
+    /// Whether a container's first process lives; `false` also where there is no such container.
+    ///
+    /// # Errors
+    /// As the engine says.
+    async fn is_running(&self, name: &str) -> Result<bool, EngineError>;
+
+    /// Stops a container — SIGTERM, and SIGKILL after `grace` — and removes it. One that is gone is fine.
+    ///
+    /// # Errors
+    /// The container may still be there.
+    async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError>;
+}
 
 /// Where the engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,15 +153,17 @@ pub enum EngineError {
     #[error("the container engine does not answer at {address}: {why}")]
     Unreachable {
         /// Where it was looked for.
-        address: EngineAddress,
+        address: String,
         /// In the system's words.
         why: String,
     },
     /// It did not answer in time.
-    #[error("the container engine took longer than {CALL_DEADLINE:?} to {what}")]
+    #[error("the container engine took longer than {limit:?} to {what}")]
     Timeout {
         /// What was asked.
         what: &'static str,
+        /// How long was waited.
+        limit: Duration,
     },
     /// It answered that what was named does not exist.
     #[error("not found: {0}")]

@@ -61,6 +61,7 @@ pub struct Metrics {
     crashes: IntCounter,
     proxy_blocked: IntCounterVec,
     pool_exhausted: IntCounter,
+    refill_failures: IntCounter,
     gc_cycles: IntCounterVec,
     gc_reclaimed: IntCounterVec,
 }
@@ -128,6 +129,10 @@ impl Metrics {
                 "workspace_warm_pool_exhausted_total",
                 "Conversations that found the pool empty and started cold.",
             )?,
+            refill_failures: counter(
+                "workspace_warm_pool_refill_failures_total",
+                "Rooms that could not be made for the pool.",
+            )?,
             gc_cycles: counters("workspace_gc_cycles_total", "Garbage-collection cycles.", "result")?,
             gc_reclaimed: counters("workspace_gc_reclaimed_total", "What garbage collection took down.", "reason")?,
             registry,
@@ -161,6 +166,11 @@ impl Metrics {
     /// A conversation found the pool empty.
     pub fn pool_exhausted(&self) {
         self.pool_exhausted.inc();
+    }
+
+    /// A room could not be made for the pool.
+    pub fn refill_failed(&self) {
+        self.refill_failures.inc();
     }
 
     /// A run ended.

@@ -32,6 +32,7 @@ impl AcquireError {
             self,
             Self::Build(
                 BuildError::Engine(EngineError::Unreachable { .. } | EngineError::Timeout { .. })
+                    | BuildError::Full(_)
                     | BuildError::Stopping
             )
         )
@@ -60,6 +61,19 @@ impl Workspaces {
         let room = self.build(Some(occupant.clone())).await?;
         self.parts.metrics.started(StartSource::Cold, began.elapsed());
         Ok(Lease::new(self.clone(), room, occupant, Origin::Cold, None))
+    }
+
+    /// Whether a run of this conversation could get a room now. It may be gone a moment later; then the run says so.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn admit(&self, conversation: &str) -> Result<(), AcquireError> {
+        if self.rooms.of_conversation(conversation).is_some() || self.rooms.pooled() > 0 {
+            return Ok(());
+        }
+        self.has_place()?;
+        self.parts.engine.ping().await.map_err(BuildError::from)?;
+        Ok(())
     }
 
     async fn reuse(self: &Arc<Self>, occupant: &Occupant) -> Result<Option<Lease>, AcquireError> {
@@ -100,7 +114,7 @@ impl Workspaces {
         if let Err(error) = &remembered {
             tracing::error!(workspace = %room.id, %error, "room not recorded, so it is not used");
         }
-        remembered.is_ok()
+        remembered.is_ok_and(|stands| stands)
     }
 
     pub(super) fn release_in_background(self: &Arc<Self>, id: RoomId, why: Why) {
@@ -114,7 +128,7 @@ impl Workspaces {
 }
 
 /// One health round trip.
-async fn answers(room: &Room) -> bool {
+pub(super) async fn answers(room: &Room) -> bool {
     let Some(dir) = &room.dir else { return false };
     match agent::health(dir).await {
         Ok(_) => true,

@@ -48,7 +48,10 @@ pub enum BuildError {
     /// The room could not be recorded.
     #[error("the room's record: {0}")]
     Record(#[from] sqlx::Error),
-    /// The server is stopping.
+    /// There are as many rooms as there may be.
+    #[error("all {0} rooms that there may be are taken (CONTAINER_MAX)")]
+    Full(usize),
+    /// The server is stopping, or somebody has ended the room while it was made.
     #[error("the server is stopping")]
     Stopping,
 }
@@ -85,6 +88,7 @@ impl Workspaces {
 
     /// Directory and listener, and the entry in the table that makes them ours to release.
     fn prepare(&self, occupant: Option<&Occupant>) -> Result<Arc<Room>, BuildError> {
+        self.has_place()?;
         let id = RoomId::generate(&self.parts.template.deployment);
         let opened = self.parts.sockets.create(&id).and_then(|dir| {
             let listener = self.open_listener(&id, &dir, occupant)?;
@@ -96,8 +100,23 @@ impl Workspaces {
             }
         })?;
         let room = Arc::new(Room::new(id, jiff::Timestamp::now(), Some(dir), Some(listener)));
-        self.rooms.insert(room.clone(), RoomState::Starting);
-        Ok(room)
+        if self.rooms.insert_within(room.clone(), self.parts.most) {
+            return Ok(room);
+        }
+        self.parts.sockets.remove(&room.id)?;
+        Err(BuildError::Full(self.parts.most))
+    }
+
+    /// Whether another room may be made.
+    ///
+    /// # Errors
+    /// [`BuildError::Full`]
+    pub(super) fn has_place(&self) -> Result<(), BuildError> {
+        match self.parts.most {
+            0 => Ok(()),
+            most if self.rooms.len() < most => Ok(()),
+            most => Err(BuildError::Full(most)),
+        }
     }
 
     pub(super) fn open_listener(
@@ -120,7 +139,9 @@ impl Workspaces {
         })?;
         let ready = tokio::time::timeout(READY_DEADLINE, self.agent_answers(room)).await;
         ready.unwrap_or(Err(BuildError::NotReady))?;
-        self.remember(room, occupant.as_ref(), None).await?;
+        if !self.remember(room, occupant.as_ref(), None).await? {
+            return Err(BuildError::Stopping);
+        }
         let state = match occupant {
             Some(occupant) => RoomState::Bound { occupant, leased: true, session: None },
             None => RoomState::Pooled,
@@ -148,18 +169,24 @@ impl Workspaces {
         }
     }
 
+    /// Records whose a room is; `false` where it is being taken down, and nothing was recorded.
     pub(super) async fn remember(
         &self,
         room: &Room,
         occupant: Option<&Occupant>,
         session: Option<String>,
-    ) -> sqlx::Result<()> {
+    ) -> sqlx::Result<bool> {
+        // Under the gate: a release that comes between the look and the writing would leave a record of nothing.
+        let _gate = room.gate.lock().await;
+        if !self.rooms.stands(&room.id) {
+            return Ok(false);
+        }
         let record = Record {
             workspace: room.id.to_string(),
             occupant: occupant.map(|o| (o.conversation.clone(), o.tenant.clone())),
             session,
         };
-        self.parts.records.put(&record).await
+        self.parts.records.put(&record).await.map(|()| true)
     }
 }
 

@@ -1,15 +1,20 @@
 //! The garbage collector: takes down what is idle, dead, orphaned or half taken down, and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::Workspaces;
+use futures::StreamExt;
+
 use super::id::RoomId;
 use super::release::Why;
-use super::room::{Entry, RoomState};
+use super::room::{Entry, Room, RoomState};
 use super::spec::{LABEL_DEPLOYMENT, LABEL_WORKSPACE};
+use super::{Workspaces, acquire};
 use crate::engine::{EngineError, Listed};
+
+/// How many rooms are taken down, or asked, at the same time.
+const AT_ONCE: usize = 16;
 
 /// What one cycle did.
 #[derive(Debug, Default)]
@@ -38,12 +43,14 @@ impl Workspaces {
     pub async fn collect(self: &Arc<Self>) -> Report {
         let mut report = Report::default();
         match self.doomed().await {
-            Ok(doomed) => {
-                let releases = doomed.into_iter().map(|(id, why)| async move {
+            Ok((doomed, errors)) => {
+                report.errors = errors;
+                let releases = futures::stream::iter(doomed).map(|(id, why)| async move {
                     let result = self.release(&id, why).await;
                     (id, why, result)
                 });
-                for (id, why, result) in futures::future::join_all(releases).await {
+                let mut releases = std::pin::pin!(releases.buffer_unordered(AT_ONCE));
+                while let Some((id, why, result)) = releases.next().await {
                     match result {
                         Ok(()) => {
                             self.parts.metrics.gc_reclaimed(why.name());
@@ -59,25 +66,50 @@ impl Workspaces {
         report
     }
 
-    /// What is to be taken down, by the engine's truth and our table.
-    async fn doomed(&self) -> Result<Vec<(RoomId, Why)>, EngineError> {
-        let mut doomed = Vec::new();
+    /// What is to be taken down, by the engine's truth and our table; and what could not be looked at.
+    async fn doomed(&self) -> Result<(Vec<(RoomId, Why)>, Vec<String>), EngineError> {
+        let (mut doomed, mut errors) = (Vec::new(), Vec::new());
         // The table first: a room made in between is then in the engine's list and in the table, or in neither.
-        let before: HashMap<RoomId, Entry> =
-            self.rooms.all().into_iter().map(|entry| (entry.room.id.clone(), entry)).collect();
+        let known = self.rooms.all();
         let containers = self.containers().await?;
-        for (id, entry) in &before {
-            let running = containers.get(id).is_some_and(|container| container.running);
-            if let Some(why) = verdict(entry, running, self.parts.ttl) {
-                doomed.push((id.clone(), why));
+        let now = self.parts.clock.now();
+        let mut waiting = Vec::new();
+        for entry in known {
+            let running = containers.get(&entry.room.id).is_some_and(|container| container.running);
+            let idle = now.duration_since(entry.last_used) > self.parts.ttl;
+            match verdict(&entry, running, idle) {
+                Some(why) => doomed.push((entry.room.id.clone(), why)),
+                None if entry.state == RoomState::Pooled => waiting.push(entry.room),
+                None => {}
             }
         }
-        let unknown = |id: &RoomId| !before.contains_key(id) && !self.rooms.contains(id);
-        let now = SystemTime::now();
+        doomed.extend(self.unhealthy(waiting).await);
+        doomed.extend(self.unknown(&containers, &mut errors).await);
+        Ok((doomed, errors))
+    }
+
+    /// Rooms of the pool whose agent does not answer: no conversation should have to find that out.
+    async fn unhealthy(&self, waiting: Vec<Arc<Room>>) -> Vec<(RoomId, Why)> {
+        let looks = futures::stream::iter(waiting).map(|room| async move {
+            let well = acquire::answers(&room).await;
+            // A conversation may have taken it meanwhile: then it is that one's to judge.
+            (!well && self.rooms.is_pooled(&room.id)).then(|| (room.id.clone(), Why::Unhealthy))
+        });
+        looks.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+    }
+
+    /// What is ours, but not in the table: containers and directories that are old enough, and records.
+    async fn unknown(&self, containers: &HashMap<RoomId, Listed>, errors: &mut Vec<String>) -> Vec<(RoomId, Why)> {
+        let mut doomed = Vec::new();
+        // Before the first reconciliation nobody is known yet.
+        if !self.is_reconciled() {
+            return doomed;
+        }
+        let now = self.parts.clock.date();
         let old = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= self.parts.grace);
-        for (id, container) in &containers {
+        for (id, container) in containers {
             let created = SystemTime::UNIX_EPOCH + Duration::from_secs(container.created.unsigned_abs());
-            if unknown(id) && old(created) {
+            if old(created) && !self.rooms.contains(id) {
                 doomed.push((id.clone(), Why::Orphan));
             }
         }
@@ -86,37 +118,53 @@ impl Workspaces {
                 directories
                     .into_iter()
                     .filter(|(id, changed)| {
-                        id.is_of(&self.parts.template.deployment)
-                            && unknown(id)
-                            && old(*changed)
-                            && !containers.contains_key(id)
+                        self.is_ours(id) && old(*changed) && !containers.contains_key(id) && !self.rooms.contains(id)
                     })
-                    .map(|(id, _)| (id, Why::Orphan)),
+                    .map(|(id, _)| (id, Why::StaleDirectory)),
             ),
-            Err(error) => tracing::error!(%error, "socket directories not listed"),
+            Err(error) => errors.push(format!("socket directories not listed: {error}")),
         }
-        Ok(doomed)
+        match self.parts.records.all().await {
+            // A record is written for a room of the table, and the table is looked at later: what is missing is gone.
+            Ok(records) => doomed.extend(
+                records
+                    .iter()
+                    .filter_map(|record| RoomId::parse(&record.workspace))
+                    .filter(|id| !containers.contains_key(id) && !self.rooms.contains(id))
+                    .map(|id| (id, Why::StaleRecord)),
+            ),
+            Err(error) => errors.push(format!("records not listed: {error}")),
+        }
+        // One and the same room may have left a directory and a record; the first reason stands.
+        let mut seen = HashSet::new();
+        doomed.retain(|(id, _)| seen.insert(id.clone()));
+        doomed
     }
 
-    /// Containers of this deployment by room. A container whose label names no room is not ours to touch.
+    fn is_ours(&self, id: &RoomId) -> bool {
+        id.is_of(&self.parts.template.deployment)
+    }
+
+    /// Containers of this deployment by room. One whose label names no room, or a room of another deployment, is not ours
+    /// to touch, whoever gave it our label.
     pub(super) async fn containers(&self) -> Result<HashMap<RoomId, Listed>, EngineError> {
         let listed = self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment).await?;
-        Ok(listed
+        let by_room = listed
             .into_iter()
-            .filter_map(|container| Some((RoomId::parse(container.labels.get(LABEL_WORKSPACE)?)?, container)))
-            .collect())
+            .filter_map(|container| Some((RoomId::parse(container.labels.get(LABEL_WORKSPACE)?)?, container)));
+        Ok(by_room.filter(|(id, _)| self.is_ours(id)).collect())
     }
 }
 
 /// Whether, and why, a known room is to go.
-fn verdict(entry: &Entry, running: bool, ttl: Duration) -> Option<Why> {
+fn verdict(entry: &Entry, running: bool, idle: bool) -> Option<Why> {
     match &entry.state {
         RoomState::Starting => None,
         // A run in a dead room sees that itself, tells its reader, and gives the room up.
         RoomState::Bound { leased: true, .. } => None,
         RoomState::Releasing => Some(Why::Unfinished),
         RoomState::Pooled | RoomState::Bound { .. } if !running => Some(Why::Dead),
-        RoomState::Bound { .. } if entry.last_used.elapsed() > ttl => Some(Why::Idle),
+        RoomState::Bound { .. } if idle => Some(Why::Idle),
         RoomState::Pooled | RoomState::Bound { .. } => None,
     }
 }
@@ -124,7 +172,7 @@ fn verdict(entry: &Entry, running: bool, ttl: Duration) -> Option<Why> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::room::{Occupant, Room};
+    use crate::workspace::room::Occupant;
     use std::time::Instant;
 
     fn entry(state: RoomState) -> Entry {
@@ -139,15 +187,15 @@ mod tests {
 
     #[test]
     fn only_what_is_idle_dead_or_half_released_goes() {
-        let (hour, none) = (Duration::from_hours(1), Duration::ZERO);
-        let verdict = |state, running, ttl| verdict(&entry(state), running, ttl);
-        assert_eq!(verdict(bound(false), true, hour), None);
-        assert_eq!(verdict(bound(false), true, none), Some(Why::Idle));
-        assert_eq!(verdict(bound(false), false, hour), Some(Why::Dead));
-        assert_eq!(verdict(bound(true), true, none), None, "a run is in it");
-        assert_eq!(verdict(RoomState::Pooled, true, none), None, "the pool does not age");
-        assert_eq!(verdict(RoomState::Pooled, false, hour), Some(Why::Dead));
-        assert_eq!(verdict(RoomState::Starting, false, none), None, "its maker knows");
-        assert_eq!(verdict(RoomState::Releasing, true, hour), Some(Why::Unfinished));
+        let (used, idle) = (false, true);
+        let verdict = |state, running, idle| verdict(&entry(state), running, idle);
+        assert_eq!(verdict(bound(false), true, used), None);
+        assert_eq!(verdict(bound(false), true, idle), Some(Why::Idle));
+        assert_eq!(verdict(bound(false), false, used), Some(Why::Dead));
+        assert_eq!(verdict(bound(true), true, idle), None, "a run is in it");
+        assert_eq!(verdict(RoomState::Pooled, true, idle), None, "the pool does not age");
+        assert_eq!(verdict(RoomState::Pooled, false, used), Some(Why::Dead));
+        assert_eq!(verdict(RoomState::Starting, false, idle), None, "its maker knows");
+        assert_eq!(verdict(RoomState::Releasing, true, used), Some(Why::Unfinished));
     }
 }

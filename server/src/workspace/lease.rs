@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use nagaya_protocol::ExecuteRequest;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::Workspaces;
 use super::agent::{self, AgentError, EventStream};
 use super::release::Why;
 use super::room::{Occupant, Room};
 use super::sockets::RoomDir;
+use super::{AcquireError, Workspaces};
 
 /// Where the room of a lease came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +103,28 @@ impl Lease {
                 tracing::warn!(workspace = %self.room.id, %error, "session not recorded");
             }
         }
+    }
+
+    /// Ends the lease and the room with it, and gives the conversation another room. The first of the two ends when the old
+    /// room is gone, or will not go soon.
+    pub async fn replace(self, why: Why) -> (impl Future<Output = ()>, Result<Self, AcquireError>) {
+        let (workspaces, id, occupant) = (self.workspaces.clone(), self.room.id.clone(), self.occupant.clone());
+        drop(self);
+        // From here on the conversation has no room.
+        workspaces.rooms.begin_release(&id);
+        let releasing = workspaces.clone();
+        let gone = AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = releasing.release(&id, why).await {
+                tracing::error!(workspace = %id, %error, "room not released; the garbage collector will try again");
+            }
+        }));
+        let acquired = workspaces.acquire(occupant).await;
+        let gone = async move {
+            if let Err(error) = gone.await {
+                tracing::error!(%error, "a release was cut off");
+            }
+        };
+        (gone, acquired)
     }
 
     /// Ends the lease and the room with it.

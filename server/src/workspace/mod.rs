@@ -6,6 +6,8 @@
 mod acquire;
 pub mod agent;
 mod build;
+mod clear;
+pub mod clock;
 pub mod gc;
 pub mod id;
 mod lease;
@@ -36,15 +38,19 @@ use crate::config::AtShutdown;
 use crate::engine::Engine;
 use crate::state::Records;
 use crate::telemetry::metrics::{Metrics, Reality};
+use clock::Clock;
 use pool::PoolSize;
 use room::{Entry, RoomState, Rooms};
 use sockets::SocketBase;
+
+/// How long a scrape waits for the engine's list.
+const COUNT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What the workspaces of a deployment are made with.
 #[derive(Debug)]
 pub struct Parts {
     /// Runs containers.
-    pub engine: Arc<Engine>,
+    pub engine: Arc<dyn Engine>,
     /// Opens the way out of each room.
     pub egress: Arc<Egress>,
     /// Holds the rooms' directories.
@@ -55,6 +61,8 @@ pub struct Parts {
     pub records: Records,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Clock,
     /// Idle time after which a conversation's room is reclaimed.
     pub ttl: Duration,
     /// Between SIGTERM and SIGKILL; also how young an orphan may be before it is one.
@@ -63,6 +71,8 @@ pub struct Parts {
     pub gc_interval: Duration,
     /// Rooms that wait.
     pub pool: PoolSize,
+    /// Never more rooms than this; 0 is no limit.
+    pub most: usize,
 }
 
 /// All rooms of a deployment.
@@ -71,12 +81,18 @@ pub struct Workspaces {
     parts: Parts,
     rooms: Rooms,
     pool_size: watch::Sender<PoolSize>,
+    /// Whether what an earlier server left has been looked through.
+    reconciled: watch::Sender<bool>,
+    /// Why the pool is not full, since the last time it could be filled.
+    pool_trouble: Mutex<Option<String>>,
     pool_changed: Notify,
     turnstiles: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Last count of running containers, for when the engine does not answer.
     counted: AtomicUsize,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Nothing gets its grace period any more.
+    haste: CancellationToken,
 }
 
 impl Workspaces {
@@ -85,13 +101,16 @@ impl Workspaces {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             pool_size: watch::Sender::new(parts.pool),
+            reconciled: watch::Sender::new(false),
+            pool_trouble: Mutex::default(),
+            rooms: Rooms::new(parts.clock.clone()),
             parts,
-            rooms: Rooms::default(),
             pool_changed: Notify::new(),
             turnstiles: Mutex::default(),
             counted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            haste: CancellationToken::new(),
         })
     }
 
@@ -101,6 +120,7 @@ impl Workspaces {
         let this = self.clone();
         self.tasks.spawn(async move {
             if this.stop.run_until_cancelled(this.reconcile_when_possible()).await.is_some() {
+                this.reconciled.send_replace(true);
                 tokio::join!(this.keep_pool(), this.collect_regularly());
             }
         });
@@ -137,13 +157,20 @@ impl Workspaces {
         tracing::info!("rooms {rooms}");
     }
 
-    /// What a scrape should see. The engine is asked; where it does not answer, the last count stands.
+    /// From here on nothing that is taken down gets its grace period; what is already being stopped gets the rest of it.
+    pub fn hasten(&self) {
+        self.haste.cancel();
+    }
+
+    /// What a scrape should see. The engine is asked; where it does not answer, or not soon, the last count stands.
     pub async fn reality(&self) -> Reality {
-        match self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment).await {
-            Ok(containers) => {
+        let list = self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment);
+        match tokio::time::timeout(COUNT_DEADLINE, list).await {
+            Ok(Ok(containers)) => {
                 self.counted.store(containers.iter().filter(|c| c.running).count(), Ordering::Relaxed);
             }
-            Err(error) => tracing::debug!(%error, "containers not counted"),
+            Ok(Err(error)) => tracing::debug!(%error, "containers not counted"),
+            Err(_) => tracing::debug!("containers not counted in time"),
         }
         Reality {
             active_containers: self.counted.load(Ordering::Relaxed),
@@ -152,28 +179,41 @@ impl Workspaces {
         }
     }
 
+    /// Whether what an earlier server left has been adopted or given up: from then on the table is the truth.
+    #[must_use]
+    pub fn is_reconciled(&self) -> bool {
+        *self.reconciled.borrow()
+    }
+
     /// Every room this server knows.
     #[must_use]
     pub fn list(&self) -> Vec<Entry> {
         self.rooms.all()
     }
 
+    /// Takes in a conversation's room that has neither directory nor proxy: for tests with more rooms than a process may
+    /// have descriptors.
+    pub fn put_bound(&self, id: &id::RoomId, occupant: room::Occupant) {
+        let room = Arc::new(room::Room::new(id.clone(), jiff::Timestamp::now(), None, None));
+        self.rooms.insert(room, RoomState::Bound { occupant, leased: false, session: None });
+    }
+
+    /// How long a room was not used.
+    #[must_use]
+    pub fn idle(&self, entry: &Entry) -> Duration {
+        self.parts.clock.now().duration_since(entry.last_used)
+    }
+
     /// The engine the rooms run on.
     #[must_use]
-    pub fn engine(&self) -> &Engine {
-        &self.parts.engine
+    pub fn engine(&self) -> &dyn Engine {
+        self.parts.engine.as_ref()
     }
 
     /// The image rooms start from.
     #[must_use]
     pub fn image(&self) -> &str {
         &self.parts.template.image
-    }
-
-    /// Whether the engine would have to make a room for this conversation's next run.
-    #[must_use]
-    pub fn needs_engine(&self, conversation: &str) -> bool {
-        self.rooms.of_conversation(conversation).is_none() && self.rooms.pooled() == 0
     }
 
     /// Releases the room of a conversation, if it has one.

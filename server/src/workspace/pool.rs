@@ -1,9 +1,10 @@
 //! The warm pool: started rooms that wait for a conversation.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Workspaces;
+use super::build::BuildError;
 use super::release::Why;
 
 /// How many rooms wait.
@@ -18,6 +19,9 @@ pub struct PoolSize {
 /// First and longest pause after a room could not be made.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// How many rooms are made for the pool at the same time: an engine starts a few hardly slower than one.
+const AT_ONCE: usize = 4;
+
 impl Workspaces {
     /// The pool's size as wanted now.
     #[must_use]
@@ -31,28 +35,61 @@ impl Workspaces {
         self.pool_changed.notify_one();
     }
 
+    /// Why the pool is smaller than it should be; `None` where it is not, or is just being filled.
+    #[must_use]
+    pub fn pool_trouble(&self) -> Option<String> {
+        self.pool_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_pool_trouble(&self, trouble: Option<String>) {
+        *self.pool_trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     /// Keeps the pool at its size until the server stops.
     pub(super) async fn keep_pool(self: &Arc<Self>) {
+        let mut resized = self.pool_size.subscribe();
         let mut backoff = BACKOFF.0;
         while !self.stop.is_cancelled() {
-            let size = self.pool_size();
+            let size = *resized.borrow_and_update();
             for id in self.rooms.surplus(size.max) {
                 self.release_in_background(id, Why::Surplus);
             }
-            if self.rooms.pooled() >= size.min {
+            let missing = size.min.saturating_sub(self.rooms.pooled());
+            if missing == 0 {
+                backoff = BACKOFF.0;
+                self.set_pool_trouble(None);
                 self.stop.run_until_cancelled(self.pool_changed.notified()).await;
                 continue;
             }
-            match self.build(None).await {
-                Ok(_) => backoff = BACKOFF.0,
-                Err(error) => {
-                    tracing::warn!(%error, retry_ms = backoff.as_millis(), "warm pool not filled");
+            let built = futures::future::join_all((0..missing.min(AT_ONCE)).map(|_| self.build(None))).await;
+            let failure = built.into_iter().find_map(Result::err);
+            let pause = match failure {
+                None => {
+                    self.set_pool_trouble(None);
+                    backoff = BACKOFF.0;
+                    continue;
+                }
+                Some(BuildError::Stopping) => continue,
+                // No fault: somebody else has all the rooms, and one that ends makes place.
+                Some(BuildError::Full(_)) => BACKOFF.1,
+                Some(error) => {
                     // Up to half again, so that several servers on one engine do not knock in step.
                     let pause = backoff.mul_f64(1.0 + rand::random::<f64>() / 2.0);
-                    self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    tracing::warn!(%error, retry_ms = pause.as_millis(), "warm pool not filled");
+                    self.parts.metrics.refill_failed();
+                    self.set_pool_trouble(Some(error.to_string()));
                     backoff = (backoff * 2).min(BACKOFF.1);
+                    pause
                 }
-            }
+            };
+            let wait = async {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    // Another size may need no room, or fewer than there are. What is taken or lost meanwhile changes nothing.
+                    _ = resized.changed() => {}
+                }
+            };
+            self.stop.run_until_cancelled(wait).await;
         }
     }
 }

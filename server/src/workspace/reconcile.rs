@@ -62,7 +62,8 @@ impl Workspaces {
             if fit {
                 adopted += 1;
             } else {
-                self.release_in_background(id, Why::Orphan);
+                let why = if containers.contains_key(&id) { Why::Orphan } else { Why::StaleDirectory };
+                self.release_in_background(id, why);
                 released += 1;
             }
         }

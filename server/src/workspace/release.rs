@@ -16,6 +16,11 @@ use crate::engine::EngineError;
 /// How long an egress listener's requests and tunnels get to end.
 const LISTENER_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Beyond the grace period, how long a caller waits for a release, which then goes on without it.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// What a room gets instead of the grace period where nobody in it could make use of that.
+const NO_GRACE: Duration = Duration::from_secs(1);
+
 /// What ended a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
@@ -27,8 +32,12 @@ pub enum Why {
     Unhealthy,
     /// A run in it used up its time.
     Timeout,
-    /// It is ours by its label or name, but nobody knows it.
+    /// Its container is ours by its label, but nobody knows it.
     Orphan,
+    /// Only its directory is left.
+    StaleDirectory,
+    /// Only its record is left.
+    StaleRecord,
     /// An earlier release was cut off.
     Unfinished,
     /// It could not be made whole.
@@ -53,6 +62,8 @@ impl Why {
             Self::Unhealthy => "unhealthy",
             Self::Timeout => "timeout",
             Self::Orphan => "orphan",
+            Self::StaleDirectory => "stale_directory",
+            Self::StaleRecord => "stale_record",
             Self::Unfinished => "unfinished",
             Self::FailedCreation => "failed_creation",
             Self::Conversation => "conversation",
@@ -60,6 +71,33 @@ impl Why {
             Self::Surplus => "surplus",
             Self::Shutdown => "shutdown",
         }
+    }
+}
+
+impl Why {
+    /// For a person: what was found.
+    #[must_use]
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::Idle => "not used for longer than CONTAINER_TTL",
+            Self::Dead => "its container does not run",
+            Self::Unhealthy => "its agent does not answer",
+            Self::Timeout => "a run in it used up its time",
+            Self::Orphan => "a container with our label that no record and no server knows",
+            Self::StaleDirectory => "a socket directory without a container",
+            Self::StaleRecord => "a record without a container",
+            Self::Unfinished => "an earlier release was cut off",
+            Self::FailedCreation => "it could not be made whole",
+            Self::Conversation => "its conversation was deleted or archived",
+            Self::Operator => "an operator asked for it",
+            Self::Surplus => "the pool is larger than it should be",
+            Self::Shutdown => "the server stops and keeps nothing",
+        }
+    }
+
+    /// Whether nobody is left in the room who could use a grace period.
+    fn is_beyond_warning(self) -> bool {
+        matches!(self, Self::Dead | Self::Unhealthy)
     }
 }
 
@@ -81,6 +119,9 @@ pub enum ReleaseError {
     /// The record is still there.
     #[error("the room's record: {0}")]
     Record(#[from] sqlx::Error),
+    /// It takes its time, and goes on.
+    #[error("the room is not gone after {0:?}; its release goes on")]
+    Slow(Duration),
     /// The task was ended.
     #[error("the release was cut off")]
     CutOff,
@@ -94,7 +135,12 @@ impl Workspaces {
     pub async fn release(self: &Arc<Self>, id: &RoomId, why: Why) -> Result<(), ReleaseError> {
         let room = self.rooms.begin_release(id);
         let this = self.clone();
-        self.tasks.spawn(async move { this.take_down(&room, why).await }).await.unwrap_or(Err(ReleaseError::CutOff))
+        let work = self.tasks.spawn(async move { this.take_down(&room, why).await });
+        let patience = self.parts.grace + PATIENCE;
+        match tokio::time::timeout(patience, work).await {
+            Ok(done) => done.unwrap_or(Err(ReleaseError::CutOff)),
+            Err(_) => Err(ReleaseError::Slow(patience)),
+        }
     }
 
     async fn take_down(&self, room: &Room, why: Why) -> Result<(), ReleaseError> {
@@ -104,8 +150,12 @@ impl Workspaces {
         }
         stop_listener(room).await;
         // Files would be synced out here, while the container still has them; this version has no object storage.
-        self.parts.engine.remove(&room.id.container(), self.parts.grace).await?;
-        self.parts.sockets.remove(&room.id)?;
+        let warned = !why.is_beyond_warning() && !self.haste.is_cancelled();
+        let grace = if warned { self.parts.grace } else { self.parts.grace.min(NO_GRACE) };
+        self.parts.engine.remove(&room.id.container(), grace).await?;
+        let (sockets, id) = (self.parts.sockets.clone(), room.id.clone());
+        let removed = tokio::task::spawn_blocking(move || sockets.remove(&id)).await;
+        removed.map_err(|_| ReleaseError::CutOff)??;
         self.parts.records.delete(room.id.as_str()).await?;
         self.rooms.remove(&room.id);
         self.pool_changed.notify_one();

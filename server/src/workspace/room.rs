@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use nagaya_egress::Listener;
 
+use super::clock::Clock;
 use super::id::RoomId;
 use super::sockets::RoomDir;
 
@@ -77,7 +78,10 @@ pub struct Entry {
 
 /// All rooms.
 #[derive(Debug, Default)]
-pub struct Rooms(Mutex<Table>);
+pub struct Rooms {
+    table: Mutex<Table>,
+    clock: Clock,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -87,16 +91,46 @@ struct Table {
 }
 
 impl Rooms {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { table: Mutex::default(), clock }
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         // No method panics half-way through a change, so a poisoned table is still whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn insert(&self, room: Arc<Room>, state: RoomState) {
         let id = room.id.clone();
         let mut table = self.table();
-        table.entries.insert(id.clone(), Entry { room, state: RoomState::Starting, last_used: Instant::now() });
-        table.set(&id, state);
+        table.entries.insert(id.clone(), Entry { room, state: RoomState::Starting, last_used: self.clock.now() });
+        table.set(&id, state, self.clock.now());
+    }
+
+    /// Takes in a room that is being made, unless there are already `most`; 0 is no limit.
+    pub(super) fn insert_within(&self, room: Arc<Room>, most: usize) -> bool {
+        let mut table = self.table();
+        if most > 0 && table.entries.len() >= most {
+            return false;
+        }
+        let entry = Entry { room: room.clone(), state: RoomState::Starting, last_used: self.clock.now() };
+        table.entries.insert(room.id.clone(), entry);
+        true
+    }
+
+    /// Whether a room is known and nobody takes it down.
+    pub(super) fn stands(&self, id: &RoomId) -> bool {
+        self.table().entries.get(id).is_some_and(|entry| entry.state != RoomState::Releasing)
+    }
+
+    /// Whether a room waits for a conversation.
+    pub(super) fn is_pooled(&self, id: &RoomId) -> bool {
+        self.table().entries.get(id).is_some_and(|entry| entry.state == RoomState::Pooled)
+    }
+
+    /// How many rooms there are, whatever they do.
+    pub(super) fn len(&self) -> usize {
+        self.table().entries.len()
     }
 
     /// Moves a room to a new state, unless it is being taken down; says whether it did.
@@ -104,7 +138,7 @@ impl Rooms {
         let mut table = self.table();
         let open = table.entries.get(id).is_some_and(|entry| entry.state != RoomState::Releasing);
         if open {
-            table.set(id, state);
+            table.set(id, state, self.clock.now());
         }
         open
     }
@@ -114,7 +148,7 @@ impl Rooms {
         let mut table = self.table();
         let id = table.pool.pop_front()?;
         let state = RoomState::Bound { occupant: occupant.clone(), leased: true, session: None };
-        table.set(&id, state);
+        table.set(&id, state, self.clock.now());
         table.entries.get(&id).map(|entry| entry.room.clone())
     }
 
@@ -134,7 +168,7 @@ impl Rooms {
     pub(super) fn end_lease(&self, id: &RoomId, new_session: Option<String>) {
         let mut table = self.table();
         if let Some(entry) = table.entries.get_mut(id) {
-            entry.last_used = Instant::now();
+            entry.last_used = self.clock.now();
             if let RoomState::Bound { leased, session, .. } = &mut entry.state {
                 *leased = false;
                 if new_session.is_some() {
@@ -150,9 +184,9 @@ impl Rooms {
         let mut table = self.table();
         if !table.entries.contains_key(id) {
             let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None, None));
-            table.entries.insert(id.clone(), Entry { room, state: RoomState::Releasing, last_used: Instant::now() });
+            table.entries.insert(id.clone(), Entry { room, state: RoomState::Releasing, last_used: self.clock.now() });
         }
-        table.set(id, RoomState::Releasing);
+        table.set(id, RoomState::Releasing, self.clock.now());
         table.entries[id].room.clone()
     }
 
@@ -192,7 +226,7 @@ impl Rooms {
 
 impl Table {
     /// The one place where state, reverse look-up and pool change, together.
-    fn set(&mut self, id: &RoomId, state: RoomState) {
+    fn set(&mut self, id: &RoomId, state: RoomState, now: Instant) {
         self.unlink(id);
         let Some(entry) = self.entries.get_mut(id) else { return };
         match &state {
@@ -203,7 +237,7 @@ impl Table {
             RoomState::Starting | RoomState::Releasing => {}
         }
         entry.state = state;
-        entry.last_used = Instant::now();
+        entry.last_used = now;
     }
 
     fn unlink(&mut self, id: &RoomId) {

@@ -15,6 +15,7 @@ use nagaya_protocol::{AGENT_SOCKET, PROXY_SOCKET};
 use rustix::fs::{FileType, Mode, OFlags};
 use tokio::net::UnixStream;
 
+use super::clear::remove_tree;
 use super::id::RoomId;
 
 /// Default of `WORKSPACE_SOCKET_BASE_PATH`.
@@ -104,10 +105,7 @@ impl SocketBase {
     /// # Errors
     /// Something in it could not be removed.
     pub fn remove(&self, id: &RoomId) -> io::Result<()> {
-        match fs::remove_dir_all(self.base.join(id.as_str())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_tree(&self.base.join(id.as_str()))
     }
 
     /// Rooms' directories that are there, and when each was last changed. Names that are no room's are left out.
@@ -228,6 +226,27 @@ mod tests {
         fs::create_dir(&agent).expect("makes");
         let directory = dir.connect_agent().await;
         assert!(matches!(directory, Err(ConnectError::NotASocket { kind: FileType::Directory, .. })), "{directory:?}");
+
+        fs::remove_dir(&agent).expect("removes");
+        rustix::fs::mknodat(rustix::fs::CWD, &agent, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("makes");
+        let fifo = dir.connect_agent().await;
+        assert!(matches!(fifo, Err(ConnectError::NotASocket { kind: FileType::Fifo, .. })), "{fifo:?}");
+    }
+
+    #[tokio::test]
+    async fn a_full_directory_and_a_moved_one_change_nothing() {
+        let (_keep, base, id) = base();
+        let dir = base.create(&id).expect("creates");
+        let path = base.host_path(&id);
+        let _listener = tokio::net::UnixListener::bind(path.join(AGENT_SOCKET)).expect("binds");
+        for n in 0..5_000 {
+            fs::write(path.join(format!("f{n}")), "").expect("writes");
+        }
+        dir.connect_agent().await.expect("connects");
+        // Whoever can replace the directory's name cannot replace what is held open.
+        fs::rename(&path, path.with_extension("old")).expect("renames");
+        fs::create_dir(&path).expect("makes");
+        dir.connect_agent().await.expect("connects");
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! Garbage collection: what goes and what stays, why, and what a cycle costs with many rooms.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use nagaya_server::engine::Engine;
+use nagaya_server::engine::memory::{Call, Memory};
+use nagaya_server::workspace::Why;
+use nagaya_server::workspace::id::RoomId;
+
+use crate::support::{DEPLOYMENT, Host, NO_POOL, Server, occupant, template};
+
+fn collect(server: &Server) -> BTreeSet<&'static str> {
+    let report = server.runtime.block_on(server.workspaces.collect());
+    assert!(report.errors.is_empty(), "{:?}", report.errors);
+    report.reclaimed.iter().map(|(_, why)| why.name()).collect()
+}
+
+#[test]
+fn everything_that_is_nobodys_goes_once_it_is_old_and_nothing_else() {
+    let host = Host::new();
+    let server = Server::start(&host, NO_POOL);
+    server.until("reconciliation", || server.workspaces.is_reconciled());
+    let used = server.runtime.block_on(server.workspaces.acquire(occupant("used"))).expect("a room");
+    drop(server.runtime.block_on(server.workspaces.acquire(occupant("idle"))).expect("a room"));
+    host.stray_container(&server.runtime);
+    host.stray_directory();
+    assert_eq!(collect(&server), BTreeSet::new(), "what is young may be somebody's who is not done yet");
+    host.age();
+    assert_eq!(collect(&server), BTreeSet::from(["idle", "orphan", "stale_directory"]));
+    assert_eq!(host.containers(), [(format!("nagaya-ws-{}", used.workspace_id()), true)]);
+    assert_eq!(host.directories(), BTreeSet::from([used.workspace_id().to_owned()]));
+    host.check_others();
+    host.engine.vanish(&format!("nagaya-ws-{}", used.workspace_id()));
+    assert_eq!(collect(&server), BTreeSet::new(), "a run finds out by itself");
+    drop(used);
+    assert_eq!(collect(&server), BTreeSet::from(["dead"]));
+}
+
+#[test]
+fn a_record_without_a_room_goes() {
+    let host = Host::new();
+    let server = Server::start(&host, NO_POOL);
+    server.until("reconciliation", || server.workspaces.is_reconciled());
+    let record = |workspace: String| nagaya_server::state::Record { workspace, occupant: None, session: None };
+    let records = server.runtime.block_on(async {
+        let records = nagaya_server::state::Records::open(&host.records_path()).await.expect("opens");
+        records.put(&record(RoomId::generate(DEPLOYMENT).to_string())).await.expect("writes");
+        records
+    });
+    assert_eq!(collect(&server), BTreeSet::from(["stale_record"]));
+    assert_eq!(server.runtime.block_on(records.all()).expect("reads"), []);
+    server.runtime.block_on(records.close());
+}
+
+#[test]
+fn a_container_with_our_label_and_a_name_of_others_is_left_alone() {
+    let host = Host::new();
+    let server = Server::start(&host, NO_POOL);
+    server.until("reconciliation", || server.workspaces.is_reconciled());
+    let theirs = RoomId::generate("theirs");
+    let dir = host.base().join(theirs.as_str());
+    std::fs::create_dir(&dir).expect("makes");
+    server.runtime.block_on(host.engine.run(template().room(&theirs, dir))).expect("runs");
+    host.age();
+    assert_eq!(collect(&server), BTreeSet::new());
+    host.engine.vanish(&theirs.container());
+    std::fs::remove_dir_all(host.base().join(theirs.as_str())).expect("still there");
+}
+
+/// A host with so many adopted rooms, and what a cycle that finds one of them idle asks the engine.
+fn cycle(rooms: usize) -> (Vec<Call>, Duration) {
+    let host = Host::new();
+    // Rooms without agents and proxies: a cycle looks at the table, the engine, the directories and the records.
+    let engine = std::sync::Arc::new(Memory::new(None));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut parts = runtime.block_on(host.parts(NO_POOL));
+    parts.engine = engine.clone();
+    let server = Server::with(runtime, parts);
+    server.until("reconciliation", || server.workspaces.is_reconciled());
+    for _ in 0..rooms {
+        let id = RoomId::generate(DEPLOYMENT);
+        server.runtime.block_on(engine.run(template().room(&id, host.base()))).expect("runs");
+        server.workspaces.put_bound(&id, occupant(id.as_str()));
+    }
+    let idle = server.entries()[0].room.id.clone();
+    engine.crash(&idle.container());
+    drop(engine.take_calls());
+    let before = cpu();
+    let report = server.runtime.block_on(server.workspaces.collect());
+    let took = cpu().saturating_sub(before);
+    assert_eq!(report.reclaimed, [(idle, Why::Dead)]);
+    assert_eq!(server.entries().len(), rooms - 1);
+    (engine.take_calls(), took)
+}
+
+/// Time on a processor of this thread, on which all of a cycle but its SQLite runs.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("proc");
+    Duration::from_nanos(stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("a number"))
+}
+
+#[test]
+fn a_cycle_asks_the_engine_as_often_for_many_rooms_as_for_few() {
+    for rooms in [1_000, 10_000] {
+        let (calls, took) = cycle(rooms);
+        println!("{rooms} rooms: {took:?} of CPU on the collecting thread");
+        assert_eq!(calls, [Call::List, Call::Remove], "{rooms} rooms");
+    }
+}

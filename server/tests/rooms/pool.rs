@@ -1,0 +1,135 @@
+//! The warm pool: what it costs, what it does when things go wrong, how it is resized; and how many rooms there may be.
+
+use std::time::Duration;
+
+use nagaya_server::engine::memory::{Call, Fault};
+use nagaya_server::workspace::pool::PoolSize;
+use nagaya_server::workspace::{AcquireError, BuildError, Origin};
+
+use crate::support::{Host, NO_POOL, Server, occupant};
+
+const TWO: PoolSize = PoolSize { min: 2, max: 4 };
+
+fn metric(server: &Server, name: &str) -> u64 {
+    let reality = nagaya_server::telemetry::metrics::Reality::default();
+    let page = String::from_utf8(server.metrics.render(reality).expect("renders")).expect("text");
+    let line = page.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("no {name}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+fn pooled(server: &Server) -> usize {
+    server.runtime.block_on(server.workspaces.reality()).warm_pool_size
+}
+
+fn full(host: &Host, size: PoolSize) -> Server {
+    let server = Server::start(host, size);
+    server.until("a full pool", || pooled_now(&server) == size.min);
+    server
+}
+
+/// As [`pooled`], from within a wait.
+fn pooled_now(server: &Server) -> usize {
+    use nagaya_server::workspace::room::RoomState;
+    server.entries().iter().filter(|entry| entry.state == RoomState::Pooled).count()
+}
+
+#[test]
+fn a_warm_room_costs_no_call_to_the_engine() {
+    let host = Host::new();
+    let server = full(&host, TWO);
+    // The refill that follows would make calls of its own: it waits for one that hangs.
+    host.engine.always(Call::Run, Fault::Hang(Duration::from_secs(600)));
+    drop(host.engine.take_calls());
+    let lease = server.runtime.block_on(server.workspaces.acquire(occupant("c"))).expect("a room");
+    assert_eq!(lease.origin(), Origin::Warm);
+    let calls = host.engine.take_calls();
+    assert!(calls.iter().all(|call| *call == Call::Run), "{calls:?}");
+    drop(lease);
+    let again = server.runtime.block_on(server.workspaces.acquire(occupant("c"))).expect("a room");
+    assert_eq!(again.origin(), Origin::Reused);
+    let calls = host.engine.take_calls();
+    assert!(calls.iter().all(|call| *call == Call::Run), "{calls:?}");
+}
+
+#[test]
+fn a_pooled_room_whose_agent_is_silent_is_never_handed_out() {
+    let host = Host::new();
+    let server = full(&host, TWO);
+    let names: Vec<String> = host.containers().into_iter().map(|(name, _)| name).collect();
+    names.iter().for_each(|name| host.engine.silence(name));
+    let lease = server.runtime.block_on(server.workspaces.acquire(occupant("c"))).expect("a room");
+    assert!(!names.iter().any(|name| name.ends_with(lease.workspace_id())), "{} of {names:?}", lease.workspace_id());
+    server.until("a full pool of other rooms", || {
+        let there = host.containers();
+        pooled_now(&server) == 2 && !names.iter().any(|name| there.iter().any(|(other, _)| other == name))
+    });
+}
+
+#[test]
+fn a_silent_room_is_dropped_from_the_pool_before_anybody_asks_for_it() {
+    let host = Host::new();
+    let server = full(&host, TWO);
+    let silent = host.containers()[0].0.clone();
+    host.engine.silence(&silent);
+    let report = server.runtime.block_on(server.workspaces.collect());
+    let reclaimed: Vec<_> = report.reclaimed.iter().map(|(id, why)| (id.container(), why.name())).collect();
+    assert_eq!(reclaimed, [(silent, "unhealthy")]);
+}
+
+#[test]
+fn a_pool_that_cannot_be_filled_says_so_and_heals() {
+    let host = Host::new();
+    host.engine.lose_images();
+    let server = Server::start(&host, TWO);
+    server.until("two failures", || metric(&server, "workspace_warm_pool_refill_failures_total") >= 2);
+    let trouble = server.workspaces.pool_trouble().expect("a reason");
+    assert!(trouble.contains("No such image"), "{trouble}");
+    let tried = host.engine.take_calls().iter().filter(|call| **call == Call::Run).count();
+    assert!(tried <= 8, "{tried} attempts without a pause");
+    host.engine.heal();
+    server.until("a full pool", || pooled_now(&server) == 2);
+    server.until("no trouble", || server.workspaces.pool_trouble().is_none());
+}
+
+#[test]
+fn a_pool_can_be_resized_and_drained_also_while_it_cannot_be_filled() {
+    let host = Host::new();
+    let server = full(&host, TWO);
+    server.workspaces.set_pool_size(PoolSize { min: 5, max: 5 });
+    server.until("five", || pooled_now(&server) == 5);
+    server.workspaces.set_pool_size(PoolSize { min: 0, max: 3 });
+    server.until("three: what is beyond the maximum goes", || pooled_now(&server) == 3);
+    host.engine.lose_images();
+    server.workspaces.set_pool_size(PoolSize { min: 9, max: 9 });
+    let failures = metric(&server, "workspace_warm_pool_refill_failures_total");
+    server.until("a failure", || metric(&server, "workspace_warm_pool_refill_failures_total") > failures);
+    server.workspaces.set_pool_size(NO_POOL);
+    server.until("an empty pool", || host.containers().is_empty() && server.entries().is_empty());
+    assert_eq!(pooled(&server), 0);
+    server.until("no trouble", || server.workspaces.pool_trouble().is_none());
+}
+
+#[test]
+fn there_are_never_more_rooms_than_there_may_be() {
+    let host = Host::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut parts = runtime.block_on(host.parts(NO_POOL));
+    parts.most = 3;
+    let server = Server::with(runtime, parts);
+    let asked = (0..8).map(|n| server.workspaces.acquire(occupant(&format!("c{n}")))).collect::<Vec<_>>();
+    let (got, refused): (Vec<_>, Vec<_>) =
+        server.runtime.block_on(futures::future::join_all(asked)).into_iter().partition(Result::is_ok);
+    assert_eq!((got.len(), host.containers().len(), host.directories().len()), (3, 3, 3));
+    for refusal in refused {
+        let error = refusal.expect_err("refused");
+        assert!(matches!(error, AcquireError::Build(BuildError::Full(3))), "{error}");
+        assert!(error.is_unavailable(), "a client is told to come again");
+    }
+    assert!(server.runtime.block_on(server.workspaces.admit("c9")).is_err());
+    drop(got);
+    let first = server.entries()[0].room.id.clone();
+    let why = nagaya_server::workspace::Why::Operator;
+    server.runtime.block_on(server.workspaces.release(&first, why)).expect("released");
+    server.runtime.block_on(server.workspaces.admit("c9")).expect("a place");
+    server.runtime.block_on(server.workspaces.acquire(occupant("c9"))).expect("a room");
+}

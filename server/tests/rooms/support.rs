@@ -1,0 +1,197 @@
+//! A host with an engine and directories that outlive a server, and servers that live and die on it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nagaya_egress::{Egress, RequestRecord, Settings, Trail};
+use nagaya_server::config::RoomLimits;
+use nagaya_server::engine::memory::Memory;
+use nagaya_server::engine::{ContainerSpec, Engine};
+use nagaya_server::state::Records;
+use nagaya_server::telemetry::metrics::Metrics;
+use nagaya_server::workspace::clock::Clock;
+use nagaya_server::workspace::id::RoomId;
+use nagaya_server::workspace::pool::PoolSize;
+use nagaya_server::workspace::room::{Entry, Occupant, RoomState};
+use nagaya_server::workspace::sockets::SocketBase;
+use nagaya_server::workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Parts, Template, Workspaces};
+use tokio::runtime::Runtime;
+
+/// Whose the rooms under test are, and whose the others.
+pub(crate) const DEPLOYMENT: &str = "ours";
+const OTHERS: &str = "theirs";
+/// Longest anything here may take.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
+/// How much older everything gets at once: beyond every age that matters.
+pub(crate) const AGES: Duration = Duration::from_secs(100);
+
+struct Nobody;
+
+impl Trail for Nobody {
+    fn request(&self, _: &RequestRecord) {}
+}
+
+/// What a server finds when it starts, and leaves when it dies.
+pub(crate) struct Host {
+    pub(crate) engine: Arc<Memory>,
+    pub(crate) clock: Clock,
+    _agents: Runtime,
+    dir: tempfile::TempDir,
+    others: (String, PathBuf),
+}
+
+impl Host {
+    /// A host on which another deployment has a room and a directory.
+    pub(crate) fn new() -> Self {
+        let agents =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let engine = Arc::new(Memory::new(Some(agents.handle().clone())));
+        let dir = tempfile::tempdir().expect("a directory");
+        let id = RoomId::generate(OTHERS);
+        let theirs = dir.path().join("s").join(id.as_str());
+        fs::create_dir_all(&theirs).expect("makes");
+        fs::write(theirs.join("kept"), "x").expect("writes");
+        let others = (id.container(), theirs.clone());
+        agents.block_on(engine.run(spec(&id, OTHERS, theirs))).expect("runs");
+        Self { engine, clock: Clock::default(), _agents: agents, dir, others }
+    }
+
+    pub(crate) fn base(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    pub(crate) fn records_path(&self) -> PathBuf {
+        self.dir.path().join("w.sqlite")
+    }
+
+    /// Our containers: name, and whether it runs.
+    pub(crate) fn containers(&self) -> Vec<(String, bool)> {
+        self.engine.containers().into_iter().filter(|(name, _)| *name != self.others.0).collect()
+    }
+
+    /// Our directories.
+    pub(crate) fn directories(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.base()).expect("a base").flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| !self.others.1.ends_with(name)).collect()
+    }
+
+    /// Nothing of the other deployment was touched.
+    pub(crate) fn check_others(&self) {
+        let theirs = self.engine.containers().into_iter().find(|(name, _)| *name == self.others.0);
+        assert_eq!(theirs.map(|(_, running)| running), Some(true), "the other deployment's container");
+        assert!(self.others.1.join("kept").exists(), "the other deployment's directory");
+    }
+
+    /// Everything gets older.
+    pub(crate) fn age(&self) {
+        self.clock.advance(AGES);
+    }
+
+    /// A container of ours that no server knows, where the engine will have it.
+    pub(crate) fn stray_container(&self, runtime: &Runtime) {
+        let id = RoomId::generate(DEPLOYMENT);
+        let dir = self.base().join(id.as_str());
+        fs::create_dir_all(&dir).expect("makes");
+        // A fault that was asked for may hit this one, too; then there is only a directory.
+        let _ = runtime.block_on(self.engine.run(spec(&id, DEPLOYMENT, dir)));
+    }
+
+    /// A directory of ours that no server knows.
+    pub(crate) fn stray_directory(&self) {
+        let id = RoomId::generate(DEPLOYMENT);
+        fs::create_dir_all(self.base().join(id.as_str())).expect("makes");
+    }
+
+    pub(crate) async fn parts(&self, pool: PoolSize) -> Parts {
+        let base = self.base();
+        Parts {
+            engine: self.engine.clone(),
+            egress: Egress::new(Settings::default(), None, Arc::new(Nobody)).expect("a proxy"),
+            sockets: SocketBase::prepare(base.clone(), base).expect("a base"),
+            template: template(),
+            records: Records::open(&self.records_path()).await.expect("opens"),
+            metrics: Arc::new(Metrics::new().expect("metrics")),
+            clock: self.clock.clone(),
+            ttl: TTL,
+            grace: GRACE,
+            // Collection happens when a test says so.
+            gc_interval: Duration::from_secs(1_000_000),
+            pool,
+            most: 0,
+        }
+    }
+}
+
+pub(crate) fn template() -> Template {
+    Template {
+        deployment: DEPLOYMENT.into(),
+        image: "image".into(),
+        limits: RoomLimits { nano_cpus: 1, memory: 1 << 20, pids: 16, disk: 1 << 20 },
+        user: (1000, 1000),
+        region: "us-east-1".into(),
+    }
+}
+
+fn spec(id: &RoomId, deployment: &str, dir: PathBuf) -> ContainerSpec {
+    let template = Template { deployment: deployment.into(), ..template() };
+    let spec = template.room(id, dir);
+    assert!(spec.labels.contains_key(LABEL_DEPLOYMENT) && spec.labels.contains_key(LABEL_WORKSPACE));
+    spec
+}
+
+/// One life of a server. Dropping it is `kill -9`: every task ends where it stands.
+pub(crate) struct Server {
+    pub(crate) workspaces: Arc<Workspaces>,
+    pub(crate) runtime: Runtime,
+    pub(crate) egress: Arc<Egress>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Server {
+    pub(crate) fn start(host: &Host, pool: PoolSize) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let parts = runtime.block_on(host.parts(pool));
+        Self::with(runtime, parts)
+    }
+
+    pub(crate) fn with(runtime: Runtime, parts: Parts) -> Self {
+        let (egress, metrics) = (parts.egress.clone(), parts.metrics.clone());
+        let workspaces = Workspaces::new(parts);
+        let _guard = runtime.enter();
+        workspaces.start();
+        drop(_guard);
+        Self { workspaces, runtime, egress, metrics }
+    }
+
+    /// Lets background work go on until a condition holds.
+    pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let wait = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let waited = self.runtime.block_on(async { tokio::time::timeout(DEADLINE, wait).await });
+        assert!(waited.is_ok(), "waited in vain for {what}; rooms: {:?}", self.rooms());
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.workspaces.list()
+    }
+
+    /// Rooms and what they do, for a message.
+    pub(crate) fn rooms(&self) -> Vec<(String, RoomState)> {
+        self.entries().into_iter().map(|entry| (entry.room.id.to_string(), entry.state)).collect()
+    }
+}
+
+pub(crate) fn occupant(conversation: &str) -> Occupant {
+    Occupant { conversation: conversation.into(), tenant: "tenant".into() }
+}
+
+pub(crate) const NO_POOL: PoolSize = PoolSize { min: 0, max: 0 };
