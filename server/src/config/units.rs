@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// What [`duration`] takes.
 pub const DURATION: &str = "a time above zero: seconds (60), or with a unit (500ms, 60s, 5m, 1h)";
-/// What [`bytes`] takes.
+/// What [`bytes()`] takes.
 pub const BYTES: &str = "a size above zero: bytes, or with a unit (512MiB, 2GiB, 2g)";
 
 /// A time above zero.
