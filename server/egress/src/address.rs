@@ -34,6 +34,8 @@ static SPECIAL: LazyLock<Vec<(IpNet, &'static str)>> = LazyLock::new(|| {
         ("127.0.0.0/8", "loopback"),
         // Holds the metadata services of every cloud.
         ("169.254.0.0/16", "link-local"),
+        // All but Azure's second one, which has a public address.
+        ("168.63.129.16/32", "link-local"),
         ("172.16.0.0/12", "private"),
         ("192.0.0.0/24", "reserved"),
         ("192.0.2.0/24", "documentation"),
@@ -84,8 +86,8 @@ impl Networks {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped and compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056),
-/// Teredo (RFC 4380, the client's, which is stored inverted).
+/// The IPv4 address that an IPv6 address stands for: mapped and compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056).
+/// Teredo (RFC 4380) is refused whole, with the block it is in.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = address.to_bits();
     #[allow(clippy::cast_possible_truncation, reason = "a part of the address is what is wanted")]
@@ -97,7 +99,6 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
         (0, 0, 0, 0, 0xffff, 0) => Some(part(0)),
         (0x64, 0xff9b, 0, 0, 0, 0) => Some(part(0)),
         (0x2002, ..) => Some(part(80)),
-        (0x2001, 0, ..) => Some(Ipv4Addr::from_bits(!part(0).to_bits())),
         _ => None,
     }
 }

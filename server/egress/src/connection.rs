@@ -46,11 +46,6 @@ enum Served {
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: UnixStream) {
-    let Ok(_connection) = shared.connections.try_acquire() else {
-        let entry = Entry::new(&egress.trail, shared.identity(), None);
-        refuse(&client, entry, &Refusal::too_many(), true, true).await;
-        return socket::linger(&client).await;
-    };
     let mut buffer = BytesMut::new();
     loop {
         let then = match next(&egress, &client, &mut buffer).await {
@@ -58,8 +53,10 @@ pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: Unix
             Ok(Some(head)) => request(&egress, &shared, &client, &mut buffer, head).await,
             Err(refusal) => {
                 let entry = Entry::new(&egress.trail, shared.identity(), None);
-                refuse(&client, entry, &refusal, true, true).await;
-                Then::Close
+                match refuse(&egress, &client, entry, &refusal, true, true).await {
+                    true => Then::Close,
+                    false => Then::Cut,
+                }
             }
         };
         match then {
@@ -67,6 +64,14 @@ pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: Unix
             Then::Close => return socket::linger(&client).await,
             Then::Cut => return,
         }
+    }
+}
+
+/// Tells a connection beyond the limit that it is one.
+pub(crate) async fn turn_away(egress: &Egress, shared: &Shared, client: &UnixStream) {
+    let entry = Entry::new(&egress.trail, shared.identity(), None);
+    if refuse(egress, client, entry, &Refusal::too_many(), true, true).await {
+        socket::linger(client).await;
     }
 }
 
@@ -135,19 +140,38 @@ async fn request(
         }
         Err(refusal) => {
             let close = !alone || refusal.status == StatusCode::BAD_REQUEST;
-            refuse(client, entry, &refusal, close, body).await;
-            if close { Then::Close } else { Then::Next }
+            match refuse(egress, client, entry, &refusal, close, body).await {
+                true if close => Then::Close,
+                true => Then::Next,
+                false => Then::Cut,
+            }
         }
     }
 }
 
-/// Answers with a refusal. The record is told first: who sees the answer may already look for it.
-async fn refuse(client: &UnixStream, mut entry: Entry, refusal: &Refusal, close: bool, body: bool) {
+/// Answers with a refusal; false where nobody reads it. The record is told first: who sees the answer may already look for it.
+async fn refuse(
+    egress: &Egress,
+    client: &UnixStream,
+    mut entry: Entry,
+    refusal: &Refusal,
+    close: bool,
+    body: bool,
+) -> bool {
     entry.refused(refusal);
     let answer = refusal.answer(entry.host(), close, body);
     drop(entry);
-    if let Err(error) = socket::write(client, &[&answer]).await {
-        tracing::trace!(%error, "a client left before its answer");
+    // One that asks and does not read is not waited for longer than one that says nothing.
+    match tokio::time::timeout(egress.limits.idle, socket::write(client, &[&answer])).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::trace!(%error, "a client left before its answer");
+            false
+        }
+        Err(_) => {
+            tracing::trace!("a client does not read its answers");
+            false
+        }
     }
 }
 
@@ -189,7 +213,7 @@ async fn admit(
     }
     let to = Destination { tls, host: &target.host, addresses: &addresses };
     let port = Some(port).filter(|port| *port != if tls { 443 } else { 80 });
-    let admitted = Admitted { head, path, to, port, credential };
+    let admitted = Admitted { head, path, to, port, credential, budget: &shared.budget };
     let forwarded = Box::pin(forward::forward(egress, client, buffer, admitted, &entry.meter));
     forwarded.await.map(Served::Forwarded)
 }

@@ -2,8 +2,8 @@
 //! answer comes back as it is, piece by piece as it arrives.
 
 use std::pin::pin;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,7 @@ use crate::body::{Arrival, Decoder, Piece, Upload};
 use crate::credentials::Credential;
 use crate::head::{Framing, Head};
 use crate::headers;
-use crate::held::{Held, Holding};
+use crate::held::{Budget, Held, Holding};
 use crate::meter::Meter;
 use crate::pool::Destination;
 use crate::proxy::Egress;
@@ -26,9 +26,9 @@ use crate::sigv4::{self, Scope};
 use crate::socket;
 
 /// Read from a client at once.
-const READ: usize = 64 * 1024;
+const READ: usize = 32 * 1024;
 /// Pieces of a body that wait for the target to take them.
-const AHEAD: usize = 4;
+const AHEAD: usize = 1;
 /// How often it is looked whether the client is still there to read the answer.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -40,6 +40,8 @@ pub(crate) struct Admitted<'a> {
     /// Port to name in `Host`, where it is not the scheme's own.
     pub(crate) port: Option<u16>,
     pub(crate) credential: Option<&'a Credential>,
+    /// For a body that has to be held.
+    pub(crate) budget: &'a Arc<Budget>,
 }
 
 /// How a request that was answered, at least in part, ended.
@@ -86,7 +88,7 @@ pub(crate) async fn forward(
     meter: &Meter,
 ) -> Result<Forwarded, Refusal> {
     let limits = &egress.limits;
-    let Admitted { head, mut path, to, port, credential } = admitted;
+    let Admitted { head, mut path, to, port, credential, budget } = admitted;
     if matches!(head.framing, Framing::Length(length) if length > limits.body) {
         return Err(Refusal::body_too_large());
     }
@@ -114,13 +116,13 @@ pub(crate) async fn forward(
                 return Err(Refusal::signed_body_too_large());
             }
             if std::mem::take(&mut must_ask) {
-                ask_for_body(client).await?;
+                ask_for_body(client, limits.idle).await?;
             }
             let length = match head.framing {
                 Framing::Length(length) => length,
                 Framing::None | Framing::Chunked => 0,
             };
-            let held = Holding::new(&egress.budget, limits.signed_body, length);
+            let held = Holding::new(budget, limits.signed_body, length);
             Source::Held(hold(client, buffer, &mut decoder, held, meter, limits.idle).await?)
         }
     };
@@ -144,7 +146,7 @@ pub(crate) async fn forward(
             }
             let lease = egress.pool.acquire(to).await?;
             if must_ask && !retried {
-                ask_for_body(client).await?;
+                ask_for_body(client, limits.idle).await?;
             }
             let body = match &source {
                 Source::Whole(bytes) => Upload::Whole(bytes.clone()),
@@ -159,10 +161,15 @@ pub(crate) async fn forward(
             };
             let again = again.as_ref().map(|again| again as &(dyn Fn() -> Request<Upload> + Sync));
             let (response, lease) = egress.pool.send(to, lease, outgoing.request(body), again).await?;
-            let skewed = signing.is_some()
-                && matches!(response.status(), StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)
-                && egress.signer.learn(to.host, response.headers());
-            if skewed && !std::mem::replace(&mut retried, true) {
+            let refused =
+                signing.is_some() && matches!(response.status(), StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST);
+            if refused && retried {
+                // So its clock was not the reason.
+                egress.signer.unlearn(to.host);
+            }
+            let skewed = refused && !retried && egress.signer.learn(to.host, response.headers());
+            if skewed {
+                retried = true;
                 continue;
             }
             break (response, lease);
@@ -217,8 +224,13 @@ fn first_of(decoder: &mut Decoder, buffer: &mut BytesMut, framing: Framing, mete
 }
 
 /// RFC 9110, 10.1.1. The proxy answers for itself, when it is ready to take the body.
-async fn ask_for_body(client: &UnixStream) -> Result<(), Refusal> {
-    socket::write(client, &[b"HTTP/1.1 100 Continue\r\n\r\n"]).await.map_err(|_| Refusal::client_gone())
+async fn ask_for_body(client: &UnixStream, patience: Duration) -> Result<(), Refusal> {
+    let asked = socket::write(client, &[b"HTTP/1.1 100 Continue\r\n\r\n"]);
+    tokio::time::timeout(patience, asked)
+        .await
+        .map_err(|_| ())
+        .and_then(|asked| asked.map_err(|_| ()))
+        .map_err(|()| Refusal::client_gone())
 }
 
 /// Reads a whole body, and holds it.
@@ -242,10 +254,8 @@ async fn hold(
             }
         }
     };
-    tokio::select! {
-        held = whole => held?,
-        () = meter.idle(idle) => return Err(Refusal::body_timeout()),
-    }
+    // All of it within one limit, however it trickles: what is held is taken from others.
+    tokio::time::timeout(idle, whole).await.unwrap_or(Err(Refusal::body_timeout()))?;
     Ok(holding.finish())
 }
 

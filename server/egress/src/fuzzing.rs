@@ -51,6 +51,15 @@ fn body(head: &Head, bytes: &[u8], step: usize) -> Option<(Vec<u8>, usize)> {
 /// A first message of TLS that is let through for a name asks for that name, in a TLS library's eyes, too.
 pub fn hello(bytes: &[u8]) {
     let ours = hello::read(bytes);
+    let mut scan = hello::Scan::default();
+    for end in (0..bytes.len()).step_by(11) {
+        let early = scan.next(&bytes[..end]);
+        if early != Hello::Incomplete {
+            // What is known early stays so.
+            assert_eq!(early, ours);
+            break;
+        }
+    }
     let (mut acceptor, mut cursor) = (Acceptor::default(), Cursor::new(bytes));
     let theirs = loop {
         match acceptor.accept() {
@@ -63,6 +72,6 @@ pub fn hello(bytes: &[u8]) {
         // The library has names in lower case.
         Hello::For(name) => assert_eq!(theirs, Some(name.to_ascii_lowercase())),
         Hello::Nameless => assert_eq!(theirs, None),
-        Hello::Incomplete | Hello::NotTls | Hello::Hidden => {}
+        Hello::Incomplete | Hello::NotTls | Hello::Malformed | Hello::Hidden => {}
     }
 }

@@ -163,8 +163,9 @@ fn expects_continue(headers: &HeaderMap, framing: Framing) -> Result<bool, Refus
 
 /// Whether a header, which is a list, has this word.
 pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.any(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case(token)))
+    // Bytes, not text: one that is no ASCII hides no other word.
+    let mut words = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    words.any(|word| word.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 #[cfg(test)]

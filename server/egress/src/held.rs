@@ -25,14 +25,45 @@ const READ: usize = 256 * 1024;
 pub(crate) struct Budget {
     memory: AtomicU64,
     disk: AtomicU64,
+    /// What this one is a part of: both must have what is taken.
+    whole: Option<Arc<Budget>>,
 }
+
+/// No one listener gets more than this part of the whole budget, so that one client's bodies do not stop the others'.
+const PART: u64 = 4;
 
 impl Budget {
     pub(crate) fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             memory: AtomicU64::new(limits.held_in_memory as u64),
             disk: AtomicU64::new(limits.held_on_disk),
+            whole: None,
         })
+    }
+
+    /// One listener's part.
+    pub(crate) fn part(whole: &Arc<Self>, limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            memory: AtomicU64::new(limits.held_in_memory as u64 / PART),
+            disk: AtomicU64::new(limits.held_on_disk / PART),
+            whole: Some(whole.clone()),
+        })
+    }
+
+    fn take(&self, of: fn(&Self) -> &AtomicU64, bytes: u64) -> bool {
+        let taken = of(self).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok();
+        if taken && self.whole.as_ref().is_some_and(|whole| !whole.take(of, bytes)) {
+            of(self).fetch_add(bytes, Ordering::Relaxed);
+            return false;
+        }
+        taken
+    }
+
+    fn give_back(&self, of: fn(&Self) -> &AtomicU64, bytes: u64) {
+        of(self).fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.give_back(of, bytes);
+        }
     }
 }
 
@@ -52,9 +83,7 @@ impl Share {
     /// Takes so much more; false where there is not so much.
     fn grow(&mut self, bytes: usize) -> bool {
         let bytes = bytes as u64;
-        let taken = (self.of)(&self.budget)
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
-            .is_ok();
+        let taken = self.budget.take(self.of, bytes);
         self.bytes += if taken { bytes } else { 0 };
         taken
     }
@@ -62,7 +91,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        (self.of)(&self.budget).fetch_add(self.bytes, Ordering::Relaxed);
+        self.budget.give_back(self.of, self.bytes);
     }
 }
 

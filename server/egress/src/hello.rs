@@ -10,6 +10,9 @@ const LONGEST: usize = 16 * 1024;
 /// Record and handshake types (RFC 8446, 5.1 and 4).
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
+/// How a record of a handshake begins, whatever its version; and the length of what stands before its content.
+const RECORD: [u8; 2] = [HANDSHAKE, 3];
+const HEADER: usize = 5;
 /// Longest record, in bytes (RFC 8446, 5.1).
 const LONGEST_RECORD: usize = 1 << 14;
 /// Extensions (RFC 6066, 3; RFC 9849).
@@ -23,8 +26,10 @@ const HOST_NAME: u8 = 0;
 pub(crate) enum Hello {
     /// More is needed.
     Incomplete,
-    /// It is not TLS, or not well formed.
+    /// It is not TLS.
     NotTls,
+    /// It begins as TLS and goes on otherwise, or too long.
+    Malformed,
     /// It is TLS and asks for no name.
     Nameless,
     /// It is TLS and asks for this name.
@@ -34,49 +39,66 @@ pub(crate) enum Hello {
 }
 
 /// Reads a client's first bytes, all of them from the beginning.
+#[cfg(any(test, fuzzing))]
 pub(crate) fn read(bytes: &[u8]) -> Hello {
-    let mut message = Vec::new();
-    let mut rest = bytes;
-    loop {
-        match length_of(&message) {
-            Some(length) if length > LONGEST => return Hello::NotTls,
-            // Nothing may come between it and the server's answer that is part of the same message flight.
-            Some(length) if message.len() > length => return Hello::NotTls,
-            Some(length) if message.len() == length => return parse(&message[4..]).unwrap_or(Hello::NotTls),
-            _ => {}
-        }
-        if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+    Scan::default().next(bytes)
+}
+
+/// Reads a client's first bytes as they come: what was read once is not read again, however small the pieces.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// The message, out of its records.
+    message: Vec<u8>,
+    /// Bytes of whole records.
+    seen: usize,
+}
+
+impl Scan {
+    /// `bytes` are all of them from the beginning, each time more.
+    pub(crate) fn next(&mut self, bytes: &[u8]) -> Hello {
+        if bytes.iter().zip(&RECORD).any(|(byte, wanted)| byte != wanted) {
             return Hello::NotTls;
         }
-        match record(rest) {
-            Ok(Some((fragment, after))) => {
-                message.extend_from_slice(fragment);
-                rest = after;
+        loop {
+            match length_of(&self.message) {
+                Some(length) if length > LONGEST => return Hello::Malformed,
+                // Nothing may come between it and the server's answer that is part of the same message flight.
+                Some(length) if self.message.len() > length => return Hello::Malformed,
+                Some(length) if self.message.len() == length => {
+                    return parse(&self.message[4..]).unwrap_or(Hello::Malformed);
+                }
+                _ => {}
             }
-            // A message that is cut into many small records takes more bytes than it has.
-            Ok(None) if bytes.len() > 6 * LONGEST => return Hello::NotTls,
-            Ok(None) => return Hello::Incomplete,
-            Err(NotTls) => return Hello::NotTls,
+            if self.message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+                return Hello::Malformed;
+            }
+            match record(&bytes[self.seen..]) {
+                Ok(Some(fragment)) => {
+                    self.message.extend_from_slice(fragment);
+                    self.seen += HEADER + fragment.len();
+                }
+                // A message that is cut into many small records takes more bytes than it has.
+                Ok(None) if bytes.len() > 6 * LONGEST => return Hello::Malformed,
+                Ok(None) => return Hello::Incomplete,
+                Err(NotTls) => return Hello::Malformed,
+            }
         }
     }
 }
 
 struct NotTls;
 
-type Split<'a> = (&'a [u8], &'a [u8]);
-
-/// The first record's content and what comes after; `None` where it is not whole.
-fn record(bytes: &[u8]) -> Result<Option<Split<'_>>, NotTls> {
-    let known = [HANDSHAKE, 3];
-    if bytes.iter().zip(&known).any(|(byte, wanted)| byte != wanted) {
+/// The first record's content; `None` where it is not whole.
+fn record(bytes: &[u8]) -> Result<Option<&[u8]>, NotTls> {
+    if bytes.iter().zip(&RECORD).any(|(byte, wanted)| byte != wanted) {
         return Err(NotTls);
     }
-    let Some(([_, _, _, high, low], rest)) = bytes.split_first_chunk() else { return Ok(None) };
+    let Some(([_, _, _, high, low], rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([*high, *low]));
     if length == 0 || length > LONGEST_RECORD {
         return Err(NotTls);
     }
-    Ok(rest.split_at_checked(length))
+    Ok(rest.get(..length))
 }
 
 /// Length of the whole message, its four bytes of head included, once they are there.
@@ -159,7 +181,8 @@ impl<'a> Reader<'a> {
 /// Why a client that says this must not be let through to `host`; `None` where it may.
 pub(crate) fn objection(hello: &Hello, host: &Host) -> Option<&'static str> {
     match (hello, host) {
-        (Hello::Incomplete | Hello::NotTls, _) => Some("not_tls"),
+        (Hello::NotTls, _) => Some("not_tls"),
+        (Hello::Incomplete | Hello::Malformed, _) => Some("tls_malformed"),
         (Hello::Hidden, _) => Some("sni_hidden"),
         // An address is not sent as a server name.
         (Hello::Nameless, Host::Address(_)) => None,

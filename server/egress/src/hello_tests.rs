@@ -74,15 +74,12 @@ fn the_name_is_read_however_the_message_is_cut() {
 }
 
 #[test]
-fn what_two_programs_could_read_differently_is_not_tls() {
+fn what_two_programs_could_read_differently_is_malformed() {
     let name = names(&[(0, b"api.example")]);
     assert_eq!(read(&made(&name)), Hello::For("api.example".into()), "the control");
     let whole = made(&name);
     let two_messages = [&whole[..3], &sized(2, &[&whole[5..], b"\x02\0\0\0"].concat())].concat();
     for (what, bytes) in [
-        ("nothing like it", b"GET / HTTP/1.1\r\n".to_vec()),
-        ("SSL 2", vec![0x80, 0x2e, 1, 3, 1]),
-        ("another version", vec![HANDSHAKE, 2]),
         ("another message", vec![HANDSHAKE, 3, 1, 0, 4, 2, 0, 0, 0]),
         ("an empty record", vec![HANDSHAKE, 3, 1, 0, 0]),
         ("a record that is too long", vec![HANDSHAKE, 3, 1, 0x40, 1]),
@@ -97,6 +94,13 @@ fn what_two_programs_could_read_differently_is_not_tls() {
         ("extensions that are cut off", made(&name[..name.len() - 1])),
         ("another kind of record in between", [&in_records(&whole, 9)[..14], b"\x14\x03\x03\0\x01\x01"].concat()),
     ] {
+        assert_eq!(read(&bytes), Hello::Malformed, "{what}");
+    }
+    for (what, bytes) in [
+        ("nothing like it", b"GET / HTTP/1.1\r\n".to_vec()),
+        ("SSL 2", vec![0x80, 0x2e, 1, 3, 1]),
+        ("another version", vec![HANDSHAKE, 2]),
+    ] {
         assert_eq!(read(&bytes), Hello::NotTls, "{what}");
     }
 }
@@ -106,7 +110,7 @@ fn a_message_that_never_ends_is_not_waited_for() {
     let begun = [&[HANDSHAKE, 3, 1][..], &sized(2, &[CLIENT_HELLO, 0, 0x3f, 0])].concat();
     let endless = [&begun[..], &in_records(&vec![0; 5 + 15_000], 1)].concat();
     assert_eq!(read(&endless[..1000]), Hello::Incomplete);
-    assert_eq!(read(&[&endless[..], &[22; 6 * LONGEST]].concat()), Hello::NotTls);
+    assert_eq!(read(&[&endless[..], &[22; 6 * LONGEST]].concat()), Hello::Malformed);
 }
 
 #[test]
@@ -121,7 +125,8 @@ fn only_the_target_itself_may_be_asked_for() {
         (Hello::For("10.0.0.1".into()), &address, "sni_mismatch"),
         (Hello::Nameless, &host, "sni_missing"),
         (Hello::NotTls, &host, "not_tls"),
-        (Hello::Incomplete, &host, "not_tls"),
+        (Hello::Incomplete, &host, "tls_malformed"),
+        (Hello::Malformed, &host, "tls_malformed"),
     ] {
         assert_eq!(objection(&hello, host), Some(reason), "{hello:?}");
     }
@@ -144,7 +149,7 @@ proptest! {
                 // It has names in lower case.
                 Hello::For(ours) => prop_assert_eq!(theirs, Some(ours.to_ascii_lowercase())),
                 Hello::Nameless => prop_assert_eq!(theirs, None),
-                Hello::NotTls | Hello::Incomplete | Hello::Hidden => {}
+                Hello::NotTls | Hello::Malformed | Hello::Incomplete | Hello::Hidden => {}
             }
         }
     }

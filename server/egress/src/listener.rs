@@ -5,17 +5,21 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::connection;
+use crate::held::Budget;
 use crate::place::{Bound, Place};
 use crate::proxy::{Egress, Gauge};
 use crate::trail::Identity;
 
 /// How often it is looked whether the socket is still the one that was made.
 const MEND: Duration = Duration::from_secs(1);
+/// Connections beyond the limit that are told so at the same time.
+const REFUSALS: usize = 16;
 /// Before the next connection is accepted after one could not be: this process is out of descriptors, most likely.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -33,7 +37,11 @@ pub(crate) struct Shared {
     /// Requests and tunnels that may be served now.
     pub(crate) requests: Semaphore,
     /// Connections that may be open now.
-    pub(crate) connections: Semaphore,
+    connections: Arc<Semaphore>,
+    /// Connections beyond those that are being told so.
+    refusals: Arc<Semaphore>,
+    /// What the bodies that are held for this listener may take.
+    pub(crate) budget: Arc<Budget>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -60,7 +68,9 @@ impl Listener {
         let shared = Arc::new(Shared {
             identity: Mutex::new(identity),
             requests: Semaphore::new(egress.limits.concurrent),
-            connections: Semaphore::new(egress.limits.connections),
+            connections: Arc::new(Semaphore::new(egress.limits.connections)),
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
+            budget: Budget::part(&egress.budget, &egress.limits),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
@@ -93,6 +103,23 @@ impl Listener {
     }
 }
 
+/// A connection is served if there is room for it, told if there is not, and dropped where too many would have to be told:
+/// none of them costs more than that.
+fn admit(egress: &Arc<Egress>, shared: &Arc<Shared>, stream: UnixStream) {
+    let (egress, this) = (egress.clone(), shared.clone());
+    if let Ok(permit) = shared.connections.clone().try_acquire_owned() {
+        shared.spawn(async move {
+            connection::serve(egress, this, stream).await;
+            drop(permit);
+        });
+    } else if let Ok(permit) = shared.refusals.clone().try_acquire_owned() {
+        shared.spawn(async move {
+            connection::turn_away(&egress, &this, &stream).await;
+            drop(permit);
+        });
+    }
+}
+
 async fn accept(egress: &Arc<Egress>, shared: &Arc<Shared>, place: &Place, mut bound: Bound) {
     let mut mend = tokio::time::interval(MEND);
     let mut broken = false;
@@ -120,7 +147,7 @@ async fn accept(egress: &Arc<Egress>, shared: &Arc<Shared>, place: &Place, mut b
                 }
             }
             accepted = bound.listener.accept() => match accepted {
-                Ok((stream, _)) => shared.spawn(connection::serve(egress.clone(), shared.clone(), stream)),
+                Ok((stream, _)) => admit(egress, shared, stream),
                 Err(error) => {
                     tracing::error!(%error, "connection not accepted");
                     tokio::time::sleep(PAUSE).await;

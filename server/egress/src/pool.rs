@@ -29,6 +29,10 @@ use crate::settings::Limits;
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one host that are tried.
 const MOST_ADDRESSES: usize = 8;
+/// Connections that are kept all together.
+const MOST_KEPT: usize = 256;
+/// What one connection may hold of a request or an answer, in bytes.
+const BUFFER: usize = 64 * 1024;
 /// How long a connection is kept without being used: shorter than targets themselves do, so that they rarely close one just
 /// as it is taken.
 const KEPT: Duration = Duration::from_secs(30);
@@ -196,6 +200,10 @@ impl Pool {
     /// Keeps a connection whose exchange is over, and was without doubt about where it ended.
     pub(crate) fn put_back(&self, lease: Lease) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // However many targets a client asks for.
+        if kept.values().map(Vec::len).sum::<usize>() >= MOST_KEPT {
+            return;
+        }
         let connections = kept.entry(lease.key).or_default();
         if connections.len() < self.limits.idle_connections {
             connections.push((lease.connection, Instant::now()));
@@ -244,7 +252,11 @@ async fn handshake<S>(stream: S) -> Result<Connection, Refusal>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, work) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let (sender, work) = http1::Builder::new()
+        .max_buf_size(BUFFER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
     Ok(Connection { sender, work: Some(Box::pin(work)) })
 }
 

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{BufMut, BytesMut};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -60,6 +60,11 @@ pub(crate) async fn relay(
     let (parts, mut body) = response.into_parts();
     if parts.status.is_informational() {
         return Err(Refusal::failed("protocol", "the target switched protocols without being asked to"));
+    }
+    if parts.headers.get_all(TRANSFER_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        // What is under the chunks would arrive without a word of how it is coded.
+        return Err(Refusal::failed("protocol", "the target's transfer coding is not understood"));
     }
     let bodiless =
         terms.head.method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -130,7 +135,9 @@ pub(crate) async fn relay(
         out.put_slice(b"0\r\n\r\n");
     }
     flush(client, &mut out).await?;
-    let reusable = terms.poolable && received() && headers::leaves_no_doubt(&parts.headers);
+    // A target that sends a body where there is none would answer the next request with it.
+    let reusable =
+        delimited != Delimited::Nothing && terms.poolable && received() && headers::leaves_no_doubt(&parts.headers);
     Ok(Relayed { keep, reusable })
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode,
@@ -24,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BEFORE_EXPIRY: Duration = Duration::from_secs(60);
 /// AWS refuses what is dated more than five minutes off; less than this is not worth correcting.
 const WORTH_CORRECTING: Duration = Duration::from_secs(120);
+/// No clock is believed to be farther off than this.
+const FARTHEST: Duration = Duration::from_secs(24 * 3600);
+/// Hosts whose clocks are remembered.
+const MOST_CLOCKS: usize = 1024;
 /// Header that names the operation in AWS's JSON protocols: a part of the request, not of its signature.
 pub(crate) const X_AMZ_TARGET: &str = "x-amz-target";
 
@@ -59,8 +64,11 @@ impl Signer {
                 return Ok(credentials.clone());
             }
             let credentials = provider.provide_credentials().await?;
+            if credentials.expiry().is_some_and(|expiry| expiry <= SystemTime::now()) {
+                return Err(CredentialsError::provider_error("they have expired"));
+            }
             *current = Some(credentials.clone());
-            Ok::<_, aws_credential_types::provider::error::CredentialsError>(credentials)
+            Ok::<_, CredentialsError>(credentials)
         };
         match tokio::time::timeout(PATIENCE, lookup).await {
             Ok(Ok(credentials)) => Ok(credentials),
@@ -87,6 +95,11 @@ impl Signer {
         let credentials = self.credentials().await?;
         let at = self.clocks.now(host);
         add_signature(&credentials, scope, at, (method, path), headers, body_sha256)
+    }
+
+    /// Forgets what was learned of the target's clock.
+    pub(crate) fn unlearn(&self, host: &Host) {
+        self.clocks.0.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
     }
 
     /// Learns from an answer how far the target's clock is from this one. True if a request that was refused may have been
@@ -128,6 +141,12 @@ fn add_signature(
     let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let uri = format!("https://{host}{path}");
     let signed = [HOST, CONTENT_TYPE, HeaderName::from_static(X_AMZ_TARGET)];
+    if signed.iter().any(|name| headers.get_all(name).iter().count() > 1) {
+        return Err(Refusal::malformed("a header that is signed is there twice"));
+    }
+    if signed.iter().filter_map(|name| headers.get(name)).any(|value| value.to_str().is_err()) {
+        return Err(Refusal::malformed("a header that is signed is not plain ASCII"));
+    }
     let signed = signed.iter().filter_map(|name| Some((name.as_str(), headers.get(name)?.to_str().ok()?)));
     let request = SignableRequest::new(method.as_str(), uri, signed, SignableBody::Precomputed(body_sha256.to_owned()))
         .map_err(|_| Refusal::malformed("the request cannot be signed"))?;
@@ -143,7 +162,7 @@ fn add_signature(
 }
 
 fn is_s3(service: &str) -> bool {
-    service == "s3" || service.starts_with("s3-")
+    service == "s3" || service.starts_with("s3-") || service == "s3express"
 }
 
 /// A path and query in a form that signer and target cannot read differently.
@@ -162,17 +181,23 @@ pub(crate) fn unambiguous(path: &PathAndQuery, service: &str) -> Result<PathAndQ
 
 /// All but the unreserved characters and slashes percent-encoded (RFC 3986, 2.3), once.
 fn encoded(path: &str) -> String {
-    let (mut rest, mut out) = (path.as_bytes(), String::with_capacity(path.len()));
+    decoded(path).into_iter().fold(String::with_capacity(path.len()), |mut out, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+        out
+    })
+}
+
+/// Percent-decoded; what is no encoding stays as it is.
+fn decoded(text: &str) -> Vec<u8> {
+    let (mut rest, mut out) = (text.as_bytes(), Vec::with_capacity(text.len()));
     while let Some((&first, after)) = rest.split_first() {
         let escape = after.first_chunk::<2>().filter(|two| first == b'%' && two.iter().all(u8::is_ascii_hexdigit));
         let escaped = escape.and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
         rest = if escaped.is_some() { &after[2..] } else { after };
-        match escaped.unwrap_or(first) {
-            byte @ (b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/') => {
-                out.push(char::from(byte));
-            }
-            byte => out.push_str(&format!("%{byte:02X}")),
-        }
+        out.push(escaped.unwrap_or(first));
     }
     out
 }
@@ -193,11 +218,18 @@ fn without_dots(path: &str) -> String {
     format!("/{}{}", kept.join("/"), if directory { "/" } else { "" })
 }
 
+/// What follows `X-Amz-` in the parameters of a pre-signed query.
+const SIGNING: [&str; 4] = ["signature", "credential", "algorithm", "security-token"];
+
 /// A request that its sender has signed in its query or its body cannot be signed again, and is told so.
 pub(crate) fn refuse_signed(path: &PathAndQuery, headers: &HeaderMap) -> Result<(), Refusal> {
     let names = path.query().into_iter().flat_map(|query| query.split('&')).filter_map(|pair| pair.split('=').next());
     for name in names {
-        if name.eq_ignore_ascii_case("x-amz-signature") || name.eq_ignore_ascii_case("x%2damz%2dsignature") {
+        // Signature Version 4's, and Version 2's, however they are spelled.
+        let name = String::from_utf8_lossy(&decoded(name)).to_ascii_lowercase();
+        if name.starts_with("x-amz-") && SIGNING.contains(&&name[6..])
+            || ["signature", "awsaccesskeyid"].contains(&&*name)
+        {
             let message = "a pre-signed request cannot be signed again";
             return Err(Refusal::signed_already("presigned", message));
         }
@@ -237,8 +269,13 @@ impl Clocks {
             Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or_default(),
             Err(behind) => -i64::try_from(behind.duration().as_secs()).unwrap_or_default(),
         };
+        let mut clocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody gets a signature for a time of their choice.
+        if ahead.unsigned_abs() > FARTHEST.as_secs() || (clocks.len() >= MOST_CLOCKS && !clocks.contains_key(host)) {
+            return false;
+        }
         tracing::warn!(%host, ahead_s = ahead, "the target's clock is not this one's; signing by the target's");
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host.clone(), ahead);
+        clocks.insert(host.clone(), ahead);
         true
     }
 }

@@ -30,7 +30,8 @@ pub(crate) enum Form {
 impl Target {
     /// Reads a request's target, and the path that is asked for there; `gateway` is where origin form leads.
     pub(crate) fn read(head: &Head, gateway: Option<&Host>) -> Result<(Self, PathAndQuery), Refusal> {
-        if head.method == Method::TRACE {
+        // Whatever a target makes of the case. TRACK is what some call the same.
+        if ["TRACE", "TRACK"].iter().any(|method| head.method.as_str().eq_ignore_ascii_case(method)) {
             return Err(Refusal::method());
         }
         let text = head.target.as_str();
@@ -141,6 +142,8 @@ mod tests {
             ("CONNECT", "[a.example]:443", "a.example"),
             ("CONNECT", "a%00.example:443", "a.example"),
             ("TRACE", "http://a.example/", "a.example"),
+            ("trace", "http://a.example/", "a.example"),
+            ("TRACK", "http://a.example/", "a.example"),
             ("GET", "https://a.example/", "a.example"),
             ("GET", "ftp://a.example/", "a.example"),
             ("GET", "http:a.example/", "a.example"),

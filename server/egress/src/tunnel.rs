@@ -6,7 +6,7 @@ use std::pin::pin;
 use bytes::BytesMut;
 
 use crate::buffers::Buffers;
-use crate::hello::{self, Hello};
+use crate::hello::{self, Hello, Scan};
 use crate::host::Host;
 use crate::meter::Meter;
 use crate::settings::Limits;
@@ -104,7 +104,7 @@ pub(crate) async fn carry(
         match ended {
             Ok(()) => {}
             Err(Broken::Denied(reason)) => {
-                if meter.down() == 0 && reason != "not_tls" {
+                if meter.down() == 0 && reason.starts_with("sni_") {
                     alert(client).await;
                 }
                 return Decision::Denied(reason);
@@ -149,9 +149,10 @@ async fn greet(
     if bytes.is_empty() && socket::read(client, &mut bytes, FIRST).await.map_err(Broken::Client)? == 0 {
         return Ok(bytes);
     }
+    let mut scan = Scan::default();
     let whole = async {
         loop {
-            let hello = hello::read(&bytes);
+            let hello = scan.next(&bytes);
             if hello != Hello::Incomplete || socket::read(client, &mut bytes, FIRST).await.map_err(Broken::Client)? == 0
             {
                 return Ok(hello);
@@ -160,7 +161,8 @@ async fn greet(
     };
     let hello = tokio::time::timeout(limits.head, whole).await.unwrap_or(Ok(Hello::Incomplete))?;
     match hello::objection(&hello, host) {
-        Some("not_tls") if !tls_only => Ok(bytes),
+        // What begins as TLS must go on so on every port; what begins as nothing like it may be anything else.
+        _ if hello == Hello::NotTls && !tls_only => Ok(bytes),
         Some(reason) => Err(Broken::Denied(reason)),
         None => Ok(bytes),
     }

@@ -91,7 +91,7 @@ async fn a_hundred_at_once_and_nothing_is_left() {
 #[tokio::test]
 async fn on_the_port_of_tls_only_tls_for_that_host_is_let_through() {
     let echo = origin(Kind::RawEcho).await;
-    for (sent, reason) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], "not_tls"), (&[22, 3, 1, 0, 2, 1, 0], "not_tls")] {
+    for (sent, reason) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], "not_tls"), (&[22, 3, 1, 0, 2, 1, 0], "tls_malformed")] {
         let proxy = Proxy::start(settings(&[("a.example:443", echo.addr())]));
         let mut stream = proxy.connect().await;
         stream.write_all(b"CONNECT a.example:443 HTTP/1.1\r\nhost: a.example:443\r\n\r\n").await.expect("writes");

@@ -102,6 +102,8 @@ async fn no_answer_echoes_and_no_target_learns_what_is_the_proxys() {
     }
     let records = format!("{:?}", proxy.records.all());
     assert!(!records.contains("CANARY"), "{records}");
+    let hidden = "GET http://web.example/ HTTP/1.1\r\nhost: web.example\r\nconnection: close, x-secret, \u{ff}\r\nx-secret: CANARY\r\n\r\n";
+    proxy.talk(hidden).await;
     let request = "GET http://web.example/ HTTP/1.1\r\nhost: web.example\r\nproxy-authorization: CANARY\r\nproxy-x: CANARY\r\n\
                    connection: close, x-private\r\nx-private: CANARY\r\nkeep-alive: CANARY\r\nte: CANARY\r\n\
                    upgrade: CANARY\r\nx-public: yes\r\n\r\n";

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::peer::Peer;
-use crate::support::{Proxy, any, eventually, read_all, read_head, settings};
+use crate::support::{DEADLINE, Proxy, any, descriptors, eventually, read_all, read_head, settings};
 
 const GET: &str = "GET http://web.example/ HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n\r\n";
 
@@ -212,4 +212,68 @@ async fn many_idle_clients_keep_nobody_out() {
     assert!(proxy.talk(GET).await.starts_with("HTTP/1.1 200 "));
     drop(idle);
     eventually("no tunnel is open", || proxy.egress.open_tunnels() == 0).await;
+}
+
+/// Connections beyond the limit cost next to nothing, however many there are.
+#[tokio::test]
+async fn a_flood_of_connections_is_not_kept() {
+    let peer = Peer::content().await;
+    let proxy = with(Limits { connections: 4, ..Limits::default() }, &peer);
+    let before = descriptors();
+    let mut flood = Vec::new();
+    for _ in 0..300 {
+        flood.push(proxy.connect().await);
+    }
+    // Each client's own end, and of the proxy's the four that are served and the few that are told.
+    eventually("the rest is dropped", || descriptors() <= before + 300 + 4 + 16).await;
+    drop(flood);
+    eventually("and it serves on", || descriptors() <= before).await;
+    assert!(proxy.talk(GET).await.starts_with("HTTP/1.1 200 "));
+}
+
+/// Who asks and does not read holds a place no longer than who says nothing.
+#[tokio::test]
+async fn a_client_that_does_not_read_its_refusals_is_let_go() {
+    let peer = Peer::content().await;
+    let limits = Limits { connections: 1, idle: Duration::from_millis(200), ..Limits::default() };
+    let proxy = with(limits, &peer);
+    let mut greedy = proxy.connect().await;
+    let denied = b"GET http://evil.example/ HTTP/1.1\r\nhost: evil.example\r\n\r\n".repeat(200);
+    let flood = async { while greedy.write_all(&denied).await.is_ok() {} };
+    tokio::time::timeout(DEADLINE, flood).await.expect("it is let go");
+    drop(greedy);
+    eventually("its place is free", || proxy.records.all().len() > 1).await;
+    let mut answer = String::new();
+    for _ in 0..100 {
+        answer = proxy.talk(GET).await;
+        if answer.starts_with("HTTP/1.1 200 ") {
+            break;
+        }
+    }
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+/// A coding that is the connection's own, and that nobody would undo, is not passed on as if it were none.
+#[tokio::test]
+async fn a_transfer_coding_that_is_not_understood_is_told() {
+    let peer = Peer::answering("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nxx\r\n0\r\n\r\n").await;
+    let told = with(Limits::default(), &peer).talk(GET).await;
+    assert!(told.starts_with("HTTP/1.1 502 ") && told.contains(r#""reason":"protocol""#), "{told}");
+}
+
+/// Many targets leave no more connections open than are worth keeping.
+#[tokio::test]
+async fn kept_connections_have_a_number() {
+    let peer = Peer::content().await;
+    let names: Vec<String> = (0..300).map(|n| format!("n{n}.example:80")).collect();
+    let hosts: Vec<(&str, std::net::SocketAddr)> = names.iter().map(|name| (name.as_str(), peer.addr())).collect();
+    let proxy = Proxy::start(settings(&hosts));
+    let before = descriptors();
+    for n in 0..300 {
+        let request = format!("GET http://n{n}.example/ HTTP/1.1\r\nhost: n{n}.example\r\nconnection: close\r\n\r\n");
+        assert!(proxy.talk(request).await.starts_with("HTTP/1.1 200 "));
+    }
+    // Both ends of each are in this process.
+    eventually("at most 256 are kept", || descriptors() <= before + 2 * 256).await;
+    assert!(descriptors() >= before + 200, "the control: some are");
 }

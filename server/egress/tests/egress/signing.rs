@@ -16,7 +16,7 @@ use nagaya_fixtures::vectors;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Proxy, any, read_all, read_head, settings};
+use crate::support::{DEADLINE, Proxy, any, read_all, read_head, settings};
 
 const HOST: &str = "example.amazonaws.com";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
@@ -261,6 +261,9 @@ async fn what_its_sender_signed_otherwise_is_refused_clearly() {
     let proxy = verifier.proxy("s3", Limits::default());
     for (path, header, reason) in [
         ("/?X-Amz-Signature=0", "x: y", "presigned"),
+        ("/?%58-Amz-Sign%61ture=0", "x: y", "presigned"),
+        ("/?x-amz%2Dcredential=0", "x: y", "presigned"),
+        ("/?AWSAccessKeyId=a&Signature=b&Expires=1", "x: y", "presigned"),
         ("/", "content-encoding: aws-chunked", "aws_chunked"),
         ("/", "x-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER", "aws_chunked"),
     ] {
@@ -286,4 +289,43 @@ async fn a_target_is_signed_for_by_its_own_clock() {
             assert_eq!(verifier.count(), requests, "{ahead}");
         }
     }
+}
+
+/// No target chooses the time of a signature.
+#[tokio::test]
+async fn a_clock_that_is_absurd_is_not_believed() {
+    let verifier = Verifier::start(None, 50 * 365 * 86_400).await;
+    let proxy = verifier.proxy("bedrock", Limits::default());
+    for requests in 1..=2 {
+        let answer =
+            proxy.talk(format!("GET http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        assert_eq!(verifier.count(), requests, "it is not signed again");
+    }
+}
+
+/// One client's bodies, however slowly they come, leave room for the others'.
+#[tokio::test]
+async fn one_listener_does_not_hold_all_there_is() {
+    let verifier = Verifier::start(None, 0).await;
+    let limits = Limits { held_in_memory: 1 << 20, held_on_disk: 4 << 20, idle: DEADLINE, ..Limits::default() };
+    let proxy = verifier.proxy("bedrock", limits);
+    let mut greedy = Vec::new();
+    for _ in 0..4 {
+        let mut stream = proxy.connect().await;
+        let head = format!("POST http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 2000000\r\n\r\n");
+        let sent = [head.as_bytes(), &vec![b'x'; 1_900_000]].concat();
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(500), stream.write_all(&sent)).await;
+        greedy.push(stream);
+    }
+    let (_dir, listener, path) = proxy.another();
+    let mut stream = tokio::net::UnixStream::connect(path).await.expect("connects");
+    let modest =
+        format!("POST http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody");
+    stream.write_all(modest.as_bytes()).await.expect("writes");
+    let answer = read_all(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let told = proxy.records.all().iter().filter(|record| record.decision == Decision::Denied("no_buffers")).count();
+    assert!(told > 0, "the control: the greedy one met its limit");
+    listener.stop(DEADLINE).await;
 }

@@ -81,6 +81,15 @@ impl Proxy {
         Self { egress, listener: Some(listener), records, dir }
     }
 
+    /// Another client's listener of the same proxy.
+    pub(crate) fn another(&self) -> (tempfile::TempDir, Listener, PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
+        let listener = self.egress.open(fd, "proxy.sock", identity("another")).expect("listens");
+        let path = dir.path().join("proxy.sock");
+        (dir, listener, path)
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("proxy.sock")
     }

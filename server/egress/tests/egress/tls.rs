@@ -159,3 +159,23 @@ async fn certificates_are_believed_for_a_reason() {
     let answer = proxy.talk(format!("GET http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(r#""reason":"tls""#), "{answer}");
 }
+
+/// What begins as TLS is held to it on every port: neither a long message nor a long pause gets another name through.
+#[tokio::test]
+async fn a_name_is_not_hidden_by_a_message_that_is_odd() {
+    let begun = [22, 3, 1, 0, 200, 1, 0, 1, 0, 3, 3];
+    let long = [&[22, 3, 1, 0x40, 0, 1, 0, 0x50, 0][..], &[7; 0x3ffc]].concat();
+    for (what, sent) in [("it never ends", &begun[..]), ("it is too long", &long)] {
+        let peer = Peer::content().await;
+        let mut settings = settings(&[("api.example:8443", peer.addr())]);
+        settings.limits.head = std::time::Duration::from_millis(100);
+        let proxy = Proxy::start(settings);
+        let mut stream = proxy.connect().await;
+        stream.write_all(b"CONNECT api.example:8443 HTTP/1.1\r\nhost: api.example\r\n\r\n").await.expect("writes");
+        assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+        stream.write_all(sent).await.expect("writes");
+        assert_eq!(read_all(&mut stream).await, "", "{what}");
+        let record = proxy.record().await;
+        assert_eq!((record.decision, peer.seen().as_str()), (Decision::Denied("tls_malformed"), ""), "{what}");
+    }
+}
