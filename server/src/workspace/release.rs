@@ -134,6 +134,8 @@ impl Workspaces {
     /// The step that failed; the garbage collector will try again.
     pub async fn release(self: &Arc<Self>, id: &RoomId, why: Why) -> Result<(), ReleaseError> {
         let room = self.rooms.begin_release(id);
+        // The pool is smaller from here on, also where the rest of it takes its time or has to be tried again.
+        self.pool_changed.notify_one();
         let this = self.clone();
         let work = self.tasks.spawn(async move { this.take_down(&room, why).await });
         let patience = self.parts.grace + PATIENCE;
