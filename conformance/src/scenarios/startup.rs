@@ -139,6 +139,13 @@ async fn empty_environment(context: &Context) -> Result<(), Failure> {
         context.note("port 8000 is taken by another process: BIND_ADDR=127.0.0.1:0 was set");
         program.env.insert("BIND_ADDR".to_owned(), "127.0.0.1:0".to_owned());
     }
+    // The default is a system's directory, which is not everybody's to make.
+    let default_sockets = std::path::Path::new("/var/run/workspace-sockets");
+    if !rustix::process::geteuid().is_root() && tempfile::tempdir_in(default_sockets).is_err() {
+        context.note("the default socket directory is not this user's to write to: WORKSPACE_SOCKET_BASE_PATH was set");
+        let sockets = context.dir().join("ws");
+        program.env.insert("WORKSPACE_SOCKET_BASE_PATH".to_owned(), sockets.display().to_string());
+    }
     let server = start(context, &program)?;
     let address = crate::target::fixtures::address(&server, &addr_file, LIVE_LIMIT).await?;
     if default_port_is_free {

@@ -100,9 +100,14 @@ pub async fn remove(engine: &Engine, tag: &str) -> Result<(), Failure> {
 /// # Errors
 /// The container cannot be made or started.
 pub async fn start_room(engine: &Engine, run: &str, name: &str, image: &str, sockets: &Path) -> Result<Room, Failure> {
-    let owned = "rw,exec,nosuid,nodev,mode=0700,uid=1000,gid=1000,size=64m".to_owned();
+    // As a server does it: a suite that is not root runs the room as itself, or it could not connect to what the agent makes.
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let own = (uid != 0).then(|| format!("{uid}:{gid}"));
+    let (uid, gid) = if uid == 0 { (1000, 1000) } else { (uid, gid) };
+    let owned = format!("rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid},size=64m");
     let body = ContainerCreateBody {
         image: Some(image.to_owned()),
+        user: own,
         labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.to_owned())])),
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),

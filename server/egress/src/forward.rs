@@ -226,11 +226,10 @@ fn first_of(decoder: &mut Decoder, buffer: &mut BytesMut, framing: Framing, mete
 /// RFC 9110, 10.1.1. The proxy answers for itself, when it is ready to take the body.
 async fn ask_for_body(client: &UnixStream, patience: Duration) -> Result<(), Refusal> {
     let asked = socket::write(client, &[b"HTTP/1.1 100 Continue\r\n\r\n"]);
-    tokio::time::timeout(patience, asked)
-        .await
-        .map_err(|_| ())
-        .and_then(|asked| asked.map_err(|_| ()))
-        .map_err(|()| Refusal::client_gone())
+    match tokio::time::timeout(patience, asked).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Refusal::client_gone()),
+    }
 }
 
 /// Reads a whole body, and holds it.
