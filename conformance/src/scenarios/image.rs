@@ -98,8 +98,8 @@ async fn default_command(context: &Context) -> Result<(), Failure> {
     let user = room.shell("id -u; cat /proc/1/comm; stat -c %u /proc/1").await?;
     let lines: Vec<&str> = user.printed.lines().collect();
     check(lines.len() == 3, format!("`id -u` and others in the room: {:?}", user.printed))?;
-    check_eq("uid in the room", lines[0], "1000")?;
-    check_eq("uid of the first process", lines[2], "1000")?;
+    check_eq("uid in the room", lines[0], &*crate::target::image::room_uid())?;
+    check_eq("uid of the first process", lines[2], &*crate::target::image::room_uid())?;
     check(room.is_running().await?, "the container has ended")
 }
 

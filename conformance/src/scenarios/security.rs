@@ -94,7 +94,7 @@ fn check_specification(inspect: &Value, room: &Room) -> Result<(), Failure> {
         check(options.contains("size="), format!("{}: {place} has {options:?}", what("Tmpfs")))?;
     }
     let user = config["User"].as_str().unwrap_or_default();
-    check(user.split(':').next() == Some("1000"), format!("{}: {user:?}", what("User")))?;
+    check(user.split(':').next() == Some(&*crate::target::image::room_uid()), format!("{}: {user:?}", what("User")))?;
     for label in ["nagaya.deployment", "nagaya.workspace", "nagaya.created-at"] {
         check(config["Labels"][label].as_str().is_some_and(|value| !value.is_empty()), what(label))?;
     }
@@ -120,7 +120,7 @@ async fn check_inside(room: &Room) -> Result<(), Failure> {
     }
     check_eq("NoNewPrivs of the room's first process", field("NoNewPrivs:").as_str(), "1")?;
     check_eq("Seccomp of the room's first process (2 is a filter)", field("Seccomp:").as_str(), "2")?;
-    check_eq("Uid of the room's first process", field("Uid:").split_ascii_whitespace().next(), Some("1000"))?;
+    check_eq("Uid of the room's first process", field("Uid:").split_ascii_whitespace().next(), Some(&*crate::target::image::room_uid()))?;
     let docker = room.shell("ls /var/run/docker.sock /run/docker.sock 2>/dev/null").await?;
     check_eq("Docker's socket in the room", docker.printed.as_str(), "")
 }

@@ -131,3 +131,12 @@ pub async fn start_room(engine: &Engine, run: &str, name: &str, image: &str, soc
     engine.docker().start_container(name, None::<StartContainerOptions>).await?;
     Ok(engine.container(name))
 }
+
+/// Whose a room is: uid 1000's where the server is root, else the server's own, which is who the suite is that launched it.
+#[must_use]
+pub fn room_uid() -> String {
+    match rustix::process::getuid().as_raw() {
+        0 => "1000".to_owned(),
+        own => own.to_string(),
+    }
+}
