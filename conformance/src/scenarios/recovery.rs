@@ -127,6 +127,7 @@ async fn agent_ends(context: &Context) -> Result<(), Failure> {
     check_eq(format!("status of kill in the room ({})", told.printed), told.status, 0)?;
     let events = stream.finish().await?;
     ended_badly(&events)?;
+    check(names(&events).contains("container_recovered"), format!("no container_recovered among: {}", names(&events)))?;
     gone(&room, &dir).await?;
     let again = deployment.run_well(&conversation, "@say alive again").await;
     again.map(|_| ()).map_err(|failure| failure.during("the run after the agent ended"))

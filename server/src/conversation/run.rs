@@ -179,11 +179,13 @@ impl Run {
                         lease.finish(Some(session_id.clone())).await;
                         return self.judge(is_error, result, session_id, usage, num_turns).await;
                     }
+                    // Nobody asked for that: the agent itself is stopping, and its room with it.
+                    Ok(AgentEvent::Error { error_type: ErrorKind::Cancelled, .. }) => {
+                        return self.give_up(lease, "its agent has stopped".into()).await;
+                    }
                     Ok(AgentEvent::Error { error_type, message }) => {
                         lease.finish(None).await;
-                        if error_type != ErrorKind::Cancelled || !self.cancel.is_cancelled() {
-                            self.fail(translate::error_type(error_type), message, true).await;
-                        }
+                        self.fail(translate::error_type(error_type), message, true).await;
                         return Ending::error();
                     }
                     Ok(event) => self.pass_on(event).await,
