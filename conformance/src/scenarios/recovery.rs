@@ -11,6 +11,7 @@ use crate::client::unix;
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
 use crate::poll::eventually;
+use crate::run::Made;
 use crate::scenario::{Capability, Profile, Scenario, Severity};
 use crate::target::deployment::{Conversation, Deployment, STOP_LIMIT};
 use crate::target::engine::{ROOM_SOCKETS, Room};
@@ -209,11 +210,18 @@ async fn engine_restarts(context: &Context) -> Result<(), Failure> {
     relay.stop().await
 }
 
-/// What a room may try with what it was given; each must end by itself, and none is to be the end of the run.
-const GREEDY: [(&str, &str); 3] = [
-    ("eats memory", "python3 -c 'x = []\nwhile True: x.append(bytearray(1 << 24))'; echo status $?"),
-    ("forks without end", "bomb() { bomb | bomb & }; bomb 2>/dev/null; sleep 1; echo status 1"),
-    ("fills its disk", "dd if=/dev/zero of=/workspace/fill bs=1M count=400 2>&1; echo status $?; rm -f /workspace/fill"),
+/// What a room may try with what it was given, and what it prints once that was refused. None is to be the end of the run.
+const GREEDY: [(&str, &str, &str); 3] = [
+    ("eats memory", "python3 -c 'x = []\nwhile True: x.append(bytearray(1 << 24))'; echo status $?", "status 137"),
+    // Counted first, so that it is seen to be refused; then the bomb as it is known, which nothing in the room ends.
+    (
+        "forks without end",
+        "python3 -c 'import os, signal\nchildren = []\ntry:\n  while True:\n    child = os.fork()\n    if child == 0: signal.pause()\n    \
+         children.append(child)\nexcept OSError: print(\"no more than\", len(children))\nfor child in children: os.kill(child, 9)'; \
+         (bomb() { bomb | bomb & }; bomb) >/dev/null 2>&1; echo dropped",
+        "no more than",
+    ),
+    ("fills its disk", "dd if=/dev/zero of=/workspace/fill bs=1M count=400 2>&1; rm -f /workspace/fill", "No space left on device"),
 ];
 
 async fn greedy(context: &Context) -> Result<(), Failure> {
@@ -226,18 +234,17 @@ async fn greedy(context: &Context) -> Result<(), Failure> {
     let neighbour = deployment.conversation(context).await?;
     deployment.run_well(&neighbour, "@say here").await?;
     let quiet = deployment.only_room().await?;
-    for (what, command) in GREEDY {
+    for (what, command, refusal) in GREEDY {
         let greedy = deployment.another_conversation(context, &neighbour.tenant, &neighbour.model).await?;
         let tool = json!({"command": command, "description": what});
         let stream = deployment.start(&greedy, &format!("@tool Bash {tool}\n@say survived")).await?;
         let (events, beside) = tokio::join!(stream.finish(), deployment.run_well(&neighbour, "@say still here"));
         beside.map_err(|failure| failure.during(format!("a neighbour of a room that {what}")))?;
         let events = events.map_err(|failure| failure.during(what))?;
-        // Whether the run survives is its own affair; that something was refused is the positive control.
-        let results = events.iter().filter(|event| event.name == "tool_result").map(|event| event.data["content"].to_string());
-        let results = results.collect::<Vec<_>>().join(" ");
-        let refused = !results.contains("status 0") || ended_badly(&events).is_ok();
-        check(refused, format!("a room that {what} was not stopped by anything: {results}"))?;
+        // The run may have been lost with its room before the tool could tell; else it must tell.
+        let mut results = events.iter().filter(|event| event.name == "tool_result");
+        let refused = results.any(|result| result.data["content"].to_string().contains(refusal));
+        check(refused || ended_badly(&events).is_ok(), format!("a room that {what} was not stopped by anything: {events:?}"))?;
         check_eq(format!("the neighbour's room beside one that {what}"), quiet.is_running().await?, true)?;
         let well = eventually(HEALED_LIMIT, format!("a run that ends well in the conversation that {what}"), async || {
             deployment.run_well(&greedy, "@say alive").await.map_err(|failure| failure.to_string())
@@ -249,23 +256,20 @@ async fn greedy(context: &Context) -> Result<(), Failure> {
 }
 
 async fn image_gone(context: &Context) -> Result<(), Failure> {
-    let tag = context.derived_image("true").await?;
-    let docker = context.engine()?.docker().clone();
-    let id = docker.inspect_image(&tag).await?.id.unwrap_or_default();
-    // Held by a name of its own, so that it is the deployment's name that goes, and not the image.
-    let held = context.unique("held");
-    let hold = |repo: &str, tag: &str| TagImageOptionsBuilder::new().repo(repo).tag(tag).build();
-    let (engine, held_image) = (context.engine()?.clone(), format!("{held}:test"));
-    context.run.will_make(&crate::run::Made::Image(held_image.clone()))?;
-    let to_remove = held_image.clone();
-    context.resources.add(format!("image {held_image}"), move || async move { image::remove(&engine, &to_remove).await });
-    docker.tag_image(&id, Some(hold(&held, "test"))).await?;
+    // A name of its own for the image: it is the name that goes, and comes back.
+    let (engine, name) = (context.engine()?.clone(), context.unique("image"));
+    let tag = format!("{name}:test");
+    context.run.will_make(&Made::Image(tag.clone()))?;
+    let (to_remove, remover) = (tag.clone(), engine.clone());
+    context.resources.add(format!("image {tag}"), move || async move { image::remove(&remover, &to_remove).await });
+    let named = TagImageOptionsBuilder::new().repo(&name).tag("test").build();
+    engine.docker().tag_image(&context.run.options.image, Some(named.clone())).await?;
 
     let launch = Launch::new().set("CONTAINER_IMAGE", &tag).set("CONTAINER_GC_INTERVAL", 1);
     let deployment = context.launch(launch).await?;
     let first = deployment.conversation(context).await?;
     deployment.run_well(&first, "@say before").await?;
-    image::remove(context.engine()?, &tag).await?;
+    image::remove(&engine, &tag).await?;
 
     let other = deployment.another_conversation(context, &first.tenant, &first.model).await?;
     let told = deployment.api.post(&other.path("/stream"), &json!({"user_input": "@say no room"})).await?;
@@ -282,8 +286,7 @@ async fn image_gone(context: &Context) -> Result<(), Failure> {
     check_eq("socket directories", std::fs::read_dir(&deployment.server()?.sockets)?.count(), 1)?;
     deployment.run_well(&first, "@say a room that is there needs no image").await?;
 
-    let (repository, version) = tag.split_once(':').unwrap_or((&tag, "latest"));
-    docker.tag_image(&id, Some(hold(repository, version))).await?;
+    engine.docker().tag_image(&context.run.options.image, Some(named)).await?;
     deployment.run_well(&other, "@say after").await.map(|_| ())
 }
 
