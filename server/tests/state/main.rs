@@ -1,0 +1,5 @@
+//! Shared state: one suite over each place it may be kept in.
+
+mod faults;
+mod suite;
+mod support;
