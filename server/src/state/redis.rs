@@ -94,8 +94,12 @@ impl Redis {
     async fn eval(&self, script: &str, keys: &[&str], arguments: &[&str]) -> Result<String, Failure> {
         let script = Script::new(script);
         let mut call = script.prepare_invoke();
-        keys.iter().for_each(|key| drop(call.key(*key)));
-        arguments.iter().for_each(|argument| drop(call.arg(*argument)));
+        for key in keys {
+            call.key(*key);
+        }
+        for argument in arguments {
+            call.arg(*argument);
+        }
         self.link.with(|mut connection| async move { call.invoke_async(&mut connection).await }).await
     }
 
@@ -166,7 +170,9 @@ impl State for Redis {
         let mut records = Vec::with_capacity(ids.len());
         for ids in ids.chunks(AT_ONCE) {
             let mut get = cmd("MGET");
-            ids.iter().for_each(|id| drop(get.arg(self.key("room", id))));
+            for id in ids {
+                get.arg(self.key("room", id));
+            }
             let found: Vec<Value> = self.ask(get).await.map_err(|failure| self.link.error(failure))?;
             for (id, found) in ids.iter().zip(found) {
                 // MGET says nothing both of what is not there and of what is no text.

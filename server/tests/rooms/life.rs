@@ -310,12 +310,7 @@ impl Life {
         let entries = server.entries();
         let containers: BTreeMap<String, bool> = self.host.containers().into_iter().collect();
         let directories = self.host.directories();
-        let records = server.runtime.block_on(async {
-            let records = nagaya_server::state::Records::open(&self.host.records_path()).await.expect("opens");
-            let all = records.all().await.expect("reads");
-            records.close().await;
-            all
-        });
+        let records = server.runtime.block_on(self.host.records());
         let known: BTreeSet<String> = entries.iter().map(|entry| entry.room.id.to_string()).collect();
         let names: BTreeSet<String> = entries.iter().map(|entry| entry.room.id.container()).collect();
         if !self.strays {

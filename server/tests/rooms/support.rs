@@ -10,10 +10,11 @@ use nagaya_egress::{Egress, RequestRecord, Settings, Trail};
 use nagaya_server::config::RoomLimits;
 use nagaya_server::engine::memory::Memory;
 use nagaya_server::engine::{ContainerSpec, Engine};
-use nagaya_server::state::Records;
+use nagaya_server::state::{Embedded, Record, State};
 use nagaya_server::telemetry::metrics::Metrics;
 use nagaya_server::workspace::clock::Clock;
 use nagaya_server::workspace::id::RoomId;
+use nagaya_server::workspace::peers::Peers;
 use nagaya_server::workspace::pool::PoolSize;
 use nagaya_server::workspace::room::{Entry, Occupant, RoomState};
 use nagaya_server::workspace::sockets::SocketBase;
@@ -108,6 +109,14 @@ impl Host {
         fs::create_dir_all(self.base().join(id.as_str())).expect("makes");
     }
 
+    /// What the file of an only server remembers.
+    pub(crate) async fn records(&self) -> Vec<Record> {
+        let state = Embedded::open(&self.records_path()).await.expect("opens");
+        let records = state.records().await.expect("reads");
+        state.close().await;
+        records
+    }
+
     pub(crate) async fn parts(&self, pool: PoolSize) -> Parts {
         let base = self.base();
         Parts {
@@ -115,7 +124,8 @@ impl Host {
             egress: Egress::new(Settings::default(), None, Arc::new(Nobody)).expect("a proxy"),
             sockets: SocketBase::prepare(base.clone(), base).expect("a base"),
             template: template(),
-            records: Records::open(&self.records_path()).await.expect("opens"),
+            state: Arc::new(Embedded::open(&self.records_path()).await.expect("opens")),
+            peers: Peers::alone(DEPLOYMENT),
             metrics: Arc::new(Metrics::new().expect("metrics")),
             clock: self.clock.clone(),
             ttl: TTL,

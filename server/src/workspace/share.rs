@@ -1,0 +1,321 @@
+//! Rooms among several servers: whose a room is, how it changes its server, and what is kept in shared state.
+//!
+//! A living server's table says which rooms are its own. Records say whose the rooms of the dead were. Nobody touches a room
+//! that is not in its table before having claimed its record by compare-and-set, be it to adopt it or to take it down.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+
+use super::Workspaces;
+use super::acquire::AcquireError;
+use super::id::RoomId;
+use super::lease::{Lease, Origin};
+use super::peers::{self, Answer, Handed, PeerError, Question};
+use super::pool::PoolSize;
+use super::reconcile::Adoption;
+use super::release::{self, ReleaseError, Why};
+use super::room::{Occupant, Yielded};
+use crate::state::{Record, StateError, Swap};
+
+/// How long a conversation is held for a run that was admitted and is about to ask for its room.
+const ADMITTED: Duration = Duration::from_secs(10);
+/// How long it is held while its room is looked for or made: longer than that ever takes. Who dies holding it is found out.
+const HELD: Duration = Duration::from_secs(120);
+/// How often a room that changes its server at this very moment is looked for again.
+const LOOKS: usize = 3;
+/// Between looks at what others have written.
+const FOLLOW: Duration = Duration::from_secs(2);
+
+impl Workspaces {
+    /// Answers the other servers until this one leaves.
+    pub(super) async fn answer_peers(self: Arc<Self>, listener: UnixListener) {
+        loop {
+            match self.door.run_until_cancelled(listener.accept()).await {
+                None => break,
+                Some(Ok((stream, _))) => {
+                    let this = self.clone();
+                    self.doors.spawn(peers::serve(stream, async move |question| this.answer(question).await));
+                }
+                Some(Err(error)) => {
+                    tracing::error!(%error, "another server's question");
+                    // Out of descriptors, most likely: that passes, and asking again at once does not help it.
+                    self.door.run_until_cancelled(tokio::time::sleep(Duration::from_millis(100))).await;
+                }
+            }
+        }
+        self.parts.peers.leave();
+    }
+
+    async fn answer(&self, question: Question) -> Answer {
+        match question {
+            Question::Rooms => Answer::Rooms(self.own_rooms()),
+            Question::Has(conversation) => match self.turnstile(&conversation).try_lock() {
+                Err(_) => Answer::Busy,
+                Ok(_) => match self.rooms.is_leased(&conversation) {
+                    None => Answer::No,
+                    Some(true) => Answer::Busy,
+                    Some(false) => Answer::Idle,
+                },
+            },
+            Question::HandOver(conversation) => {
+                let turn = self.turnstile(&conversation);
+                let Ok(_turn) = turn.try_lock() else { return Answer::Busy };
+                match self.rooms.give_up(&conversation) {
+                    Yielded::Nothing => Answer::No,
+                    Yielded::Busy => Answer::Busy,
+                    Yielded::Room(room, session) => {
+                        release::stop_listener(&room, Duration::ZERO).await;
+                        tracing::info!(workspace = %room.id, "room handed over to another server");
+                        Answer::Handed(Handed { workspace: room.id.to_string(), session })
+                    }
+                }
+            }
+        }
+    }
+
+    fn own_rooms(&self) -> Vec<String> {
+        let incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let rooms = self.rooms.all().into_iter().map(|entry| entry.room.id.clone());
+        rooms.chain(incoming).map(|id| id.to_string()).collect()
+    }
+
+    /// Rooms of the other living servers.
+    pub(super) async fn foreign(&self) -> Result<HashSet<RoomId>, PeerError> {
+        let answers = self.parts.peers.ask(&Question::Rooms).await?;
+        let rooms = answers.into_iter().filter_map(|answer| match answer {
+            Answer::Rooms(rooms) => Some(rooms),
+            _ => None,
+        });
+        Ok(rooms.flatten().filter_map(|id| RoomId::parse(&id)).collect())
+    }
+
+    /// Tells the others that a room is this server's before it stands in the table.
+    pub(super) fn announce(&self, id: &RoomId) -> Incoming<'_> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        Incoming { workspaces: self, id: id.clone() }
+    }
+
+    /// Makes a room that is in nobody's table this server's, to be taken down; `false` where somebody was quicker.
+    pub(super) async fn claim(&self, id: &RoomId, old: Option<&Record>) -> Result<bool, StateError> {
+        let claimed = self.record_for(id, None, None);
+        Ok(self.parts.state.swap(id.as_str(), old, Some(&claimed)).await? == Swap::Done)
+    }
+
+    pub(super) fn record_for(&self, id: &RoomId, occupant: Option<&Occupant>, session: Option<String>) -> Record {
+        Record {
+            workspace: id.to_string(),
+            occupant: occupant.map(|o| (o.conversation.clone(), o.tenant.clone())),
+            session,
+            owner: self.parts.peers.id().to_owned(),
+        }
+    }
+
+    /// Whether a room of the conversation may be looked for elsewhere than in the table.
+    fn may_be_elsewhere(&self) -> bool {
+        !self.parts.peers.is_alone() || !self.is_reconciled()
+    }
+
+    /// Holds a conversation against the other servers; [`AcquireError::Busy`] where one of them holds it.
+    async fn hold(&self, conversation: &str, ttl: Duration) -> Result<(), AcquireError> {
+        let (state, me) = (&self.parts.state, self.parts.peers.id());
+        let Some(holder) = state.lock(conversation, me, None, ttl).await? else { return Ok(()) };
+        if self.parts.peers.lives(&holder).await? {
+            return Err(AcquireError::Busy);
+        }
+        match state.lock(conversation, me, Some(&holder), ttl).await? {
+            None => Ok(()),
+            Some(_) => Err(AcquireError::Busy),
+        }
+    }
+
+    async fn let_go(&self, conversation: &str) {
+        if let Err(error) = self.parts.state.unlock(conversation, self.parts.peers.id()).await {
+            tracing::warn!(%error, conversation, "a conversation's lock is left to end by itself");
+        }
+    }
+
+    /// Asks for a conversation among all servers: nobody else gets it a room, or a run, until it has one here.
+    pub(super) async fn admit_among(&self, conversation: &str) -> Result<(), AcquireError> {
+        if self.parts.peers.is_alone() {
+            return Ok(());
+        }
+        self.hold(conversation, ADMITTED).await?;
+        let answers = self.parts.peers.ask(&Question::Has(conversation.to_owned())).await;
+        let refused = match answers {
+            Ok(answers) if answers.iter().any(|answer| matches!(answer, Answer::Busy)) => Err(AcquireError::Busy),
+            other => other.map(drop).map_err(Into::into),
+        };
+        if refused.is_err() {
+            self.let_go(conversation).await;
+        }
+        refused
+    }
+
+    /// Does the work that gets a conversation its room while no other server does.
+    pub(super) async fn while_held<T>(
+        &self,
+        conversation: &str,
+        work: impl Future<Output = Result<T, AcquireError>>,
+    ) -> Result<T, AcquireError> {
+        if self.parts.peers.is_alone() {
+            return work.await;
+        }
+        self.hold(conversation, HELD).await?;
+        let done = work.await;
+        self.let_go(conversation).await;
+        done
+    }
+
+    /// The room the conversation has with another server, or had with one that died, leased.
+    pub(super) async fn fetch(self: &Arc<Self>, occupant: &Occupant) -> Result<Option<Lease>, AcquireError> {
+        if !self.may_be_elsewhere() {
+            return Ok(None);
+        }
+        for _ in 0..LOOKS {
+            let Some((id, old, session)) = self.find(&occupant.conversation).await? else { return Ok(None) };
+            match self.adopt(&id, old.as_ref(), Some(occupant.clone()), session.clone(), true).await? {
+                Adoption::Done(room) => {
+                    return Ok(Some(Lease::new(self.clone(), room, occupant.clone(), Origin::Reused, session)));
+                }
+                Adoption::Unfit => return Ok(None),
+                Adoption::Lost => {}
+            }
+        }
+        Err(AcquireError::Busy)
+    }
+
+    /// A conversation's room that is in no table, or has just been handed over, with its record.
+    #[allow(clippy::type_complexity, reason = "three things that are used where they are made")]
+    async fn find(&self, conversation: &str) -> Result<Option<(RoomId, Option<Record>, Option<String>)>, AcquireError> {
+        let state = &self.parts.state;
+        let mut handed = None;
+        for answer in self.parts.peers.ask(&Question::HandOver(conversation.to_owned())).await? {
+            match answer {
+                Answer::Busy => return Err(AcquireError::Busy),
+                Answer::Handed(room) => handed = Some(room),
+                _ => {}
+            }
+        }
+        if let Some(handed) = handed
+            && let Some(id) = RoomId::parse(&handed.workspace)
+        {
+            return Ok(Some((id, state.record(&handed.workspace).await?, handed.session)));
+        }
+        let Some(record) = state.record_of(conversation).await? else { return Ok(None) };
+        let Some(id) = RoomId::parse(&record.workspace) else { return Ok(None) };
+        if self.rooms.contains(&id) || self.foreign().await?.contains(&id) {
+            // Its server is taking it down: it is no longer the conversation's.
+            let vacant = Record { occupant: None, ..record.clone() };
+            state.swap(&record.workspace, Some(&record), Some(&vacant)).await?;
+            return Ok(None);
+        }
+        let session = record.session.clone();
+        Ok(Some((id, Some(record), session)))
+    }
+
+    /// Releases the room a conversation has with another server, or had with one that died.
+    pub(super) async fn release_elsewhere(self: &Arc<Self>, conversation: &str, why: Why) -> Result<(), ReleaseError> {
+        if !self.may_be_elsewhere() {
+            return Ok(());
+        }
+        match self.find(conversation).await {
+            Ok(None) => Ok(()),
+            Ok(Some((id, old, _))) => match self.claim(&id, old.as_ref()).await? {
+                true => self.release_left(&id, why).await,
+                false => Err(ReleaseError::Elsewhere),
+            },
+            Err(AcquireError::Busy) => Err(ReleaseError::Elsewhere),
+            Err(AcquireError::State(error)) => Err(error.into()),
+            Err(AcquireError::Peer(error)) => Err(error.into()),
+            Err(AcquireError::Build(_)) => Err(ReleaseError::CutOff),
+        }
+    }
+
+    /// Sets the pool's size for every server of the deployment, and for its later starts.
+    ///
+    /// # Errors
+    /// Shared state does not answer; nothing was changed.
+    pub async fn resize_pool(&self, size: PoolSize) -> Result<(), StateError> {
+        self.parts.state.set_pool(size).await?;
+        self.set_pool_size(size);
+        Ok(())
+    }
+
+    /// Follows what others have set, and writes anew what shared state has forgotten.
+    pub(super) async fn follow_state(&self) {
+        let mut epoch = None;
+        let mut trouble = false;
+        let mut look = tokio::time::interval(FOLLOW);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(look.tick()).await.is_some() {
+            match self.look_at_state(&mut epoch).await {
+                Ok(()) if trouble => tracing::info!("the shared state answers again"),
+                Ok(()) => {}
+                Err(error) if !trouble => {
+                    tracing::error!(%error, "rooms of conversations that have none yet wait for it")
+                }
+                Err(error) => tracing::debug!(%error, "still no shared state"),
+            }
+            trouble = self.is_behind();
+        }
+    }
+
+    async fn look_at_state(&self, known: &mut Option<String>) -> Result<(), StateError> {
+        let looked = async {
+            let epoch = self.parts.state.epoch().await?;
+            if known.as_ref() != Some(&epoch) || self.is_behind() {
+                self.record_all().await?;
+                *known = Some(epoch);
+            }
+            if let Some(size) = self.parts.state.pool().await?
+                && size != self.pool_size()
+            {
+                self.set_pool_size(size);
+            }
+            Ok(())
+        };
+        let result = looked.await;
+        self.set_behind(result.is_err());
+        result
+    }
+
+    /// Writes what shared state does not have of this server's rooms, and puts off the end of what it has.
+    pub(super) async fn record_all(&self) -> Result<(), StateError> {
+        let state = &self.parts.state;
+        let mut there: HashMap<String, Record> =
+            state.records().await?.into_iter().map(|record| (record.workspace.clone(), record)).collect();
+        let mut well = Vec::new();
+        for entry in self.rooms.all() {
+            let Some(record) = self.rooms.as_recorded(&entry.room.id) else { continue };
+            let record = self.record_for(&entry.room.id, record.0.as_ref(), record.1);
+            if there.remove(&record.workspace).as_ref() == Some(&record) {
+                well.push(record);
+                continue;
+            }
+            let _gate = entry.room.gate.lock().await;
+            if !self.rooms.stands(&entry.room.id) {
+                continue;
+            }
+            match state.keep(&record).await? {
+                Swap::Done => {}
+                kept => tracing::error!(workspace = record.workspace, ?kept, "a room's record is another server's"),
+            }
+        }
+        state.refresh(&well).await
+    }
+}
+
+/// A room that is about to stand in the table.
+pub(super) struct Incoming<'a> {
+    workspaces: &'a Workspaces,
+    id: RoomId,
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        self.workspaces.incoming.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
