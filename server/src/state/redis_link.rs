@@ -118,10 +118,10 @@ impl Link {
             Some((_, pause, _)) => (*pause * 2).min(PAUSE.1),
             None => PAUSE.0,
         };
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(DEADLINE)).set_response_timeout(Some(DEADLINE));
-        // Recorded before the attempt: the caller's deadline may cut it off.
-        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer");
+        // Its own deadlines are out of the way of ours, which says what it is about.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        // Recorded before the attempt, which the deadline may cut off.
+        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to the last attempt to connect");
         state.failed = Some((Instant::now(), pause, late.into()));
         match self.client.get_multiplexed_async_connection_with_config(&config).await {
             Ok(connection) => {

@@ -97,6 +97,8 @@ pub struct Workspaces {
     turnstiles: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Rooms that are about to stand in the table.
     incoming: Mutex<HashSet<RoomId>>,
+    /// Conversations whose room is being looked for or made.
+    getting: Mutex<HashSet<String>>,
     /// Whether shared state may not have what the table has.
     behind: AtomicBool,
     /// Last count of running containers, for when the engine does not answer.
@@ -123,6 +125,7 @@ impl Workspaces {
             pool_changed: Notify::new(),
             turnstiles: Mutex::default(),
             incoming: Mutex::default(),
+            getting: Mutex::default(),
             behind: AtomicBool::new(false),
             counted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),

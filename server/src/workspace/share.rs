@@ -52,28 +52,29 @@ impl Workspaces {
     async fn answer(&self, question: Question) -> Answer {
         match question {
             Question::Rooms => Answer::Rooms(self.own_rooms()),
-            Question::Has(conversation) => match self.turnstile(&conversation).try_lock() {
-                Err(_) => Answer::Busy,
-                Ok(_) => match self.rooms.is_leased(&conversation) {
-                    None => Answer::No,
-                    Some(true) => Answer::Busy,
-                    Some(false) => Answer::Idle,
-                },
-            },
-            Question::HandOver(conversation) => {
-                let turn = self.turnstile(&conversation);
-                let Ok(_turn) = turn.try_lock() else { return Answer::Busy };
-                match self.rooms.give_up(&conversation) {
-                    Yielded::Nothing => Answer::No,
-                    Yielded::Busy => Answer::Busy,
-                    Yielded::Room(room, session) => {
-                        release::stop_listener(&room, Duration::ZERO).await;
-                        tracing::info!(workspace = %room.id, "room handed over to another server");
-                        Answer::Handed(Handed { workspace: room.id.to_string(), session })
-                    }
-                }
+            Question::Has(conversation) | Question::HandOver(conversation) if self.is_getting(&conversation) => {
+                Answer::Busy
             }
+            Question::Has(conversation) => match self.rooms.is_leased(&conversation) {
+                None => Answer::No,
+                Some(true) => Answer::Busy,
+                Some(false) => Answer::Idle,
+            },
+            Question::HandOver(conversation) => match self.rooms.give_up(&conversation) {
+                Yielded::Nothing => Answer::No,
+                Yielded::Busy => Answer::Busy,
+                Yielded::Room(room, session) => {
+                    release::stop_listener(&room, Duration::ZERO).await;
+                    tracing::info!(workspace = %room.id, "room handed over to another server");
+                    Answer::Handed(Handed { workspace: room.id.to_string(), session })
+                }
+            },
         }
+    }
+
+    /// Whether a room for the conversation is just being looked for or made here.
+    fn is_getting(&self, conversation: &str) -> bool {
+        self.getting.lock().unwrap_or_else(PoisonError::into_inner).contains(conversation)
     }
 
     fn own_rooms(&self) -> Vec<String> {
@@ -164,7 +165,9 @@ impl Workspaces {
             return work.await;
         }
         self.hold(conversation, HELD).await?;
+        let getting = Getting::new(self, conversation);
         let done = work.await;
+        drop(getting);
         self.let_go(conversation).await;
         done
     }
@@ -317,5 +320,25 @@ pub(super) struct Incoming<'a> {
 impl Drop for Incoming<'_> {
     fn drop(&mut self) {
         self.workspaces.incoming.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+/// A conversation whose room is being looked for or made. Should shared state forget the lock, this is still told to others.
+struct Getting<'a> {
+    workspaces: &'a Workspaces,
+    conversation: &'a str,
+}
+
+impl<'a> Getting<'a> {
+    /// At most one at a time for a conversation: its turnstile is held.
+    fn new(workspaces: &'a Workspaces, conversation: &'a str) -> Self {
+        workspaces.getting.lock().unwrap_or_else(PoisonError::into_inner).insert(conversation.to_owned());
+        Self { workspaces, conversation }
+    }
+}
+
+impl Drop for Getting<'_> {
+    fn drop(&mut self) {
+        self.workspaces.getting.lock().unwrap_or_else(PoisonError::into_inner).remove(self.conversation);
     }
 }
