@@ -211,7 +211,7 @@ async fn shared_state(
     match redis.ping().await {
         Ok(()) => tracing::info!("workspace records, locks and the pool's size are in Redis"),
         Err(error) => {
-            tracing::error!(%error, "starting without shared state; conversations get no new rooms until it answers")
+            tracing::error!(%error, "starting without shared state; conversations get no new rooms until it answers");
         }
     }
     let peers = Peers::among(&rooms.socket_base, deployment)

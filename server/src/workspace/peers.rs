@@ -271,7 +271,6 @@ mod tests {
         drop(other);
         // It accepts, as the kernel does for it, and says nothing.
         let stuck = Peers::among(base.path(), "d").expect("a place");
-        tokio::time::pause();
         assert!(matches!(one.ask(&Question::Rooms).await, Err(PeerError::Silent { .. })));
         assert!(one.lives(stuck.id()).await.expect("tells"));
     }

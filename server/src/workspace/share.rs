@@ -258,7 +258,7 @@ impl Workspaces {
                 Ok(()) if trouble => tracing::info!("the shared state answers again"),
                 Ok(()) => {}
                 Err(error) if !trouble => {
-                    tracing::error!(%error, "rooms of conversations that have none yet wait for it")
+                    tracing::error!(%error, "rooms of conversations that have none yet wait for it");
                 }
                 Err(error) => tracing::debug!(%error, "still no shared state"),
             }

@@ -113,7 +113,7 @@ impl<'a> Life<'a> {
                     assert!(self.leases.insert(conversation, (server, lease)).is_none(), "two runs of c{conversation}");
                 }
                 Err(AcquireError::Busy) => {
-                    assert!(taken || asked > 1 || self.down, "c{conversation} is busy with nothing")
+                    assert!(taken || asked > 1 || self.down, "c{conversation} is busy with nothing");
                 }
                 Err(error) => assert!(self.down, "no room though nothing is wrong: {error}"),
             }
