@@ -8,6 +8,7 @@ pub mod agent;
 mod build;
 mod clear;
 pub mod clock;
+mod follow;
 pub mod gc;
 pub mod id;
 mod lease;
@@ -247,6 +248,12 @@ impl Workspaces {
     #[must_use]
     pub fn state(&self) -> &dyn State {
         self.parts.state.as_ref()
+    }
+
+    /// This life of this server, as the others and the records know it.
+    #[must_use]
+    pub fn server_id(&self) -> &str {
+        self.parts.peers.id()
     }
 
     /// Whether this server is one of several.

@@ -31,8 +31,8 @@ const LONGEST: u64 = 4 << 20;
 pub(super) enum Question {
     /// Which rooms are yours, whatever they are doing?
     Rooms,
-    /// Do you have a room of this conversation?
-    Has(String),
+    /// Does something run in a room of this conversation, or are you getting it one?
+    Runs(String),
     /// Give me the room of this conversation.
     HandOver(String),
 }
@@ -43,10 +43,8 @@ pub(super) enum Question {
 pub(super) enum Answer {
     /// These.
     Rooms(Vec<String>),
-    /// No room of this conversation.
+    /// No, or no such room.
     No,
-    /// A room in which nothing runs.
-    Idle,
     /// Something runs in its room, or it is just getting one.
     Busy,
     /// Here it is; from now on I do not know it.

@@ -128,8 +128,9 @@ impl Workspaces {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!(workspace = %id, %error, "room of another server is not fit to be adopted");
-                self.claim(id, Some(&record)).await?;
-                self.release_left_in_background(id.clone(), Why::Orphan);
+                if self.claim(id, Some(&record)).await? {
+                    self.release_left_in_background(id.clone(), Why::Orphan);
+                }
                 return Ok(Adoption::Unfit);
             }
         };

@@ -189,11 +189,11 @@ impl Rooms {
         }
     }
 
-    /// Whether a run is in the conversation's room; `None` where it has none.
-    pub(super) fn is_leased(&self, conversation: &str) -> Option<bool> {
+    /// Whether a run is in the conversation's room.
+    pub(super) fn is_leased(&self, conversation: &str) -> bool {
         let table = self.table();
-        let entry = table.entries.get(table.by_conversation.get(conversation)?)?;
-        Some(matches!(entry.state, RoomState::Bound { leased: true, .. }))
+        let entry = table.by_conversation.get(conversation).and_then(|id| table.entries.get(id));
+        entry.is_some_and(|entry| matches!(entry.state, RoomState::Bound { leased: true, .. }))
     }
 
     /// Forgets the conversation's room for another server to have, unless something runs in it.
@@ -305,5 +305,41 @@ impl Table {
         {
             self.by_conversation.remove(&occupant.conversation);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_is_released_only_if_nothing_has_happened_since() {
+        let rooms = Rooms::new(Clock::default());
+        let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
+        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None, None));
+        rooms.insert(room.clone(), RoomState::Bound { occupant, leased: false, session: None });
+        let seen = |rooms: &Rooms| rooms.all().pop().expect("a room");
+        let idle = seen(&rooms);
+        rooms.take_bound("c").expect("a lease");
+        assert!(!rooms.begin_release_of(&idle), "a run has come in");
+        rooms.end_lease(&room.id, None);
+        assert!(!rooms.begin_release_of(&idle), "a run has come and gone");
+        assert!(rooms.begin_release_of(&seen(&rooms)));
+        assert!(!rooms.stands(&room.id));
+        rooms.remove(&room.id);
+        assert!(!rooms.begin_release_of(&idle) && !rooms.contains(&room.id), "another server has it");
+    }
+
+    #[test]
+    fn a_room_is_given_up_only_if_nothing_runs_in_it() {
+        let rooms = Rooms::new(Clock::default());
+        assert!(matches!(rooms.give_up("c"), Yielded::Nothing));
+        let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
+        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None, None));
+        rooms.insert(room.clone(), RoomState::Bound { occupant, leased: true, session: Some("s".into()) });
+        assert!(matches!(rooms.give_up("c"), Yielded::Busy) && rooms.is_leased("c"));
+        rooms.end_lease(&room.id, None);
+        assert!(matches!(rooms.give_up("c"), Yielded::Room(_, Some(session)) if session == "s"));
+        assert!(!rooms.contains(&room.id) && rooms.of_conversation("c").is_none());
     }
 }

@@ -3,7 +3,7 @@
 //! A living server's table says which rooms are its own. Records say whose the rooms of the dead were. Nobody touches a room
 //! that is not in its table before having claimed its record by compare-and-set, be it to adopt it or to take it down.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,6 @@ use super::acquire::AcquireError;
 use super::id::RoomId;
 use super::lease::{Lease, Origin};
 use super::peers::{self, Answer, Handed, PeerError, Question};
-use super::pool::PoolSize;
 use super::reconcile::Adoption;
 use super::release::{self, ReleaseError, Why};
 use super::room::{Occupant, Yielded};
@@ -26,8 +25,6 @@ const ADMITTED: Duration = Duration::from_secs(10);
 const HELD: Duration = Duration::from_secs(120);
 /// How often a room that changes its server at this very moment is looked for again.
 const LOOKS: usize = 3;
-/// Between looks at what others have written.
-const FOLLOW: Duration = Duration::from_secs(2);
 
 impl Workspaces {
     /// Answers the other servers until this one leaves.
@@ -52,13 +49,12 @@ impl Workspaces {
     async fn answer(&self, question: Question) -> Answer {
         match question {
             Question::Rooms => Answer::Rooms(self.own_rooms()),
-            Question::Has(conversation) | Question::HandOver(conversation) if self.is_getting(&conversation) => {
+            Question::Runs(conversation) | Question::HandOver(conversation) if self.is_getting(&conversation) => {
                 Answer::Busy
             }
-            Question::Has(conversation) => match self.rooms.is_leased(&conversation) {
-                None => Answer::No,
-                Some(true) => Answer::Busy,
-                Some(false) => Answer::Idle,
+            Question::Runs(conversation) => match self.rooms.is_leased(&conversation) {
+                true => Answer::Busy,
+                false => Answer::No,
             },
             Question::HandOver(conversation) => match self.rooms.give_up(&conversation) {
                 Yielded::Nothing => Answer::No,
@@ -144,7 +140,7 @@ impl Workspaces {
             return Ok(());
         }
         self.hold(conversation, ADMITTED).await?;
-        let answers = self.parts.peers.ask(&Question::Has(conversation.to_owned())).await;
+        let answers = self.parts.peers.ask(&Question::Runs(conversation.to_owned())).await;
         let refused = match answers {
             Ok(answers) if answers.iter().any(|answer| matches!(answer, Answer::Busy)) => Err(AcquireError::Busy),
             other => other.map(drop).map_err(Into::into),
@@ -178,7 +174,7 @@ impl Workspaces {
             return Ok(None);
         }
         for _ in 0..LOOKS {
-            let Some((id, old, session)) = self.find(&occupant.conversation).await? else { return Ok(None) };
+            let Some(Found { id, old, session }) = self.find(&occupant.conversation).await? else { return Ok(None) };
             match self.adopt(&id, old.as_ref(), Some(occupant.clone()), session.clone(), true).await? {
                 Adoption::Done(room) => {
                     return Ok(Some(Lease::new(self.clone(), room, occupant.clone(), Origin::Reused, session)));
@@ -190,9 +186,8 @@ impl Workspaces {
         Err(AcquireError::Busy)
     }
 
-    /// A conversation's room that is in no table, or has just been handed over, with its record.
-    #[allow(clippy::type_complexity, reason = "three things that are used where they are made")]
-    async fn find(&self, conversation: &str) -> Result<Option<(RoomId, Option<Record>, Option<String>)>, AcquireError> {
+    /// A conversation's room that is in no table, or has just been handed over.
+    async fn find(&self, conversation: &str) -> Result<Option<Found>, AcquireError> {
         let state = &self.parts.state;
         let mut handed = None;
         for answer in self.parts.peers.ask(&Question::HandOver(conversation.to_owned())).await? {
@@ -205,7 +200,7 @@ impl Workspaces {
         if let Some(handed) = handed
             && let Some(id) = RoomId::parse(&handed.workspace)
         {
-            return Ok(Some((id, state.record(&handed.workspace).await?, handed.session)));
+            return Ok(Some(Found { old: state.record(&handed.workspace).await?, id, session: handed.session }));
         }
         let Some(record) = state.record_of(conversation).await? else { return Ok(None) };
         let Some(id) = RoomId::parse(&record.workspace) else { return Ok(None) };
@@ -215,8 +210,7 @@ impl Workspaces {
             state.swap(&record.workspace, Some(&record), Some(&vacant)).await?;
             return Ok(None);
         }
-        let session = record.session.clone();
-        Ok(Some((id, Some(record), session)))
+        Ok(Some(Found { id, session: record.session.clone(), old: Some(record) }))
     }
 
     /// Releases the room a conversation has with another server, or had with one that died.
@@ -226,7 +220,7 @@ impl Workspaces {
         }
         match self.find(conversation).await {
             Ok(None) => Ok(()),
-            Ok(Some((id, old, _))) => match self.claim(&id, old.as_ref()).await? {
+            Ok(Some(Found { id, old, .. })) => match self.claim(&id, old.as_ref()).await? {
                 true => self.release_left(&id, why).await,
                 false => Err(ReleaseError::Elsewhere),
             },
@@ -236,79 +230,14 @@ impl Workspaces {
             Err(AcquireError::Build(_)) => Err(ReleaseError::CutOff),
         }
     }
+}
 
-    /// Sets the pool's size for every server of the deployment, and for its later starts.
-    ///
-    /// # Errors
-    /// Shared state does not answer; nothing was changed.
-    pub async fn resize_pool(&self, size: PoolSize) -> Result<(), StateError> {
-        self.parts.state.set_pool(size).await?;
-        self.set_pool_size(size);
-        Ok(())
-    }
-
-    /// Follows what others have set, and writes anew what shared state has forgotten.
-    pub(super) async fn follow_state(&self) {
-        let mut epoch = None;
-        let mut trouble = false;
-        let mut look = tokio::time::interval(FOLLOW);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while self.stop.run_until_cancelled(look.tick()).await.is_some() {
-            match self.look_at_state(&mut epoch).await {
-                Ok(()) if trouble => tracing::info!("the shared state answers again"),
-                Ok(()) => {}
-                Err(error) if !trouble => {
-                    tracing::error!(%error, "rooms of conversations that have none yet wait for it");
-                }
-                Err(error) => tracing::debug!(%error, "still no shared state"),
-            }
-            trouble = self.is_behind();
-        }
-    }
-
-    async fn look_at_state(&self, known: &mut Option<String>) -> Result<(), StateError> {
-        let looked = async {
-            let epoch = self.parts.state.epoch().await?;
-            if known.as_ref() != Some(&epoch) || self.is_behind() {
-                self.record_all().await?;
-                *known = Some(epoch);
-            }
-            if let Some(size) = self.parts.state.pool().await?
-                && size != self.pool_size()
-            {
-                self.set_pool_size(size);
-            }
-            Ok(())
-        };
-        let result = looked.await;
-        self.set_behind(result.is_err());
-        result
-    }
-
-    /// Writes what shared state does not have of this server's rooms, and puts off the end of what it has.
-    pub(super) async fn record_all(&self) -> Result<(), StateError> {
-        let state = &self.parts.state;
-        let mut there: HashMap<String, Record> =
-            state.records().await?.into_iter().map(|record| (record.workspace.clone(), record)).collect();
-        let mut well = Vec::new();
-        for entry in self.rooms.all() {
-            let Some(record) = self.rooms.as_recorded(&entry.room.id) else { continue };
-            let record = self.record_for(&entry.room.id, record.0.as_ref(), record.1);
-            if there.remove(&record.workspace).as_ref() == Some(&record) {
-                well.push(record);
-                continue;
-            }
-            let _gate = entry.room.gate.lock().await;
-            if !self.rooms.stands(&entry.room.id) {
-                continue;
-            }
-            match state.keep(&record).await? {
-                Swap::Done => {}
-                kept => tracing::error!(workspace = record.workspace, ?kept, "a room's record is another server's"),
-            }
-        }
-        state.refresh(&well).await
-    }
+/// A room to be adopted.
+struct Found {
+    id: RoomId,
+    /// Its record as it was then, which a claim must find unchanged.
+    old: Option<Record>,
+    session: Option<String>,
 }
 
 /// A room that is about to stand in the table.

@@ -126,6 +126,27 @@ fn the_living_take_up_what_a_dead_server_left_and_nothing_of_the_living() {
 }
 
 #[test]
+fn a_room_that_is_just_being_taken_up_is_nobody_elses() {
+    let several = Several::new();
+    let (one, two, three) = (several.start(NO_POOL), several.start(NO_POOL), several.start(NO_POOL));
+    let room = use_once(&one, "c");
+    one.kill();
+    // Its agent takes its time, so that two is found claiming the room, and not yet having it.
+    several.host.engine.mute_agents(true);
+    let workspaces = two.workspaces.clone();
+    let taking = two.runtime.spawn(async move { workspaces.acquire(occupant("c")).await });
+    let key = format!("nagaya:{{ours}}:room:{}", room.0);
+    let claimed = || several.redis.command(&format!("GET {key}")).expect("asks").contains(two.workspaces.server_id());
+    three.until("the claim", claimed);
+    several.host.age();
+    let report = three.runtime.block_on(three.workspaces.collect());
+    assert!(report.errors.is_empty() && report.reclaimed.is_empty() && three.entries().is_empty(), "{report:?}");
+    several.host.engine.mute_agents(false);
+    let lease = two.runtime.block_on(taking).expect("no panic").expect("a room");
+    assert_eq!((lease.workspace_id(), lease.origin()), (room.0.as_str(), Origin::Reused));
+}
+
+#[test]
 fn a_server_that_stops_leaves_its_rooms_to_the_others_or_to_its_next_start() {
     let several = Several::new();
     let one = several.start(NO_POOL);
@@ -210,6 +231,28 @@ fn what_redis_forgets_is_written_again_and_harms_nobody() {
     one.until("its record", || several.redis.command(&format!("EXISTS {key}")).expect("asks") == "1");
     several.redis.flush().expect("flushes");
     assert_eq!(use_once(&two, "c").0, room.0, "handed over without any record");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_harms_no_other_conversation_and_is_told_of() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let (hurt, well) = (use_once(&one, "hurt"), use_once(&one, "well"));
+    let key = format!("nagaya:{{ours}}:room:{}", hurt.0);
+    several.redis.command(&format!("SET {key} junk")).expect("sets");
+    assert_eq!(use_once(&two, "well").0, well.0);
+    assert_eq!(use_once(&two, "hurt").0, hurt.0, "its server knows it without a record");
+    let told = two.workspaces.state().quarantined().expect("told of");
+    assert!(told.contains(&hurt.0), "{told}");
+    // Of a dead server nobody knows it: it is one room less, and not one too many.
+    several.redis.command(&format!("SET {key} junk")).expect("sets");
+    two.kill();
+    assert_ne!(use_once(&one, "hurt").0, hurt.0);
+    assert_eq!(use_once(&one, "well").0, well.0);
+    several.host.age();
+    let report = one.runtime.block_on(one.workspaces.collect());
+    assert!(report.errors.is_empty(), "{report:?}");
+    assert!(!several.host.containers().iter().any(|(name, _)| name.ends_with(&hurt.0)), "{report:?}");
 }
 
 #[test]
