@@ -13,6 +13,7 @@ need_package() { # COMMAND PACKAGE WHY
 need_package cc build-essential "crates that build C need a compiler"
 need_package curl curl "to talk to the server by hand"
 need_package git git "tests clone a repository from it"
+need_package redis-server redis-server "tests share state over a real one"
 command -v cargo >/dev/null || die "cargo is missing. Install Rust $(rust_version) or later, e.g. with rustup."
 have=$(rustc --version | awk '{print $2}')
 printf '%s\n%s\n' "$(rust_version)" "${have%%-*}" | sort -V -C ||

@@ -1,10 +1,12 @@
 //! `nagaya doctor`: whether what the server needs is there, and what to do where it is not.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::engine::{Docker, Engine, EngineAddress, EngineError};
+use crate::state::{Redis, State, StateError};
 use crate::workspace::sockets;
 
 /// What one look found.
@@ -26,6 +28,7 @@ pub async fn run(config: Config) -> Exit {
     if answers {
         findings.push(("image", image(&engine, &config.rooms.image).await));
     }
+    findings.push(("shared state", shared_state(&config).await));
     findings.push(("API keys", keys(&config)));
     let mut exit = Exit::Ok;
     for (what, finding) in findings {
@@ -104,6 +107,29 @@ async fn image(engine: &dyn Engine, image: &str) -> Finding {
             "Build it with `make image`, or set CONTAINER_IMAGE to one that is there.".into(),
         ),
         Err(error) => Finding::Bad(error.to_string(), "Ask again.".into()),
+    }
+}
+
+async fn shared_state(config: &Config) -> Finding {
+    let Some(address) = config.storage.redis.clone() else {
+        return Finding::Good("a file in the state directory (set REDIS_URL where several servers share it)".into());
+    };
+    let shown = address.to_string();
+    // No key is touched, so it does not matter whose they would be.
+    let pinged = match Redis::new(address, "doctor", Duration::ZERO) {
+        Ok(redis) => redis.ping().await,
+        Err(error) => Err(error),
+    };
+    match pinged {
+        Ok(()) => Finding::Good(format!("Redis answers at {shown}")),
+        Err(error @ StateError::Refused { .. }) => {
+            Finding::Bad(error.to_string(), "The server starts, but conversations get no new rooms.".into())
+        }
+        Err(error) => {
+            let cure = "Start Redis, or set REDIS_URL to where it is. The server starts without and takes it up when it \
+                        answers; until then conversations get no new rooms.";
+            Finding::Bad(error.to_string(), cure.into())
+        }
     }
 }
 

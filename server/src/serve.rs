@@ -17,15 +17,18 @@ use crate::config::{Config, EgressSettings, bedrock_runtime_host};
 use crate::conversation::runs::{Means, Runs};
 use crate::conversation::store::Store;
 use crate::engine::Docker;
-use crate::state::Records;
 use crate::state::directory::{StateDir, write_whole};
+use crate::state::{Embedded, Redis, State, StateError};
 use crate::telemetry::{audit::Audit, logs, metrics::Metrics};
 use crate::workspace::clock::Clock;
+use crate::workspace::peers::Peers;
 use crate::workspace::sockets::{self, SocketBase};
 use crate::workspace::{Parts, Template, Workspaces};
 
 /// How long answers under way may take once no run is left.
 const HTTP_DRAIN: Duration = Duration::from_secs(5);
+/// Beyond twice the time in which its server refreshes it, how long a record lives that nobody refreshes.
+const RECORD_SLACK: Duration = Duration::from_secs(3600);
 /// Beyond the grace period, how long releasing or keeping the rooms may take.
 const ROOMS_DRAIN: Duration = Duration::from_secs(30);
 
@@ -36,6 +39,8 @@ enum StartError {
     State(#[from] crate::state::directory::DirectoryError),
     #[error("the workspace records in {0:?}: {1}")]
     Records(PathBuf, sqlx::Error),
+    #[error("REDIS_URL: {0}")]
+    Redis(#[from] StateError),
     #[error("the database {0:?}: {1}")]
     Database(PathBuf, crate::conversation::store::OpenError),
     #[error("WORKSPACE_SOCKET_BASE_PATH={0:?}: {1}; give a directory this user may write to")]
@@ -162,8 +167,7 @@ async fn workspaces(
     let rooms = &config.rooms;
     let sockets = SocketBase::prepare(rooms.socket_base.clone(), rooms.socket_host_base.clone())
         .map_err(|error| StartError::Sockets(rooms.socket_base.clone(), error))?;
-    let path = state.file("workspaces.sqlite");
-    let records = Records::open(&path).await.map_err(|error| StartError::Records(path, error))?;
+    let (shared, peers) = shared_state(config, state, &deployment).await?;
     let aws = credentials(&config.egress.region).await;
     let egress =
         Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed { metrics: metrics.clone(), audit }))?;
@@ -178,7 +182,8 @@ async fn workspaces(
             user: sockets::room_user(),
             region: config.egress.region.clone(),
         },
-        records,
+        state: shared,
+        peers,
         metrics,
         clock: Clock::default(),
         ttl: rooms.ttl,
@@ -187,6 +192,31 @@ async fn workspaces(
         pool: rooms.pool,
         most: rooms.most,
     }))
+}
+
+/// Whose rooms are whose: in Redis, among the servers that share it, or in a file of this server alone.
+async fn shared_state(
+    config: &Config,
+    state: &StateDir,
+    deployment: &str,
+) -> Result<(Arc<dyn State>, Peers), StartError> {
+    let Some(address) = config.storage.redis.clone() else {
+        let path = state.file("workspaces.sqlite");
+        let embedded = Embedded::open(&path).await.map_err(|error| StartError::Records(path, error))?;
+        return Ok((Arc::new(embedded), Peers::alone(deployment)));
+    };
+    let rooms = &config.rooms;
+    let redis = Redis::new(address, deployment, rooms.ttl.max(rooms.gc_interval) * 2 + RECORD_SLACK)?;
+    // Not there, or not willing: rooms that are known go on, the rest waits until it is.
+    match redis.ping().await {
+        Ok(()) => tracing::info!("workspace records, locks and the pool's size are in Redis"),
+        Err(error) => {
+            tracing::error!(%error, "starting without shared state; conversations get no new rooms until it answers");
+        }
+    }
+    let peers = Peers::among(&rooms.socket_base, deployment)
+        .map_err(|error| StartError::Sockets(rooms.socket_base.clone(), error))?;
+    Ok((Arc::new(redis), peers))
 }
 
 fn egress_settings(egress: &EgressSettings) -> nagaya_egress::Settings {

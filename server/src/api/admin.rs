@@ -32,7 +32,7 @@ pub(super) struct Workspace {
     idle_seconds: u64,
 }
 
-/// Every room this server knows.
+/// Every room this server has. Other servers of the deployment have theirs.
 #[utoipa::path(get, path = "/api/admin/workspaces", tag = "admin", responses((status = 200, body = Vec<Workspace>)))]
 pub(super) async fn workspaces(_: Operator, State(app): State<AppState>) -> Json<Vec<Workspace>> {
     let mut entries = app.workspaces.list();
@@ -88,9 +88,10 @@ pub(super) async fn pool(_: Operator, State(app): State<AppState>) -> Json<Pool>
     Json(Pool { min_size: min, max_size: max })
 }
 
-/// Changes the size of the warm pool; it follows in the background.
+/// Changes the size of the warm pool, for every server of the deployment and for its later starts; the pools follow in the
+/// background.
 #[utoipa::path(put, path = "/api/admin/pool", tag = "admin", request_body = Pool,
-    responses((status = 200, body = Pool), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = Pool), (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
 pub(super) async fn set_pool(
     _: Operator,
     State(app): State<AppState>,
@@ -102,7 +103,7 @@ pub(super) async fn set_pool(
     if pool.min_size > pool.max_size {
         return Err(ApiError::invalid("min_size", "must not exceed max_size"));
     }
-    app.workspaces.set_pool_size(PoolSize { min: pool.min_size, max: pool.max_size });
+    app.workspaces.resize_pool(PoolSize { min: pool.min_size, max: pool.max_size }).await?;
     Ok(Json(pool))
 }
 

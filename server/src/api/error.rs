@@ -14,7 +14,8 @@ use utoipa::ToSchema;
 use super::request_id;
 use crate::conversation::runs::StartError;
 use crate::conversation::store::StoreError;
-use crate::workspace::ReleaseError;
+use crate::state::StateError;
+use crate::workspace::{AcquireError, ReleaseError};
 
 /// What went wrong, for a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -157,8 +158,28 @@ impl From<ReleaseError> for ApiError {
     fn from(error: ReleaseError) -> Self {
         match error {
             ReleaseError::Engine(cause) => Self::unavailable(format!("the room could not be released yet: {cause}")),
-            slow @ ReleaseError::Slow(_) => Self::unavailable(slow.to_string()),
+            ReleaseError::State(cause) => cause.into(),
+            busy @ ReleaseError::Elsewhere => Self::new(Code::ResourceLocked, busy.to_string()),
+            later @ (ReleaseError::Slow(_) | ReleaseError::Peer(_)) => Self::unavailable(later.to_string()),
             other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<AcquireError> for ApiError {
+    fn from(error: AcquireError) -> Self {
+        match error {
+            AcquireError::Busy => StartError::Locked.into(),
+            other => Self::unavailable(format!("no room can be opened: {other}")),
+        }
+    }
+}
+
+impl From<StateError> for ApiError {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::File(cause) => Self::internal(&cause),
+            other => Self::unavailable(other.to_string()),
         }
     }
 }

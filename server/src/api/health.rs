@@ -77,8 +77,12 @@ pub(super) struct Health {
 /// How the service and what it needs are. Always 200: the answer is in the body.
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Health)))]
 pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
-    let (database, docker, reality) =
-        tokio::join!(check(app.store.ping()), check(app.workspaces.engine().ping()), app.workspaces.reality());
+    let (database, docker, redis, reality) = tokio::join!(
+        check(app.store.ping()),
+        check(app.workspaces.engine().ping()),
+        shared_state(&app),
+        app.workspaces.reality()
+    );
     // Nothing depends on what is not configured.
     let critical = [&database, &docker];
     // Without a pool every conversation still gets a room, only later.
@@ -86,6 +90,8 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
     let status = match trouble {
         _ if critical.iter().any(|check| check.status != Status::Healthy) => Status::Unhealthy,
         Some(_) => Status::Degraded,
+        // Rooms that are there go on; only conversations without one wait for it.
+        None if redis.status != Status::Healthy => Status::Degraded,
         None => Status::Healthy,
     };
     Json(Health {
@@ -93,12 +99,7 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
         version: env!("CARGO_PKG_VERSION"),
         environment: app.environment.name(),
         timestamp: jiff::Timestamp::now(),
-        checks: Checks {
-            database,
-            redis: absent("not configured: workspace records are kept in the state directory"),
-            docker,
-            s3: absent("not configured: no file sync"),
-        },
+        checks: Checks { database, redis, docker, s3: absent("not configured: no file sync") },
         container_system: ContainerSystem {
             active_containers: reality.active_containers,
             warm_pool_size: reality.warm_pool_size,
@@ -152,6 +153,19 @@ async fn check<E: std::fmt::Display>(probe: impl Future<Output = Result<(), E>>)
     };
     let latency_ms = (began.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     Check { status, message, latency_ms }
+}
+
+/// Where workspace records are; what could not be read of them is told, too.
+async fn shared_state(app: &AppState) -> Check {
+    let state = app.workspaces.state();
+    let mut checked = match app.workspaces.is_shared() {
+        true => check(state.ping()).await,
+        false => absent("not configured: workspace records are kept in the state directory"),
+    };
+    if let Some(told) = state.quarantined() {
+        checked.message = format!("{}; {told}", checked.message);
+    }
+    checked
 }
 
 fn absent(message: &str) -> Check {

@@ -95,8 +95,7 @@ pub(super) async fn start(
         return Err(ApiError::new(Code::Conflict, "the model's context is full; begin a new conversation"));
     }
     let model = app.store.model(&conversation.model_id).await?;
-    let admitted = app.workspaces.admit(&conversation.conversation_id).await;
-    admitted.map_err(|error| ApiError::unavailable(format!("no room can be opened: {error}")))?;
+    app.workspaces.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
     let journal = app.runs.start(Order { conversation, tenant, model, user_input: request.user_input })?;
     tracing::info!(

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::reader::Reader;
+use crate::state::RedisAddress;
 
 /// Settings of what is kept.
 #[derive(Debug, Clone)]
@@ -11,6 +12,8 @@ pub struct Storage {
     pub state_dir: PathBuf,
     /// `DATABASE_URL`: the SQLite file; `None` is the one in the state directory.
     pub sqlite: Option<PathBuf>,
+    /// `REDIS_URL`: state that several servers share; `None` is a file in the state directory.
+    pub redis: Option<RedisAddress>,
     /// `AUDIT_LOG`: the audit trail's file; `None` is the one in the state directory.
     pub audit_log: Option<PathBuf>,
     /// `DEPLOYMENT_ID`; `None` is the one kept in the state directory.
@@ -44,9 +47,12 @@ impl Storage {
                 true => Some(None),
                 false => is_deployment_id(text).then(|| Some(text.to_owned())),
             });
-        unsupported(r, "REDIS_URL", "this version keeps workspace records itself");
+        let redis = r.secret("REDIS_URL", |text| match text.is_empty() {
+            true => Ok(None),
+            false => RedisAddress::parse(text).map(Some),
+        });
         unsupported(r, "S3_BUCKET_NAME", "this version has no file sync");
-        Self { state_dir, sqlite, audit_log, deployment_id }
+        Self { state_dir, sqlite, redis, audit_log, deployment_id }
     }
 }
 

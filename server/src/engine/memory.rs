@@ -14,6 +14,7 @@ use nagaya_protocol::{AGENT_SOCKET, Health};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::{ContainerSpec, Engine, EngineError, EngineInfo, Listed};
@@ -54,6 +55,8 @@ pub struct Memory {
     world: Mutex<World>,
     /// Where agents run; `None`: containers have none, and nothing in them answers.
     agents: Option<Handle>,
+    /// Whether agents let whoever asks wait.
+    mute: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +88,7 @@ impl Memory {
     /// An engine whose containers' agents run on `agents`. An engine outlives its clients: so should that runtime.
     #[must_use]
     pub fn new(agents: Option<Handle>) -> Self {
-        Self { world: Mutex::default(), agents }
+        Self { world: Mutex::default(), agents, mute: watch::Sender::new(false) }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -113,6 +116,11 @@ impl Memory {
     /// No image is there any more; what runs goes on.
     pub fn lose_images(&self) {
         self.world().images_gone = true;
+    }
+
+    /// From here on agents accept whoever asks, and answer nobody until this is over.
+    pub fn mute_agents(&self, mute: bool) {
+        self.mute.send_replace(mute);
     }
 
     /// Every call since the last look.
@@ -192,7 +200,8 @@ impl Memory {
     fn start(&self, name: &str, sockets: &Path) {
         let agent = self.agents.as_ref().map(|agents| {
             let socket = sockets.join(AGENT_SOCKET);
-            agents.spawn(async move { agent(&socket).await }).abort_handle()
+            let mute = self.mute.subscribe();
+            agents.spawn(async move { agent(&socket, mute).await }).abort_handle()
         });
         match self.world().containers.get_mut(name) {
             Some(container) => {
@@ -286,7 +295,7 @@ impl Engine for Memory {
 }
 
 /// The part of an agent that says it is ready.
-async fn agent(socket: &Path) {
+async fn agent(socket: &Path, mut mute: watch::Receiver<bool>) {
     let listener = match UnixListener::bind(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -298,6 +307,9 @@ async fn agent(socket: &Path) {
     let body = serde_json::to_string(&health).unwrap_or_default();
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
     while let Ok((mut client, _)) = listener.accept().await {
+        if mute.wait_for(|mute| !mute).await.is_err() {
+            return;
+        }
         if let Err(error) = say(&mut client, &answer).await {
             tracing::trace!(%error, "a client of an agent left");
         }

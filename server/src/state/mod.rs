@@ -1,130 +1,193 @@
-//! Workspace records: an index over the engine's truth, from which a restarted server learns which room was whose.
+//! Shared state: whose a room is, who is just making one, and how large the pool should be.
 //!
-//! The engine's labels say which rooms exist; a record only adds what a label cannot hold because it changes: the
-//! conversation and the driver's session. A lost record costs a room, never a conversation.
+//! It is an index over the engine's truth. The engine's labels say which rooms exist; a record adds what a label cannot
+//! hold because it changes: the conversation, the driver's session, the server that has the room. A lost record costs a
+//! room, never a conversation, and the server that has the room writes it again.
+//!
+//! [`Embedded`] keeps it in a file, [`Redis`] where several servers reach it. One test suite runs over both
+//! (`tests/state`).
 
 pub mod directory;
+mod embedded;
+mod quarantine;
+mod record;
+mod redis;
+mod redis_link;
 
-use std::path::Path;
+use std::fmt::Debug;
 use std::time::Duration;
 
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use async_trait::async_trait;
 
-/// How long a statement waits for another process's lock.
-const BUSY_DEADLINE: Duration = Duration::from_secs(5);
+pub use embedded::{Embedded, open_sqlite};
+pub use record::Record;
+pub use redis::Redis;
+pub use redis_link::RedisAddress;
 
-/// What is remembered of a room.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The room's id.
-    pub workspace: String,
-    /// The conversation in it, and its tenant; `None` while it waits in the pool.
-    pub occupant: Option<(String, String)>,
-    /// Driver's session of the last run in it.
-    pub session: Option<String>,
+/// How often a change is tried again after somebody else's came between.
+const ATTEMPTS: usize = 16;
+
+/// How many rooms wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSize {
+    /// So many are kept; 0 turns the pool off.
+    pub min: usize,
+    /// Never more than so many.
+    pub max: usize,
 }
 
-/// The records of this deployment, in a file of the state directory.
-#[derive(Debug, Clone)]
-pub struct Records(SqlitePool);
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// It was made.
+    Done,
+    /// The record was not, or is no longer, as the caller believed; nothing was changed.
+    Changed,
+    /// The conversation already has another room; nothing was changed.
+    Taken,
+}
 
-impl Records {
-    /// Opens the file, making it where there is none.
+/// Why the shared state did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It does not answer, or not now.
+    #[error("the shared state at {address}: {why}")]
+    Unavailable {
+        /// Where, without a password.
+        address: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// It does not let us in.
+    #[error("the shared state at {address} refuses this server: {why}; set user and password in REDIS_URL")]
+    Refused {
+        /// Where, without a password.
+        address: String,
+        /// In its words.
+        why: String,
+    },
+    /// The file does not do as asked.
+    #[error("the workspace records: {0}")]
+    File(#[from] sqlx::Error),
+    /// Others change the record without end.
+    #[error("the record of {0} is changed by others all the time")]
+    Contended(String),
+}
+
+/// Records, locks, and the pool's size. No call waits for ever: each ends with an answer or an error within seconds.
+///
+/// A record that cannot be read is moved aside, told of by [`State::quarantined`], and counts as absent.
+#[async_trait]
+pub trait State: Debug + Send + Sync {
+    /// Whether it answers.
     ///
     /// # Errors
-    /// It cannot be opened or written.
-    pub async fn open(path: &Path) -> sqlx::Result<Self> {
-        let pool = open_sqlite(path, 1).await?;
-        sqlx::query(
-            "CREATE TABLE IF NOT EXISTS workspace (
-                id TEXT PRIMARY KEY, conversation TEXT UNIQUE, tenant TEXT, session TEXT
-            ) STRICT",
-        )
-        .execute(&pool)
-        .await?;
-        Ok(Self(pool))
-    }
+    /// It does not.
+    async fn ping(&self) -> Result<(), StateError>;
 
-    /// Writes a record, replacing the room's earlier one.
+    /// A word that changes when records may have been lost; the first call after that sets a new one.
     ///
     /// # Errors
-    /// It was not written.
-    pub async fn put(&self, record: &Record) -> sqlx::Result<()> {
-        let (conversation, tenant) = record.occupant.as_ref().map_or((None, None), |(c, t)| (Some(c), Some(t)));
-        sqlx::query("INSERT OR REPLACE INTO workspace (id, conversation, tenant, session) VALUES (?, ?, ?, ?)")
-            .bind(&record.workspace)
-            .bind(conversation)
-            .bind(tenant)
-            .bind(&record.session)
-            .execute(&self.0)
-            .await
-            .map(|_| ())
-    }
-
-    /// Forgets a room. One that is unknown is fine.
-    ///
-    /// # Errors
-    /// It was not forgotten.
-    pub async fn delete(&self, workspace: &str) -> sqlx::Result<()> {
-        sqlx::query("DELETE FROM workspace WHERE id = ?").bind(workspace).execute(&self.0).await.map(|_| ())
-    }
+    /// It does not answer.
+    async fn epoch(&self) -> Result<String, StateError>;
 
     /// Every record.
     ///
     /// # Errors
     /// They cannot be read.
-    pub async fn all(&self) -> sqlx::Result<Vec<Record>> {
-        let rows = sqlx::query("SELECT id, conversation, tenant, session FROM workspace").fetch_all(&self.0).await?;
-        rows.iter()
-            .map(|row| {
-                let occupant = row.try_get::<Option<String>, _>(1)?.zip(row.try_get::<Option<String>, _>(2)?);
-                Ok(Record { workspace: row.try_get(0)?, occupant, session: row.try_get(3)? })
-            })
-            .collect()
+    async fn records(&self) -> Result<Vec<Record>, StateError>;
+
+    /// A room's record.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    async fn record(&self, workspace: &str) -> Result<Option<Record>, StateError>;
+
+    /// The record of the room a conversation has.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    async fn record_of(&self, conversation: &str) -> Result<Option<Record>, StateError>;
+
+    /// Compare-and-set: where a room's record is `old`, it becomes `new`; `None` is no record.
+    ///
+    /// # Errors
+    /// Whether it was changed is not known.
+    async fn swap(&self, workspace: &str, old: Option<&Record>, new: Option<&Record>) -> Result<Swap, StateError>;
+
+    /// Puts off the time at which records go away by themselves.
+    ///
+    /// # Errors
+    /// It does not answer.
+    async fn refresh(&self, records: &[Record]) -> Result<(), StateError>;
+
+    /// Takes, or holds on to, the lock of a conversation for `holder`; it ends by itself after `ttl`. `over` names a
+    /// holder that is dead. Gives the holder that has it instead, `None` where it is ours.
+    ///
+    /// # Errors
+    /// It does not answer.
+    async fn lock(
+        &self,
+        conversation: &str,
+        holder: &str,
+        over: Option<&str>,
+        ttl: Duration,
+    ) -> Result<Option<String>, StateError>;
+
+    /// Gives the lock of a conversation up, if `holder` has it.
+    ///
+    /// # Errors
+    /// It does not answer; the lock ends by itself.
+    async fn unlock(&self, conversation: &str, holder: &str) -> Result<(), StateError>;
+
+    /// The pool's size as an operator has set it; `None` where nobody has.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    async fn pool(&self) -> Result<Option<PoolSize>, StateError>;
+
+    /// Sets the pool's size for every server.
+    ///
+    /// # Errors
+    /// It was not set.
+    async fn set_pool(&self, size: PoolSize) -> Result<(), StateError>;
+
+    /// Records that could not be read and were moved aside, since the start, for a person; `None` where there was none.
+    fn quarantined(&self) -> Option<String>;
+
+    /// Lets go of connections and files.
+    async fn close(&self);
+
+    /// Writes a record as the room's owner: where there is none, or one of this owner's. [`Swap::Changed`]: another has it.
+    ///
+    /// # Errors
+    /// It was not written, as far as one knows.
+    async fn keep(&self, record: &Record) -> Result<Swap, StateError> {
+        for _ in 0..ATTEMPTS {
+            let old = self.record(&record.workspace).await?;
+            if old.as_ref().is_some_and(|old| old.owner != record.owner) {
+                return Ok(Swap::Changed);
+            }
+            match self.swap(&record.workspace, old.as_ref(), Some(record)).await? {
+                Swap::Changed => {}
+                end => return Ok(end),
+            }
+        }
+        Err(StateError::Contended(record.workspace.clone()))
     }
 
-    /// Closes the file.
-    pub async fn close(&self) {
-        self.0.close().await;
-    }
-}
-
-/// Opens an SQLite file with the settings all of ours have: write-ahead log, durable at checkpoints, foreign keys kept.
-///
-/// # Errors
-/// It cannot be opened.
-pub async fn open_sqlite(path: &Path, connections: u32) -> sqlx::Result<SqlitePool> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Normal)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_DEADLINE);
-    SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_DEADLINE).connect_with(options).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_record_comes_back_after_a_restart() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("w.sqlite");
-        let record = |id: &str, conversation: Option<&str>| Record {
-            workspace: id.into(),
-            occupant: conversation.map(|c| (c.into(), "tenant — 長屋".into())),
-            session: Some("s".into()),
-        };
-        let records = Records::open(&path).await.expect("opens");
-        records.put(&record("a", None)).await.expect("writes");
-        records.put(&record("a", Some("c"))).await.expect("overwrites");
-        records.put(&record("b", None)).await.expect("writes");
-        records.delete("b").await.expect("deletes");
-        records.close().await;
-        let again = Records::open(&path).await.expect("opens");
-        assert_eq!(again.all().await.expect("reads"), vec![record("a", Some("c"))]);
+    /// Deletes a record as the room's owner. One that is gone, or another's, is fine.
+    ///
+    /// # Errors
+    /// It was not deleted.
+    async fn forget(&self, workspace: &str, owner: &str) -> Result<(), StateError> {
+        for _ in 0..ATTEMPTS {
+            let old = self.record(workspace).await?.filter(|old| old.owner == owner);
+            let Some(old) = old else { return Ok(()) };
+            if self.swap(workspace, Some(&old), None).await? != Swap::Changed {
+                return Ok(());
+            }
+        }
+        Err(StateError::Contended(workspace.into()))
     }
 }

@@ -9,8 +9,9 @@ use super::build::{BuildError, identity};
 use super::lease::{Lease, Origin};
 use super::release::Why;
 use super::room::{Occupant, Room};
-use super::{Workspaces, id::RoomId};
+use super::{Workspaces, id::RoomId, peers::PeerError};
 use crate::engine::EngineError;
+use crate::state::StateError;
 use crate::telemetry::metrics::StartSource;
 
 /// Why a conversation got no room.
@@ -19,9 +20,31 @@ pub enum AcquireError {
     /// A run is in its room.
     #[error("a run is going on in the conversation's room")]
     Busy,
+    /// Whether it has a room elsewhere cannot be told.
+    #[error(transparent)]
+    State(StateError),
+    /// The same, because another server does not answer.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// A room could not be made.
     #[error(transparent)]
-    Build(#[from] BuildError),
+    Build(BuildError),
+}
+
+impl From<StateError> for AcquireError {
+    fn from(error: StateError) -> Self {
+        Self::State(error)
+    }
+}
+
+impl From<BuildError> for AcquireError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Taken => Self::Busy,
+            BuildError::State(error) => Self::State(error),
+            other => Self::Build(other),
+        }
+    }
 }
 
 impl AcquireError {
@@ -30,11 +53,13 @@ impl AcquireError {
     pub fn is_unavailable(&self) -> bool {
         matches!(
             self,
-            Self::Build(
-                BuildError::Engine(EngineError::Unreachable { .. } | EngineError::Timeout { .. })
-                    | BuildError::Full(_)
-                    | BuildError::Stopping
-            )
+            Self::State(_)
+                | Self::Peer(_)
+                | Self::Build(
+                    BuildError::Engine(EngineError::Unreachable { .. } | EngineError::Timeout { .. })
+                        | BuildError::Full(_)
+                        | BuildError::Stopping
+                )
         )
     }
 }
@@ -51,7 +76,15 @@ impl Workspaces {
         if let Some(lease) = self.reuse(&occupant).await? {
             return Ok(lease);
         }
-        if let Some(lease) = self.from_pool(&occupant).await {
+        // From here on it is about a room that this server does not have.
+        self.while_held(&occupant.conversation, self.find_or_make(&occupant, began)).await
+    }
+
+    async fn find_or_make(self: &Arc<Self>, occupant: &Occupant, began: Instant) -> Result<Lease, AcquireError> {
+        if let Some(lease) = self.fetch(occupant).await? {
+            return Ok(lease);
+        }
+        if let Some(lease) = self.from_pool(occupant).await? {
             self.parts.metrics.started(StartSource::Warm, began.elapsed());
             return Ok(lease);
         }
@@ -60,7 +93,7 @@ impl Workspaces {
         }
         let room = self.build(Some(occupant.clone())).await?;
         self.parts.metrics.started(StartSource::Cold, began.elapsed());
-        Ok(Lease::new(self.clone(), room, occupant, Origin::Cold, None))
+        Ok(Lease::new(self.clone(), room, occupant.clone(), Origin::Cold, None))
     }
 
     /// Whether a run of this conversation could get a room now. It may be gone a moment later; then the run says so.
@@ -68,7 +101,11 @@ impl Workspaces {
     /// # Errors
     /// Why not.
     pub async fn admit(&self, conversation: &str) -> Result<(), AcquireError> {
-        if self.rooms.of_conversation(conversation).is_some() || self.rooms.pooled() > 0 {
+        if self.rooms.of_conversation(conversation).is_some() {
+            return Ok(());
+        }
+        self.admit_among(conversation).await?;
+        if self.rooms.pooled() > 0 {
             return Ok(());
         }
         self.has_place()?;
@@ -91,30 +128,33 @@ impl Workspaces {
         Ok(None)
     }
 
-    async fn from_pool(self: &Arc<Self>, occupant: &Occupant) -> Option<Lease> {
+    async fn from_pool(self: &Arc<Self>, occupant: &Occupant) -> Result<Option<Lease>, AcquireError> {
         while let Some(room) = self.rooms.take_pooled(occupant) {
             self.pool_changed.notify_one();
             let lease = Lease::new(self.clone(), room, occupant.clone(), Origin::Warm, None);
             let room = lease.room();
-            let bound = answers(room).await && self.bind(room, occupant).await;
-            if bound {
-                return Some(lease);
+            let bound = match answers(room).await {
+                true => self.bind(room, occupant).await,
+                false => Ok(false),
+            };
+            if matches!(bound, Ok(true)) {
+                return Ok(Some(lease));
             }
             self.release_in_background(room.id.clone(), Why::Unhealthy);
+            // Another room would fare no better.
+            bound?;
         }
-        None
+        Ok(None)
     }
 
-    /// Makes a pooled room the conversation's: its way out, and its record.
-    async fn bind(&self, room: &Room, occupant: &Occupant) -> bool {
+    /// Makes a pooled room the conversation's: its way out, and its record; `false` where it is being taken down.
+    async fn bind(&self, room: &Room, occupant: &Occupant) -> Result<bool, BuildError> {
         if let Some(listener) = room.listener.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             listener.identify(identity(&room.id, Some(occupant)));
         }
         let remembered = self.remember(room, Some(occupant), None).await;
-        if let Err(error) = &remembered {
-            tracing::error!(workspace = %room.id, %error, "room not recorded, so it is not used");
-        }
-        remembered.is_ok_and(|stands| stands)
+        remembered
+            .inspect_err(|error| tracing::error!(workspace = %room.id, %error, "room not recorded, so it is not used"))
     }
 
     pub(super) fn release_in_background(self: &Arc<Self>, id: RoomId, why: Why) {
@@ -124,6 +164,12 @@ impl Workspaces {
                 tracing::error!(workspace = %id, %error, "room not released; the garbage collector will try again");
             }
         });
+    }
+
+    /// As [`Workspaces::release_in_background`], for a room that somebody left and this server has claimed.
+    pub(super) fn release_left_in_background(self: &Arc<Self>, id: RoomId, why: Why) {
+        self.rooms.begin_release_left(&id);
+        self.release_in_background(id, why);
     }
 }
 

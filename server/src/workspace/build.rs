@@ -13,7 +13,7 @@ use super::room::{Room, RoomState};
 use super::sockets::RoomDir;
 use super::{Workspaces, room::Occupant};
 use crate::engine::EngineError;
-use crate::state::Record;
+use crate::state::{Record, StateError, Swap};
 
 /// How long a room may take from the engine's answer until its agent answers.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
@@ -46,8 +46,11 @@ pub enum BuildError {
     )]
     NotReady,
     /// The room could not be recorded.
-    #[error("the room's record: {0}")]
-    Record(#[from] sqlx::Error),
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The conversation has got a room elsewhere meanwhile.
+    #[error("the conversation has got another room meanwhile")]
+    Taken,
     /// There are as many rooms as there may be.
     #[error("all {0} rooms that there may be are taken (CONTAINER_MAX)")]
     Full(usize),
@@ -90,6 +93,7 @@ impl Workspaces {
     fn prepare(&self, occupant: Option<&Occupant>) -> Result<Arc<Room>, BuildError> {
         self.has_place()?;
         let id = RoomId::generate(&self.parts.template.deployment);
+        let _incoming = self.announce(&id);
         let opened = self.parts.sockets.create(&id).and_then(|dir| {
             let listener = self.open_listener(&id, &dir, occupant)?;
             Ok((dir, listener))
@@ -139,8 +143,15 @@ impl Workspaces {
         })?;
         let ready = tokio::time::timeout(READY_DEADLINE, self.agent_answers(room)).await;
         ready.unwrap_or(Err(BuildError::NotReady))?;
-        if !self.remember(room, occupant.as_ref(), None).await? {
-            return Err(BuildError::Stopping);
+        match self.remember(room, occupant.as_ref(), None).await {
+            Ok(true) => {}
+            Ok(false) => return Err(BuildError::Stopping),
+            // A room that waits is nobody's yet, and can be recorded when shared state is there again.
+            Err(BuildError::State(error)) if occupant.is_none() => {
+                tracing::warn!(workspace = %room.id, %error, "room not recorded yet");
+                self.set_behind(true);
+            }
+            Err(error) => return Err(error),
         }
         let state = match occupant {
             Some(occupant) => RoomState::Bound { occupant, leased: true, session: None },
@@ -175,18 +186,32 @@ impl Workspaces {
         room: &Room,
         occupant: Option<&Occupant>,
         session: Option<String>,
-    ) -> sqlx::Result<bool> {
+    ) -> Result<bool, BuildError> {
         // Under the gate: a release that comes between the look and the writing would leave a record of nothing.
         let _gate = room.gate.lock().await;
         if !self.rooms.stands(&room.id) {
             return Ok(false);
         }
-        let record = Record {
-            workspace: room.id.to_string(),
-            occupant: occupant.map(|o| (o.conversation.clone(), o.tenant.clone())),
-            session,
-        };
-        self.parts.records.put(&record).await.map(|()| true)
+        let record = self.record_for(&room.id, occupant, session);
+        let mut kept = self.parts.state.keep(&record).await?;
+        if kept == Swap::Taken
+            && let Some(occupant) = occupant
+        {
+            self.vacate(&occupant.conversation).await?;
+            kept = self.parts.state.keep(&record).await?;
+        }
+        if kept == Swap::Done { Ok(true) } else { Err(BuildError::Taken) }
+    }
+
+    /// A room that this server is taking down is no longer its conversation's.
+    async fn vacate(&self, conversation: &str) -> Result<(), StateError> {
+        let Some(old) = self.parts.state.record_of(conversation).await? else { return Ok(()) };
+        let stands = RoomId::parse(&old.workspace).is_some_and(|id| self.rooms.stands(&id));
+        if old.owner == self.parts.peers.id() && !stands {
+            let vacant = Record { occupant: None, ..old.clone() };
+            self.parts.state.swap(&old.workspace, Some(&old), Some(&vacant)).await?;
+        }
+        Ok(())
     }
 }
 

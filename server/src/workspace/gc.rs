@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 
 use super::id::RoomId;
+use super::reconcile::keyed;
 use super::release::Why;
 use super::room::{Entry, Room, RoomState};
 use super::spec::{LABEL_DEPLOYMENT, LABEL_WORKSPACE};
@@ -35,6 +36,10 @@ impl Workspaces {
             let report = self.collect().await;
             for error in &report.errors {
                 tracing::error!(error, "garbage collection");
+            }
+            if let Err(error) = self.record_all().await {
+                tracing::warn!(%error, "rooms not recorded anew");
+                self.set_behind(true);
             }
         }
     }
@@ -67,7 +72,7 @@ impl Workspaces {
     }
 
     /// What is to be taken down, by the engine's truth and our table; and what could not be looked at.
-    async fn doomed(&self) -> Result<(Vec<(RoomId, Why)>, Vec<String>), EngineError> {
+    async fn doomed(self: &Arc<Self>) -> Result<(Vec<(RoomId, Why)>, Vec<String>), EngineError> {
         let (mut doomed, mut errors) = (Vec::new(), Vec::new());
         // The table first: a room made in between is then in the engine's list and in the table, or in neither.
         let known = self.rooms.all();
@@ -78,7 +83,9 @@ impl Workspaces {
             let running = containers.get(&entry.room.id).is_some_and(|container| container.running);
             let idle = now.duration_since(entry.last_used) > self.parts.ttl;
             match verdict(&entry, running, idle) {
-                Some(why) => doomed.push((entry.room.id.clone(), why)),
+                // Begun at once: what has changed since the look, a run that came in or a server that took it, is let be.
+                Some(why) if self.rooms.begin_release_of(&entry) => doomed.push((entry.room.id.clone(), why)),
+                Some(_) => {}
                 None if entry.state == RoomState::Pooled => waiting.push(entry.room),
                 None => {}
             }
@@ -98,46 +105,68 @@ impl Workspaces {
         looks.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
     }
 
-    /// What is ours, but not in the table: containers and directories that are old enough, and records.
-    async fn unknown(&self, containers: &HashMap<RoomId, Listed>, errors: &mut Vec<String>) -> Vec<(RoomId, Why)> {
-        let mut doomed = Vec::new();
+    /// What is ours, but in no server's table: living rooms with a record are adopted; the rest, where it is old enough, is
+    /// claimed and goes.
+    async fn unknown(
+        self: &Arc<Self>,
+        containers: &HashMap<RoomId, Listed>,
+        errors: &mut Vec<String>,
+    ) -> Vec<(RoomId, Why)> {
         // Before the first reconciliation nobody is known yet.
         if !self.is_reconciled() {
-            return doomed;
+            return Vec::new();
         }
+        let directories = self.parts.sockets.list();
+        let directories =
+            directories.inspect_err(|error| errors.push(format!("socket directories not listed: {error}")));
+        let directories: HashMap<RoomId, SystemTime> = directories.unwrap_or_default().into_iter().collect();
+        let records = match self.parts.state.records().await {
+            Ok(records) => records.into_iter().filter_map(keyed).collect::<HashMap<_, _>>(),
+            Err(error) => {
+                errors.push(format!("records not listed: {error}"));
+                return Vec::new();
+            }
+        };
+        // The others last: what they have begun meanwhile is theirs, too.
+        let foreign = match self.foreign().await {
+            Ok(foreign) => foreign,
+            Err(error) => {
+                errors.push(error.to_string());
+                return Vec::new();
+            }
+        };
+        let left: HashSet<&RoomId> = containers.keys().chain(directories.keys()).chain(records.keys()).collect();
+        let nobodys = |id: &&RoomId| self.is_ours(id) && !foreign.contains(*id) && !self.rooms.contains(id);
         let now = self.parts.clock.date();
         let old = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= self.parts.grace);
-        for (id, container) in containers {
-            let created = SystemTime::UNIX_EPOCH + Duration::from_secs(container.created.unsigned_abs());
-            if old(created) && !self.rooms.contains(id) {
-                doomed.push((id.clone(), Why::Orphan));
+        let mut doomed = Vec::new();
+        for id in left.into_iter().filter(nobodys) {
+            let record = records.get(id);
+            let why = match (containers.get(id), record, directories.get(id)) {
+                (Some(container), Some(record), _) if container.running => {
+                    if let Err(error) = self.take_up(id, record).await {
+                        errors.push(format!("{id}: {error}"));
+                    }
+                    continue;
+                }
+                (Some(container), ..) => {
+                    let created = SystemTime::UNIX_EPOCH + Duration::from_secs(container.created.unsigned_abs());
+                    Some(Why::Orphan).filter(|_| old(created))
+                }
+                (None, _, Some(changed)) if old(*changed) => Some(Why::StaleDirectory),
+                (None, Some(_), _) => Some(Why::StaleRecord),
+                (None, None, _) => None,
+            };
+            let Some(why) = why else { continue };
+            match self.claim(id, record).await {
+                Ok(true) => {
+                    self.rooms.begin_release_left(id);
+                    doomed.push((id.clone(), why));
+                }
+                Ok(false) => {}
+                Err(error) => errors.push(format!("{id}: {error}")),
             }
         }
-        match self.parts.sockets.list() {
-            Ok(directories) => doomed.extend(
-                directories
-                    .into_iter()
-                    .filter(|(id, changed)| {
-                        self.is_ours(id) && old(*changed) && !containers.contains_key(id) && !self.rooms.contains(id)
-                    })
-                    .map(|(id, _)| (id, Why::StaleDirectory)),
-            ),
-            Err(error) => errors.push(format!("socket directories not listed: {error}")),
-        }
-        match self.parts.records.all().await {
-            // A record is written for a room of the table, and the table is looked at later: what is missing is gone.
-            Ok(records) => doomed.extend(
-                records
-                    .iter()
-                    .filter_map(|record| RoomId::parse(&record.workspace))
-                    .filter(|id| !containers.contains_key(id) && !self.rooms.contains(id))
-                    .map(|id| (id, Why::StaleRecord)),
-            ),
-            Err(error) => errors.push(format!("records not listed: {error}")),
-        }
-        // One and the same room may have left a directory and a record; the first reason stands.
-        let mut seen = HashSet::new();
-        doomed.retain(|(id, _)| seen.insert(id.clone()));
         doomed
     }
 

@@ -99,7 +99,8 @@ impl Lease {
             self.session = session;
             let remembered = self.workspaces.remember(&self.room, Some(&self.occupant), self.session.clone()).await;
             if let Err(error) = remembered {
-                // The room keeps it; only a restarted server would not know it.
+                // The room keeps it; only another server, or a restarted one, would not know it.
+                self.workspaces.set_behind(true);
                 tracing::warn!(workspace = %self.room.id, %error, "session not recorded");
             }
         }

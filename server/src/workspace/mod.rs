@@ -8,18 +8,21 @@ pub mod agent;
 mod build;
 mod clear;
 pub mod clock;
+mod follow;
 pub mod gc;
 pub mod id;
 mod lease;
+pub mod peers;
 pub mod pool;
 mod reconcile;
 mod release;
 pub mod room;
+mod share;
 pub mod sockets;
 mod spec;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -36,15 +39,19 @@ pub use spec::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Template};
 
 use crate::config::AtShutdown;
 use crate::engine::Engine;
-use crate::state::Records;
+use crate::state::State;
 use crate::telemetry::metrics::{Metrics, Reality};
 use clock::Clock;
+use id::RoomId;
+use peers::Peers;
 use pool::PoolSize;
 use room::{Entry, RoomState, Rooms};
 use sockets::SocketBase;
 
 /// How long a scrape waits for the engine's list.
 const COUNT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long, at a shutdown, answers to other servers may take.
+const DOOR_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the workspaces of a deployment are made with.
 #[derive(Debug)]
@@ -58,7 +65,9 @@ pub struct Parts {
     /// What a room looks like.
     pub template: Template,
     /// Remembers whose a room is.
-    pub records: Records,
+    pub state: Arc<dyn State>,
+    /// The other servers of the deployment.
+    pub peers: Peers,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// The time.
@@ -87,10 +96,19 @@ pub struct Workspaces {
     pool_trouble: Mutex<Option<String>>,
     pool_changed: Notify,
     turnstiles: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Rooms that are about to stand in the table.
+    incoming: Mutex<HashSet<RoomId>>,
+    /// Conversations whose room is being looked for or made.
+    getting: Mutex<HashSet<String>>,
+    /// Whether shared state may not have what the table has.
+    behind: AtomicBool,
     /// Last count of running containers, for when the engine does not answer.
     counted: AtomicUsize,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Other servers' questions, and when no more are taken.
+    doors: TaskTracker,
+    door: CancellationToken,
     /// Nothing gets its grace period any more.
     haste: CancellationToken,
 }
@@ -107,9 +125,14 @@ impl Workspaces {
             parts,
             pool_changed: Notify::new(),
             turnstiles: Mutex::default(),
+            incoming: Mutex::default(),
+            getting: Mutex::default(),
+            behind: AtomicBool::new(false),
             counted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            doors: TaskTracker::new(),
+            door: CancellationToken::new(),
             haste: CancellationToken::new(),
         })
     }
@@ -117,6 +140,11 @@ impl Workspaces {
     /// Starts the background work: reconcile with what an earlier server left, then keep the pool full and collect
     /// garbage. Returns at once; an engine that is not there yet is waited for.
     pub fn start(self: &Arc<Self>) {
+        if let Some(listener) = self.parts.peers.listener() {
+            self.doors.spawn(self.clone().answer_peers(listener));
+            let this = self.clone();
+            self.tasks.spawn(async move { this.follow_state().await });
+        }
         let this = self.clone();
         self.tasks.spawn(async move {
             if this.stop.run_until_cancelled(this.reconcile_when_possible()).await.is_some() {
@@ -143,7 +171,7 @@ impl Workspaces {
             }
             AtShutdown::Keep => {
                 futures::future::join_all(self.rooms.all().into_iter().map(|entry| async move {
-                    release::stop_listener(&entry.room).await;
+                    release::stop_listener(&entry.room, release::LISTENER_DEADLINE).await;
                 }))
                 .await;
                 "kept for the next start"
@@ -153,7 +181,13 @@ impl Workspaces {
         if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
             tracing::error!(tasks = self.tasks.len(), "work on rooms did not end in time; the next start finishes it");
         }
-        self.parts.records.close().await;
+        // Until here the others were told which rooms are not theirs to touch.
+        self.door.cancel();
+        self.doors.close();
+        if tokio::time::timeout(DOOR_DEADLINE, self.doors.wait()).await.is_err() {
+            tracing::error!("other servers' questions did not end in time");
+        }
+        self.parts.state.close().await;
         tracing::info!("rooms {rooms}");
     }
 
@@ -210,6 +244,32 @@ impl Workspaces {
         self.parts.engine.as_ref()
     }
 
+    /// Where it is remembered whose a room is.
+    #[must_use]
+    pub fn state(&self) -> &dyn State {
+        self.parts.state.as_ref()
+    }
+
+    /// This life of this server, as the others and the records know it.
+    #[must_use]
+    pub fn server_id(&self) -> &str {
+        self.parts.peers.id()
+    }
+
+    /// Whether this server is one of several.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        !self.parts.peers.is_alone()
+    }
+
+    fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
+    }
+
+    fn set_behind(&self, behind: bool) {
+        self.behind.store(behind, Ordering::Relaxed);
+    }
+
     /// The image rooms start from.
     #[must_use]
     pub fn image(&self) -> &str {
@@ -226,7 +286,7 @@ impl Workspaces {
         let _turn = turn.lock().await;
         match self.rooms.of_conversation(conversation) {
             Some(id) => self.release(&id, why).await,
-            None => Ok(()),
+            None => self.release_elsewhere(conversation, why).await,
         }
     }
 

@@ -6,15 +6,7 @@ use std::time::Duration;
 use super::Workspaces;
 use super::build::BuildError;
 use super::release::Why;
-
-/// How many rooms wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolSize {
-    /// So many are kept; 0 turns the pool off.
-    pub min: usize,
-    /// Never more than so many.
-    pub max: usize,
-}
+pub use crate::state::PoolSize;
 
 /// First and longest pause after a room could not be made.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));

@@ -4,17 +4,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nagaya_egress::Listener;
+
 use super::id::RoomId;
 use super::release::Why;
 use super::room::{Occupant, Room, RoomState};
+use super::sockets::RoomDir;
 use super::{Workspaces, agent};
-use crate::state::Record;
+use crate::state::{Record, StateError, Swap};
 
-/// First and longest pause while the engine is not there.
+/// First and longest pause while the engine, or shared state, is not there.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 impl Workspaces {
-    /// Reconciles as soon as the engine answers.
+    /// Reconciles as soon as engine, shared state and the other servers answer.
     pub(super) async fn reconcile_when_possible(self: &Arc<Self>) {
         let mut pause = BACKOFF.0;
         let mut told = false;
@@ -22,10 +25,10 @@ impl Workspaces {
             match self.reconcile().await {
                 Ok(()) => return,
                 Err(error) if !told => {
-                    tracing::warn!(%error, "waiting for the container engine; `nagaya doctor` says what to do");
+                    tracing::warn!(%error, "rooms of earlier servers cannot be looked through yet; `nagaya doctor` says what to do");
                     told = true;
                 }
-                Err(error) => tracing::debug!(%error, "still waiting for the container engine"),
+                Err(error) => tracing::debug!(%error, "rooms of earlier servers still cannot be looked through"),
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BACKOFF.1);
@@ -33,37 +36,38 @@ impl Workspaces {
     }
 
     async fn reconcile(self: &Arc<Self>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let containers = self.containers().await?;
-        let mut records: HashMap<RoomId, Record> = HashMap::new();
-        let mut left: HashSet<RoomId> = containers.keys().cloned().collect();
-        for record in self.parts.records.all().await? {
-            match RoomId::parse(&record.workspace) {
-                Some(id) => {
-                    left.insert(id.clone());
-                    records.insert(id, record);
-                }
-                None => self.parts.records.delete(&record.workspace).await?,
-            }
+        if let Some(size) = self.parts.state.pool().await? {
+            tracing::info!(min = size.min, max = size.max, "the pool's size is as an operator has set it");
+            self.set_pool_size(size);
         }
+        let containers = self.containers().await?;
+        let mut left: HashSet<RoomId> = containers.keys().cloned().collect();
+        let records: HashMap<RoomId, Record> =
+            self.parts.state.records().await?.into_iter().filter_map(keyed).collect();
+        left.extend(records.keys().cloned());
         let ours = |id: &RoomId| id.is_of(&self.parts.template.deployment);
         left.extend(self.parts.sockets.list()?.into_iter().map(|(id, _)| id).filter(ours));
+        // The others last: what they have begun meanwhile is theirs, too.
+        let foreign = self.foreign().await?;
         let (mut adopted, mut released) = (0, 0);
-        for id in left {
+        for id in left.difference(&foreign) {
             // A server that already serves conversations may have made it since.
-            if self.rooms.contains(&id) {
+            if self.rooms.contains(id) {
                 continue;
             }
-            let running = containers.get(&id).is_some_and(|container| container.running);
-            let record = records.remove(&id).filter(|_| running);
-            let fit = match record {
-                Some(record) => self.adopt(&id, record).await,
-                None => false,
-            };
-            if fit {
-                adopted += 1;
-            } else {
-                let why = if containers.contains_key(&id) { Why::Orphan } else { Why::StaleDirectory };
-                self.release_in_background(id, why);
+            let running = containers.get(id).is_some_and(|container| container.running);
+            let old = records.get(id);
+            if let Some(record) = old.filter(|_| running) {
+                adopted += usize::from(self.take_up(id, record).await?);
+                continue;
+            }
+            if self.is_shared() && old.is_none() {
+                // Too young to tell, maybe: the collector goes by its age.
+                continue;
+            }
+            if self.claim(id, old).await? {
+                let why = if containers.contains_key(id) { Why::Orphan } else { Why::StaleDirectory };
+                self.release_left_in_background(id.clone(), why);
                 released += 1;
             }
         }
@@ -73,34 +77,93 @@ impl Workspaces {
         Ok(())
     }
 
-    /// Opens a living room's way out again and takes the room in; `false` where it is not fit.
-    async fn adopt(self: &Arc<Self>, id: &RoomId, record: Record) -> bool {
-        let occupant = record.occupant.map(|(conversation, tenant)| Occupant { conversation, tenant });
-        let opened = async {
-            let dir = self.parts.sockets.open(id)?;
-            agent::health(&dir).await.map_err(std::io::Error::other)?;
-            let listener = self.open_listener(id, &dir, occupant.as_ref())?;
-            Ok::<_, std::io::Error>((dir, listener))
+    /// Adopts a living room that no server has, as its record says; `false` where it came to nothing.
+    pub(super) async fn take_up(self: &Arc<Self>, id: &RoomId, record: &Record) -> Result<bool, StateError> {
+        let occupant = record.occupant.clone().map(|(conversation, tenant)| Occupant { conversation, tenant });
+        // A run that looks for its conversation's room is to find it whole, or not at all.
+        let turn = occupant.as_ref().map(|occupant| self.turnstile(&occupant.conversation));
+        let _turn = match &turn {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
         };
-        let (dir, listener) = match opened.await {
+        let adoption = self.adopt(id, Some(record), occupant, record.session.clone(), false).await?;
+        self.pool_changed.notify_one();
+        Ok(matches!(adoption, Adoption::Done(_)))
+    }
+
+    /// Claims a room that no server has, opens its way out again and takes it in. One that is not fit is released.
+    pub(super) async fn adopt(
+        self: &Arc<Self>,
+        id: &RoomId,
+        old: Option<&Record>,
+        occupant: Option<Occupant>,
+        session: Option<String>,
+        leased: bool,
+    ) -> Result<Adoption, StateError> {
+        let _incoming = self.announce(id);
+        let taken = |occupant: &Occupant| self.rooms.of_conversation(&occupant.conversation).is_some();
+        if self.rooms.contains(id) {
+            return Ok(Adoption::Lost);
+        }
+        let record = match occupant.as_ref().is_some_and(taken) {
+            // A run was quicker and has got its conversation a new room.
+            true => self.record_for(id, None, None),
+            false => self.record_for(id, occupant.as_ref(), session.clone()),
+        };
+        match self.parts.state.swap(id.as_str(), old, Some(&record)).await? {
+            Swap::Changed => return Ok(Adoption::Lost),
+            Swap::Taken => {
+                if self.claim(id, old).await? {
+                    self.release_left_in_background(id.clone(), Why::Orphan);
+                }
+                return Ok(Adoption::Unfit);
+            }
+            Swap::Done => {}
+        }
+        let opened = match record.occupant.is_none() && occupant.is_some() {
+            true => Err(std::io::Error::other("its conversation has another")),
+            false => self.open_again(id, occupant.as_ref()).await,
+        };
+        let (dir, listener) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::warn!(workspace = %id, %error, "room of an earlier server is not fit to be adopted");
-                return false;
+                tracing::warn!(workspace = %id, %error, "room of another server is not fit to be adopted");
+                if self.claim(id, Some(&record)).await? {
+                    self.release_left_in_background(id.clone(), Why::Orphan);
+                }
+                return Ok(Adoption::Unfit);
             }
         };
-        let taken = |occupant: &Occupant| self.rooms.of_conversation(&occupant.conversation).is_some();
-        if occupant.as_ref().is_some_and(taken) {
-            // A run was quicker than this start and has got its conversation a new room.
-            listener.stop(Duration::ZERO).await;
-            return false;
-        }
         let state = match occupant {
-            Some(occupant) => RoomState::Bound { occupant, leased: false, session: record.session },
+            Some(occupant) => RoomState::Bound { occupant, leased, session },
             None => RoomState::Pooled,
         };
-        let room = Room::new(id.clone(), jiff::Timestamp::now(), Some(dir), Some(listener));
-        self.rooms.insert(Arc::new(room), state);
-        true
+        let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(dir), Some(listener)));
+        self.rooms.insert(room.clone(), state);
+        Ok(Adoption::Done(room))
     }
+
+    /// A living room's directory and way out.
+    async fn open_again(&self, id: &RoomId, occupant: Option<&Occupant>) -> std::io::Result<(RoomDir, Listener)> {
+        let dir = self.parts.sockets.open(id)?;
+        agent::health(&dir).await.map_err(std::io::Error::other)?;
+        let listener = self.open_listener(id, &dir, occupant)?;
+        Ok((dir, listener))
+    }
+}
+
+/// A record under its room's id; `None` where it names none.
+pub(super) fn keyed(record: Record) -> Option<(RoomId, Record)> {
+    Some((RoomId::parse(&record.workspace)?, record))
+}
+
+/// What became of an adoption.
+#[derive(Debug)]
+pub(super) enum Adoption {
+    /// The room is this server's.
+    Done(Arc<Room>),
+    /// It is not fit, and is being released.
+    Unfit,
+    /// Somebody else has it.
+    Lost,
 }

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use super::Workspaces;
 use super::id::RoomId;
+use super::peers::PeerError;
 use super::room::Room;
 use crate::engine::EngineError;
+use crate::state::StateError;
 
 /// How long an egress listener's requests and tunnels get to end.
-const LISTENER_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const LISTENER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Beyond the grace period, how long a caller waits for a release, which then goes on without it.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -116,9 +118,15 @@ pub enum ReleaseError {
     /// The directory is still there.
     #[error("the room's socket directory: {0}")]
     Directory(#[from] std::io::Error),
-    /// The record is still there.
-    #[error("the room's record: {0}")]
-    Record(#[from] sqlx::Error),
+    /// Whether there is a room with another server cannot be told.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The same, because that server does not answer.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// Another server has the room, and something runs in it.
+    #[error("a run is going on in the conversation's room, on another server; cancel it there first")]
+    Elsewhere,
     /// It takes its time, and goes on.
     #[error("the room is not gone after {0:?}; its release goes on")]
     Slow(Duration),
@@ -128,12 +136,25 @@ pub enum ReleaseError {
 }
 
 impl Workspaces {
-    /// Takes a room down. Idempotent; goes on to its end also where the caller has left.
+    /// Takes a room of this server down. Idempotent, also for one it does not know; goes on to its end also where the
+    /// caller has left.
     ///
     /// # Errors
     /// The step that failed; the garbage collector will try again.
     pub async fn release(self: &Arc<Self>, id: &RoomId, why: Why) -> Result<(), ReleaseError> {
-        let room = self.rooms.begin_release(id);
+        match self.rooms.begin_release(id) {
+            Some(room) => self.finish_release(room, why).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes down a room that somebody left and this server has claimed.
+    pub(super) async fn release_left(self: &Arc<Self>, id: &RoomId, why: Why) -> Result<(), ReleaseError> {
+        let room = self.rooms.begin_release_left(id);
+        self.finish_release(room, why).await
+    }
+
+    async fn finish_release(self: &Arc<Self>, room: Arc<Room>, why: Why) -> Result<(), ReleaseError> {
         // The pool is smaller from here on, also where the rest of it takes its time or has to be tried again.
         self.pool_changed.notify_one();
         let this = self.clone();
@@ -150,7 +171,7 @@ impl Workspaces {
         if !self.rooms.contains(&room.id) {
             return Ok(());
         }
-        stop_listener(room).await;
+        stop_listener(room, LISTENER_DEADLINE).await;
         // Files would be synced out here, while the container still has them; this version has no object storage.
         let warned = !why.is_beyond_warning() && !self.haste.is_cancelled();
         let grace = if warned { self.parts.grace } else { self.parts.grace.min(NO_GRACE) };
@@ -158,7 +179,10 @@ impl Workspaces {
         let (sockets, id) = (self.parts.sockets.clone(), room.id.clone());
         let removed = tokio::task::spawn_blocking(move || sockets.remove(&id)).await;
         removed.map_err(|_| ReleaseError::CutOff)??;
-        self.parts.records.delete(room.id.as_str()).await?;
+        if let Err(error) = self.parts.state.forget(room.id.as_str(), self.parts.peers.id()).await {
+            // The room is gone. A record of no room misleads nobody for long: the collector removes it.
+            tracing::warn!(workspace = %room.id, %error, "the record of a room that is gone is left to the collector");
+        }
         self.rooms.remove(&room.id);
         self.pool_changed.notify_one();
         tracing::info!(workspace = %room.id, %why, "room released");
@@ -166,10 +190,10 @@ impl Workspaces {
     }
 }
 
-/// Closes a room's way out, if it is open.
-pub(super) async fn stop_listener(room: &Room) {
+/// Closes a room's way out, if it is open; what goes through it gets so long to end.
+pub(super) async fn stop_listener(room: &Room, deadline: Duration) {
     let listener = room.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(listener) = listener {
-        listener.stop(LISTENER_DEADLINE).await;
+        listener.stop(deadline).await;
     }
 }

@@ -76,6 +76,17 @@ pub struct Entry {
     pub last_used: Instant,
 }
 
+/// What became of another server's wish to have a conversation's room.
+#[derive(Debug)]
+pub(super) enum Yielded {
+    /// There is none.
+    Nothing,
+    /// Something runs in it.
+    Busy,
+    /// This one, with the driver's session, is no longer known here.
+    Room(Arc<Room>, Option<String>),
+}
+
 /// All rooms.
 #[derive(Debug, Default)]
 pub struct Rooms {
@@ -178,9 +189,56 @@ impl Rooms {
         }
     }
 
-    /// Begins to take a room down: from here on nobody finds it by conversation or in the pool. A room not known yet
-    /// becomes known, so that the work is not lost if it is cut off.
-    pub(super) fn begin_release(&self, id: &RoomId) -> Arc<Room> {
+    /// Whether a run is in the conversation's room.
+    pub(super) fn is_leased(&self, conversation: &str) -> bool {
+        let table = self.table();
+        let entry = table.by_conversation.get(conversation).and_then(|id| table.entries.get(id));
+        entry.is_some_and(|entry| matches!(entry.state, RoomState::Bound { leased: true, .. }))
+    }
+
+    /// Forgets the conversation's room for another server to have, unless something runs in it.
+    pub(super) fn give_up(&self, conversation: &str) -> Yielded {
+        let mut table = self.table();
+        let Some(id) = table.by_conversation.get(conversation).cloned() else { return Yielded::Nothing };
+        let found = table.entries.get(&id).map(|entry| (entry.room.clone(), entry.state.clone()));
+        let Some((room, RoomState::Bound { leased: false, session, .. })) = found else { return Yielded::Busy };
+        table.unlink(&id);
+        table.entries.remove(&id);
+        Yielded::Room(room, session)
+    }
+
+    /// Occupant and session to be recorded of a room; `None` where it is being made or taken down.
+    pub(super) fn as_recorded(&self, id: &RoomId) -> Option<(Option<Occupant>, Option<String>)> {
+        match &self.table().entries.get(id)?.state {
+            RoomState::Starting | RoomState::Releasing => None,
+            RoomState::Pooled => Some((None, None)),
+            RoomState::Bound { occupant, session, .. } => Some((Some(occupant.clone()), session.clone())),
+        }
+    }
+
+    /// As [`Rooms::begin_release`], if nothing has happened to the room since `seen`; says so.
+    pub(super) fn begin_release_of(&self, seen: &Entry) -> bool {
+        let mut table = self.table();
+        let id = &seen.room.id;
+        let same = |now: &Entry| now.state == seen.state && now.last_used == seen.last_used;
+        let unchanged = table.entries.get(id).is_some_and(same);
+        if unchanged {
+            table.set(id, RoomState::Releasing, self.clock.now());
+        }
+        unchanged
+    }
+
+    /// Begins to take a room down: from here on nobody finds it by conversation or in the pool. `None`
+    /// where it is not this server's.
+    pub(super) fn begin_release(&self, id: &RoomId) -> Option<Arc<Room>> {
+        let mut table = self.table();
+        table.set(id, RoomState::Releasing, self.clock.now());
+        table.entries.get(id).map(|entry| entry.room.clone())
+    }
+
+    /// The same for a room that somebody left and this server has claimed: it becomes known, so that the work is not lost
+    /// if it is cut off.
+    pub(super) fn begin_release_left(&self, id: &RoomId) -> Arc<Room> {
         let mut table = self.table();
         if !table.entries.contains_key(id) {
             let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None, None));
@@ -247,5 +305,41 @@ impl Table {
         {
             self.by_conversation.remove(&occupant.conversation);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_is_released_only_if_nothing_has_happened_since() {
+        let rooms = Rooms::new(Clock::default());
+        let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
+        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None, None));
+        rooms.insert(room.clone(), RoomState::Bound { occupant, leased: false, session: None });
+        let seen = |rooms: &Rooms| rooms.all().pop().expect("a room");
+        let idle = seen(&rooms);
+        rooms.take_bound("c").expect("a lease");
+        assert!(!rooms.begin_release_of(&idle), "a run has come in");
+        rooms.end_lease(&room.id, None);
+        assert!(!rooms.begin_release_of(&idle), "a run has come and gone");
+        assert!(rooms.begin_release_of(&seen(&rooms)));
+        assert!(!rooms.stands(&room.id));
+        rooms.remove(&room.id);
+        assert!(!rooms.begin_release_of(&idle) && !rooms.contains(&room.id), "another server has it");
+    }
+
+    #[test]
+    fn a_room_is_given_up_only_if_nothing_runs_in_it() {
+        let rooms = Rooms::new(Clock::default());
+        assert!(matches!(rooms.give_up("c"), Yielded::Nothing));
+        let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
+        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None, None));
+        rooms.insert(room.clone(), RoomState::Bound { occupant, leased: true, session: Some("s".into()) });
+        assert!(matches!(rooms.give_up("c"), Yielded::Busy) && rooms.is_leased("c"));
+        rooms.end_lease(&room.id, None);
+        assert!(matches!(rooms.give_up("c"), Yielded::Room(_, Some(session)) if session == "s"));
+        assert!(!rooms.contains(&room.id) && rooms.of_conversation("c").is_none());
     }
 }

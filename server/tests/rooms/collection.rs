@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nagaya_server::engine::Engine;
 use nagaya_server::engine::memory::{Call, Memory};
+use nagaya_server::state::Record;
 use nagaya_server::workspace::Why;
 use nagaya_server::workspace::id::RoomId;
 
@@ -42,15 +43,11 @@ fn a_record_without_a_room_goes() {
     let host = Host::new();
     let server = Server::start(&host, NO_POOL);
     server.until("reconciliation", || server.workspaces.is_reconciled());
-    let record = |workspace: String| nagaya_server::state::Record { workspace, occupant: None, session: None };
-    let records = server.runtime.block_on(async {
-        let records = nagaya_server::state::Records::open(&host.records_path()).await.expect("opens");
-        records.put(&record(RoomId::generate(DEPLOYMENT).to_string())).await.expect("writes");
-        records
-    });
+    let workspace = RoomId::generate(DEPLOYMENT).to_string();
+    let record = Record { workspace, occupant: None, session: None, owner: "dead".into() };
+    server.runtime.block_on(server.workspaces.state().keep(&record)).expect("writes");
     assert_eq!(collect(&server), BTreeSet::from(["stale_record"]));
-    assert_eq!(server.runtime.block_on(records.all()).expect("reads"), []);
-    server.runtime.block_on(records.close());
+    assert_eq!(server.runtime.block_on(host.records()), []);
 }
 
 #[test]

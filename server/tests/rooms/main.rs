@@ -3,4 +3,5 @@
 mod collection;
 mod life;
 mod pool;
+mod several;
 mod support;

@@ -23,14 +23,8 @@ fn pooled(server: &Server) -> usize {
 
 fn full(host: &Host, size: PoolSize) -> Server {
     let server = Server::start(host, size);
-    server.until("a full pool", || pooled_now(&server) == size.min);
+    server.until("a full pool", || server.pooled() == size.min);
     server
-}
-
-/// As [`pooled`], from within a wait.
-fn pooled_now(server: &Server) -> usize {
-    use nagaya_server::workspace::room::RoomState;
-    server.entries().iter().filter(|entry| entry.state == RoomState::Pooled).count()
 }
 
 #[test]
@@ -61,7 +55,7 @@ fn a_pooled_room_whose_agent_is_silent_is_never_handed_out() {
     assert!(!names.iter().any(|name| name.ends_with(lease.workspace_id())), "{} of {names:?}", lease.workspace_id());
     server.until("a full pool of other rooms", || {
         let there = host.containers();
-        pooled_now(&server) == 2 && !names.iter().any(|name| there.iter().any(|(other, _)| other == name))
+        server.pooled() == 2 && !names.iter().any(|name| there.iter().any(|(other, _)| other == name))
     });
 }
 
@@ -87,7 +81,7 @@ fn a_pool_that_cannot_be_filled_says_so_and_heals() {
     let tried = host.engine.take_calls().iter().filter(|call| **call == Call::Run).count();
     assert!(tried <= 8, "{tried} attempts without a pause");
     host.engine.heal();
-    server.until("a full pool", || pooled_now(&server) == 2);
+    server.until("a full pool", || server.pooled() == 2);
     server.until("no trouble", || server.workspaces.pool_trouble().is_none());
 }
 
@@ -96,9 +90,9 @@ fn a_pool_can_be_resized_and_drained_also_while_it_cannot_be_filled() {
     let host = Host::new();
     let server = full(&host, TWO);
     server.workspaces.set_pool_size(PoolSize { min: 5, max: 5 });
-    server.until("five", || pooled_now(&server) == 5);
+    server.until("five", || server.pooled() == 5);
     server.workspaces.set_pool_size(PoolSize { min: 0, max: 3 });
-    server.until("three: what is beyond the maximum goes", || pooled_now(&server) == 3);
+    server.until("three: what is beyond the maximum goes", || server.pooled() == 3);
     host.engine.lose_images();
     server.workspaces.set_pool_size(PoolSize { min: 9, max: 9 });
     let failures = metric(&server, "workspace_warm_pool_refill_failures_total");
@@ -107,6 +101,40 @@ fn a_pool_can_be_resized_and_drained_also_while_it_cannot_be_filled() {
     server.until("an empty pool", || host.containers().is_empty() && server.entries().is_empty());
     assert_eq!(pooled(&server), 0);
     server.until("no trouble", || server.workspaces.pool_trouble().is_none());
+}
+
+#[test]
+fn a_conversation_gets_another_room_before_the_old_one_is_gone() {
+    let host = Host::new();
+    let server = full(&host, TWO);
+    let lease = server.runtime.block_on(server.workspaces.acquire(occupant("c"))).expect("a room");
+    let old = lease.workspace_id().to_owned();
+    host.engine.always(Call::Remove, Fault::Hang(Duration::from_secs(600)));
+    let (_gone, lease) = server.runtime.block_on(lease.replace(nagaya_server::workspace::Why::Dead));
+    let lease = lease.expect("another room");
+    assert_ne!(lease.workspace_id(), old);
+    let whose = |records: Vec<nagaya_server::state::Record>| {
+        records
+            .into_iter()
+            .filter(|record| record.occupant.is_some())
+            .map(|record| record.workspace)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(whose(server.runtime.block_on(host.records())), [lease.workspace_id()]);
+}
+
+#[test]
+fn a_pool_resized_by_an_operator_is_so_after_a_restart() {
+    let host = Host::new();
+    let server = full(&host, TWO);
+    let size = PoolSize { min: 3, max: 5 };
+    server.runtime.block_on(server.workspaces.resize_pool(size)).expect("resized");
+    let shutdown = server.workspaces.shutdown(nagaya_server::config::AtShutdown::Keep, crate::support::DEADLINE);
+    server.runtime.block_on(shutdown);
+    drop(server);
+    let again = Server::start(&host, TWO);
+    again.until("three", || again.pooled() == 3);
+    assert_eq!(again.workspaces.pool_size(), size);
 }
 
 #[test]

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nagaya_egress::{Egress, RequestRecord, Settings, Trail};
+use nagaya_fixtures::redis::RedisServer;
 use nagaya_server::config::RoomLimits;
 use nagaya_server::engine::memory::Memory;
 use nagaya_server::engine::{ContainerSpec, Engine};
-use nagaya_server::state::Records;
+use nagaya_server::state::{Embedded, Record, Redis, RedisAddress, State};
 use nagaya_server::telemetry::metrics::Metrics;
 use nagaya_server::workspace::clock::Clock;
 use nagaya_server::workspace::id::RoomId;
+use nagaya_server::workspace::peers::Peers;
 use nagaya_server::workspace::pool::PoolSize;
 use nagaya_server::workspace::room::{Entry, Occupant, RoomState};
 use nagaya_server::workspace::sockets::SocketBase;
@@ -78,7 +80,7 @@ impl Host {
     pub(crate) fn directories(&self) -> BTreeSet<String> {
         let entries = fs::read_dir(self.base()).expect("a base").flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| !self.others.1.ends_with(name)).collect()
+        names.filter(|name| RoomId::parse(name).is_some() && !self.others.1.ends_with(name)).collect()
     }
 
     /// Nothing of the other deployment was touched.
@@ -108,6 +110,14 @@ impl Host {
         fs::create_dir_all(self.base().join(id.as_str())).expect("makes");
     }
 
+    /// What the file of an only server remembers.
+    pub(crate) async fn records(&self) -> Vec<Record> {
+        let state = Embedded::open(&self.records_path()).await.expect("opens");
+        let records = state.records().await.expect("reads");
+        state.close().await;
+        records
+    }
+
     pub(crate) async fn parts(&self, pool: PoolSize) -> Parts {
         let base = self.base();
         Parts {
@@ -115,7 +125,8 @@ impl Host {
             egress: Egress::new(Settings::default(), None, Arc::new(Nobody)).expect("a proxy"),
             sockets: SocketBase::prepare(base.clone(), base).expect("a base"),
             template: template(),
-            records: Records::open(&self.records_path()).await.expect("opens"),
+            state: Arc::new(Embedded::open(&self.records_path()).await.expect("opens")),
+            peers: Peers::alone(DEPLOYMENT),
             metrics: Arc::new(Metrics::new().expect("metrics")),
             clock: self.clock.clone(),
             ttl: TTL,
@@ -158,6 +169,40 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let parts = runtime.block_on(host.parts(pool));
         Self::with(runtime, parts)
+    }
+
+    /// One of several: it has a thread of its own, since the others ask it things at any time.
+    pub(crate) fn start_among(host: &Host, redis: &RedisServer, pool: PoolSize) -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
+        let mut parts = runtime.block_on(host.parts(pool));
+        runtime.block_on(parts.state.close());
+        let address = RedisAddress::parse(&redis.url()).expect("an address");
+        parts.state = Arc::new(Redis::new(address, DEPLOYMENT, TTL * 2).expect("a client"));
+        let _guard = runtime.enter();
+        parts.peers = Peers::among(&host.base(), DEPLOYMENT).expect("a place");
+        drop(_guard);
+        Self::with(runtime, parts)
+    }
+
+    /// SIGKILL: every task ends where it stands.
+    pub(crate) fn kill(self) {
+        // The runtime first: nothing gets to clean up.
+        drop(self.runtime);
+    }
+
+    /// Rooms that wait.
+    pub(crate) fn pooled(&self) -> usize {
+        self.entries().iter().filter(|entry| entry.state == RoomState::Pooled).count()
+    }
+
+    /// Conversations that have a room here.
+    pub(crate) fn conversations(&self) -> Vec<String> {
+        let bound = self.entries().into_iter().filter_map(|entry| match entry.state {
+            RoomState::Bound { occupant, .. } => Some(occupant.conversation),
+            _ => None,
+        });
+        bound.collect()
     }
 
     pub(crate) fn with(runtime: Runtime, parts: Parts) -> Self {

@@ -1,96 +1,24 @@
 //! A random life of rooms, with every fault, and after each step: what engine, directories, records, proxies and table say
 //! is one story.
 
+mod check;
+mod shared;
+mod step;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use nagaya_server::config::AtShutdown;
-use nagaya_server::engine::memory::{Call, Fault};
 use nagaya_server::workspace::pool::PoolSize;
 use nagaya_server::workspace::room::RoomState;
 use nagaya_server::workspace::{Lease, Why};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 
+use self::step::{Step, step};
 use crate::support::{AGES, Host, NO_POOL, Server, occupant};
-
-#[derive(Debug, Clone)]
-enum Step {
-    /// A run begins.
-    Acquire(u8),
-    /// It ends well.
-    Finish(u8),
-    /// It has lost its room.
-    Abandon(u8),
-    /// The conversation is deleted, its run ended.
-    Delete(u8),
-    /// An operator takes a room down, whatever is in it.
-    Release(u8),
-    Collect,
-    /// The clock goes on.
-    Age,
-    Pool(u8, u8),
-    /// A container ends, loses its agent, or is taken away.
-    Crash(u8),
-    Silence(u8),
-    Vanish(u8),
-    /// Something of ours that nobody knows.
-    Stray {
-        container: bool,
-    },
-    Once(Call, Fault),
-    Always(Call, Fault),
-    LoseImages,
-    Heal,
-    /// SIGTERM, and another start.
-    Restart,
-    /// SIGKILL, and another start.
-    Kill,
-    /// SIGKILL while something goes on, after so many of its steps.
-    KillDuring(Box<Step>, u16),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let conversation = 0..4u8;
-    let call =
-        prop_oneof![Just(Call::Run), Just(Call::Remove), Just(Call::List), Just(Call::IsRunning), Just(Call::Ping)];
-    let fault = prop_oneof![
-        Just(Fault::Refuse),
-        Just(Fault::Hang(Duration::from_millis(3))),
-        Just(Fault::HalfWay),
-        Just(Fault::NoAnswer)
-    ];
-    let cut = prop_oneof![
-        4 => conversation.clone().prop_map(Step::Acquire),
-        2 => conversation.clone().prop_map(Step::Delete),
-        2 => conversation.clone().prop_map(Step::Finish),
-        1 => any::<u8>().prop_map(Step::Release),
-        2 => Just(Step::Collect),
-    ];
-    prop_oneof![
-        8 => conversation.clone().prop_map(Step::Acquire),
-        5 => conversation.clone().prop_map(Step::Finish),
-        2 => conversation.clone().prop_map(Step::Abandon),
-        3 => conversation.prop_map(Step::Delete),
-        1 => any::<u8>().prop_map(Step::Release),
-        3 => Just(Step::Collect),
-        2 => Just(Step::Age),
-        2 => (0..3u8, 0..2u8).prop_map(|(min, more)| Step::Pool(min, min + more)),
-        2 => any::<u8>().prop_map(Step::Crash),
-        1 => any::<u8>().prop_map(Step::Silence),
-        1 => any::<u8>().prop_map(Step::Vanish),
-        1 => any::<bool>().prop_map(|container| Step::Stray { container }),
-        2 => (call.clone(), fault.clone()).prop_map(|(call, fault)| Step::Once(call, fault)),
-        1 => (call, fault).prop_map(|(call, fault)| Step::Always(call, fault)),
-        1 => Just(Step::LoseImages),
-        3 => Just(Step::Heal),
-        2 => Just(Step::Restart),
-        2 => Just(Step::Kill),
-        3 => (cut, 0..60u16).prop_map(|(step, polls)| Step::KillDuring(Box::new(step), polls)),
-    ]
-}
 
 /// The host, the server on it, and what the test itself holds.
 struct Life {
@@ -146,7 +74,7 @@ impl Life {
     }
 
     /// Does a step; `polls` is after how many polls of it the server dies.
-    fn act(&mut self, step: &Step, polls: Option<u16>) {
+    pub(super) fn act(&mut self, step: &Step, polls: Option<u16>) {
         let server = self.server.as_ref().expect("a server runs");
         let workspaces = server.workspaces.clone();
         let mut lease = None;
@@ -298,93 +226,6 @@ impl Life {
             last = rooms;
             same >= 4
         });
-    }
-
-    /// One story.
-    fn check(&self) {
-        let server = self.server();
-        self.host.check_others();
-        if !server.workspaces.is_reconciled() {
-            return;
-        }
-        let entries = server.entries();
-        let containers: BTreeMap<String, bool> = self.host.containers().into_iter().collect();
-        let directories = self.host.directories();
-        let records = server.runtime.block_on(async {
-            let records = nagaya_server::state::Records::open(&self.host.records_path()).await.expect("opens");
-            let all = records.all().await.expect("reads");
-            records.close().await;
-            all
-        });
-        let known: BTreeSet<String> = entries.iter().map(|entry| entry.room.id.to_string()).collect();
-        let names: BTreeSet<String> = entries.iter().map(|entry| entry.room.id.container()).collect();
-        if !self.strays {
-            let unknown: Vec<_> = containers.keys().filter(|name| !names.contains(*name)).collect();
-            assert!(unknown.is_empty(), "containers nobody knows: {unknown:?}");
-            let unknown: Vec<_> = directories.difference(&known).collect();
-            assert!(unknown.is_empty(), "directories nobody knows: {unknown:?}");
-        }
-        let unknown: Vec<_> = records.iter().filter(|record| !known.contains(&record.workspace)).collect();
-        assert!(unknown.is_empty(), "records of no room: {unknown:?}");
-
-        let mut conversations = BTreeSet::new();
-        let mut open = 0;
-        for entry in &entries {
-            let id = entry.room.id.to_string();
-            let record = records.iter().find(|record| record.workspace == id);
-            let whose = match &entry.state {
-                RoomState::Starting => panic!("{id} is still starting"),
-                RoomState::Releasing => continue,
-                RoomState::Pooled => None,
-                RoomState::Bound { occupant, leased, .. } => {
-                    assert!(conversations.insert(occupant.conversation.clone()), "two rooms of {occupant:?}");
-                    let held = self.leases.keys().any(|conversation| name(*conversation) == occupant.conversation);
-                    assert_eq!(*leased, held, "lease of {occupant:?}");
-                    Some(occupant.conversation.clone())
-                }
-            };
-            open += 1;
-            let recorded = record.map(|record| record.occupant.as_ref().map(|(conversation, _)| conversation.clone()));
-            assert_eq!(recorded, Some(whose), "record of {id}");
-            assert!(directories.contains(&id), "{id} has no directory");
-            let container = entry.room.id.container();
-            assert!(containers.get(&container) == Some(&true) || self.hurt.contains(&container), "{id} does not run");
-        }
-        assert_eq!(server.egress.open_listeners(), open, "proxies of {:?}", server.rooms());
-        if !self.faulty {
-            let reality = server.runtime.block_on(server.workspaces.reality());
-            let running = containers.values().filter(|running| **running).count();
-            assert_eq!(reality.active_containers, running, "gauge of containers");
-        }
-    }
-
-    /// Everybody leaves, nothing is wrong any more: then nothing is left.
-    fn end(mut self) {
-        self.perform(&Step::Heal);
-        self.settle();
-        self.perform(&Step::Pool(0, 0));
-        for conversation in 0..4 {
-            self.perform(&Step::Delete(conversation));
-        }
-        self.settle();
-        self.perform(&Step::Age);
-        self.perform(&Step::Collect);
-        self.perform(&Step::Collect);
-        self.check();
-        assert!(self.server().rooms().is_empty(), "rooms at the end: {:?}", self.server().rooms());
-        assert_eq!(self.host.containers(), [], "containers at the end");
-        assert_eq!(self.host.directories(), BTreeSet::new(), "directories at the end");
-        // And a room can still be had by everybody.
-        for conversation in 0..4 {
-            self.perform(&Step::Acquire(conversation));
-            self.perform(&Step::Finish(conversation));
-        }
-        let server = self.server.take().expect("a server runs");
-        server.runtime.block_on(server.workspaces.shutdown(AtShutdown::Destroy, Duration::from_secs(10)));
-        assert_eq!(self.host.containers(), [], "containers after the shutdown");
-        assert_eq!(self.host.directories(), BTreeSet::new(), "directories after the shutdown");
-        assert_eq!(server.egress.open_listeners(), 0, "proxies after the shutdown");
-        self.host.check_others();
     }
 }
 

@@ -1,0 +1,224 @@
+//! State in an SQLite file: for one server.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row, SqliteConnection};
+
+use super::quarantine::Quarantine;
+use super::{PoolSize, Record, State, StateError, Swap};
+
+/// How long a statement waits for another process's lock.
+const BUSY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the file holds. A record is kept as text; beside it stands its conversation, so that no two rooms have the same.
+const SCHEMA: &str = "
+    DROP TABLE IF EXISTS workspace;
+    CREATE TABLE IF NOT EXISTS record (id TEXT PRIMARY KEY, conversation TEXT UNIQUE, text TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS quarantine (id TEXT NOT NULL, text TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS lock (conversation TEXT PRIMARY KEY, holder TEXT NOT NULL, until INTEGER NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS pool (one INTEGER PRIMARY KEY CHECK (one = 1), min INTEGER NOT NULL, max INTEGER NOT NULL)
+        STRICT;
+";
+
+/// The state of this deployment, in a file of the state directory.
+#[derive(Debug)]
+pub struct Embedded {
+    pool: SqlitePool,
+    quarantine: Quarantine,
+}
+
+impl Embedded {
+    /// Opens the file, making it where there is none.
+    ///
+    /// # Errors
+    /// It cannot be opened or written.
+    pub async fn open(path: &Path) -> sqlx::Result<Self> {
+        let pool = open_sqlite(path, 1).await?;
+        sqlx::raw_sql(SCHEMA).execute(&pool).await?;
+        Ok(Self { pool, quarantine: Quarantine::default() })
+    }
+
+    /// Decodes a row, or moves it aside.
+    async fn read(&self, row: sqlx::Result<Option<sqlx::sqlite::SqliteRow>>) -> Result<Option<Record>, StateError> {
+        let Some(row) = row? else { return Ok(None) };
+        let (id, text): (String, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
+        match Record::decode(&id, &text) {
+            Ok(record) => Ok(Some(record)),
+            Err(why) => {
+                let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+                sqlx::query("INSERT INTO quarantine (id, text, since) SELECT id, text, ? FROM record WHERE id = ?")
+                    .bind(now_ms())
+                    .bind(&id)
+                    .execute(&mut *change)
+                    .await?;
+                sqlx::query("DELETE FROM record WHERE id = ?").bind(&id).execute(&mut *change).await?;
+                change.commit().await?;
+                self.quarantine.tell(&id, &why, "the table quarantine");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Milliseconds since the epoch: a lock may outlive the process that took it.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+async fn write(change: &mut SqliteConnection, record: &Record) -> sqlx::Result<()> {
+    sqlx::query("INSERT OR REPLACE INTO record (id, conversation, text) VALUES (?, ?, ?)")
+        .bind(&record.workspace)
+        .bind(record.occupant.as_ref().map(|(conversation, _)| conversation))
+        .bind(record.encode())
+        .execute(change)
+        .await
+        .map(drop)
+}
+
+#[async_trait]
+impl State for Embedded {
+    async fn ping(&self) -> Result<(), StateError> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    async fn epoch(&self) -> Result<String, StateError> {
+        // A file loses nothing while it is open.
+        Ok("file".into())
+    }
+
+    async fn records(&self) -> Result<Vec<Record>, StateError> {
+        let rows = sqlx::query("SELECT id, CAST(text AS BLOB) FROM record").fetch_all(&self.pool).await?;
+        let mut records = Vec::with_capacity(rows.len());
+        for row in rows {
+            records.extend(self.read(Ok(Some(row))).await?);
+        }
+        Ok(records)
+    }
+
+    async fn record(&self, workspace: &str) -> Result<Option<Record>, StateError> {
+        let query = sqlx::query("SELECT id, CAST(text AS BLOB) FROM record WHERE id = ?").bind(workspace);
+        self.read(query.fetch_optional(&self.pool).await).await
+    }
+
+    async fn record_of(&self, conversation: &str) -> Result<Option<Record>, StateError> {
+        let query = sqlx::query("SELECT id, CAST(text AS BLOB) FROM record WHERE conversation = ?").bind(conversation);
+        let record = self.read(query.fetch_optional(&self.pool).await).await?;
+        Ok(record.filter(|record| record.occupant.as_ref().is_some_and(|(theirs, _)| theirs == conversation)))
+    }
+
+    async fn swap(&self, workspace: &str, old: Option<&Record>, new: Option<&Record>) -> Result<Swap, StateError> {
+        // Whatever cannot be read is out of the way first.
+        if old.is_none() && self.record(workspace).await?.is_some() {
+            return Ok(Swap::Changed);
+        }
+        let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let row = sqlx::query("SELECT text FROM record WHERE id = ?").bind(workspace).fetch_optional(&mut *change);
+        let there = row.await?.map(|row| row.try_get::<String, _>(0)).transpose()?;
+        if there != old.map(Record::encode) {
+            return Ok(Swap::Changed);
+        }
+        let Some(new) = new else {
+            sqlx::query("DELETE FROM record WHERE id = ?").bind(workspace).execute(&mut *change).await?;
+            change.commit().await?;
+            return Ok(Swap::Done);
+        };
+        if let Some((conversation, _)) = &new.occupant {
+            let others = sqlx::query("SELECT 1 FROM record WHERE conversation = ? AND id <> ?");
+            let others = others.bind(conversation).bind(workspace).fetch_optional(&mut *change);
+            if others.await?.is_some() {
+                return Ok(Swap::Taken);
+            }
+        }
+        write(&mut change, new).await?;
+        change.commit().await?;
+        Ok(Swap::Done)
+    }
+
+    async fn refresh(&self, _: &[Record]) -> Result<(), StateError> {
+        // Records in a file do not age; the collector removes those of no room.
+        Ok(())
+    }
+
+    async fn lock(
+        &self,
+        conversation: &str,
+        holder: &str,
+        over: Option<&str>,
+        ttl: Duration,
+    ) -> Result<Option<String>, StateError> {
+        let now = now_ms();
+        let until = now.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
+        let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let row = sqlx::query("SELECT holder FROM lock WHERE conversation = ? AND until > ?");
+        let row = row.bind(conversation).bind(now).fetch_optional(&mut *change).await?;
+        if let Some(theirs) = row.map(|row| row.try_get::<String, _>(0)).transpose()?
+            && theirs != holder
+            && over != Some(theirs.as_str())
+        {
+            return Ok(Some(theirs));
+        }
+        sqlx::query("INSERT OR REPLACE INTO lock (conversation, holder, until) VALUES (?, ?, ?)")
+            .bind(conversation)
+            .bind(holder)
+            .bind(until)
+            .execute(&mut *change)
+            .await?;
+        change.commit().await?;
+        Ok(None)
+    }
+
+    async fn unlock(&self, conversation: &str, holder: &str) -> Result<(), StateError> {
+        sqlx::query("DELETE FROM lock WHERE (conversation = ? AND holder = ?) OR until <= ?")
+            .bind(conversation)
+            .bind(holder)
+            .bind(now_ms())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    async fn pool(&self) -> Result<Option<PoolSize>, StateError> {
+        let row = sqlx::query("SELECT min, max FROM pool").fetch_optional(&self.pool).await?;
+        let Some(row) = row else { return Ok(None) };
+        let (min, max) = (row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?);
+        Ok(usize::try_from(min).ok().zip(usize::try_from(max).ok()).map(|(min, max)| PoolSize { min, max }))
+    }
+
+    async fn set_pool(&self, size: PoolSize) -> Result<(), StateError> {
+        let bounded = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
+        sqlx::query("INSERT OR REPLACE INTO pool (one, min, max) VALUES (1, ?, ?)")
+            .bind(bounded(size.min))
+            .bind(bounded(size.max))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    fn quarantined(&self) -> Option<String> {
+        self.quarantine.message()
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Opens an SQLite file with the settings all of ours have: write-ahead log, durable at checkpoints, foreign keys kept.
+///
+/// # Errors
+/// It cannot be opened.
+pub async fn open_sqlite(path: &Path, connections: u32) -> sqlx::Result<SqlitePool> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_DEADLINE);
+    SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_DEADLINE).connect_with(options).await
+}

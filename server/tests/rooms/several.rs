@@ -1,0 +1,299 @@
+//! Several servers on one host that share their state in a real Redis: one room and one run per conversation, whatever
+//! server is asked, whoever dies, and whatever Redis does.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nagaya_fixtures::redis::RedisServer;
+use nagaya_server::config::AtShutdown;
+use nagaya_server::state::{PoolSize, Record};
+use nagaya_server::workspace::{AcquireError, Lease, Origin, ReleaseError, Why};
+
+use crate::support::{DEADLINE, Host, NO_POOL, Server, occupant};
+
+fn acquire(server: &Server, conversation: &str) -> Result<Lease, AcquireError> {
+    server.runtime.block_on(server.workspaces.acquire(occupant(conversation)))
+}
+
+/// Acquires and gives back: the room stays, idle. Its id.
+fn use_once(server: &Server, conversation: &str) -> (String, Origin, Option<String>) {
+    let lease = acquire(server, conversation).expect("a room");
+    let used = (lease.workspace_id().to_owned(), lease.origin(), lease.session().map(str::to_owned));
+    server.runtime.block_on(lease.finish(Some(format!("session of {conversation}"))));
+    used
+}
+
+struct Several {
+    host: Host,
+    redis: RedisServer,
+}
+
+impl Several {
+    fn new() -> Self {
+        Self { host: Host::new(), redis: RedisServer::start().expect("a Redis") }
+    }
+
+    fn start(&self, pool: PoolSize) -> Server {
+        let server = Server::start_among(&self.host, &self.redis, pool);
+        server.until("reconciliation", || server.workspaces.is_reconciled());
+        server
+    }
+
+    fn records(&self, server: &Server) -> Vec<Record> {
+        server.runtime.block_on(server.workspaces.state().records()).expect("reads")
+    }
+}
+
+#[test]
+fn a_room_follows_its_conversation_to_another_server() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let (room, origin, _) = use_once(&one, "c");
+    assert_eq!(origin, Origin::Cold);
+    let handed = use_once(&two, "c");
+    assert_eq!(handed, (room.clone(), Origin::Reused, Some("session of c".into())));
+    assert_eq!((one.entries().len(), two.entries().len()), (0, 1));
+    assert_eq!((one.egress.open_listeners(), two.egress.open_listeners()), (0, 1));
+    assert_eq!(several.host.containers().len(), 1);
+    // And back.
+    assert_eq!(use_once(&one, "c").0, room);
+    assert_eq!(several.records(&one).len(), 1);
+}
+
+#[test]
+fn while_a_run_is_in_it_a_room_stays_and_nobody_gets_another() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(PoolSize { min: 1, max: 1 }));
+    let lease = acquire(&one, "c").expect("a room");
+    assert!(matches!(two.runtime.block_on(two.workspaces.admit("c")), Err(AcquireError::Busy)));
+    assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
+    let released = two.runtime.block_on(two.workspaces.release_conversation("c", Why::Conversation));
+    assert!(matches!(released, Err(ReleaseError::Elsewhere)), "{released:?}");
+    // Also where shared state has forgotten everything.
+    several.redis.flush().expect("flushes");
+    assert!(matches!(two.runtime.block_on(two.workspaces.admit("c")), Err(AcquireError::Busy)));
+    assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
+    drop(lease);
+    two.runtime.block_on(two.workspaces.admit("c")).expect("admitted");
+    assert!(matches!(one.runtime.block_on(one.workspaces.admit("d")), Ok(())));
+    assert!(matches!(two.runtime.block_on(two.workspaces.admit("d")), Err(AcquireError::Busy)), "admitted elsewhere");
+}
+
+#[test]
+fn of_many_that_ask_at_the_same_time_one_gets_the_room() {
+    let several = Several::new();
+    let servers: Vec<_> = (0..3).map(|_| several.start(PoolSize { min: 2, max: 2 })).collect();
+    for round in 0..5 {
+        let conversation = format!("c{round}");
+        let asks = servers.iter().flat_map(|server| std::iter::repeat_n(server, 3)).map(|server| {
+            let (workspaces, conversation) = (server.workspaces.clone(), conversation.clone());
+            server.runtime.spawn(async move { workspaces.acquire(occupant(&conversation)).await })
+        });
+        let asked = futures::future::join_all(asks.collect::<Vec<_>>());
+        let asked = servers[0].runtime.block_on(asked).into_iter().map(|task| task.expect("no panic"));
+        let (got, refused): (Vec<_>, Vec<_>) = asked.partition(Result::is_ok);
+        assert!(refused.iter().all(|refusal| matches!(refusal, Err(AcquireError::Busy))), "{refused:?}");
+        let rooms = servers.iter().flat_map(Server::conversations).filter(|c| *c == conversation).count();
+        assert!(got.len() == 1 && rooms == 1, "{} got a room, there are {rooms}", got.len());
+    }
+}
+
+#[test]
+fn the_living_take_up_what_a_dead_server_left_and_nothing_of_the_living() {
+    let several = Several::new();
+    let (one, two) = (several.start(PoolSize { min: 1, max: 1 }), several.start(NO_POOL));
+    let kept = use_once(&two, "of two");
+    let left = use_once(&one, "of one");
+    one.until("a full pool", || one.pooled() == 1);
+    several.host.age();
+    let report = two.runtime.block_on(two.workspaces.collect());
+    // Only what it knows to be idle: its own.
+    assert!(report.errors.is_empty() && report.reclaimed.len() == 1, "{report:?}");
+    assert_eq!(report.reclaimed[0].0.as_str(), kept.0);
+    assert_eq!(one.entries().len(), 2);
+    one.kill();
+    assert_eq!(
+        use_once(&two, "of one"),
+        (left.0, Origin::Reused, Some("session of of one".into())),
+        "when it is asked for"
+    );
+    let report = two.runtime.block_on(two.workspaces.collect());
+    assert!(report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
+    assert_eq!(two.entries().len(), 2, "and the rest when the collector comes by: {:?}", two.rooms());
+    two.until("a pool as small as it should be", || two.entries().len() == 1);
+    assert!(several.records(&two).iter().all(|record| record.owner == several.records(&two)[0].owner));
+}
+
+#[test]
+fn a_room_that_is_just_being_taken_up_is_nobody_elses() {
+    let several = Several::new();
+    let (one, two, three) = (several.start(NO_POOL), several.start(NO_POOL), several.start(NO_POOL));
+    let room = use_once(&one, "c");
+    one.kill();
+    // Its agent takes its time, so that two is found claiming the room, and not yet having it.
+    several.host.engine.mute_agents(true);
+    let workspaces = two.workspaces.clone();
+    let taking = two.runtime.spawn(async move { workspaces.acquire(occupant("c")).await });
+    let key = format!("nagaya:{{ours}}:room:{}", room.0);
+    let claimed = || several.redis.command(&format!("GET {key}")).expect("asks").contains(two.workspaces.server_id());
+    three.until("the claim", claimed);
+    several.host.age();
+    let report = three.runtime.block_on(three.workspaces.collect());
+    assert!(report.errors.is_empty() && report.reclaimed.is_empty() && three.entries().is_empty(), "{report:?}");
+    several.host.engine.mute_agents(false);
+    let lease = two.runtime.block_on(taking).expect("no panic").expect("a room");
+    assert_eq!((lease.workspace_id(), lease.origin()), (room.0.as_str(), Origin::Reused));
+}
+
+#[test]
+fn a_server_that_stops_leaves_its_rooms_to_the_others_or_to_its_next_start() {
+    let several = Several::new();
+    let one = several.start(NO_POOL);
+    let room = use_once(&one, "c");
+    one.runtime.block_on(one.workspaces.shutdown(AtShutdown::Keep, DEADLINE));
+    let sockets = std::fs::read_dir(several.host.base().join(".servers")).expect("reads").count();
+    assert_eq!(sockets, 0, "its socket is gone");
+    one.kill();
+    let two = several.start(NO_POOL);
+    assert_eq!(two.conversations(), ["c"]);
+    assert_eq!(use_once(&two, "c").0, room.0);
+}
+
+#[test]
+fn what_holds_a_conversation_and_dies_holds_it_no_longer() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    one.runtime.block_on(one.workspaces.admit("c")).expect("admitted");
+    assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
+    one.kill();
+    use_once(&two, "c");
+}
+
+#[test]
+fn a_conversation_that_is_deleted_on_one_server_has_no_room_on_another() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    use_once(&one, "c");
+    two.runtime.block_on(two.workspaces.release_conversation("c", Why::Conversation)).expect("released");
+    assert_eq!((several.host.containers(), several.host.directories()), (vec![], BTreeSet::new()));
+    assert!(one.entries().is_empty() && two.entries().is_empty());
+    // And of a server that died.
+    use_once(&one, "d");
+    one.kill();
+    two.runtime.block_on(two.workspaces.release_conversation("d", Why::Conversation)).expect("released");
+    assert_eq!((several.host.containers(), several.records(&two)), (vec![], vec![]));
+}
+
+#[test]
+fn without_redis_known_rooms_go_on_and_no_second_room_is_made() {
+    let mut several = Several::new();
+    let (one, two) = (several.start(PoolSize { min: 1, max: 1 }), several.start(NO_POOL));
+    let room = use_once(&one, "c");
+    one.until("a full pool", || one.pooled() == 1);
+    several.redis.kill().expect("ends");
+    assert_eq!(use_once(&one, "c").0, room.0);
+    for server in [&one, &two] {
+        let error = acquire(server, "new").expect_err("refused");
+        assert!(error.is_unavailable() && matches!(error, AcquireError::State(_)), "{error:?}");
+        let error = server.runtime.block_on(server.workspaces.admit("new")).expect_err("refused");
+        assert!(error.is_unavailable(), "{error:?}");
+    }
+    assert!(acquire(&two, "c").is_err_and(|error| error.is_unavailable()));
+    assert!(one.runtime.block_on(one.workspaces.resize_pool(NO_POOL)).is_err());
+    let report = two.runtime.block_on(two.workspaces.collect());
+    assert!(!report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
+    let released = one.runtime.block_on(one.workspaces.release_conversation("c", Why::Conversation));
+    released.expect("a room that is known can be released");
+    let again = one.entries().len();
+    assert_eq!(again, 1, "the pool's room waits");
+    several.redis.start_again().expect("starts");
+    // What was forgotten is written again: the room of the pool that only the table knew.
+    let waiting = one.entries()[0].room.id.to_string();
+    one.until("its record", || {
+        several.redis.command(&format!("EXISTS nagaya:{{ours}}:room:{waiting}")).expect("asks") == "1"
+    });
+    use_once(&two, "new");
+    assert_eq!(several.host.containers().len(), 2);
+}
+
+#[test]
+fn what_redis_forgets_is_written_again_and_harms_nobody() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let room = use_once(&one, "c");
+    several.redis.flush().expect("flushes");
+    several.host.age();
+    // Nobody's, by the records; its server says otherwise.
+    let report = two.runtime.block_on(two.workspaces.collect());
+    assert!(report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
+    let key = format!("nagaya:{{ours}}:room:{}", room.0);
+    one.until("its record", || several.redis.command(&format!("EXISTS {key}")).expect("asks") == "1");
+    several.redis.flush().expect("flushes");
+    assert_eq!(use_once(&two, "c").0, room.0, "handed over without any record");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_harms_no_other_conversation_and_is_told_of() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let (hurt, well) = (use_once(&one, "hurt"), use_once(&one, "well"));
+    let key = format!("nagaya:{{ours}}:room:{}", hurt.0);
+    several.redis.command(&format!("SET {key} junk")).expect("sets");
+    assert_eq!(use_once(&two, "well").0, well.0);
+    assert_eq!(use_once(&two, "hurt").0, hurt.0, "its server knows it without a record");
+    let told = two.workspaces.state().quarantined().expect("told of");
+    assert!(told.contains(&hurt.0), "{told}");
+    // Of a dead server nobody knows it: it is one room less, and not one too many.
+    several.redis.command(&format!("SET {key} junk")).expect("sets");
+    two.kill();
+    assert_ne!(use_once(&one, "hurt").0, hurt.0);
+    assert_eq!(use_once(&one, "well").0, well.0);
+    several.host.age();
+    let report = one.runtime.block_on(one.workspaces.collect());
+    assert!(report.errors.is_empty(), "{report:?}");
+    assert!(!several.host.containers().iter().any(|(name, _)| name.ends_with(&hurt.0)), "{report:?}");
+}
+
+#[test]
+fn the_pool_is_resized_on_every_server_and_stays_so() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let size = PoolSize { min: 1, max: 3 };
+    one.runtime.block_on(one.workspaces.resize_pool(size)).expect("resized");
+    two.until("a room that waits", || two.workspaces.pool_size() == size && two.entries().len() == 1);
+    let three = several.start(NO_POOL);
+    three.until("the same size", || three.workspaces.pool_size() == size);
+}
+
+#[test]
+fn a_start_waits_for_redis_and_then_adopts() {
+    let mut several = Several::new();
+    several.redis.kill().expect("ends");
+    let one = Server::start_among(&several.host, &several.redis, NO_POOL);
+    assert!(acquire(&one, "c").is_err_and(|error| error.is_unavailable()));
+    assert!(!one.workspaces.is_reconciled());
+    several.redis.start_again().expect("starts");
+    one.until("reconciliation", || one.workspaces.is_reconciled());
+    use_once(&one, "c");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_not_robbed() {
+    let several = Several::new();
+    let two = several.start(NO_POOL);
+    let one = several.start(NO_POOL);
+    use_once(&one, "c");
+    // It lives, and its one thread is busy.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(std::sync::Mutex::new(held));
+    one.runtime.spawn(async move { held.lock().map(|held| held.recv_timeout(Duration::from_secs(60)).ok()).ok() });
+    let error = acquire(&two, "c").expect_err("refused");
+    assert!(matches!(error, AcquireError::Peer(_)) && error.is_unavailable(), "{error:?}");
+    several.host.age();
+    let report = two.runtime.block_on(two.workspaces.collect());
+    assert!(!report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
+    drop(release);
+    assert_eq!(several.host.containers().len(), 1);
+    use_once(&two, "c");
+}

@@ -1,0 +1,136 @@
+//! Redis that is down, slow, flushed, restarted, closed to us: what is said, how soon, and that it heals.
+
+use std::time::{Duration, Instant};
+
+use nagaya_fixtures::redis::RedisServer;
+use nagaya_server::state::{Redis, State, StateError};
+
+use crate::support::{DEPLOYMENT, record, redis};
+
+/// Longest a call may take: its own deadline, and what a busy machine adds.
+const ANSWERED: Duration = Duration::from_secs(10);
+
+async fn heals(state: &Redis) {
+    let heal = async {
+        while state.ping().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(ANSWERED, heal).await.expect("heals without a new start");
+}
+
+#[tokio::test]
+async fn one_that_is_down_is_told_of_and_taken_up_when_it_is_there() {
+    let mut server = RedisServer::start().expect("a Redis");
+    let state = redis(&server.url());
+    server.kill().expect("ends");
+    for _ in 0..20 {
+        let error = state.ping().await.expect_err("nobody there");
+        assert!(matches!(&error, StateError::Unavailable { address, .. } if *address == format!("{}/0", server.url())));
+    }
+    server.start_again().expect("starts");
+    heals(&state).await;
+    state.keep(&record("a", Some("c"), "me")).await.expect("writes");
+    server.start_again().expect("starts");
+    // The first call may find the old connection closed; nothing is believed to be written that was not.
+    heals(&state).await;
+    assert_eq!(state.records().await.expect("reads"), []);
+    state.keep(&record("a", Some("c"), "me")).await.expect("writes, with scripts that are gone");
+}
+
+#[tokio::test]
+async fn one_that_stands_still_is_not_waited_for() {
+    let server = RedisServer::start().expect("a Redis");
+    let state = redis(&server.url());
+    state.ping().await.expect("answers");
+    server.pause().expect("pauses");
+    let began = Instant::now();
+    let calls = futures::future::join_all((0..50).map(|_| state.record_of("c"))).await;
+    assert!(calls.iter().all(Result::is_err));
+    assert!(began.elapsed() < ANSWERED, "{:?}", began.elapsed());
+    assert!(calls.into_iter().any(|call| call.expect_err("fails").to_string().contains("no answer")));
+    server.resume().expect("goes on");
+    heals(&state).await;
+}
+
+#[tokio::test]
+async fn an_epoch_ends_when_everything_is_lost() {
+    let server = RedisServer::start().expect("a Redis");
+    let state = redis(&server.url());
+    let epoch = state.epoch().await.expect("answers");
+    server.flush().expect("flushes");
+    let next = state.epoch().await.expect("answers");
+    assert!(!next.is_empty() && next != epoch);
+}
+
+#[tokio::test]
+async fn one_that_wants_a_password_says_so_and_what_to_do() {
+    let server = RedisServer::start_with_password("hunter2").expect("a Redis");
+    let state = redis(&server.url());
+    let error = state.ping().await.expect_err("refused");
+    assert!(matches!(error, StateError::Refused { .. }), "{error:?}");
+    assert!(error.to_string().contains("REDIS_URL"), "{error}");
+    // With a password that is wrong, and after that was mended on the other side, the same client gets in.
+    let state = redis(&format!("{}?pass=other", server.url()));
+    let error = state.ping().await.expect_err("refused");
+    assert!(matches!(error, StateError::Refused { .. }), "{error:?}");
+    assert!(!error.to_string().contains("other?") && !error.to_string().contains("pass=other"), "{error}");
+    server.command("CONFIG SET requirepass other").expect("changes");
+    heals(&state).await;
+}
+
+#[tokio::test]
+async fn one_that_is_full_refuses_and_heals() {
+    let server = RedisServer::start().expect("a Redis");
+    let state = redis(&server.url());
+    state.ping().await.expect("answers");
+    server.command("CONFIG SET maxmemory 1").expect("changes");
+    let error = state.keep(&record("a", None, "me")).await.expect_err("full");
+    assert!(error.to_string().contains("OOM"), "{error}");
+    server.command("CONFIG SET maxmemory 0").expect("changes");
+    state.keep(&record("a", None, "me")).await.expect("writes");
+}
+
+#[tokio::test]
+async fn a_record_of_another_kind_is_moved_aside() {
+    let server = RedisServer::start().expect("a Redis");
+    let state = redis(&server.url());
+    state.keep(&record("a", Some("c"), "me")).await.expect("writes");
+    state.keep(&record("b", Some("d"), "me")).await.expect("writes");
+    let key = |kind: &str| format!("nagaya:{{{DEPLOYMENT}}}:{kind}");
+    for (kind, workspace) in [("room:a", "a"), ("conversation:d", "b")] {
+        server.command(&format!("DEL {}", key(kind))).expect("deletes");
+        server.command(&format!("LPUSH {} x", key(kind))).expect("pushes");
+        assert!(state.record_of(if workspace == "a" { "c" } else { "d" }).await.expect("reads").is_none());
+    }
+    assert_eq!(state.records().await.expect("reads"), [record("b", Some("d"), "me")]);
+    assert_eq!(server.command(&format!("TYPE {}", key("quarantine:a"))).expect("asks"), "list");
+    state.keep(&record("b", Some("d"), "me")).await.expect("the way to the room is written anew");
+    assert_eq!(state.record_of("d").await.expect("reads"), Some(record("b", Some("d"), "me")));
+}
+
+#[tokio::test]
+async fn what_nobody_refreshes_goes_away_by_itself() {
+    let server = RedisServer::start().expect("a Redis");
+    let state = redis(&server.url());
+    let kept = record("a", Some("c"), "me");
+    state.keep(&kept).await.expect("writes");
+    let keys = ["room:a", "conversation:c", "rooms"].map(|kind| format!("nagaya:{{{DEPLOYMENT}}}:{kind}"));
+    let left = |key: &str| server.command(&format!("PTTL {key}")).expect("asks").parse::<i64>().expect("a number");
+    for key in &keys {
+        assert!(left(key) > 0, "{key} is for ever");
+        server.command(&format!("PEXPIRE {key} 50000")).expect("shortens");
+    }
+    state.refresh(&[kept]).await.expect("refreshes");
+    for key in &keys {
+        assert!(left(key) > 50_000, "{key} was not refreshed");
+        server.command(&format!("PEXPIRE {key} 1")).expect("shortens");
+    }
+    let gone = async {
+        while !state.records().await.expect("reads").is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(ANSWERED, gone).await.expect("goes");
+    assert_eq!(state.record_of("c").await.expect("reads"), None);
+}

@@ -1,0 +1,65 @@
+//! Both kinds of state, and what a test does to them behind their backs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nagaya_fixtures::redis::RedisServer;
+use nagaya_server::state::{Embedded, Record, Redis, RedisAddress, State, open_sqlite};
+
+pub(crate) const DEPLOYMENT: &str = "ours";
+pub(crate) const TTL: Duration = Duration::from_secs(100);
+
+/// Where state is kept.
+pub(crate) enum Place {
+    File(tempfile::TempDir),
+    Redis(Box<RedisServer>),
+}
+
+impl Place {
+    pub(crate) fn file() -> Self {
+        Self::File(tempfile::tempdir().expect("a directory"))
+    }
+
+    pub(crate) fn redis() -> Self {
+        Self::Redis(Box::new(RedisServer::start().expect("a Redis")))
+    }
+
+    /// One more server's view of it.
+    pub(crate) async fn open(&self) -> Arc<dyn State> {
+        match self {
+            Self::File(dir) => Arc::new(Embedded::open(&dir.path().join("s.sqlite")).await.expect("opens")),
+            Self::Redis(server) => Arc::new(redis(&server.url())),
+        }
+    }
+
+    /// Puts junk where a room's record is.
+    pub(crate) async fn corrupt(&self, workspace: &str) {
+        match self {
+            Self::File(dir) => {
+                let file = open_sqlite(&dir.path().join("s.sqlite"), 1).await.expect("opens");
+                let update =
+                    sqlx::query("UPDATE record SET text = CAST(x'00ff7b' AS TEXT) WHERE id = ?").bind(workspace);
+                assert_eq!(update.execute(&file).await.expect("updates").rows_affected(), 1);
+                file.close().await;
+            }
+            Self::Redis(server) => {
+                let key = format!("nagaya:{{{DEPLOYMENT}}}:room:{workspace}");
+                assert_eq!(server.command(&format!("EXISTS {key}")).expect("asks"), "1");
+                server.command(&format!("SET {key} \"\\x00\\xff{{\"")).expect("sets");
+            }
+        }
+    }
+}
+
+pub(crate) fn redis(url: &str) -> Redis {
+    Redis::new(RedisAddress::parse(url).expect("an address"), DEPLOYMENT, TTL).expect("a client")
+}
+
+pub(crate) fn record(workspace: &str, conversation: Option<&str>, owner: &str) -> Record {
+    Record {
+        workspace: workspace.into(),
+        occupant: conversation.map(|c| (c.into(), "tenant — 長屋".into())),
+        session: Some("s\0\"\\".into()),
+        owner: owner.into(),
+    }
+}
