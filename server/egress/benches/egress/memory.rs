@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::bulk;
 use crate::net::{Address, Conn};
+use crate::process::status;
 use crate::report::{Goal, Report, Table};
 use crate::stage::Stage;
 use crate::stats::{Sample, Series};
@@ -105,12 +106,4 @@ fn busy(stage: &Stage) -> Result<f64> {
     let peak = status(proxy.pid(), "VmHWM")?;
     #[allow(clippy::cast_precision_loss, reason = "kibibytes of one process")]
     Ok(peak.saturating_sub(before) as f64)
-}
-
-/// A figure of a process, in KiB.
-fn status(pid: u32, field: &str) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let figure = line.and_then(|rest| rest.split_whitespace().next()).with_context(|| format!("no {field}"))?;
-    Ok(figure.parse()?)
 }

@@ -17,6 +17,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::origin;
+use crate::process::raise_descriptors;
 
 /// The word that makes this program play a role.
 const WORD: &str = "play";
@@ -116,18 +117,6 @@ pub(crate) fn play() -> Option<ExitCode> {
 fn become_tied(program: &str, args: &[String]) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot start {program}"))
-}
-
-/// As many descriptors as this process may have.
-pub(crate) fn raise_descriptors() -> Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    const WANTED: u64 = 100_000;
-    let wanted = Rlimit { current: Some(WANTED), maximum: Some(WANTED) };
-    let most = getrlimit(Resource::Nofile).maximum;
-    if most.is_none_or(|most| most >= WANTED) || setrlimit(Resource::Nofile, wanted).is_err() {
-        setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
-    }
-    Ok(())
 }
 
 /// Says that a role is ready, and waits for the end of its time.

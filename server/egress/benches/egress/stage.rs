@@ -7,7 +7,9 @@ use anyhow::{Result, anyhow};
 use crate::net::{Address, ORIGIN};
 use crate::origin::{Doors, KEYED, SIGNED};
 use crate::peers::{Kind, Peer};
-use crate::roles::{self, Player, ProxyCast};
+use crate::process;
+use crate::roles::{Player, ProxyCast};
+use crate::run::Place;
 
 /// Everything that runs; all of it ends when this is dropped.
 #[derive(Debug)]
@@ -20,15 +22,27 @@ pub(crate) struct Stage {
     dir: tempfile::TempDir,
 }
 
-impl Stage {
-    pub(crate) fn new() -> Result<Self> {
-        roles::raise_descriptors()?;
+impl Place for Stage {
+    fn open() -> Result<Self> {
+        process::raise_descriptors()?;
         let dir = tempfile::Builder::new().prefix("nagaya-bench-").tempdir()?;
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let (origin, doors) = Player::origin()?;
         Ok(Self { ours: None, peers: Vec::new(), doors, _origin: origin, dir })
     }
 
+    fn peers(&self) -> Vec<String> {
+        let mut peers: Vec<String> = Kind::ALL.into_iter().map(Kind::version).filter(|text| !text.is_empty()).collect();
+        peers.dedup();
+        peers
+    }
+
+    fn close(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Stage {
     /// A proxy of ours, with so many listeners.
     pub(crate) fn proxy(&self, name: &str, listeners: usize) -> Result<(Player, Vec<PathBuf>)> {
         let dir = self.dir.path().join(name);

@@ -31,11 +31,12 @@ pub(super) fn page(report: &Report) -> String {
 }
 
 fn write_page(page: &mut String, report: &Report) -> std::fmt::Result {
+    let title = escape(report.subject.title);
     write!(
         page,
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>Egress proxy: speed and memory</title><style>{STYLE}</style>\
-         <h1>Egress proxy: speed and memory</h1>\
+         <title>{title}</title><style>{STYLE}</style>\
+         <h1>{title}</h1>\
          <p>Measured side by side in one run of {} rounds, each contender once per round. Bars are medians, dots the rounds, \
          lines their span.</p><p class=\"soft\">{}<br>{}</p>",
         report.rounds,

@@ -11,12 +11,19 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::peers::Kind;
 use crate::stats::{Series, median};
 use machine::Machine;
 
 /// Changes with the meaning of a field.
 const FORMAT: u32 = 1;
+
+/// What a whole run is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject {
+    /// Its files' name.
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+}
 
 /// What one table is about.
 #[derive(Debug)]
@@ -40,7 +47,7 @@ pub(crate) struct Goal {
 
 #[derive(Debug, Clone, Copy)]
 enum Bound {
-    /// So many times the other's, or more.
+    /// So many times the other's, or more; where less is better, or less.
     Ratio(f64),
     /// So much more than the other's, or less.
     Added(f64),
@@ -67,7 +74,7 @@ impl Goal {
     }
 
     /// Compared round by round, as neighbours in time share the machine's noise.
-    fn judge(&self, rows: &[Row], unit: &str) -> Option<Judged> {
+    fn judge(&self, rows: &[Row], unit: &str, more_is_better: bool) -> Option<Judged> {
         let samples = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.samples.as_slice());
         let of = samples(self.of)?;
         let pairs = |figure: fn(f64, f64) -> f64| -> Option<f64> {
@@ -78,7 +85,8 @@ impl Goal {
         let (figure, wanted, met, text) = match self.bound {
             Bound::Ratio(want) => {
                 let ratio = pairs(|of, against| of / against)?;
-                (ratio, want, ratio >= want, format!("{} ≥ {want:.2} × {name}", self.of))
+                let (met, sign) = if more_is_better { (ratio >= want, '≥') } else { (ratio <= want, '≤') };
+                (ratio, want, met, format!("{} {sign} {want:.2} × {name}", self.of))
             }
             Bound::Added(want) => {
                 let added = pairs(|of, against| of - against)?;
@@ -129,11 +137,13 @@ struct Measured {
 /// The whole run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
+    #[serde(skip)]
+    subject: Subject,
     format: u32,
     rounds: usize,
     seconds: f64,
     machine: Machine,
-    /// Versions of the peers.
+    /// Versions of what is measured beside ours.
     peers: Vec<String>,
     tables: Vec<Measured>,
     /// What should have been measured and was not, and why.
@@ -143,10 +153,9 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(rounds: usize) -> Self {
-        let mut peers: Vec<String> = Kind::ALL.into_iter().map(Kind::version).filter(|text| !text.is_empty()).collect();
-        peers.dedup();
+    pub(crate) fn new(subject: Subject, peers: Vec<String>, rounds: usize) -> Self {
         Self {
+            subject,
             format: FORMAT,
             rounds,
             seconds: 0.0,
@@ -187,7 +196,7 @@ impl Report {
                 }
             }
         }
-        let goals = table.goals.iter().filter_map(|goal| goal.judge(&rows, table.unit)).collect();
+        let goals = table.goals.iter().filter_map(|goal| goal.judge(&rows, table.unit, table.more_is_better)).collect();
         let Table { id, title, unit, more_is_better, note, .. } = table;
         let measured = Measured { id, title, unit, more_is_better, note, rows, goals };
         terminal::show(&measured);
@@ -203,15 +212,10 @@ impl Report {
             }
         }
         fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-        fs::write(out.join("egress.json"), serde_json::to_string_pretty(&self)? + "\n")?;
-        fs::write(out.join("egress.html"), html::page(&self))?;
-        println!(
-            "\n{}\n{:.0} s, {} rounds; {}",
-            self.machine,
-            self.seconds,
-            self.rounds,
-            out.join("egress.html").display()
-        );
+        let page = out.join(format!("{}.html", self.subject.name));
+        fs::write(page.with_extension("json"), serde_json::to_string_pretty(&self)? + "\n")?;
+        fs::write(&page, html::page(&self))?;
+        println!("\n{}\n{:.0} s, {} rounds; {}", self.machine, self.seconds, self.rounds, page.display());
         for what in &self.not_measured {
             println!("NOT MEASURED: {what}");
         }
