@@ -1,0 +1,100 @@
+//! Rooms that have to be made: beside what the engine needs for the same container alone.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nagaya_server::engine::Engine;
+use nagaya_server::workspace::Origin;
+use nagaya_server::workspace::id::RoomId;
+
+use crate::agent::{round_trip, socket};
+use crate::deployment::Deployment;
+use crate::report::{Goal, Report, Table};
+use crate::stage::{PATIENCE, Stage};
+use crate::stats::{Sample, median, rounds};
+
+/// Rooms made by each in a round.
+const ROOMS: usize = 4;
+/// Between two looks whether the agent answers.
+const LOOK: Duration = Duration::from_millis(1);
+
+pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
+    let stage = &*stage;
+    // What both need for the first time is nobody's: pages of the image, the client's connection.
+    let warmed = stage.deployment().and_then(|deployment| {
+        ours(stage, deployment)?;
+        Ok(deployment)
+    });
+    let contenders = match warmed {
+        Ok(deployment) => vec![("ours", Ok(deployment)), ("engine", Ok(deployment))],
+        Err(error) => vec![("ours", Err(error)), ("engine", stage.deployment())],
+    };
+    // In turn also within a round: the engine's part waits here for its contender.
+    let engines = Cell::new(None);
+    let series = rounds(count, contenders, |name, deployment| {
+        if name == "engine"
+            && let Some(took) = engines.take()
+        {
+            return Ok(Sample { value: took, p99: None });
+        }
+        let (mut of_ours, mut of_engine) = (Vec::new(), Vec::new());
+        for n in 0..ROOMS {
+            if n % 2 == 0 {
+                of_ours.push(ours(stage, deployment)?);
+                of_engine.push(engine(stage, deployment)?);
+            } else {
+                of_engine.push(engine(stage, deployment)?);
+                of_ours.push(ours(stage, deployment)?);
+            }
+        }
+        engines.set(Some(median(&of_engine)));
+        Ok(Sample { value: median(&of_ours), p99: None })
+    });
+    report.add(Table {
+        id: "cold",
+        title: "A cold room: from the asking until its agent answers",
+        unit: "ms",
+        more_is_better: false,
+        note: format!(
+            "Median of {ROOMS} rooms a round. Ours: with directory, proxy and record. Beside it, container for container, the \
+             engine's own create and start of the same specification through the same API, until its agent answers GET /health, \
+             which is tried every millisecond; the directory is there beforehand."
+        ),
+        series,
+        goals: vec![Goal::ratio("engine", 1.10)],
+    });
+}
+
+/// What a conversation waits for its room, in milliseconds.
+fn ours(stage: &Stage, deployment: &Deployment) -> Result<f64> {
+    let began = Instant::now();
+    let lease = stage.acquire(deployment, "cold")?;
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    ensure!(lease.origin() == Origin::Cold, "the room was not made");
+    drop(lease);
+    stage.release(deployment, "cold")?;
+    Ok(took)
+}
+
+/// What the container alone takes, in milliseconds.
+fn engine(stage: &Stage, deployment: &Deployment) -> Result<f64> {
+    let id = RoomId::generate(&stage.names[0]);
+    let dir = deployment.sockets.create(&id)?;
+    let spec = deployment.template.room(&id, deployment.sockets.host_path(&id));
+    let agent = socket(&deployment.dir(id.as_str()));
+    let began = Instant::now();
+    let ran = stage.within(PATIENCE, "a container", async {
+        deployment.engine.run(spec).await?;
+        while round_trip(&agent).is_err() {
+            tokio::time::sleep(LOOK).await;
+        }
+        anyhow::Ok(())
+    });
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    stage.within(PATIENCE, "a removal", deployment.engine.remove(&id.container(), Duration::from_secs(30)))??;
+    drop(dir);
+    deployment.sockets.remove(&id)?;
+    ran??;
+    Ok(took)
+}

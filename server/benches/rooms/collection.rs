@@ -1,0 +1,112 @@
+//! Garbage collection with many rooms: what a cycle costs that finds one of them idle.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nagaya_server::engine::Engine;
+use nagaya_server::engine::memory::Memory;
+use nagaya_server::state::Record;
+use nagaya_server::workspace::clock::Clock;
+use nagaya_server::workspace::id::RoomId;
+use nagaya_server::workspace::{Why, Workspaces};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::deployment::{TTL, base, occupant, parts};
+use crate::report::{Goal, Report, Table};
+use crate::stage::{PATIENCE, Stage};
+use crate::stats::{Sample, rounds};
+
+const FEW: (usize, &str) = (1_000, "1,000 rooms");
+const MANY: (usize, &str) = (10_000, "10,000 rooms");
+/// How much longer than the next each of those was not used that become idle, one in each round.
+const APART: Duration = Duration::from_secs(60);
+/// How long making the rooms may take.
+const LONG: Duration = Duration::from_secs(300);
+
+pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
+    let stage = &*stage;
+    let houses = [FEW, MANY].map(|(rooms, name)| (name, House::new(stage, rooms, count)));
+    let series = rounds(count, houses.into(), |_, house| {
+        let took = house.collect(stage)?;
+        Ok(Sample { value: took.as_secs_f64() * 1e3, p99: None })
+    });
+    report.add(Table {
+        id: "collection",
+        title: "Garbage collection: processor time of a cycle that finds one room idle",
+        unit: "ms",
+        more_is_better: false,
+        note: "Of the whole process. Engine: in memory; every room has a container, a directory and a record in the state file."
+            .into(),
+        series,
+        goals: vec![Goal::at_most(100.0).of(MANY.1), Goal::ratio(FEW.1, 12.0).of(MANY.1)],
+    });
+}
+
+/// Rooms of conversations, of which one becomes idle each time the clock is put forward.
+struct House {
+    workspaces: Arc<Workspaces>,
+    clock: Clock,
+    rooms: usize,
+    _dir: tempfile::TempDir,
+}
+
+impl House {
+    fn new(stage: &Stage, rooms: usize, idle: usize) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("nagaya-bench-").tempdir()?;
+        stage.within(LONG, "making the rooms", Self::build(dir, rooms, idle))?
+    }
+
+    async fn build(dir: tempfile::TempDir, rooms: usize, idle: usize) -> Result<Self> {
+        let engine = Arc::new(Memory::new(None));
+        let parts = parts(engine.clone(), "collection", dir.path()).await?;
+        let (template, clock) = (parts.template.clone(), parts.clock.clone());
+        let workspaces = Workspaces::new(parts);
+        workspaces.start();
+        crate::stage::until(|| workspaces.is_reconciled()).await;
+        for n in 0..rooms {
+            let id = RoomId::generate("collection");
+            put(&workspaces, &id, dir.path()).await?;
+            engine.run(template.room(&id, base(dir.path()).join(id.as_str()))).await?;
+            if n < idle {
+                clock.advance(APART);
+            }
+        }
+        // The first is idle, the second nearly.
+        clock.advance(TTL.checked_sub(APART * u32::try_from(idle)?).context("too many rounds")? + APART / 2);
+        Ok(Self { workspaces, clock, rooms, _dir: dir })
+    }
+
+    /// What a cycle costs.
+    fn collect(&self, stage: &Stage) -> Result<Duration> {
+        let known = self.workspaces.list().len();
+        ensure!((self.rooms / 2..=self.rooms).contains(&known), "{known} rooms of {}", self.rooms);
+        let before = cpu()?;
+        let report = stage.within(PATIENCE, "a cycle", self.workspaces.collect())?;
+        let took = cpu()?.saturating_sub(before);
+        ensure!(report.errors.is_empty(), "{}", report.errors.join("; "));
+        ensure!(matches!(report.reclaimed[..], [(_, Why::Idle)]), "reclaimed: {:?}", report.reclaimed);
+        self.clock.advance(APART);
+        Ok(took)
+    }
+}
+
+/// A room as it is there while nothing runs in it, without the descriptors that ten thousand would take.
+async fn put(workspaces: &Workspaces, id: &RoomId, dir: &Path) -> Result<()> {
+    std::fs::create_dir(base(dir).join(id.as_str()))?;
+    workspaces.put_bound(id, occupant(id.as_str()));
+    let record = Record {
+        workspace: id.to_string(),
+        occupant: Some((id.to_string(), "bench".into())),
+        session: None,
+        owner: workspaces.server_id().into(),
+    };
+    workspaces.state().keep(&record).await?;
+    Ok(())
+}
+
+/// Time on processors of this process.
+fn cpu() -> Result<Duration> {
+    Ok(Duration::try_from(clock_gettime(ClockId::ProcessCPUTime))?)
+}

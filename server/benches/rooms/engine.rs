@@ -1,0 +1,61 @@
+//! An engine that counts what it is asked.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nagaya_server::engine::{ContainerSpec, Docker, Engine, EngineError, EngineInfo, Listed};
+
+/// Docker, and how often it was asked anything.
+#[derive(Debug)]
+pub(crate) struct Counting {
+    docker: Docker,
+    calls: AtomicU32,
+}
+
+impl Counting {
+    pub(crate) fn new(docker: Docker) -> Self {
+        Self { docker, calls: AtomicU32::new(0) }
+    }
+
+    /// Calls so far.
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    fn counted(&self) -> &Docker {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        &self.docker
+    }
+}
+
+#[async_trait]
+impl Engine for Counting {
+    async fn ping(&self) -> Result<(), EngineError> {
+        self.counted().ping().await
+    }
+
+    async fn info(&self) -> Result<EngineInfo, EngineError> {
+        self.counted().info().await
+    }
+
+    async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
+        self.counted().has_image(image).await
+    }
+
+    async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
+        self.counted().run(spec).await
+    }
+
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
+        self.counted().list(label, value).await
+    }
+
+    async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
+        self.counted().is_running(name).await
+    }
+
+    async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError> {
+        self.counted().remove(name, grace).await
+    }
+}
