@@ -27,7 +27,7 @@ check: build ## Formatting, lints, documentation, then every test and scenario
 	@scripts/check.sh
 	@$(MAKE) --no-print-directory test
 
-bench: setup ## Measure the egress proxy beside its peers; FILTER=bulk for a part
+bench: image ## Measure rooms, and the egress proxy beside its peers; FILTER=bulk for a part
 	@FILTER="$(FILTER)" scripts/bench.sh
 
 mutants: setup ## Weaken the egress proxy in every known way and see the tests catch it (some ten minutes)

@@ -1,14 +1,9 @@
 #!/usr/bin/env bash
-# Measures the egress proxy beside its peers (docs/performance.md). As root on Debian it installs the peers that are missing;
-# elsewhere it says which. Nothing is left running: the benchmark starts its own, with configurations of its own.
+# Measures rooms, and the egress proxy beside its peers (docs/performance.md). As root on Debian it installs the peers that are
+# missing; elsewhere it says which. Nothing is left running: each benchmark starts its own, with configurations of its own.
 #   FILTER=bulk   only tables whose name contains this      ROUNDS=7   rounds
 . "$(dirname "$0")/lib.sh"
 PATH=$PATH:/usr/sbin:/sbin
-
-missing=()
-for peer in socat:socat squid:squid tinyproxy:tinyproxy nginx:nginx-light; do
-  command -v "${peer%%:*}" >/dev/null || missing+=("${peer#*:}")
-done
 
 # These packages start services when they are installed, which is not wanted: neither now nor at the next start.
 install_quietly() {
@@ -28,16 +23,39 @@ install_quietly() {
   trap - EXIT
 }
 
-if [ "${#missing[@]}" -gt 0 ]; then
+install_peers() {
+  local missing=() peer
+  for peer in socat:socat squid:squid tinyproxy:tinyproxy nginx:nginx-light; do
+    command -v "${peer%%:*}" >/dev/null || missing+=("${peer#*:}")
+  done
+  [ "${#missing[@]}" -gt 0 ] || return 0
   can_install || die "peers to compare with are missing. Install them, e.g.: sudo apt-get install ${missing[*]}"
   step "Installing ${missing[*]}"
   install_quietly "${missing[@]}"
-fi
+}
 
-step "Compiling the benchmark"
-cargo bench --locked --no-run -p nagaya-egress --bench egress
-step "Measuring"
+# Always of both packages, whose dependencies are then compiled once.
+bench() { cargo bench --locked -p nagaya-server -p nagaya-egress "$@"; }
+
+step "Compiling the benchmarks"
+bench --no-run --bench rooms --bench egress
+FILTER=${FILTER:-}
 BENCH_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || true)
 export BENCH_COMMIT
-exec cargo bench --locked --quiet -p nagaya-egress --bench egress -- \
-  --filter "${FILTER:-}" --rounds "${ROUNDS:-7}" --out "$PWD/target/bench"
+tables= status=0
+for name in rooms egress; do
+  listed=$(bench --quiet --bench "$name" -- --list)
+  tables+=" $listed"
+  grep -qF -- "$FILTER" <<<"$listed" || continue
+  measured=yes
+  if [ "$name" = rooms ]; then
+    has_image "$IMAGE" || die "There is no image $IMAGE; make image builds it."
+  else
+    install_peers
+  fi
+  step "Measuring: $name"
+  # What could not be measured fails the whole, but hinders no other.
+  bench --quiet --bench "$name" -- --filter "$FILTER" --rounds "${ROUNDS:-7}" --out "$PWD/target/bench" || status=1
+done
+[ "${measured:-}" ] || die "no table is called \"$FILTER\"; there are" $tables
+exit "$status"
