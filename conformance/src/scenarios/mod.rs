@@ -43,6 +43,7 @@ subjects! {
     security,
     chaos,
     recovery,
+    shared,
 }
 
 /// Families, with what each is about; an id's first part is one of these.
