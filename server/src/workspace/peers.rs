@@ -290,8 +290,8 @@ mod tests {
         assert!(one.lives(stuck.id()).await.expect("tells"));
     }
 
-    #[test]
-    fn the_last_one_leaves_nothing() {
+    #[tokio::test]
+    async fn the_last_one_leaves_nothing() {
         let base = tempfile::tempdir().expect("a directory");
         let dir = base.path().join(DIRECTORY);
         let one = Peers::among(base.path(), "d").expect("a place");
@@ -301,9 +301,11 @@ mod tests {
         two.leave();
         assert!(!dir.exists());
         // Some come while others go: nobody is refused, and nobody's socket goes with another's.
+        let runtime = tokio::runtime::Handle::current();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
+                    let _inside = runtime.enter();
                     for _ in 0..200 {
                         let peers = Peers::among(base.path(), "d").expect("a place");
                         assert!(dir.join(peers.id()).exists());
