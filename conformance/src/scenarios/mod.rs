@@ -42,6 +42,7 @@ subjects! {
     providers,
     security,
     chaos,
+    recovery,
 }
 
 /// Families, with what each is about; an id's first part is one of these.

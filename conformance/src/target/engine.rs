@@ -212,6 +212,14 @@ impl Room {
         Ok(self.engine.docker.kill_container(&self.id, Some(options)).await?)
     }
 
+    /// Freezes everything in it.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn pause(&self) -> Result<(), Failure> {
+        Ok(self.engine.docker.pause_container(&self.id).await?)
+    }
+
     /// The end of what it printed.
     ///
     /// # Errors
