@@ -149,7 +149,7 @@ async fn outlives_a_kill(context: &Context) -> Result<(), Failure> {
 }
 
 async fn outlives_a_stop(context: &Context) -> Result<(), Failure> {
-    let launch = Launch::new().set("SHUTDOWN_WORKSPACES", "keep").set("SHUTDOWN_TIMEOUT", 1);
+    let launch = Launch::new().set("SHUTDOWN_WORKSPACES", "keep").set("SHUTDOWN_TIMEOUT", 1).set("WARM_POOL_MIN_SIZE", 0);
     let mut deployment = context.launch(launch).await?;
     let conversation = deployment.conversation(context).await?;
     let seen = waiting(&deployment, &conversation).await?;
@@ -158,7 +158,9 @@ async fn outlives_a_stop(context: &Context) -> Result<(), Failure> {
     room.shell("touch /workspace/go").await?;
     deployment.start_again(context).await?;
     let done = whole(&deployment, &conversation, seen).await?;
-    well(&deployment, &conversation, &done).await
+    well(&deployment, &conversation, &done).await?;
+    // It keeps its rooms; this one is not to be left.
+    deployment.api.delete(&conversation.path("")).await?.expect(204).map(|_| ())
 }
 
 async fn lost_meanwhile(context: &Context) -> Result<(), Failure> {
