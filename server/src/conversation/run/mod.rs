@@ -15,7 +15,7 @@ use super::event::{DoneStatus, ErrorType, Event};
 use super::journal::{Journal, Note, Past, PastExecution};
 use super::recovery::Stream;
 use super::runs::Means;
-use super::store::{Conversation, Model, Tenant};
+use super::store::{Conversation, ConversationStatus, Model, StoreError, Tenant};
 use super::translate::{self, Translator};
 use crate::telemetry::metrics::RunOutcome;
 use crate::workspace::room::Occupant;
@@ -23,6 +23,9 @@ use crate::workspace::{AcquireError, Lease, Origin, Why};
 
 /// How often a reader hears that the run goes on.
 const PING: Duration = Duration::from_secs(10);
+
+/// How long an agent that ends goes on answering, and some more.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What is to be run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,6 +148,16 @@ impl Run {
     }
 
     async fn set_out(&mut self) -> Option<Outcome> {
+        // It may have been archived or deleted between its look-up and the run's entry into the table, from where on a
+        // deletion sees the run: then no room must be opened for it any more.
+        let (tenant, id) = (&self.order.conversation.tenant_id, &self.order.conversation.conversation_id);
+        match self.means.store.conversation(tenant, id).await {
+            Ok(Conversation { status: ConversationStatus::Archived, .. }) | Err(StoreError::NotFound(_)) => {
+                return Some(Outcome::cancelled());
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(conversation = id, %error, "a run begins without a look at its conversation"),
+        }
         self.say(&Event::setup("Opening a room")).await;
         let lease = match self.means.workspaces.acquire(self.occupant()).await {
             Ok(lease) => lease,
@@ -258,11 +271,12 @@ impl Run {
                         lease.finish(Some(session_id.clone())).await;
                         return Some(self.judge(is_error, result, session_id, usage, num_turns).await);
                     }
+                    AgentEvent::Error { error_type: ErrorKind::Cancelled, message } => {
+                        return Some(self.ended_unasked(lease, message).await);
+                    }
                     AgentEvent::Error { error_type, message } => {
                         lease.finish(None).await;
-                        if error_type != ErrorKind::Cancelled || !self.cancel.is_cancelled() {
-                            self.fail(translate::error_type(error_type), message, true).await;
-                        }
+                        self.fail(translate::error_type(error_type), message, true).await;
                         return Some(Outcome::error());
                     }
                     AgentEvent::Started { execution_id } => self.started(execution_id),
@@ -301,6 +315,17 @@ impl Run {
             self.say(&Event::Title { title: self.title() }).await;
         }
         Outcome { status, outcome, result, usage, turns, session: Some(session) }
+    }
+
+    /// The agent has ended the execution, and not because we said so: nobody listened for too long, or the room itself is
+    /// about to end.
+    async fn ended_unasked(&mut self, lease: Lease, why: String) -> Outcome {
+        if !lease.stays_alive(FAREWELL).await {
+            return self.give_up(lease, why).await;
+        }
+        lease.finish(None).await;
+        self.fail(ErrorType::ExecutionError, why, true).await;
+        Outcome::error()
     }
 
     fn title(&self) -> String {
