@@ -33,6 +33,7 @@ subjects! {
     release,
     gauge,
     runs,
+    durable,
     api,
     lifecycle,
     egress,

@@ -140,7 +140,7 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Conflict(why) => Self::new(Code::Conflict, why),
-            StoreError::Database(cause) => Self::internal(&cause),
+            other => Self::internal(&other),
         }
     }
 }
@@ -149,7 +149,9 @@ impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Locked => Self::new(Code::ResourceLocked, error.to_string()),
-            StartError::Stopping => Self::unavailable(error.to_string()),
+            StartError::Unsettled | StartError::Journal(_) | StartError::Stopping => {
+                Self::unavailable(error.to_string())
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Conversations.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{QueryBuilder, Row};
 use utoipa::ToSchema;
@@ -20,7 +20,7 @@ words! {
 }
 
 /// A conversation.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Conversation {
     /// Its id.
     pub conversation_id: String,
@@ -100,23 +100,6 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Length of the whole.
     pub total: i64,
-}
-
-/// What a run leaves in its conversation.
-#[derive(Debug, Clone)]
-pub struct RunTotals {
-    /// Driver's session, if it came to one.
-    pub session_id: Option<String>,
-    /// Title, where there was none.
-    pub title: Option<String>,
-    /// Input tokens to add.
-    pub input_tokens: i64,
-    /// Output tokens to add.
-    pub output_tokens: i64,
-    /// Estimate of what the next turn would send; `None` keeps the old one.
-    pub context_tokens: Option<i64>,
-    /// Whether the model's context is full.
-    pub context_full: bool,
 }
 
 fn read(row: &SqliteRow) -> sqlx::Result<Conversation> {
@@ -235,31 +218,6 @@ impl Store {
         .fetch_optional(&self.0)
         .await?;
         Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
-    }
-
-    /// Adds a run to its conversation's sums. A conversation deleted meanwhile is fine.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn add_run(&self, conversation: &str, totals: RunTotals) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE conversations SET session_id = COALESCE(?2, session_id), title = COALESCE(title, ?3),
-                    total_input_tokens = total_input_tokens + ?4, total_output_tokens = total_output_tokens + ?5,
-                    estimated_context_tokens = COALESCE(?6, estimated_context_tokens),
-                    context_limit_reached = ?7, updated_at = ?8
-             WHERE conversation_id = ?1",
-        )
-        .bind(conversation)
-        .bind(totals.session_id)
-        .bind(totals.title)
-        .bind(totals.input_tokens)
-        .bind(totals.output_tokens)
-        .bind(totals.context_tokens)
-        .bind(totals.context_full)
-        .bind(to_micros(Timestamp::now()))
-        .execute(&self.0)
-        .await?;
-        Ok(())
     }
 
     /// Deletes one of a tenant's conversations with its messages.

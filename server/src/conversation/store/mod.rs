@@ -3,6 +3,7 @@
 mod conversations;
 mod messages;
 mod models;
+mod runs;
 mod tenants;
 
 use std::path::Path;
@@ -10,10 +11,11 @@ use std::path::Path;
 use sqlx::sqlite::SqlitePool;
 
 pub use conversations::{
-    Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page, RunTotals,
+    Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page,
 };
-pub use messages::Message;
+pub use messages::{Message, NewMessage};
 pub use models::{Model, ModelChange, ModelStatus, NewModel};
+pub use runs::{EndedRun, RunTotals};
 pub use tenants::{NewTenant, Tenant, TenantChange, TenantStatus};
 
 use crate::state::open_sqlite;
@@ -35,6 +37,12 @@ pub enum StoreError {
     /// The database failed.
     #[error("the database: {0}")]
     Database(#[from] sqlx::Error),
+    /// It has not answered for so long.
+    #[error("the database has not answered within {0:?}")]
+    Slow(std::time::Duration),
+    /// What was to be kept cannot be read.
+    #[error("the journal: {0}")]
+    Journal(String),
 }
 
 /// The database.

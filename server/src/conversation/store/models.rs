@@ -1,7 +1,7 @@
 //! Models.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use utoipa::ToSchema;
@@ -20,7 +20,7 @@ words! {
 }
 
 /// A model that conversations may use.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Model {
     /// Chosen by whoever created it.
     pub model_id: String,

@@ -1,7 +1,7 @@
 //! Tenants.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use utoipa::ToSchema;
@@ -19,7 +19,7 @@ words! {
 }
 
 /// A tenant.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Tenant {
     /// Chosen by whoever created it.
     pub tenant_id: String,
