@@ -12,3 +12,4 @@ mod soak;
 mod support;
 mod tls;
 mod tunnels;
+mod uploads;
