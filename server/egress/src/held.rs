@@ -246,4 +246,21 @@ mod tests {
         assert!(third.file.is_none());
         assert_eq!(third.add(&[3; 51]).expect_err("too large").status.as_u16(), 413);
     }
+
+    #[tokio::test]
+    async fn listeners_have_parts_of_one_budget_and_together_no_more_than_it() {
+        let limits = limits(4 << 20, 4 << 20);
+        let whole = Budget::new(&limits);
+        let full = || {
+            let mut holding = Holding::new(&Budget::part(&whole, &limits), u64::MAX, 0);
+            holding.add(&vec![7; 1 << 20]).map(|()| holding)
+        };
+        // In memory, then in files, until both are used up.
+        let all: Vec<Holding> = std::iter::from_fn(|| full().ok()).take(100).collect();
+        assert_eq!(all.len() as u64, 2 * PART, "each of a listener of its own");
+        assert_eq!(full().expect_err("nothing is left").status.as_u16(), 429);
+        drop(all);
+        let again: Vec<Holding> = std::iter::from_fn(|| full().ok()).take(100).collect();
+        assert_eq!(again.len() as u64, 2 * PART, "refusals took nothing, and all else was given back");
+    }
 }
