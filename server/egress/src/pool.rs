@@ -165,7 +165,7 @@ impl Pool {
         to: Destination<'_>,
         mut lease: Lease,
         mut request: Request<Upload>,
-        again: Option<&(dyn Fn() -> Request<Upload> + Sync)>,
+        again: Option<&(dyn Fn() -> Result<Request<Upload>, Refusal> + Sync)>,
     ) -> Result<(Response<Incoming>, Lease), Refusal> {
         loop {
             let sent = lease.connection.sender.try_send_request(request);
@@ -175,7 +175,7 @@ impl Pool {
             };
             request = match (failed.take_message(), again) {
                 (Some(unsent), _) if lease.reused => unsent,
-                (None, Some(again)) if lease.reused && failed.error().is_incomplete_message() => again(),
+                (None, Some(again)) if lease.reused && failed.error().is_incomplete_message() => again()?,
                 _ => return Err(broken(failed.error())),
             };
             lease = self.connect(to).await?;
