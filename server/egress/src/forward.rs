@@ -266,7 +266,17 @@ async fn hold(
                     meter.count_up(data.len());
                     holding.add(&data)?;
                 }
-                Piece::More => more(client, buffer).await?,
+                Piece::More => match holding.room(decoder.plain()) {
+                    // Straight to where it stays.
+                    Some(mut room) => {
+                        let read = socket::read_into(client, &mut room).await;
+                        let read = read.ok().filter(|read| *read > 0).ok_or_else(Refusal::client_gone)?;
+                        decoder.pass(read);
+                        meter.count_up(read);
+                        holding.read(read)?;
+                    }
+                    None => more(client, buffer).await?,
+                },
                 Piece::End => return Ok::<_, Refusal>(()),
             }
         }

@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio_util::io::ReaderStream;
 
@@ -124,21 +125,37 @@ impl Holding {
         }
     }
 
+    /// Room for so many bytes more, where there is some; what is read into it is added by [`Self::read`].
+    pub(crate) fn room(&mut self, bytes: u64) -> Option<Limit<&mut BytesMut>> {
+        let most = self.memory.capacity() - self.memory.len();
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(most);
+        (bytes > 0 && self.file.is_none()).then(|| (&mut self.memory).limit(bytes))
+    }
+
+    /// Adds what was read into the room that it had.
+    pub(crate) fn read(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.lengthen(bytes)?;
+        self.hash.update(&self.memory[self.memory.len() - bytes..]);
+        if self.share.grow(bytes) { Ok(()) } else { self.spill() }
+    }
+
     /// Adds to it. Files are written where they are: what is written goes to the page cache.
     pub(crate) fn add(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        self.length += data.len() as u64;
-        if self.length > self.most {
-            return Err(Refusal::signed_body_too_large());
+        if self.file.is_none() && self.memory.len() + data.len() <= IN_MEMORY {
+            self.memory.extend_from_slice(data);
+            return self.read(data.len());
         }
+        self.lengthen(data.len())?;
         self.hash.update(data);
         if self.file.is_none() {
-            if self.memory.len() + data.len() <= IN_MEMORY && self.share.grow(data.len()) {
-                self.memory.extend_from_slice(data);
-                return Ok(());
-            }
             self.spill()?;
         }
         self.write(data)
+    }
+
+    fn lengthen(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.length += bytes as u64;
+        if self.length > self.most { Err(Refusal::signed_body_too_large()) } else { Ok(()) }
     }
 
     fn spill(&mut self) -> Result<(), Refusal> {

@@ -239,6 +239,23 @@ async fn bodies_are_signed_whole() {
     }
 }
 
+/// A body ends where it ends, also where it is read straight to where it is held.
+#[tokio::test]
+async fn what_follows_a_body_that_is_held_is_the_next_request() {
+    let verifier = Verifier::start(None, 0).await;
+    let proxy = verifier.proxy("bedrock", Limits::default());
+    let mut stream = proxy.connect().await;
+    let head = format!(
+        "POST http://{HOST}/first HTTP/1.1\r\nhost: {HOST}\r\nexpect: 100-continue\r\ncontent-length: 1000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    assert_eq!(read_head(&mut stream).await, "HTTP/1.1 100 Continue\r\n\r\n");
+    let second = format!("GET http://{HOST}/second HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+    stream.write_all(format!("{}{second}", "x".repeat(1000)).as_bytes()).await.expect("writes");
+    assert_eq!(read_all(&mut stream).await.matches("HTTP/1.1 200 ").count(), 2);
+    assert_eq!((verifier.count(), verifier.last().path.as_str()), (2, "/second"));
+}
+
 #[tokio::test]
 async fn a_body_that_is_too_large_to_sign_is_told_so_before_it_is_sent() {
     let verifier = Verifier::start(None, 0).await;
