@@ -146,7 +146,7 @@ pub(crate) async fn forward(
     let (answered, received) = (OnceLock::new(), AtomicBool::new(decoder.is_over()));
     let exchange = async {
         let mut retried = false;
-        let (response, mut lease, poolable, ended) = loop {
+        let (response, mut lease, poolable, mut refused) = loop {
             let body = match &source {
                 Source::Whole(bytes) => Upload::Whole(bytes.clone()),
                 Source::Held(held) => held.upload()?,
@@ -183,9 +183,8 @@ pub(crate) async fn forward(
             }
             break (response, lease, poolable, refused);
         };
-        let mut ended = ended;
         let mut look = |data: &[u8]| {
-            if let Some((with, ended)) = &mut ended {
+            if let Some((with, ended)) = &mut refused {
                 ended.look(data);
                 if ended.was_said() {
                     egress.signer.chain.doubt(with);
