@@ -131,3 +131,30 @@ fn the_date_of_the_scope_is_the_times_own() {
         assert!(text(&headers, "authorization").contains(&format!("/{date}/us-east-1/bedrock/")));
     }
 }
+
+proptest::proptest! {
+    /// Whatever path and query a client sends: it is refused, or signed so that code which shares nothing with the signer accepts
+    /// it; and there is nothing left in it to read in another way.
+    #[test]
+    fn any_path_and_query_is_signed_as_sent_or_refused(text in "/[!-~]{0,12}(\\?([a-c%=&+;~/:A-F0-9-]{0,20}|[!-~]{0,20}))?", s3: bool) {
+        use proptest::prelude::*;
+        let service = if s3 { "s3" } else { "bedrock" };
+        let Ok(path) = text.parse::<PathAndQuery>() else { return Ok(()) };
+        let Ok(path) = unambiguous(&path, service) else { return Ok(()) };
+        prop_assert_eq!(&unambiguous(&path, service).expect("again"), &path);
+        let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("a.example"))]);
+        let (id, secret) = ("AKIDTEST", "secret");
+        let (credentials, at) = (Credentials::new(id, secret, None, None, "test"), SystemTime::now());
+        let scope = Scope { service, region: "us-east-1" };
+        add_signature(&credentials, scope, at, (&Method::GET, &path), &mut headers, &sha256(b"")).expect("signs");
+        let mut request = http::Request::builder().uri(path.clone());
+        *request.headers_mut().expect("headers") = headers;
+        let parts = request.body(()).expect("a request").into_parts().0;
+        let theirs = nagaya_fixtures::model::sigv4::Credentials {
+            access_key_id: id.into(), secret_access_key: secret.into(), session_token: None,
+        };
+        let now = at.duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs();
+        let verdict = verify(&parts, b"", &theirs, i64::try_from(now).expect("a time"));
+        prop_assert!(verdict.is_ok(), "{} as {}: {:?}", text, path, verdict.err());
+    }
+}
