@@ -127,7 +127,7 @@ impl Holding {
 
     /// Room for so many bytes more, where there is some; what is read into it is added by [`Self::read`].
     pub(crate) fn room(&mut self, bytes: u64) -> Option<Limit<&mut BytesMut>> {
-        let most = self.memory.capacity() - self.memory.len();
+        let most = self.memory.capacity().min(IN_MEMORY).saturating_sub(self.memory.len());
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(most);
         (bytes > 0 && self.file.is_none()).then(|| (&mut self.memory).limit(bytes))
     }
@@ -245,6 +245,21 @@ mod tests {
             let sha256: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(held.sha256, sha256);
         }
+    }
+
+    #[test]
+    fn there_is_no_room_in_memory_for_more_than_is_held_there() {
+        let budget = Budget::new(&limits(64 << 20, 64 << 20));
+        let mut holding = Holding::new(&budget, u64::MAX, 2 * IN_MEMORY as u64);
+        assert!(holding.room(u64::MAX).is_none(), "none is made for what will be in a file");
+        // Memory grows by doubling.
+        for piece in [IN_MEMORY / 2 + 1, 100] {
+            holding.add(&vec![7; piece]).expect("held");
+        }
+        let room = holding.room(u64::MAX).map_or(0, |room| room.remaining_mut());
+        assert!(room <= IN_MEMORY / 2 - 101, "{room}");
+        let mut small = Holding::new(&budget, u64::MAX, 1000);
+        assert_eq!(small.room(10).map(|room| room.remaining_mut()), Some(10), "nothing of what follows is read");
     }
 
     #[tokio::test]

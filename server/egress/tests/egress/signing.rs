@@ -345,21 +345,32 @@ async fn a_clock_that_is_absurd_is_not_believed() {
 #[tokio::test]
 async fn one_listener_does_not_hold_all_there_is() {
     let verifier = Verifier::start(None, 0).await;
-    let limits = Limits { held_in_memory: 1 << 20, held_on_disk: 4 << 20, idle: DEADLINE, ..Limits::default() };
+    let limits = Limits { held_in_memory: 1 << 20, held_on_disk: 1 << 20, idle: DEADLINE, ..Limits::default() };
     let proxy = verifier.proxy("bedrock", limits);
+    let body = |path: &str, length: usize, sent: usize| {
+        let head = format!(
+            "POST http://{HOST}{path} HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        );
+        [head.as_bytes(), &vec![b'x'; sent]].concat()
+    };
+    // More of them than there is room for, none of which ends.
     let mut greedy = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..12 {
         let mut stream = proxy.connect().await;
-        let head = format!("POST http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 2000000\r\n\r\n");
-        let sent = [head.as_bytes(), &vec![b'x'; 1_900_000]].concat();
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(500), stream.write_all(&sent)).await;
+        let sent = body("/greedy", 250_000, 240_000);
+        let (mut read, mut write) = stream.split();
+        let mut answer = [0; 12];
+        // Those that are refused are told before they have sent it all.
+        let (_, told) = tokio::join!(write.write_all(&sent), async {
+            let told = tokio::io::AsyncReadExt::read(&mut read, &mut answer);
+            tokio::time::timeout(std::time::Duration::from_millis(50), told).await
+        });
+        drop(told);
         greedy.push(stream);
     }
     let (_dir, listener, path) = proxy.another();
     let mut stream = tokio::net::UnixStream::connect(path).await.expect("connects");
-    let modest =
-        format!("POST http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody");
-    stream.write_all(modest.as_bytes()).await.expect("writes");
+    stream.write_all(&body("/modest", 250_000, 250_000)).await.expect("writes");
     let answer = read_all(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let told = proxy.records.all().iter().filter(|record| record.decision == Decision::Denied("no_buffers")).count();
