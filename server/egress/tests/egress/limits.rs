@@ -281,6 +281,9 @@ async fn a_flood_of_connections_is_not_kept() {
     }
     // Each client's own end, and of the proxy's the four that are served and the few that are told.
     eventually("the rest is dropped", || descriptors() <= before + 300 + 4 + 16).await;
+    // Sixteen at a time are told, and listened to for a while; all others are not.
+    let told = proxy.records.all().len();
+    assert!((16..150).contains(&told), "{told} were told");
     drop(flood);
     eventually("and it serves on", || descriptors() <= before).await;
     assert!(proxy.talk(GET).await.starts_with("HTTP/1.1 200 "));
