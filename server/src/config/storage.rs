@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use super::reader::Reader;
+use crate::conversation::store::Database;
 
 /// Settings of what is kept.
 #[derive(Debug, Clone)]
 pub struct Storage {
     /// `STATE_DIR`
     pub state_dir: PathBuf,
-    /// `DATABASE_URL`: the SQLite file; `None` is the one in the state directory.
-    pub sqlite: Option<PathBuf>,
+    /// `DATABASE_URL`
+    pub database: Database,
     /// `AUDIT_LOG`: the audit trail's file; `None` is the one in the state directory.
     pub audit_log: Option<PathBuf>,
     /// `DEPLOYMENT_ID`; `None` is the one kept in the state directory.
@@ -28,12 +29,11 @@ impl Storage {
         let state_dir = r.get("STATE_DIR", &default, "an absolute path", |text| {
             Some(PathBuf::from(text)).filter(|path| path.is_absolute())
         });
-        let sqlite = r.parse("DATABASE_URL", "", |text| match text.strip_prefix("sqlite://") {
-            _ if text.is_empty() => Ok(None),
-            Some(path) if path.starts_with('/') => Ok(Some(PathBuf::from(path))),
-            Some(_) => Err("accepted: sqlite:///absolute/path"),
-            None => Err("accepted: sqlite:///absolute/path, or nothing for a file in STATE_DIR; \
-                         this version does not support another database"),
+        // It may hold a password.
+        let file = Database::Sqlite(state_dir.join("nagaya.sqlite"));
+        let database = r.secret("DATABASE_URL", |text| match text.is_empty() {
+            true => Ok(file.clone()),
+            false => text.parse().map_err(str::to_owned),
         });
         let audit_log = r.get("AUDIT_LOG", "", "an absolute path, or nothing for a file in STATE_DIR", |text| {
             let path = Some(PathBuf::from(text)).filter(|_| !text.is_empty());
@@ -46,7 +46,7 @@ impl Storage {
             });
         unsupported(r, "REDIS_URL", "this version keeps workspace records itself");
         unsupported(r, "S3_BUCKET_NAME", "this version has no file sync");
-        Self { state_dir, sqlite, audit_log, deployment_id }
+        Self { state_dir, database, audit_log, deployment_id }
     }
 }
 
