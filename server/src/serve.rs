@@ -43,8 +43,8 @@ enum StartError {
     Records(PathBuf, sqlx::Error),
     #[error("REDIS_URL: {0}")]
     Redis(#[from] StateError),
-    #[error("the database {0:?}: {1}")]
-    Database(PathBuf, crate::conversation::store::OpenError),
+    #[error("the database {0}: {1}")]
+    Database(String, crate::conversation::store::OpenError),
     #[error("the runs' journals in {0:?}: {1}; give a STATE_DIR this user may write to")]
     Journals(PathBuf, io::Error),
     #[error("WORKSPACE_SOCKET_BASE_PATH={0:?}: {1}; give a directory this user may write to")]
@@ -88,8 +88,8 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let state = StateDir::open(&config.storage.state_dir)?;
     let deployment = config.storage.deployment_id.clone().map_or_else(|| state.deployment_id(), Ok)?;
-    let database = config.storage.sqlite.clone().unwrap_or_else(|| state.file("nagaya.sqlite"));
-    let store = Store::open(&database).await.map_err(|error| StartError::Database(database, error))?;
+    let database = &config.storage.database;
+    let store = Store::open(database).await.map_err(|error| StartError::Database(database.to_string(), error))?;
     let metrics = Arc::new(Metrics::new()?);
     let trail = config.storage.audit_log.clone().unwrap_or_else(|| state.file("audit.jsonl"));
     let audit = Arc::new(Audit::open(&trail).map_err(|error| StartError::Audit(trail, error))?);

@@ -140,6 +140,10 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Conflict(why) => Self::new(Code::Conflict, why),
+            away if away.is_unavailable() => {
+                tracing::warn!(error = %away, request_id = request_id::current(), "database");
+                Self::unavailable("the database cannot be used at the moment; try again")
+            }
             other => Self::internal(&other),
         }
     }

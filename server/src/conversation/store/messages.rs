@@ -44,12 +44,15 @@ pub struct NewMessage<'a> {
     pub content: &'a Value,
 }
 
-pub(super) async fn add<'e>(database: impl sqlx::SqliteExecutor<'e>, new: NewMessage<'_>) -> sqlx::Result<()> {
+pub(super) async fn add<'e>(
+    database: impl sqlx::Executor<'e, Database = sqlx::Any>,
+    new: NewMessage<'_>,
+) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO messages (message_id, conversation_id, message_seq, message_type, message_subtype, content, timestamp)
-         SELECT ?1, conversation_id,
-                (SELECT COALESCE(MAX(message_seq), 0) + 1 FROM messages WHERE conversation_id = ?2), ?3, ?4, ?5, ?6
-         FROM conversations WHERE conversation_id = ?2
+         SELECT $1, conversation_id,
+                (SELECT COALESCE(MAX(message_seq), 0) + 1 FROM messages WHERE conversation_id = $2), $3, $4, $5, $6
+         FROM conversations WHERE conversation_id = $2
          ON CONFLICT (message_id) DO NOTHING",
     )
     .bind(new.id)
@@ -79,11 +82,11 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn messages(&self, conversation: &str) -> Result<Vec<Message>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = ? ORDER BY message_seq")
+        let rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = $1 ORDER BY message_seq")
             .bind(conversation)
             .fetch_all(&self.0)
             .await?;
-        let read = |row: &sqlx::sqlite::SqliteRow| {
+        let read = |row: &sqlx::any::AnyRow| {
             let content: String = row.try_get("content")?;
             Ok(Message {
                 message_id: row.try_get("message_id")?,

@@ -65,8 +65,8 @@ impl Store {
             "INSERT INTO runs (run_id, conversation_id, model_id, status, input_tokens, output_tokens,
                     cache_creation_5m_tokens, cache_creation_1h_tokens, cache_read_tokens, cost_usd, turn_count,
                     duration_ms, began_at, ended_at)
-             SELECT ?1, conversation_id, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14
-             FROM conversations WHERE conversation_id = ?2
+             SELECT $1, conversation_id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
+             FROM conversations WHERE conversation_id = $2
              ON CONFLICT (run_id) DO NOTHING",
         )
         .bind(run.id)
@@ -87,11 +87,11 @@ impl Store {
         .await?;
         if added.rows_affected() > 0 {
             sqlx::query(
-                "UPDATE conversations SET session_id = COALESCE(?2, session_id), title = COALESCE(title, ?3),
-                        total_input_tokens = total_input_tokens + ?4, total_output_tokens = total_output_tokens + ?5,
-                        estimated_context_tokens = COALESCE(?6, estimated_context_tokens),
-                        context_limit_reached = ?7, updated_at = ?8
-                 WHERE conversation_id = ?1",
+                "UPDATE conversations SET session_id = COALESCE($2, session_id), title = COALESCE(title, $3),
+                        total_input_tokens = total_input_tokens + $4, total_output_tokens = total_output_tokens + $5,
+                        estimated_context_tokens = COALESCE($6, estimated_context_tokens),
+                        context_limit_reached = $7, updated_at = $8
+                 WHERE conversation_id = $1",
             )
             .bind(run.conversation)
             .bind(&run.totals.session_id)
