@@ -128,7 +128,7 @@ async fn well(deployment: &Deployment, conversation: &Conversation, done: &Value
     check_eq("total_output_tokens", account["total_output_tokens"].as_u64(), done["usage"]["output_tokens"].as_u64())?;
     let messages = deployment.api.get(&conversation.path("/messages")).await?.expect(200)?.json()?;
     let kinds: Vec<&str> = messages.as_array().into_iter().flatten().filter_map(|m| m["message_type"].as_str()).collect();
-    check_eq("messages", kinds.as_slice(), &["user", "assistant", "tool_call", "tool_result", "assistant", "done"])?;
+    check_eq("messages", kinds.as_slice(), ["user", "assistant", "tool_call", "tool_result", "assistant", "done"])?;
     check(messages.to_string().contains("went on"), format!("the tool's result is not among the messages: {messages}"))
 }
 

@@ -1,10 +1,14 @@
 //! Which database, how it is connected to, and what its faults mean.
 
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{AnyPool, Executor};
@@ -12,6 +16,8 @@ use url::Url;
 
 /// How long a statement waits for a connection, and for somebody else's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries for the lock under which a file is brought up to date.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How long PostgreSQL may work on one statement: none of ours takes a tenth of it.
 const LONGEST_STATEMENT: Duration = Duration::from_secs(10);
 /// Connections to an SQLite file: it has one writer, the others read.
@@ -118,6 +124,8 @@ impl Database {
         sqlx::any::install_default_drivers();
         match self {
             Self::Sqlite(path) => {
+                // sqlx has a lock of its own for PostgreSQL, and none for SQLite.
+                let _alone = alone_in(path.parent().unwrap_or(Path::new("/"))).await?;
                 let pool = sqlite(path).await?;
                 SQLITE_MIGRATIONS.run(&pool).await?;
                 Ok(pool)
@@ -154,6 +162,20 @@ async fn sqlite(path: &Path) -> Result<AnyPool, OpenError> {
         })
     });
     Ok(options.connect(&url).await?)
+}
+
+/// Waits until nobody else brings a file in this directory up to date, and keeps others waiting until dropped. The directory is
+/// what is locked: whoever opens and closes the database's own file beside SQLite loses SQLite's locks on it (fcntl(2)).
+async fn alone_in(directory: &Path) -> Result<File, sqlx::Error> {
+    let directory = File::open(directory)?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(directory),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+    }
 }
 
 /// Deadlines that PostgreSQL keeps itself, unless the address sets its own.
