@@ -14,6 +14,14 @@ need_package cc build-essential "crates that build C need a compiler"
 need_package curl curl "to talk to the server by hand"
 need_package git git "tests clone a repository from it"
 need_package redis-server redis-server "tests share state over a real one"
+if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
+  can_install || die "PostgreSQL is missing (tests start servers of their own). Install it, e.g.: sudo apt-get install postgresql"
+  step "Installing postgresql (tests start servers of their own)"
+  # The cluster that Debian would make and start is nobody's here.
+  [ -e /etc/postgresql-common/createcluster.conf ] ||
+    { mkdir -p /etc/postgresql-common && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf; }
+  apt_install postgresql
+fi
 command -v cargo >/dev/null || die "cargo is missing. Install Rust $(rust_version) or later, e.g. with rustup."
 have=$(rustc --version | awk '{print $2}')
 printf '%s\n%s\n' "$(rust_version)" "${have%%-*}" | sort -V -C ||

@@ -11,6 +11,7 @@ use crate::run::Options;
 use crate::scenario::Capability;
 use crate::target::binaries;
 use crate::target::engine::Engine;
+use crate::target::redis::Redis;
 
 /// The usual place of the Docker socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -92,6 +93,7 @@ impl Capabilities {
         }
         self.lacks(&[Capability::Launch], "the target is somebody else's: the suite does not start or configure it");
         self.lacks(&[Capability::Model], "the target's model is not the scripted one");
+        self.lacks(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
         self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
         Ok(())
     }
@@ -104,6 +106,9 @@ impl Capabilities {
         match binaries::find("nagaya-fixtures", FIXTURES_VARIABLE) {
             Ok(path) => self.fixtures = path,
             Err(why) => self.lacks(&[Capability::Model, Capability::Origin], &why),
+        }
+        if let Err(why) = Redis::find() {
+            self.lacks(&[Capability::Redis], &why);
         }
     }
 

@@ -161,6 +161,8 @@ named! {
         Model = "model",
         /// Runs origins of its own that a room may be allowed to reach.
         Origin = "origin",
+        /// A Redis server of the suite's own, from the machine's package.
+        Redis = "redis",
         /// The room's image is on the engine, so that containers and images can be made from it.
         Image = "image",
     }

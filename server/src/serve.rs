@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, AppState, Regions};
 use crate::cli::Exit;
-use crate::config::{Config, EgressSettings, bedrock_runtime_host};
+use crate::config::{AtShutdown, Config, EgressSettings, bedrock_runtime_host};
+use crate::conversation::journal::Shelf;
+use crate::conversation::run::Outlook;
 use crate::conversation::runs::{Means, Runs};
 use crate::conversation::store::Store;
 use crate::engine::Docker;
@@ -41,8 +43,10 @@ enum StartError {
     Records(PathBuf, sqlx::Error),
     #[error("REDIS_URL: {0}")]
     Redis(#[from] StateError),
-    #[error("the database {0:?}: {1}")]
-    Database(PathBuf, crate::conversation::store::OpenError),
+    #[error("the database {0}: {1}")]
+    Database(String, crate::conversation::store::OpenError),
+    #[error("the runs' journals in {0:?}: {1}; give a STATE_DIR this user may write to")]
+    Journals(PathBuf, io::Error),
     #[error("WORKSPACE_SOCKET_BASE_PATH={0:?}: {1}; give a directory this user may write to")]
     Sockets(PathBuf, io::Error),
     #[error("AUDIT_LOG={0:?}: {1}; give a file this user may write to")]
@@ -72,6 +76,7 @@ pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
                 | StartError::Sockets(..)
                 | StartError::Database(..)
                 | StartError::Records(..)
+                | StartError::Journals(..)
                 | StartError::Audit(..) => Exit::Unavailable,
                 _ => Exit::Failed,
             }
@@ -83,8 +88,8 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let state = StateDir::open(&config.storage.state_dir)?;
     let deployment = config.storage.deployment_id.clone().map_or_else(|| state.deployment_id(), Ok)?;
-    let database = config.storage.sqlite.clone().unwrap_or_else(|| state.file("nagaya.sqlite"));
-    let store = Store::open(&database).await.map_err(|error| StartError::Database(database, error))?;
+    let database = &config.storage.database;
+    let store = Store::open(database).await.map_err(|error| StartError::Database(database.to_string(), error))?;
     let metrics = Arc::new(Metrics::new()?);
     let trail = config.storage.audit_log.clone().unwrap_or_else(|| state.file("audit.jsonl"));
     let audit = Arc::new(Audit::open(&trail).map_err(|error| StartError::Audit(trail, error))?);
@@ -92,12 +97,20 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
     let listener =
         TcpListener::bind(config.service.bind).await.map_err(|error| StartError::Bind(config.service.bind, error))?;
     let workspaces = workspaces(&config, &state, deployment.clone(), metrics.clone(), audit.clone()).await?;
+    let journals = state.file("runs");
+    let told = |error| StartError::Journals(journals.clone(), error);
     let runs = Runs::new(Means {
         workspaces: workspaces.clone(),
         store: store.clone(),
         metrics: metrics.clone(),
         execution_timeout: config.rooms.execution_timeout,
-    });
+        shelf: Shelf::open(journals.clone()).map_err(told)?,
+        outlook: match config.service.at_shutdown {
+            AtShutdown::Keep => Outlook::GoesOn,
+            AtShutdown::Destroy => Outlook::Ends,
+        },
+    })
+    .map_err(told)?;
     let app = AppState {
         environment: config.service.environment,
         keys: Arc::new(config.service.keys.clone()),

@@ -33,6 +33,7 @@ subjects! {
     release,
     gauge,
     runs,
+    durable,
     api,
     lifecycle,
     egress,
@@ -43,6 +44,7 @@ subjects! {
     security,
     chaos,
     recovery,
+    shared,
 }
 
 /// Families, with what each is about; an id's first part is one of these.

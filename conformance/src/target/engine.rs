@@ -220,6 +220,14 @@ impl Room {
         Ok(self.engine.docker.pause_container(&self.id).await?)
     }
 
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn unpause(&self) -> Result<(), Failure> {
+        Ok(self.engine.docker.unpause_container(&self.id).await?)
+    }
+
     /// The end of what it printed.
     ///
     /// # Errors

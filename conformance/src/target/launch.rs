@@ -9,6 +9,7 @@ use super::deployment::{Deployment, READY_LIMIT, Server};
 use super::engine::Engine;
 use super::fixtures::{Credentials, Model, Origin, OriginKind};
 use super::process::{Process, Program};
+use super::redis::Redis;
 use super::services::Services;
 use crate::context::Context;
 use crate::evidence::Witness;
@@ -132,6 +133,42 @@ impl Context {
             deployment.ready(READY_LIMIT).await?;
         }
         Ok(deployment)
+    }
+
+    /// Launches another server of the same deployment: what the two share is shared, the state directory is not.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn launch_beside(&self, first: &Deployment) -> Result<Deployment, Failure> {
+        let (other, name) = (first.server()?, self.unique("d"));
+        let (addr_file, log) = (self.dir().join(format!("{name}.addr")), self.dir().join(format!("{name}.log")));
+        let mut program = other.program.clone();
+        program.args = vec!["serve".into(), format!("--addr-file={}", addr_file.display()).into()];
+        program.env.insert("STATE_DIR".to_owned(), self.dir().join(format!("{name}-state")).display().to_string());
+        let process = Process::start(&program, &self.run.id, &log)?;
+        self.now_runs(&process);
+        self.add_witness(Witness::Log(process.clone()));
+        let (sockets, credentials, run) = (other.sockets.clone(), other.credentials.clone(), self.run.id.clone());
+        let server = Server { program, process, sockets, credentials, addr_file, log, run };
+        let api = server.listening(self.exchanges().clone()).await?;
+        let Deployment { id, engine, model, .. } = first;
+        let (id, engine, model) = (id.clone(), engine.clone(), model.clone());
+        let deployment = Deployment { api, id, engine, server: Some(server), model };
+        deployment.ready(READY_LIMIT).await?;
+        Ok(deployment)
+    }
+
+    /// Starts a Redis server.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn redis(&self) -> Result<Redis, Failure> {
+        let dir = self.dir().join(self.unique("redis"));
+        std::fs::create_dir(&dir)?;
+        let redis = Redis::start(&self.run.id, &dir).await?;
+        let to_stop = redis.clone();
+        self.resources.add("fixture redis-server", move || async move { to_stop.kill().await });
+        Ok(redis)
     }
 
     /// Starts an origin.

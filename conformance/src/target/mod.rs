@@ -7,5 +7,6 @@ pub mod fixtures;
 pub mod image;
 pub mod launch;
 pub mod process;
+pub mod redis;
 pub mod relay;
 pub mod services;

@@ -64,6 +64,19 @@ impl Decoder {
         self.state == State::End
     }
 
+    /// Bytes that are to come of a body as they are, with nothing in between.
+    pub(crate) fn plain(&self) -> u64 {
+        if let State::Length(left) = self.state { left } else { 0 }
+    }
+
+    /// So many of those were read elsewhere.
+    pub(crate) fn pass(&mut self, bytes: usize) {
+        if let State::Length(left) = self.state {
+            let left = left.saturating_sub(bytes as u64);
+            self.state = if left == 0 { State::End } else { State::Length(left) };
+        }
+    }
+
     /// Takes the next piece out of `buffer`.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, Refusal> {
         loop {

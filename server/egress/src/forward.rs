@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use crate::answer::Refusal;
 use crate::body::{Arrival, Decoder, Piece, Upload};
 use crate::credentials::Credential;
+use crate::ended::Ended;
 use crate::head::{Framing, Head};
 use crate::headers;
 use crate::held::{Budget, Held, Holding};
+use crate::host::Host;
 use crate::meter::Meter;
 use crate::pool::Destination;
 use crate::proxy::Egress;
@@ -52,20 +54,33 @@ pub(crate) enum Forwarded {
     Cut { status: StatusCode, why: Refusal },
 }
 
-/// What is sent to the target, as often as it takes.
-struct Outgoing {
-    method: Method,
+/// What is sent to the target: made anew as often as it takes, which is mostly once.
+struct Outgoing<'a> {
+    head: &'a Head,
     path: PathAndQuery,
-    headers: HeaderMap,
+    host: &'a Host,
+    port: Option<u16>,
+    credential: Option<&'a Credential>,
+    /// The body's, where it is known.
+    length: Option<u64>,
 }
 
-impl Outgoing {
-    fn request(&self, upload: Upload) -> Request<Upload> {
+impl Outgoing<'_> {
+    fn request(&self, upload: Upload) -> Result<Request<Upload>, Refusal> {
+        let mut headers = headers::outgoing(&self.head.headers, self.host, self.port)?;
+        if self.credential.is_some() {
+            headers::strip_credentials(&mut headers);
+        }
+        headers::frame(&mut headers, self.head.framing, self.length);
+        // The last thing done to a request, but for a signature.
+        if let Some(Credential::Header(name, secret)) = self.credential {
+            headers::inject(&mut headers, name, secret)?;
+        }
         let mut request = Request::new(upload);
-        *request.method_mut() = self.method.clone();
+        *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.path.clone().into();
-        *request.headers_mut() = self.headers.clone();
-        request
+        *request.headers_mut() = headers;
+        Ok(request)
     }
 }
 
@@ -93,25 +108,18 @@ pub(crate) async fn forward(
         return Err(Refusal::body_too_large());
     }
     let mut decoder = Decoder::new(head.framing);
-    let mut headers = headers::outgoing(&head.headers, to.host, port)?;
     let mut must_ask = head.expects_continue && buffer.is_empty();
 
-    // The credential, and the body as far as it has to be there for it. Injection is the last thing done to a request.
+    // The body, as far as it has to be there for the credential.
     let mut signing = None;
     let source = match credential {
-        None => first_of(&mut decoder, buffer, head.framing, meter)?,
-        Some(Credential::Header(name, secret)) => {
-            headers::strip_credentials(&mut headers);
-            headers::inject(&mut headers, name, secret)?;
-            first_of(&mut decoder, buffer, head.framing, meter)?
-        }
+        None | Some(Credential::Header(..)) => first_of(&mut decoder, buffer, head.framing, meter)?,
         Some(Credential::SigV4 { service, region }) => {
-            sigv4::refuse_signed(&path, &headers)?;
-            headers::strip_credentials(&mut headers);
+            sigv4::refuse_signed(&head, &path, service)?;
             path = sigv4::unambiguous(&path, service)?;
             signing = Some(Scope { service, region });
             // Nothing is asked for that could not be signed anyway.
-            egress.signer.credentials().await?;
+            egress.signer.chain.credentials().await?;
             if matches!(head.framing, Framing::Length(length) if length > limits.signed_body) {
                 return Err(Refusal::signed_body_too_large());
             }
@@ -132,50 +140,59 @@ pub(crate) async fn forward(
         (_, Framing::Length(length)) => Some(length),
         (_, Framing::Chunked) => None,
     };
-    headers::frame(&mut headers, head.framing, length);
-    let mut outgoing = Outgoing { method: head.method.clone(), path, headers };
+    let outgoing = Outgoing { head: &head, path, host: to.host, port, credential, length };
 
     let (arrivals, mut upload) = mpsc::channel(AHEAD);
     let (answered, received) = (OnceLock::new(), AtomicBool::new(decoder.is_over()));
     let exchange = async {
         let mut retried = false;
-        let (response, mut lease) = loop {
-            if let (Some(scope), Source::Held(held)) = (signing, &source) {
-                let line = (&outgoing.method, &outgoing.path);
-                egress.signer.sign(scope, to.host, line, &mut outgoing.headers, &held.sha256).await?;
-            }
-            let lease = egress.pool.acquire(to).await?;
-            if must_ask && !retried {
-                ask_for_body(client, limits.idle).await?;
-            }
+        let (response, mut lease, poolable, mut refused) = loop {
             let body = match &source {
                 Source::Whole(bytes) => Upload::Whole(bytes.clone()),
                 Source::Held(held) => held.upload()?,
                 Source::Stream => Upload::Stream(std::mem::replace(&mut upload, mpsc::channel(1).1), length),
             };
+            let mut request = outgoing.request(body)?;
+            let mut signed = None;
+            if let (Some(scope), Source::Held(held)) = (signing, &source) {
+                let line = (&head.method, &outgoing.path);
+                signed = Some(egress.signer.sign(scope, to.host, line, request.headers_mut(), &held.sha256).await?);
+            }
+            let poolable = headers::poolable(request.headers());
+            let lease = egress.pool.acquire(to).await?;
+            if must_ask && !retried {
+                ask_for_body(client, limits.idle).await?;
+            }
             // RFC 9110, 9.2.2: what may be done twice may be sent twice.
-            let repeat = |bytes: &Bytes| outgoing.request(Upload::Whole(bytes.clone()));
             let again = match &source {
-                Source::Whole(bytes) if head.method.is_idempotent() => Some(move || repeat(bytes)),
+                Source::Whole(bytes) if head.method.is_idempotent() => {
+                    Some(|| outgoing.request(Upload::Whole(bytes.clone())))
+                }
                 _ => None,
             };
-            let again = again.as_ref().map(|again| again as &(dyn Fn() -> Request<Upload> + Sync));
-            let (response, lease) = egress.pool.send(to, lease, outgoing.request(body), again).await?;
-            let refused =
-                signing.is_some() && matches!(response.status(), StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST);
-            if refused && retried {
+            let again = again.as_ref().map(|again| again as &(dyn Fn() -> Result<Request<Upload>, Refusal> + Sync));
+            let (response, lease) = egress.pool.send(to, lease, request, again).await?;
+            let refused = signed.and_then(|with| Some((with, Ended::new(response.status(), response.headers())?)));
+            if refused.is_some() && retried {
                 // So its clock was not the reason.
-                egress.signer.unlearn(to.host);
+                egress.signer.clocks.unlearn(to.host);
             }
-            let skewed = refused && !retried && egress.signer.learn(to.host, response.headers());
-            if skewed {
+            if refused.is_some() && !retried && egress.signer.clocks.learn_from(to.host, response.headers()) {
                 retried = true;
                 continue;
             }
-            break (response, lease);
+            break (response, lease, poolable, refused);
         };
-        let terms = relay::Terms { head: &head, received: &received, poolable: headers::poolable(&outgoing.headers) };
-        let relayed = relay::relay(client, response, &mut lease, &terms, &answered, meter).await?;
+        let mut look = |data: &[u8]| {
+            if let Some((with, ended)) = &mut refused {
+                ended.look(data);
+                if ended.was_said() {
+                    egress.signer.chain.doubt(with);
+                }
+            }
+        };
+        let terms = relay::Terms { head: &head, received: &received, poolable };
+        let relayed = relay::relay(client, response, &mut lease, &terms, &mut look, &answered, meter).await?;
         if relayed.reusable {
             egress.pool.put_back(lease);
         }
@@ -248,7 +265,17 @@ async fn hold(
                     meter.count_up(data.len());
                     holding.add(&data)?;
                 }
-                Piece::More => more(client, buffer).await?,
+                Piece::More => match holding.room(decoder.plain()) {
+                    // Straight to where it stays.
+                    Some(mut room) => {
+                        let read = socket::read_into(client, &mut room).await;
+                        let read = read.ok().filter(|read| *read > 0).ok_or_else(Refusal::client_gone)?;
+                        decoder.pass(read);
+                        meter.count_up(read);
+                        holding.read(read)?;
+                    }
+                    None => more(client, buffer).await?,
+                },
                 Piece::End => return Ok::<_, Refusal>(()),
             }
         }

@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio_util::io::ReaderStream;
 
@@ -124,21 +125,37 @@ impl Holding {
         }
     }
 
+    /// Room for so many bytes more, where there is some; what is read into it is added by [`Self::read`].
+    pub(crate) fn room(&mut self, bytes: u64) -> Option<Limit<&mut BytesMut>> {
+        let most = self.memory.capacity().min(IN_MEMORY).saturating_sub(self.memory.len());
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(most);
+        (bytes > 0 && self.file.is_none()).then(|| (&mut self.memory).limit(bytes))
+    }
+
+    /// Adds what was read into the room that it had.
+    pub(crate) fn read(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.lengthen(bytes)?;
+        self.hash.update(&self.memory[self.memory.len() - bytes..]);
+        if self.share.grow(bytes) { Ok(()) } else { self.spill() }
+    }
+
     /// Adds to it. Files are written where they are: what is written goes to the page cache.
     pub(crate) fn add(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        self.length += data.len() as u64;
-        if self.length > self.most {
-            return Err(Refusal::signed_body_too_large());
+        if self.file.is_none() && self.memory.len() + data.len() <= IN_MEMORY {
+            self.memory.extend_from_slice(data);
+            return self.read(data.len());
         }
+        self.lengthen(data.len())?;
         self.hash.update(data);
         if self.file.is_none() {
-            if self.memory.len() + data.len() <= IN_MEMORY && self.share.grow(data.len()) {
-                self.memory.extend_from_slice(data);
-                return Ok(());
-            }
             self.spill()?;
         }
         self.write(data)
+    }
+
+    fn lengthen(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.length += bytes as u64;
+        if self.length > self.most { Err(Refusal::signed_body_too_large()) } else { Ok(()) }
     }
 
     fn spill(&mut self) -> Result<(), Refusal> {
@@ -230,6 +247,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn there_is_no_room_in_memory_for_more_than_is_held_there() {
+        let budget = Budget::new(&limits(64 << 20, 64 << 20));
+        let mut holding = Holding::new(&budget, u64::MAX, 2 * IN_MEMORY as u64);
+        assert!(holding.room(u64::MAX).is_none(), "none is made for what will be in a file");
+        // Memory grows by doubling.
+        for piece in [IN_MEMORY / 2 + 1, 100] {
+            holding.add(&vec![7; piece]).expect("held");
+        }
+        let room = holding.room(u64::MAX).map_or(0, |room| room.remaining_mut());
+        assert!(room <= IN_MEMORY / 2 - 101, "{room}");
+        let mut small = Holding::new(&budget, u64::MAX, 1000);
+        assert_eq!(small.room(10).map(|room| room.remaining_mut()), Some(10), "nothing of what follows is read");
+    }
+
     #[tokio::test]
     async fn budgets_are_kept_and_given_back() {
         let budget = Budget::new(&limits(1000, 2000));
@@ -245,5 +277,22 @@ mod tests {
         third.add(&[3; 900]).expect("in memory again");
         assert!(third.file.is_none());
         assert_eq!(third.add(&[3; 51]).expect_err("too large").status.as_u16(), 413);
+    }
+
+    #[tokio::test]
+    async fn listeners_have_parts_of_one_budget_and_together_no_more_than_it() {
+        let limits = limits(4 << 20, 4 << 20);
+        let whole = Budget::new(&limits);
+        let full = || {
+            let mut holding = Holding::new(&Budget::part(&whole, &limits), u64::MAX, 0);
+            holding.add(&vec![7; 1 << 20]).map(|()| holding)
+        };
+        // In memory, then in files, until both are used up.
+        let all: Vec<Holding> = std::iter::from_fn(|| full().ok()).take(100).collect();
+        assert_eq!(all.len() as u64, 2 * PART, "each of a listener of its own");
+        assert_eq!(full().expect_err("nothing is left").status.as_u16(), 429);
+        drop(all);
+        let again: Vec<Holding> = std::iter::from_fn(|| full().ok()).take(100).collect();
+        assert_eq!(again.len() as u64, 2 * PART, "refusals took nothing, and all else was given back");
     }
 }

@@ -73,6 +73,28 @@ fn the_name_is_read_however_the_message_is_cut() {
     assert_eq!(read(&[&bytes[..], &[23, 3, 3, 0, 1, 0]].concat()), Hello::For("api.example".into()));
 }
 
+/// Byte by byte, a message costs what it costs at once: what was read is gone before the next byte comes, so nothing can be read
+/// twice, and what stands in a record that is not whole is not read at all.
+#[test]
+fn what_was_read_once_is_not_read_again() {
+    let whole = hello("api.example");
+    for step in [1, 7, 100, whole.len()] {
+        let bytes = in_records(&whole, step);
+        let (mut scan, mut read) = (Scan::default(), 0);
+        let mut said = Hello::Incomplete;
+        for end in 1..=bytes.len() {
+            let mut so_far = bytes[..end].to_vec();
+            // How each call begins is all that it sees again.
+            so_far[RECORD.len().min(end)..scan.seen.max(RECORD.len()).min(end)].fill(0xff);
+            let before = scan.seen;
+            said = scan.next(&so_far);
+            read += scan.seen - before;
+            assert!(end - scan.seen < HEADER + step, "{step}: {} of {end} were read", scan.seen);
+        }
+        assert_eq!((said, read), (Hello::For("api.example".into()), bytes.len()), "{step}");
+    }
+}
+
 #[test]
 fn what_two_programs_could_read_differently_is_malformed() {
     let name = names(&[(0, b"api.example")]);

@@ -14,8 +14,11 @@ mod allow;
 mod answer;
 mod body;
 mod buffers;
+mod chain;
+mod clocks;
 mod connection;
 mod credentials;
+mod ended;
 mod forward;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -165,7 +165,7 @@ impl Pool {
         to: Destination<'_>,
         mut lease: Lease,
         mut request: Request<Upload>,
-        again: Option<&(dyn Fn() -> Request<Upload> + Sync)>,
+        again: Option<&(dyn Fn() -> Result<Request<Upload>, Refusal> + Sync)>,
     ) -> Result<(Response<Incoming>, Lease), Refusal> {
         loop {
             let sent = lease.connection.sender.try_send_request(request);
@@ -175,7 +175,7 @@ impl Pool {
             };
             request = match (failed.take_message(), again) {
                 (Some(unsent), _) if lease.reused => unsent,
-                (None, Some(again)) if lease.reused && failed.error().is_incomplete_message() => again(),
+                (None, Some(again)) if lease.reused && failed.error().is_incomplete_message() => again()?,
                 _ => return Err(broken(failed.error())),
             };
             lease = self.connect(to).await?;
@@ -294,10 +294,11 @@ fn not_connected(error: &io::Error) -> Refusal {
 /// Why an exchange broke off.
 pub(crate) fn broken(error: &hyper::Error) -> Refusal {
     tracing::debug!(error = error as &dyn std::error::Error, "an exchange with a target");
-    let reset = std::error::Error::source(error)
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let closed = std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<io::Error>())
-        .is_some_and(|error| matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe));
-    if reset || error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        .is_some_and(|error| matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof));
+    if closed || error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         Refusal::failed("reset", "the target closed the connection")
     } else {
         Refusal::failed("protocol", "the target's answer is not HTTP/1.1")

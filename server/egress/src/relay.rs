@@ -48,12 +48,13 @@ enum Delimited {
     ByClose,
 }
 
-/// Relays an answer. `answered` is set as soon as any of it may have reached the client.
+/// Relays an answer. `look` gets to see its body before the client does, an empty piece first; `answered` is set as soon as any of it may have reached the client.
 pub(crate) async fn relay(
     client: &UnixStream,
     response: Response<Incoming>,
     lease: &mut Lease,
     terms: &Terms<'_>,
+    look: &mut (impl FnMut(&[u8]) + Send),
     answered: &OnceLock<StatusCode>,
     meter: &Meter,
 ) -> Result<Relayed, Refusal> {
@@ -102,6 +103,7 @@ pub(crate) async fn relay(
 
     let _ = answered.set(parts.status);
     meter.moved();
+    look(&[]);
     loop {
         let frame = match lease.now(body.frame()) {
             Some(frame) => frame,
@@ -117,6 +119,7 @@ pub(crate) async fn relay(
             Some(Ok(data)) if data.is_empty() => continue,
             Some(Ok(data)) => data,
         };
+        look(&data);
         let chunks = delimited == Delimited::InChunks;
         if chunks {
             append(&mut out, format_args!("{:x}\r\n", data.len()));

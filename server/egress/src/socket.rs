@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::Shutdown;
 use tokio::net::{TcpStream, UnixStream};
@@ -20,7 +20,7 @@ pub(crate) trait Socket: AsFd + Send + Sync {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize>;
-    fn try_read_buf(&self, into: &mut BytesMut) -> io::Result<usize>;
+    fn try_read_buf(&self, into: &mut impl BufMut) -> io::Result<usize>;
     fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize>;
 }
 
@@ -39,7 +39,7 @@ macro_rules! socket {
                 self.try_read(into)
             }
 
-            fn try_read_buf(&self, into: &mut BytesMut) -> io::Result<usize> {
+            fn try_read_buf(&self, into: &mut impl BufMut) -> io::Result<usize> {
                 self.try_read_buf(into)
             }
 
@@ -70,6 +70,17 @@ pub(crate) async fn read(socket: &impl Socket, into: &mut BytesMut, room: usize)
                     *into = BytesMut::new();
                 }
             }
+            done => return done,
+        }
+    }
+}
+
+/// Reads what is there, at most so much as `into` has room for; 0 at the end.
+pub(crate) async fn read_into(socket: &impl Socket, into: &mut impl BufMut) -> io::Result<usize> {
+    loop {
+        readable(socket).await?;
+        match socket.try_read_buf(into) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done,
         }
     }

@@ -185,7 +185,7 @@ async fn change_conversation(
     let archives = change.status == Some(ConversationStatus::Archived);
     if archives {
         app.store.conversation(tenant, id).await?;
-        if app.runs.journal(id).is_some_and(|journal| !journal.is_closed()) {
+        if app.runs.is_going(id) {
             return Err(ApiError::new(Code::ResourceLocked, "a run is going on in this conversation; cancel it first"));
         }
     }

@@ -140,7 +140,11 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Conflict(why) => Self::new(Code::Conflict, why),
-            StoreError::Database(cause) => Self::internal(&cause),
+            away if away.is_unavailable() => {
+                tracing::warn!(error = %away, request_id = request_id::current(), "database");
+                Self::unavailable("the database cannot be used at the moment; try again")
+            }
+            other => Self::internal(&other),
         }
     }
 }
@@ -149,7 +153,9 @@ impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Locked => Self::new(Code::ResourceLocked, error.to_string()),
-            StartError::Stopping => Self::unavailable(error.to_string()),
+            StartError::Unsettled | StartError::Journal(_) | StartError::Stopping => {
+                Self::unavailable(error.to_string())
+            }
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Runs: started, followed, cancelled. Events are server-sent (WHATWG HTML, "Server-sent events").
 
+use std::io;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures::TryStreamExt;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -121,7 +123,8 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     app.store.conversation(&tenant, &path.conversation_id).await?;
-    let journal = app.runs.journal(&path.conversation_id).ok_or_else(|| ApiError::not_found("run"))?;
+    let journal = app.runs.journal(&path.conversation_id).map_err(|error| ApiError::internal(&error))?;
+    let journal = journal.ok_or_else(|| ApiError::not_found("run"))?;
     let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_owned());
     let after = header.or(query.after).map_or(Ok(0), |text| position(&text, &journal))?;
     Ok(events(&journal, after))
@@ -152,11 +155,13 @@ fn position(text: &str, journal: &Journal) -> Result<usize, ApiError> {
 }
 
 fn events(journal: &Arc<Journal>, after: usize) -> Response {
-    let lines = futures::stream::unfold(journal.reader(after), async |mut reader| {
-        let line = reader.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(Bytes::copy_from_slice(line.as_bytes())), reader))
+    let run = journal.run_id().to_owned();
+    let pieces = futures::stream::try_unfold(journal.reader(after), async |mut reader| {
+        let piece = reader.next().await?;
+        Ok::<_, io::Error>(piece.map(|piece| (piece, reader)))
     });
+    let pieces = pieces.inspect_err(move |error| tracing::error!(run, %error, "a journal cannot be read"));
     let headers =
         [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache"), (X_ACCEL_BUFFERING, "no")];
-    (headers, Body::from_stream(lines)).into_response()
+    (headers, Body::from_stream(pieces)).into_response()
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::reader::Reader;
+use crate::conversation::store::Database;
 use crate::state::RedisAddress;
 
 /// Settings of what is kept.
@@ -10,8 +11,8 @@ use crate::state::RedisAddress;
 pub struct Storage {
     /// `STATE_DIR`
     pub state_dir: PathBuf,
-    /// `DATABASE_URL`: the SQLite file; `None` is the one in the state directory.
-    pub sqlite: Option<PathBuf>,
+    /// `DATABASE_URL`
+    pub database: Database,
     /// `REDIS_URL`: state that several servers share; `None` is a file in the state directory.
     pub redis: Option<RedisAddress>,
     /// `AUDIT_LOG`: the audit trail's file; `None` is the one in the state directory.
@@ -31,12 +32,11 @@ impl Storage {
         let state_dir = r.get("STATE_DIR", &default, "an absolute path", |text| {
             Some(PathBuf::from(text)).filter(|path| path.is_absolute())
         });
-        let sqlite = r.parse("DATABASE_URL", "", |text| match text.strip_prefix("sqlite://") {
-            _ if text.is_empty() => Ok(None),
-            Some(path) if path.starts_with('/') => Ok(Some(PathBuf::from(path))),
-            Some(_) => Err("accepted: sqlite:///absolute/path"),
-            None => Err("accepted: sqlite:///absolute/path, or nothing for a file in STATE_DIR; \
-                         this version does not support another database"),
+        // It may hold a password.
+        let file = Database::Sqlite(state_dir.join("nagaya.sqlite"));
+        let database = r.secret("DATABASE_URL", |text| match text.is_empty() {
+            true => Ok(file.clone()),
+            false => text.parse().map_err(str::to_owned),
         });
         let audit_log = r.get("AUDIT_LOG", "", "an absolute path, or nothing for a file in STATE_DIR", |text| {
             let path = Some(PathBuf::from(text)).filter(|_| !text.is_empty());
@@ -52,7 +52,7 @@ impl Storage {
             false => RedisAddress::parse(text).map(Some),
         });
         unsupported(r, "S3_BUCKET_NAME", "this version has no file sync");
-        Self { state_dir, sqlite, redis, audit_log, deployment_id }
+        Self { state_dir, database, redis, audit_log, deployment_id }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The events a client sees.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One event of a run's stream, as CONTRACT §2 names them. The SSE `event:` name is the variant in snake case.
@@ -186,7 +186,7 @@ pub enum ErrorType {
 }
 
 /// The last event.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Done {
     /// How the run ended.
     pub status: DoneStatus,
@@ -209,7 +209,7 @@ pub struct Done {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DoneStatus {
     /// Well.
@@ -221,7 +221,7 @@ pub enum DoneStatus {
 }
 
 /// Tokens of a run, with their sum.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct UsageReport {
     /// By kind.
     #[serde(flatten)]

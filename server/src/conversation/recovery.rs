@@ -18,11 +18,22 @@ pub(super) struct Stream {
     events: EventStream,
     execution: Option<String>,
     last: u64,
+    /// What was wrong with what had arrived.
+    broken: Option<AgentError>,
 }
 
 impl Stream {
     pub(super) fn new(events: EventStream) -> Self {
-        Self { events, execution: None, last: 0 }
+        Self { events, execution: None, last: 0, broken: None }
+    }
+
+    /// An execution of which an earlier process has heard up to its event number `after`.
+    ///
+    /// # Errors
+    /// The execution is lost, and why.
+    pub(super) async fn take_up(lease: &Lease, execution: String, after: u64) -> Result<Self, AgentError> {
+        let events = connect(lease, &execution, after, |error| error).await?;
+        Ok(Self { events, execution: Some(execution), last: after, broken: None })
     }
 
     /// The execution's id, once it has told it.
@@ -30,45 +41,68 @@ impl Stream {
         self.execution.as_deref()
     }
 
-    /// The next event; the stream must not be read after `result` or `error`. Cancel-safe.
+    /// The next event with its number; the stream must not be read after `result` or `error`. Cancel-safe.
     ///
     /// # Errors
     /// The execution is lost, and why.
-    pub(super) async fn next(&mut self, lease: &Lease) -> Result<AgentEvent, AgentError> {
+    pub(super) async fn next(&mut self, lease: &Lease) -> Result<(u64, AgentEvent), AgentError> {
         loop {
-            let broken = match self.events.next().await {
-                Ok(Some((number, event))) => {
-                    if number <= self.last {
-                        continue;
-                    }
-                    self.last = number;
-                    if let AgentEvent::Started { execution_id } = &event {
-                        self.execution = Some(execution_id.clone());
-                    }
-                    return Ok(event);
-                }
+            let next = match self.broken.take() {
+                Some(broken) => Err(broken),
+                None => self.events.next().await,
+            };
+            let broken = match next {
+                Ok(Some(event)) => match self.fresh(event) {
+                    Some(event) => return Ok(event),
+                    None => continue,
+                },
                 Ok(None) => AgentError::Broken("the stream of events ended before the execution".into()),
                 Err(error) => error,
             };
-            self.reconnect(lease, broken).await?;
+            let Some(execution) = &self.execution else { return Err(broken) };
+            self.events = connect(lease, execution, self.last, |_| broken).await?;
+            tracing::warn!(workspace = lease.workspace_id(), "connection to an agent made again");
         }
     }
 
-    async fn reconnect(&mut self, lease: &Lease, broken: AgentError) -> Result<(), AgentError> {
-        let Some(execution) = &self.execution else { return Err(broken) };
-        let began = Instant::now();
-        loop {
-            match lease.follow(execution, self.last).await {
-                Ok(events) => {
-                    tracing::warn!(workspace = lease.workspace_id(), %broken, "connection to an agent made again");
-                    self.events = events;
-                    return Ok(());
-                }
-                // It answers, and does not know the execution, or no longer has those events.
-                Err(error @ AgentError::Refused { .. }) => return Err(error),
-                Err(_) if began.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
-                Err(_) => return Err(broken),
+    /// An event that has arrived already, if one has.
+    pub(super) fn arrived(&mut self) -> Option<(u64, AgentEvent)> {
+        match self.events.arrived() {
+            Ok(event) => self.fresh(event?),
+            Err(broken) => {
+                self.broken = Some(broken);
+                None
             }
+        }
+    }
+
+    fn fresh(&mut self, (number, event): (u64, AgentEvent)) -> Option<(u64, AgentEvent)> {
+        if number <= self.last {
+            return None;
+        }
+        self.last = number;
+        if let AgentEvent::Started { execution_id } = &event {
+            self.execution = Some(execution_id.clone());
+        }
+        Some((number, event))
+    }
+}
+
+/// Connects to an execution, and tries again for a while; `told` is asked for the error to tell after that.
+async fn connect(
+    lease: &Lease,
+    execution: &str,
+    after: u64,
+    told: impl FnOnce(AgentError) -> AgentError,
+) -> Result<EventStream, AgentError> {
+    let began = Instant::now();
+    loop {
+        match lease.follow(execution, after).await {
+            Ok(events) => return Ok(events),
+            // It answers, and does not know the execution, or no longer has those events.
+            Err(error @ AgentError::Refused { .. }) => return Err(error),
+            Err(_) if began.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(told(error)),
         }
     }
 }

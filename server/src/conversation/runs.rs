@@ -1,23 +1,27 @@
-//! All runs: at most one per conversation, and the journals of those that ended lately.
+//! All runs: at most one per conversation; and which journals of ended ones are kept.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::journal::Journal;
-use super::run::{Order, Run};
+use super::journal::{Head, Journal, Note, Past, Shelf, Slip};
+use super::run::{Order, Outlook, Run};
 use super::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::Workspaces;
 
-/// Journals kept of runs that ended, so that a reader who was away can still read the end.
-const KEPT: usize = 256;
+/// Journals kept of runs that ended, so that a reader who was away can still read the end; the oldest go first.
+const KEPT: usize = 1_000;
+/// Bytes they may have together.
+const KEPT_BYTES: u64 = 1024 * 1024 * 1024;
 /// How long, once told to, a run may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -27,6 +31,12 @@ pub enum StartError {
     /// One is going on in the conversation.
     #[error("a run is going on in this conversation; follow or cancel it")]
     Locked,
+    /// The last one has ended, but the database does not take it.
+    #[error("the conversation's last run is not yet in the database; try again")]
+    Unsettled,
+    /// Its journal cannot be written.
+    #[error("the run's journal cannot be written: {0}")]
+    Journal(#[from] io::Error),
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
@@ -39,10 +49,14 @@ pub struct Means {
     pub workspaces: Arc<Workspaces>,
     /// Where messages go.
     pub store: Store,
+    /// Where journals stand.
+    pub shelf: Shelf,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// How long one execution may take.
     pub execution_timeout: Duration,
+    /// What becomes of a run that goes on when the server stops.
+    pub outlook: Outlook,
 }
 
 /// All runs.
@@ -57,27 +71,59 @@ pub struct Runs {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_conversation: HashMap<String, Handle>,
+    by_conversation: HashMap<String, Entry>,
+    /// Conversations whose run ended, in that order.
     ended: VecDeque<String>,
+    ended_bytes: u64,
 }
 
 #[derive(Debug, Clone)]
-struct Handle {
-    journal: Arc<Journal>,
-    cancel: CancellationToken,
+enum Entry {
+    /// Its task goes on, if only to settle it with the database.
+    Going { journal: Arc<Journal>, cancel: CancellationToken },
+    /// Only its journal is left.
+    Ended(Slip),
 }
 
 impl Runs {
-    /// No run yet.
-    #[must_use]
-    pub fn new(means: Means) -> Arc<Self> {
-        Arc::new(Self {
+    /// Goes on with the runs that an earlier process left, and knows the journals of those that ended.
+    ///
+    /// # Errors
+    /// The journals cannot be read.
+    pub fn new(means: Means) -> io::Result<Arc<Self>> {
+        let this = Arc::new(Self {
             means,
             table: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             closed: CancellationToken::new(),
-        })
+        });
+        let shelf = &this.means.shelf;
+        for slip in shelf.slips()? {
+            if shelf.is_settled(&slip)? {
+                this.keep(slip);
+            } else if let Some((journal, past)) = shelf.resume(&slip)? {
+                tracing::info!(
+                    conversation = slip.conversation,
+                    run = slip.run_id,
+                    events = past.seq,
+                    "a run is taken up again"
+                );
+                let (journal, cancel) = (Arc::new(journal), CancellationToken::new());
+                let entry = Entry::Going { journal: journal.clone(), cancel: cancel.clone() };
+                let earlier = this.table().by_conversation.insert(slip.conversation.clone(), entry);
+                this.discard(earlier);
+                this.spawn(past, journal, cancel);
+            } else {
+                tracing::warn!(
+                    conversation = slip.conversation,
+                    run = slip.run_id,
+                    "a journal without a beginning is removed"
+                );
+                shelf.remove(&slip)?;
+            }
+        }
+        Ok(this)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -87,74 +133,152 @@ impl Runs {
     /// Starts a run; it goes on whoever reads its journal.
     ///
     /// # Errors
-    /// One is going on, or the server is stopping.
+    /// One is going on, the journal cannot be written, or the server is stopping.
     pub fn start(self: &Arc<Self>, order: Order) -> Result<Arc<Journal>, StartError> {
         if self.closed.is_cancelled() {
             return Err(StartError::Stopping);
         }
         let conversation = order.conversation.conversation_id.clone();
-        let journal = Arc::new(Journal::new(Uuid::now_v7().to_string()));
+        self.table().is_free(&conversation)?;
+        let head = Head { run_id: Uuid::now_v7().to_string(), began: Timestamp::now(), order };
+        let journal = Arc::new(self.means.shelf.begin(head.clone())?);
         let cancel = CancellationToken::new();
-        {
+        let earlier = {
             let mut table = self.table();
-            if table.by_conversation.get(&conversation).is_some_and(|run| !run.journal.is_closed()) {
-                return Err(StartError::Locked);
-            }
-            table.ended.retain(|ended| *ended != conversation);
-            table
-                .by_conversation
-                .insert(conversation.clone(), Handle { journal: journal.clone(), cancel: cancel.clone() });
-        }
-        let run = Run::new(self.means.clone(), order, journal.clone(), cancel, self.stop.clone());
-        let this = self.clone();
-        self.tasks.spawn(async move {
-            let closing = run.closing();
-            if AssertUnwindSafe(run.drive()).catch_unwind().await.is_err() {
-                closing.after_panic();
-            }
-            this.ended(conversation);
-        });
+            // Another may have been quicker while the file was made.
+            table.is_free(&conversation).inspect_err(|_| self.remove(&slip_of(&conversation, &journal)))?;
+            table.take_ended(&conversation);
+            let entry = Entry::Going { journal: journal.clone(), cancel: cancel.clone() };
+            table.by_conversation.insert(conversation, entry)
+        };
+        self.discard(earlier);
+        self.spawn(Past::none(head), journal.clone(), cancel);
         Ok(journal)
     }
 
-    fn ended(&self, conversation: String) {
-        let mut table = self.table();
-        table.ended.push_back(conversation);
-        if table.ended.len() > KEPT
-            && let Some(oldest) = table.ended.pop_front()
+    fn spawn(self: &Arc<Self>, past: Past, journal: Arc<Journal>, cancel: CancellationToken) {
+        let conversation = past.head.order.conversation.conversation_id.clone();
+        let run = Run::new(self.means.clone(), past, journal.clone(), cancel, self.stop.clone());
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let closing = run.closing();
+            let settled = match AssertUnwindSafe(run.drive()).catch_unwind().await {
+                Ok(settled) => settled,
+                Err(_) => closing.after_panic(),
+            };
+            if settled {
+                this.ended(slip_of(&conversation, &journal));
+            } else {
+                journal.leave();
+            }
+        });
+    }
+
+    /// A run's task has ended, and nothing is left to be done.
+    fn ended(&self, slip: Slip) {
+        let is_last = match self.table().by_conversation.get(&slip.conversation) {
+            Some(Entry::Going { journal, .. }) => journal.run_id() == slip.run_id,
+            _ => false,
+        };
+        // Else its conversation was deleted, or the next run was quick.
+        if is_last { self.keep(slip) } else { self.remove(&slip) }
+    }
+
+    /// Keeps the journal of a conversation's last run, within bounds.
+    fn keep(&self, slip: Slip) {
+        let mut gone = Vec::new();
         {
-            table.by_conversation.remove(&oldest);
+            let mut table = self.table();
+            gone.extend(table.take_ended(&slip.conversation));
+            table.ended_bytes += slip.bytes;
+            table.ended.push_back(slip.conversation.clone());
+            table.by_conversation.insert(slip.conversation.clone(), Entry::Ended(slip));
+            while table.ended.len() > KEPT || (table.ended_bytes > KEPT_BYTES && table.ended.len() > 1) {
+                let Some(oldest) = table.ended.front().cloned() else { break };
+                gone.extend(table.take_ended(&oldest));
+            }
+        }
+        gone.iter().for_each(|slip| self.remove(slip));
+    }
+
+    /// Removes the journal of a conversation's earlier run.
+    fn discard(&self, earlier: Option<Entry>) {
+        match earlier {
+            Some(Entry::Going { journal, .. }) => {
+                tracing::debug!(run = journal.run_id(), "a run ended just as the next began");
+            }
+            Some(Entry::Ended(slip)) => self.remove(&slip),
+            None => {}
+        }
+    }
+
+    fn remove(&self, slip: &Slip) {
+        if let Err(error) = self.means.shelf.remove(slip) {
+            tracing::warn!(conversation = slip.conversation, run = slip.run_id, %error, "a journal is left");
         }
     }
 
     /// The journal of a conversation's current or last run.
+    ///
+    /// # Errors
+    /// It is there and cannot be opened.
+    pub fn journal(&self, conversation: &str) -> io::Result<Option<Arc<Journal>>> {
+        let entry = self.table().by_conversation.get(conversation).cloned();
+        match entry {
+            Some(Entry::Going { journal, .. }) => Ok(Some(journal)),
+            Some(Entry::Ended(slip)) => self.means.shelf.read(&slip).map(|journal| Some(Arc::new(journal))),
+            None => Ok(None),
+        }
+    }
+
+    fn going(&self, conversation: &str) -> Option<(Arc<Journal>, CancellationToken)> {
+        match self.table().by_conversation.get(conversation) {
+            Some(Entry::Going { journal, cancel }) => Some((journal.clone(), cancel.clone())),
+            _ => None,
+        }
+    }
+
+    /// Whether a run is going on in a conversation.
     #[must_use]
-    pub fn journal(&self, conversation: &str) -> Option<Arc<Journal>> {
-        self.table().by_conversation.get(conversation).map(|run| run.journal.clone())
+    pub fn is_going(&self, conversation: &str) -> bool {
+        self.going(conversation).is_some_and(|(journal, _)| !journal.is_closed())
     }
 
     /// Asks a conversation's run to end; `false` where none is going on.
     pub fn cancel(&self, conversation: &str) -> bool {
-        let going = self.table().by_conversation.get(conversation).filter(|run| !run.journal.is_closed()).cloned();
-        going.map(|run| run.cancel.cancel()).is_some()
+        let Some((journal, cancel)) = self.going(conversation).filter(|(journal, _)| !journal.is_closed()) else {
+            return false;
+        };
+        // So that it is not forgotten if this process dies before the run has ended.
+        if let Err(error) = journal.note(&Note::Cancel) {
+            tracing::warn!(run = journal.run_id(), %error, "a cancellation is not in the journal");
+        }
+        cancel.cancel();
+        true
     }
 
     /// Ends a conversation's run and forgets its journal; `false` where the run did not end in time.
     pub async fn end(&self, conversation: &str) -> bool {
         self.cancel(conversation);
-        let Some(journal) = self.journal(conversation) else { return true };
-        let mut reader = journal.reader(journal.len());
-        let ended = async { while reader.next().await.is_some() {} };
-        if tokio::time::timeout(END_DEADLINE, ended).await.is_err() {
+        if let Some((journal, _)) = self.going(conversation)
+            && tokio::time::timeout(END_DEADLINE, journal.ended()).await != Ok(true)
+        {
             return false;
         }
-        let mut table = self.table();
-        table.by_conversation.remove(conversation);
-        table.ended.retain(|ended| ended != conversation);
+        let slip = {
+            let mut table = self.table();
+            let ended = table.take_ended(conversation);
+            let going = table.by_conversation.remove(conversation);
+            ended.or_else(|| match going? {
+                Entry::Going { journal, .. } => Some(slip_of(conversation, &journal)),
+                Entry::Ended(slip) => Some(slip),
+            })
+        };
+        slip.iter().for_each(|slip| self.remove(slip));
         true
     }
 
-    /// Takes no new run, gives those that go on until `deadline`, then ends them.
+    /// Takes no new run, gives those that go on until `deadline`, then ends or leaves them, as configured.
     pub async fn drain(&self, deadline: Duration) {
         self.closed.cancel();
         self.tasks.close();
@@ -164,7 +288,14 @@ impl Runs {
         if tokio::time::timeout(deadline, self.tasks.wait()).await.is_ok() {
             return;
         }
-        tracing::warn!(runs = self.tasks.len(), "ending runs that go on");
+        match self.means.outlook {
+            Outlook::GoesOn => {
+                tracing::info!(runs = self.tasks.len(), "runs go on in their rooms; the next start takes them up");
+            }
+            Outlook::Ends => {
+                tracing::warn!(runs = self.tasks.len(), "ending runs that go on");
+            }
+        }
         self.stop.cancel();
         if tokio::time::timeout(END_DEADLINE, self.tasks.wait()).await.is_err() {
             tracing::error!(runs = self.tasks.len(), "runs did not end");
@@ -175,4 +306,26 @@ impl Runs {
     pub fn hasten(&self) {
         self.stop.cancel();
     }
+}
+
+impl Table {
+    fn is_free(&self, conversation: &str) -> Result<(), StartError> {
+        match self.by_conversation.get(conversation) {
+            Some(Entry::Going { journal, .. }) if !journal.is_closed() => Err(StartError::Locked),
+            Some(Entry::Going { journal, .. }) if !journal.is_settled() => Err(StartError::Unsettled),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_ended(&mut self, conversation: &str) -> Option<Slip> {
+        let Some(Entry::Ended(slip)) = self.by_conversation.get(conversation).cloned() else { return None };
+        self.by_conversation.remove(conversation);
+        self.ended.retain(|ended| ended != conversation);
+        self.ended_bytes -= slip.bytes;
+        Some(slip)
+    }
+}
+
+fn slip_of(conversation: &str, journal: &Journal) -> Slip {
+    Slip { conversation: conversation.into(), run_id: journal.run_id().into(), bytes: journal.bytes() }
 }

@@ -21,8 +21,9 @@ pub(super) struct Translator {
 }
 
 impl Translator {
-    pub(super) fn new(conversation: String) -> Self {
-        Self { conversation, tools: HashMap::new() }
+    /// `tools`: calls that have no result yet, id and name.
+    pub(super) fn new(conversation: String, tools: HashMap<String, String>) -> Self {
+        Self { conversation, tools }
     }
 
     /// The client's events for one of the agent's. The last ones, `result` and `error`, are the run's to judge.
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_tool_call_and_its_result_are_paired() {
-        let mut translator = Translator::new("c".into());
+        let mut translator = Translator::new("c".into(), HashMap::new());
         let input = json!({"command": "ls -l\nwc", "timeout": 3});
         let call =
             AgentEvent::ToolUse { tool_use_id: "t1".into(), tool_name: "Bash".into(), input, parent_tool_use_id: None };

@@ -96,6 +96,20 @@ impl Workspaces {
         Ok(Lease::new(self.clone(), room, occupant.clone(), Origin::Cold, None))
     }
 
+    /// The very room in which an earlier server left a run of this conversation, once it is known what of that server's is
+    /// left; `None` where the room is not.
+    pub async fn reattach(self: &Arc<Self>, occupant: Occupant, workspace: &str) -> Option<Lease> {
+        let mut reconciled = self.reconciled.subscribe();
+        reconciled.wait_for(|reconciled| *reconciled).await.ok()?;
+        let turn = self.turnstile(&occupant.conversation);
+        let _turn = turn.lock().await;
+        if self.rooms.of_conversation(&occupant.conversation)?.as_str() != workspace {
+            return None;
+        }
+        let (room, session) = self.rooms.take_bound(&occupant.conversation)?;
+        Some(Lease::new(self.clone(), room, occupant, Origin::Reused, session))
+    }
+
     /// Whether a run of this conversation could get a room now. It may be gone a moment later; then the run says so.
     ///
     /// # Errors

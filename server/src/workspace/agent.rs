@@ -110,17 +110,8 @@ impl EventStream {
     /// The connection broke, or what came over it is no event.
     pub async fn next(&mut self) -> Result<Option<(u64, AgentEvent)>, AgentError> {
         loop {
-            if let Some(event) = self.decoder.next_event().map_err(|e| AgentError::Broken(e.to_string()))? {
-                let number = event.id.as_deref().and_then(|id| id.parse().ok());
-                let number = number.ok_or_else(|| AgentError::Broken("an event without a number".into()))?;
-                match serde_json::from_str(&event.data) {
-                    Ok(event) => return Ok(Some((number, event))),
-                    Err(error) => {
-                        // A newer agent may say more than this server knows.
-                        tracing::warn!(number, name = event.name, %error, "skipped an event of the agent");
-                        continue;
-                    }
-                }
+            if let Some(event) = self.arrived()? {
+                return Ok(Some(event));
             }
             match self.body.frame().await {
                 None => return Ok(None),
@@ -132,6 +123,23 @@ impl EventStream {
                 }
             }
         }
+    }
+
+    /// The next event, if it has arrived already.
+    ///
+    /// # Errors
+    /// What has arrived is no event.
+    pub fn arrived(&mut self) -> Result<Option<(u64, AgentEvent)>, AgentError> {
+        while let Some(event) = self.decoder.next_event().map_err(|e| AgentError::Broken(e.to_string()))? {
+            let number = event.id.as_deref().and_then(|id| id.parse().ok());
+            let number = number.ok_or_else(|| AgentError::Broken("an event without a number".into()))?;
+            match serde_json::from_str(&event.data) {
+                Ok(event) => return Ok(Some((number, event))),
+                // A newer agent may say more than this server knows.
+                Err(error) => tracing::warn!(number, name = event.name, %error, "skipped an event of the agent"),
+            }
+        }
+        Ok(None)
     }
 }
 

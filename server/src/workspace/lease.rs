@@ -1,15 +1,20 @@
 //! A room, lent to one run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nagaya_protocol::ExecuteRequest;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::acquire::answers;
 use super::agent::{self, AgentError, EventStream};
 use super::release::Why;
 use super::room::{Occupant, Room};
 use super::sockets::RoomDir;
 use super::{AcquireError, Workspaces};
+
+/// Between two looks at an agent.
+const PULSE: Duration = Duration::from_millis(100);
 
 /// Where the room of a lease came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +96,20 @@ impl Lease {
     /// The agent did not say so.
     pub async fn cancel(&self, execution: &str) -> Result<(), AgentError> {
         agent::cancel(self.dir()?, execution).await
+    }
+
+    /// Whether the room's agent answers all through the next `time`: an agent that ends still answers for a moment.
+    pub async fn stays_alive(&self, time: Duration) -> bool {
+        let until = tokio::time::Instant::now() + time;
+        loop {
+            if !answers(&self.room).await {
+                return false;
+            }
+            if tokio::time::Instant::now() >= until {
+                return true;
+            }
+            tokio::time::sleep(PULSE).await;
+        }
     }
 
     /// Ends the lease and keeps the driver's session for the conversation's next run.

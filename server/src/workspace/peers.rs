@@ -20,6 +20,8 @@ use super::id::RoomId;
 
 /// Directory of the servers' sockets, below the rooms'; its name is no room's.
 const DIRECTORY: &str = ".servers";
+/// How often a start may find that the directory has just been removed.
+const ATTEMPTS: usize = 100;
 /// How long a server may take to answer another.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Longest question or answer in bytes: the ids of some hundred thousand rooms.
@@ -101,13 +103,15 @@ impl Peers {
     /// # Errors
     /// The sockets' directory cannot be made or written.
     pub fn among(base: &Path, deployment: &str) -> io::Result<Self> {
-        let dir = base.join(DIRECTORY);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        let id = RoomId::generate(deployment);
-        // Where others look it appears only when somebody listens.
-        let new = dir.join(format!("{id}.new"));
-        let listener = UnixListener::bind(&new)?;
-        fs::rename(&new, dir.join(id.as_str()))?;
+        let (dir, id) = (base.join(DIRECTORY), RoomId::generate(deployment));
+        let mut attempts = 0;
+        let listener = loop {
+            match appear(&dir, &id) {
+                // The last of the others has just left, and taken the directory along.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS => attempts += 1,
+                appeared => break appeared?,
+            }
+        };
         let place = Place { dir, deployment: deployment.to_owned(), listener: Mutex::new(Some(listener)) };
         Ok(Self { id, place: Some(place) })
     }
@@ -135,6 +139,10 @@ impl Peers {
             && let Err(error) = remove(&place.dir.join(self.id.as_str()))
         {
             tracing::warn!(%error, "this server's socket is left behind; the others will remove it");
+        }
+        if let Some(place) = &self.place {
+            // The last one leaves nothing; where others are, the directory is not empty, and stays.
+            let _ = fs::remove_dir(&place.dir);
         }
     }
 
@@ -204,6 +212,15 @@ impl Place {
     }
 }
 
+/// Listens where others look. There the socket appears only when somebody listens.
+fn appear(dir: &Path, id: &RoomId) -> io::Result<UnixListener> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let new = dir.join(format!("{id}.new"));
+    let listener = UnixListener::bind(&new)?;
+    fs::rename(&new, dir.join(id.as_str()))?;
+    Ok(listener)
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -271,5 +288,32 @@ mod tests {
         let stuck = Peers::among(base.path(), "d").expect("a place");
         assert!(matches!(one.ask(&Question::Rooms).await, Err(PeerError::Silent { .. })));
         assert!(one.lives(stuck.id()).await.expect("tells"));
+    }
+
+    #[tokio::test]
+    async fn the_last_one_leaves_nothing() {
+        let base = tempfile::tempdir().expect("a directory");
+        let dir = base.path().join(DIRECTORY);
+        let one = Peers::among(base.path(), "d").expect("a place");
+        let two = Peers::among(base.path(), "d").expect("a place");
+        one.leave();
+        assert!(dir.join(two.id()).exists());
+        two.leave();
+        assert!(!dir.exists());
+        // Some come while others go: nobody is refused, and nobody's socket goes with another's.
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let _inside = runtime.enter();
+                    for _ in 0..200 {
+                        let peers = Peers::among(base.path(), "d").expect("a place");
+                        assert!(dir.join(peers.id()).exists());
+                        peers.leave();
+                    }
+                });
+            }
+        });
+        assert!(!dir.exists());
     }
 }

@@ -110,6 +110,61 @@ async fn half_an_answer_does_not_look_whole() {
     }
 }
 
+/// A target that breaks off: whoever speaks HTTP/1.1 sees that there is no end. To HTTP/1.0 only a length tells it, which is
+/// passed on; without one the end of the connection is the end of the answer, and a Unix socket knows no other.
+#[tokio::test]
+async fn an_answer_that_its_target_breaks_off_has_no_end() {
+    let old = "GET http://web.example/ HTTP/1.0\r\n\r\n";
+    for (request, answer, reset, told) in [
+        (GET, "HTTP/1.1 200 OK\r\n\r\nhalf", true, "transfer-encoding: chunked"),
+        (GET, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", false, "content-length: 10"),
+        (
+            GET,
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            false,
+            "transfer-encoding: chunked",
+        ),
+        (old, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", false, "content-length: 10"),
+        (old, "HTTP/1.1 200 OK\r\n\r\nhalf", true, "connection: close"),
+    ] {
+        let listener = TcpListener::bind(any()).await.expect("binds");
+        let proxy = Proxy::start(settings(&[("web.example:80", listener.local_addr().expect("an address"))]));
+        let mut client = proxy.connect().await;
+        client.write_all(request.as_bytes()).await.expect("writes");
+        let (mut target, _) = listener.accept().await.expect("accepts");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tokio::io::AsyncReadExt::read_u8(&mut target).await.expect("a request"));
+        }
+        target.write_all(answer.as_bytes()).await.expect("writes");
+        let mut seen = read_head(&mut client).await;
+        // What is there is there before the connection breaks.
+        while !seen.contains("half") {
+            seen.push(char::from(tokio::io::AsyncReadExt::read_u8(&mut client).await.expect("a body")));
+        }
+        if reset {
+            target.set_zero_linger().expect("lingers not");
+        }
+        drop(target);
+        seen += &read_all(&mut client).await;
+        assert!(seen.contains(told) && !seen.contains("0\r\n\r\n"), "{request} {answer}: {seen}");
+        assert_eq!(proxy.record().await.decision, Decision::Failed("reset"), "{request} {answer}");
+    }
+    // The control: a target that closes has said all.
+    let listener = TcpListener::bind(any()).await.expect("binds");
+    let proxy = Proxy::start(settings(&[("web.example:80", listener.local_addr().expect("an address"))]));
+    let target = async {
+        let (mut target, _) = listener.accept().await.expect("accepts");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tokio::io::AsyncReadExt::read_u8(&mut target).await.expect("a request"));
+        }
+        target.write_all(b"HTTP/1.1 200 OK\r\n\r\nwhole").await.expect("writes");
+    };
+    let (told, ()) = tokio::join!(proxy.talk(GET), target);
+    assert!(told.contains("whole") && told.ends_with("0\r\n\r\n"), "{told}");
+}
+
 #[tokio::test]
 async fn bodies_have_a_size() {
     let peer = Peer::content().await;
@@ -226,6 +281,9 @@ async fn a_flood_of_connections_is_not_kept() {
     }
     // Each client's own end, and of the proxy's the four that are served and the few that are told.
     eventually("the rest is dropped", || descriptors() <= before + 300 + 4 + 16).await;
+    // Sixteen at a time are told, and listened to for a while; all others are not.
+    let told = proxy.records.all().len();
+    assert!((16..150).contains(&told), "{told} were told");
     drop(flood);
     eventually("and it serves on", || descriptors() <= before).await;
     assert!(proxy.talk(GET).await.starts_with("HTTP/1.1 200 "));

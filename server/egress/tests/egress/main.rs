@@ -1,5 +1,6 @@
 //! The proxy from the outside: bytes on its socket, real peers behind it.
 
+mod chain;
 mod connect;
 mod forward;
 mod framing;
@@ -12,3 +13,4 @@ mod soak;
 mod support;
 mod tls;
 mod tunnels;
+mod uploads;

@@ -1,9 +1,9 @@
 //! Conversations.
 
 use jiff::Timestamp;
-use serde::Serialize;
-use sqlx::sqlite::{Sqlite, SqliteRow};
-use sqlx::{QueryBuilder, Row};
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ words! {
 }
 
 /// A conversation.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Conversation {
     /// Its id.
     pub conversation_id: String,
@@ -102,24 +102,27 @@ pub struct Page<T> {
     pub total: i64,
 }
 
-/// What a run leaves in its conversation.
-#[derive(Debug, Clone)]
-pub struct RunTotals {
-    /// Driver's session, if it came to one.
-    pub session_id: Option<String>,
-    /// Title, where there was none.
-    pub title: Option<String>,
-    /// Input tokens to add.
-    pub input_tokens: i64,
-    /// Output tokens to add.
-    pub output_tokens: i64,
-    /// Estimate of what the next turn would send; `None` keeps the old one.
-    pub context_tokens: Option<i64>,
-    /// Whether the model's context is full.
-    pub context_full: bool,
+/// The columns as every database gives them: SQLite's booleans are none to sqlx's `Any`.
+macro_rules! columns {
+    () => {
+        "conversation_id, session_id, tenant_id, user_id, model_id, title, status,
+         CASE WHEN workspace_enabled THEN 1 ELSE 0 END AS workspace_enabled,
+         total_input_tokens, total_output_tokens, estimated_context_tokens,
+         CASE WHEN context_limit_reached THEN 1 ELSE 0 END AS context_limit_reached,
+         created_at, updated_at"
+    };
 }
 
-fn read(row: &SqliteRow) -> sqlx::Result<Conversation> {
+/// Which of a tenant's conversations a filter lets through; what it does not ask for is NULL.
+macro_rules! filtered {
+    () => {
+        " FROM conversations
+          WHERE tenant_id = $1 AND ($2 IS NULL OR user_id = $2) AND ($3 IS NULL OR status = $3)
+            AND ($4 IS NULL OR created_at >= $4) AND ($5 IS NULL OR created_at <= $5)"
+    };
+}
+
+fn read(row: &AnyRow) -> sqlx::Result<Conversation> {
     Ok(Conversation {
         conversation_id: row.try_get("conversation_id")?,
         session_id: row.try_get("session_id")?,
@@ -128,32 +131,14 @@ fn read(row: &SqliteRow) -> sqlx::Result<Conversation> {
         model_id: row.try_get("model_id")?,
         title: row.try_get("title")?,
         status: word(row.try_get("status")?, ConversationStatus::from_text)?,
-        workspace_enabled: row.try_get("workspace_enabled")?,
+        workspace_enabled: row.try_get::<i64, _>("workspace_enabled")? != 0,
         total_input_tokens: row.try_get("total_input_tokens")?,
         total_output_tokens: row.try_get("total_output_tokens")?,
         estimated_context_tokens: row.try_get("estimated_context_tokens")?,
-        context_limit_reached: row.try_get("context_limit_reached")?,
+        context_limit_reached: row.try_get::<i64, _>("context_limit_reached")? != 0,
         created_at: from_micros(row.try_get("created_at")?)?,
         updated_at: from_micros(row.try_get("updated_at")?)?,
     })
-}
-
-impl ConversationFilter {
-    fn push_where(&self, tenant: &str, query: &mut QueryBuilder<Sqlite>) {
-        query.push(" WHERE tenant_id = ").push_bind(tenant.to_owned());
-        if let Some(user) = &self.user_id {
-            query.push(" AND user_id = ").push_bind(user.clone());
-        }
-        if let Some(status) = self.status {
-            query.push(" AND status = ").push_bind(status.as_str());
-        }
-        if let Some(from) = self.from {
-            query.push(" AND created_at >= ").push_bind(to_micros(from));
-        }
-        if let Some(to) = self.to {
-            query.push(" AND created_at <= ").push_bind(to_micros(to));
-        }
-    }
 }
 
 impl Store {
@@ -162,11 +147,12 @@ impl Store {
     /// # Errors
     /// Tenant or model does not exist.
     pub async fn create_conversation(&self, new: NewConversation) -> Result<Conversation, StoreError> {
-        let row = sqlx::query(
-            "INSERT INTO conversations
-                (conversation_id, session_id, tenant_id, user_id, model_id, status, workspace_enabled, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, 'active', ?6, ?7, ?7) RETURNING *",
-        )
+        let row = sqlx::query(concat!(
+            "INSERT INTO conversations (conversation_id, session_id, tenant_id, user_id, model_id, status,
+                        workspace_enabled, created_at, updated_at)
+                 VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $7) RETURNING ",
+            columns!()
+        ))
         .bind(Uuid::now_v7().to_string())
         .bind(Uuid::new_v4().to_string())
         .bind(new.tenant_id)
@@ -189,14 +175,31 @@ impl Store {
         tenant: &str,
         filter: &ConversationFilter,
     ) -> Result<Page<Conversation>, StoreError> {
-        let mut count = QueryBuilder::new("SELECT COUNT(*) FROM conversations");
-        filter.push_where(tenant, &mut count);
-        let total = count.build_query_scalar::<i64>().fetch_one(&self.0).await?;
-        let mut query = QueryBuilder::new("SELECT * FROM conversations");
-        filter.push_where(tenant, &mut query);
-        query.push(" ORDER BY created_at DESC, conversation_id LIMIT ").push_bind(filter.limit);
-        query.push(" OFFSET ").push_bind(filter.offset);
-        let rows = query.build().fetch_all(&self.0).await?;
+        let (from, to) = (filter.from.map(to_micros), filter.to.map(to_micros));
+        let status = filter.status.map(ConversationStatus::as_str);
+        let total = sqlx::query_scalar::<_, i64>(concat!("SELECT COUNT(*)", filtered!()))
+            .bind(tenant)
+            .bind(&filter.user_id)
+            .bind(status)
+            .bind(from)
+            .bind(to)
+            .fetch_one(&self.0)
+            .await?;
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            filtered!(),
+            " ORDER BY created_at DESC, conversation_id LIMIT $6 OFFSET $7"
+        ))
+        .bind(tenant)
+        .bind(&filter.user_id)
+        .bind(status)
+        .bind(from)
+        .bind(to)
+        .bind(filter.limit)
+        .bind(filter.offset)
+        .fetch_all(&self.0)
+        .await?;
         Ok(Page { items: rows.iter().map(read).collect::<sqlx::Result<_>>()?, total })
     }
 
@@ -205,11 +208,15 @@ impl Store {
     /// # Errors
     /// The tenant has none of this id.
     pub async fn conversation(&self, tenant: &str, id: &str) -> Result<Conversation, StoreError> {
-        let row = sqlx::query("SELECT * FROM conversations WHERE conversation_id = ? AND tenant_id = ?")
-            .bind(id)
-            .bind(tenant)
-            .fetch_optional(&self.0)
-            .await?;
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM conversations WHERE conversation_id = $1 AND tenant_id = $2"
+        ))
+        .bind(id)
+        .bind(tenant)
+        .fetch_optional(&self.0)
+        .await?;
         Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
     }
 
@@ -223,10 +230,11 @@ impl Store {
         id: &str,
         change: ConversationChange,
     ) -> Result<Conversation, StoreError> {
-        let row = sqlx::query(
-            "UPDATE conversations SET title = COALESCE(?3, title), status = COALESCE(?4, status), updated_at = ?5
-             WHERE conversation_id = ?1 AND tenant_id = ?2 RETURNING *",
-        )
+        let row = sqlx::query(concat!(
+            "UPDATE conversations SET title = COALESCE($3, title), status = COALESCE($4, status), updated_at = $5
+                 WHERE conversation_id = $1 AND tenant_id = $2 RETURNING ",
+            columns!()
+        ))
         .bind(id)
         .bind(tenant)
         .bind(change.title)
@@ -237,37 +245,12 @@ impl Store {
         Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
     }
 
-    /// Adds a run to its conversation's sums. A conversation deleted meanwhile is fine.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn add_run(&self, conversation: &str, totals: RunTotals) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE conversations SET session_id = COALESCE(?2, session_id), title = COALESCE(title, ?3),
-                    total_input_tokens = total_input_tokens + ?4, total_output_tokens = total_output_tokens + ?5,
-                    estimated_context_tokens = COALESCE(?6, estimated_context_tokens),
-                    context_limit_reached = ?7, updated_at = ?8
-             WHERE conversation_id = ?1",
-        )
-        .bind(conversation)
-        .bind(totals.session_id)
-        .bind(totals.title)
-        .bind(totals.input_tokens)
-        .bind(totals.output_tokens)
-        .bind(totals.context_tokens)
-        .bind(totals.context_full)
-        .bind(to_micros(Timestamp::now()))
-        .execute(&self.0)
-        .await?;
-        Ok(())
-    }
-
     /// Deletes one of a tenant's conversations with its messages.
     ///
     /// # Errors
     /// The tenant has none of this id.
     pub async fn delete_conversation(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
-        let done = sqlx::query("DELETE FROM conversations WHERE conversation_id = ? AND tenant_id = ?")
+        let done = sqlx::query("DELETE FROM conversations WHERE conversation_id = $1 AND tenant_id = $2")
             .bind(id)
             .bind(tenant)
             .execute(&self.0)

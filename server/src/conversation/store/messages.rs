@@ -5,7 +5,6 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::Row;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::{Store, StoreError, from_micros, to_micros};
 
@@ -30,32 +29,51 @@ pub struct Message {
     pub timestamp: Timestamp,
 }
 
+/// What makes a message.
+#[derive(Debug, Clone, Copy)]
+pub struct NewMessage<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// The conversation.
+    pub conversation: &'a str,
+    /// `user`, or the name of the event it was.
+    pub kind: &'a str,
+    /// How a `done` ended.
+    pub subtype: Option<&'a str>,
+    /// As in [`Message`].
+    pub content: &'a Value,
+}
+
+pub(super) async fn add<'e>(
+    database: impl sqlx::Executor<'e, Database = sqlx::Any>,
+    new: NewMessage<'_>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO messages (message_id, conversation_id, message_seq, message_type, message_subtype, content, timestamp)
+         SELECT $1, conversation_id,
+                (SELECT COALESCE(MAX(message_seq), 0) + 1 FROM messages WHERE conversation_id = $2), $3, $4, $5, $6
+         FROM conversations WHERE conversation_id = $2
+         ON CONFLICT (message_id) DO NOTHING",
+    )
+    .bind(new.id)
+    .bind(new.conversation)
+    .bind(new.kind)
+    .bind(new.subtype)
+    .bind(new.content.to_string())
+    .bind(to_micros(Timestamp::now()))
+    .execute(database)
+    .await
+    .map(|_| ())
+}
+
 impl Store {
-    /// Adds a message to the end of a conversation. To one that was deleted meanwhile, nothing is added.
+    /// Adds a message to the end of a conversation, once however often it is told to: its id says which it is. To a
+    /// conversation that was deleted meanwhile, nothing is added.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn add_message(
-        &self,
-        conversation: &str,
-        kind: &str,
-        subtype: Option<&str>,
-        content: &Value,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO messages (message_id, conversation_id, message_seq, message_type, message_subtype, content, timestamp)
-             SELECT ?1, conversation_id,
-                    (SELECT COALESCE(MAX(message_seq), 0) + 1 FROM messages WHERE conversation_id = ?2), ?3, ?4, ?5, ?6
-             FROM conversations WHERE conversation_id = ?2",
-        )
-        .bind(Uuid::now_v7().to_string())
-        .bind(conversation)
-        .bind(kind)
-        .bind(subtype)
-        .bind(content.to_string())
-        .bind(to_micros(Timestamp::now()))
-        .execute(&self.0)
-        .await?;
+    pub async fn add_message(&self, new: NewMessage<'_>) -> Result<(), StoreError> {
+        add(&self.0, new).await?;
         Ok(())
     }
 
@@ -64,11 +82,11 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn messages(&self, conversation: &str) -> Result<Vec<Message>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = ? ORDER BY message_seq")
+        let rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = $1 ORDER BY message_seq")
             .bind(conversation)
             .fetch_all(&self.0)
             .await?;
-        let read = |row: &sqlx::sqlite::SqliteRow| {
+        let read = |row: &sqlx::any::AnyRow| {
             let content: String = row.try_get("content")?;
             Ok(Message {
                 message_id: row.try_get("message_id")?,

@@ -1,27 +1,20 @@
 //! What is kept of tenants, models, conversations and messages: one query layer, migrations in the binary.
 
 mod conversations;
+mod database;
 mod messages;
 mod models;
+mod runs;
 mod tenants;
 
-use std::path::Path;
-
-use sqlx::sqlite::SqlitePool;
-
 pub use conversations::{
-    Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page, RunTotals,
+    Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page,
 };
-pub use messages::Message;
+pub use database::{Database, OpenError};
+pub use messages::{Message, NewMessage};
 pub use models::{Model, ModelChange, ModelStatus, NewModel};
+pub use runs::{EndedRun, RunTotals};
 pub use tenants::{NewTenant, Tenant, TenantChange, TenantStatus};
-
-use crate::state::open_sqlite;
-
-/// Connections to the file; SQLite has one writer, the others read.
-const CONNECTIONS: u32 = 4;
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Why a question to the store has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -35,21 +28,25 @@ pub enum StoreError {
     /// The database failed.
     #[error("the database: {0}")]
     Database(#[from] sqlx::Error),
+    /// It has not answered for so long.
+    #[error("the database has not answered within {0:?}")]
+    Slow(std::time::Duration),
+    /// What was to be kept cannot be read.
+    #[error("the journal: {0}")]
+    Journal(String),
 }
 
 /// The database.
 #[derive(Debug, Clone)]
-pub struct Store(SqlitePool);
+pub struct Store(sqlx::AnyPool);
 
 impl Store {
-    /// Opens the file, making it where there is none, and brings its schema up to date.
+    /// Connects to the database, making it where it is a file that is not there, and brings its schema up to date.
     ///
     /// # Errors
-    /// It cannot be opened, or was written by a newer version.
-    pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        let pool = open_sqlite(path, CONNECTIONS).await?;
-        MIGRATIONS.run(&pool).await?;
-        Ok(Self(pool))
+    /// It cannot be used, and what to do about it.
+    pub async fn open(database: &Database) -> Result<Self, OpenError> {
+        database.connect().await.map(Self)
     }
 
     /// Whether the database answers.
@@ -61,21 +58,22 @@ impl Store {
         Ok(())
     }
 
-    /// Closes the file.
+    /// Closes all connections.
     pub async fn close(&self) {
         self.0.close().await;
     }
 }
 
-/// Why the database could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The file.
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
-    /// Its schema.
-    #[error("its schema: {0}")]
-    Schema(#[from] sqlx::migrate::MigrateError),
+impl StoreError {
+    /// Whether the same question may have an answer later: the database is away, locked or full.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Database(error) => database::is_away(error),
+            Self::Slow(_) => true,
+            Self::NotFound(_) | Self::Conflict(_) | Self::Journal(_) => false,
+        }
+    }
 }
 
 /// Microseconds since the epoch, as times are kept.

@@ -1,9 +1,9 @@
 //! Models.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
 use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, word, words};
@@ -20,7 +20,7 @@ words! {
 }
 
 /// A model that conversations may use.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Model {
     /// Chosen by whoever created it.
     pub model_id: String,
@@ -76,7 +76,7 @@ pub struct ModelChange {
     pub status: Option<ModelStatus>,
 }
 
-fn read(row: &SqliteRow) -> sqlx::Result<Model> {
+fn read(row: &AnyRow) -> sqlx::Result<Model> {
     let price = |column| {
         let text: String = row.try_get(column)?;
         text.parse::<Price>().map_err(|error| sqlx::Error::Decode(error.into()))
@@ -105,7 +105,7 @@ impl Store {
         let row = sqlx::query(
             "INSERT INTO models (model_id, display_name, bedrock_model_id, model_region, context_window,
                     max_output_tokens, input_token_price, output_token_price, status, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'active', ?9, ?9) RETURNING *",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'active', $9, $9) RETURNING *",
         )
         .bind(&new.model_id)
         .bind(new.display_name)
@@ -136,7 +136,7 @@ impl Store {
     /// # Errors
     /// There is none of this id.
     pub async fn model(&self, id: &str) -> Result<Model, StoreError> {
-        let row = sqlx::query("SELECT * FROM models WHERE model_id = ?").bind(id).fetch_optional(&self.0).await?;
+        let row = sqlx::query("SELECT * FROM models WHERE model_id = $1").bind(id).fetch_optional(&self.0).await?;
         Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
     }
 
@@ -146,14 +146,14 @@ impl Store {
     /// There is none of this id.
     pub async fn update_model(&self, id: &str, change: ModelChange) -> Result<Model, StoreError> {
         let row = sqlx::query(
-            "UPDATE models SET display_name = COALESCE(?2, display_name),
-                    bedrock_model_id = COALESCE(?3, bedrock_model_id), model_region = COALESCE(?4, model_region),
-                    context_window = COALESCE(?5, context_window),
-                    max_output_tokens = COALESCE(?6, max_output_tokens),
-                    input_token_price = COALESCE(?7, input_token_price),
-                    output_token_price = COALESCE(?8, output_token_price),
-                    status = COALESCE(?9, status), updated_at = ?10
-             WHERE model_id = ?1 RETURNING *",
+            "UPDATE models SET display_name = COALESCE($2, display_name),
+                    bedrock_model_id = COALESCE($3, bedrock_model_id), model_region = COALESCE($4, model_region),
+                    context_window = COALESCE($5, context_window),
+                    max_output_tokens = COALESCE($6, max_output_tokens),
+                    input_token_price = COALESCE($7, input_token_price),
+                    output_token_price = COALESCE($8, output_token_price),
+                    status = COALESCE($9, status), updated_at = $10
+             WHERE model_id = $1 RETURNING *",
         )
         .bind(id)
         .bind(change.display_name)
@@ -176,7 +176,7 @@ impl Store {
     /// There is none of this id, or something refers to it.
     pub async fn delete_model(&self, id: &str) -> Result<(), StoreError> {
         let done =
-            sqlx::query("DELETE FROM models WHERE model_id = ?").bind(id).execute(&self.0).await.map_err(|e| {
+            sqlx::query("DELETE FROM models WHERE model_id = $1").bind(id).execute(&self.0).await.map_err(|e| {
                 on_delete(e, "tenants or conversations use the model; set its status to deprecated instead")
             })?;
         if done.rows_affected() == 0 { Err(StoreError::NotFound("model")) } else { Ok(()) }

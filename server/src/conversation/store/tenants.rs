@@ -1,9 +1,9 @@
 //! Tenants.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
 use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, word, words};
@@ -19,7 +19,7 @@ words! {
 }
 
 /// A tenant.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Tenant {
     /// Chosen by whoever created it.
     pub tenant_id: String,
@@ -59,7 +59,7 @@ pub struct TenantChange {
     pub status: Option<TenantStatus>,
 }
 
-fn read(row: &SqliteRow) -> sqlx::Result<Tenant> {
+fn read(row: &AnyRow) -> sqlx::Result<Tenant> {
     Ok(Tenant {
         tenant_id: row.try_get("tenant_id")?,
         system_prompt: row.try_get("system_prompt")?,
@@ -78,7 +78,7 @@ impl Store {
     pub async fn create_tenant(&self, new: NewTenant) -> Result<Tenant, StoreError> {
         let row = sqlx::query(
             "INSERT INTO tenants (tenant_id, system_prompt, model_id, status, created_at, updated_at)
-             VALUES (?1, ?2, ?3, 'active', ?4, ?4) RETURNING *",
+             VALUES ($1, $2, $3, 'active', $4, $4) RETURNING *",
         )
         .bind(&new.tenant_id)
         .bind(new.system_prompt)
@@ -104,7 +104,7 @@ impl Store {
     /// # Errors
     /// There is none of this id.
     pub async fn tenant(&self, id: &str) -> Result<Tenant, StoreError> {
-        let row = sqlx::query("SELECT * FROM tenants WHERE tenant_id = ?").bind(id).fetch_optional(&self.0).await?;
+        let row = sqlx::query("SELECT * FROM tenants WHERE tenant_id = $1").bind(id).fetch_optional(&self.0).await?;
         Ok(read(&row.ok_or(StoreError::NotFound("tenant"))?)?)
     }
 
@@ -114,9 +114,9 @@ impl Store {
     /// There is none of this id, or the model does not exist.
     pub async fn update_tenant(&self, id: &str, change: TenantChange) -> Result<Tenant, StoreError> {
         let row = sqlx::query(
-            "UPDATE tenants SET system_prompt = COALESCE(?2, system_prompt), model_id = COALESCE(?3, model_id),
-                    status = COALESCE(?4, status), updated_at = ?5
-             WHERE tenant_id = ?1 RETURNING *",
+            "UPDATE tenants SET system_prompt = COALESCE($2, system_prompt), model_id = COALESCE($3, model_id),
+                    status = COALESCE($4, status), updated_at = $5
+             WHERE tenant_id = $1 RETURNING *",
         )
         .bind(id)
         .bind(change.system_prompt)
@@ -134,7 +134,7 @@ impl Store {
     /// # Errors
     /// There is none of this id, or it has conversations.
     pub async fn delete_tenant(&self, id: &str) -> Result<(), StoreError> {
-        let done = sqlx::query("DELETE FROM tenants WHERE tenant_id = ?")
+        let done = sqlx::query("DELETE FROM tenants WHERE tenant_id = $1")
             .bind(id)
             .execute(&self.0)
             .await

@@ -1,0 +1,127 @@
+//! A real Redis server of the suite's own, and what can befall it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::fixtures::harness;
+use super::process::{Process, Program};
+use crate::failure::{Failure, check};
+use crate::poll::eventually;
+
+/// How long it may take to answer, and to end.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A Redis server on a port of the loopback interface that keeps nothing on disk.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    port: u16,
+    dir: PathBuf,
+    run: String,
+    process: Arc<Mutex<Process>>,
+}
+
+impl Redis {
+    /// Where the server's and the client's programs are.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub fn find() -> Result<(PathBuf, PathBuf), String> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let find = |name: &str| {
+            let mut places = std::env::split_paths(&path).map(|dir| dir.join(name));
+            places.find(|path| path.is_file()).ok_or_else(|| format!("{name} is not on the search path; install redis"))
+        };
+        Ok((find("redis-server")?, find("redis-cli")?))
+    }
+
+    pub(super) async fn start(run: &str, dir: &Path) -> Result<Self, Failure> {
+        // Free at this moment; should somebody else be quicker, the server says so and ends.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let process = begin(run, dir, port)?;
+        let redis = Self { port, dir: dir.to_owned(), run: run.to_owned(), process: Arc::new(Mutex::new(process)) };
+        redis.answers().await?;
+        Ok(redis)
+    }
+
+    /// What `REDIS_URL` is to be.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn process(&self) -> Process {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn answers(&self) -> Result<(), Failure> {
+        let answers = eventually(LIMIT, "an answer of redis-server", async || {
+            let pong = self.command(["PING"]).await?;
+            check(pong.trim() == "PONG", format!("{pong:?}; it printed: {}", self.process().printed()))
+        });
+        answers.await.map_err(harness)
+    }
+
+    /// One command, as `redis-cli` takes it; gives what that prints.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub async fn command<A: Into<std::ffi::OsString>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<String, Failure> {
+        let (_, cli) = Self::find().map_err(Failure::harness)?;
+        let port = self.port.to_string();
+        let first = ["-e", "-p", &port].map(std::ffi::OsString::from);
+        let program = Program::new(&cli, first.into_iter().chain(args.into_iter().map(Into::into)));
+        let output = program.output(&self.run, LIMIT).await?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        check(output.status.success(), format!("redis-cli: {told}{}", String::from_utf8_lossy(&output.stderr)))?;
+        Ok(told)
+    }
+
+    /// Ends it at once; one that has ended is no error.
+    ///
+    /// # Errors
+    /// It cannot be ended.
+    pub async fn kill(&self) -> Result<(), Failure> {
+        self.process().kill().await
+    }
+
+    /// Starts it again after [`Redis::kill`]: on the same port, and empty.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_again(&self) -> Result<(), Failure> {
+        let process = begin(&self.run, &self.dir, self.port)?;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        self.answers().await
+    }
+
+    /// It stands still: connections are accepted, nothing is answered.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn pause(&self) -> Result<(), Failure> {
+        self.process().signal(Signal::STOP).await
+    }
+
+    /// It goes on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn resume(&self) -> Result<(), Failure> {
+        self.process().signal(Signal::CONT).await
+    }
+}
+
+fn begin(run: &str, dir: &Path, port: u16) -> Result<Process, Failure> {
+    let (server, _) = Redis::find().map_err(Failure::harness)?;
+    let port = port.to_string();
+    let dir_text = dir.display().to_string();
+    let args = ["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no", "--dir", &dir_text];
+    Ok(Process::start(&Program::new(&server, args), run, &dir.join("redis.log"))?)
+}

@@ -1,0 +1,135 @@
+//! The AWS credentials as they are now: asked of the chain when they are needed, and again when they end or are said to have.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+
+use crate::answer::Refusal;
+
+/// How long the chain may take; it asks other hosts in some deployments.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Credentials are not used so close to their end: the request has to arrive before it.
+const BEFORE_EXPIRY: Duration = Duration::from_secs(60);
+/// Those that do not say when they end are asked for again after so long: some chains start a program for it.
+const ENDLESS: Duration = Duration::from_secs(5);
+/// Between two times that a target's word is taken for the end of credentials. A client can make a target say it.
+const BETWEEN_DOUBTS: Duration = Duration::from_secs(10);
+
+/// Where the credentials come from.
+pub(crate) struct Chain {
+    provider: Option<SharedCredentialsProvider>,
+    known: Mutex<Known>,
+    /// One request at a time asks.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// And since when.
+    credentials: Option<(Credentials, Instant)>,
+    /// When they were doubted last.
+    doubted: Option<Instant>,
+}
+
+impl Known {
+    fn fresh(&self) -> Option<Credentials> {
+        let (credentials, since) = self.credentials.as_ref()?;
+        let fresh = match credentials.expiry() {
+            Some(expiry) => expiry > SystemTime::now() + BEFORE_EXPIRY,
+            None => since.elapsed() < ENDLESS,
+        };
+        fresh.then(|| credentials.clone())
+    }
+
+    /// Whether a doubt that comes `now` counts; then they are forgotten.
+    fn doubt(&mut self, refused: &Credentials, now: Instant) -> bool {
+        let another = self.credentials.as_ref().is_none_or(|(known, _)| known != refused);
+        let too_soon = self.doubted.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN_DOUBTS);
+        if another || too_soon {
+            return false;
+        }
+        (self.credentials, self.doubted) = (None, Some(now));
+        true
+    }
+}
+
+impl Chain {
+    pub(crate) fn new(provider: Option<SharedCredentialsProvider>) -> Self {
+        Self { provider, known: Mutex::default(), asking: tokio::sync::Mutex::default() }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The credentials as they are now.
+    pub(crate) async fn credentials(&self) -> Result<Credentials, Refusal> {
+        let fresh = self.known().fresh();
+        if let Some(credentials) = fresh {
+            return Ok(credentials);
+        }
+        let provider = self.provider.as_ref().ok_or_else(Refusal::no_credentials)?;
+        let lookup = async {
+            let _alone = self.asking.lock().await;
+            // Who asked before may have been told.
+            let fresh = self.known().fresh();
+            if let Some(credentials) = fresh {
+                return Ok(credentials);
+            }
+            let credentials = provider.provide_credentials().await?;
+            if credentials.expiry().is_some_and(|expiry| expiry <= SystemTime::now()) {
+                return Err(CredentialsError::provider_error("they have expired"));
+            }
+            self.known().credentials = Some((credentials.clone(), Instant::now()));
+            Ok::<_, CredentialsError>(credentials)
+        };
+        match tokio::time::timeout(PATIENCE, lookup).await {
+            Ok(Ok(credentials)) => Ok(credentials),
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "no AWS credentials");
+                Err(Refusal::no_credentials())
+            }
+            Err(_) => {
+                tracing::error!("no AWS credentials: the chain did not answer in time");
+                Err(Refusal::no_credentials())
+            }
+        }
+    }
+
+    /// A target said that these have ended, whatever they say themselves: the next request asks for others.
+    pub(crate) fn doubt(&self, refused: &Credentials) {
+        if self.known().doubt(refused, Instant::now()) {
+            tracing::warn!("a target does not know the AWS credentials any more; they are asked for again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_doubt_counts_once_in_a_while_and_only_against_what_was_refused() {
+        let (old, new) =
+            (Credentials::new("old", "s", None, None, "test"), Credentials::new("new", "s", None, None, "test"));
+        let now = Instant::now();
+        let mut known = Known { credentials: Some((old.clone(), now)), doubted: None };
+        assert!(!known.doubt(&new, now), "others are known by now");
+        assert!(known.doubt(&old, now) && known.fresh().is_none());
+        known.credentials = Some((new.clone(), now));
+        assert!(!known.doubt(&new, now + BETWEEN_DOUBTS / 2) && known.fresh().is_some(), "too soon");
+        assert!(known.doubt(&new, now + BETWEEN_DOUBTS));
+    }
+
+    #[test]
+    fn what_is_about_to_end_is_not_used() {
+        let ending = |left: Duration| {
+            let credentials = Credentials::new("id", "s", None, Some(SystemTime::now() + left), "test");
+            Known { credentials: Some((credentials, Instant::now())), doubted: None }.fresh().is_some()
+        };
+        assert!(ending(BEFORE_EXPIRY * 2) && !ending(BEFORE_EXPIRY / 2));
+    }
+}

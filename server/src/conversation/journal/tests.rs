@@ -1,0 +1,287 @@
+use std::fs;
+use std::io::{Read, Seek, Write};
+
+use super::*;
+use crate::conversation::event::{Done, DoneStatus, UsageReport};
+use crate::conversation::run::Order;
+use crate::conversation::store::{Conversation, ConversationStatus, Model, ModelStatus, Tenant, TenantStatus};
+
+fn head() -> Head {
+    let at = jiff::Timestamp::UNIX_EPOCH;
+    let price = |text: &str| text.parse().expect("a price");
+    Head {
+        run_id: "r".into(),
+        began: at,
+        order: Order {
+            conversation: Conversation {
+                conversation_id: "c".into(),
+                session_id: "s".into(),
+                tenant_id: "t".into(),
+                user_id: "u".into(),
+                model_id: "m".into(),
+                title: None,
+                status: ConversationStatus::Active,
+                workspace_enabled: true,
+                total_input_tokens: 0,
+                total_output_tokens: 0,
+                estimated_context_tokens: 0,
+                context_limit_reached: false,
+                created_at: at,
+                updated_at: at,
+            },
+            tenant: Tenant {
+                tenant_id: "t".into(),
+                system_prompt: Some("— 長屋\n".into()),
+                model_id: None,
+                status: TenantStatus::Active,
+                created_at: at,
+                updated_at: at,
+            },
+            model: Model {
+                model_id: "m".into(),
+                display_name: "M".into(),
+                bedrock_model_id: "b".into(),
+                model_region: None,
+                context_window: 1,
+                max_output_tokens: 1,
+                input_token_price: price("0.0030"),
+                output_token_price: price("1"),
+                status: ModelStatus::Active,
+                created_at: at,
+                updated_at: at,
+            },
+            user_input: "two\nlines".into(),
+        },
+    }
+}
+
+fn done() -> Event {
+    Event::Done(Done {
+        status: DoneStatus::Success,
+        result: String::new(),
+        is_error: false,
+        errors: Vec::new(),
+        usage: UsageReport::default(),
+        cost_usd: "0".into(),
+        turn_count: 1,
+        duration_ms: 1,
+        session_id: None,
+    })
+}
+
+fn text(text: &str) -> Event {
+    Event::TextDelta { text: text.into() }
+}
+
+fn ping() -> Event {
+    Event::Ping { elapsed_ms: 1 }
+}
+
+fn begin() -> Arc<Journal> {
+    Arc::new(Journal::begin(tempfile::tempfile().expect("a file"), head()).expect("begins"))
+}
+
+/// All that a reader is sent.
+async fn sent(mut reader: Reader) -> String {
+    let mut all = Vec::new();
+    while let Some(piece) = reader.next().await.expect("reads") {
+        assert!(!piece.is_empty() && piece.len() <= 8 * 1024, "a piece of {} bytes", piece.len());
+        all.extend_from_slice(&piece);
+    }
+    String::from_utf8(all).expect("text")
+}
+
+fn ids(stream: &str) -> Vec<String> {
+    stream.lines().filter_map(|line| line.strip_prefix("id: ")).map(Into::into).collect()
+}
+
+fn numbered(seqs: std::ops::RangeInclusive<usize>) -> Vec<String> {
+    seqs.map(|seq| format!("r:{seq}")).collect()
+}
+
+#[tokio::test]
+async fn readers_get_all_of_it_whenever_they_come() {
+    let journal = begin();
+    let early = tokio::spawn(sent(journal.reader(0)));
+    for n in 0..100 {
+        journal.append(n, &ping()).expect("writes");
+        journal.note(&Note::Cancel).expect("writes");
+        tokio::task::yield_now().await;
+    }
+    journal.append(0, &done()).expect("writes");
+    journal.append(0, &ping()).expect("is dropped");
+    journal.note(&Note::Settled).expect("writes");
+    let early = early.await.expect("reads");
+    assert_eq!(ids(&early), numbered(1..=101));
+    assert_eq!(sent(journal.reader(0)).await, early);
+    assert_eq!(ids(&sent(journal.reader(99)).await), numbered(100..=101));
+    assert_eq!(sent(journal.reader(101)).await, "");
+    assert_eq!(sent(journal.reader(500)).await, "");
+}
+
+#[tokio::test]
+async fn what_a_client_sees_is_the_payload_in_a_frame() {
+    let journal = begin();
+    journal.append(7, &text("{\n— \"長屋\" #")).expect("writes");
+    journal.append(0, &done()).expect("writes");
+    let stream = sent(journal.reader(0)).await;
+    let mut decoder = nagaya_protocol::sse::Decoder::new();
+    decoder.push(stream.as_bytes());
+    let event = decoder.next_event().expect("decodes").expect("an event");
+    assert_eq!((event.id.as_deref(), event.name.as_deref()), (Some("r:1"), Some("text_delta")));
+    let data: serde_json::Value = serde_json::from_str(&event.data).expect("JSON");
+    assert_eq!((data["seq"].as_u64(), data["text"].as_str()), (Some(1), Some("{\n— \"長屋\" #")));
+}
+
+#[tokio::test]
+async fn a_long_event_goes_out_in_small_pieces_and_a_reader_may_come_in_the_middle() {
+    let journal = begin();
+    let long = "長".repeat(700_000);
+    for n in 1..=20_000_u64 {
+        journal.put(n, &text("small"));
+        if n == 10_000 {
+            journal.put(n, &text(&long));
+        }
+        if n % 7 == 0 {
+            journal.flush().expect("writes");
+        }
+    }
+    journal.append(0, &done()).expect("writes");
+    assert!(journal.inner().marks.len() > 20, "{} marks", journal.inner().marks.len());
+    let all = sent(journal.reader(0)).await;
+    assert_eq!(ids(&all), numbered(1..=20_002));
+    assert!(all.contains(&long));
+    for after in [1, 600, 9_999, 10_000, 10_001, 15_000, 20_001] {
+        let rest = sent(journal.reader(after)).await;
+        assert!(all.ends_with(&rest) && rest.starts_with(&format!("id: r:{}\n", after + 1)), "after {after}");
+    }
+}
+
+#[tokio::test]
+async fn readers_are_let_go_where_the_process_leaves_the_run() {
+    let journal = begin();
+    journal.append(1, &ping()).expect("writes");
+    let reading = tokio::spawn(sent(journal.reader(0)));
+    journal.leave();
+    assert_eq!(ids(&reading.await.expect("reads")), numbered(1..=1));
+    assert!(!journal.ended().await && !journal.is_closed());
+}
+
+/// What a run would leave, and how its lines come about.
+fn a_run(journal: &Journal) {
+    let call = |id: &str| Event::ToolCall {
+        tool_use_id: id.into(),
+        tool_name: "Bash".into(),
+        input: serde_json::json!({"a": "\n}"}),
+        summary: "長".into(),
+        parent_agent_id: None,
+    };
+    journal.append(0, &Event::setup("Opening")).expect("writes");
+    journal.note(&Note::Room { workspace: "w".into() }).expect("writes");
+    journal.note(&Note::Execution { id: "e".into(), began: jiff::Timestamp::UNIX_EPOCH }).expect("writes");
+    for event in [text("a"), call("1"), call("2")] {
+        journal.append(2, &event).expect("writes");
+    }
+    journal.append(0, &ping()).expect("writes");
+    journal.append(5, &text("b")).expect("writes");
+    journal.append(0, &done()).expect("writes");
+    journal.note(&Note::Settled).expect("writes");
+}
+
+#[tokio::test]
+async fn killed_at_every_byte_it_goes_on_without_gap_or_repeat() {
+    let mut whole = Vec::new();
+    let journal = begin();
+    a_run(&journal);
+    let mut file = &journal.file;
+    file.rewind().expect("rewinds");
+    file.read_to_end(&mut whole).expect("reads");
+    let seen_whole = sent(journal.reader(0)).await;
+    let first = whole.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+    for cut in 0..=whole.len() {
+        // Cut off, and, as after a power failure, followed by nothing that means anything.
+        for junk in [&b""[..], &[0; 300], b"9 text_delta {\"seq\":1,", b"\x01\n", b"#\"settl"] {
+            let mut file = tempfile::tempfile().expect("a file");
+            file.write_all(&whole[..cut]).and_then(|()| file.write_all(junk)).expect("writes");
+            let Some(past) = Past::read(&file).expect("reads") else {
+                assert!(cut < first, "cut at {cut}: nothing of it is known");
+                continue;
+            };
+            assert_eq!(past.head.order.user_input, "two\nlines");
+            assert!(past.bytes <= cut as u64 && whole[..usize::try_from(past.bytes).expect("small")].ends_with(b"\n"));
+            let lost = &whole[usize::try_from(past.bytes).expect("small")..cut];
+            assert!(!lost.contains(&b'\n') || past.done, "cut at {cut}: a whole line was given up");
+            let (seq, was_done) = (past.seq, past.done);
+            let resumed = Arc::new(Journal::resume(file, &past).expect("resumes"));
+            for _ in seq..6 {
+                resumed.append(0, &ping()).expect("writes");
+            }
+            resumed.append(0, &done()).expect("writes");
+            let stream = sent(resumed.reader(0)).await;
+            assert_eq!(ids(&stream), numbered(1..=if was_done { 7 } else { 7.max(seq + 1) }), "cut at {cut}");
+            let kept: Vec<&str> = seen_whole.split_inclusive("\n\n").take(seq).collect();
+            assert!(stream.starts_with(&kept.concat()), "cut at {cut}: what was seen is still there");
+        }
+    }
+}
+
+#[test]
+fn what_is_needed_to_go_on_is_in_it() {
+    let mut file = tempfile::tempfile().expect("a file");
+    let journal = Journal::begin(file.try_clone().expect("clones"), head()).expect("begins");
+    a_run(&journal);
+    let past = Past::read(&file).expect("reads").expect("a past");
+    assert_eq!((past.seq, past.done, past.agent, past.of_agent), (7, true, 5, 1));
+    let (_, at) = (past.bytes, whole_up_to(&mut file, "ping"));
+    file.set_len(at).expect("cuts");
+    let past = Past::read(&file).expect("reads").expect("a past");
+    assert_eq!((past.seq, past.done, past.agent, past.of_agent), (4, false, 2, 3));
+    assert_eq!((past.room.as_deref(), past.execution.map(|e| e.id).as_deref()), (Some("w"), Some("e")));
+    let mut open: Vec<_> = past.tools.into_iter().collect();
+    open.sort_unstable();
+    assert_eq!(open, [("1".to_owned(), "Bash".to_owned()), ("2".to_owned(), "Bash".to_owned())]);
+}
+
+fn whole_up_to(file: &mut File, name: &str) -> u64 {
+    let mut text = String::new();
+    file.rewind().and_then(|()| file.read_to_string(&mut text)).expect("reads");
+    let before: String = text.split_inclusive('\n').take_while(|line| !line.contains(&format!(" {name} "))).collect();
+    before.len() as u64
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_keeps_no_end_from_its_readers() {
+    let journal = begin();
+    journal.append(1, &ping()).expect("writes");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("f");
+    let mut file = &journal.file;
+    let mut bytes = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("reads");
+    fs::write(&path, &bytes).expect("writes");
+    let past = Past::read(&journal.file).expect("reads").expect("a past");
+    let inner = Inner { written: past.bytes, seq: past.seq, ..Inner::default() };
+    let read_only = File::open(&path).expect("opens");
+    let journal =
+        Arc::new(Journal::new("r".into(), read_only, inner, Progress { bytes: past.bytes, ..Progress::default() }));
+    let reading = tokio::spawn(sent(journal.reader(0)));
+    assert!(journal.append(2, &text("x")).is_err());
+    assert!(journal.append(0, &done()).is_err());
+    assert_eq!(ids(&reading.await.expect("reads")), numbered(1..=3));
+}
+
+#[test]
+fn the_shelf_knows_what_is_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shelf = Shelf::open(dir.path().join("runs")).expect("opens");
+    fs::write(shelf.path().join("notes"), "of somebody else's").expect("writes");
+    let journal = shelf.begin(head()).expect("begins");
+    assert!(shelf.begin(head()).is_err(), "a run has one journal");
+    let slip = || shelf.slips().expect("lists").pop().expect("one");
+    assert_eq!((slip().conversation.as_str(), slip().run_id.as_str()), ("c", "r"));
+    assert!(!shelf.is_settled(&slip()).expect("reads"));
+    a_run(&journal);
+    assert!(shelf.is_settled(&slip()).expect("reads"));
+    shelf.remove(&slip()).expect("removes");
+    assert!(shelf.slips().expect("lists").is_empty());
+}

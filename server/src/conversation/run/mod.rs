@@ -1,0 +1,408 @@
+//! One run: a room, an execution in it, and the journal of what happened.
+
+mod end;
+mod tell;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nagaya_protocol::{AgentEvent, ErrorKind, ExecuteRequest, Usage};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::event::{DoneStatus, ErrorType, Event};
+use super::journal::{Journal, Note, Past, PastExecution};
+use super::recovery::Stream;
+use super::runs::Means;
+use super::store::{Conversation, ConversationStatus, Model, StoreError, Tenant};
+use super::translate::{self, Translator};
+use crate::telemetry::metrics::RunOutcome;
+use crate::workspace::room::Occupant;
+use crate::workspace::{AcquireError, Lease, Origin, Why};
+
+/// How often a reader hears that the run goes on.
+const PING: Duration = Duration::from_secs(10);
+
+/// How long an agent that ends goes on answering, and some more.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What is to be run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Order {
+    /// In which conversation.
+    pub conversation: Conversation,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// With which model.
+    pub model: Model,
+    /// What the user asks for.
+    pub user_input: String,
+}
+
+/// What becomes of a run that goes on when the server stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// It goes on in its room, and the next server takes it up.
+    GoesOn,
+    /// It ends with the server.
+    Ends,
+}
+
+/// A run under way.
+#[derive(Debug)]
+pub(super) struct Run {
+    means: Means,
+    order: Order,
+    past: Past,
+    journal: Arc<Journal>,
+    cancel: CancellationToken,
+    stop: CancellationToken,
+    translator: Translator,
+    began: Timestamp,
+    errors: Vec<String>,
+    /// Number of the agent's event that is being told; 0 for none.
+    agent: u64,
+    /// How many of its events an earlier process has told already.
+    told: usize,
+    /// Messages from this event on are in the journal, but not yet in the database.
+    unkept: Option<usize>,
+}
+
+/// How a run ended, before it is told.
+struct Outcome {
+    status: DoneStatus,
+    outcome: RunOutcome,
+    result: String,
+    usage: Usage,
+    turns: u32,
+    session: Option<String>,
+}
+
+impl Outcome {
+    fn without_result(status: DoneStatus, outcome: RunOutcome) -> Self {
+        Self { status, outcome, result: String::new(), usage: Usage::default(), turns: 0, session: None }
+    }
+
+    fn error() -> Self {
+        Self::without_result(DoneStatus::Error, RunOutcome::Error)
+    }
+
+    fn cancelled() -> Self {
+        Self::without_result(DoneStatus::Cancelled, RunOutcome::Cancelled)
+    }
+}
+
+impl Run {
+    /// A run that goes on from its past, which may be nothing.
+    pub(super) fn new(
+        means: Means,
+        mut past: Past,
+        journal: Arc<Journal>,
+        cancel: CancellationToken,
+        stop: CancellationToken,
+    ) -> Self {
+        let order = past.head.order.clone();
+        let translator = Translator::new(order.conversation.conversation_id.clone(), std::mem::take(&mut past.tools));
+        if past.cancelled {
+            cancel.cancel();
+        }
+        Self {
+            means,
+            order,
+            journal,
+            cancel,
+            stop,
+            translator,
+            began: past.head.began,
+            errors: std::mem::take(&mut past.errors),
+            agent: 0,
+            told: 0,
+            unkept: Some(0),
+            past,
+        }
+    }
+
+    /// From the first event, or from where an earlier process stopped, to `done`. `false` where this process stops and
+    /// something is left for the next to do.
+    pub(super) async fn drive(mut self) -> bool {
+        self.catch_up().await;
+        let ending = match self.past.ending.take() {
+            Some(ending) => ending,
+            // A run that panicked: there is no more to it.
+            None if self.past.done => return self.settled(),
+            None => match self.course().await {
+                Some(outcome) => self.ending(outcome).await,
+                None => return self.leave().await,
+            },
+        };
+        self.conclude(ending).await
+    }
+
+    /// `None` where the run goes on without this process.
+    async fn course(&mut self) -> Option<Outcome> {
+        match (self.past.room.take(), self.past.execution.take()) {
+            (None, _) => self.set_out().await,
+            (Some(room), execution) => self.take_up(&room, execution).await,
+        }
+    }
+
+    async fn set_out(&mut self) -> Option<Outcome> {
+        // It may have been archived or deleted between its look-up and the run's entry into the table, from where on a
+        // deletion sees the run: then no room must be opened for it any more.
+        let (tenant, id) = (&self.order.conversation.tenant_id, &self.order.conversation.conversation_id);
+        match self.means.store.conversation(tenant, id).await {
+            Ok(Conversation { status: ConversationStatus::Archived, .. }) | Err(StoreError::NotFound(_)) => {
+                return Some(Outcome::cancelled());
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(conversation = id, %error, "a run begins without a look at its conversation"),
+        }
+        self.say(&Event::setup("Opening a room")).await;
+        let lease = match self.means.workspaces.acquire(self.occupant()).await {
+            Ok(lease) => lease,
+            Err(error) => {
+                self.fail(ErrorType::WorkspaceError, error.to_string(), true).await;
+                return Some(Outcome::error());
+            }
+        };
+        let origin = match lease.origin() {
+            Origin::Reused => "the conversation's own",
+            Origin::Warm => "from the warm pool",
+            Origin::Cold => "newly made",
+        };
+        self.say(&Event::setup(format!("Room {} is ready: {origin}, {} ms", lease.workspace_id(), self.elapsed_ms())))
+            .await;
+        if self.cancel.is_cancelled() {
+            return Some(Outcome::cancelled());
+        }
+        if self.stop.is_cancelled() && self.means.outlook == Outlook::GoesOn {
+            return None;
+        }
+        // Before the agent is asked: from here on a restarted server must look into this room.
+        if let Err(error) = self.journal.note(&Note::Room { workspace: lease.workspace_id().into() }) {
+            return Some(self.unwritable(lease, None, error).await);
+        }
+        match lease.execute(&self.request(&lease)).await {
+            Ok(stream) => self.follow(lease, Stream::new(stream), self.means.execution_timeout).await,
+            Err(error) => Some(self.give_up(lease, error.to_string()).await),
+        }
+    }
+
+    /// Takes up what an earlier process left in a room.
+    async fn take_up(&mut self, room: &str, execution: Option<PastExecution>) -> Option<Outcome> {
+        let reattached = self.means.workspaces.reattach(self.occupant(), room);
+        let Some(lease) = self.stop.run_until_cancelled(reattached).await? else {
+            let why = "the room was lost: it did not outlive the server's absence".to_owned();
+            self.means.metrics.crashed();
+            self.fail(ErrorType::ExecutionError, why, true).await;
+            let acquired = self.means.workspaces.acquire(self.occupant()).await;
+            self.move_on(acquired).await;
+            return Some(Outcome::error());
+        };
+        let Some(PastExecution { id, began }) = execution else {
+            // Whether the agent was reached, and under which id the execution goes on, nobody knows.
+            let why = "the server was gone before the agent had answered".to_owned();
+            return Some(self.give_up(lease, why).await);
+        };
+        // The last of the agent's events once more: it may have been told in part only.
+        match Stream::take_up(&lease, id, self.past.agent.saturating_sub(1)).await {
+            Ok(stream) => {
+                let left = self.means.execution_timeout.saturating_sub(since(began));
+                self.follow(lease, stream, left).await
+            }
+            Err(error) => Some(self.give_up(lease, error.to_string()).await),
+        }
+    }
+
+    fn occupant(&self) -> Occupant {
+        let conversation = &self.order.conversation;
+        Occupant { conversation: conversation.conversation_id.clone(), tenant: conversation.tenant_id.clone() }
+    }
+
+    fn request(&self, lease: &Lease) -> ExecuteRequest {
+        ExecuteRequest {
+            user_input: self.order.user_input.clone(),
+            system_prompt: self.order.tenant.system_prompt.clone(),
+            model: Some(self.order.model.bedrock_model_id.clone()),
+            region: self.order.model.model_region.clone(),
+            session_id: lease.session().map(Into::into),
+            ..ExecuteRequest::default()
+        }
+    }
+
+    /// Reads the execution to its end, or ends it, or leaves it to the next server (`None`).
+    async fn follow(&mut self, lease: Lease, mut stream: Stream, left: Duration) -> Option<Outcome> {
+        let time_up = tokio::time::sleep(left);
+        tokio::pin!(time_up);
+        let mut ping = tokio::time::interval(PING);
+        ping.reset();
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => {
+                    self.end_execution(lease, stream.execution()).await;
+                    return Some(Outcome::cancelled());
+                }
+                () = self.stop.cancelled() => {
+                    if self.means.outlook == Outlook::GoesOn && stream.execution().is_some() {
+                        return None;
+                    }
+                    self.fail(ErrorType::ServerStopping, "the server is stopping".into(), true).await;
+                    self.end_execution(lease, stream.execution()).await;
+                    return Some(Outcome::error());
+                }
+                () = &mut time_up => return Some(self.time_is_up(lease).await),
+                _ = ping.tick() => {
+                    self.say(&Event::Ping { elapsed_ms: self.elapsed_ms() }).await;
+                    continue;
+                }
+                event = stream.next(&lease) => event,
+            };
+            let mut heard = match event {
+                Ok(event) => Some(event),
+                Err(lost) => return Some(self.give_up(lease, lost.to_string()).await),
+            };
+            // All that has arrived together is written together: a write for each would cost more than all else.
+            while let Some((number, event)) = heard {
+                self.hear(number);
+                match event {
+                    AgentEvent::Result { is_error, result, session_id, usage, num_turns, .. } => {
+                        lease.finish(Some(session_id.clone())).await;
+                        return Some(self.judge(is_error, result, session_id, usage, num_turns).await);
+                    }
+                    AgentEvent::Error { error_type: ErrorKind::Cancelled, message } => {
+                        return Some(self.ended_unasked(lease, message).await);
+                    }
+                    AgentEvent::Error { error_type, message } => {
+                        lease.finish(None).await;
+                        self.fail(translate::error_type(error_type), message, true).await;
+                        return Some(Outcome::error());
+                    }
+                    AgentEvent::Started { execution_id } => self.started(execution_id),
+                    event => self.pass_on(event).await,
+                }
+                heard = stream.arrived();
+            }
+            self.agent = 0;
+            if let Err(error) = self.journal.flush() {
+                return Some(self.unwritable(lease, stream.execution(), error).await);
+            }
+        }
+    }
+
+    fn started(&self, id: String) {
+        if self.past.agent == 0
+            && let Err(error) = self.journal.note(&Note::Execution { id, began: Timestamp::now() })
+        {
+            // The next flush tells the same, and is looked at.
+            tracing::warn!(run = self.journal.run_id(), %error, "the execution is not in the journal");
+        }
+    }
+
+    async fn pass_on(&mut self, event: AgentEvent) {
+        for event in self.translator.translate(event) {
+            self.put(&event).await;
+        }
+    }
+
+    async fn judge(&mut self, is_error: bool, result: String, session: String, usage: Usage, turns: u32) -> Outcome {
+        let (status, outcome) =
+            if is_error { (DoneStatus::Error, RunOutcome::Error) } else { (DoneStatus::Success, RunOutcome::Success) };
+        if is_error {
+            self.fail(ErrorType::ExecutionError, result.clone(), true).await;
+        } else if self.order.conversation.title.is_none() {
+            self.say(&Event::Title { title: self.title() }).await;
+        }
+        Outcome { status, outcome, result, usage, turns, session: Some(session) }
+    }
+
+    /// The agent has ended the execution, and not because we said so: nobody listened for too long, or the room itself is
+    /// about to end.
+    async fn ended_unasked(&mut self, lease: Lease, why: String) -> Outcome {
+        if !lease.stays_alive(FAREWELL).await {
+            return self.give_up(lease, why).await;
+        }
+        lease.finish(None).await;
+        self.fail(ErrorType::ExecutionError, why, true).await;
+        Outcome::error()
+    }
+
+    fn title(&self) -> String {
+        translate::shorten(&self.order.user_input)
+    }
+
+    async fn end_execution(&mut self, lease: Lease, execution: Option<&str>) {
+        let ended = match execution {
+            Some(execution) => lease.cancel(execution).await.map_err(|error| error.to_string()),
+            None => Err("the execution has not told its id".into()),
+        };
+        match ended {
+            Ok(()) => lease.finish(None).await,
+            Err(error) => {
+                tracing::warn!(workspace = lease.workspace_id(), error, "execution not cancelled, so its room goes");
+                lease.abandon(Why::Unhealthy).await;
+            }
+        }
+    }
+
+    /// The disk does not take the journal: a run that could not be read again must not go on.
+    async fn unwritable(&mut self, lease: Lease, execution: Option<&str>, error: std::io::Error) -> Outcome {
+        self.agent = 0;
+        self.fail(ErrorType::InternalError, format!("the run's journal cannot be written: {error}"), true).await;
+        match execution {
+            Some(_) => self.end_execution(lease, execution).await,
+            None => lease.finish(None).await,
+        }
+        Outcome::error()
+    }
+
+    async fn time_is_up(&mut self, lease: Lease) -> Outcome {
+        let limit = self.means.execution_timeout;
+        // Nothing of it runs any more once the room is gone.
+        lease.abandon(Why::Timeout).await;
+        self.fail(ErrorType::TimeoutError, format!("the run took longer than {limit:?}; its room was replaced"), true)
+            .await;
+        Outcome::without_result(DoneStatus::Error, RunOutcome::Timeout)
+    }
+
+    /// The room cannot be talked to: it goes, and where another can be had, that is told.
+    async fn give_up(&mut self, lease: Lease, why: String) -> Outcome {
+        self.means.metrics.crashed();
+        self.agent = 0;
+        self.fail(ErrorType::ExecutionError, format!("the room was lost: {why}"), true).await;
+        // The new room need not wait until the old one is gone; the end of the run does: something may still go on in there.
+        let (old_is_gone, acquired) = lease.replace(Why::Dead).await;
+        self.move_on(acquired).await;
+        old_is_gone.await;
+        Outcome::error()
+    }
+
+    async fn move_on(&mut self, acquired: Result<Lease, AcquireError>) {
+        match acquired {
+            Ok(lease) => {
+                lease.finish(None).await;
+                self.say(&Event::ContainerRecovered {
+                    message: "The room was lost; a new one stands ready".into(),
+                    recovered: true,
+                    retry_recommended: true,
+                })
+                .await;
+            }
+            Err(error) => self.fail(ErrorType::WorkspaceError, format!("no new room: {error}"), true).await,
+        }
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        millis(self.began)
+    }
+}
+
+fn millis(began: Timestamp) -> u64 {
+    u64::try_from(since(began).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Time since then, by a clock that goes on while no server runs.
+fn since(then: Timestamp) -> Duration {
+    Timestamp::now().duration_since(then).try_into().unwrap_or_default()
+}

@@ -1,0 +1,227 @@
+//! Which database, how it is connected to, and what its faults mean.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use sqlx::any::AnyPoolOptions;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{AnyPool, Executor};
+use url::Url;
+
+/// How long a statement waits for a connection, and for somebody else's lock.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries for the lock under which a file is brought up to date.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long PostgreSQL may work on one statement: none of ours takes a tenth of it.
+const LONGEST_STATEMENT: Duration = Duration::from_secs(10);
+/// Connections to an SQLite file: it has one writer, the others read.
+const SQLITE_CONNECTIONS: u32 = 4;
+/// Connections to PostgreSQL, which allows a hundred to all its clients together unless told otherwise.
+const POSTGRES_CONNECTIONS: u32 = 16;
+
+static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
+static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
+
+/// Where the database is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Database {
+    /// In this file.
+    Sqlite(PathBuf),
+    /// At this address, which may hold a password.
+    Postgres(Url),
+}
+
+impl FromStr for Database {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const ACCEPTED: &str = "accepted: sqlite:///absolute/path, postgres://user:password@host:port/database, \
+                                or nothing for a file in STATE_DIR";
+        if let Some(path) = text.strip_prefix("sqlite://") {
+            return if path.starts_with('/') { Ok(Self::Sqlite(path.into())) } else { Err(ACCEPTED) };
+        }
+        let url: Url = text.parse().map_err(|_| ACCEPTED)?;
+        match url.scheme() {
+            "postgres" | "postgresql" if url.path().len() > 1 => Ok(Self::Postgres(url)),
+            _ => Err(ACCEPTED),
+        }
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "{path:?}"),
+            Self::Postgres(url) => {
+                let host = url.host_str().unwrap_or("(socket)");
+                write!(f, "postgres://{host}:{}{}", url.port().unwrap_or(5432), url.path())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why the database cannot be used, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Who we say we are is not let in.
+    #[error("it lets nobody in with the user and password of DATABASE_URL ({0}); correct them, or its pg_hba.conf")]
+    Refused(sqlx::Error),
+    /// The server is there, the database is not.
+    #[error("there is no such database ({0}); make it with createdb, or name another in DATABASE_URL")]
+    Missing(sqlx::Error),
+    /// It does not answer.
+    #[error("it does not answer ({0}); start it, or correct DATABASE_URL")]
+    Away(sqlx::Error),
+    /// It failed otherwise.
+    #[error(transparent)]
+    Database(sqlx::Error),
+    /// A later version has written it.
+    #[error(
+        "a newer version of this server has written it (its schema has step {0}, unknown here); start that version, or restore a backup"
+    )]
+    Newer(i64),
+    /// Its schema cannot be brought up to date.
+    #[error("its schema: {0}")]
+    Schema(MigrateError),
+}
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        match code(&error).as_deref() {
+            Some("28P01" | "28000") => Self::Refused(error),
+            Some("3D000") => Self::Missing(error),
+            _ if is_away(&error) => Self::Away(error),
+            _ => Self::Database(error),
+        }
+    }
+}
+
+impl From<MigrateError> for OpenError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::VersionMissing(version) => Self::Newer(version),
+            MigrateError::Execute(error) => error.into(),
+            other => Self::Schema(other),
+        }
+    }
+}
+
+impl Database {
+    /// Connects, and brings the schema up to date under a lock: servers may start at the same time.
+    pub(super) async fn connect(&self) -> Result<AnyPool, OpenError> {
+        sqlx::any::install_default_drivers();
+        match self {
+            Self::Sqlite(path) => {
+                // sqlx has a lock of its own for PostgreSQL, and none for SQLite.
+                let _alone = alone_in(path.parent().unwrap_or(Path::new("/"))).await?;
+                let pool = sqlite(path).await?;
+                SQLITE_MIGRATIONS.run(&pool).await?;
+                Ok(pool)
+            }
+            Self::Postgres(url) => {
+                let options = AnyPoolOptions::new().max_connections(POSTGRES_CONNECTIONS).acquire_timeout(PATIENCE);
+                let url = with_deadlines(url.clone());
+                // Once without the pool, which would tell of its own patience instead of what is wrong.
+                let first =
+                    tokio::time::timeout(PATIENCE, <sqlx::AnyConnection as sqlx::Connection>::connect(url.as_str()));
+                let first = first.await.map_err(|_| OpenError::Away(sqlx::Error::PoolTimedOut))??;
+                sqlx::Connection::close(first).await?;
+                let pool = options.connect(url.as_str()).await?;
+                POSTGRES_MIGRATIONS.run(&pool).await?;
+                Ok(pool)
+            }
+        }
+    }
+}
+
+/// The settings all our SQLite files have: write-ahead log, durable at checkpoints, foreign keys kept.
+async fn sqlite(path: &Path) -> Result<AnyPool, OpenError> {
+    let path = Url::from_file_path(path).map_err(|()| sqlx::Error::Configuration("not an absolute path".into()))?;
+    let url = format!("sqlite://{}?mode=rwc", path.path());
+    let options = AnyPoolOptions::new().max_connections(SQLITE_CONNECTIONS).acquire_timeout(PATIENCE);
+    let options = options.after_connect(|connection, _| {
+        Box::pin(async move {
+            let busy = format!("PRAGMA busy_timeout = {}", PATIENCE.as_millis());
+            connection.execute(sqlx::AssertSqlSafe(busy)).await?;
+            for pragma in ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA foreign_keys = ON"] {
+                connection.execute(pragma).await?;
+            }
+            Ok(())
+        })
+    });
+    Ok(options.connect(&url).await?)
+}
+
+/// Waits until nobody else brings a file in this directory up to date, and keeps others waiting until dropped. The directory is
+/// what is locked: whoever opens and closes the database's own file beside SQLite loses SQLite's locks on it (fcntl(2)).
+async fn alone_in(directory: &Path) -> Result<File, sqlx::Error> {
+    let directory = File::open(directory)?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(directory),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+    }
+}
+
+/// Deadlines that PostgreSQL keeps itself, unless the address sets its own.
+fn with_deadlines(mut url: Url) -> Url {
+    let given = url.query().unwrap_or_default().to_owned();
+    for (name, deadline) in [("statement_timeout", LONGEST_STATEMENT), ("lock_timeout", PATIENCE)] {
+        if !given.contains(name) {
+            url.query_pairs_mut().append_pair(&format!("options[{name}]"), &deadline.as_millis().to_string());
+        }
+    }
+    url
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(Into::into)
+}
+
+/// Whether the database is away, locked or full, rather than asked for what it cannot do.
+pub(super) fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        // SQLite's primary result codes are the low byte (busy, locked, read-only, I/O, full, cannot open); of PostgreSQL's, the
+        // first two characters are the class (connection, transaction rollback, resources, object state, operator's doing).
+        _ => code(error).is_some_and(|code| match code.parse::<u32>() {
+            Ok(number) if code.len() < 5 => [5, 6, 8, 10, 13, 14].contains(&(number & 0xff)),
+            _ => ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class)),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let parse = |text: &str| text.parse::<Database>();
+        assert_eq!(parse("sqlite:///a/b.sqlite"), Ok(Database::Sqlite("/a/b.sqlite".into())));
+        let shown = parse("postgres://user:secret@db.example/nagaya").expect("an address").to_string();
+        assert_eq!(shown, "postgres://db.example:5432/nagaya");
+        for junk in ["sqlite://relative", "mysql://h/d", "postgres://host", "postgres://host/", "/a/path"] {
+            assert!(parse(junk).is_err(), "{junk}");
+        }
+    }
+}

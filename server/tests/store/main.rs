@@ -1,0 +1,34 @@
+//! What is kept, over both databases: the same questions, the same answers. And PostgreSQL that goes away and comes back.
+
+mod away;
+mod same;
+
+use nagaya_fixtures::postgres::Postgres;
+use nagaya_server::conversation::store::{Database, Store};
+
+/// A database under test, and what it lives in.
+pub(crate) enum Home {
+    File(tempfile::TempDir),
+    Server(Postgres),
+}
+
+impl Home {
+    pub(crate) fn file() -> Self {
+        Self::File(tempfile::tempdir().expect("a directory"))
+    }
+
+    pub(crate) fn server() -> Self {
+        Self::Server(Postgres::start().expect("PostgreSQL"))
+    }
+
+    pub(crate) fn database(&self) -> Database {
+        match self {
+            Self::File(dir) => Database::Sqlite(dir.path().join("a name % of 100?.sqlite")),
+            Self::Server(server) => server.url().parse().expect("an address"),
+        }
+    }
+
+    pub(crate) async fn open(&self) -> Store {
+        Store::open(&self.database()).await.expect("opens")
+    }
+}
