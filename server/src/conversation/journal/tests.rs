@@ -213,6 +213,8 @@ async fn killed_at_every_byte_it_goes_on_without_gap_or_repeat() {
             assert!(!lost.contains(&b'\n') || past.done, "cut at {cut}: a whole line was given up");
             let (seq, was_done) = (past.seq, past.done);
             let resumed = Arc::new(Journal::resume(file, &past).expect("resumes"));
+            // What is left behind would stand at the file's end, where a start looks for the run's.
+            assert_eq!(resumed.file.metadata().expect("looks").len(), past.bytes, "cut at {cut}: it is cut off");
             for _ in seq..6 {
                 resumed.append(0, &ping()).expect("writes");
             }
