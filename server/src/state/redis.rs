@@ -20,14 +20,17 @@ const AT_ONCE: usize = 500;
 const QUARANTINED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Compare-and-set of a record together with its conversation's entry.
-/// KEYS: record, ids, entry of the old conversation, entry of the new one. ARGV: id, old, new, TTL, prefix of records.
+/// KEYS: record, ids, entry of the old conversation, entry of the new one. ARGV: id, old, new, TTL, prefix of records, new
+/// conversation. An entry counts as far as the record it leads to is one, and of that conversation.
 const SWAP: &str = r"
     local id, old, new, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
     if (redis.call('GET', KEYS[1]) or '') ~= old then return 'changed' end
     if KEYS[4] ~= '' then
         local other = redis.pcall('GET', KEYS[4])
-        if type(other) == 'string' and other ~= id and redis.call('EXISTS', ARGV[5] .. other) == 1 then
-            return 'taken'
+        if type(other) == 'string' and other ~= id then
+            local there = redis.pcall('GET', ARGV[5] .. other)
+            local reads, record = pcall(cjson.decode, type(there) == 'string' and there or '')
+            if reads and type(record) == 'table' and record.conversation == ARGV[6] then return 'taken' end
         end
     end
     if KEYS[3] ~= '' and KEYS[3] ~= KEYS[4] and redis.pcall('GET', KEYS[3]) == id then redis.call('DEL', KEYS[3]) end
@@ -217,8 +220,9 @@ impl State for Redis {
             &*self.conversation_key(old),
             &*self.conversation_key(new),
         ];
+        let conversation = new.and_then(|new| new.occupant.as_ref()).map_or("", |(conversation, _)| conversation);
         let (old, new) = (old.map(Record::encode).unwrap_or_default(), new.map(Record::encode).unwrap_or_default());
-        let arguments = [workspace, &*old, &*new, &*millis(self.ttl), &*self.key("room", "")];
+        let arguments = [workspace, &*old, &*new, &*millis(self.ttl), &*self.key("room", ""), conversation];
         match self.eval(SWAP, &keys, &arguments).await {
             Ok(answer) => Ok(match answer.as_str() {
                 "done" => Swap::Done,

@@ -157,29 +157,16 @@ impl Workspaces {
     /// Ends all background work, then leaves or releases every room, as configured.
     pub async fn shutdown(self: &Arc<Self>, what: AtShutdown, deadline: Duration) {
         self.stop.cancel();
-        let rooms = match what {
-            AtShutdown::Destroy => {
-                for Entry { room, .. } in self.rooms.all() {
-                    let this = self.clone();
-                    self.tasks.spawn(async move {
-                        if let Err(error) = this.release(&room.id, Why::Shutdown).await {
-                            tracing::error!(workspace = %room.id, %error, "room not released at shutdown; the next start will");
-                        }
-                    });
-                }
-                "released"
-            }
-            AtShutdown::Keep => {
-                futures::future::join_all(self.rooms.all().into_iter().map(|entry| async move {
-                    release::stop_listener(&entry.room, release::LISTENER_DEADLINE).await;
-                }))
-                .await;
-                "kept for the next start"
-            }
-        };
+        let until = tokio::time::Instant::now() + deadline;
+        self.leave_rooms(what).await;
         self.tasks.close();
-        if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout_at(until, self.tasks.wait()).await.is_err() {
             tracing::error!(tasks = self.tasks.len(), "work on rooms did not end in time; the next start finishes it");
+        }
+        // What was only just begun to be made when the stop came stands in the table now.
+        self.leave_rooms(what).await;
+        if tokio::time::timeout_at(until, self.tasks.wait()).await.is_err() {
+            tracing::error!(tasks = self.tasks.len(), "rooms made at the last moment are left to the next start");
         }
         // Until here the others were told which rooms are not theirs to touch.
         self.door.cancel();
@@ -188,7 +175,25 @@ impl Workspaces {
             tracing::error!("other servers' questions did not end in time");
         }
         self.parts.state.close().await;
-        tracing::info!("rooms {rooms}");
+        tracing::info!("rooms {}", if what == AtShutdown::Keep { "kept for the next start" } else { "released" });
+    }
+
+    /// Closes the way out of every room there is, or begins to release it.
+    async fn leave_rooms(self: &Arc<Self>, what: AtShutdown) {
+        let rooms = self.rooms.all();
+        if what == AtShutdown::Keep {
+            let stopped = rooms.iter().map(|entry| release::stop_listener(&entry.room, release::LISTENER_DEADLINE));
+            futures::future::join_all(stopped).await;
+            return;
+        }
+        for Entry { room, .. } in rooms {
+            let this = self.clone();
+            self.tasks.spawn(async move {
+                if let Err(error) = this.release(&room.id, Why::Shutdown).await {
+                    tracing::error!(workspace = %room.id, %error, "room not released at shutdown; the next start will");
+                }
+            });
+        }
     }
 
     /// From here on nothing that is taken down gets its grace period; what is already being stopped gets the rest of it.

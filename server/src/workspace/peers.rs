@@ -107,8 +107,9 @@ impl Peers {
         let mut attempts = 0;
         let listener = loop {
             match appear(&dir, &id) {
-                // The last of the others has just left, and taken the directory along.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS => attempts += 1,
+                // The last of the others has just left, and taken the directory along: before the socket was made, or while
+                // the directory was.
+                Err(error) if is_gone(&error) && attempts < ATTEMPTS => attempts += 1,
                 appeared => break appeared?,
             }
         };
@@ -219,6 +220,10 @@ fn appear(dir: &Path, id: &RoomId) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(&new)?;
     fs::rename(&new, dir.join(id.as_str()))?;
     Ok(listener)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -24,6 +24,7 @@ over_both! {
     an_owner_is_not_written_over
     a_corrupt_record_harms_no_other_and_is_told_of
     a_corrupt_record_can_be_written_anew
+    a_room_whose_record_was_corrupt_keeps_its_conversation_from_nothing
     any_text_comes_back
     a_lock_has_one_holder
     a_lock_ends_by_itself
@@ -131,6 +132,20 @@ async fn a_corrupt_record_can_be_written_anew(place: Place) {
     // Its conversation is not kept from having another.
     assert_eq!(state.record("a").await.expect("reads"), None);
     assert_eq!(state.keep(&record("b", Some("c"), "me")).await.expect("writes"), Swap::Done);
+    state.close().await;
+}
+
+async fn a_room_whose_record_was_corrupt_keeps_its_conversation_from_nothing(place: Place) {
+    let state = place.open().await;
+    state.keep(&record("a", Some("c"), "me")).await.expect("writes");
+    place.corrupt("a").await;
+    assert_eq!(state.records().await.expect("reads"), []);
+    // The collector claims what is left of the room, while the conversation already gets another.
+    assert_eq!(state.swap("a", None, Some(&record("a", None, "me"))).await.expect("answers"), Swap::Done);
+    assert_eq!(state.keep(&record("b", Some("c"), "me")).await.expect("writes"), Swap::Done);
+    assert_eq!(state.record_of("c").await.expect("reads"), Some(record("b", Some("c"), "me")));
+    state.forget("a", "me").await.expect("deletes");
+    assert_eq!(state.record_of("c").await.expect("reads"), Some(record("b", Some("c"), "me")));
     state.close().await;
 }
 
