@@ -167,7 +167,12 @@ async fn empty_environment(context: &Context) -> Result<(), Failure> {
     }
     std::fs::remove_file(&addr_file)?;
     let server = start(context, &program)?;
-    crate::target::fixtures::address(&server, &addr_file, LIVE_LIMIT).await?;
+    let address = crate::target::fixtures::address(&server, &addr_file, LIVE_LIMIT).await?;
+    let api = Api::new(&format!("http://{address}"), None, context.exchanges().clone())?;
+    // Where there is a Docker and an image, it is ready once it has adopted them, and not before.
+    if context.run.capabilities.check(&[Capability::Docker, Capability::Image]).is_ok() {
+        eventually(READY_LIMIT, "200 from /health/ready", async || api.get("/health/ready").await?.expect(200).map(|_| ())).await?;
+    }
     server.stop(Duration::from_secs(30)).await.map(|_| ())
 }
 
