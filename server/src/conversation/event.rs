@@ -169,6 +169,8 @@ pub enum ProgressKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorType {
+    /// Another server runs something in the conversation.
+    ConversationLocked,
     /// The driver is not in the image.
     SdkNotInstalled,
     /// The driver refused its options.

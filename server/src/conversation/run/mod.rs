@@ -162,7 +162,11 @@ impl Run {
         let lease = match self.means.workspaces.acquire(self.occupant()).await {
             Ok(lease) => lease,
             Err(error) => {
-                self.fail(ErrorType::WorkspaceError, error.to_string(), true).await;
+                let kind = match error {
+                    AcquireError::Busy => ErrorType::ConversationLocked,
+                    _ => ErrorType::WorkspaceError,
+                };
+                self.fail(kind, error.to_string(), true).await;
                 return Some(Outcome::error());
             }
         };
