@@ -81,7 +81,9 @@ impl Workspaces {
             }
             Err(error) => {
                 tracing::warn!(workspace = %room.id, %error, "room not made");
-                if let Err(error) = self.release(&room.id, Why::FailedCreation).await {
+                // Also where it was released meanwhile and nobody knows it any more: the engine may have been in the middle of
+                // making its container, of which that release saw nothing.
+                if let Err(error) = self.release_left(&room.id, Why::FailedCreation).await {
                     tracing::error!(workspace = %room.id, %error, "what was made of the room is left to the garbage collector");
                 }
                 Err(error)
