@@ -156,8 +156,7 @@ async fn frozen(context: &Context) -> Result<(), Failure> {
     let own = own.ok_or_else(|| Failure::assertion("no room has the file that the run made"))?;
     let dir = own.socket_dir().await?;
     own.pause().await?;
-    let events = deployment.run_well(&conversation, "@say thawed").await?;
-    check(!events.is_empty(), "no events")?;
+    deployment.run_well(&conversation, "@say thawed").await?;
     gone(&own, &dir).await.map_err(|failure| failure.during("a frozen room of a conversation"))
 }
 
@@ -332,17 +331,15 @@ async fn hastened(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new().set("SHUTDOWN_TIMEOUT", 600)).await?;
     let conversation = deployment.conversation(context).await?;
     let stream = endless(&deployment, &conversation).await?;
+    let other = deployment.another_conversation(context, &conversation.tenant, &conversation.model).await?;
     let process = &deployment.server()?.process;
     process.signal(Signal::TERM).await?;
-    let other = deployment.another_conversation(context, &conversation.tenant, &conversation.model);
     // It drains: what is new is refused, while the run goes on.
-    match other.await {
-        Ok(other) => {
-            let refused = deployment.api.post(&other.path("/stream"), &json!({"user_input": "@say no"})).await?;
-            refused.expect_error(503, "SERVICE_UNAVAILABLE")?;
-        }
-        Err(failure) => context.note(format!("no new conversation while it stops: {failure}")),
-    }
+    eventually(HEALED_LIMIT, "a new run to be refused", async || {
+        let refused = deployment.api.post(&other.path("/stream"), &json!({"user_input": "@say no"})).await?;
+        refused.expect_error(503, "SERVICE_UNAVAILABLE").map(|_| ())
+    })
+    .await?;
     deployment.api.get("/health/live").await?.expect(200)?;
     check_eq("whether the server has ended after one SIGTERM", process.ended().await.is_some(), false)?;
     process.signal(Signal::TERM).await?;

@@ -202,7 +202,7 @@ async fn both(context: &Context, redis: &Redis) -> Result<(Deployment, Deploymen
 fn outcome(run: Result<Vec<RunEvent>, Failure>) -> Result<&'static str, Failure> {
     let events = match run {
         Ok(events) => events,
-        Err(failure) if failure.to_string().contains("409") => return Ok("locked"),
+        Err(failure) if failure.to_string().contains("RESOURCE_LOCKED") => return Ok("locked"),
         Err(failure) => return Err(failure),
     };
     let locked = events.iter().any(|event| event.text("error_type") == "conversation_locked");
