@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::rate_limit::RateLimits;
 use crate::api::{self, AppState, Regions};
 use crate::cli::Exit;
 use crate::config::{AtShutdown, Config, EgressSettings, bedrock_runtime_host};
@@ -111,9 +112,12 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         },
     })
     .map_err(told)?;
+    let keys = config.service.keys.len();
+    let rate_limits = config.service.rate_limit.map(|limit| RateLimits::new(limit, keys));
     let app = AppState {
         environment: config.service.environment,
         keys: Arc::new(config.service.keys.clone()),
+        rate_limits: rate_limits.map(Arc::new),
         store: store.clone(),
         runs: runs.clone(),
         workspaces: workspaces.clone(),

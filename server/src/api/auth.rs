@@ -65,19 +65,25 @@ impl ApiKeys {
         Ok(Self(keys))
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether there are none, so that everybody is an operator.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whose key this is. Looks at every key, so that the time taken tells nothing.
-    fn whose(&self, key: &str) -> Option<Principal> {
+    /// Which key this is, by its place in the list, and whose. Looks at every key, so that the time taken tells nothing.
+    fn whose(&self, key: &str) -> Option<(usize, Principal)> {
         let hash = hash(key);
         let mut found = None;
-        for (known, principal) in &self.0 {
+        for (number, (known, principal)) in self.0.iter().enumerate() {
             if bool::from(known.ct_eq(&hash)) {
-                found = Some(principal.clone());
+                found = Some((number, principal.clone()));
             }
         }
         found
@@ -101,17 +107,25 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
     headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).or_else(bearer)
 }
 
-/// Lets a request pass with its [`Principal`], or answers 401.
+/// Lets a request pass with its [`Principal`], or answers 401, or 429 where the key has asked too often.
 pub async fn layer(State(app): State<AppState>, mut request: Request, next: Next) -> Result<Response, ApiError> {
-    let principal = if app.keys.is_empty() {
-        Principal::Operator
-    } else {
-        presented(request.headers()).and_then(|key| app.keys.whose(key)).ok_or_else(|| {
-            ApiError::new(Code::Unauthorized, "send a valid key as X-API-Key or Authorization: Bearer")
-        })?
+    if app.keys.is_empty() {
+        request.extensions_mut().insert(Principal::Operator);
+        return Ok(next.run(request).await);
+    }
+    let known = presented(request.headers()).and_then(|key| app.keys.whose(key));
+    let (number, principal) = known
+        .ok_or_else(|| ApiError::new(Code::Unauthorized, "send a valid key as X-API-Key or Authorization: Bearer"))?;
+    let allowance = match app.rate_limits.as_ref().map_or(Ok(None), |limits| limits.take(number)) {
+        Ok(allowance) => allowance,
+        Err(none_left) => return Ok(none_left.refusal()),
     };
     request.extensions_mut().insert(principal);
-    Ok(next.run(request).await)
+    let mut response = next.run(request).await;
+    if let Some(allowance) = allowance {
+        allowance.tell(response.headers_mut());
+    }
+    Ok(response)
 }
 
 fn principal(parts: &Parts) -> Result<&Principal, ApiError> {
@@ -159,8 +173,8 @@ mod tests {
     #[test]
     fn keys_are_read_and_known_again() {
         let keys = ApiKeys::parse("0123456789abcdef, acme:fedcba9876543210").expect("valid");
-        assert_eq!(keys.whose("0123456789abcdef"), Some(Principal::Operator));
-        assert_eq!(keys.whose("fedcba9876543210"), Some(Principal::Tenant("acme".into())));
+        assert_eq!(keys.whose("0123456789abcdef"), Some((0, Principal::Operator)));
+        assert_eq!(keys.whose("fedcba9876543210"), Some((1, Principal::Tenant("acme".into()))));
         assert_eq!(keys.whose("0123456789abcdeF"), None);
         assert!(ApiKeys::parse("").expect("valid").is_empty());
     }

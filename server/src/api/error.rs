@@ -30,6 +30,7 @@ pub enum Code {
     ResourceLocked,
     PayloadTooLarge,
     ValidationError,
+    RateLimitExceeded,
     InternalError,
     ServiceUnavailable,
 }
@@ -44,6 +45,7 @@ impl Code {
             Self::Conflict | Self::ResourceLocked => StatusCode::CONFLICT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ValidationError => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -112,7 +114,13 @@ impl ApiError {
 
     /// Something that may well work later.
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self { retry_after: Some(Duration::from_secs(5)), ..Self::new(Code::ServiceUnavailable, message) }
+        Self::new(Code::ServiceUnavailable, message).retry_after(Duration::from_secs(5))
+    }
+
+    /// It may go better after this time, in whole seconds.
+    #[must_use]
+    pub fn retry_after(self, time: Duration) -> Self {
+        Self { retry_after: Some(time), ..self }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod error;
 mod extract;
 mod health;
 mod models;
+pub mod rate_limit;
 mod request_id;
 mod stream;
 mod tenants;
@@ -32,6 +33,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::workspace::Workspaces;
 use auth::ApiKeys;
 use error::{ApiError, Code};
+use rate_limit::RateLimits;
 
 /// What every handler may use.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct AppState {
     pub environment: Environment,
     /// Who may ask.
     pub keys: Arc<ApiKeys>,
+    /// How often each key may ask; `None` where nobody counts.
+    pub rate_limits: Option<Arc<RateLimits>>,
     /// What is kept.
     pub store: Store,
     /// Runs.

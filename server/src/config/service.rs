@@ -1,11 +1,13 @@
 //! How the process meets its clients: address, keys, logs, shutdown.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::reader::Reader;
 use super::units;
 use crate::api::auth::ApiKeys;
+use crate::api::rate_limit::RateLimit;
 use crate::telemetry::logs::{LogFormat, LogSettings};
 
 /// Which set of safety rules applies.
@@ -46,6 +48,8 @@ pub struct Service {
     pub bind: SocketAddr,
     /// `API_KEYS`
     pub keys: ApiKeys,
+    /// `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`: what a key may ask; `None` for as often as it likes
+    pub rate_limit: Option<RateLimit>,
     /// `SHUTDOWN_TIMEOUT`
     pub shutdown_timeout: Duration,
     /// `SHUTDOWN_WORKSPACES`
@@ -78,6 +82,7 @@ impl Service {
             environment,
             bind,
             keys,
+            rate_limit: rate_limit(r),
             shutdown_timeout: r.get("SHUTDOWN_TIMEOUT", "30", units::DURATION, units::duration),
             at_shutdown: r.get("SHUTDOWN_WORKSPACES", "keep", "keep, destroy", |text| match text {
                 "keep" => Some(AtShutdown::Keep),
@@ -95,4 +100,14 @@ impl Service {
             },
         }
     }
+}
+
+fn rate_limit(r: &mut Reader) -> Option<RateLimit> {
+    let requests = r.get("RATE_LIMIT_REQUESTS", "100", "a number up to 1000000; 0 for no limit", |text| {
+        text.parse().ok().filter(|number| *number <= 1_000_000u32)
+    });
+    let period = r.get("RATE_LIMIT_PERIOD", "60", "a time from 1s to 24h", |text| {
+        units::duration(text).filter(|time| (1..=86_400).contains(&time.as_secs()))
+    });
+    NonZeroU32::new(requests).map(|requests| RateLimit { requests, period })
 }
