@@ -105,6 +105,7 @@ async fn bad_bodies(context: &Context) -> Result<(), Failure> {
             ("nothing", ""),
             ("no JSON", "{\"tenant_id\": "),
             ("an array", "[]"),
+            ("an array of nothing", "[null, null, null]"),
             ("a text", "\"text\""),
             ("null", "null"),
             ("no fields", "{}"),

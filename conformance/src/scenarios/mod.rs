@@ -35,6 +35,7 @@ subjects! {
     runs,
     durable,
     api,
+    keys,
     lifecycle,
     egress,
     curl,

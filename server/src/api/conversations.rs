@@ -27,8 +27,10 @@ pub(super) struct ConversationPath {
 /// What makes a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ConversationCreation, example = json!({"user_id": "ada"}))]
 pub(super) struct Creation {
     /// Which of the tenant's users; 1 to 256 characters.
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
     user_id: String,
     /// Default is the tenant's.
     model_id: Option<String>,
@@ -39,8 +41,10 @@ pub(super) struct Creation {
 /// What of a conversation is to change.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ConversationUpdate, example = json!({"title": "Invoices of March"}))]
 pub(super) struct Update {
     /// Up to 500 characters.
+    #[schema(max_length = 500, pattern = r"^[^\u0000]*$")]
     title: Option<String>,
     /// Whether it may go on.
     status: Option<ConversationStatus>,
@@ -62,8 +66,10 @@ pub(super) struct Filter {
     #[param(value_type = Option<String>, format = DateTime)]
     to_date: Option<Timestamp>,
     /// At most so many: 1 to 100, default 50.
+    #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<i64>,
     /// After so many; default 0.
+    #[param(minimum = 0, default = 0)]
     offset: Option<i64>,
 }
 

@@ -31,8 +31,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
             }
             other => ApiError::invalid("body", other.body_text()),
         })?;
-        if body.is_empty() {
-            return Err(ApiError::invalid("body", "it is empty; a JSON object is accepted"));
+        // The deserializer would also take an array, field by field.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ApiError::invalid("body", "a JSON object is accepted"));
         }
         let mut json = serde_json::Deserializer::from_slice(&body);
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {

@@ -138,7 +138,9 @@ pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<Word>, Api
     }
 }
 
-/// The metrics in the Prometheus text format.
+/// The metrics in the Prometheus text format. In production a key is needed.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, content_type = "text/plain", body = String),
+    (status = 401, body = super::error::ErrorEnvelope), (status = 429, body = super::error::ErrorEnvelope)))]
 pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
     let text = app.metrics.render(app.workspaces.reality().await).map_err(|error| ApiError::internal(&error))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())

@@ -3,6 +3,7 @@
 mod admin;
 pub mod auth;
 mod conversations;
+mod description;
 mod docs;
 pub mod error;
 mod extract;
@@ -33,6 +34,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::workspace::Workspaces;
 use auth::ApiKeys;
 use error::{ApiError, Code};
+use description::Description;
 use rate_limit::RateLimits;
 
 /// What every handler may use.
@@ -62,16 +64,9 @@ pub trait Regions: std::fmt::Debug + Send + Sync {
     fn unreachable(&self, region: &str) -> Option<String>;
 }
 
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "Nagaya", description = "Every AI-agent conversation in a locked room of its own."),
-    components(schemas(error::ErrorEnvelope))
-)]
-struct Description;
-
 /// Every route with its description.
 fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(Description::openapi())
+    OpenApiRouter::new()
         .routes(routes!(tenants::list, tenants::create))
         .routes(routes!(tenants::get, tenants::update, tenants::delete))
         .routes(routes!(models::list, models::create))
@@ -90,17 +85,23 @@ fn routes() -> OpenApiRouter<AppState> {
 }
 
 fn open_routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
+    OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(health::root))
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
 }
 
+/// Open in development, guarded in production.
+fn metrics_route() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(health::metrics))
+}
+
 /// The OpenAPI description of the service.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    open_routes().merge(routes()).into_openapi()
+    let guarded = description::guarded(routes().into_openapi());
+    open_routes().merge(metrics_route()).into_openapi().merge_from(guarded)
 }
 
 /// The whole service.
@@ -108,7 +109,7 @@ pub fn router(app: AppState) -> Router {
     let authenticated = || from_fn_with_state(app.clone(), auth::layer);
     let (guarded, _) = routes().split_for_parts();
     let (open, _) = open_routes().split_for_parts();
-    let metrics = Router::new().route("/metrics", axum::routing::get(health::metrics));
+    let (metrics, _) = metrics_route().split_for_parts();
     let metrics = match app.environment {
         Environment::Development => metrics,
         Environment::Production => metrics.route_layer(authenticated()),

@@ -20,18 +20,28 @@ const MOST_TOKENS: i64 = 100_000_000;
 /// What makes a model.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ModelCreation, example = json!({
+    "model_id": "sonnet", "display_name": "Sonnet", "bedrock_model_id": "anthropic.claude-sonnet-4-5-20250929-v1:0",
+    "context_window": 200_000, "max_output_tokens": 64_000, "input_token_price": "0.003", "output_token_price": "0.015"
+}))]
 pub(super) struct Creation {
     /// 1 to 64 letters, digits, `-`, `_`, `.`
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     model_id: String,
     /// 1 to 200 characters.
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000]*$")]
     display_name: String,
     /// Bedrock's model or inference-profile id; 1 to 256 characters.
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
     bedrock_model_id: String,
     /// AWS region that serves it; default is the server's `AWS_REGION`.
+    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
     model_region: Option<String>,
     /// Tokens the model takes.
+    #[schema(minimum = 1, maximum = 100_000_000)]
     context_window: i64,
     /// Tokens it gives at most.
+    #[schema(minimum = 1, maximum = 100_000_000)]
     max_output_tokens: i64,
     /// USD per 1,000 input tokens.
     input_token_price: Price,
@@ -42,16 +52,22 @@ pub(super) struct Creation {
 /// What of a model is to change.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ModelUpdate, example = json!({"display_name": "Sonnet, of old"}))]
 pub(super) struct Update {
     /// As at creation.
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000]*$")]
     display_name: Option<String>,
     /// As at creation.
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
     bedrock_model_id: Option<String>,
     /// As at creation.
+    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
     model_region: Option<String>,
     /// As at creation.
+    #[schema(minimum = 1, maximum = 100_000_000)]
     context_window: Option<i64>,
     /// As at creation.
+    #[schema(minimum = 1, maximum = 100_000_000)]
     max_output_tokens: Option<i64>,
     /// As at creation.
     input_token_price: Option<Price>,
@@ -64,6 +80,7 @@ pub(super) struct Update {
 /// A model's new status.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ModelStatusUpdate, example = json!({"status": "deprecated"}))]
 pub(super) struct StatusUpdate {
     /// Whether new conversations may choose it.
     status: ModelStatus,

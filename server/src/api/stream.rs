@@ -30,8 +30,10 @@ const USER_INPUT: std::ops::RangeInclusive<usize> = 1..=200_000;
 /// What starts a run.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"user_input": "Add up the invoices", "executor": {"user_id": "ada"}}))]
 pub(super) struct RunRequest {
     /// What the user asks for; 1 to 200,000 characters.
+    #[schema(min_length = 1, max_length = 200_000, pattern = r"^[^\u0000]*$")]
     user_input: String,
     /// Who asks, for the log.
     executor: Option<Executor>,
@@ -42,10 +44,13 @@ pub(super) struct RunRequest {
 #[serde(deny_unknown_fields)]
 pub(super) struct Executor {
     /// Up to 256 characters.
+    #[schema(max_length = 256, pattern = r"^[^\u0000]*$")]
     user_id: Option<String>,
     /// Up to 256 characters.
+    #[schema(max_length = 256, pattern = r"^[^\u0000]*$")]
     name: Option<String>,
     /// Up to 256 characters.
+    #[schema(max_length = 256, pattern = r"^[^\u0000]*$")]
     email: Option<String>,
 }
 

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::auth::{Operator, TenantScope};
 use super::error::{ApiError, ErrorEnvelope};
-use super::extract::{ApiJson, ApiPath, check_id, check_length};
+use super::extract::{ApiJson, check_id, check_length};
 use crate::conversation::store::{NewTenant, Tenant, TenantChange, TenantStatus};
 
 /// Longest system prompt, in characters.
@@ -18,10 +18,13 @@ const SYSTEM_PROMPT: std::ops::RangeInclusive<usize> = 0..=100_000;
 /// What makes a tenant.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = TenantCreation, example = json!({"tenant_id": "acme", "model_id": "sonnet"}))]
 pub(super) struct Creation {
     /// 1 to 64 letters, digits, `-`, `_`, `.`
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     tenant_id: String,
     /// Added to the driver's own system prompt; up to 100,000 characters.
+    #[schema(max_length = 100_000, pattern = r"^[^\u0000]*$")]
     system_prompt: Option<String>,
     /// Model of conversations that name none.
     model_id: Option<String>,
@@ -30,8 +33,10 @@ pub(super) struct Creation {
 /// What of a tenant is to change.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = TenantUpdate, example = json!({"status": "inactive"}))]
 pub(super) struct Update {
     /// Added to the driver's own system prompt; up to 100,000 characters.
+    #[schema(max_length = 100_000, pattern = r"^[^\u0000]*$")]
     system_prompt: Option<String>,
     /// Model of conversations that name none.
     model_id: Option<String>,
@@ -76,9 +81,10 @@ pub(super) async fn get(TenantScope(id): TenantScope, State(app): State<AppState
     request_body = Update,
     responses((status = 200, body = Tenant), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn update(
+    // First: another tenant's key must not learn that the tenant is there.
+    TenantScope(id): TenantScope,
     _: Operator,
     State(app): State<AppState>,
-    ApiPath(id): ApiPath<String>,
     ApiJson(update): ApiJson<Update>,
 ) -> Result<Json<Tenant>, ApiError> {
     check_prompt(update.system_prompt.as_ref())?;
@@ -90,9 +96,9 @@ pub(super) async fn update(
 #[utoipa::path(delete, path = "/api/tenants/{tenant_id}", tag = "tenants", params(("tenant_id" = String, Path)),
     responses((status = 204), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn delete(
+    TenantScope(id): TenantScope,
     _: Operator,
     State(app): State<AppState>,
-    ApiPath(id): ApiPath<String>,
 ) -> Result<StatusCode, ApiError> {
     app.store.delete_tenant(&id).await?;
     Ok(StatusCode::NO_CONTENT)

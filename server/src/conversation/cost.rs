@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 /// A price in USD per 1,000 tokens, kept as the decimal it was given as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, example = "0.003")]
+#[schema(value_type = String, pattern = r"^(10000|[0-9]{1,4}(\.[0-9]{1,20})?)$", example = "0.003")]
 pub struct Price(Decimal);
 
 /// Highest price taken: above it somebody forgot the unit.
@@ -22,7 +22,10 @@ impl FromStr for Price {
     fn from_str(text: &str) -> Result<Self, String> {
         let accepted =
             || format!("{text:?} is no price: a decimal from 0 to {HIGHEST}, USD per 1,000 tokens, as \"0.003\"");
-        let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        // As the description's pattern has it: no sign, no exponent, a digit before and after the point.
+        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        let plain = text == "10000" || digits(whole, 4) && digits(part, 20);
         let price = Decimal::from_str(text).ok().filter(|price| plain && *price <= Decimal::from(HIGHEST));
         price.map(Self).ok_or_else(accepted)
     }

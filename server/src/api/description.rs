@@ -1,0 +1,99 @@
+//! The OpenAPI description of the service: what every handler says of itself, and what is true of all of them.
+
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr};
+use utoipa::{Modify, OpenApi};
+
+use super::error::ErrorEnvelope;
+
+/// What is said once for the whole.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Nagaya",
+        description = "Every AI-agent conversation in a locked room of its own. Errors always have the same envelope; every \
+                       answer carries X-Request-ID, and where keys are limited, X-RateLimit-Limit, -Remaining and -Reset."
+    ),
+    components(schemas(ErrorEnvelope)),
+    modifiers(&Keys)
+)]
+pub(super) struct Description;
+
+const API_KEY: &str = "api_key";
+const BEARER: &str = "bearer";
+
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))));
+        components.add_security_scheme(BEARER, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
+}
+
+/// Answers that any route with a key may give, beside its own.
+const GUARDED: [(&str, &str); 3] = [
+    ("401", "UNAUTHORIZED: no valid key"),
+    ("403", "FORBIDDEN: an operator's key is needed"),
+    ("429", "RATE_LIMIT_EXCEEDED: Retry-After says when there is something left"),
+];
+/// Answers of any route.
+const ANY: [(&str, &str); 2] = [
+    ("500", "INTERNAL_ERROR: a fault of the server; its log has the cause under the request's id"),
+    ("503", "SERVICE_UNAVAILABLE: Retry-After says when it may go better"),
+];
+/// Answers of a route that takes parameters.
+const WITH_PARAMETERS: [(&str, &str); 2] = [
+    ("404", "NOT_FOUND: it is not there, or not the caller's"),
+    ("422", "VALIDATION_ERROR: `details` names the field and what is accepted"),
+];
+/// Answers of a route that takes a body.
+const WITH_BODY: [(&str, &str); 2] = [
+    ("413", "PAYLOAD_TOO_LARGE: the body is longer than is taken"),
+    ("422", "VALIDATION_ERROR: `details` names the field and what is accepted"),
+];
+
+/// Adds to the routes that need a key what is true of all such routes.
+pub(super) fn guarded(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    for operation in operations(&mut api) {
+        let none: [&str; 0] = [];
+        operation.security =
+            Some([API_KEY, BEARER].map(|scheme| SecurityRequirement::new(scheme, none)).into_iter().collect());
+        add(operation, &GUARDED);
+        add(operation, &ANY);
+        if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) {
+            add(operation, &WITH_PARAMETERS);
+        }
+        if operation.request_body.is_some() {
+            add(operation, &WITH_BODY);
+        }
+    }
+    api
+}
+
+fn operations(api: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
+    api.paths.paths.values_mut().flat_map(|item| {
+        let PathItem { get, put, post, delete, patch, .. } = item;
+        [get, put, post, delete, patch].into_iter().flatten()
+    })
+}
+
+/// What an operation says of itself stays.
+fn add(operation: &mut Operation, answers: &[(&str, &str)]) {
+    for (status, what) in answers {
+        let envelope = RefOr::Ref(Ref::from_schema_name("ErrorEnvelope"));
+        let content = ContentBuilder::new().schema(Some(envelope)).build();
+        let answer: Response = ResponseBuilder::new().description(*what).content("application/json", content).build();
+        let responses = &mut operation.responses.responses;
+        match responses.get_mut(*status) {
+            Some(RefOr::T(own)) if own.description.is_empty() => own.description = (*what).to_owned(),
+            Some(_) => {}
+            None => {
+                responses.insert((*status).to_owned(), RefOr::T(answer));
+            }
+        }
+    }
+}
