@@ -7,6 +7,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr};
 use utoipa::{Modify, OpenApi};
 
 use super::error::ErrorEnvelope;
+use crate::conversation::event::Event;
 
 /// What is said once for the whole.
 #[derive(OpenApi)]
@@ -16,7 +17,7 @@ use super::error::ErrorEnvelope;
         description = "Every AI-agent conversation in a locked room of its own. Errors always have the same envelope; every \
                        answer carries X-Request-ID, and where keys are limited, X-RateLimit-Limit, -Remaining and -Reset."
     ),
-    components(schemas(ErrorEnvelope)),
+    components(schemas(ErrorEnvelope, Event)),
     modifiers(&Keys)
 )]
 pub(super) struct Description;

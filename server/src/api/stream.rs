@@ -63,10 +63,26 @@ pub(super) struct FollowQuery {
     after: Option<String>,
 }
 
+/// One server-sent event of a run.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "it describes what the journal writes")]
+pub(super) struct RunEvent {
+    /// `<run_id>:<seq>`; `seq` begins with 1 and has no gaps.
+    #[schema(pattern = "^[0-9a-f-]{36}:[1-9][0-9]*$")]
+    id: String,
+    /// The event's name: `progress`, `init`, `assistant`, `text_delta`, `thinking`, `tool_call`, `tool_result`,
+    /// `subagent_start`, `subagent_end`, `title`, `ping`, `context_status`, `error`, `container_recovered`; the last is `done`.
+    #[schema(pattern = "^[a-z_]+$")]
+    event: String,
+    /// A JSON object: `seq`, `timestamp`, and the event's own fields (`RunEventData`).
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// Starts a run; its events follow. Leaving does not end it.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/stream", tag = "runs",
     params(("tenant_id" = String, Path), ("conversation_id" = String, Path)), request_body = RunRequest,
-    responses((status = 200, content_type = "text/event-stream", body = String), (status = 404, body = ErrorEnvelope),
+    responses((status = 200, content_type = "text/event-stream", body = RunEvent), (status = 404, body = ErrorEnvelope),
         (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
 pub(super) async fn start(
     TenantScope(tenant): TenantScope,
@@ -118,7 +134,7 @@ pub(super) async fn start(
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/stream", tag = "runs",
     params(("tenant_id" = String, Path), ("conversation_id" = String, Path), FollowQuery,
         ("Last-Event-ID" = Option<String>, Header)),
-    responses((status = 200, content_type = "text/event-stream", body = String), (status = 404, body = ErrorEnvelope),
+    responses((status = 200, content_type = "text/event-stream", body = RunEvent), (status = 404, body = ErrorEnvelope),
         (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn follow(
     TenantScope(tenant): TenantScope,

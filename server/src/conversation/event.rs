@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 /// One event of a run's stream, as CONTRACT §2 names them. The SSE `event:` name is the variant in snake case.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = RunEventData)]
 pub enum Event {
     /// Something is going on that may take a while.
     Progress {
@@ -37,7 +39,8 @@ pub enum Event {
     },
     /// A whole block of the model's answer.
     Assistant {
-        /// The blocks.
+        /// The blocks: `{"type": "text", "text": …}`.
+        #[schema(value_type = Vec<Object>)]
         content_blocks: Vec<nagaya_protocol::ContentBlock>,
         /// The sub-agent that speaks.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +66,7 @@ pub enum Event {
         /// The tool.
         tool_name: String,
         /// Its arguments.
+        #[schema(value_type = Object)]
         input: Value,
         /// One line for a person.
         summary: String,
@@ -154,7 +158,7 @@ pub enum Event {
 }
 
 /// What goes on, in [`Event::Progress`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProgressKind {
     /// A room is being opened.
@@ -166,7 +170,7 @@ pub enum ProgressKind {
 }
 
 /// What went wrong, in [`Event::Error`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorType {
     /// Another server runs something in the conversation.
@@ -188,7 +192,7 @@ pub enum ErrorType {
 }
 
 /// The last event.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Done {
     /// How the run ended.
     pub status: DoneStatus,
@@ -198,7 +202,9 @@ pub struct Done {
     pub is_error: bool,
     /// Messages of all `error` events.
     pub errors: Vec<String>,
-    /// Tokens.
+    /// Tokens: `input_tokens`, `output_tokens`, `cache_creation_5m_tokens`, `cache_creation_1h_tokens`, `cache_read_tokens`,
+    /// `total_tokens`.
+    #[schema(value_type = Object)]
     pub usage: UsageReport,
     /// USD, as a decimal.
     pub cost_usd: String,
@@ -211,7 +217,7 @@ pub struct Done {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DoneStatus {
     /// Well.
