@@ -1,6 +1,6 @@
 # What a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup build image demo serve test check bench chaos mutants fuzz fmt clean-host release
+.PHONY: help setup build image demo serve test check bench chaos mutants fuzz fmt docs clean-host release
 
 help: ## List what can be done
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ fuzz: setup ## Fuzz what an attacker's bytes meet first, a minute each; FUZZ_SEC
 
 fmt: ## Format the code
 	@cargo fmt --all
+
+docs: build ## Write what of docs/ is generated: the API's description
+	@scripts/docs.sh
 
 chaos: image ## Kill the server a hundred times at random moments; SEED=n repeats what began with that seed
 	@scripts/chaos.sh $(SEED)

@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+echo "SCHEMATHESIS_BIN=${SCHEMATHESIS_BIN:-$(scripts/schemathesis.sh)}" >> "$NEXTEST_ENV"
 if [[ -n "${NAGAYA_BIN:-}" && -n "${NAGAYA_FIXTURES_BIN:-}" ]]; then
   exit 0
 fi

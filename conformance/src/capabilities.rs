@@ -12,6 +12,7 @@ use crate::scenario::Capability;
 use crate::target::binaries;
 use crate::target::engine::Engine;
 use crate::target::redis::Redis;
+use crate::target::schemathesis;
 
 /// The usual place of the Docker socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -109,6 +110,9 @@ impl Capabilities {
         }
         if let Err(why) = Redis::find() {
             self.lacks(&[Capability::Redis], &why);
+        }
+        if let Err(why) = schemathesis::find() {
+            self.lacks(&[Capability::Schemathesis], &why);
         }
     }
 

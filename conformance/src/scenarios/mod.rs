@@ -36,6 +36,7 @@ subjects! {
     durable,
     api,
     keys,
+    schema,
     lifecycle,
     egress,
     curl,

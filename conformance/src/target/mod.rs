@@ -9,4 +9,5 @@ pub mod launch;
 pub mod process;
 pub mod redis;
 pub mod relay;
+pub mod schemathesis;
 pub mod services;

@@ -98,3 +98,52 @@ fn add(operation: &mut Operation, answers: &[(&str, &str)]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    fn described() -> Value {
+        serde_json::to_value(super::super::openapi()).expect("a description")
+    }
+
+    #[test]
+    fn the_committed_description_is_the_servers() {
+        let committed: Value = serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("JSON");
+        assert!(committed == described(), "docs/openapi.json is stale: run `make docs` and commit it");
+    }
+
+    #[test]
+    fn every_route_is_described_with_its_errors_and_no_name_is_used_twice() {
+        let description = described();
+        let mut ids = BTreeSet::new();
+        for (path, item) in description["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let what = format!("{method} {path}");
+                assert!(operation["summary"].is_string(), "{what} has no summary");
+                let id = operation["operationId"].as_str().expect("an id").to_owned();
+                assert!(ids.insert((id, operation["tags"].to_string())), "{what}: two with the same id");
+                let responses = operation["responses"].as_object().expect("responses");
+                if path.starts_with("/api/") {
+                    for status in ["401", "403", "429", "500", "503"] {
+                        assert!(responses.contains_key(status), "{what} does not tell of {status}");
+                    }
+                    assert!(operation["security"].is_array(), "{what} asks for no key");
+                }
+                let undescribed = responses.iter().filter(|(_, answer)| answer["description"].as_str() == Some(""));
+                let undescribed: Vec<_> =
+                    undescribed.map(|(status, _)| status).filter(|s| !s.starts_with('2')).collect();
+                assert!(undescribed.is_empty(), "{what}: {undescribed:?} are not explained");
+            }
+        }
+        // Two types of one name would silently describe each other's bodies.
+        let body = |path: &str| {
+            let body =
+                &description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+            body.as_str().expect("a body").to_owned()
+        };
+        assert_ne!(body("/api/tenants"), body("/api/models"));
+    }
+}

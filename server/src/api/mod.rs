@@ -33,8 +33,8 @@ use crate::conversation::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::Workspaces;
 use auth::ApiKeys;
-use error::{ApiError, Code};
 use description::Description;
+use error::{ApiError, Code};
 use rate_limit::RateLimits;
 
 /// What every handler may use.
