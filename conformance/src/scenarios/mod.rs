@@ -34,6 +34,7 @@ subjects! {
     gauge,
     runs,
     durable,
+    memory,
     api,
     keys,
     schema,

@@ -1,13 +1,14 @@
 //! One run: a room, an execution in it, and the journal of what happened.
 
 mod end;
+mod history;
 mod tell;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nagaya_protocol::{AgentEvent, ErrorKind, ExecuteRequest, Usage};
+use nagaya_protocol::{AgentEvent, ErrorKind, Usage};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -187,7 +188,17 @@ impl Run {
         if let Err(error) = self.journal.note(&Note::Room { workspace: lease.workspace_id().into() }) {
             return Some(self.unwritable(lease, None, error).await);
         }
-        match lease.execute(&self.request(&lease)).await {
+        let request = match self.request(&lease).await {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::error!(conversation = self.order.conversation.conversation_id, %error, "no history for a new room");
+                let why = "what was said so far cannot be read, and the room does not know it; try again".to_owned();
+                self.fail(ErrorType::ExecutionError, why, true).await;
+                lease.finish(None).await;
+                return Some(Outcome::error());
+            }
+        };
+        match lease.execute(&request).await {
             Ok(stream) => self.follow(lease, Stream::new(stream), self.means.execution_timeout).await,
             Err(error) => Some(self.give_up(lease, error.to_string()).await),
         }
@@ -222,17 +233,6 @@ impl Run {
     fn occupant(&self) -> Occupant {
         let conversation = &self.order.conversation;
         Occupant { conversation: conversation.conversation_id.clone(), tenant: conversation.tenant_id.clone() }
-    }
-
-    fn request(&self, lease: &Lease) -> ExecuteRequest {
-        ExecuteRequest {
-            user_input: self.order.user_input.clone(),
-            system_prompt: self.order.tenant.system_prompt.clone(),
-            model: Some(self.order.model.bedrock_model_id.clone()),
-            region: self.order.model.model_region.clone(),
-            session_id: lease.session().map(Into::into),
-            ..ExecuteRequest::default()
-        }
     }
 
     /// Reads the execution to its end, or ends it, or leaves it to the next server (`None`).

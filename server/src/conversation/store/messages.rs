@@ -1,5 +1,6 @@
 //! Messages.
 
+use futures::TryStreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -86,18 +87,39 @@ impl Store {
             .bind(conversation)
             .fetch_all(&self.0)
             .await?;
-        let read = |row: &sqlx::any::AnyRow| {
-            let content: String = row.try_get("content")?;
-            Ok(Message {
-                message_id: row.try_get("message_id")?,
-                conversation_id: row.try_get("conversation_id")?,
-                message_seq: row.try_get("message_seq")?,
-                message_type: row.try_get("message_type")?,
-                message_subtype: row.try_get("message_subtype")?,
-                content: serde_json::from_str(&content).map_err(|error| sqlx::Error::Decode(error.into()))?,
-                timestamp: from_micros(row.try_get("timestamp")?)?,
-            })
-        };
         Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
     }
+
+    /// A conversation's messages one by one, the latest first, for as long as `wanted` says so.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn each_latest_message(
+        &self,
+        conversation: &str,
+        mut wanted: impl FnMut(Message) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = $1 ORDER BY message_seq DESC")
+            .bind(conversation)
+            .fetch(&self.0);
+        while let Some(row) = rows.try_next().await? {
+            if !wanted(read(&row)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(row: &sqlx::any::AnyRow) -> sqlx::Result<Message> {
+    let content: String = row.try_get("content")?;
+    Ok(Message {
+        message_id: row.try_get("message_id")?,
+        conversation_id: row.try_get("conversation_id")?,
+        message_seq: row.try_get("message_seq")?,
+        message_type: row.try_get("message_type")?,
+        message_subtype: row.try_get("message_subtype")?,
+        content: serde_json::from_str(&content).map_err(|error| sqlx::Error::Decode(error.into()))?,
+        timestamp: from_micros(row.try_get("timestamp")?)?,
+    })
 }
