@@ -31,17 +31,22 @@ pub struct Program {
     pub args: Vec<OsString>,
     /// Its whole environment, but for [`RUN_MARK`].
     pub env: BTreeMap<String, String>,
+    /// Where it is started; `None` is where the suite was.
+    pub dir: Option<PathBuf>,
 }
 
 impl Program {
     /// A program with arguments and nothing in its environment.
     pub fn new<A: Into<OsString>>(path: &Path, args: impl IntoIterator<Item = A>) -> Self {
-        Self { path: path.to_owned(), args: args.into_iter().map(Into::into).collect(), env: BTreeMap::new() }
+        Self { path: path.to_owned(), args: args.into_iter().map(Into::into).collect(), env: BTreeMap::new(), dir: None }
     }
 
     fn command(&self, run: &str) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.args).env_clear().envs(&self.env).env(RUN_MARK, run);
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
         // A group of its own: a SIGINT from the terminal is for the suite, which then stops everything in order.
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         command

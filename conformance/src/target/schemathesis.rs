@@ -59,6 +59,8 @@ pub async fn run(run: &str, dir: &Path, url: &str, seed: u64, limit: Duration) -
     program.env.insert("HOME".to_owned(), dir.display().to_string());
     program.env.insert("PATH".to_owned(), std::env::var("PATH").unwrap_or_default());
     program.env.insert("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned());
+    // It leaves a cache where it is started.
+    program.dir = Some(dir.to_owned());
     let output = program.output(run, limit).await?;
     let report = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     match output.status.code() {

@@ -43,6 +43,48 @@ async fn a_server_that_stops_is_told_and_one_that_is_back_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_is_given_up_and_used_when_it_goes_on() {
+    let postgres = Postgres::start().expect("PostgreSQL");
+    let store = Store::open(&at(&postgres.url())).await.expect("opens");
+    for round in 0..2 {
+        postgres.pause().expect("stands still");
+        // More at once than there are connections: none may be lost for it.
+        let asked = futures::future::join_all((0..20).map(|_| store.tenants()));
+        for answer in tokio::time::timeout(DEADLINE, asked).await.expect("in time") {
+            let error = answer.expect_err("it stands still");
+            assert!(error.is_unavailable(), "{error}");
+        }
+        postgres.resume().expect("goes on");
+        answers_again(&store).await;
+        store.create_tenant(new(&format!("t{round}"))).await.expect("creates");
+    }
+    let all = futures::future::join_all((0..20).map(|_| store.tenants())).await;
+    assert!(all.into_iter().all(|tenants| tenants.expect("lists").len() == 2));
+
+    // In the middle of a statement, where no deadline of its own ends it.
+    let mut other = sqlx::PgConnection::connect(&postgres.url()).await.expect("connects");
+    let mut watcher = sqlx::PgConnection::connect(&postgres.url()).await.expect("connects");
+    let mut transaction = other.begin().await.expect("begins");
+    sqlx::query("LOCK TABLE tenants").execute(&mut *transaction).await.expect("locks");
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.create_tenant(new("late")).await }
+    });
+    let until = Instant::now() + DEADLINE;
+    let blocked = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    while sqlx::query(blocked).fetch_optional(&mut watcher).await.expect("looks").is_none() {
+        assert!(Instant::now() < until, "nothing waits for the lock");
+    }
+    postgres.pause().expect("stands still");
+    let refused = tokio::time::timeout(DEADLINE, waiting).await.expect("in time").expect("no panic");
+    assert!(matches!(refused, Err(StoreError::Slow(_))), "{refused:?}");
+    postgres.resume().expect("goes on");
+    transaction.rollback().await.expect("lets go");
+    answers_again(&store).await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_somebody_has_locked_is_waited_for_and_then_told() {
     let postgres = Postgres::start().expect("PostgreSQL");
     let store = Store::open(&at(&postgres.url())).await.expect("opens");

@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Store, StoreError, from_micros, on_write, to_micros, word, words};
+use super::{Store, StoreError, from_micros, on_write, to_micros, within, word, words};
 
 words! {
     /// Whether a conversation may go on.
@@ -147,23 +147,26 @@ impl Store {
     /// # Errors
     /// Tenant or model does not exist.
     pub async fn create_conversation(&self, new: NewConversation) -> Result<Conversation, StoreError> {
-        let row = sqlx::query(concat!(
-            "INSERT INTO conversations (conversation_id, session_id, tenant_id, user_id, model_id, status,
-                        workspace_enabled, created_at, updated_at)
-                 VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $7) RETURNING ",
-            columns!()
-        ))
-        .bind(Uuid::now_v7().to_string())
-        .bind(Uuid::new_v4().to_string())
-        .bind(new.tenant_id)
-        .bind(new.user_id)
-        .bind(new.model_id)
-        .bind(new.workspace_enabled)
-        .bind(to_micros(Timestamp::now()))
-        .fetch_one(&self.0)
+        within(async {
+            let row = sqlx::query(concat!(
+                "INSERT INTO conversations (conversation_id, session_id, tenant_id, user_id, model_id, status,
+                            workspace_enabled, created_at, updated_at)
+                     VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $7) RETURNING ",
+                columns!()
+            ))
+            .bind(Uuid::now_v7().to_string())
+            .bind(Uuid::new_v4().to_string())
+            .bind(new.tenant_id)
+            .bind(new.user_id)
+            .bind(new.model_id)
+            .bind(new.workspace_enabled)
+            .bind(to_micros(Timestamp::now()))
+            .fetch_one(&self.0)
+            .await
+            .map_err(|e| on_write(e, String::new, "tenant or model"))?;
+            Ok(read(&row)?)
+        })
         .await
-        .map_err(|e| on_write(e, String::new, "tenant or model"))?;
-        Ok(read(&row)?)
     }
 
     /// A page of a tenant's conversations, newest first.
@@ -175,32 +178,35 @@ impl Store {
         tenant: &str,
         filter: &ConversationFilter,
     ) -> Result<Page<Conversation>, StoreError> {
-        let (from, to) = (filter.from.map(to_micros), filter.to.map(to_micros));
-        let status = filter.status.map(ConversationStatus::as_str);
-        let total = sqlx::query_scalar::<_, i64>(concat!("SELECT COUNT(*)", filtered!()))
+        within(async {
+            let (from, to) = (filter.from.map(to_micros), filter.to.map(to_micros));
+            let status = filter.status.map(ConversationStatus::as_str);
+            let total = sqlx::query_scalar::<_, i64>(concat!("SELECT COUNT(*)", filtered!()))
+                .bind(tenant)
+                .bind(&filter.user_id)
+                .bind(status)
+                .bind(from)
+                .bind(to)
+                .fetch_one(&self.0)
+                .await?;
+            let rows = sqlx::query(concat!(
+                "SELECT ",
+                columns!(),
+                filtered!(),
+                " ORDER BY created_at DESC, conversation_id LIMIT $6 OFFSET $7"
+            ))
             .bind(tenant)
             .bind(&filter.user_id)
             .bind(status)
             .bind(from)
             .bind(to)
-            .fetch_one(&self.0)
+            .bind(filter.limit)
+            .bind(filter.offset)
+            .fetch_all(&self.0)
             .await?;
-        let rows = sqlx::query(concat!(
-            "SELECT ",
-            columns!(),
-            filtered!(),
-            " ORDER BY created_at DESC, conversation_id LIMIT $6 OFFSET $7"
-        ))
-        .bind(tenant)
-        .bind(&filter.user_id)
-        .bind(status)
-        .bind(from)
-        .bind(to)
-        .bind(filter.limit)
-        .bind(filter.offset)
-        .fetch_all(&self.0)
-        .await?;
-        Ok(Page { items: rows.iter().map(read).collect::<sqlx::Result<_>>()?, total })
+            Ok(Page { items: rows.iter().map(read).collect::<sqlx::Result<_>>()?, total })
+        })
+        .await
     }
 
     /// One of a tenant's conversations.
@@ -208,16 +214,19 @@ impl Store {
     /// # Errors
     /// The tenant has none of this id.
     pub async fn conversation(&self, tenant: &str, id: &str) -> Result<Conversation, StoreError> {
-        let row = sqlx::query(concat!(
-            "SELECT ",
-            columns!(),
-            " FROM conversations WHERE conversation_id = $1 AND tenant_id = $2"
-        ))
-        .bind(id)
-        .bind(tenant)
-        .fetch_optional(&self.0)
-        .await?;
-        Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
+        within(async {
+            let row = sqlx::query(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM conversations WHERE conversation_id = $1 AND tenant_id = $2"
+            ))
+            .bind(id)
+            .bind(tenant)
+            .fetch_optional(&self.0)
+            .await?;
+            Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
+        })
+        .await
     }
 
     /// Changes one of a tenant's conversations.
@@ -230,19 +239,22 @@ impl Store {
         id: &str,
         change: ConversationChange,
     ) -> Result<Conversation, StoreError> {
-        let row = sqlx::query(concat!(
-            "UPDATE conversations SET title = COALESCE($3, title), status = COALESCE($4, status), updated_at = $5
-                 WHERE conversation_id = $1 AND tenant_id = $2 RETURNING ",
-            columns!()
-        ))
-        .bind(id)
-        .bind(tenant)
-        .bind(change.title)
-        .bind(change.status.map(ConversationStatus::as_str))
-        .bind(to_micros(Timestamp::now()))
-        .fetch_optional(&self.0)
-        .await?;
-        Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
+        within(async {
+            let row = sqlx::query(concat!(
+                "UPDATE conversations SET title = COALESCE($3, title), status = COALESCE($4, status), updated_at = $5
+                     WHERE conversation_id = $1 AND tenant_id = $2 RETURNING ",
+                columns!()
+            ))
+            .bind(id)
+            .bind(tenant)
+            .bind(change.title)
+            .bind(change.status.map(ConversationStatus::as_str))
+            .bind(to_micros(Timestamp::now()))
+            .fetch_optional(&self.0)
+            .await?;
+            Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
+        })
+        .await
     }
 
     /// Deletes one of a tenant's conversations with its messages.
@@ -250,11 +262,14 @@ impl Store {
     /// # Errors
     /// The tenant has none of this id.
     pub async fn delete_conversation(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
-        let done = sqlx::query("DELETE FROM conversations WHERE conversation_id = $1 AND tenant_id = $2")
-            .bind(id)
-            .bind(tenant)
-            .execute(&self.0)
-            .await?;
-        if done.rows_affected() == 0 { Err(StoreError::NotFound("conversation")) } else { Ok(()) }
+        within(async {
+            let done = sqlx::query("DELETE FROM conversations WHERE conversation_id = $1 AND tenant_id = $2")
+                .bind(id)
+                .bind(tenant)
+                .execute(&self.0)
+                .await?;
+            if done.rows_affected() == 0 { Err(StoreError::NotFound("conversation")) } else { Ok(()) }
+        })
+        .await
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::Row;
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, from_micros, to_micros};
+use super::{Store, StoreError, from_micros, to_micros, within};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -74,8 +74,11 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn add_message(&self, new: NewMessage<'_>) -> Result<(), StoreError> {
-        add(&self.0, new).await?;
-        Ok(())
+        within(async {
+            add(&self.0, new).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// All messages of a conversation, in order.
@@ -83,11 +86,14 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn messages(&self, conversation: &str) -> Result<Vec<Message>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = $1 ORDER BY message_seq")
-            .bind(conversation)
-            .fetch_all(&self.0)
-            .await?;
-        Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+        within(async {
+            let rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = $1 ORDER BY message_seq")
+                .bind(conversation)
+                .fetch_all(&self.0)
+                .await?;
+            Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+        })
+        .await
     }
 
     /// A conversation's messages one by one, the latest first, for as long as `wanted` says so.
@@ -99,15 +105,18 @@ impl Store {
         conversation: &str,
         mut wanted: impl FnMut(Message) -> bool,
     ) -> Result<(), StoreError> {
-        let mut rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = $1 ORDER BY message_seq DESC")
-            .bind(conversation)
-            .fetch(&self.0);
-        while let Some(row) = rows.try_next().await? {
-            if !wanted(read(&row)?) {
-                break;
+        within(async {
+            let mut rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = $1 ORDER BY message_seq DESC")
+                .bind(conversation)
+                .fetch(&self.0);
+            while let Some(row) = rows.try_next().await? {
+                if !wanted(read(&row)?) {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 }
 

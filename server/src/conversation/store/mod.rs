@@ -7,6 +7,8 @@ mod models;
 mod runs;
 mod tenants;
 
+use std::time::Duration;
+
 pub use conversations::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page,
 };
@@ -30,7 +32,7 @@ pub enum StoreError {
     Database(#[from] sqlx::Error),
     /// It has not answered for so long.
     #[error("the database has not answered within {0:?}")]
-    Slow(std::time::Duration),
+    Slow(Duration),
     /// What was to be kept cannot be read.
     #[error("the journal: {0}")]
     Journal(String),
@@ -54,8 +56,11 @@ impl Store {
     /// # Errors
     /// It does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.0).await?;
-        Ok(())
+        within(async {
+            sqlx::query("SELECT 1").execute(&self.0).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Closes all connections.
@@ -74,6 +79,16 @@ impl StoreError {
             Self::NotFound(_) | Self::Conflict(_) | Self::Journal(_) => false,
         }
     }
+}
+
+/// How long an answer of the database is waited for. It keeps deadlines of its own, which are shorter; one that stands still, or a
+/// network that swallows everything, keeps none.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+/// What the database answers, if it does so in time. A connection that is given up in the middle of an answer is not used again
+/// before it has been read to its end.
+async fn within<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(LONGEST_WAIT, answer).await.unwrap_or(Err(StoreError::Slow(LONGEST_WAIT)))
 }
 
 /// Microseconds since the epoch, as times are kept.

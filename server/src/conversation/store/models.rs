@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, word, words};
+use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, within, word, words};
 use crate::conversation::cost::Price;
 
 words! {
@@ -102,24 +102,27 @@ impl Store {
     /// # Errors
     /// The id is taken.
     pub async fn create_model(&self, new: NewModel) -> Result<Model, StoreError> {
-        let row = sqlx::query(
-            "INSERT INTO models (model_id, display_name, bedrock_model_id, model_region, context_window,
-                    max_output_tokens, input_token_price, output_token_price, status, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'active', $9, $9) RETURNING *",
-        )
-        .bind(&new.model_id)
-        .bind(new.display_name)
-        .bind(new.bedrock_model_id)
-        .bind(new.model_region)
-        .bind(new.context_window)
-        .bind(new.max_output_tokens)
-        .bind(String::from(new.input_token_price))
-        .bind(String::from(new.output_token_price))
-        .bind(to_micros(Timestamp::now()))
-        .fetch_one(&self.0)
+        within(async {
+            let row = sqlx::query(
+                "INSERT INTO models (model_id, display_name, bedrock_model_id, model_region, context_window,
+                        max_output_tokens, input_token_price, output_token_price, status, created_at, updated_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'active', $9, $9) RETURNING *",
+            )
+            .bind(&new.model_id)
+            .bind(new.display_name)
+            .bind(new.bedrock_model_id)
+            .bind(new.model_region)
+            .bind(new.context_window)
+            .bind(new.max_output_tokens)
+            .bind(String::from(new.input_token_price))
+            .bind(String::from(new.output_token_price))
+            .bind(to_micros(Timestamp::now()))
+            .fetch_one(&self.0)
+            .await
+            .map_err(|e| on_write(e, || format!("model {} exists", new.model_id), "model"))?;
+            Ok(read(&row)?)
+        })
         .await
-        .map_err(|e| on_write(e, || format!("model {} exists", new.model_id), "model"))?;
-        Ok(read(&row)?)
     }
 
     /// Every model, by id.
@@ -127,8 +130,11 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn models(&self) -> Result<Vec<Model>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM models ORDER BY model_id").fetch_all(&self.0).await?;
-        Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+        within(async {
+            let rows = sqlx::query("SELECT * FROM models ORDER BY model_id").fetch_all(&self.0).await?;
+            Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+        })
+        .await
     }
 
     /// One model.
@@ -136,8 +142,11 @@ impl Store {
     /// # Errors
     /// There is none of this id.
     pub async fn model(&self, id: &str) -> Result<Model, StoreError> {
-        let row = sqlx::query("SELECT * FROM models WHERE model_id = $1").bind(id).fetch_optional(&self.0).await?;
-        Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
+        within(async {
+            let row = sqlx::query("SELECT * FROM models WHERE model_id = $1").bind(id).fetch_optional(&self.0).await?;
+            Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
+        })
+        .await
     }
 
     /// Changes a model.
@@ -145,29 +154,32 @@ impl Store {
     /// # Errors
     /// There is none of this id.
     pub async fn update_model(&self, id: &str, change: ModelChange) -> Result<Model, StoreError> {
-        let row = sqlx::query(
-            "UPDATE models SET display_name = COALESCE($2, display_name),
-                    bedrock_model_id = COALESCE($3, bedrock_model_id), model_region = COALESCE($4, model_region),
-                    context_window = COALESCE($5, context_window),
-                    max_output_tokens = COALESCE($6, max_output_tokens),
-                    input_token_price = COALESCE($7, input_token_price),
-                    output_token_price = COALESCE($8, output_token_price),
-                    status = COALESCE($9, status), updated_at = $10
-             WHERE model_id = $1 RETURNING *",
-        )
-        .bind(id)
-        .bind(change.display_name)
-        .bind(change.bedrock_model_id)
-        .bind(change.model_region)
-        .bind(change.context_window)
-        .bind(change.max_output_tokens)
-        .bind(change.input_token_price.map(String::from))
-        .bind(change.output_token_price.map(String::from))
-        .bind(change.status.map(ModelStatus::as_str))
-        .bind(to_micros(Timestamp::now()))
-        .fetch_optional(&self.0)
-        .await?;
-        Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
+        within(async {
+            let row = sqlx::query(
+                "UPDATE models SET display_name = COALESCE($2, display_name),
+                        bedrock_model_id = COALESCE($3, bedrock_model_id), model_region = COALESCE($4, model_region),
+                        context_window = COALESCE($5, context_window),
+                        max_output_tokens = COALESCE($6, max_output_tokens),
+                        input_token_price = COALESCE($7, input_token_price),
+                        output_token_price = COALESCE($8, output_token_price),
+                        status = COALESCE($9, status), updated_at = $10
+                 WHERE model_id = $1 RETURNING *",
+            )
+            .bind(id)
+            .bind(change.display_name)
+            .bind(change.bedrock_model_id)
+            .bind(change.model_region)
+            .bind(change.context_window)
+            .bind(change.max_output_tokens)
+            .bind(change.input_token_price.map(String::from))
+            .bind(change.output_token_price.map(String::from))
+            .bind(change.status.map(ModelStatus::as_str))
+            .bind(to_micros(Timestamp::now()))
+            .fetch_optional(&self.0)
+            .await?;
+            Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
+        })
+        .await
     }
 
     /// Deletes a model that nothing refers to.
@@ -175,10 +187,13 @@ impl Store {
     /// # Errors
     /// There is none of this id, or something refers to it.
     pub async fn delete_model(&self, id: &str) -> Result<(), StoreError> {
-        let done =
-            sqlx::query("DELETE FROM models WHERE model_id = $1").bind(id).execute(&self.0).await.map_err(|e| {
-                on_delete(e, "tenants or conversations use the model; set its status to deprecated instead")
-            })?;
-        if done.rows_affected() == 0 { Err(StoreError::NotFound("model")) } else { Ok(()) }
+        within(async {
+            let done =
+                sqlx::query("DELETE FROM models WHERE model_id = $1").bind(id).execute(&self.0).await.map_err(|e| {
+                    on_delete(e, "tenants or conversations use the model; set its status to deprecated instead")
+                })?;
+            if done.rows_affected() == 0 { Err(StoreError::NotFound("model")) } else { Ok(()) }
+        })
+        .await
     }
 }

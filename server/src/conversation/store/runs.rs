@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::messages::{self, NewMessage};
-use super::{Store, StoreError, to_micros};
+use super::{Store, StoreError, to_micros, within};
 
 /// What a run leaves in its conversation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,57 +58,60 @@ impl Store {
     /// # Errors
     /// The database failed, and nothing was added.
     pub async fn add_run(&self, run: EndedRun<'_>) -> Result<(), StoreError> {
-        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let now = to_micros(Timestamp::now());
-        let mut transaction = self.0.begin().await?;
-        let added = sqlx::query(
-            "INSERT INTO runs (run_id, conversation_id, model_id, status, input_tokens, output_tokens,
-                    cache_creation_5m_tokens, cache_creation_1h_tokens, cache_read_tokens, cost_usd, turn_count,
-                    duration_ms, began_at, ended_at)
-             SELECT $1, conversation_id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
-             FROM conversations WHERE conversation_id = $2
-             ON CONFLICT (run_id) DO NOTHING",
-        )
-        .bind(run.id)
-        .bind(run.conversation)
-        .bind(run.model)
-        .bind(run.status)
-        .bind(signed(run.usage.input_tokens))
-        .bind(signed(run.usage.output_tokens))
-        .bind(signed(run.usage.cache_creation_5m_tokens))
-        .bind(signed(run.usage.cache_creation_1h_tokens))
-        .bind(signed(run.usage.cache_read_tokens))
-        .bind(run.cost_usd)
-        .bind(i64::from(run.turns))
-        .bind(signed(run.duration_ms))
-        .bind(to_micros(run.began))
-        .bind(now)
-        .execute(&mut *transaction)
-        .await?;
-        if added.rows_affected() > 0 {
-            sqlx::query(
-                "UPDATE conversations SET session_id = COALESCE($2, session_id), title = COALESCE(title, $3),
-                        total_input_tokens = total_input_tokens + $4, total_output_tokens = total_output_tokens + $5,
-                        estimated_context_tokens = COALESCE($6, estimated_context_tokens),
-                        context_limit_reached = $7, updated_at = $8
-                 WHERE conversation_id = $1",
+        within(async {
+            let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            let now = to_micros(Timestamp::now());
+            let mut transaction = self.0.begin().await?;
+            let added = sqlx::query(
+                "INSERT INTO runs (run_id, conversation_id, model_id, status, input_tokens, output_tokens,
+                        cache_creation_5m_tokens, cache_creation_1h_tokens, cache_read_tokens, cost_usd, turn_count,
+                        duration_ms, began_at, ended_at)
+                 SELECT $1, conversation_id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
+                 FROM conversations WHERE conversation_id = $2
+                 ON CONFLICT (run_id) DO NOTHING",
             )
+            .bind(run.id)
             .bind(run.conversation)
-            .bind(&run.totals.session_id)
-            .bind(&run.totals.title)
-            .bind(run.totals.input_tokens)
-            .bind(run.totals.output_tokens)
-            .bind(run.totals.context_tokens)
-            .bind(run.totals.context_full)
+            .bind(run.model)
+            .bind(run.status)
+            .bind(signed(run.usage.input_tokens))
+            .bind(signed(run.usage.output_tokens))
+            .bind(signed(run.usage.cache_creation_5m_tokens))
+            .bind(signed(run.usage.cache_creation_1h_tokens))
+            .bind(signed(run.usage.cache_read_tokens))
+            .bind(run.cost_usd)
+            .bind(i64::from(run.turns))
+            .bind(signed(run.duration_ms))
+            .bind(to_micros(run.began))
             .bind(now)
             .execute(&mut *transaction)
             .await?;
-            let id = format!("{}:done", run.id);
-            let (conversation, subtype) = (run.conversation, Some(run.status));
-            let message = NewMessage { id: &id, conversation, kind: "done", subtype, content: run.done };
-            messages::add(&mut *transaction, message).await?;
-        }
-        transaction.commit().await?;
-        Ok(())
+            if added.rows_affected() > 0 {
+                sqlx::query(
+                    "UPDATE conversations SET session_id = COALESCE($2, session_id), title = COALESCE(title, $3),
+                            total_input_tokens = total_input_tokens + $4, total_output_tokens = total_output_tokens + $5,
+                            estimated_context_tokens = COALESCE($6, estimated_context_tokens),
+                            context_limit_reached = $7, updated_at = $8
+                     WHERE conversation_id = $1",
+                )
+                .bind(run.conversation)
+                .bind(&run.totals.session_id)
+                .bind(&run.totals.title)
+                .bind(run.totals.input_tokens)
+                .bind(run.totals.output_tokens)
+                .bind(run.totals.context_tokens)
+                .bind(run.totals.context_full)
+                .bind(now)
+                .execute(&mut *transaction)
+                .await?;
+                let id = format!("{}:done", run.id);
+                let (conversation, subtype) = (run.conversation, Some(run.status));
+                let message = NewMessage { id: &id, conversation, kind: "done", subtype, content: run.done };
+                messages::add(&mut *transaction, message).await?;
+            }
+            transaction.commit().await?;
+            Ok(())
+        })
+        .await
     }
 }

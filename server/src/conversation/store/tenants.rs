@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, word, words};
+use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, within, word, words};
 
 words! {
     /// Whether a tenant may start runs.
@@ -76,18 +76,21 @@ impl Store {
     /// # Errors
     /// The id is taken, or the model does not exist.
     pub async fn create_tenant(&self, new: NewTenant) -> Result<Tenant, StoreError> {
-        let row = sqlx::query(
-            "INSERT INTO tenants (tenant_id, system_prompt, model_id, status, created_at, updated_at)
-             VALUES ($1, $2, $3, 'active', $4, $4) RETURNING *",
-        )
-        .bind(&new.tenant_id)
-        .bind(new.system_prompt)
-        .bind(new.model_id)
-        .bind(to_micros(Timestamp::now()))
-        .fetch_one(&self.0)
+        within(async {
+            let row = sqlx::query(
+                "INSERT INTO tenants (tenant_id, system_prompt, model_id, status, created_at, updated_at)
+                 VALUES ($1, $2, $3, 'active', $4, $4) RETURNING *",
+            )
+            .bind(&new.tenant_id)
+            .bind(new.system_prompt)
+            .bind(new.model_id)
+            .bind(to_micros(Timestamp::now()))
+            .fetch_one(&self.0)
+            .await
+            .map_err(|e| on_write(e, || format!("tenant {} exists", new.tenant_id), "model"))?;
+            Ok(read(&row)?)
+        })
         .await
-        .map_err(|e| on_write(e, || format!("tenant {} exists", new.tenant_id), "model"))?;
-        Ok(read(&row)?)
     }
 
     /// Every tenant, by id.
@@ -95,8 +98,11 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM tenants ORDER BY tenant_id").fetch_all(&self.0).await?;
-        Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+        within(async {
+            let rows = sqlx::query("SELECT * FROM tenants ORDER BY tenant_id").fetch_all(&self.0).await?;
+            Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+        })
+        .await
     }
 
     /// One tenant.
@@ -104,8 +110,12 @@ impl Store {
     /// # Errors
     /// There is none of this id.
     pub async fn tenant(&self, id: &str) -> Result<Tenant, StoreError> {
-        let row = sqlx::query("SELECT * FROM tenants WHERE tenant_id = $1").bind(id).fetch_optional(&self.0).await?;
-        Ok(read(&row.ok_or(StoreError::NotFound("tenant"))?)?)
+        within(async {
+            let row =
+                sqlx::query("SELECT * FROM tenants WHERE tenant_id = $1").bind(id).fetch_optional(&self.0).await?;
+            Ok(read(&row.ok_or(StoreError::NotFound("tenant"))?)?)
+        })
+        .await
     }
 
     /// Changes a tenant.
@@ -113,20 +123,23 @@ impl Store {
     /// # Errors
     /// There is none of this id, or the model does not exist.
     pub async fn update_tenant(&self, id: &str, change: TenantChange) -> Result<Tenant, StoreError> {
-        let row = sqlx::query(
-            "UPDATE tenants SET system_prompt = COALESCE($2, system_prompt), model_id = COALESCE($3, model_id),
-                    status = COALESCE($4, status), updated_at = $5
-             WHERE tenant_id = $1 RETURNING *",
-        )
-        .bind(id)
-        .bind(change.system_prompt)
-        .bind(change.model_id)
-        .bind(change.status.map(TenantStatus::as_str))
-        .bind(to_micros(Timestamp::now()))
-        .fetch_optional(&self.0)
+        within(async {
+            let row = sqlx::query(
+                "UPDATE tenants SET system_prompt = COALESCE($2, system_prompt), model_id = COALESCE($3, model_id),
+                        status = COALESCE($4, status), updated_at = $5
+                 WHERE tenant_id = $1 RETURNING *",
+            )
+            .bind(id)
+            .bind(change.system_prompt)
+            .bind(change.model_id)
+            .bind(change.status.map(TenantStatus::as_str))
+            .bind(to_micros(Timestamp::now()))
+            .fetch_optional(&self.0)
+            .await
+            .map_err(|e| on_write(e, String::new, "model"))?;
+            Ok(read(&row.ok_or(StoreError::NotFound("tenant"))?)?)
+        })
         .await
-        .map_err(|e| on_write(e, String::new, "model"))?;
-        Ok(read(&row.ok_or(StoreError::NotFound("tenant"))?)?)
     }
 
     /// Deletes a tenant that has no conversations.
@@ -134,11 +147,14 @@ impl Store {
     /// # Errors
     /// There is none of this id, or it has conversations.
     pub async fn delete_tenant(&self, id: &str) -> Result<(), StoreError> {
-        let done = sqlx::query("DELETE FROM tenants WHERE tenant_id = $1")
-            .bind(id)
-            .execute(&self.0)
-            .await
-            .map_err(|e| on_delete(e, "the tenant has conversations; delete them first"))?;
-        if done.rows_affected() == 0 { Err(StoreError::NotFound("tenant")) } else { Ok(()) }
+        within(async {
+            let done = sqlx::query("DELETE FROM tenants WHERE tenant_id = $1")
+                .bind(id)
+                .execute(&self.0)
+                .await
+                .map_err(|e| on_delete(e, "the tenant has conversations; delete them first"))?;
+            if done.rows_affected() == 0 { Err(StoreError::NotFound("tenant")) } else { Ok(()) }
+        })
+        .await
     }
 }
