@@ -83,8 +83,8 @@ fn bucket(r: &mut Reader) -> Option<BucketSettings> {
             false => endpoint(text).map(Some),
         },
     );
-    let patience = r.get("S3_SYNC_TIMEOUT", "30", "a time from 1s to 10m", |text| {
-        units::duration(text).filter(|time| (1..=600).contains(&time.as_secs()))
+    let patience = r.get("S3_SYNC_TIMEOUT", "30", "a time from 1s to 60s", |text| {
+        units::duration(text).filter(|time| (1..=60).contains(&time.as_secs()))
     });
     (!name.is_empty()).then_some(BucketSettings { name, prefix, endpoint, patience })
 }

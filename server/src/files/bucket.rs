@@ -89,6 +89,12 @@ impl Bucket {
         &self.settings.name
     }
 
+    /// How long one sync may take.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.settings.patience
+    }
+
     /// When a sync that begins now has to be over.
     #[must_use]
     pub fn until(&self) -> Instant {

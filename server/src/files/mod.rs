@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use bucket::{Bucket, BucketSettings, SetupError};
 pub use manifest::{Kept, Manifest};
 pub use place::{Place, StoredFile};
-pub use sync::{Content, Direction, Done, InStep, RoomFault, RoomFile, RoomFiles, bring_in, take_out};
+pub use sync::{Content, Done, InStep, RoomFault, RoomFile, RoomFiles, bring_in, take_out};
 
 /// Files that are kept of one conversation, at most.
 pub const MOST_FILES: usize = 20_000;

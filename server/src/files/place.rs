@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, told, within};
 use super::manifest::Manifest;
+use super::sync::in_time;
 use super::{Content, LARGEST_FILE, MOST_FILES, RoomFault, StorageError, name};
 
 /// What is larger goes in parts of this size; S3 takes up to 10,000 of them.
@@ -112,7 +113,7 @@ impl Place {
     /// Its content breaks off or is too large, or storage does not take it.
     pub async fn write(&self, path: &str, mut content: Content, until: Instant) -> Result<(), StorageError> {
         let object = self.object_or_refuse(path)?;
-        let (first, more) = part(&mut content).await?;
+        let (first, more) = part(&mut content, until).await?;
         if !more {
             within(until, self.bucket.store.put(&object, PutPayload::from(first))).await?;
             return Ok(());
@@ -203,10 +204,10 @@ fn parse(path: &str) -> Result<Path, StorageError> {
 }
 
 /// The next part, and whether more may follow.
-async fn part(content: &mut Content) -> Result<(Bytes, bool), StorageError> {
+async fn part(content: &mut Content, until: Instant) -> Result<(Bytes, bool), StorageError> {
     let mut part = BytesMut::new();
     while part.len() < PART {
-        match content.try_next().await? {
+        match in_time(until, content.try_next()).await? {
             Some(chunk) => part.extend_from_slice(&chunk),
             None => return Ok((part.freeze(), false)),
         }
@@ -230,7 +231,7 @@ async fn upload_parts(
         if !more {
             break;
         }
-        (next, more) = part(&mut content).await?;
+        (next, more) = part(&mut content, until).await?;
     }
     within(until, upload.complete()).await.map(drop)
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::manifest::{Kept, Manifest};
-use super::place::Place;
+use super::place::{Place, StoredFile};
 use super::{LARGEST_FILE, MOST_FILES, StorageError};
 
 /// Files under way at once.
@@ -43,7 +43,7 @@ pub struct RoomFile {
     /// In bytes.
     pub size: u64,
     /// Whatever changes when the file does.
-    pub version: i128,
+    pub version: i64,
     /// Permission bits.
     pub mode: u32,
 }
@@ -68,32 +68,6 @@ pub trait RoomFiles: Send + Sync {
     /// # Errors
     /// The content breaks off, or the room does not take it.
     async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError>;
-}
-
-/// Which way files went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the bucket into the room.
-    In,
-    /// From the room into the bucket.
-    Out,
-    /// Out of the bucket, with their conversation.
-    Delete,
-}
-
-impl Direction {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::In, Self::Out, Self::Delete];
-
-    /// The name in metrics and logs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::In => "in",
-            Self::Out => "out",
-            Self::Delete => "delete",
-        }
-    }
 }
 
 /// What a sync did.
@@ -124,7 +98,7 @@ pub struct InStep {
     pub is: bool,
     manifest: Option<Manifest>,
     /// Versions that are in the bucket.
-    out: HashMap<String, (u64, i128)>,
+    out: HashMap<String, (u64, i64)>,
 }
 
 /// Brings the bucket's files into the room; those it has already stay as they are.
@@ -150,16 +124,20 @@ pub async fn bring_in(
     }
     let stored = place.list(until).await?;
     if !stored.is_empty() {
-        let (there, _) = room.list(MOST_FILES).await?;
+        let (there, _) = in_time(until, room.list(MOST_FILES)).await?;
         let there: HashSet<&str> = there.iter().map(|file| file.path.as_str()).collect();
-        let missing = stored.iter().filter(|file| !there.contains(file.path.as_str()));
-        let brought = stream::iter(missing).map(|file| async {
-            let mode = manifest.files.get(&file.path).map_or(0o644, |kept| kept.mode);
+        let modes = &manifest.files;
+        let mut missing = stored.clone();
+        missing.retain(|file| !there.contains(file.path.as_str()));
+        let brought = stream::iter(missing).map(move |file: StoredFile| async move {
+            let mode = modes.get(&file.path).map_or(0o644, |kept| kept.mode);
             let (size, content) = place.read(&file.path, until).await?;
-            room.write(&file.path, size, mode, content).await?;
-            Ok::<_, StorageError>(())
+            in_time(until, room.write(&file.path, size, mode, content)).await
         });
-        done.moved = brought.buffer_unordered(AT_ONCE).try_fold(0, async |moved, ()| Ok(moved + 1)).await?;
+        let mut brought = brought.buffer_unordered(AT_ONCE);
+        while brought.try_next().await?.is_some() {
+            done.moved += 1;
+        }
     }
     (step.is, step.manifest) = (true, Some(Manifest { room: Some(room_id.to_owned()), ..manifest }));
     if let Some(manifest) = step.manifest.as_ref().filter(|_| !stored.is_empty()) {
@@ -180,7 +158,7 @@ pub async fn take_out(
     until: Instant,
 ) -> Result<Done, StorageError> {
     let mut done = Done::default();
-    let (files, all) = room.list(MOST_FILES).await?;
+    let (files, all) = in_time(until, room.list(MOST_FILES)).await?;
     if !all {
         done.skip("/", &format!("the room has more than {MOST_FILES} files"));
     }
@@ -193,23 +171,25 @@ pub async fn take_out(
         if file.size > LARGEST_FILE {
             done.skip(&file.path, "larger than what is kept");
         } else if place.takes(&file.path) {
-            changed.push(file);
+            changed.push(file.clone());
         } else {
             done.skip(&file.path, "its name is too long");
         }
     }
     if step.manifest.is_none() {
-        step.manifest = Some(place.manifest(until).await?);
+        let manifest = place.manifest(until).await?;
+        // An earlier process may have brought everything in.
+        step.is |= manifest.room.as_deref() == Some(room_id);
+        step.manifest = Some(manifest);
     }
     let manifest = step.manifest.get_or_insert_default();
     let before = manifest.clone();
-    let known = before.files.clone();
-    let mut moves = stream::iter(changed)
-        .map(|file| {
-            let known = known.get(&file.path);
-            async move { (file, take_one(place, room, file, known, until).await) }
-        })
-        .buffer_unordered(AT_ONCE);
+    let known = &before.files;
+    let moves = stream::iter(changed).map(move |file: RoomFile| async move {
+        let taken = take_one(place, room, &file, known.get(&file.path), until).await;
+        (file, taken)
+    });
+    let mut moves = moves.buffer_unordered(AT_ONCE);
     let mut failed = None;
     while let Some((file, taken)) = moves.next().await {
         match taken {
@@ -228,7 +208,7 @@ pub async fn take_out(
     }
     drop(moves);
     if failed.is_none() && step.is && all {
-        let gone: Vec<String> = known.into_keys().filter(|path| !names.contains(path.as_str())).collect();
+        let gone: Vec<String> = known.keys().filter(|path| !names.contains(path.as_str())).cloned().collect();
         done.deleted = gone.len();
         match place.delete(gone.clone(), until).await {
             Ok(()) => gone.iter().for_each(|path| {
@@ -261,15 +241,26 @@ async fn take_one(
     until: Instant,
 ) -> Result<(Kept, bool), StorageError> {
     if let Some(known) = known.filter(|known| known.size == file.size) {
-        let sha256 = digest(room.read(file).await?).await?;
+        let sha256 = in_time(until, digest(in_time(until, room.read(file)).await?)).await?;
         if sha256 == known.sha256 {
             return Ok((Kept { mode: file.mode, ..known.clone() }, false));
         }
     }
-    let (seen, hashed) = hashing(room.read(file).await?);
+    let (seen, hashed) = hashing(in_time(until, room.read(file)).await?);
     place.write(&file.path, hashed, until).await?;
     let (size, sha256) = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).finish();
     Ok((Kept { size, sha256, mode: file.mode }, true))
+}
+
+/// Work of the room's, no longer than `until`.
+pub(super) async fn in_time<T, E: Into<StorageError>>(
+    until: Instant,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, StorageError> {
+    match tokio::time::timeout_at(until, work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(_) => Err(RoomFault::Agent("it did not answer in time".into()).into()),
+    }
 }
 
 async fn digest(mut content: Content) -> Result<String, StorageError> {
