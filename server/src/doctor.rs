@@ -3,11 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::engine::{Docker, Engine, EngineAddress, EngineError};
+use crate::files::{Bucket, StorageError};
+use crate::serve;
 use crate::state::{Redis, State, StateError};
 use crate::workspace::sockets;
+
+/// How long the bucket may take to answer: it may have to be asked for credentials first.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// What one look found.
 enum Finding {
@@ -29,6 +36,7 @@ pub async fn run(config: Config) -> Exit {
         findings.push(("image", image(&engine, &config.rooms.image).await));
     }
     findings.push(("shared state", shared_state(&config).await));
+    findings.push(("object storage", object_storage(&config).await));
     findings.push(("API keys", keys(&config)));
     let mut exit = Exit::Ok;
     for (what, finding) in findings {
@@ -130,6 +138,31 @@ async fn shared_state(config: &Config) -> Finding {
                         answers; until then conversations get no new rooms.";
             Finding::Bad(error.to_string(), cure.into())
         }
+    }
+}
+
+async fn object_storage(config: &Config) -> Finding {
+    let Some(settings) = config.storage.bucket.clone() else {
+        return Finding::Good("not configured: files stay in their rooms (set S3_BUCKET_NAME to keep them)".into());
+    };
+    let region = &config.egress.region;
+    let shown =
+        format!("{}{}", settings.name, settings.endpoint.as_ref().map_or(String::new(), |at| format!(" at {at}")));
+    let bucket = match Bucket::open(settings, region, serve::credentials(region).await) {
+        Ok(bucket) => bucket,
+        Err(error) => return Finding::Bad(error.to_string(), "Install the host's certificate authorities.".into()),
+    };
+    let cure = "Runs go on without it, and files stay in their rooms until it answers.";
+    match bucket.ping(Instant::now() + ANSWER).await {
+        Ok(()) => Finding::Good(format!("the bucket {shown} answers")),
+        Err(error @ StorageError::Refused(_)) => Finding::Bad(
+            format!("{shown}: {error}"),
+            format!("Give the AWS credentials s3:ListBucket, GetObject, PutObject and DeleteObject on it. {cure}"),
+        ),
+        Err(error) => Finding::Bad(
+            format!("{shown}: {error}"),
+            format!("Look at S3_BUCKET_NAME, S3_ENDPOINT_URL and AWS_REGION. {cure}"),
+        ),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::conversation::run::Outlook;
 use crate::conversation::runs::{Means, Runs};
 use crate::conversation::store::Store;
 use crate::engine::Docker;
+use crate::files::Bucket;
 use crate::state::directory::{StateDir, write_whole};
 use crate::state::{Embedded, Redis, State, StateError};
 use crate::telemetry::{audit::Audit, logs, metrics::Metrics};
@@ -52,6 +53,8 @@ enum StartError {
     Sockets(PathBuf, io::Error),
     #[error("AUDIT_LOG={0:?}: {1}; give a file this user may write to")]
     Audit(PathBuf, io::Error),
+    #[error("S3_BUCKET_NAME: {0}")]
+    Bucket(#[from] crate::files::SetupError),
     #[error("the egress proxy: {0}")]
     Egress(#[from] nagaya_egress::SetupError),
     #[error("BIND_ADDR={0}: {1}")]
@@ -131,7 +134,10 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         write_whole(path, &format!("{addr}\n")).map_err(|error| StartError::AddrFile(path.into(), error))?;
     }
     tracing::info!(%addr, deployment, environment = config.service.environment.name(), "serving");
-    tracing::info!("no S3_BUCKET_NAME: file sync is off");
+    match workspaces.bucket() {
+        Some(bucket) => tracing::info!(bucket = bucket.name(), "rooms' files are kept in a bucket"),
+        None => tracing::info!("no S3_BUCKET_NAME: file sync is off"),
+    }
     if config.service.keys.is_empty() {
         tracing::warn!("no API_KEYS: whoever reaches this address is an operator");
     }
@@ -186,6 +192,8 @@ async fn workspaces(
         .map_err(|error| StartError::Sockets(rooms.socket_base.clone(), error))?;
     let (shared, peers) = shared_state(config, state, &deployment).await?;
     let aws = credentials(&config.egress.region).await;
+    let bucket = config.storage.bucket.clone();
+    let bucket = bucket.map(|bucket| Bucket::open(bucket, &config.egress.region, aws.clone())).transpose()?;
     let egress =
         Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed { metrics: metrics.clone(), audit }))?;
     Ok(Workspaces::new(Parts {
@@ -200,6 +208,7 @@ async fn workspaces(
             region: config.egress.region.clone(),
         },
         state: shared,
+        bucket,
         peers,
         metrics,
         clock: Clock::default(),
@@ -252,7 +261,7 @@ fn egress_settings(egress: &EgressSettings) -> nagaya_egress::Settings {
 
 /// The standard AWS credential chain: environment, profile, container, instance. Nothing is asked until a request needs
 /// to be signed; what is found is kept and refreshed before it expires.
-async fn credentials(region: &str) -> Option<SharedCredentialsProvider> {
+pub(crate) async fn credentials(region: &str) -> Option<SharedCredentialsProvider> {
     use aws_smithy_http_client::{Builder, tls};
     let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
     aws_config::from_env()

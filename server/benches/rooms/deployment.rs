@@ -85,6 +85,7 @@ pub(crate) async fn parts(engine: Arc<dyn Engine>, name: &str, dir: &Path) -> Re
             region: "us-east-1".into(),
         },
         state: Arc::new(Embedded::open(&dir.join("workspaces.sqlite")).await?),
+        bucket: None,
         peers: Peers::alone(name),
         metrics: Arc::new(Metrics::new()?),
         clock: Clock::default(),

@@ -18,12 +18,32 @@ const ENDLESS: Duration = Duration::from_secs(5);
 /// Between two times that a target's word is taken for the end of credentials. A client can make a target say it.
 const BETWEEN_DOUBTS: Duration = Duration::from_secs(10);
 
-/// Where the credentials come from.
-pub(crate) struct Chain {
+/// Why there are no credentials.
+#[derive(Debug, thiserror::Error)]
+pub enum NoCredentials {
+    /// There is no chain to ask.
+    #[error("there is no AWS credential chain")]
+    NoChain,
+    /// It has none, or cannot tell.
+    #[error("no AWS credentials: {0}")]
+    Refused(#[from] CredentialsError),
+    /// It did not answer in time.
+    #[error("no AWS credentials: the chain did not answer within {PATIENCE:?}")]
+    Slow,
+}
+
+/// The standard AWS credential chain, whose answers are kept as long as they are good.
+pub struct Chain {
     provider: Option<SharedCredentialsProvider>,
     known: Mutex<Known>,
     /// One request at a time asks.
     asking: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chain").finish_non_exhaustive()
+    }
 }
 
 #[derive(Default)]
@@ -57,7 +77,9 @@ impl Known {
 }
 
 impl Chain {
-    pub(crate) fn new(provider: Option<SharedCredentialsProvider>) -> Self {
+    /// Nothing is asked before the first need.
+    #[must_use]
+    pub fn new(provider: Option<SharedCredentialsProvider>) -> Self {
         Self { provider, known: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
@@ -66,12 +88,15 @@ impl Chain {
     }
 
     /// The credentials as they are now.
-    pub(crate) async fn credentials(&self) -> Result<Credentials, Refusal> {
+    ///
+    /// # Errors
+    /// There are none, or the chain takes too long.
+    pub async fn credentials(&self) -> Result<Credentials, NoCredentials> {
         let fresh = self.known().fresh();
         if let Some(credentials) = fresh {
             return Ok(credentials);
         }
-        let provider = self.provider.as_ref().ok_or_else(Refusal::no_credentials)?;
+        let provider = self.provider.as_ref().ok_or(NoCredentials::NoChain)?;
         let lookup = async {
             let _alone = self.asking.lock().await;
             // Who asked before may have been told.
@@ -86,17 +111,17 @@ impl Chain {
             self.known().credentials = Some((credentials.clone(), Instant::now()));
             Ok::<_, CredentialsError>(credentials)
         };
-        match tokio::time::timeout(PATIENCE, lookup).await {
-            Ok(Ok(credentials)) => Ok(credentials),
-            Ok(Err(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "no AWS credentials");
-                Err(Refusal::no_credentials())
+        tokio::time::timeout(PATIENCE, lookup).await.map_err(|_| NoCredentials::Slow)?.map_err(Into::into)
+    }
+
+    /// The same for a request of a room, which is refused where there are none; the reason is for the log alone.
+    pub(crate) async fn for_request(&self) -> Result<Credentials, Refusal> {
+        self.credentials().await.map_err(|error| {
+            if !matches!(error, NoCredentials::NoChain) {
+                tracing::error!(error = &error as &dyn std::error::Error, "a request is not signed");
             }
-            Err(_) => {
-                tracing::error!("no AWS credentials: the chain did not answer in time");
-                Err(Refusal::no_credentials())
-            }
-        }
+            Refusal::no_credentials()
+        })
     }
 
     /// A target said that these have ended, whatever they say themselves: the next request asks for others.

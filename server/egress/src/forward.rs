@@ -119,7 +119,7 @@ pub(crate) async fn forward(
             path = sigv4::unambiguous(&path, service)?;
             signing = Some(Scope { service, region });
             // Nothing is asked for that could not be signed anyway.
-            egress.signer.chain.credentials().await?;
+            egress.signer.chain.for_request().await?;
             if matches!(head.framing, Framing::Length(length) if length > limits.signed_body) {
                 return Err(Refusal::signed_body_too_large());
             }

@@ -46,6 +46,7 @@ mod tunnel;
 
 pub use address::Networks;
 pub use allow::AllowList;
+pub use chain::{Chain, NoCredentials};
 pub use credentials::CredentialRules;
 pub use listener::Listener;
 pub use pins::Pins;

@@ -49,7 +49,7 @@ impl Signer {
         headers: &mut HeaderMap,
         body_sha256: &str,
     ) -> Result<Credentials, Refusal> {
-        let credentials = self.chain.credentials().await?;
+        let credentials = self.chain.for_request().await?;
         add_signature(&credentials, scope, self.clocks.now(host), line, headers, body_sha256)?;
         Ok(credentials)
     }

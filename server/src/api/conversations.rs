@@ -15,6 +15,7 @@ use crate::conversation::store::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, Message, ModelStatus, NewConversation,
 };
 use crate::workspace::Why;
+use crate::workspace::room::Occupant;
 
 /// Ids in a conversation's path.
 #[derive(Debug, Deserialize)]
@@ -202,7 +203,7 @@ async fn change_conversation(
     Ok(changed)
 }
 
-/// Deletes a conversation: ends its run, releases its room, deletes its messages.
+/// Deletes a conversation: ends its run, releases its room, deletes its stored files and its messages.
 #[utoipa::path(delete, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}", tag = "conversations",
     params(("tenant_id" = String, Path), ("conversation_id" = String, Path)),
     responses((status = 204), (status = 404, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
@@ -218,7 +219,12 @@ pub(super) async fn delete(
     if !app.runs.end(id).await {
         return Err(ApiError::unavailable("the conversation's run did not end yet; delete again"));
     }
-    app.workspaces.release_conversation(id, Why::Conversation).await?;
+    app.workspaces.release_conversation(id, Why::Deletion).await?;
+    // Before the conversation itself: as long as it is there, what is left of it can be deleted once more.
+    let occupant = Occupant { conversation: id.clone(), tenant: tenant.clone() };
+    app.workspaces.delete_files(&occupant).await.map_err(|error| {
+        ApiError::unavailable(format!("the conversation's stored files are not deleted yet ({error}); delete again"))
+    })?;
     app.store.delete_conversation(&tenant, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

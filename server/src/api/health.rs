@@ -77,10 +77,11 @@ pub(super) struct Health {
 /// How the service and what it needs are. Always 200: the answer is in the body.
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Health)))]
 pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
-    let (database, docker, redis, reality) = tokio::join!(
+    let (database, docker, redis, s3, reality) = tokio::join!(
         check(app.store.ping()),
         check(app.workspaces.engine().ping()),
         shared_state(&app),
+        storage(&app),
         app.workspaces.reality()
     );
     // Nothing depends on what is not configured.
@@ -90,8 +91,8 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
     let status = match trouble {
         _ if critical.iter().any(|check| check.status != Status::Healthy) => Status::Unhealthy,
         Some(_) => Status::Degraded,
-        // Rooms that are there go on; only conversations without one wait for it.
-        None if redis.status != Status::Healthy => Status::Degraded,
+        // Rooms that are there go on, and files wait in them.
+        None if [&redis, &s3].iter().any(|check| check.status != Status::Healthy) => Status::Degraded,
         None => Status::Healthy,
     };
     Json(Health {
@@ -99,7 +100,7 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
         version: env!("CARGO_PKG_VERSION"),
         environment: app.environment.name(),
         timestamp: jiff::Timestamp::now(),
-        checks: Checks { database, redis, docker, s3: absent("not configured: no file sync") },
+        checks: Checks { database, redis, docker, s3 },
         container_system: ContainerSystem {
             active_containers: reality.active_containers,
             warm_pool_size: reality.warm_pool_size,
@@ -168,6 +169,14 @@ async fn shared_state(app: &AppState) -> Check {
         checked.message = format!("{}; {told}", checked.message);
     }
     checked
+}
+
+/// Where rooms' files are kept.
+async fn storage(app: &AppState) -> Check {
+    match app.workspaces.bucket() {
+        Some(bucket) => check(bucket.ping(tokio::time::Instant::now() + DEADLINE)).await,
+        None => absent("not configured: no file sync"),
+    }
 }
 
 fn absent(message: &str) -> Check {

@@ -185,6 +185,8 @@ pub enum ErrorType {
     TimeoutError,
     /// No room could be had.
     WorkspaceError,
+    /// Files were not brought into the room, or not taken out of it. The run goes on.
+    StorageError,
     /// The server stops.
     ServerStopping,
     /// A bug of ours.

@@ -36,6 +36,24 @@ pub enum RunOutcome {
     Cancelled,
 }
 
+/// Which way files go between a room and object storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncDirection {
+    /// Into the room.
+    In,
+    /// Out of it.
+    Out,
+}
+
+impl SyncDirection {
+    fn label(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
+}
+
 /// What is reality at the moment of a scrape; gauges are set from it and from nothing else.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reality {
@@ -61,6 +79,8 @@ pub struct Metrics {
     requests: IntCounterVec,
     crashes: IntCounter,
     proxy_blocked: IntCounterVec,
+    sync: HistogramVec,
+    sync_errors: IntCounterVec,
     pool_exhausted: IntCounter,
     refill_failures: IntCounter,
     gc_cycles: IntCounterVec,
@@ -126,6 +146,17 @@ impl Metrics {
             requests: counters("workspace_requests_total", "Runs, by how they ended.", "status")?,
             crashes: counter("workspace_container_crashes_total", "Rooms lost while a run was in them.")?,
             proxy_blocked: counters("workspace_proxy_blocked_total", "Egress requests denied.", "reason")?,
+            sync: histograms(
+                "workspace_s3_sync_duration_seconds",
+                "Syncs of rooms' files with object storage.",
+                REQUEST,
+                &["direction"],
+            )?,
+            sync_errors: counters(
+                "workspace_s3_sync_errors_total",
+                "Syncs of rooms' files that did not do all they should.",
+                "direction",
+            )?,
             pool_exhausted: counter(
                 "workspace_warm_pool_exhausted_total",
                 "Conversations that found the pool empty and started cold.",
@@ -147,6 +178,10 @@ impl Metrics {
         for outcome in [RunOutcome::Success, RunOutcome::Error, RunOutcome::Timeout, RunOutcome::Cancelled] {
             let _ = self.requests.with_label_values(&[outcome_label(outcome)]);
         }
+        for direction in [SyncDirection::In, SyncDirection::Out].map(SyncDirection::label) {
+            let _ = self.sync.with_label_values(&[direction]);
+            let _ = self.sync_errors.with_label_values(&[direction]);
+        }
         for result in ["success", "error"] {
             let _ = self.gc_cycles.with_label_values(&[result]);
         }
@@ -161,6 +196,14 @@ impl Metrics {
         self.startup.with_label_values(&[label]).observe(took.as_secs_f64());
         if source == StartSource::Warm {
             self.acquire.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A sync of a room's files ended, well or not.
+    pub fn synced(&self, direction: SyncDirection, took: Duration, well: bool) {
+        self.sync.with_label_values(&[direction.label()]).observe(took.as_secs_f64());
+        if !well {
+            self.sync_errors.with_label_values(&[direction.label()]).inc();
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -47,7 +48,7 @@ pub enum AgentError {
 /// # Errors
 /// It is not, or cannot be reached.
 pub async fn health(dir: &RoomDir) -> Result<Health, AgentError> {
-    let (head, body, _connection) = send(dir, request(Method::GET, "/health", Bytes::new())?, ANSWER_DEADLINE).await?;
+    let (head, body, _connection) = send(dir, request(Method::GET, "/health", empty())?, ANSWER_DEADLINE).await?;
     let bytes = whole(body, ANSWER_DEADLINE).await?;
     refuse_unless_success(head, &bytes)?;
     serde_json::from_slice(&bytes).map_err(|error| AgentError::Broken(format!("/health: {error}")))
@@ -59,7 +60,7 @@ pub async fn health(dir: &RoomDir) -> Result<Health, AgentError> {
 /// The agent refused, or cannot be reached.
 pub async fn execute(dir: &RoomDir, what: &ExecuteRequest) -> Result<EventStream, AgentError> {
     let body = serde_json::to_vec(what).map_err(|error| AgentError::Broken(error.to_string()))?;
-    EventStream::open(dir, request(Method::POST, "/execute", body.into())?).await
+    EventStream::open(dir, request(Method::POST, "/execute", whole_body(body.into()))?).await
 }
 
 /// Follows an execution from after its event number `after`.
@@ -68,7 +69,7 @@ pub async fn execute(dir: &RoomDir, what: &ExecuteRequest) -> Result<EventStream
 /// As [`execute`]; 404 where the agent does not know it, 410 where it no longer has those events.
 pub async fn follow(dir: &RoomDir, execution: &str, after: u64) -> Result<EventStream, AgentError> {
     let path = format!("/executions/{execution}/events?after={after}");
-    EventStream::open(dir, request(Method::GET, &path, Bytes::new())?).await
+    EventStream::open(dir, request(Method::GET, &path, empty())?).await
 }
 
 /// Cancels an execution; when this returns, none of its processes lives.
@@ -76,7 +77,7 @@ pub async fn follow(dir: &RoomDir, execution: &str, after: u64) -> Result<EventS
 /// # Errors
 /// The agent did not say so.
 pub async fn cancel(dir: &RoomDir, execution: &str) -> Result<(), AgentError> {
-    let request = request(Method::DELETE, &format!("/executions/{execution}"), Bytes::new())?;
+    let request = request(Method::DELETE, &format!("/executions/{execution}"), empty())?;
     let (head, body, _connection) = send(dir, request, CANCEL_DEADLINE).await?;
     let bytes = whole(body, ANSWER_DEADLINE).await?;
     if head == StatusCode::NOT_FOUND {
@@ -94,7 +95,7 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    async fn open(dir: &RoomDir, request: Request<Full<Bytes>>) -> Result<Self, AgentError> {
+    async fn open(dir: &RoomDir, request: Request<Body>) -> Result<Self, AgentError> {
         let (status, body, connection) = send(dir, request, ANSWER_DEADLINE).await?;
         if !status.is_success() {
             let bytes = whole(body, ANSWER_DEADLINE).await?;
@@ -143,19 +144,67 @@ impl EventStream {
     }
 }
 
-fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, AgentError> {
+/// The body of a request to an agent.
+pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// No body.
+pub(super) fn empty() -> Body {
+    whole_body(Bytes::new())
+}
+
+fn whole_body(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// An answer that is read as it comes.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Incoming,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Answer {
+    /// The next piece; `None` at its end. Cancel-safe.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, AgentError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(AgentError::Broken(error.to_string())),
+                // Trailers carry nothing here.
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sends a request whose answer is read as it comes; a refusal is an error.
+pub(super) async fn ask(dir: &RoomDir, request: Request<Body>, deadline: Duration) -> Result<Answer, AgentError> {
+    let (status, body, connection) = send(dir, request, deadline).await?;
+    if !status.is_success() {
+        let bytes = whole(body, ANSWER_DEADLINE).await?;
+        refuse_unless_success(status, &bytes)?;
+        return Err(AgentError::Broken("no answer".into()));
+    }
+    Ok(Answer { body, _connection: connection })
+}
+
+pub(super) fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, AgentError> {
     Request::builder()
         .method(method)
         .uri(path)
         .header("host", "agent")
         .header("content-type", "application/json")
-        .body(Full::new(body))
+        .body(body)
         .map_err(|error| AgentError::Broken(error.to_string()))
 }
 
 async fn send(
     dir: &RoomDir,
-    request: Request<Full<Bytes>>,
+    request: Request<Body>,
     deadline: Duration,
 ) -> Result<(StatusCode, Incoming, AbortOnDropHandle<()>), AgentError> {
     let broken = |error: hyper::Error| AgentError::Broken(error.to_string());

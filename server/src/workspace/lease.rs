@@ -48,6 +48,14 @@ impl Lease {
         Self { workspaces, room, occupant, origin, session }
     }
 
+    pub(super) fn workspaces(&self) -> &Arc<Workspaces> {
+        &self.workspaces
+    }
+
+    pub(super) fn occupant(&self) -> &Occupant {
+        &self.occupant
+    }
+
     pub(super) fn room(&self) -> &Arc<Room> {
         &self.room
     }

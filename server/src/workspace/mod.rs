@@ -5,9 +5,11 @@
 
 mod acquire;
 pub mod agent;
+mod agent_files;
 mod build;
 mod clear;
 pub mod clock;
+mod files;
 mod follow;
 pub mod gc;
 pub mod id;
@@ -39,6 +41,7 @@ pub use spec::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Template};
 
 use crate::config::AtShutdown;
 use crate::engine::Engine;
+use crate::files::Bucket;
 use crate::state::State;
 use crate::telemetry::metrics::{Metrics, Reality};
 use clock::Clock;
@@ -66,6 +69,8 @@ pub struct Parts {
     pub template: Template,
     /// Remembers whose a room is.
     pub state: Arc<dyn State>,
+    /// Keeps rooms' files; `None` where nobody does.
+    pub bucket: Option<Bucket>,
     /// The other servers of the deployment.
     pub peers: Peers,
     /// Counts.

@@ -1,6 +1,6 @@
 //! The one way out of a room.
 //!
-//! Stop new work, stop the proxy, destroy the container, remove the directory, delete the record, forget. Every path that
+//! Stop new work, stop the proxy, take the files out, destroy the container, remove the directory, delete the record, forget. Every path that
 //! ends a room comes here; each step may be repeated; a release that is cut off leaves the room in the table as
 //! `Releasing`, and the garbage collector, or the next start, takes it up again.
 
@@ -13,6 +13,7 @@ use super::id::RoomId;
 use super::peers::PeerError;
 use super::room::Room;
 use crate::engine::EngineError;
+use crate::files::Bucket;
 use crate::state::StateError;
 
 /// How long an egress listener's requests and tunnels get to end.
@@ -44,8 +45,10 @@ pub enum Why {
     Unfinished,
     /// It could not be made whole.
     FailedCreation,
-    /// Its conversation was deleted or archived.
+    /// Its conversation was archived.
     Conversation,
+    /// Its conversation was deleted, and its files with it.
+    Deletion,
     /// An operator asked for it.
     Operator,
     /// The pool is larger than it should be.
@@ -69,6 +72,7 @@ impl Why {
             Self::Unfinished => "unfinished",
             Self::FailedCreation => "failed_creation",
             Self::Conversation => "conversation",
+            Self::Deletion => "deletion",
             Self::Operator => "operator",
             Self::Surplus => "surplus",
             Self::Shutdown => "shutdown",
@@ -90,7 +94,8 @@ impl Why {
             Self::StaleRecord => "a record without a container",
             Self::Unfinished => "an earlier release was cut off",
             Self::FailedCreation => "it could not be made whole",
-            Self::Conversation => "its conversation was deleted or archived",
+            Self::Conversation => "its conversation was archived",
+            Self::Deletion => "its conversation was deleted",
             Self::Operator => "an operator asked for it",
             Self::Surplus => "the pool is larger than it should be",
             Self::Shutdown => "the server stops and keeps nothing",
@@ -100,6 +105,11 @@ impl Why {
     /// Whether nobody is left in the room who could use a grace period.
     fn is_beyond_warning(self) -> bool {
         matches!(self, Self::Dead | Self::Unhealthy)
+    }
+
+    /// Whether files cannot be had from the room any more, or nobody wants them.
+    fn is_without_files(self) -> bool {
+        self.is_beyond_warning() || matches!(self, Self::Deletion | Self::Surplus | Self::FailedCreation)
     }
 }
 
@@ -159,7 +169,8 @@ impl Workspaces {
         self.pool_changed.notify_one();
         let this = self.clone();
         let work = self.tasks.spawn(async move { this.take_down(&room, why).await });
-        let patience = self.parts.grace + PATIENCE;
+        let files = self.bucket().map_or(Duration::ZERO, Bucket::patience);
+        let patience = self.parts.grace + files + PATIENCE;
         match tokio::time::timeout(patience, work).await {
             Ok(done) => done.unwrap_or(Err(ReleaseError::CutOff)),
             Err(_) => Err(ReleaseError::Slow(patience)),
@@ -172,7 +183,10 @@ impl Workspaces {
             return Ok(());
         }
         stop_listener(room, LISTENER_DEADLINE).await;
-        // Files would be synced out here, while the container still has them; this version has no object storage.
+        // While the container still has them.
+        if !why.is_without_files() && !self.haste.is_cancelled() {
+            self.sync_last(room).await;
+        }
         let warned = !why.is_beyond_warning() && !self.haste.is_cancelled();
         let grace = if warned { self.parts.grace } else { self.parts.grace.min(NO_GRACE) };
         self.parts.engine.remove(&room.id.container(), grace).await?;

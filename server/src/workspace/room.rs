@@ -1,6 +1,7 @@
 //! The rooms this server knows: one table, one owner.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use nagaya_egress::Listener;
 use super::clock::Clock;
 use super::id::RoomId;
 use super::sockets::RoomDir;
+use crate::files::InStep;
 
 /// Whose a room is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,12 @@ pub struct Room {
     pub(super) listener: Mutex<Option<Listener>>,
     /// Held while the room is taken down: a second release waits for the first.
     pub(super) gate: tokio::sync::Mutex<()>,
+    /// What is known of its files and the bucket's; held while they are made the same.
+    pub(super) files: tokio::sync::Mutex<InStep>,
+    /// Whether a sync is about to begin.
+    pub(super) sync_ahead: AtomicBool,
+    /// Whose it is or was: the release still needs to know.
+    occupant: Mutex<Option<Occupant>>,
 }
 
 impl Room {
@@ -41,7 +49,21 @@ impl Room {
         dir: Option<RoomDir>,
         listener: Option<Listener>,
     ) -> Self {
-        Self { id, created_at, dir, listener: Mutex::new(listener), gate: tokio::sync::Mutex::new(()) }
+        Self {
+            id,
+            created_at,
+            dir,
+            listener: Mutex::new(listener),
+            gate: tokio::sync::Mutex::default(),
+            files: tokio::sync::Mutex::default(),
+            sync_ahead: AtomicBool::default(),
+            occupant: Mutex::default(),
+        }
+    }
+
+    /// Whose it is or was.
+    pub(super) fn occupant(&self) -> Option<Occupant> {
+        self.occupant.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -291,6 +313,7 @@ impl Table {
             RoomState::Pooled => self.pool.push_back(id.clone()),
             RoomState::Bound { occupant, .. } => {
                 self.by_conversation.insert(occupant.conversation.clone(), id.clone());
+                *entry.room.occupant.lock().unwrap_or_else(PoisonError::into_inner) = Some(occupant.clone());
             }
             RoomState::Starting | RoomState::Releasing => {}
         }

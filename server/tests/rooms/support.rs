@@ -126,6 +126,7 @@ impl Host {
             sockets: SocketBase::prepare(base.clone(), base).expect("a base"),
             template: template(),
             state: Arc::new(Embedded::open(&self.records_path()).await.expect("opens")),
+            bucket: None,
             peers: Peers::alone(DEPLOYMENT),
             metrics: Arc::new(Metrics::new().expect("metrics")),
             clock: self.clock.clone(),

@@ -2,13 +2,13 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::buffer::Reader;
 use crate::execution::Executions;
+use crate::files;
 
 /// Largest request body, in bytes.
 const LARGEST_BODY: usize = 4 * 1024 * 1024;
@@ -39,7 +40,13 @@ const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Serves connections until told to stop.
-pub(crate) async fn serve(listener: UnixListener, executions: Arc<Executions>, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    executions: Arc<Executions>,
+    workspace: PathBuf,
+    stop: CancellationToken,
+) {
+    let workspace: Arc<Path> = workspace.into();
     let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
@@ -50,11 +57,11 @@ pub(crate) async fn serve(listener: UnixListener, executions: Arc<Executions>, s
                 continue;
             }
         };
-        let (executions, stop) = (executions.clone(), stop.clone());
+        let (executions, workspace, stop) = (executions.clone(), workspace.clone(), stop.clone());
         connections.spawn(async move {
             let service = service_fn(move |request| {
-                let executions = executions.clone();
-                async move { Ok::<_, Infallible>(answer(&executions, request).await) }
+                let (executions, workspace) = (executions.clone(), workspace.clone());
+                async move { Ok::<_, Infallible>(answer(&executions, &workspace, request).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -80,7 +87,7 @@ pub(crate) async fn serve(listener: UnixListener, executions: Arc<Executions>, s
     connections.wait().await;
 }
 
-async fn answer(executions: &Arc<Executions>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(executions: &Arc<Executions>, workspace: &Path, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match (request.method(), segments.as_slice()) {
@@ -88,6 +95,9 @@ async fn answer(executions: &Arc<Executions>, request: Request<Incoming>) -> Res
         (&Method::POST, ["execute"]) => execute(executions, request.into_body()).await,
         (&Method::GET, ["executions", id, "events"]) => follow(executions, id, request.uri().query()),
         (&Method::DELETE, ["executions", id]) => cancel(executions, id).await,
+        (&Method::GET, ["files"]) => read_files(workspace, request.uri().query().unwrap_or_default()),
+        (&Method::PUT, ["files"]) => write_file(workspace, request).await,
+        (_, ["files"]) => not_allowed("GET, PUT"),
         (_, ["health"]) => not_allowed("GET"),
         (_, ["execute"]) => not_allowed("POST"),
         (_, ["executions", _, "events"]) => not_allowed("GET"),
@@ -146,6 +156,51 @@ async fn cancel(executions: &Executions, id: &str) -> Response<Body> {
     } else {
         fault(StatusCode::INTERNAL_SERVER_ERROR, "the execution does not end")
     }
+}
+
+/// All files as a list, or the one that is named.
+fn read_files(workspace: &Path, query: &str) -> Response<Body> {
+    if query.is_empty() {
+        let lines = files::list(workspace.to_owned()).map(|lines| Ok(Frame::data(lines)));
+        return with_type(Response::new(StreamBody::new(lines).boxed_unsync()), "application/x-ndjson");
+    }
+    let Some(path) = files::query_value(query, "path") else {
+        return fault(StatusCode::BAD_REQUEST, "path: a file's path below the workspace is accepted");
+    };
+    match files::read(workspace, &path) {
+        Ok((size, chunks)) => {
+            let body = StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk))));
+            let mut response = with_type(Response::new(body.boxed_unsync()), "application/octet-stream");
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+            response
+        }
+        Err(error) => io_fault(&error),
+    }
+}
+
+async fn write_file(workspace: &Path, request: Request<Incoming>) -> Response<Body> {
+    let query = request.uri().query().unwrap_or_default();
+    let mode = files::query_value(query, "mode").unwrap_or_else(|| "644".into());
+    let (Some(path), Ok(mode)) = (files::query_value(query, "path"), u32::from_str_radix(&mode, 8)) else {
+        return fault(
+            StatusCode::BAD_REQUEST,
+            "path: a file's path below the workspace; mode: octal digits are accepted",
+        );
+    };
+    match files::write(workspace, &path, mode, request.into_body()).await {
+        Ok(()) => response(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
+        Err(error) => io_fault(&error),
+    }
+}
+
+fn io_fault(error: &io::Error) -> Response<Body> {
+    let status = match error.kind() {
+        io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => StatusCode::BAD_REQUEST,
+        io::ErrorKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    fault(status, &error.to_string())
 }
 
 fn events(reader: Reader) -> Response<Body> {

@@ -6,6 +6,7 @@ mod bridge;
 mod buffer;
 mod driver;
 mod execution;
+mod files;
 mod http;
 mod mapping;
 mod process;
@@ -23,7 +24,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use nagaya_protocol::{ABANDONED_AFTER_SECS, AGENT_SOCKET, BRIDGE_ADDR, PROXY_SOCKET, ROOM_SOCKET_DIR};
+use nagaya_protocol::{ABANDONED_AFTER_SECS, AGENT_SOCKET, BRIDGE_ADDR, PROXY_SOCKET, ROOM_SOCKET_DIR, WORKSPACE_DIR};
 
 /// The agent inside a workspace container.
 #[derive(Debug, Parser)]
@@ -38,6 +39,9 @@ pub struct Cli {
     /// Seconds after which an execution that nobody listens to is cancelled.
     #[arg(long, global = true, default_value_t = ABANDONED_AFTER_SECS)]
     abandoned_after: u64,
+    /// Where the work's files are.
+    #[arg(long, global = true, default_value = WORKSPACE_DIR)]
+    workspace: PathBuf,
     /// What to do; default is to serve.
     #[command(subcommand)]
     command: Option<Command>,
@@ -95,7 +99,7 @@ async fn serve(cli: &Cli) -> io::Result<()> {
         bridge: cli.bridge,
         abandoned_after: Duration::from_secs(cli.abandoned_after),
     }));
-    let server = tokio::spawn(http::serve(listener, executions.clone(), stop.clone()));
+    let server = tokio::spawn(http::serve(listener, executions.clone(), cli.workspace.clone(), stop.clone()));
     tracing::info!(socket = %socket.display(), bridge = %cli.bridge, "ready");
     tokio::select! {
         _ = terminate.recv() => {}

@@ -64,6 +64,28 @@ pub struct ExecuteRequest {
     pub cwd: Option<String>,
 }
 
+/// One line of the answer of `GET /files`: every regular file below [`WORKSPACE_DIR`], then an end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum FileEntry {
+    /// A regular file whose path is text.
+    File {
+        /// Below the workspace.
+        path: String,
+        /// In bytes.
+        size: u64,
+        /// Nanoseconds of its last change (`st_ctime`), which nothing in the room can set back.
+        version: i64,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// The list ends.
+    End {
+        /// Whether it has everything: `false` where a directory could not be read, or a name is no text.
+        whole: bool,
+    },
+}
+
 /// Body of every answer of the agent that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentFault {

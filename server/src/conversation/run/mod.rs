@@ -1,6 +1,7 @@
 //! One run: a room, an execution in it, and the journal of what happened.
 
 mod end;
+mod files;
 mod history;
 mod tell;
 
@@ -178,6 +179,7 @@ impl Run {
         };
         self.say(&Event::setup(format!("Room {} is ready: {origin}, {} ms", lease.workspace_id(), self.elapsed_ms())))
             .await;
+        self.bring_files(&lease).await;
         if self.cancel.is_cancelled() {
             return Some(Outcome::cancelled());
         }
@@ -272,19 +274,25 @@ impl Run {
                 self.hear(number);
                 match event {
                     AgentEvent::Result { is_error, result, session_id, usage, num_turns, .. } => {
-                        lease.finish(Some(session_id.clone())).await;
-                        return Some(self.judge(is_error, result, session_id, usage, num_turns).await);
+                        let outcome = self.judge(is_error, result, session_id.clone(), usage, num_turns).await;
+                        self.part(lease, Some(session_id)).await;
+                        return Some(outcome);
                     }
                     AgentEvent::Error { error_type: ErrorKind::Cancelled, message } => {
                         return Some(self.ended_unasked(lease, message).await);
                     }
                     AgentEvent::Error { error_type, message } => {
-                        lease.finish(None).await;
                         self.fail(translate::error_type(error_type), message, true).await;
+                        self.part(lease, None).await;
                         return Some(Outcome::error());
                     }
                     AgentEvent::Started { execution_id } => self.started(execution_id),
-                    event => self.pass_on(event).await,
+                    event => {
+                        if matches!(event, AgentEvent::ToolResult { .. }) {
+                            lease.files_changed();
+                        }
+                        self.pass_on(event).await;
+                    }
                 }
                 heard = stream.arrived();
             }
@@ -327,8 +335,8 @@ impl Run {
         if !lease.stays_alive(FAREWELL).await {
             return self.give_up(lease, why).await;
         }
-        lease.finish(None).await;
         self.fail(ErrorType::ExecutionError, why, true).await;
+        self.part(lease, None).await;
         Outcome::error()
     }
 
@@ -342,7 +350,7 @@ impl Run {
             None => Err("the execution has not told its id".into()),
         };
         match ended {
-            Ok(()) => lease.finish(None).await,
+            Ok(()) => self.part(lease, None).await,
             Err(error) => {
                 tracing::warn!(workspace = lease.workspace_id(), error, "execution not cancelled, so its room goes");
                 lease.abandon(Why::Unhealthy).await;
@@ -385,6 +393,7 @@ impl Run {
     async fn move_on(&mut self, acquired: Result<Lease, AcquireError>) {
         match acquired {
             Ok(lease) => {
+                self.bring_files(&lease).await;
                 lease.finish(None).await;
                 self.say(&Event::ContainerRecovered {
                     message: "The room was lost; a new one stands ready".into(),

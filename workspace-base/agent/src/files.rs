@@ -1,0 +1,246 @@
+//! The workspace's files, for the server: listed, read, written.
+//!
+//! The agent may do no more than the work in its room, so this guards nobody from that work. It guards the work from
+//! surprises: no link is followed, a file that is written is there whole or not at all, and what is not a regular file is
+//! not touched. The workspace is in memory, so nothing here waits for a disk.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use nagaya_protocol::FileEntry;
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+/// Bytes read at once.
+const CHUNK: usize = 64 * 1024;
+/// Files told of at once.
+const BATCH: usize = 256;
+/// Bytes of the longest path there can be (`PATH_MAX`).
+const LONGEST_PATH: usize = 4096;
+/// What a file is called until all of it is there.
+const UNFINISHED: &str = ".nagaya-unfinished-";
+/// How long a body that is written may say nothing.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Number of the next unfinished file.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Every regular file below `root`, as lines of JSON, a few hundred at a time.
+pub(crate) fn list(root: PathBuf) -> impl Stream<Item = Bytes> {
+    let walk = Walk { root, ahead: VecDeque::from([String::new()]), now: None, whole: true };
+    futures::stream::unfold(Some(walk), async |walk| {
+        let mut walk = walk?;
+        let mut lines = Vec::new();
+        for _ in 0..BATCH {
+            match walk.next() {
+                Some(entry) => push_line(&mut lines, &entry),
+                None => {
+                    push_line(&mut lines, &FileEntry::End { whole: walk.whole });
+                    return Some((lines.into(), None));
+                }
+            }
+        }
+        // The agent has one thread: others get their turn.
+        tokio::task::yield_now().await;
+        Some((lines.into(), Some(walk)))
+    })
+}
+
+fn push_line(lines: &mut Vec<u8>, entry: &FileEntry) {
+    match serde_json::to_vec(entry) {
+        Ok(line) => lines.extend_from_slice(&line),
+        Err(error) => unreachable!("an entry is plain data: {error}"),
+    }
+    lines.push(b'\n');
+}
+
+/// A walk through the workspace, one directory after the other.
+struct Walk {
+    root: PathBuf,
+    /// Directories that are still to be looked into.
+    ahead: VecDeque<String>,
+    now: Option<(String, std::fs::ReadDir)>,
+    whole: bool,
+}
+
+impl Walk {
+    fn next(&mut self) -> Option<FileEntry> {
+        loop {
+            if self.now.is_none() {
+                let dir = self.ahead.pop_front()?;
+                match std::fs::read_dir(self.root.join(&dir)) {
+                    Ok(entries) => self.now = Some((dir, entries)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(_) => self.whole = false,
+                }
+                continue;
+            }
+            let (dir, entries) = self.now.as_mut()?;
+            let Some(entry) = entries.next() else {
+                self.now = None;
+                continue;
+            };
+            let found = entry.and_then(|entry| Ok((entry.file_name(), entry.metadata()?)));
+            let (name, metadata) = match found {
+                Ok(found) => found,
+                // Gone in this very moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(_) => {
+                    self.whole = false;
+                    continue;
+                }
+            };
+            let Some(name) = name.to_str().filter(|name| dir.len() + name.len() < LONGEST_PATH) else {
+                self.whole = false;
+                continue;
+            };
+            let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+            if metadata.is_dir() {
+                self.ahead.push_back(path);
+            } else if metadata.is_file() && !name.starts_with(UNFINISHED) {
+                let version = metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
+                let mode = metadata.mode() & 0o777;
+                return Some(FileEntry::File { path, size: metadata.len(), version, mode });
+            }
+        }
+    }
+}
+
+/// The parts of a path that stays below the workspace.
+fn parts(path: &str) -> io::Result<Vec<&str>> {
+    let fit = |part: &&str| !matches!(*part, "" | "." | "..") && !part.contains('\0');
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts.iter().all(fit) && !path.is_empty() {
+        true => Ok(parts),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "a path below the workspace is accepted")),
+    }
+}
+
+/// The directory a file is in, and its name there; made where `make` says so. No link is followed.
+fn parent<'a>(root: &Path, path: &'a str, make: bool) -> io::Result<(OwnedFd, &'a str)> {
+    let mut parts = parts(path)?;
+    let name = parts.pop().unwrap_or_default();
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    let mut dir = rustix::fs::open(root, flags, Mode::empty())?;
+    for part in parts {
+        if make {
+            match rustix::fs::mkdirat(dir.as_fd(), part, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        dir = rustix::fs::openat(dir.as_fd(), part, flags, Mode::empty())?;
+    }
+    Ok((dir, name))
+}
+
+/// A file's length, and its content; ends early where the file gets shorter meanwhile.
+pub(crate) fn read(root: &Path, path: &str) -> io::Result<(u64, impl Stream<Item = Bytes> + use<>)> {
+    let (dir, name) = parent(root, path, false)?;
+    // A pipe must not be waited for.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let size = metadata.len();
+    let chunks = futures::stream::unfold((file, 0u64), move |(mut file, seen)| async move {
+        let left = usize::try_from(size - seen).unwrap_or(usize::MAX).min(CHUNK);
+        let mut chunk = vec![0; left];
+        let read = file.read(&mut chunk).ok().filter(|read| *read > 0)?;
+        chunk.truncate(read);
+        tokio::task::yield_now().await;
+        Some((chunk.into(), (file, seen + read as u64)))
+    });
+    Ok((size, chunks))
+}
+
+/// Makes a file of a request's body; what was there under its name is replaced once all has arrived.
+pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming) -> io::Result<()> {
+    let (dir, name) = parent(root, path, true)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let unfinished = format!("{UNFINISHED}{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let mode = Mode::from_raw_mode(mode & 0o777);
+    let mut file = File::from(rustix::fs::openat(dir.as_fd(), unfinished.as_str(), flags, Mode::from_raw_mode(0o600))?);
+    let mut guard = Unfinished { dir, name: Some(unfinished) };
+    loop {
+        let frame = tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let Some(frame) = frame else { break };
+        if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+            file.write_all(&data)?;
+        }
+    }
+    rustix::fs::fchmod(&file, mode)?;
+    if let Some(unfinished) = &guard.name {
+        rustix::fs::renameat(guard.dir.as_fd(), unfinished.as_str(), guard.dir.as_fd(), name)?;
+    }
+    guard.name = None;
+    Ok(())
+}
+
+/// A file that is removed unless it got its name.
+struct Unfinished {
+    dir: OwnedFd,
+    name: Option<String>,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name
+            && let Err(error) = rustix::fs::unlinkat(self.dir.as_fd(), name.as_str(), AtFlags::empty())
+        {
+            tracing::warn!(%error, "an unfinished file is left");
+        }
+    }
+}
+
+/// A query's value, as HTML forms encode it; `None` where it is not there, or is no text.
+pub(crate) fn query_value(query: &str, name: &str) -> Option<String> {
+    let text = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'+' => bytes.push(b' '),
+            b'%' => {
+                let (code, after) = after.split_at_checked(2)?;
+                bytes.push(u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok()?);
+                rest = after;
+            }
+            other => bytes.push(other),
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_as_it_was_written() {
+        assert_eq!(query_value("path=a+b%26%E9%95%B7&mode=644", "path").as_deref(), Some("a b&長"));
+        assert_eq!(query_value("path=a&mode=644", "mode").as_deref(), Some("644"));
+        assert_eq!(query_value("path=%F", "path"), None);
+        assert_eq!(query_value("", "path"), None);
+    }
+
+    #[test]
+    fn only_paths_below_the_workspace_are_taken() {
+        for bad in ["", "/", "/etc/passwd", "../a", "a/../b", "a//b", "a/", ".", "a\0"] {
+            assert!(parts(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(parts("a/b c").expect("a path"), ["a", "b c"]);
+    }
+}
