@@ -119,7 +119,7 @@ pub async fn bring_in(
     let manifest = place.manifest(until).await?;
     if manifest.room.as_deref() == Some(room_id) {
         // An earlier process has brought them in.
-        (step.is, step.manifest) = (true, Some(manifest));
+        step.is = true;
         return Ok(done);
     }
     let stored = place.list(until).await?;
@@ -132,17 +132,30 @@ pub async fn bring_in(
         let brought = stream::iter(missing).map(move |file: StoredFile| async move {
             let mode = modes.get(&file.path).map_or(0o644, |kept| kept.mode);
             let (size, content) = place.read(&file.path, until).await?;
-            in_time(until, room.write(&file.path, size, mode, content)).await
+            match in_time(until, room.write(&file.path, size, mode, content)).await {
+                // Another file is where its directory should be, say. The others come in all the same.
+                Err(StorageError::Room(why)) if Instant::now() < until => Ok(Some((file.path, why.to_string()))),
+                other => other.map(|()| None),
+            }
         });
         let mut brought = brought.buffer_unordered(AT_ONCE);
-        while brought.try_next().await?.is_some() {
-            done.moved += 1;
+        while let Some(refused) = brought.try_next().await? {
+            match refused {
+                None => done.moved += 1,
+                Some((path, why)) => done.skip(&path, &why),
+            }
         }
     }
-    (step.is, step.manifest) = (true, Some(Manifest { room: Some(room_id.to_owned()), ..manifest }));
-    if let Some(manifest) = step.manifest.as_ref().filter(|_| !stored.is_empty()) {
-        place.set_manifest(manifest, Instant::now() + MANIFEST).await?;
+    if done.skipped > 0 {
+        return Ok(done);
     }
+    let mut manifest = manifest;
+    manifest.follow(&stored);
+    manifest.room = Some(room_id.to_owned());
+    if !stored.is_empty() {
+        place.set_manifest(&manifest, until.max(Instant::now() + MANIFEST)).await?;
+    }
+    (step.is, step.manifest) = (true, Some(manifest));
     Ok(done)
 }
 
@@ -177,7 +190,8 @@ pub async fn take_out(
         }
     }
     if step.manifest.is_none() {
-        let manifest = place.manifest(until).await?;
+        let mut manifest = place.manifest(until).await?;
+        manifest.follow(&place.list(until).await?);
         // An earlier process may have brought everything in.
         step.is |= manifest.room.as_deref() == Some(room_id);
         step.manifest = Some(manifest);
