@@ -30,6 +30,7 @@ subjects! {
     image,
     driver,
     files,
+    storage,
     release,
     gauge,
     runs,

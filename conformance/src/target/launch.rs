@@ -11,6 +11,7 @@ use super::fixtures::{Credentials, Model, Origin, OriginKind};
 use super::process::{Process, Program};
 use super::redis::Redis;
 use super::services::Services;
+use super::storage::{BUCKET, Storage};
 use crate::context::Context;
 use crate::evidence::Witness;
 use crate::failure::{Failure, check};
@@ -28,6 +29,7 @@ pub struct Launch {
     ca_pem: String,
     not_ready: bool,
     no_model: bool,
+    credentials: Option<Credentials>,
 }
 
 impl Launch {
@@ -70,6 +72,13 @@ impl Launch {
         self
     }
 
+    /// Keeps rooms' files in this bucket.
+    #[must_use]
+    pub fn bucket(mut self, storage: &Storage) -> Self {
+        self.credentials = Some(storage.credentials.clone());
+        self.set("S3_BUCKET_NAME", BUCKET).set("S3_ENDPOINT_URL", format!("http://{}", storage.address))
+    }
+
     /// Does not wait until the deployment is ready: it listens, that is enough.
     #[must_use]
     pub fn not_waiting(mut self) -> Self {
@@ -108,7 +117,7 @@ impl Context {
     /// It does not start.
     pub async fn launch(&self, launch: Launch) -> Result<Deployment, Failure> {
         let id = self.unique("d");
-        let credentials = self.credentials();
+        let credentials = launch.credentials.clone().unwrap_or_else(|| self.credentials());
         let model = if launch.no_model { None } else { Some(self.start_model(&id, &credentials).await?) };
         let sockets = self.socket_dir()?;
         let program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
@@ -194,6 +203,20 @@ impl Context {
         let services = Services::ready(&process, &dir, self.exchanges().clone()).await?;
         self.add_witness(Witness::Services(services.clone()));
         Ok(services)
+    }
+
+    /// Starts an S3 server with an empty bucket.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn storage(&self) -> Result<Storage, Failure> {
+        let name = self.unique("s3");
+        let dir = self.dir().join(&name);
+        std::fs::create_dir(&dir)?;
+        let credentials = self.credentials();
+        let program = Storage::program(&self.run.capabilities.fixtures, &dir, &credentials);
+        let process = self.start_fixture(&program, &name)?;
+        Storage::ready(&process, &dir, credentials, self.exchanges().clone()).await
     }
 
     /// Containers labelled with `deployment` are this scenario's: none may be left when its server has gone.

@@ -11,3 +11,4 @@ pub mod redis;
 pub mod relay;
 pub mod schemathesis;
 pub mod services;
+pub mod storage;

@@ -8,11 +8,11 @@ use futures::StreamExt;
 use nagaya_egress::Chain;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, Error, ObjectStore, RetryConfig};
 use tokio::time::Instant;
 
 use super::StorageError;
-use super::link::{Keys, Link};
+use super::link::{Keys, Link, Refusal};
 use super::name;
 use super::place::Place;
 
@@ -137,23 +137,21 @@ pub(super) async fn within<T>(
 
 /// A store's fault as ours, cut to what a person reads.
 pub(super) fn told(error: object_store::Error) -> StorageError {
-    use object_store::Error;
-    let mut innermost: &dyn std::error::Error = &error;
-    let mut slow = false;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-        slow |= source.is::<tokio::time::error::Elapsed>();
+    let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+    let (mut innermost, mut slow, mut refused) = (None, false, false);
+    for cause in chain {
+        slow |= cause.is::<tokio::time::error::Elapsed>();
+        refused |= cause.is::<Refusal>();
+        innermost = Some(cause);
     }
-    let text: String = match &error {
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => error.to_string(),
-        _ => format!("{innermost}"),
-    };
+    let text = innermost.map_or_else(String::new, ToString::to_string);
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(TOLD).collect();
     match error {
+        _ if refused => StorageError::Refused(text),
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StorageError::Refused(text),
         Error::NotFound { .. } => StorageError::Missing(text),
         _ if slow => StorageError::Unreachable("it does not answer".into()),
-        _ if innermost.is::<std::io::Error>() => StorageError::Unreachable(text),
+        _ if innermost.is_some_and(|innermost| innermost.is::<std::io::Error>()) => StorageError::Unreachable(text),
         _ => StorageError::Failed(text),
     }
 }

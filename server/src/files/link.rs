@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http_body_util::BodyExt;
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as Tcp;
@@ -22,6 +24,9 @@ const CONNECT: Duration = Duration::from_secs(3);
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a connection nobody uses stays open.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// Bytes of a refusal that are read.
+const LONGEST_REFUSAL: usize = 16 * 1024;
 
 /// The client of one bucket.
 #[derive(Debug, Clone)]
@@ -56,12 +61,41 @@ impl HttpConnector for Link {
 impl HttpService for Link {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         match tokio::time::timeout(HEAD, self.0.request(request)).await {
-            Ok(Ok(response)) => Ok(response
-                .map(|body| HttpResponseBody::new(body.map_err(|e| HttpError::new(HttpErrorKind::Interrupted, e))))),
+            // Not every operation's error tells a refusal from other failures; this does.
+            Ok(Ok(response)) if matches!(response.status(), StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) => {
+                Err(HttpError::new(HttpErrorKind::Unknown, Refusal::of(response).await))
+            }
+            Ok(Ok(response)) => Ok(response.map(|body| {
+                HttpResponseBody::new(body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error)))
+            })),
             Ok(Err(error)) if error.is_connect() => Err(HttpError::new(HttpErrorKind::Connect, error)),
             Ok(Err(error)) => Err(HttpError::new(HttpErrorKind::Request, error)),
             Err(slow) => Err(HttpError::new(HttpErrorKind::Timeout, slow)),
         }
+    }
+}
+
+/// The bucket does not let this server in.
+#[derive(Debug, thiserror::Error)]
+#[error("{status}: {code}")]
+pub(super) struct Refusal {
+    status: StatusCode,
+    /// S3's own word for it.
+    code: String,
+}
+
+impl Refusal {
+    async fn of(response: http::Response<Incoming>) -> Self {
+        let status = response.status();
+        let body = tokio::time::timeout(HEAD, Limited::new(response.into_body(), LONGEST_REFUSAL).collect()).await;
+        let text = match body {
+            Ok(Ok(body)) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+            // The status says enough.
+            Ok(Err(_)) | Err(_) => String::new(),
+        };
+        let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
+        let fit = |code: &&str| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        Self { status, code: code.filter(fit).unwrap_or("no code").to_owned() }
     }
 }
 

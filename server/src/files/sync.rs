@@ -97,6 +97,8 @@ pub struct InStep {
     /// Whether the room has had every file of the bucket. Before that, what is missing in it was not deleted there.
     pub is: bool,
     manifest: Option<Manifest>,
+    /// Whether the bucket has an older manifest.
+    unwritten: bool,
     /// Versions that are in the bucket.
     out: HashMap<String, (u64, i64)>,
 }
@@ -119,7 +121,7 @@ pub async fn bring_in(
     let manifest = place.manifest(until).await?;
     if manifest.room.as_deref() == Some(room_id) {
         // An earlier process has brought them in.
-        (step.is, step.manifest) = (true, Some(manifest));
+        step.is = true;
         return Ok(done);
     }
     let stored = place.list(until).await?;
@@ -132,17 +134,31 @@ pub async fn bring_in(
         let brought = stream::iter(missing).map(move |file: StoredFile| async move {
             let mode = modes.get(&file.path).map_or(0o644, |kept| kept.mode);
             let (size, content) = place.read(&file.path, until).await?;
-            in_time(until, room.write(&file.path, size, mode, content)).await
+            match in_time(until, room.write(&file.path, size, mode, content)).await {
+                // Another file is where its directory should be, say. The others come in all the same.
+                Err(StorageError::Room(why)) if Instant::now() < until => Ok(Some((file.path, why.to_string()))),
+                other => other.map(|()| None),
+            }
         });
         let mut brought = brought.buffer_unordered(AT_ONCE);
-        while brought.try_next().await?.is_some() {
-            done.moved += 1;
+        while let Some(refused) = brought.try_next().await? {
+            match refused {
+                None => done.moved += 1,
+                Some((path, why)) => done.skip(&path, &why),
+            }
         }
     }
-    (step.is, step.manifest) = (true, Some(Manifest { room: Some(room_id.to_owned()), ..manifest }));
-    if let Some(manifest) = step.manifest.as_ref().filter(|_| !stored.is_empty()) {
-        place.set_manifest(manifest, Instant::now() + MANIFEST).await?;
+    if done.skipped > 0 {
+        return Ok(done);
     }
+    let mut manifest = manifest;
+    manifest.follow(&stored);
+    manifest.room = Some(room_id.to_owned());
+    if !stored.is_empty() {
+        place.set_manifest(&manifest, until.max(Instant::now() + MANIFEST)).await?;
+    }
+    // Of an empty place there is nothing to tell yet.
+    (step.is, step.unwritten, step.manifest) = (true, stored.is_empty(), Some(manifest));
     Ok(done)
 }
 
@@ -160,7 +176,7 @@ pub async fn take_out(
     let mut done = Done::default();
     let (files, all) = in_time(until, room.list(MOST_FILES)).await?;
     if !all {
-        done.skip("/", &format!("the room has more than {MOST_FILES} files"));
+        done.skip("/", &format!("not every file of the room can be listed, or there are more than {MOST_FILES}"));
     }
     let names: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let mut changed = Vec::new();
@@ -177,7 +193,8 @@ pub async fn take_out(
         }
     }
     if step.manifest.is_none() {
-        let manifest = place.manifest(until).await?;
+        let mut manifest = place.manifest(until).await?;
+        manifest.follow(&place.list(until).await?);
         // An earlier process may have brought everything in.
         step.is |= manifest.room.as_deref() == Some(room_id);
         step.manifest = Some(manifest);
@@ -194,7 +211,7 @@ pub async fn take_out(
     while let Some((file, taken)) = moves.next().await {
         match taken {
             Ok((kept, moved)) => {
-                manifest.files.insert(file.path.clone(), kept);
+                step.unwritten |= manifest.files.insert(file.path.clone(), kept.clone()).as_ref() != Some(&kept);
                 step.out.insert(file.path.clone(), (file.size, file.version));
                 done.moved += usize::from(moved);
             }
@@ -212,21 +229,18 @@ pub async fn take_out(
         done.deleted = gone.len();
         match place.delete(gone.clone(), until).await {
             Ok(()) => gone.iter().for_each(|path| {
-                manifest.files.remove(path);
+                step.unwritten |= manifest.files.remove(path).is_some();
                 step.out.remove(path);
             }),
             Err(error) => failed = Some(error),
         }
     }
-    if step.is {
-        manifest.room = Some(room_id.to_owned());
+    if step.is && manifest.room.as_deref() != Some(room_id) {
+        (manifest.room, step.unwritten) = (Some(room_id.to_owned()), true);
     }
-    if *manifest != before {
+    if step.unwritten {
         let written = place.set_manifest(manifest, until.max(Instant::now() + MANIFEST)).await;
-        if written.is_err() {
-            // It is read anew, so that it is written again.
-            step.manifest = None;
-        }
+        step.unwritten = written.is_err();
         failed = failed.or(written.err());
     }
     failed.map_or(Ok(done), Err)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nagaya_protocol::{AgentEvent, ErrorKind, sse};
+use nagaya_protocol::{AgentEvent, ErrorKind, FileEntry, sse};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -347,4 +347,61 @@ fn bad_requests_are_answered_and_harm_nothing() {
     }
     let events = agent.execute().rest();
     assert!(matches!(events.last(), Some((_, AgentEvent::Result { .. }))), "{events:?}");
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+/// The files of a list, whose chunks' frames are skipped as no JSON.
+fn listed(agent: &Agent) -> Vec<FileEntry> {
+    let answer = agent.call("GET", "/files", "");
+    body(&answer).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[test]
+fn files_are_written_listed_and_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let workspace = dir.path().to_str().expect("text").to_owned();
+    let agent = Agent::start_with("exit 0", &["--workspace", &workspace]);
+    let put = agent.call("PUT", "/files?path=src%2Fa+b&mode=755", "content");
+    assert!(put.starts_with("HTTP/1.1 204"), "{put}");
+    let made = dir.path().join("src/a b");
+    assert_eq!(fs::read_to_string(&made).expect("is there"), "content");
+    assert_eq!(fs::metadata(&made).expect("is there").permissions().mode() & 0o777, 0o755);
+    let got = agent.call("GET", "/files?path=src%2Fa+b", "");
+    assert_eq!(body(&got), "content", "{got}");
+    std::os::unix::fs::symlink("/etc", dir.path().join("link")).expect("links");
+    let entries = listed(&agent);
+    assert!(
+        matches!(&entries[..], [FileEntry::File { path, size: 7, mode: 0o755, .. }, FileEntry::End { whole: true }] if path == "src/a b"),
+        "{entries:?}"
+    );
+    for (method, path, status) in [
+        ("GET", "/files?path=..%2Fetc", "400"),
+        ("GET", "/files?path=%2Fetc%2Fpasswd", "400"),
+        ("PUT", "/files?path=link%2Fpasswd", "500"),
+        ("GET", "/files?path=link%2Fpasswd", "500"),
+        ("GET", "/files?path=not-there", "404"),
+        ("GET", "/files?path=src", "400"),
+        ("DELETE", "/files", "405"),
+    ] {
+        let answer = agent.call(method, path, "");
+        let refused = answer.starts_with(&format!("HTTP/1.1 {status}")) || answer.starts_with("HTTP/1.1 400");
+        assert!(refused, "{method} {path}: {answer}");
+    }
+}
+
+#[test]
+fn an_upload_that_is_cut_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let workspace = dir.path().to_str().expect("text").to_owned();
+    let agent = Agent::start_with("exit 0", &["--workspace", &workspace]);
+    let mut stream = UnixStream::connect(agent.path("agent.sock")).expect("connects");
+    write!(stream, "PUT /files?path=half HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nhalf").expect("writes");
+    let count = || fs::read_dir(dir.path()).expect("reads").count();
+    eventually("it has begun", || count() == 1);
+    drop(stream);
+    eventually("nothing is left", || count() == 0);
+    assert!(matches!(listed(&agent)[..], [FileEntry::End { whole: true }]));
 }

@@ -17,6 +17,9 @@ impl Run {
     pub(super) async fn bring_files(&mut self, lease: &Lease) {
         let began = Instant::now();
         match self.with_pings(lease.bring_files()).await {
+            Ok(Done { skipped, why_skipped: Some(why), .. }) => {
+                self.tell(format!("stored files that are not in the room: {skipped}; {why}")).await;
+            }
             Ok(Done { moved, .. }) if moved > 0 || began.elapsed() > LONG => {
                 self.say(&Event::setup(format!("Stored files are in the room: {moved}"))).await;
             }

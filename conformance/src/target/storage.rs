@@ -1,0 +1,106 @@
+//! The S3 server that rooms' files are kept in, started as a process, with any fault a scenario asks for.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::Method;
+use serde::Deserialize;
+
+use super::fixtures::{Credentials, address, harness};
+use super::process::{Process, Program};
+use crate::client::exchange::Exchanges;
+use crate::client::http::Api;
+use crate::failure::Failure;
+
+/// Name of its bucket.
+pub const BUCKET: &str = "rooms";
+/// How long it may take to listen.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// An S3 server that listens, on the loopback interface.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// Where it speaks S3.
+    pub address: String,
+    /// What requests to it are signed with.
+    pub credentials: Credentials,
+    control: Api,
+}
+
+/// An object in the bucket.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Object {
+    /// Its name.
+    pub key: String,
+    /// Its content, where it is text.
+    pub text: Option<String>,
+}
+
+/// A request as the server saw it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Asked {
+    /// Method.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// What it was answered with; 0 where it was not.
+    pub status: u16,
+}
+
+impl Storage {
+    /// What to start; `dir` must exist.
+    #[must_use]
+    pub fn program(binary: &Path, dir: &Path, credentials: &Credentials) -> Program {
+        let (id, secret) = (&credentials.id, &credentials.secret);
+        let keys = [format!("--access-key-id={id}"), format!("--secret-access-key={secret}")];
+        let args = ["s3".to_owned(), format!("--dir={}", dir.display()), format!("--bucket={BUCKET}")];
+        Program::new(binary, args.into_iter().chain(keys))
+    }
+
+    /// Waits until a started one listens.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ready(
+        process: &Process,
+        dir: &Path,
+        credentials: Credentials,
+        exchanges: Exchanges,
+    ) -> Result<Self, Failure> {
+        // The control's address comes last: once it is there, the other is.
+        let control = address(process, &dir.join("control.addr"), START_LIMIT).await.map_err(harness)?;
+        let address = std::fs::read_to_string(dir.join("s3.addr"))?.trim().to_owned();
+        Ok(Self { address, credentials, control: Api::new(&format!("http://{control}"), None, exchanges)? })
+    }
+
+    /// From here on this is wrong with it: `none`, `refuse`, `hang`, `fail`, `down`, or the number of the one request that
+    /// fails.
+    ///
+    /// # Errors
+    /// It does not take it.
+    pub async fn fault(&self, fault: &str) -> Result<(), Failure> {
+        let reply = self.control.send(Method::PUT, "/fault", Some(fault), &[]).await;
+        reply.and_then(|reply| reply.expect(204)).map_err(harness).map(|_| ())
+    }
+
+    /// Every object there is, by its key.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub async fn objects(&self) -> Result<Vec<Object>, Failure> {
+        self.ask("/objects").await
+    }
+
+    /// Every request it has seen.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub async fn requests(&self) -> Result<Vec<Asked>, Failure> {
+        self.ask("/requests").await
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let reply = self.control.get(path).await.and_then(|reply| reply.expect(200)).map_err(harness)?;
+        serde_json::from_slice(&reply.body).map_err(Failure::harness)
+    }
+}

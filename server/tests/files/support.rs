@@ -1,0 +1,119 @@
+//! A bucket, and rooms that are tables.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use nagaya_fixtures::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use nagaya_server::files::{Bucket, BucketSettings, Content, Place, RoomFault, RoomFile, RoomFiles, StorageError};
+use tokio::time::Instant;
+
+pub(crate) async fn server() -> S3Server {
+    S3Server::start(SocketAddr::from(([127, 0, 0, 1], 0)), BUCKET).await.expect("listens")
+}
+
+pub(crate) fn bucket_with(server: &S3Server, secret: &str, patience: Duration) -> Bucket {
+    let settings =
+        BucketSettings { name: BUCKET.into(), prefix: "workspaces/".into(), endpoint: Some(server.url()), patience };
+    let credentials = Credentials::new(ACCESS_KEY, secret, None, None, "test");
+    Bucket::open(settings, "us-east-1", Some(SharedCredentialsProvider::new(credentials))).expect("a client")
+}
+
+pub(crate) fn bucket(server: &S3Server) -> Bucket {
+    bucket_with(server, SECRET_KEY, Duration::from_secs(60))
+}
+
+pub(crate) fn place(server: &S3Server) -> Place {
+    bucket(server).place("acme", "c1")
+}
+
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+pub(crate) fn content(bytes: impl Into<Bytes>) -> Content {
+    let bytes: Bytes = bytes.into();
+    let chunks: Vec<_> = bytes.chunks(1 << 20).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+    futures::stream::iter(chunks).boxed()
+}
+
+pub(crate) async fn read(place: &Place, path: &str) -> Vec<u8> {
+    let (size, content) = place.read(path, soon()).await.expect("is there");
+    let whole = content.try_collect::<Vec<_>>().await.expect("comes").concat();
+    assert_eq!(whole.len() as u64, size);
+    whole
+}
+
+/// A room.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    files: Mutex<BTreeMap<String, (Vec<u8>, i64, u32)>>,
+    next: AtomicI64,
+    /// Whether its list ends early.
+    pub(crate) cut: bool,
+}
+
+impl Table {
+    fn files(&self) -> MutexGuard<'_, BTreeMap<String, (Vec<u8>, i64, u32)>> {
+        self.files.lock().expect("nobody panics")
+    }
+
+    pub(crate) fn of(files: &[(&str, &str)]) -> Self {
+        let table = Self::default();
+        files.iter().for_each(|(path, text)| table.put(path, text));
+        table
+    }
+
+    pub(crate) fn put(&self, path: &str, content: impl Into<Vec<u8>>) {
+        let version = self.next.fetch_add(1, Ordering::Relaxed);
+        self.files().insert(path.to_owned(), (content.into(), version, 0o755));
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        self.files().remove(path);
+    }
+
+    /// Paths and texts.
+    pub(crate) fn told(&self) -> Vec<(String, String)> {
+        let text = |content: &[u8]| String::from_utf8_lossy(content).into_owned();
+        self.files().iter().map(|(path, (content, ..))| (path.clone(), text(content))).collect()
+    }
+
+    pub(crate) fn mode(&self, path: &str) -> Option<u32> {
+        self.files().get(path).map(|(.., mode)| *mode)
+    }
+}
+
+#[async_trait]
+impl RoomFiles for Table {
+    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFault> {
+        let files = self.files();
+        let told = files.iter().take(most).map(|(path, (content, version, mode))| RoomFile {
+            path: path.clone(),
+            size: content.len() as u64,
+            version: *version,
+            mode: *mode,
+        });
+        Ok((told.collect(), !self.cut && files.len() <= most))
+    }
+
+    async fn read(&self, file: &RoomFile) -> Result<Content, RoomFault> {
+        let found = self.files().get(&file.path).map(|(content, ..)| content.clone());
+        found.map(content).ok_or(RoomFault::Changed)
+    }
+
+    async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError> {
+        let whole = content.try_collect::<Vec<_>>().await?.concat();
+        assert_eq!(whole.len() as u64, size);
+        self.put(path, whole);
+        self.files().get_mut(path).expect("just put").2 = mode;
+        Ok(())
+    }
+}
