@@ -144,13 +144,21 @@ impl Context {
     /// # Errors
     /// The line fails, or the engine refuses.
     pub async fn derived_image(&self, change: &str) -> Result<String, Failure> {
+        self.derived_image_with(change, "").await
+    }
+
+    /// The same with further lines of a Dockerfile.
+    ///
+    /// # Errors
+    /// As [`Context::derived_image`].
+    pub async fn derived_image_with(&self, change: &str, settings: &str) -> Result<String, Failure> {
         let engine = self.engine()?.clone();
         let tag = format!("{}:test", self.unique("image"));
         self.run.will_make(&Made::Image(tag.clone()))?;
         let (to_remove, remover) = (tag.clone(), engine.clone());
         self.resources.add(format!("image {tag}"), move || async move { image::remove(&remover, &to_remove).await });
         let name = self.own_container("change", &engine)?;
-        image::derive(&engine, &self.run.id, &tag, &self.run.options.image, &name, change).await?;
+        image::derive(&engine, &self.run.id, &tag, &self.run.options.image, &name, change, settings).await?;
         Ok(tag)
     }
 

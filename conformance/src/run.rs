@@ -12,6 +12,7 @@ use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::capabilities::Capabilities;
+use crate::mutants::Defect;
 
 /// What a run was told.
 #[derive(Debug, Clone)]
@@ -57,6 +58,8 @@ pub struct Run {
     pub capabilities: Capabilities,
     /// Ends all scenarios early; each still cleans up.
     pub cancel: CancellationToken,
+    /// What is wrong with the deployments it launches: nothing, but in [`crate::selftest`].
+    pub defects: &'static [Defect],
     dir: PathBuf,
     ledger: Mutex<File>,
     counter: AtomicU32,
@@ -140,6 +143,7 @@ impl Run {
             options,
             capabilities,
             cancel: CancellationToken::new(),
+            defects: &[],
             dir,
             ledger: Mutex::new(ledger),
             counter: AtomicU32::new(1),

@@ -13,6 +13,7 @@ use nagaya_conformance::runner::{self, Report};
 use nagaya_conformance::scenario::{Capability, Profile};
 use nagaya_conformance::scenarios;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::{Fault, Selection};
 
@@ -72,7 +73,7 @@ impl Run {
                 .map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
         }
         let run = Arc::new(self.begin().await?);
-        let interrupt = interrupt(&run)?;
+        let interrupt = interrupt(&run.cancel)?;
 
         let (begun, started_at) = (Instant::now(), jiff::Timestamp::now());
         let jobs = self.jobs.map_or_else(default_jobs, usize::from);
@@ -133,16 +134,16 @@ impl Run {
 }
 
 /// Processors, but no more than rooms fit on a usual machine.
-fn default_jobs() -> usize {
+pub(super) fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(4)
 }
 
 /// The first SIGINT or SIGTERM ends all scenarios, which still clean up; their outcomes are errors.
-fn interrupt(run: &Arc<SuiteRun>) -> Result<tokio::task::JoinHandle<()>, Fault> {
+pub(super) fn interrupt(cancel: &CancellationToken) -> Result<tokio::task::JoinHandle<()>, Fault> {
     let internal = |error: std::io::Error| Fault::Internal(format!("signals: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
-    let cancel = run.cancel.clone();
+    let cancel = cancel.clone();
     Ok(tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}

@@ -54,14 +54,17 @@ impl RunReport<'_> {
         std::fs::create_dir_all(dir)?;
         let json = serde_json::to_string_pretty(&json::document(self)).map_err(std::io::Error::other)?;
         let files = [("report.json", json), ("junit.xml", junit::document(self))];
-        let mut paths = Vec::new();
-        for (name, text) in files {
-            // Whole or not at all: a reader never sees half a report.
-            let (path, unfinished) = (dir.join(name), dir.join(format!(".{name}.unfinished")));
-            std::fs::write(&unfinished, text)?;
-            std::fs::rename(&unfinished, &path)?;
-            paths.push(path);
-        }
-        Ok(paths)
+        files.into_iter().map(|(name, text)| write_whole(dir, name, &text)).collect()
     }
+}
+
+/// Writes a file whole or not at all: a reader never sees half a report.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_whole(dir: &Path, name: &str, text: &str) -> std::io::Result<PathBuf> {
+    let (path, unfinished) = (dir.join(name), dir.join(format!(".{name}.unfinished")));
+    std::fs::write(&unfinished, text)?;
+    std::fs::rename(&unfinished, &path)?;
+    Ok(path)
 }

@@ -1,6 +1,7 @@
 //! What is tested, and what it is tested with: the deployment, its engine, its model, its origins.
 
 pub mod binaries;
+mod defects;
 pub mod deployment;
 pub mod engine;
 pub mod fixtures;
@@ -10,3 +11,4 @@ pub mod process;
 pub mod redis;
 pub mod relay;
 pub mod services;
+pub mod tamper;
