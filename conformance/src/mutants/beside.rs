@@ -31,9 +31,14 @@ fn rooms(base: &Path) -> impl Iterator<Item = std::path::PathBuf> {
     std::fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir())
 }
 
-fn follow(base: &Path, _: &Memory) {
-    // What cannot be connected to is not there, or no socket: both are nothing to this defect.
-    rooms(base).for_each(|room| drop(UnixStream::connect(room.join("agent.sock"))));
+fn follow(base: &Path, memory: &Memory) {
+    for room in rooms(base) {
+        let path = room.join("agent.sock");
+        let is_link = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
+        if is_link && memory.get(&path.display().to_string()).is_none() && UnixStream::connect(&path).is_ok() {
+            memory.set(&path.display().to_string(), "followed");
+        }
+    }
 }
 
 /// The first way out of a room is left alone; each later one goes.

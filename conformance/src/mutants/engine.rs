@@ -45,8 +45,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "neighbours-taken-down",
-        title: "a server takes rooms of another deployment for its own",
-        defects: &[Defect::Engine(Tamper { ask: Some(see_all), answer: Some(call_own), event: None })],
+        title: "a server takes down a room of another deployment",
+        defects: &[Defect::Engine(Tamper { ask: Some(reach_out), answer: Some(look_around), event: None })],
         red: &[red("LIFE-004", "took down a room that was not its own")],
     },
     Mutant {
@@ -124,12 +124,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("SEC-001", "PidsLimit")],
     },
     Mutant {
-        id: "room-runs-as-root",
-        title: "programs in rooms run as root",
-        defects: &[asks(|asked, _| create(asked, |body| body["User"] = json!("0:0")))],
-        red: &[red("SEC-001", "User")],
-    },
-    Mutant {
         id: "tmp-is-executable",
         title: "programs can be run from /tmp",
         defects: &[asks(|asked, _| {
@@ -163,31 +157,41 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
 ];
 
-/// What is asked for by its deployment is asked for whatever its deployment is. Only a list: nothing is removed by it.
-fn see_all(asked: &mut Asked, _: &Memory) -> Option<Answer> {
-    if asked.is(Method::GET, "/containers/json") {
-        // Containers of a run of this suite alone come back through `call_own`.
-        asked.path = format!("{}?all=true", asked.route());
+/// The label that says whose a container is.
+const LABEL: &str = "nagaya.deployment";
+
+/// Asks for every container there is, and once, where another deployment's was seen, for its removal instead.
+fn reach_out(asked: &mut Asked, memory: &Memory) -> Option<Answer> {
+    if !asked.is(Method::GET, "/containers/json") {
+        return None;
+    }
+    let list = asked.route().to_owned();
+    if let Some(foreign) = memory.get("foreign").filter(|_| memory.get("removed").is_none()) {
+        memory.set("removed", "");
+        asked.method = Method::DELETE;
+        asked.path = format!("{}/{foreign}?force=true", list.trim_end_matches("/json"));
+    } else {
+        asked.path = format!("{list}?all=true");
     }
     None
 }
 
-/// Rooms of this run's other deployments bear this deployment's label; containers of anybody else are left out.
-fn call_own(asked: &Asked, answer: &mut Answer, memory: &Memory) {
-    let (run, own) = (memory.get("run").unwrap_or_default(), memory.get("deployment").unwrap_or_default());
-    let label = "nagaya.deployment";
-    let prefix = format!("conf-{run}-");
-    if asked.is(Method::GET, "/containers/json") {
-        answer.edit(|list| {
-            let Some(containers) = list.as_array_mut() else { return };
-            containers.retain(|one| one["Labels"][label].as_str().is_some_and(|value| value.starts_with(&prefix)));
-            containers.iter_mut().for_each(|one| one["Labels"][label] = json!(own));
-        });
-    } else if asked.method == Method::GET && asked.route().ends_with("/json") && asked.route().contains("/containers/") {
-        answer.edit(|one| {
-            if one["Config"]["Labels"][label].as_str().is_some_and(|value| value.starts_with(&prefix)) {
-                one["Config"]["Labels"][label] = json!(own);
-            }
-        });
+/// Shows the server its own containers alone, and remembers one of another deployment: of the same run of this suite, never of
+/// anybody else.
+fn look_around(asked: &Asked, answer: &mut Answer, memory: &Memory) {
+    if !asked.is(Method::GET, "/containers/json") {
+        return;
     }
+    let own = memory.get("deployment").unwrap_or_default();
+    let neighbours = format!("conf-{}-", memory.get("run").unwrap_or_default());
+    answer.edit(|list| {
+        let Some(containers) = list.as_array_mut() else { return };
+        for one in containers.iter() {
+            let whose = one["Labels"][LABEL].as_str().unwrap_or_default();
+            if whose.starts_with(&neighbours) && whose != own {
+                memory.first("foreign", one["Id"].as_str().unwrap_or_default());
+            }
+        }
+        containers.retain(|one| one["Labels"][LABEL].as_str() == Some(&own));
+    });
 }

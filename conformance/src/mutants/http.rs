@@ -21,7 +21,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         id: "filter-ignored",
         title: "?status= is not looked at",
         defects: &[asks(|asked, _| {
-            asked.path = asked.path.replace("?status=", "?ignored=");
+            if asked.path.contains("?status=") {
+                asked.path = asked.route().to_owned();
+            }
             None
         })],
         red: &[red("BUG-14", "conversations with ?status=active")],

@@ -95,18 +95,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         id: "nothing-allowed",
         title: "a name that is on the list is refused",
         defects: &[Defect::Start("export PROXY_ALLOWED_DOMAINS=nobody.conformance.test")],
-        red: &[red("EGR-002", "an answer of the origin"), red("BUG-04", "status of CONNECT")],
+        red: &[red("EGR-002", "EGRESS_DENIED"), red("BUG-04", "status of CONNECT")],
     },
     Mutant {
         id: "signed-with-another-key",
         title: "requests to the model are signed with a key that it does not know",
         defects: &[Defect::Start("export AWS_SECRET_ACCESS_KEY=not-the-key-that-the-model-knows-of")],
         red: &[red("RUN-001", "signature of")],
-    },
-    Mutant {
-        id: "room-for-nobody",
-        title: "rooms are so small that a program in them is ended",
-        defects: &[Defect::Start("export CONTAINER_PIDS=16")],
-        red: &[red("RUN-004", "status")],
     },
 ];
