@@ -12,6 +12,7 @@ use crate::scenario::Scenario;
 use crate::target::engine::Engine;
 use crate::target::image;
 use crate::target::process::Process;
+use crate::target::tree;
 
 /// One execution of one scenario.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl Context {
         let resources = Resources::default();
         let to_remove = dir.clone();
         resources.add(format!("directory {}", dir.display()), move || async move {
-            Ok(tokio::fs::remove_dir_all(to_remove).await?)
+            Ok(tree::remove(&to_remove).await?)
         });
         std::fs::create_dir_all(&dir)?;
         Ok(Self {
@@ -132,7 +133,7 @@ impl Context {
         self.resources.add(format!("socket directory {}", dir.display()), move || async move {
             let entries = std::fs::read_dir(&to_remove)?.flatten();
             let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-            tokio::fs::remove_dir_all(&to_remove).await?;
+            tree::remove(&to_remove).await?;
             crate::failure::check(names.is_empty(), format!("left over in it: {}", names.join(", ")))
         });
         std::fs::create_dir(&dir)?;

@@ -6,6 +6,7 @@
 //! implementation can be put in the place of this project's server.
 
 pub mod capabilities;
+pub mod catalogue;
 pub mod client;
 pub mod context;
 pub mod evidence;

@@ -29,6 +29,8 @@ pub struct Options {
     pub image: String,
     /// Whether scenarios that break or remove what they did not make may touch somebody else's deployment.
     pub allow_destructive: bool,
+    /// Whether scenarios may ask the model of somebody else's deployment.
+    pub allow_model_calls: bool,
     /// Where random choices start from.
     pub seed: u64,
 }
@@ -42,6 +44,7 @@ impl Default for Options {
             deployment: None,
             image: "workspace-base:latest".to_owned(),
             allow_destructive: false,
+            allow_model_calls: false,
             seed: rand::rng().random(),
         }
     }

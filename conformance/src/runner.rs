@@ -77,6 +77,9 @@ fn reproduce(scenario: &Scenario, run: &Run) -> String {
             line.push_str(&format!(" {flag} {value}"));
         }
     }
+    if options.allow_model_calls {
+        line.push_str(" --allow-model-calls");
+    }
     if options.api_key.is_some() {
         line.push_str(" --api-key …");
     }

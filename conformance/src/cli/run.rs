@@ -42,10 +42,13 @@ pub(super) struct Run {
     /// Lets scenarios break or remove what they did not make, also in somebody else's deployment.
     #[arg(long)]
     allow_destructive: bool,
+    /// Lets scenarios ask the target's model, which may cost money and answers differently each time.
+    #[arg(long)]
+    allow_model_calls: bool,
     /// How many scenarios run at a time; by default one for each processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
-    /// Writes report.json and junit.xml into this folder.
+    /// Writes report.json, junit.xml and report.html into this folder.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// A file with the id of one scenario on each line that is known to fail; `#` begins a remark. They still run, and one
@@ -117,6 +120,7 @@ impl Run {
             deployment: self.deployment.clone(),
             image: self.image.clone(),
             allow_destructive: self.allow_destructive,
+            allow_model_calls: self.allow_model_calls,
             seed: self.seed.unwrap_or(defaults.seed),
         };
         let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));

@@ -324,7 +324,7 @@ pub async fn remove_rooms(engine: &Engine, deployment: &str) -> Result<Vec<Strin
         let running = room.is_running().await?;
         room.remove().await?;
         if let Some(dir) = dir.filter(|dir| dir.exists()) {
-            tokio::fs::remove_dir_all(&dir).await?;
+            super::tree::remove(&dir).await?;
         }
         removed.push(format!("{} ({})", room.id, if running { "running" } else { "stopped" }));
     }

@@ -12,3 +12,4 @@ pub mod redis;
 pub mod relay;
 pub mod services;
 pub mod tamper;
+pub mod tree;
