@@ -1,6 +1,6 @@
 # What a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup build image demo serve test check bench chaos mutants fuzz fmt clean-host release
+.PHONY: help setup build image demo serve test check bench chaos mutants selftest catalogue fuzz fmt clean-host release
 
 help: ## List what can be done
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,12 @@ bench: image ## Measure rooms, and the egress proxy beside its peers; FILTER=bul
 
 mutants: setup ## Weaken the egress proxy in every known way and see the tests catch it (some ten minutes)
 	@scripts/mutants.py
+
+selftest: image ## Launch broken deployments, each of which a named scenario must catch; FILTER='family(RUN)' for a part
+	@scripts/selftest.sh
+
+catalogue: build ## Write docs/conformance-catalogue.md anew
+	@scripts/catalogue.sh
 
 fuzz: setup ## Fuzz what an attacker's bytes meet first, a minute each; FUZZ_SECONDS=…
 	@scripts/fuzz.sh
