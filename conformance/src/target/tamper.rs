@@ -215,7 +215,7 @@ fn whole(body: Bytes) -> Body {
     Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-/// Speaks HTTP with both sides; when one hangs up, so does the other.
+/// Speaks HTTP with both sides, until the near one hangs up or asks for something that the far one does not answer any more.
 async fn http(client: Box<dyn Duplex>, server: Box<dyn Duplex>, tamper: Tamper, memory: Memory) -> io::Result<()> {
     let (sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(server)).await.map_err(io::Error::other)?;
@@ -225,10 +225,15 @@ async fn http(client: Box<dyn Duplex>, server: Box<dyn Duplex>, tamper: Tamper, 
         async move { exchange(request, &sender, tamper, &memory).await }
     });
     let serve = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service);
+    // The far side may hang up first: what it has said is still to be passed on.
+    let far = async {
+        let ended = connection.await;
+        std::future::pending::<()>().await;
+        ended
+    };
     tokio::select! {
         ended = serve => ended.map_err(io::Error::other),
-        // The far side may close a connection that rests; what it has said is then already on its way.
-        ended = connection => ended.map_err(io::Error::other),
+        ended = far => ended.map_err(io::Error::other),
     }
 }
 
