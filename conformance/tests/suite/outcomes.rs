@@ -1,5 +1,8 @@
 //! What becomes of a scenario, and of the run: outcome, verdict and exit status agree, and nothing unseen is a good one.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nagaya_conformance::client::exchange::{Exchanges, Secrets};
@@ -59,28 +62,61 @@ fn one_that_hangs_is_broken_off_in_time_and_still_reported() {
     assert_eq!((status, verdict(&report)), (2, ("incomplete", 2, "error")), "{text}");
 }
 
-#[test]
-fn an_interrupt_ends_the_run_and_it_is_still_reported() {
-    let (fixture, dir) = (Fixture::start(Manner::Hangs), tempfile::tempdir().expect("a directory"));
-    let report = dir.path().join("report");
+/// Starts a run that hangs in HLTH-001, and waits until it does.
+fn hanging(fixture: &Fixture, dir: &Path) -> (Child, PathBuf) {
+    let log = dir.join("log");
     let mut command = suite(["run", "--target", &fixture.url, "--filter", "id(=HLTH-001)", "--report"]);
-    let log = dir.path().join("log");
-    let child = command.arg(&report).stderr(std::fs::File::create(&log).expect("made")).spawn().expect("started");
+    command.arg(dir.join("report")).env("TMPDIR", dir).stderr(File::create(&log).expect("made"));
+    let child = command.spawn().expect("started");
     let deadline = Instant::now() + Duration::from_secs(20);
     while !std::fs::read_to_string(&log).unwrap_or_default().contains("start  HLTH-001") {
         assert!(Instant::now() < deadline, "it did not begin");
         std::thread::sleep(Duration::from_millis(20));
     }
+    (child, log)
+}
+
+fn kill(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
-    kill_process(pid, Signal::INT).expect("signalled");
+    kill_process(pid, signal).expect("signalled");
+}
+
+/// The directories of runs below `dir`.
+fn runs(dir: &Path) -> usize {
+    let uid = rustix::process::getuid().as_raw();
+    std::fs::read_dir(dir.join(format!("nagaya-conformance-{uid}"))).map_or(0, Iterator::count)
+}
+
+#[test]
+fn an_interrupt_ends_the_run_and_it_is_still_reported() {
+    let (fixture, dir) = (Fixture::start(Manner::Hangs), tempfile::tempdir().expect("a directory"));
+    let (child, log) = hanging(&fixture, dir.path());
+    kill(&child, Signal::INT);
     let status = child.wait_with_output().expect("ended").status;
     let text = std::fs::read_to_string(&log).expect("a log");
     assert_eq!(status.code(), Some(2), "{text}");
+    let report = dir.path().join("report");
     let json = std::fs::read_to_string(report.join("report.json")).expect("a report");
     assert!(json.contains("interrupted") && json.contains("incomplete"), "{json}");
     for name in ["junit.xml", "report.html"] {
         assert!(report.join(name).is_file(), "{name}");
     }
+    assert_eq!(runs(dir.path()), 0, "its directory is left");
+}
+
+#[test]
+fn what_a_killed_run_left_is_collected_and_a_living_one_is_not_touched() {
+    let (fixture, dir) = (Fixture::start(Manner::Hangs), tempfile::tempdir().expect("a directory"));
+    let (mut child, _) = hanging(&fixture, dir.path());
+    let gc = || told(&suite(["gc", "--docker", "/nowhere.sock"]).env("TMPDIR", dir.path()).output().expect("started"));
+    let (status, text) = gc();
+    assert_eq!((status, runs(dir.path())), (0, 1), "a living run was touched: {text}");
+    kill(&child, Signal::KILL);
+    child.wait().expect("ended");
+    assert_eq!(runs(dir.path()), 1, "nothing was left to collect");
+    let (status, text) = gc();
+    assert_eq!((status, runs(dir.path())), (0, 0), "{text}");
+    assert!(text.contains("removed directory"), "{text}");
 }
 
 #[test]
