@@ -45,9 +45,8 @@ impl Context {
         let dir = run.dir().join(format!("{}-{}", scenario.id, run.next()));
         let resources = Resources::default();
         let to_remove = dir.clone();
-        resources.add(format!("directory {}", dir.display()), move || async move {
-            Ok(tree::remove(&to_remove).await?)
-        });
+        resources
+            .add(format!("directory {}", dir.display()), move || async move { Ok(tree::remove(&to_remove).await?) });
         std::fs::create_dir_all(&dir)?;
         Ok(Self {
             seed: run.options.seed,

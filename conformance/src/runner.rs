@@ -311,7 +311,11 @@ mod tests {
         assert_eq!(refused.outcome, Outcome::CouldNotRun);
         assert!(refused.message.expect("told").contains("--allow-destructive"));
         assert_eq!(report(Options { allow_destructive: true, ..remote }, &DESTRUCTIVE).await.outcome, Outcome::Pass);
-        assert_eq!(report(Options::default(), &DESTRUCTIVE).await.outcome, Outcome::Pass, "its own deployment it may break");
+        assert_eq!(
+            report(Options::default(), &DESTRUCTIVE).await.outcome,
+            Outcome::Pass,
+            "its own deployment it may break"
+        );
     }
 
     #[tokio::test]

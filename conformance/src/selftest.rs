@@ -189,8 +189,11 @@ fn prepare(
     let mut run = Run::begin(options.clone(), capabilities.clone())?;
     run.defects = mutant.defects;
     run.cancel = cancel.child_token();
-    let lines: Vec<&str> =
-        mutant.defects.iter().filter_map(|one| if let Defect::Start(lines) = one { Some(*lines) } else { None }).collect();
+    let lines: Vec<&str> = mutant
+        .defects
+        .iter()
+        .filter_map(|one| if let Defect::Start(lines) = one { Some(*lines) } else { None })
+        .collect();
     if !lines.is_empty() {
         let path = run.dir().join("nagaya");
         let good = capabilities.server.display().to_string().replace('\'', r"'\''");

@@ -81,7 +81,8 @@ impl Selftest {
         }
         eprint!("{}", summary(&proof));
         if let Some(dir) = &self.report {
-            let text = serde_json::to_string_pretty(&document(&proof)).map_err(|error| Fault::Internal(error.to_string()))?;
+            let text =
+                serde_json::to_string_pretty(&document(&proof)).map_err(|error| Fault::Internal(error.to_string()))?;
             let path = write_whole(dir, "selftest.json", &text)
                 .map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
             eprintln!("report: {}", path.display());
@@ -156,7 +157,14 @@ fn summary(proof: &Proof) -> String {
         proof.took.as_secs_f64()
     );
     for trial in proof.trials.iter().filter(|trial| trial.catch != Catch::Caught) {
-        let _ = writeln!(out, "{}: {} ({}), by {}", trial.catch.name(), trial.mutant.id, trial.mutant.title, trial.red.scenario);
+        let _ = writeln!(
+            out,
+            "{}: {} ({}), by {}",
+            trial.catch.name(),
+            trial.mutant.id,
+            trial.mutant.title,
+            trial.red.scenario
+        );
         let _ = writeln!(out, "  expected to hear  {}", trial.red.says);
         let heard = trial.report.as_ref().map_or_else(|| trial.fault.clone().unwrap_or_default(), selftest::said);
         let _ = writeln!(out, "  heard             {}", heard.replace('\n', "\n                    "));

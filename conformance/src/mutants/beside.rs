@@ -55,7 +55,10 @@ fn remove_restored(base: &Path, memory: &Memory) {
 
 /// Once a room has been there, something of it is.
 fn leave(base: &Path, memory: &Memory) {
-    if rooms(base).next().is_some() && memory.get("left").is_none() && std::fs::write(base.join("left.sock"), "").is_ok() {
+    if rooms(base).next().is_some()
+        && memory.get("left").is_none()
+        && std::fs::write(base.join("left.sock"), "").is_ok()
+    {
         memory.set("left", "");
     }
 }

@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{Defect, Mutant, red};
-use crate::target::tamper::{Answer, Asked, AskFn, Memory, Tamper};
+use crate::target::tamper::{Answer, AskFn, Asked, Memory, Tamper};
 
 const fn asks(ask: AskFn) -> Defect {
     Defect::Engine(Tamper { ask: Some(ask), answer: None, event: None })
@@ -141,7 +141,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
             let secret = memory.get("secret").unwrap_or_default();
             create(asked, |body| push(&mut body["Env"], json!(format!("SOME_KEY={secret}"))))
         })],
-        red: &[red("SEC-001", "a credential of the server's is in docker inspect")],
+        red: &[
+            red("SEC-001", "a credential of the server's is in docker inspect"),
+            red("EGR-117", "a secret is in the room"),
+        ],
     },
     Mutant {
         id: "unlabelled",

@@ -31,7 +31,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "bad-filter-crashes",
         title: "a bad ?status= ends in a server's error",
-        defects: &[answers(|asked, answer, _| if asked.path.contains("?status=bogus") { answer.status = 500 })],
+        defects: &[answers(|asked, answer, _| {
+            if asked.path.contains("?status=bogus") {
+                answer.status = 500
+            }
+        })],
         red: &[red("BUG-14", "500")],
     },
     Mutant {
@@ -79,7 +83,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         title: "the metrics have a label with an id in it",
         defects: &[answers(|asked, answer, _| {
             if asked.route() == "/metrics" {
-                append(answer, "http_request_duration_seconds_count{route=\"/api/models/conformance-asks-for-no-such-model\"} 1\n");
+                append(
+                    answer,
+                    "http_request_duration_seconds_count{route=\"/api/models/conformance-asks-for-no-such-model\"} 1\n",
+                );
             }
         })],
         red: &[red("HLTH-002", "an id is a label")],
@@ -110,31 +117,49 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "errors-without-envelope",
         title: "what is not found is told without the envelope",
-        defects: &[answers(|_, answer, _| if answer.status == 404 { answer.set(&json!({"detail": "Not Found"})) })],
+        defects: &[answers(|_, answer, _| {
+            if answer.status == 404 {
+                answer.set(&json!({"detail": "Not Found"}))
+            }
+        })],
         red: &[red("API-002", "error.code"), red("BUG-14", "error.code")],
     },
     Mutant {
         id: "no-such-route-is-200",
         title: "a route that there is not answers 200",
-        defects: &[answers(|asked, answer, _| if asked.route() == "/api/no-such-route" { answer.status = 200 })],
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/api/no-such-route" {
+                answer.status = 200
+            }
+        })],
         red: &[red("API-002", "status of GET /api/no-such-route")],
     },
     Mutant {
         id: "bad-body-is-400",
         title: "a bad body is 400 instead of 422",
-        defects: &[answers(|_, answer, _| if answer.status == 422 { answer.status = 400 })],
+        defects: &[answers(|_, answer, _| {
+            if answer.status == 422 {
+                answer.status = 400
+            }
+        })],
         red: &[red("API-001", "a body of nothing"), red("API-003", "status of POST")],
     },
     Mutant {
         id: "bad-body-crashes",
         title: "a body that is no object ends in a server's error",
-        defects: &[answers(|asked, answer, _| if asked.body.starts_with(b"[") { answer.status = 500 })],
+        defects: &[answers(|asked, answer, _| {
+            if asked.body.starts_with(b"[") {
+                answer.status = 500
+            }
+        })],
         red: &[red("API-001", "a body of an array")],
     },
     Mutant {
         id: "archive-forgets",
         title: "archiving is confirmed, and nothing is archived",
-        defects: &[asks(|asked, _| asked.is(Method::POST, "/archive").then(|| Answer::json(200, &json!({"status": "archived"}))))],
+        defects: &[asks(|asked, _| {
+            asked.is(Method::POST, "/archive").then(|| Answer::json(200, &json!({"status": "archived"})))
+        })],
         red: &[red("API-003", "status after archiving"), red("BUG-14", "conversations with")],
     },
     Mutant {
@@ -145,12 +170,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 answer.edit(|body| body["error"]["code"] = json!("CONFLICT"));
             }
         })],
-        red: &[red("API-004", "RESOURCE_LOCKED")],
+        red: &[red("API-004", "RESOURCE_LOCKED"), red("STATE-002", "RESOURCE_LOCKED")],
     },
     Mutant {
         id: "twice-is-fine",
         title: "what is there already is made again",
-        defects: &[answers(|_, answer, _| if answer.status == 409 { answer.status = 201 })],
+        defects: &[answers(|_, answer, _| {
+            if answer.status == 409 {
+                answer.status = 201
+            }
+        })],
         red: &[red("API-005", "status of POST /api/models")],
     },
     Mutant {
@@ -192,8 +221,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "messages-lost",
         title: "what was said is not kept",
-        defects: &[answers(|asked, answer, _| if asked.is(Method::GET, "/messages") { answer.set(&json!([])) })],
-        red: &[red("RUN-001", "messages of the conversation")],
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/messages") {
+                answer.set(&json!([]))
+            }
+        })],
+        red: &[red("RUN-001", "messages of the conversation"), red("RUN-020", "messages")],
     },
     Mutant {
         id: "resume-from-the-start",
@@ -202,19 +235,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
             asked.headers.remove("last-event-id");
             None
         })],
-        red: &[red("RUN-002", "seq of event 0 after the one seen")],
+        red: &[
+            red("RUN-002", "seq of event 0 after the one seen"),
+            red("RUN-023", "after event"),
+            red("RUN-024", "reader"),
+        ],
     },
     Mutant {
         id: "ready-without-docker",
         title: "/health/ready is 200 whatever is missing",
-        defects: &[asks(|asked, _| (asked.route() == "/health/ready").then(|| Answer::json(200, &json!({"status": "ready"}))))],
+        defects: &[asks(|asked, _| {
+            (asked.route() == "/health/ready").then(|| Answer::json(200, &json!({"status": "ready"})))
+        })],
         red: &[red("BUG-02-LATE", "status of GET /health/ready"), red("CHAOS-003", "status of GET /health/ready")],
     },
     Mutant {
         id: "unavailable-is-500",
         title: "what is refused while the server drains is 500",
-        defects: &[answers(|asked, answer, _| if asked.is(Method::POST, "/stream") && answer.status == 503 { answer.status = 500 })],
-        red: &[red("BOOT-001", "a new run to be refused"), red("STATE-001", "status of POST")],
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::POST, "/stream") && answer.status == 503 {
+                answer.status = 500
+            }
+        })],
+        red: &[
+            red("BOOT-001", "a new run to be refused"),
+            red("STATE-001", "status of POST"),
+            red("LIFE-005", "status of POST"),
+        ],
     },
     Mutant {
         id: "pool-size-forgotten",
@@ -237,9 +284,10 @@ fn only_grows(asked: &Asked, answer: &mut Answer, memory: &Memory, name: &str) {
         return;
     }
     let page = String::from_utf8_lossy(&answer.body).into_owned();
-    let grown = page.lines().map(|line| match line.strip_prefix(name).and_then(|rest| rest.trim().parse::<f64>().ok()) {
-        Some(value) => format!("{name} {}\n", memory.highest(name, value)),
-        None => format!("{line}\n"),
-    });
+    let grown =
+        page.lines().map(|line| match line.strip_prefix(name).and_then(|rest| rest.trim().parse::<f64>().ok()) {
+            Some(value) => format!("{name} {}\n", memory.highest(name, value)),
+            None => format!("{line}\n"),
+        });
     answer.body = grown.collect::<String>().into();
 }

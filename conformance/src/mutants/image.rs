@@ -32,7 +32,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "health-check-cannot-succeed",
         title: "the health check speaks to the agent in a way that its client does not know",
-        defects: &[Defect::Image(agent!("[ \"$1\" != health ] || { echo unsupported protocol scheme unix >&2; exit 1; }"), "")],
+        defects: &[Defect::Image(
+            agent!("[ \"$1\" != health ] || { echo unsupported protocol scheme unix >&2; exit 1; }"),
+            "",
+        )],
         red: &[red("BUG-09", "healthy, by Docker")],
     },
     Mutant {

@@ -121,7 +121,8 @@ mod tests {
     fn every_bug_and_every_family_that_has_scenarios_has_a_mutant() {
         let caught: BTreeSet<&str> = all().into_iter().flat_map(|mutant| mutant.red).map(|red| red.scenario).collect();
         // `BUG-12-CRASH` is about BUG-12.
-        let subject = |id: &str| id.split('-').take(if id.starts_with("BUG-") { 2 } else { 1 }).collect::<Vec<_>>().join("-");
+        let subject =
+            |id: &str| id.split('-').take(if id.starts_with("BUG-") { 2 } else { 1 }).collect::<Vec<_>>().join("-");
         let caught: BTreeSet<String> = caught.into_iter().map(subject).collect();
         let wanted: BTreeSet<String> = scenarios::all().into_iter().map(|scenario| subject(scenario.id)).collect();
         let missing: Vec<&String> = wanted.difference(&caught).collect();

@@ -20,7 +20,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "bad-interval-accepted",
         title: "a GC interval that makes no sense is quietly replaced by the default",
-        defects: &[Defect::Start(r#"case "${CONTAINER_GC_INTERVAL:-}" in 0|-*|*[!0-9]*) unset CONTAINER_GC_INTERVAL;; esac"#)],
+        defects: &[Defect::Start(
+            r#"case "${CONTAINER_GC_INTERVAL:-}" in 0|-*|*[!0-9]*) unset CONTAINER_GC_INTERVAL;; esac"#,
+        )],
         red: &[red("BUG-01-REFUSED", "an end within")],
     },
     Mutant {
@@ -34,7 +36,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "bare-docker-path-refused",
         title: "a Docker address that is a bare path is refused",
-        defects: &[Defect::Start(r#"case "${DOCKER_SOCKET_PATH:-}" in /*) echo "bad DOCKER_SOCKET_PATH" >&2; exit 64;; esac"#)],
+        defects: &[Defect::Start(
+            r#"case "${DOCKER_SOCKET_PATH:-}" in /*) echo "bad DOCKER_SOCKET_PATH" >&2; exit 64;; esac"#,
+        )],
         red: &[red("BUG-02", "before it listened")],
     },
     Mutant {
@@ -56,7 +60,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "storage-client-without-bucket",
         title: "a client of the object storage is set up although there is no bucket, and says so",
-        defects: &[Defect::Start(r#"[ "$1" != serve ] || echo '{"level":"INFO","message":"S3 client for bucket \"\" is ready"}'"#)],
+        defects: &[Defect::Start(
+            r#"[ "$1" != serve ] || echo '{"level":"INFO","message":"S3 client for bucket \"\" is ready"}'"#,
+        )],
         red: &[red("BUG-11", "number of log lines about file sync")],
     },
     Mutant {
@@ -89,18 +95,31 @@ pub(super) const MUTANTS: &[Mutant] = &[
         defects: &[Defect::Start(
             r#"[ -z "${PROXY_ALLOWED_DOMAINS:-}" ] || export PROXY_ALLOWED_DOMAINS="$PROXY_ALLOWED_DOMAINS,denied.conformance.test""#,
         )],
-        red: &[red("EGR-001", "a request off the list")],
+        red: &[
+            red("EGR-001", "a request off the list"),
+            red("EGR-104", "status and bytes sent of a refused request"),
+            red("EGR-105", "a redirect to a name off the list"),
+            red("EGR-109", "403 EGRESS_DENIED"),
+            red("EGR-110", "403 EGRESS_DENIED"),
+            red("EGR-111", "403 EGRESS_DENIED"),
+        ],
     },
     Mutant {
         id: "nothing-allowed",
         title: "a name that is on the list is refused",
         defects: &[Defect::Start("export PROXY_ALLOWED_DOMAINS=nobody.conformance.test")],
-        red: &[red("EGR-002", "EGRESS_DENIED"), red("BUG-04", "status of CONNECT")],
+        red: &[
+            red("EGR-002", "EGRESS_DENIED"),
+            red("BUG-04", "status of CONNECT"),
+            red("EGR-106", "403"),
+            red("EGR-107", "403"),
+            red("EGR-108", "403"),
+        ],
     },
     Mutant {
         id: "signed-with-another-key",
         title: "requests to the model are signed with a key that it does not know",
         defects: &[Defect::Start("export AWS_SECRET_ACCESS_KEY=not-the-key-that-the-model-knows-of")],
-        red: &[red("RUN-001", "signature of")],
+        red: &[red("RUN-001", "signature of"), red("EGR-114", "status in"), red("EGR-115", "claude -p")],
     },
 ];

@@ -53,7 +53,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 let next = seq.parse::<u64>().unwrap_or(0) + 1;
                 let mut data: Value = serde_json::from_str(&event.data).unwrap_or_default();
                 data["seq"] = json!(next);
-                text += &event_text(&SseEvent { id: format!("{run}:{next}"), name: event.name, data: data.to_string() });
+                text +=
+                    &event_text(&SseEvent { id: format!("{run}:{next}"), name: event.name, data: data.to_string() });
             }
             Some(text)
         })],
@@ -144,12 +145,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("BUG-10", "was not among the texts"), red("BUG-10-JUNK", "the text was lost")],
     },
     Mutant {
-        id: "cancelled-is-success",
-        title: "a run that was cancelled says that it went well",
+        id: "failure-is-success",
+        title: "a run that was cancelled, or has failed, says that it went well",
         defects: &[events(|event, _| {
             if event.name == "done" { with(event, |data| data["status"] = json!("success")) } else { unchanged(&event) }
         })],
-        red: &[red("RUN-003", "status in done"), red("CHAOS-002", "status in done")],
+        red: &[
+            red("RUN-003", "status in done"),
+            red("RUN-022", "status in done"),
+            red("RUN-025", "status in done"),
+            red("CHAOS-002", "status in done"),
+            red("CHAOS-006", "status in done"),
+        ],
     },
     Mutant {
         id: "junk-is-fatal",
@@ -184,6 +191,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
             let name = if event.name == "container_recovered" { "progress".to_owned() } else { event.name.clone() };
             unchanged(&SseEvent { name, ..event })
         })],
-        red: &[red("CHAOS-002", "no error and then container_recovered")],
+        red: &[
+            red("CHAOS-002", "no error and then container_recovered"),
+            red("CHAOS-004", "no container_recovered among"),
+        ],
     },
 ];

@@ -43,7 +43,9 @@ fn head(out: &mut String, report: &RunReport<'_>, verdict: Verdict) {
     let (class, says) = match verdict {
         Verdict::Conformant => ("pass", "Every scenario that was asked for ran, and found every promise kept."),
         Verdict::NonConformant => ("fail", "A promise is broken."),
-        Verdict::Incomplete => ("error", "No promise was found broken, but not everything that was asked for could be looked at."),
+        Verdict::Incomplete => {
+            ("error", "No promise was found broken, but not everything that was asked for could be looked at.")
+        }
     };
     let options = &report.run.options;
     let target = options.target.as_deref().unwrap_or("deployments that the suite launched");

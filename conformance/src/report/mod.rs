@@ -55,7 +55,8 @@ impl RunReport<'_> {
     pub fn write(&self, dir: &Path) -> std::io::Result<Vec<PathBuf>> {
         std::fs::create_dir_all(dir)?;
         let json = serde_json::to_string_pretty(&json::document(self)).map_err(std::io::Error::other)?;
-        let files = [("report.json", json), ("junit.xml", junit::document(self)), ("report.html", html::document(self))];
+        let files =
+            [("report.json", json), ("junit.xml", junit::document(self)), ("report.html", html::document(self))];
         files.into_iter().map(|(name, text)| write_whole(dir, name, &text)).collect()
     }
 }

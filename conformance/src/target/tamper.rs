@@ -271,7 +271,8 @@ async fn exchange(
     let Some(change) = tamper.answer.filter(|_| asked.method != Method::HEAD) else {
         return Ok(Response::from_parts(head, body.boxed_unsync()));
     };
-    let mut answer = Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() };
+    let mut answer =
+        Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() };
     change(&asked, &mut answer, memory);
     Ok(respond(answer))
 }

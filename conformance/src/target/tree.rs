@@ -11,7 +11,8 @@ use tokio::process::Command;
 /// # Errors
 /// Something in it stays.
 pub async fn remove(dir: &Path) -> std::io::Result<()> {
-    let output = Command::new("rm").args(["-rf", "--"]).arg(dir).stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    let output =
+        Command::new("rm").args(["-rf", "--"]).arg(dir).stdin(Stdio::null()).kill_on_drop(true).output().await?;
     if output.status.success() {
         return Ok(());
     }

@@ -57,7 +57,14 @@ fn a_report_folder_that_cannot_be_is_told_before_anything_runs() {
 
 #[test]
 fn help_and_lists_are_0() {
-    for args in [&["--help"][..], &["list"], &["list", "--json"], &["list", "--markdown"], &["explain", "bug-06"], &["selftest", "--list"]] {
+    for args in [
+        &["--help"][..],
+        &["list"],
+        &["list", "--json"],
+        &["list", "--markdown"],
+        &["explain", "bug-06"],
+        &["selftest", "--list"],
+    ] {
         let (status, text) = ends(args.iter().copied());
         assert_eq!(status, 0, "{args:?}: {text}");
         assert!(text.len() > 200, "{args:?}: {text}");

@@ -96,7 +96,8 @@ fn answer(mut client: TcpStream, manner: Manner) -> Option<TcpStream> {
     match (path.as_str(), manner) {
         ("/health", Manner::Hangs) => return Some(client),
         ("/health", Manner::ClosesEarly) => {
-            let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{\"st");
+            let _ = client
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{\"st");
         }
         ("/health", Manner::WrongJson) => send(&mut client, 200, "{\"status\": healthy"),
         ("/health", Manner::Fails) => send(&mut client, 500, "{}"),
@@ -126,7 +127,10 @@ fn good(path: &str) -> Option<Value> {
 }
 
 fn send(client: &mut TcpStream, status: u16, body: &str) {
-    let head = format!("HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n",
+        body.len()
+    );
     // A client that leaves is no concern of it.
     let _ = client.write_all(format!("{head}\r\n{body}").as_bytes());
 }

@@ -29,11 +29,9 @@ fn a_deployment_that_keeps_its_promise_is_conformant() {
 
 #[test]
 fn every_kind_of_misbehaviour_is_a_failure_with_expected_and_actual() {
-    for (manner, says) in [
-        (Manner::ClosesEarly, "error decoding response body"),
-        (Manner::WrongJson, "healthy"),
-        (Manner::Fails, "500"),
-    ] {
+    for (manner, says) in
+        [(Manner::ClosesEarly, "error decoding response body"), (Manner::WrongJson, "healthy"), (Manner::Fails, "500")]
+    {
         let (status, text, report) = judged(manner, &[]);
         assert_eq!((status, verdict(&report)), (1, ("non-conformant", 1, "fail")), "{manner:?}: {text}");
         let scenario = &report["scenarios"][0];
@@ -141,7 +139,10 @@ fn a_profile_pins_its_scenarios() {
 fn scenarios_that_ask_a_real_model_need_leave() {
     let filter = ["--filter", "id(=HLTH-001) or id(=RUN-002)"];
     let (_, _, report) = judged(Manner::Good, &filter);
-    assert!(report["missing_capabilities"]["model"].as_str().unwrap_or_default().contains("--allow-model-calls"), "{report}");
+    assert!(
+        report["missing_capabilities"]["model"].as_str().unwrap_or_default().contains("--allow-model-calls"),
+        "{report}"
+    );
     let (_, _, report) = judged(Manner::Good, &[filter[0], filter[1], "--allow-model-calls"]);
     assert!(report["missing_capabilities"]["model"].is_null(), "{report}");
 }
@@ -168,7 +169,8 @@ fn one_that_cannot_be_reached_or_wants_another_key_is_no_verdict() {
     assert_eq!(status, 3, "{text}");
     assert!(text.contains(&nobody.to_string()), "{text}");
     let locked = Fixture::start(Manner::Locked);
-    let (status, text) = told(&suite(["run", "--target", &locked.url, "--api-key", "the-wrong-key-0000"]).output().expect("started"));
+    let (status, text) =
+        told(&suite(["run", "--target", &locked.url, "--api-key", "the-wrong-key-0000"]).output().expect("started"));
     assert_eq!(status, 3, "{text}");
     assert!(text.contains("--api-key") && !text.contains("the-wrong-key-0000"), "{text}");
     let (status, text) = ends(["run", "--target", "https://host"]);

@@ -6,9 +6,11 @@ fn reports(manner: Manner, filter: &str) -> (String, String, String) {
     let (fixture, dir) = (Fixture::start(manner), tempfile::tempdir().expect("a directory"));
     let report = dir.path().display().to_string();
     let (_, text) = ends(["run", "--target", &fixture.url, "--report", &report, "--filter", filter]);
-    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let read =
+        |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap_or_else(|error| panic!("{error}: {text}"));
     let all = (read("report.json"), read("junit.xml"), read("report.html"));
-    let names: Vec<_> = std::fs::read_dir(dir.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+    let names: Vec<_> =
+        std::fs::read_dir(dir.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(names.len(), 3, "nothing unfinished is left: {names:?}");
     all
 }
@@ -17,7 +19,15 @@ fn reports(manner: Manner, filter: &str) -> (String, String, String) {
 fn a_failure_is_told_in_each_form_with_all_that_is_known() {
     let (json, junit, html) = reports(Manner::Fails, "id(=HLTH-001) or id(=BUG-06)");
     for (name, text) in [("JSON", &json), ("JUnit", &junit), ("HTML", &html)] {
-        for part in ["non-conformant", "HLTH-001", "BUG-06", "status of GET /health", "somebody else", "--seed", "500 Internal Server Error"] {
+        for part in [
+            "non-conformant",
+            "HLTH-001",
+            "BUG-06",
+            "status of GET /health",
+            "somebody else",
+            "--seed",
+            "500 Internal Server Error",
+        ] {
             assert!(text.contains(part), "{name} does not have {part:?}:\n{text}");
         }
     }

@@ -13,7 +13,10 @@ fn check(schema: &Value, value: &Value, place: &str) {
             "enum" => assert!(wanted.as_array().expect("a list").contains(value), "{place}: {value}"),
             "type" => {
                 let types = wanted.as_array().cloned().unwrap_or_else(|| vec![wanted.clone()]);
-                assert!(types.iter().any(|one| is(one.as_str().unwrap_or_default(), value)), "{place}: {value} is not {wanted}");
+                assert!(
+                    types.iter().any(|one| is(one.as_str().unwrap_or_default(), value)),
+                    "{place}: {value} is not {wanted}"
+                );
             }
             "required" => wanted.as_array().expect("a list").iter().for_each(|name| {
                 assert!(value.get(name.as_str().unwrap_or_default()).is_some(), "{place}: {name} is missing");
@@ -25,7 +28,11 @@ fn check(schema: &Value, value: &Value, place: &str) {
                 }
             }
             "additionalProperties" => {
-                value.as_object().into_iter().flatten().for_each(|(name, one)| check(wanted, one, &format!("{place}.{name}")));
+                value
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .for_each(|(name, one)| check(wanted, one, &format!("{place}.{name}")));
             }
             "items" => value.as_array().into_iter().flatten().for_each(|one| check(wanted, one, &format!("{place}[]"))),
             other => panic!("{place}: the schema uses {other:?}, which this test does not know"),
