@@ -97,11 +97,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
         red: &[
             red("EGR-001", "a request off the list"),
-            red("EGR-104", "status and bytes sent of a refused request"),
+            red("EGR-104", "a refused request was told to go on"),
             red("EGR-105", "a redirect to a name off the list"),
-            red("EGR-109", "403 EGRESS_DENIED"),
-            red("EGR-110", "403 EGRESS_DENIED"),
-            red("EGR-111", "403 EGRESS_DENIED"),
         ],
     },
     Mutant {
