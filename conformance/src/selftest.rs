@@ -94,6 +94,8 @@ pub struct Proof {
     pub trials: Vec<Trial>,
     /// How long it took.
     pub took: Duration,
+    /// Whether it was broken off.
+    pub interrupted: bool,
 }
 
 impl Proof {
@@ -101,7 +103,9 @@ impl Proof {
     #[must_use]
     pub fn exit(&self) -> Exit {
         let catches = self.trials.iter().map(|trial| trial.catch);
-        let good_is_broken = self.good.iter().any(|one| !matches!(one.outcome, Outcome::Pass | Outcome::CouldNotRun));
+        let excused =
+            |one: &Report| one.outcome == Outcome::CouldNotRun || (self.interrupted && one.outcome == Outcome::Error);
+        let good_is_broken = self.good.iter().any(|one| one.outcome != Outcome::Pass && !excused(one));
         if good_is_broken || catches.clone().any(|catch| !matches!(catch, Catch::Caught | Catch::CouldNotRun)) {
             Exit::NonConformant
         } else if catches.clone().all(|catch| catch == Catch::Caught) && !self.trials.is_empty() {
@@ -177,7 +181,12 @@ pub async fn prove(
     good_run.end()?;
     let trials: Vec<Vec<Trial>> =
         stream::iter(waiting).map(|one| attempt(one, observer)).buffered(jobs.max(1)).collect().await;
-    Ok(Proof { good, trials: trials.into_iter().flatten().collect(), took: begun.elapsed() })
+    Ok(Proof {
+        good,
+        trials: trials.into_iter().flatten().collect(),
+        took: begun.elapsed(),
+        interrupted: cancel.is_cancelled(),
+    })
 }
 
 fn prepare(
@@ -212,6 +221,7 @@ fn prepare(
 async fn attempt(prepared: Prepared, observer: &dyn Observer) -> Vec<Trial> {
     let Prepared { mutant, run, image } = prepared;
     let made = match &image {
+        _ if run.cancel.is_cancelled() => Err(Failure::could_not_run("interrupted before its turn")),
         Some((tag, base)) => make_image(&run, mutant, tag, base).await,
         None => Ok(()),
     };
@@ -221,7 +231,10 @@ async fn attempt(prepared: Prepared, observer: &dyn Observer) -> Vec<Trial> {
         let trial = match (&made, scenario) {
             (Ok(()), Some(scenario)) => {
                 let report = runner::execute(&run, scenario).await;
-                Trial { mutant, red, catch: Catch::of(red, &report), report: Some(report), fault: None }
+                // What was broken off says nothing, either way.
+                let broken_off = report.outcome == Outcome::Error && run.cancel.is_cancelled();
+                let catch = if broken_off { Catch::CouldNotRun } else { Catch::of(red, &report) };
+                Trial { mutant, red, catch, report: Some(report), fault: None }
             }
             (Err(failure), _) => {
                 let there = failure.kind != Kind::CouldNotRun;
