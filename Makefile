@@ -1,6 +1,6 @@
 # What a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup build image demo serve test check bench chaos mutants fuzz fmt docs clean-host release
+.PHONY: help setup build image demo serve test check bench chaos mutants selftest fuzz fmt docs clean-host release
 
 help: ## List what can be done
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -33,13 +33,16 @@ bench: image ## Measure rooms, and the egress proxy beside its peers; FILTER=bul
 mutants: setup ## Weaken the egress proxy in every known way and see the tests catch it (some ten minutes)
 	@scripts/mutants.py
 
+selftest: image ## Launch broken deployments, each of which a named scenario must catch; FILTER='family(RUN)' for a part
+	@scripts/selftest.sh
+
 fuzz: setup ## Fuzz what an attacker's bytes meet first, a minute each; FUZZ_SECONDS=…
 	@scripts/fuzz.sh
 
 fmt: ## Format the code
 	@cargo fmt --all
 
-docs: build ## Write what of docs/ is generated: the API's description
+docs: build ## Write what of docs/ is generated: the API's description, the catalogue of scenarios
 	@scripts/docs.sh
 
 chaos: image ## Kill the server a hundred times at random moments; SEED=n repeats what began with that seed

@@ -93,7 +93,10 @@ impl Capabilities {
             bail!("--target {target}: the API key was refused: give an operator's key (--api-key)");
         }
         self.lacks(&[Capability::Launch], "the target is somebody else's: the suite does not start or configure it");
-        self.lacks(&[Capability::Model], "the target's model is not the scripted one");
+        if !options.allow_model_calls {
+            let why = "the target's model may cost money: asking it needs --allow-model-calls";
+            self.lacks(&[Capability::Model], why);
+        }
         self.lacks(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
         self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
         Ok(())

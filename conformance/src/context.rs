@@ -12,6 +12,7 @@ use crate::scenario::Scenario;
 use crate::target::engine::Engine;
 use crate::target::image;
 use crate::target::process::Process;
+use crate::target::tree;
 
 /// One execution of one scenario.
 #[derive(Debug)]
@@ -44,9 +45,8 @@ impl Context {
         let dir = run.dir().join(format!("{}-{}", scenario.id, run.next()));
         let resources = Resources::default();
         let to_remove = dir.clone();
-        resources.add(format!("directory {}", dir.display()), move || async move {
-            Ok(tokio::fs::remove_dir_all(to_remove).await?)
-        });
+        resources
+            .add(format!("directory {}", dir.display()), move || async move { Ok(tree::remove(&to_remove).await?) });
         std::fs::create_dir_all(&dir)?;
         Ok(Self {
             seed: run.options.seed,
@@ -132,7 +132,7 @@ impl Context {
         self.resources.add(format!("socket directory {}", dir.display()), move || async move {
             let entries = std::fs::read_dir(&to_remove)?.flatten();
             let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-            tokio::fs::remove_dir_all(&to_remove).await?;
+            tree::remove(&to_remove).await?;
             crate::failure::check(names.is_empty(), format!("left over in it: {}", names.join(", ")))
         });
         std::fs::create_dir(&dir)?;
@@ -144,13 +144,21 @@ impl Context {
     /// # Errors
     /// The line fails, or the engine refuses.
     pub async fn derived_image(&self, change: &str) -> Result<String, Failure> {
+        self.derived_image_with(change, "").await
+    }
+
+    /// The same with further lines of a Dockerfile.
+    ///
+    /// # Errors
+    /// As [`Context::derived_image`].
+    pub async fn derived_image_with(&self, change: &str, settings: &str) -> Result<String, Failure> {
         let engine = self.engine()?.clone();
         let tag = format!("{}:test", self.unique("image"));
         self.run.will_make(&Made::Image(tag.clone()))?;
         let (to_remove, remover) = (tag.clone(), engine.clone());
         self.resources.add(format!("image {tag}"), move || async move { image::remove(&remover, &to_remove).await });
         let name = self.own_container("change", &engine)?;
-        image::derive(&engine, &self.run.id, &tag, &self.run.options.image, &name, change).await?;
+        image::derive(&engine, &self.run.id, &tag, &self.run.options.image, &name, change, settings).await?;
         Ok(tag)
     }
 

@@ -13,6 +13,7 @@ use crate::target::engine::Engine;
 use crate::target::image;
 use crate::target::launch::remove_rooms;
 use crate::target::process::RUN_MARK;
+use crate::target::tree;
 
 /// How long killed processes may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -86,7 +87,7 @@ async fn collect_run(dir: &Path, docker: &str) -> Collected {
         }
     }
     if collected.failed.is_empty() {
-        match std::fs::remove_dir_all(dir) {
+        match tree::remove(dir).await {
             Ok(()) => collected.removed.push(format!("directory {}", dir.display())),
             Err(error) => collected.failed.push(format!("{}: {error}", dir.display())),
         }
@@ -96,11 +97,9 @@ async fn collect_run(dir: &Path, docker: &str) -> Collected {
 
 async fn remove(made: &Made, docker: &str, engine: &mut Option<Engine>) -> anyhow::Result<Vec<String>> {
     if let Made::Dir(dir) = made {
-        return Ok(match std::fs::remove_dir_all(dir) {
-            Ok(()) => vec![format!("directory {}", dir.display())],
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error.into()),
-        });
+        let there = dir.exists();
+        tree::remove(dir).await?;
+        return Ok(there.then(|| format!("directory {}", dir.display())).into_iter().collect());
     }
     let engine = match engine {
         Some(engine) => engine,

@@ -6,12 +6,14 @@
 //! implementation can be put in the place of this project's server.
 
 pub mod capabilities;
+pub mod catalogue;
 pub mod client;
 pub mod context;
 pub mod evidence;
 pub mod failure;
 pub mod filter;
 pub mod gc;
+pub mod mutants;
 pub mod outcome;
 pub mod poll;
 pub mod report;
@@ -20,4 +22,5 @@ pub mod run;
 pub mod runner;
 pub mod scenario;
 pub mod scenarios;
+pub mod selftest;
 pub mod target;

@@ -12,6 +12,7 @@ use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::capabilities::Capabilities;
+use crate::mutants::Defect;
 
 /// What a run was told.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Options {
     pub image: String,
     /// Whether scenarios that break or remove what they did not make may touch somebody else's deployment.
     pub allow_destructive: bool,
+    /// Whether scenarios may ask the model of somebody else's deployment.
+    pub allow_model_calls: bool,
     /// Where random choices start from.
     pub seed: u64,
 }
@@ -41,6 +44,7 @@ impl Default for Options {
             deployment: None,
             image: "workspace-base:latest".to_owned(),
             allow_destructive: false,
+            allow_model_calls: false,
             seed: rand::rng().random(),
         }
     }
@@ -57,6 +61,8 @@ pub struct Run {
     pub capabilities: Capabilities,
     /// Ends all scenarios early; each still cleans up.
     pub cancel: CancellationToken,
+    /// What is wrong with the deployments it launches: nothing, but in [`crate::selftest`].
+    pub defects: &'static [Defect],
     dir: PathBuf,
     ledger: Mutex<File>,
     counter: AtomicU32,
@@ -140,6 +146,7 @@ impl Run {
             options,
             capabilities,
             cancel: CancellationToken::new(),
+            defects: &[],
             dir,
             ledger: Mutex::new(ledger),
             counter: AtomicU32::new(1),

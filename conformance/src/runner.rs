@@ -77,6 +77,9 @@ fn reproduce(scenario: &Scenario, run: &Run) -> String {
             line.push_str(&format!(" {flag} {value}"));
         }
     }
+    if options.allow_model_calls {
+        line.push_str(" --allow-model-calls");
+    }
     if options.api_key.is_some() {
         line.push_str(" --api-key …");
     }
@@ -225,4 +228,130 @@ pub async fn execute_all(
     let place = |report: &Report| selected.iter().position(|scenario| scenario.id == report.scenario.id);
     reports.sort_by_key(place);
     reports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capabilities::Capabilities;
+    use crate::failure::check;
+    use crate::run::Options;
+    use crate::scenario::{Body, Severity};
+
+    struct Silent;
+
+    impl Observer for Silent {
+        fn began(&mut self, _: &'static Scenario) {}
+        fn ended(&mut self, _: &Report) {}
+        fn tick(&mut self) {}
+    }
+
+    const SCENARIO: Scenario = Scenario {
+        id: "TEST-001",
+        title: "a test",
+        severity: Severity::Low,
+        requirement: "none",
+        requires: &[],
+        profile: Profile::Core,
+        destructive: false,
+        limit: Duration::from_millis(200),
+        body: |_| Box::pin(async { Ok(()) }),
+    };
+
+    fn begin(options: Options) -> Arc<Run> {
+        Arc::new(Run::begin(options, Capabilities::default()).expect("begun"))
+    }
+
+    async fn report(options: Options, scenario: &'static Scenario) -> Report {
+        let run = begin(options);
+        let report = execute(&run, scenario).await;
+        assert_eq!(std::fs::read_dir(run.dir()).expect("there").count(), 2, "nothing but ledger and owner is left");
+        run.end().expect("ended");
+        report
+    }
+
+    async fn outcome(body: Body) -> Report {
+        report(Options::default(), Box::leak(Box::new(Scenario { body, ..SCENARIO }))).await
+    }
+
+    #[tokio::test]
+    async fn each_end_of_a_body_has_its_outcome() {
+        assert_eq!(outcome(SCENARIO.body).await.outcome, Outcome::Pass);
+        let failed = outcome(|_| Box::pin(async { check(false, "not so") })).await;
+        assert_eq!((failed.outcome, failed.message.as_deref()), (Outcome::Fail, Some("not so")));
+        let panicked = outcome(|_| Box::pin(async { panic!("oh no") })).await;
+        assert_eq!(panicked.outcome, Outcome::Error);
+        assert!(panicked.message.expect("told").contains("oh no"));
+        assert_eq!(outcome(|_| Box::pin(std::future::pending())).await.outcome, Outcome::Timeout);
+        let absent = outcome(|_| Box::pin(async { Err(Failure::could_not_run("no moon")) })).await;
+        assert_eq!(absent.outcome, Outcome::CouldNotRun);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_over_makes_a_pass_a_failure_and_secrets_are_not_told() {
+        let left = outcome(|context| {
+            Box::pin(async {
+                context.secrets().add("a-secret-text");
+                context.note("noted a-secret-text");
+                context.resources.add("a thing", || async { Err(Failure::assertion("a-secret-text stays")) });
+                Ok(())
+            })
+        })
+        .await;
+        assert_eq!(left.outcome, Outcome::Fail);
+        let told = format!("{left:?}");
+        assert!(told.contains("a thing: [redacted] stays") && !told.contains("a-secret-text"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_broken_in_somebody_elses_deployment_without_leave() {
+        static DESTRUCTIVE: Scenario = Scenario { destructive: true, ..SCENARIO };
+        let remote = Options { target: Some("http://127.0.0.1:1".to_owned()), ..Options::default() };
+        let refused = report(remote.clone(), &DESTRUCTIVE).await;
+        assert_eq!(refused.outcome, Outcome::CouldNotRun);
+        assert!(refused.message.expect("told").contains("--allow-destructive"));
+        assert_eq!(report(Options { allow_destructive: true, ..remote }, &DESTRUCTIVE).await.outcome, Outcome::Pass);
+        assert_eq!(
+            report(Options::default(), &DESTRUCTIVE).await.outcome,
+            Outcome::Pass,
+            "its own deployment it may break"
+        );
+    }
+
+    #[tokio::test]
+    async fn at_the_runs_deadline_nothing_more_begins_and_everything_is_reported() {
+        static ENDLESS: Scenario =
+            Scenario { limit: Duration::from_secs(60), body: |_| Box::pin(std::future::pending()), ..SCENARIO };
+        static NEXT: Scenario = Scenario { id: "TEST-002", ..SCENARIO };
+        let run = begin(Options::default());
+        let reports = execute_all(&run, &[&ENDLESS, &NEXT], 1, Instant::now(), &mut Silent).await;
+        let outcomes: Vec<Outcome> = reports.iter().map(|report| report.outcome).collect();
+        assert_eq!(outcomes, [Outcome::Error, Outcome::CouldNotRun]);
+        run.end().expect("ended");
+    }
+
+    #[tokio::test]
+    async fn no_more_run_at_a_time_than_jobs() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static NOW: AtomicUsize = AtomicUsize::new(0);
+        static MOST: AtomicUsize = AtomicUsize::new(0);
+        static ONE: Scenario = Scenario {
+            limit: Duration::from_secs(60),
+            body: |_| {
+                Box::pin(async {
+                    MOST.fetch_max(NOW.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    NOW.fetch_sub(1, Ordering::SeqCst);
+                    Ok(())
+                })
+            },
+            ..SCENARIO
+        };
+        let run = begin(Options::default());
+        let far = Instant::now() + Duration::from_secs(60);
+        let reports = execute_all(&run, &[&ONE; 9], 3, far, &mut Silent).await;
+        assert!(reports.iter().all(|report| report.outcome == Outcome::Pass));
+        assert!((1..=3).contains(&MOST.load(Ordering::SeqCst)));
+        run.end().expect("ended");
+    }
 }

@@ -12,12 +12,18 @@ pub(super) struct List {
     /// As a JSON array.
     #[arg(long)]
     json: bool,
+    /// As the catalogue page of the docs: all scenarios, and the broken deployments of `selftest`.
+    #[arg(long, conflicts_with_all = ["json", "profile", "filter"])]
+    markdown: bool,
     #[command(flatten)]
     selection: Selection,
 }
 
 impl List {
     pub(super) fn execute(self) -> Result<Exit, Fault> {
+        if self.markdown {
+            return print(&nagaya_conformance::catalogue::page());
+        }
         let selected = self.selection.select()?.scenarios;
         if self.json {
             let all: Vec<Listing> = selected.into_iter().map(Listing::from).collect();

@@ -4,6 +4,7 @@ mod explain;
 mod gc;
 mod list;
 mod run;
+mod selftest;
 
 use std::fmt;
 
@@ -33,6 +34,8 @@ enum Command {
     Explain(explain::Explain),
     /// Removes what a killed run left; only its own.
     Gc(gc::Gc),
+    /// Shows that the suite bites: launches broken deployments, each of which must turn a named scenario red.
+    Selftest(selftest::Selftest),
 }
 
 impl Line {
@@ -43,6 +46,7 @@ impl Line {
             Command::Run(run) => run.execute().await,
             Command::Explain(explain) => explain.execute(),
             Command::Gc(gc) => gc.execute().await,
+            Command::Selftest(selftest) => selftest.execute().await,
         }
     }
 }

@@ -13,6 +13,7 @@ use nagaya_conformance::runner::{self, Report};
 use nagaya_conformance::scenario::{Capability, Profile};
 use nagaya_conformance::scenarios;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::{Fault, Selection};
 
@@ -41,10 +42,13 @@ pub(super) struct Run {
     /// Lets scenarios break or remove what they did not make, also in somebody else's deployment.
     #[arg(long)]
     allow_destructive: bool,
+    /// Lets scenarios ask the target's model, which may cost money and answers differently each time.
+    #[arg(long)]
+    allow_model_calls: bool,
     /// How many scenarios run at a time; by default one for each processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
-    /// Writes report.json and junit.xml into this folder.
+    /// Writes report.json, junit.xml and report.html into this folder.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// A file with the id of one scenario on each line that is known to fail; `#` begins a remark. They still run, and one
@@ -72,7 +76,7 @@ impl Run {
                 .map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
         }
         let run = Arc::new(self.begin().await?);
-        let interrupt = interrupt(&run)?;
+        let interrupt = interrupt(&run.cancel)?;
 
         let (begun, started_at) = (Instant::now(), jiff::Timestamp::now());
         let jobs = self.jobs.map_or_else(default_jobs, usize::from);
@@ -116,6 +120,7 @@ impl Run {
             deployment: self.deployment.clone(),
             image: self.image.clone(),
             allow_destructive: self.allow_destructive,
+            allow_model_calls: self.allow_model_calls,
             seed: self.seed.unwrap_or(defaults.seed),
         };
         let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));
@@ -133,16 +138,16 @@ impl Run {
 }
 
 /// Processors, but no more than rooms fit on a usual machine.
-fn default_jobs() -> usize {
+pub(super) fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(4)
 }
 
 /// The first SIGINT or SIGTERM ends all scenarios, which still clean up; their outcomes are errors.
-fn interrupt(run: &Arc<SuiteRun>) -> Result<tokio::task::JoinHandle<()>, Fault> {
+pub(super) fn interrupt(cancel: &CancellationToken) -> Result<tokio::task::JoinHandle<()>, Fault> {
     let internal = |error: std::io::Error| Fault::Internal(format!("signals: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
-    let cancel = run.cancel.clone();
+    let cancel = cancel.clone();
     Ok(tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}

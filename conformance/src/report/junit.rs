@@ -1,9 +1,9 @@
 //! The report in the form that CI systems read (JUnit XML, as Jenkins and its like understand it): one suite for each family.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::RunReport;
+use super::escape::escape;
 use crate::outcome::Outcome;
 use crate::runner::Report;
 use crate::scenarios::FAMILIES;
@@ -88,37 +88,9 @@ fn case(out: &mut String, report: &Report) {
     out.push_str("    </testcase>\n");
 }
 
-/// Fit for an attribute or for text. Characters that XML 1.0 cannot hold at all (section 2.2) become U+FFFD.
-fn escape(text: &str) -> Cow<'_, str> {
-    let plain = |c: char| !matches!(c, '<' | '>' | '&' | '"' | '\u{FFFE}' | '\u{FFFF}') && (c >= ' ' || c == '\n');
-    if text.chars().all(plain) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '"' => out.push_str("&quot;"),
-            '\t' | '\r' => out.push(' '),
-            '\u{FFFE}' | '\u{FFFF}' => out.push('\u{FFFD}'),
-            c if c < ' ' && c != '\n' => out.push('\u{FFFD}'),
-            c => out.push(c),
-        }
-    }
-    Cow::Owned(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_breaks_out_of_an_attribute() {
-        assert_eq!(escape("a<b>&\"c\u{1b}[31m\n"), "a&lt;b&gt;&amp;&quot;c\u{FFFD}[31m\n");
-        assert!(matches!(escape("plain 長屋"), Cow::Borrowed(_)));
-    }
 
     #[test]
     fn what_could_not_run_does_not_look_harmless() {

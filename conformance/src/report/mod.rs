@@ -1,5 +1,7 @@
 //! What a run says in the end: one model, several forms.
 
+mod escape;
+pub mod html;
 pub mod json;
 pub mod junit;
 pub mod terminal;
@@ -46,22 +48,26 @@ impl RunReport<'_> {
         self.reports.iter().filter(|report| report.outcome == outcome).count()
     }
 
-    /// Writes `report.json` and `junit.xml` into `dir`, which is made if need be, and tells their paths.
+    /// Writes `report.json`, `junit.xml` and `report.html` into `dir`, which is made if need be, and tells their paths.
     ///
     /// # Errors
     /// One of them cannot be written.
     pub fn write(&self, dir: &Path) -> std::io::Result<Vec<PathBuf>> {
         std::fs::create_dir_all(dir)?;
         let json = serde_json::to_string_pretty(&json::document(self)).map_err(std::io::Error::other)?;
-        let files = [("report.json", json), ("junit.xml", junit::document(self))];
-        let mut paths = Vec::new();
-        for (name, text) in files {
-            // Whole or not at all: a reader never sees half a report.
-            let (path, unfinished) = (dir.join(name), dir.join(format!(".{name}.unfinished")));
-            std::fs::write(&unfinished, text)?;
-            std::fs::rename(&unfinished, &path)?;
-            paths.push(path);
-        }
-        Ok(paths)
+        let files =
+            [("report.json", json), ("junit.xml", junit::document(self)), ("report.html", html::document(self))];
+        files.into_iter().map(|(name, text)| write_whole(dir, name, &text)).collect()
     }
+}
+
+/// Writes a file whole or not at all: a reader never sees half a report.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_whole(dir: &Path, name: &str, text: &str) -> std::io::Result<PathBuf> {
+    let (path, unfinished) = (dir.join(name), dir.join(format!(".{name}.unfinished")));
+    std::fs::write(&unfinished, text)?;
+    std::fs::rename(&unfinished, &path)?;
+    Ok(path)
 }

@@ -165,7 +165,8 @@ pub fn summary(report: &RunReport<'_>, colour: bool) -> String {
     out
 }
 
-fn seconds(took: Duration) -> String {
+/// A time for a person.
+pub(super) fn seconds(took: Duration) -> String {
     let total = took.as_secs();
     if total < 60 { format!("{:.1} s", took.as_secs_f64()) } else { format!("{} min {} s", total / 60, total % 60) }
 }

@@ -55,12 +55,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Waits until as many rooms as the pool should hold run and are waiting in it.
-async fn pooled(context: &Context, size: usize) -> Result<(crate::target::deployment::Deployment, Vec<Room>), Failure> {
+async fn pooled(
+    context: &Context,
+    size: usize,
+    limit: Duration,
+) -> Result<(crate::target::deployment::Deployment, Vec<Room>), Failure> {
     let launch = Launch::new().without_model().set("WARM_POOL_MIN_SIZE", size).set("WARM_POOL_MAX_SIZE", size.max(10));
     let deployment = context.launch(launch).await?;
     #[allow(clippy::cast_precision_loss, reason = "a handful of rooms")]
     let full = size as f64;
-    deployment.metric("workspace_warm_pool_size", |waiting| waiting >= full, Duration::from_secs(100)).await?;
+    deployment.metric("workspace_warm_pool_size", |waiting| waiting >= full, limit).await?;
     let rooms = deployment.rooms().await?;
     check_eq("number of running rooms", rooms.len(), size)?;
     Ok((deployment, rooms))
@@ -100,7 +104,7 @@ async fn check_room(room: &Room, base: &Path) -> Result<(), Failure> {
 }
 
 async fn one_room(context: &Context) -> Result<(), Failure> {
-    let (deployment, rooms) = pooled(context, 1).await?;
+    let (deployment, rooms) = pooled(context, 1, Duration::from_secs(20)).await?;
     let base = &deployment.server()?.sockets;
     for room in &rooms {
         check_room(room, base).await?;
@@ -112,7 +116,7 @@ async fn one_room(context: &Context) -> Result<(), Failure> {
 }
 
 async fn twenty_rooms(context: &Context) -> Result<(), Failure> {
-    let (deployment, rooms) = pooled(context, 20).await?;
+    let (deployment, rooms) = pooled(context, 20, Duration::from_secs(100)).await?;
     let base = &deployment.server()?.sockets;
     futures::future::try_join_all(rooms.iter().map(|room| check_room(room, base))).await?;
     check_eq("number of socket directories", std::fs::read_dir(base)?.count(), 20)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::engine::{Engine, Room};
 use super::fixtures::{Credentials, Model, address};
 use super::process::{Process, Program};
-use crate::client::exchange::Exchanges;
+use super::tamper::Memory;
 use crate::client::http::Api;
 use crate::client::stream::{EventStream, RunEvent};
 use crate::context::Context;
@@ -52,6 +52,8 @@ pub struct Server {
     pub(super) addr_file: PathBuf,
     pub(super) log: PathBuf,
     pub(super) run: String,
+    /// What a defect in front of it remembers.
+    pub(super) memory: Memory,
 }
 
 impl Server {
@@ -298,23 +300,23 @@ impl Deployment {
     /// # Errors
     /// It does not start.
     pub async fn start_again(&mut self, context: &Context) -> Result<(), Failure> {
-        let exchanges = context.exchanges().clone();
         let server = self.server.as_mut().ok_or_else(|| Failure::could_not_run("not launched by this suite"))?;
         remove_if_there(&server.addr_file)?;
         server.process = Process::start(&server.program, &server.run, &server.log)?;
         context.now_runs(&server.process);
-        self.api = server.listening(exchanges).await?;
+        self.api = server.listening(context).await?;
         self.ready(READY_LIMIT).await
     }
 }
 
 impl Server {
     /// Waits until it listens.
-    pub(super) async fn listening(&self, exchanges: Exchanges) -> Result<Api, Failure> {
+    pub(super) async fn listening(&self, context: &Context) -> Result<Api, Failure> {
         let address = address(&self.process, &self.addr_file, START_LIMIT)
             .await
             .map_err(|failure| failure.during("the server's start"))?;
-        Api::new(&format!("http://{address}"), None, exchanges)
+        let address = context.in_front_of(&address, &self.memory).await?;
+        Api::new(&format!("http://{address}"), None, context.exchanges().clone())
     }
 }
 

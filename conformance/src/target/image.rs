@@ -22,7 +22,7 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes the image `tag`: `base`, changed by a line of shell that root runs in it, and otherwise as it was. It is one layer, made
 /// by a commit: on some storage drivers every layer costs a comparison of the whole image, and a build makes one for every step.
-/// The container `name` that is needed for it is removed.
+/// `settings` are further lines of a Dockerfile, such as `USER root`. The container `name` that is needed for it is removed.
 ///
 /// # Errors
 /// The line fails, or the engine refuses.
@@ -33,6 +33,7 @@ pub async fn derive(
     base: &str,
     name: &str,
     change: &str,
+    settings: &str,
 ) -> Result<(), Failure> {
     let docker = engine.docker();
     let original = docker.inspect_image(base).await?.config.unwrap_or_default();
@@ -64,6 +65,9 @@ pub async fn derive(
     }
     if let Some(user) = original.user.filter(|user| !user.is_empty()) {
         changes = format!("{changes}\nUSER {user}");
+    }
+    if !settings.is_empty() {
+        changes = format!("{changes}\n{settings}");
     }
     let (repository, version) = tag.split_once(':').unwrap_or((tag, "latest"));
     let commit = CommitContainerOptionsBuilder::new().container(name).repo(repository).tag(version).changes(&changes);

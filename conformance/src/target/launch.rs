@@ -25,7 +25,8 @@ pub const REGION: &str = "us-east-1";
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
     settings: BTreeMap<String, String>,
-    pins: Vec<String>,
+    /// `host`, `port`, and the address these lead to.
+    pub(super) pins: Vec<(String, u16, String)>,
     ca_pem: String,
     not_ready: bool,
     no_model: bool,
@@ -68,7 +69,7 @@ impl Launch {
     /// A name of the outside world that leads to an address.
     #[must_use]
     pub fn pin_address(mut self, host: &str, port: u16, address: &str) -> Self {
-        self.pins.push(format!("{host}:{port}:{address}"));
+        self.pins.push((host.to_owned(), port, address.to_owned()));
         self
     }
 
@@ -120,17 +121,25 @@ impl Context {
         let credentials = launch.credentials.clone().unwrap_or_else(|| self.credentials());
         let model = if launch.no_model { None } else { Some(self.start_model(&id, &credentials).await?) };
         let sockets = self.socket_dir()?;
-        let program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
+        let memory = self.memory_of(&id, &credentials);
+        let launch = self.in_front_of_pins(launch).await?;
+        let mut program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
         let engine = self.run.capabilities.engine.clone();
         self.rooms_of(&id, engine.as_ref())?;
+        if !launch.settings.contains_key("DOCKER_SOCKET_PATH")
+            && let Some(address) = self.in_front_of_engine(&id, &memory)?
+        {
+            program.env.insert("DOCKER_SOCKET_PATH".to_owned(), address);
+        }
+        self.beside(&sockets, &memory);
 
         let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
         let process = Process::start(&program, &self.run.id, &log)?;
         self.now_runs(&process);
         self.add_witness(Witness::Log(process.clone()));
         let run = self.run.id.clone();
-        let server = Server { program, process, sockets, credentials, addr_file, log, run };
-        let api = server.listening(self.exchanges().clone()).await?;
+        let server = Server { program, process, sockets, credentials, addr_file, log, run, memory };
+        let api = server.listening(self).await?;
 
         let before = api.get("/metrics").await.map_or_else(|failure| failure.to_string(), |reply| reply.text());
         self.add_witness(Witness::Metrics(api.clone(), before));
@@ -158,8 +167,9 @@ impl Context {
         self.now_runs(&process);
         self.add_witness(Witness::Log(process.clone()));
         let (sockets, credentials, run) = (other.sockets.clone(), other.credentials.clone(), self.run.id.clone());
-        let server = Server { program, process, sockets, credentials, addr_file, log, run };
-        let api = server.listening(self.exchanges().clone()).await?;
+        let memory = other.memory.clone();
+        let server = Server { program, process, sockets, credentials, addr_file, log, run, memory };
+        let api = server.listening(self).await?;
         let Deployment { id, engine, model, .. } = first;
         let (id, engine, model) = (id.clone(), engine.clone(), model.clone());
         let deployment = Deployment { api, id, engine, server: Some(server), model };
@@ -271,7 +281,8 @@ impl Context {
         sockets: &std::path::Path,
     ) -> Result<Program, Failure> {
         let in_dir = |name: String| self.dir().join(name).display().to_string();
-        let mut pins = launch.pins.clone();
+        let pin = |(host, port, address): &(String, u16, String)| format!("{host}:{port}:{address}");
+        let mut pins: Vec<String> = launch.pins.iter().map(pin).collect();
         let mut ca_pem = launch.ca_pem.clone();
         if let Some(model) = model {
             ca_pem.push_str(&model.ca_pem);
@@ -336,7 +347,7 @@ pub async fn remove_rooms(engine: &Engine, deployment: &str) -> Result<Vec<Strin
         let running = room.is_running().await?;
         room.remove().await?;
         if let Some(dir) = dir.filter(|dir| dir.exists()) {
-            tokio::fs::remove_dir_all(&dir).await?;
+            super::tree::remove(&dir).await?;
         }
         removed.push(format!("{} ({})", room.id, if running { "running" } else { "stopped" }));
     }

@@ -1,6 +1,7 @@
 //! What is tested, and what it is tested with: the deployment, its engine, its model, its origins.
 
 pub mod binaries;
+mod defects;
 pub mod deployment;
 pub mod engine;
 pub mod fixtures;
@@ -12,3 +13,5 @@ pub mod relay;
 pub mod schemathesis;
 pub mod services;
 pub mod storage;
+pub mod tamper;
+pub mod tree;

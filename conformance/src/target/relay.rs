@@ -1,16 +1,36 @@
-//! A relay in front of the Docker socket, with which a scenario decides when Docker is there.
+//! Relays: in front of the Docker socket, with which a scenario decides when Docker is there; and in front of anything, for a broken
+//! deployment, with a defect in between.
 
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::tamper::Wire;
 use crate::failure::Failure;
 
+/// Where a relay leads to.
+#[derive(Debug, Clone)]
+pub enum To {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// An address, `host:port`.
+    Tcp(String),
+}
+
+impl To {
+    async fn connect(&self) -> std::io::Result<Box<dyn Duplex>> {
+        Ok(match self {
+            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Self::Tcp(address) => Box::new(TcpStream::connect(address.as_str()).await?),
+        })
+    }
+}
+
 /// A running relay. [`Relay::stop`] takes it away with every connection through it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Relay {
     address: String,
     path: Option<PathBuf>,
@@ -19,25 +39,41 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens on a Unix socket at `path`, which must not exist.
+    /// Listens on a Unix socket at `path`, which must not exist, and leads to another, byte by byte.
     ///
     /// # Errors
     /// The socket cannot be made.
     pub fn unix(path: &Path, to: &Path) -> Result<Self, Failure> {
+        Self::unix_with(path, To::Unix(to.to_owned()), Wire::Plain)
+    }
+
+    /// The same with something in between.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn unix_with(path: &Path, to: To, wire: Wire) -> Result<Self, Failure> {
         let listener = UnixListener::bind(path)?;
         let relay = Self::new(format!("unix://{}", path.display()), Some(path.to_owned()));
-        relay.serve(to, Listener::Unix(listener));
+        relay.serve(to, wire, Listener::Unix(listener));
         Ok(relay)
     }
 
-    /// Listens on a free port of the loopback interface.
+    /// Listens on a free port of the loopback interface and leads to a Unix socket, byte by byte.
     ///
     /// # Errors
     /// There is none.
     pub async fn tcp(to: &Path) -> Result<Self, Failure> {
+        Self::tcp_with(To::Unix(to.to_owned()), Wire::Plain).await
+    }
+
+    /// Listens on a free port of the loopback interface, with something in between.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn tcp_with(to: To, wire: Wire) -> Result<Self, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let relay = Self::new(format!("tcp://{}", listener.local_addr()?), None);
-        relay.serve(to, Listener::Tcp(listener));
+        relay.serve(to, wire, Listener::Tcp(listener));
         Ok(relay)
     }
 
@@ -47,23 +83,26 @@ impl Relay {
         &self.address
     }
 
+    /// The address without its scheme.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.address.split_once("://").map_or(self.address.as_str(), |(_, rest)| rest)
+    }
+
     fn new(address: String, path: Option<PathBuf>) -> Self {
         Self { address, path, cancel: CancellationToken::new(), tasks: TaskTracker::new() }
     }
 
-    fn serve(&self, to: &Path, listener: Listener) {
-        let (cancel, tasks, to) = (self.cancel.clone(), self.tasks.clone(), to.to_owned());
+    fn serve(&self, to: To, wire: Wire, listener: Listener) {
+        let (cancel, tasks) = (self.cancel.clone(), self.tasks.clone());
         self.tasks.spawn(async move {
             // A failed accept (too many files, say) ends the relay; the scenario then sees a Docker that is not there.
-            while let Some(Ok(mut client)) = cancel.run_until_cancelled(listener.accept()).await {
-                let (cancel, to) = (cancel.clone(), to.clone());
+            while let Some(Ok(client)) = cancel.run_until_cancelled(listener.accept()).await {
+                let (cancel, to, wire) = (cancel.clone(), to.clone(), wire.clone());
                 tasks.spawn(async move {
-                    let copy = async {
-                        let mut engine = UnixStream::connect(&to).await?;
-                        tokio::io::copy_bidirectional(&mut client, &mut engine).await
-                    };
+                    let relayed = async { wire.join(client, to.connect().await?).await };
                     // Either side may hang up at any time; that is no news to a relay.
-                    let _ = cancel.run_until_cancelled(copy).await;
+                    let _ = cancel.run_until_cancelled(relayed).await;
                 });
             }
         });
@@ -85,7 +124,7 @@ impl Relay {
 }
 
 /// A connection of either kind.
-trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 enum Listener {

@@ -1,0 +1,200 @@
+//! Servers that ask the engine for the wrong thing.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Defect, Mutant, red};
+use crate::target::tamper::{Answer, AskFn, Asked, Memory, Tamper};
+
+const fn asks(ask: AskFn) -> Defect {
+    Defect::Engine(Tamper { ask: Some(ask), answer: None, event: None })
+}
+
+/// A container is asked for with something else in its specification.
+fn create(asked: &mut Asked, change: impl FnOnce(&mut Value)) -> Option<Answer> {
+    if asked.is(Method::POST, "/containers/create") {
+        let mut body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+        change(&mut body);
+        asked.body = body.to_string().into();
+    }
+    None
+}
+
+fn push(list: &mut Value, item: Value) {
+    match list.as_array_mut() {
+        Some(items) => items.push(item),
+        None => *list = json!([item]),
+    }
+}
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "container-left",
+        title: "a room's container is not removed when the room goes",
+        defects: &[asks(|asked, _| {
+            let removal = asked.method == Method::DELETE && asked.path.contains("/containers/");
+            removal.then(|| Answer::json(204, &Value::Null))
+        })],
+        red: &[red("BUG-12-DELETE", "no container"), red("BUG-12-SHUTDOWN", "no container")],
+    },
+    Mutant {
+        id: "containers-forgotten",
+        title: "the server does not see which containers there are",
+        defects: &[asks(|asked, _| asked.is(Method::GET, "/containers/json").then(|| Answer::json(200, &json!([]))))],
+        red: &[red("BUG-13", "workspace_active_containers as `docker ps`")],
+    },
+    Mutant {
+        id: "neighbours-taken-down",
+        title: "a server takes down a room of another deployment",
+        defects: &[Defect::Engine(Tamper { ask: Some(reach_out), answer: Some(look_around), event: None })],
+        red: &[red("LIFE-004", "took down a room that was not its own")],
+    },
+    Mutant {
+        id: "socket-file-mounted",
+        title: "the socket's file is mounted before it is there, so that the engine makes a directory of it",
+        defects: &[asks(|asked, _| {
+            create(asked, |body| {
+                let source = body["HostConfig"]["Mounts"][0]["Source"].as_str().unwrap_or_default().to_owned();
+                body["HostConfig"]["Mounts"] = json!([]);
+                body["HostConfig"]["Binds"] = json!([format!("{source}/agent.sock:/var/run/ws/agent.sock")]);
+            })
+        })],
+        red: &[red("BUG-06", "workspace_warm_pool_size")],
+    },
+    Mutant {
+        id: "host-path-mounted",
+        title: "a second directory of the host is mounted into rooms",
+        defects: &[asks(|asked, _| {
+            create(asked, |body| {
+                let second = json!({"Type": "bind", "Source": "/etc", "Target": "/mnt", "ReadOnly": true});
+                push(&mut body["HostConfig"]["Mounts"], second);
+            })
+        })],
+        red: &[red("BUG-06", "what is mounted into the room from outside")],
+    },
+    Mutant {
+        id: "room-on-a-network",
+        title: "rooms are on a network",
+        defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["NetworkMode"] = json!("host")))],
+        red: &[red("SEC-001", "NetworkMode")],
+    },
+    Mutant {
+        id: "root-is-writable",
+        title: "a room's root can be written to",
+        defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["ReadonlyRootfs"] = json!(false)))],
+        red: &[red("SEC-001", "ReadonlyRootfs"), red("SEC-002", "was not refused")],
+    },
+    Mutant {
+        id: "capability-kept",
+        title: "rooms keep a capability",
+        defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["CapAdd"] = json!(["NET_RAW"])))],
+        red: &[red("SEC-001", "CapAdd")],
+    },
+    Mutant {
+        id: "no-seccomp",
+        title: "rooms have no seccomp profile",
+        defects: &[asks(|asked, _| {
+            let options = json!(["no-new-privileges:true", "seccomp=unconfined"]);
+            create(asked, |body| body["HostConfig"]["SecurityOpt"] = options)
+        })],
+        red: &[red("SEC-001", "SecurityOpt"), red("SEC-002", "was not refused")],
+    },
+    Mutant {
+        id: "new-privileges",
+        title: "programs in rooms may gain privileges",
+        defects: &[asks(|asked, _| {
+            create(asked, |body| {
+                if let Some(options) = body["HostConfig"]["SecurityOpt"].as_array_mut() {
+                    options.retain(|option| !option.to_string().contains("no-new-privileges"));
+                }
+            })
+        })],
+        red: &[red("SEC-001", "SecurityOpt")],
+    },
+    Mutant {
+        id: "endless-swap",
+        title: "a room's memory is limited, its swap is not",
+        defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["MemorySwap"] = json!(-1)))],
+        red: &[red("SEC-001", "MemorySwap")],
+    },
+    Mutant {
+        id: "endless-processes",
+        title: "a room may have any number of processes",
+        defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["PidsLimit"] = json!(-1)))],
+        red: &[red("SEC-001", "PidsLimit")],
+    },
+    Mutant {
+        id: "tmp-is-executable",
+        title: "programs can be run from /tmp",
+        defects: &[asks(|asked, _| {
+            create(asked, |body| {
+                let tmp = &mut body["HostConfig"]["Tmpfs"]["/tmp"];
+                *tmp = json!(tmp.as_str().unwrap_or_default().replace("noexec", "exec"));
+            })
+        })],
+        red: &[red("SEC-002", "was not refused")],
+    },
+    Mutant {
+        id: "secret-in-environment",
+        title: "a credential of the server's is in the rooms' environment",
+        defects: &[asks(|asked, memory| {
+            let secret = memory.get("secret").unwrap_or_default();
+            create(asked, |body| push(&mut body["Env"], json!(format!("SOME_KEY={secret}"))))
+        })],
+        red: &[
+            red("SEC-001", "a credential of the server's is in docker inspect"),
+            red("EGR-117", "a secret is in the room"),
+        ],
+    },
+    Mutant {
+        id: "unlabelled",
+        title: "containers do not say when they were made",
+        defects: &[asks(|asked, _| {
+            create(asked, |body| {
+                if let Some(labels) = body["Labels"].as_object_mut() {
+                    labels.insert("nagaya.created-at".to_owned(), json!("some time ago"));
+                }
+            })
+        })],
+        red: &[red("SEC-001", "nagaya.created-at")],
+    },
+];
+
+/// The label that says whose a container is.
+const LABEL: &str = "nagaya.deployment";
+
+/// Asks for every container there is, and once, where another deployment's was seen, for its removal instead.
+fn reach_out(asked: &mut Asked, memory: &Memory) -> Option<Answer> {
+    if !asked.is(Method::GET, "/containers/json") {
+        return None;
+    }
+    let list = asked.route().to_owned();
+    if let Some(foreign) = memory.get("foreign").filter(|_| memory.get("removed").is_none()) {
+        memory.set("removed", "");
+        asked.method = Method::DELETE;
+        asked.path = format!("{}/{foreign}?force=true", list.trim_end_matches("/json"));
+    } else {
+        asked.path = format!("{list}?all=true");
+    }
+    None
+}
+
+/// Shows the server its own containers alone, and remembers one of another deployment: of the same run of this suite, never of
+/// anybody else.
+fn look_around(asked: &Asked, answer: &mut Answer, memory: &Memory) {
+    if !asked.is(Method::GET, "/containers/json") {
+        return;
+    }
+    let own = memory.get("deployment").unwrap_or_default();
+    let neighbours = format!("conf-{}-", memory.get("run").unwrap_or_default());
+    answer.edit(|list| {
+        let Some(containers) = list.as_array_mut() else { return };
+        for one in containers.iter() {
+            let whose = one["Labels"][LABEL].as_str().unwrap_or_default();
+            if whose.starts_with(&neighbours) && whose != own {
+                memory.first("foreign", one["Id"].as_str().unwrap_or_default());
+            }
+        }
+        containers.retain(|one| one["Labels"][LABEL].as_str() == Some(&own));
+    });
+}

@@ -1,0 +1,285 @@
+//! Servers whose API says the wrong thing.
+
+use http::{HeaderValue, Method};
+use serde_json::{Value, json};
+
+use super::{Defect, Mutant, red};
+use crate::target::tamper::{Answer, AnswerFn, AskFn, Asked, Memory, Tamper};
+
+/// Answers are changed.
+const fn answers(answer: AnswerFn) -> Defect {
+    Defect::Http(Tamper { ask: None, answer: Some(answer), event: None })
+}
+
+/// Requests are changed, or answered by the relay.
+const fn asks(ask: AskFn) -> Defect {
+    Defect::Http(Tamper { ask: Some(ask), answer: None, event: None })
+}
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "filter-ignored",
+        title: "?status= is not looked at",
+        defects: &[asks(|asked, _| {
+            if asked.path.contains("?status=") {
+                asked.path = asked.route().to_owned();
+            }
+            None
+        })],
+        red: &[red("BUG-14", "conversations with ?status=active")],
+    },
+    Mutant {
+        id: "bad-filter-crashes",
+        title: "a bad ?status= ends in a server's error",
+        defects: &[answers(|asked, answer, _| {
+            if asked.path.contains("?status=bogus") {
+                answer.status = 500;
+            }
+        })],
+        red: &[red("BUG-14", "500")],
+    },
+    Mutant {
+        id: "health-crashes-without-docker",
+        title: "/health is 500 while Docker is away",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/health" && answer.value()["checks"]["docker"]["status"] == "unhealthy" {
+                answer.status = 500;
+            }
+        })],
+        red: &[red("BUG-03", "docker unhealthy in /health")],
+    },
+    Mutant {
+        id: "redis-is-critical",
+        title: "/health is unhealthy as soon as Redis is away",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/health" && answer.value()["status"] == "degraded" {
+                answer.edit(|health| health["status"] = json!("unhealthy"));
+            }
+        })],
+        red: &[red("BUG-03-REDIS", "status with Redis down")],
+    },
+    Mutant {
+        id: "health-without-latency",
+        title: "/health does not tell how long the database takes",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/health" {
+                answer.edit(|health| health["checks"]["database"]["latency_ms"] = Value::Null);
+            }
+        })],
+        red: &[red("HLTH-001", "database.latency_ms")],
+    },
+    Mutant {
+        id: "health-is-no-json",
+        title: "/health is sent as plain text",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/health" {
+                answer.headers.insert("content-type", HeaderValue::from_static("text/plain"));
+            }
+        })],
+        red: &[red("HLTH-001", "the content type is text/plain")],
+    },
+    Mutant {
+        id: "id-as-label",
+        title: "the metrics have a label with an id in it",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/metrics" {
+                append(
+                    answer,
+                    "http_request_duration_seconds_count{route=\"/api/models/conformance-asks-for-no-such-model\"} 1\n",
+                );
+            }
+        })],
+        red: &[red("HLTH-002", "an id is a label")],
+    },
+    Mutant {
+        id: "gauge-as-counter",
+        title: "the gauge of active containers says that it is a counter",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/metrics" {
+                let (gauge, counter) = ("workspace_active_containers gauge", "workspace_active_containers counter");
+                answer.body = String::from_utf8_lossy(&answer.body).replace(gauge, counter).into();
+            }
+        })],
+        red: &[red("HLTH-002", "type of workspace_active_containers")],
+    },
+    Mutant {
+        id: "gauge-only-grows",
+        title: "the gauge of active containers is not taken down when one goes",
+        defects: &[answers(|asked, answer, memory| only_grows(asked, answer, memory, "workspace_active_containers"))],
+        red: &[red("BUG-13", "workspace_active_containers as `docker ps`")],
+    },
+    Mutant {
+        id: "proxies-stay-open",
+        title: "a room's proxy is not closed when the room goes, by the server's own account",
+        defects: &[answers(|asked, answer, memory| only_grows(asked, answer, memory, "workspace_proxies"))],
+        red: &[red("BUG-12", "workspace_proxies"), red("BUG-12-DELETE", "workspace_proxies")],
+    },
+    Mutant {
+        id: "errors-without-envelope",
+        title: "what is not found is told without the envelope",
+        defects: &[answers(|_, answer, _| {
+            if answer.status == 404 {
+                answer.set(&json!({"detail": "Not Found"}));
+            }
+        })],
+        red: &[red("API-002", "error.code"), red("BUG-14", "error.code")],
+    },
+    Mutant {
+        id: "no-such-route-is-200",
+        title: "a route that there is not answers 200",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/api/no-such-route" {
+                answer.status = 200;
+            }
+        })],
+        red: &[red("API-002", "status of GET /api/no-such-route")],
+    },
+    Mutant {
+        id: "bad-body-is-400",
+        title: "a bad body is 400 instead of 422",
+        defects: &[answers(|_, answer, _| {
+            if answer.status == 422 {
+                answer.status = 400;
+            }
+        })],
+        red: &[red("API-001", "a body of nothing"), red("API-003", "status of POST")],
+    },
+    Mutant {
+        id: "bad-body-crashes",
+        title: "a body that is no object ends in a server's error",
+        defects: &[answers(|asked, answer, _| {
+            if asked.body.starts_with(b"[") {
+                answer.status = 500;
+            }
+        })],
+        red: &[red("API-001", "a body of an array")],
+    },
+    Mutant {
+        id: "archive-forgets",
+        title: "archiving is confirmed, and nothing is archived",
+        defects: &[asks(|asked, _| {
+            asked.is(Method::POST, "/archive").then(|| Answer::json(200, &json!({"status": "archived"})))
+        })],
+        red: &[red("API-003", "status after archiving"), red("BUG-14", "conversations with")],
+    },
+    Mutant {
+        id: "second-run-is-a-conflict",
+        title: "a second run is refused with another code",
+        defects: &[answers(|_, answer, _| {
+            if answer.status == 409 {
+                answer.edit(|body| body["error"]["code"] = json!("CONFLICT"));
+            }
+        })],
+        red: &[red("API-004", "RESOURCE_LOCKED"), red("STATE-002", "RESOURCE_LOCKED")],
+    },
+    Mutant {
+        id: "twice-is-fine",
+        title: "what is there already is made again",
+        defects: &[answers(|_, answer, _| {
+            if answer.status == 409 {
+                answer.status = 201;
+            }
+        })],
+        red: &[red("API-005", "status of POST /api/models")],
+    },
+    Mutant {
+        id: "request-id-lost",
+        title: "answers have no X-Request-ID",
+        defects: &[answers(|_, answer, _| _ = answer.headers.remove("x-request-id"))],
+        red: &[red("API-006", "X-Request-ID of /")],
+    },
+    Mutant {
+        id: "request-id-unchecked",
+        title: "a client's X-Request-ID is given back however long it is",
+        defects: &[answers(|asked, answer, _| {
+            if let Some(id) = asked.headers.get("x-request-id") {
+                answer.headers.insert("x-request-id", id.clone());
+            }
+        })],
+        red: &[red("API-006", "gives back an id of 5,000 bytes")],
+    },
+    Mutant {
+        id: "deletes-nothing",
+        title: "the deletion of a conversation is confirmed, and nothing is deleted",
+        defects: &[asks(|asked, _| {
+            let conversation = asked.method == Method::DELETE && asked.path.contains("/conversations/");
+            conversation.then(|| Answer::json(204, &Value::Null))
+        })],
+        red: &[red("BUG-11", "status of GET"), red("BUG-12-DELETE", "no container")],
+    },
+    Mutant {
+        id: "one-room-for-all",
+        title: "all conversations run in the first one's room",
+        defects: &[asks(|asked, memory| {
+            if asked.is(Method::POST, "/stream") {
+                asked.path = memory.first("stream", &asked.path);
+            }
+            None
+        })],
+        red: &[red("LIFE-003", "rooms besides the first conversation's")],
+    },
+    Mutant {
+        id: "messages-lost",
+        title: "what was said is not kept",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/messages") {
+                answer.set(&json!([]));
+            }
+        })],
+        red: &[red("RUN-001", "messages of the conversation"), red("RUN-020", "messages")],
+    },
+    Mutant {
+        id: "resume-from-the-start",
+        title: "a reader that comes back gets everything once more",
+        defects: &[asks(|asked, _| {
+            asked.headers.remove("last-event-id");
+            None
+        })],
+        red: &[red("RUN-002", "seq of event 0 after the one seen"), red("RUN-023", "after event")],
+    },
+    Mutant {
+        id: "ready-without-docker",
+        title: "/health/ready is 200 whatever is missing",
+        defects: &[asks(|asked, _| {
+            (asked.route() == "/health/ready").then(|| Answer::json(200, &json!({"status": "ready"})))
+        })],
+        red: &[red("BUG-02-LATE", "status of GET /health/ready"), red("CHAOS-003", "status of GET /health/ready")],
+    },
+    Mutant {
+        id: "unavailable-is-500",
+        title: "what is refused while the server drains is 500",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::POST, "/stream") && answer.status == 503 {
+                answer.status = 500;
+            }
+        })],
+        red: &[red("BOOT-001", "a new run to be refused"), red("STATE-001", "status of POST")],
+    },
+    Mutant {
+        id: "pool-size-forgotten",
+        title: "a new size of the pool is confirmed, and not set",
+        defects: &[asks(|asked, _| {
+            let set = asked.is(Method::PUT, "/api/admin/pool");
+            set.then(|| Answer::json(200, &serde_json::from_slice(&asked.body).unwrap_or_default()))
+        })],
+        red: &[red("STATE-003", "the size that was set on the other server")],
+    },
+];
+
+fn append(answer: &mut Answer, line: &str) {
+    answer.body = [&answer.body, line.as_bytes()].concat().into();
+}
+
+/// A sample without labels never falls.
+fn only_grows(asked: &Asked, answer: &mut Answer, memory: &Memory, name: &str) {
+    if asked.route() != "/metrics" {
+        return;
+    }
+    let page = String::from_utf8_lossy(&answer.body).into_owned();
+    let grown =
+        page.lines().map(|line| match line.strip_prefix(name).and_then(|rest| rest.trim().parse::<f64>().ok()) {
+            Some(value) => format!("{name} {}\n", memory.highest(name, value)),
+            None => format!("{line}\n"),
+        });
+    answer.body = grown.collect::<String>().into();
+}

@@ -1,0 +1,68 @@
+//! Rooms that start from a broken image, and an outside world that answers through a broken proxy.
+
+use super::{Defect, Mutant, red};
+use crate::target::tamper::Wire;
+
+/// Puts a line of shell in the agent's place; the agent itself is beside it.
+macro_rules! agent {
+    ($line:literal) => {
+        concat!(
+            "mv /usr/local/bin/nagaya-agent /usr/local/bin/nagaya-agent.good\n",
+            "printf '%s\\n' '#!/bin/sh' '",
+            $line,
+            "' 'exec /usr/local/bin/nagaya-agent.good \"$@\"' > /usr/local/bin/nagaya-agent\n",
+            "chmod 755 /usr/local/bin/nagaya-agent"
+        )
+    };
+}
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "agent-does-not-start",
+        title: "the image's default command ends at once",
+        defects: &[Defect::Image(agent!("echo no module named agent >&2; exit 1"), "")],
+        red: &[red("BUG-08", "no module named agent")],
+    },
+    Mutant {
+        id: "image-for-root",
+        title: "the image's default command runs as root",
+        defects: &[Defect::Image("true", "USER 0:0")],
+        red: &[red("BUG-08", "uid in the room")],
+    },
+    Mutant {
+        id: "health-check-cannot-succeed",
+        title: "the health check speaks to the agent in a way that its client does not know",
+        defects: &[Defect::Image(
+            agent!("[ \"$1\" != health ] || { echo unsupported protocol scheme unix >&2; exit 1; }"),
+            "",
+        )],
+        red: &[red("BUG-09", "healthy, by Docker")],
+    },
+    Mutant {
+        id: "health-check-cannot-fail",
+        title: "the health check succeeds whatever the agent does",
+        defects: &[Defect::Image(agent!("[ \"$1\" != health ] || exit 0"), "")],
+        red: &[red("BUG-09-GONE", "unhealthy, by Docker")],
+    },
+    Mutant {
+        id: "cli-says-nothing",
+        title: "the CLI ends well and has said nothing",
+        defects: &[Defect::Image(
+            "cli=\"$(readlink -f \"$(command -v claude)\")\"; rm \"$cli\"; printf '#!/bin/sh\\nexit 0\\n' > \"$cli\"; chmod 755 \"$cli\"",
+            "",
+        )],
+        red: &[red("BUG-10", "status in done")],
+    },
+    Mutant {
+        id: "second-answer-after-tunnel",
+        title: "after a tunnel has ended, another answer is written into it",
+        defects: &[Defect::Behind(Wire::Trailing(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"))],
+        red: &[red("BUG-04", "HTTP/1.1 502 Bad Gateway")],
+    },
+    Mutant {
+        id: "tunnel-loses-bytes",
+        title: "the first bytes that come back through a tunnel are lost",
+        defects: &[Defect::Behind(Wire::Swallowing(7))],
+        red: &[red("BUG-04", "came back")],
+    },
+];

@@ -1,0 +1,122 @@
+//! Servers that start wrongly, or with settings that break a promise.
+
+use super::{Defect, Mutant, red};
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "gc-interval-missing",
+        title: "the GC interval has no default: the server ends at start unless it is set",
+        defects: &[Defect::Start(
+            r#"[ -n "${CONTAINER_GC_INTERVAL:-}" ] || { echo "no setting CONTAINER_GC_INTERVAL" >&2; exit 1; }"#,
+        )],
+        red: &[red("BUG-01", "status of `config --json`")],
+    },
+    Mutant {
+        id: "gc-interval-ignored",
+        title: "the GC interval is 60 s, whatever is set",
+        defects: &[Defect::Start("export CONTAINER_GC_INTERVAL=60")],
+        red: &[red("BUG-01-INTERVAL", "workspace_gc_cycles_total")],
+    },
+    Mutant {
+        id: "bad-interval-accepted",
+        title: "a GC interval that makes no sense is quietly replaced by the default",
+        defects: &[Defect::Start(
+            r#"case "${CONTAINER_GC_INTERVAL:-}" in 0|-*|*[!0-9]*) unset CONTAINER_GC_INTERVAL;; esac"#,
+        )],
+        red: &[red("BUG-01-REFUSED", "an end within")],
+    },
+    Mutant {
+        id: "docker-url-without-scheme",
+        title: "the default of the Docker address has no scheme",
+        defects: &[Defect::Start(
+            r#"if [ "$1" = config ]; then "$SERVER" "$@" | sed 's#unix:///var/run/docker.sock#/var/run/docker.sock#g'; exit 0; fi"#,
+        )],
+        red: &[red("BUG-02", "DOCKER_SOCKET_PATH with nothing set")],
+    },
+    Mutant {
+        id: "bare-docker-path-refused",
+        title: "a Docker address that is a bare path is refused",
+        defects: &[Defect::Start(
+            r#"case "${DOCKER_SOCKET_PATH:-}" in /*) echo "bad DOCKER_SOCKET_PATH" >&2; exit 64;; esac"#,
+        )],
+        red: &[red("BUG-02", "before it listened")],
+    },
+    Mutant {
+        id: "docker-must-be-there",
+        title: "a server that finds no Docker at start ends",
+        defects: &[Defect::Start(
+            r#"at="${DOCKER_SOCKET_PATH#unix://}"; case "$at" in /*) [ -S "$at" ] || { echo "no Docker" >&2; exit 1; };; esac"#,
+        )],
+        red: &[red("BUG-02-LATE", "before it listened")],
+    },
+    Mutant {
+        id: "two-socket-defaults",
+        title: "the configuration has another default for the sockets' directory than the contract",
+        defects: &[Defect::Start(
+            r#"if [ "$1" = config ]; then "$SERVER" "$@" | sed 's#/var/run/workspace-sockets#/var/run/ws-sockets#g'; exit 0; fi"#,
+        )],
+        red: &[red("BUG-05", "/var/run/ws-sockets")],
+    },
+    Mutant {
+        id: "storage-client-without-bucket",
+        title: "a client of the object storage is set up although there is no bucket, and says so",
+        defects: &[Defect::Start(
+            r#"[ "$1" != serve ] || echo '{"level":"INFO","message":"S3 client for bucket \"\" is ready"}'"#,
+        )],
+        red: &[red("BUG-11", "number of log lines about file sync")],
+    },
+    Mutant {
+        id: "corrupt-record-untold",
+        title: "a record that cannot be read is passed over without a word",
+        defects: &[Defect::Start("export LOG_LEVEL=off; [ \"$1\" != serve ] || echo started")],
+        red: &[red("BUG-15", "nothing in the log tells of the record")],
+    },
+    Mutant {
+        id: "rooms-kept-at-shutdown",
+        title: "a shutdown that has to destroy the rooms keeps them",
+        defects: &[Defect::Start("export SHUTDOWN_WORKSPACES=keep")],
+        red: &[red("BUG-12-SHUTDOWN", "no container")],
+    },
+    Mutant {
+        id: "no-pool",
+        title: "the pool is never filled",
+        defects: &[Defect::Start("export WARM_POOL_MIN_SIZE=0")],
+        red: &[red("LIFE-001", "workspace_warm_pool_size")],
+    },
+    Mutant {
+        id: "never-idle",
+        title: "an idle room is reclaimed after an hour, whatever is set",
+        defects: &[Defect::Start("export CONTAINER_TTL=3600")],
+        red: &[red("LIFE-002", "no room")],
+    },
+    Mutant {
+        id: "everything-allowed",
+        title: "a name that is not on the list is let through",
+        defects: &[Defect::Start(
+            r#"[ -z "${PROXY_ALLOWED_DOMAINS:-}" ] || export PROXY_ALLOWED_DOMAINS="$PROXY_ALLOWED_DOMAINS,denied.conformance.test""#,
+        )],
+        red: &[
+            red("EGR-001", "a request off the list"),
+            red("EGR-104", "a refused request was told to go on"),
+            red("EGR-105", "a redirect to a name off the list"),
+        ],
+    },
+    Mutant {
+        id: "nothing-allowed",
+        title: "a name that is on the list is refused",
+        defects: &[Defect::Start("export PROXY_ALLOWED_DOMAINS=nobody.conformance.test")],
+        red: &[
+            red("EGR-002", "EGRESS_DENIED"),
+            red("BUG-04", "status of CONNECT"),
+            red("EGR-106", "403"),
+            red("EGR-107", "403"),
+            red("EGR-108", "403"),
+        ],
+    },
+    Mutant {
+        id: "signed-with-another-key",
+        title: "requests to the model are signed with a key that it does not know",
+        defects: &[Defect::Start("export AWS_SECRET_ACCESS_KEY=not-the-key-that-the-model-knows-of")],
+        red: &[red("RUN-001", "signature of"), red("EGR-114", "status in"), red("EGR-115", "claude -p")],
+    },
+];

@@ -1,0 +1,413 @@
+//! What a relay may do to what it carries: nothing, or what a broken deployment would.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::stream;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::relay::Duplex;
+use crate::client::sse::{SseEvent, SseReader};
+
+/// A request on its way.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Method.
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl Asked {
+    /// The path without its query.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        self.path.split('?').next().unwrap_or_default()
+    }
+
+    /// Whether it is a request of this method whose path, without the query, ends so.
+    #[must_use]
+    pub fn is(&self, method: Method, end: &str) -> bool {
+        self.method == method && self.route().ends_with(end)
+    }
+}
+
+/// A whole answer on its way back.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Status.
+    pub status: u16,
+    /// Headers; the length is set anew.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// An answer that nobody but the relay gave.
+    #[must_use]
+    pub fn json(status: u16, body: &Value) -> Self {
+        let mut answer = Self { status, headers: HeaderMap::new(), body: Bytes::new() };
+        answer.headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        answer.headers.insert("x-request-id", http::HeaderValue::from_static("relayed"));
+        answer.set(body);
+        answer
+    }
+
+    /// The body as JSON; `null` where it is not.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// Another body.
+    pub fn set(&mut self, body: &Value) {
+        self.body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+    }
+
+    /// The body as JSON, changed.
+    pub fn edit(&mut self, change: impl FnOnce(&mut Value)) {
+        let mut value = self.value();
+        change(&mut value);
+        self.set(&value);
+    }
+}
+
+/// What a defect remembers, over all connections of a run: it may have to see something before it does something.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Memory {
+    /// What is remembered under this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Remembers something.
+    pub fn set(&self, name: &str, value: impl Into<String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), value.into());
+    }
+
+    /// Remembers the first value for a name, and gives that.
+    pub fn first(&self, name: &str, value: &str) -> String {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(name.to_owned()).or_insert_with(|| value.to_owned()).clone()
+    }
+
+    /// Remembers the highest value for a name, and gives that.
+    pub fn highest(&self, name: &str, value: f64) -> f64 {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = all.get(name).and_then(|text| text.parse().ok()).unwrap_or(f64::MIN);
+        let highest = value.max(before);
+        all.insert(name.to_owned(), highest.to_string());
+        highest
+    }
+
+    /// Counts.
+    pub fn count(&self, name: &str) -> u64 {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = all.get(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) + 1;
+        all.insert(name.to_owned(), now.to_string());
+        now
+    }
+}
+
+/// Changes a request, or answers it in the other side's place.
+pub type AskFn = fn(&mut Asked, &Memory) -> Option<Answer>;
+/// Changes a whole answer.
+pub type AnswerFn = fn(&Asked, &mut Answer, &Memory);
+/// What is sent in an event's place, as text of a stream; `None` ends the stream, after what the function before gave.
+pub type EventFn = fn(SseEvent, &Memory) -> Option<String>;
+
+/// A defect in HTTP that is carried.
+#[derive(Clone, Copy, Default)]
+pub struct Tamper {
+    /// What becomes of requests.
+    pub ask: Option<AskFn>,
+    /// What becomes of answers that are not streams.
+    pub answer: Option<AnswerFn>,
+    /// What becomes of events of event streams.
+    pub event: Option<EventFn>,
+}
+
+impl fmt::Debug for Tamper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ask, answer, event) = (self.ask.is_some(), self.answer.is_some(), self.event.is_some());
+        write!(f, "Tamper {{ ask: {ask}, answer: {answer}, event: {event} }}")
+    }
+}
+
+/// What a relay does between its two ends.
+#[derive(Debug, Clone)]
+pub enum Wire {
+    /// Bytes go through as they are.
+    Plain,
+    /// HTTP/1.1, with a defect.
+    Http(Tamper, Memory),
+    /// Bytes go through as they are; once the far side has ended, this comes after.
+    Trailing(&'static [u8]),
+    /// Bytes go through, but this many of the far side's first ones.
+    Swallowing(usize),
+}
+
+impl Wire {
+    pub(super) async fn join(self, mut client: Box<dyn Duplex>, mut server: Box<dyn Duplex>) -> io::Result<()> {
+        match self {
+            Self::Plain => tokio::io::copy_bidirectional(&mut client, &mut server).await.map(|_| ()),
+            Self::Http(tamper, memory) => http(client, server, tamper, memory).await,
+            Self::Trailing(bytes) => one_way(client, server, 0, bytes).await,
+            Self::Swallowing(count) => one_way(client, server, count, b"").await,
+        }
+    }
+}
+
+/// Copies both ways, without the far side's first `swallowed` bytes, and with `trailing` after its last.
+async fn one_way(
+    client: Box<dyn Duplex>,
+    server: Box<dyn Duplex>,
+    swallowed: usize,
+    trailing: &[u8],
+) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let up = async {
+        tokio::io::copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await
+    };
+    let down = async {
+        let mut left = swallowed;
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let read = from_server.read(&mut buffer).await?;
+            if read == 0 {
+                break;
+            }
+            let skipped = left.min(read);
+            left -= skipped;
+            to_client.write_all(&buffer[skipped..read]).await?;
+        }
+        to_client.write_all(trailing).await?;
+        to_client.shutdown().await
+    };
+    tokio::try_join!(up, down).map(|_| ())
+}
+
+type Body = UnsyncBoxBody<Bytes, hyper::Error>;
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync()
+}
+
+/// Speaks HTTP with both sides, until the near one hangs up or asks for something that the far one does not answer any more.
+async fn http(client: Box<dyn Duplex>, server: Box<dyn Duplex>, tamper: Tamper, memory: Memory) -> io::Result<()> {
+    let (sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(server)).await.map_err(io::Error::other)?;
+    let sender = Arc::new(tokio::sync::Mutex::new(sender));
+    let service = service_fn(move |request| {
+        let (sender, memory) = (sender.clone(), memory.clone());
+        async move { exchange(request, &sender, tamper, &memory).await }
+    });
+    let serve = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service);
+    // The far side may hang up first: what it has said is still to be passed on.
+    let far = async {
+        let ended = connection.await;
+        std::future::pending::<()>().await;
+        ended
+    };
+    tokio::select! {
+        ended = serve => ended.map_err(io::Error::other),
+        ended = far => ended.map_err(io::Error::other),
+    }
+}
+
+async fn exchange(
+    request: Request<Incoming>,
+    sender: &tokio::sync::Mutex<SendRequest<Full<Bytes>>>,
+    tamper: Tamper,
+    memory: &Memory,
+) -> Result<Response<Body>, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+    let mut asked = Asked { method: head.method, path, headers: head.headers, body: body.collect().await?.to_bytes() };
+    if let Some(answer) = tamper.ask.and_then(|ask| ask(&mut asked, memory)) {
+        return Ok(respond(answer));
+    }
+    asked.headers.remove(TRANSFER_ENCODING);
+    asked.headers.remove(CONTENT_LENGTH);
+    let mut onward = Request::new(Full::new(asked.body.clone()));
+    *onward.method_mut() = asked.method.clone();
+    *onward.uri_mut() = asked.path.parse().unwrap_or_default();
+    *onward.headers_mut() = asked.headers.clone();
+    let mut sender = sender.lock().await;
+    sender.ready().await?;
+    let (head, body) = sender.send_request(onward).await?.into_parts();
+    drop(sender);
+    let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("text/event-stream") {
+        let body = body.boxed_unsync();
+        let body = match tamper.event {
+            Some(event) => events(body, event, memory.clone()),
+            None => body,
+        };
+        return Ok(Response::from_parts(head, body));
+    }
+    let Some(change) = tamper.answer.filter(|_| asked.method != Method::HEAD) else {
+        return Ok(Response::from_parts(head, body.boxed_unsync()));
+    };
+    let mut answer =
+        Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() };
+    change(&asked, &mut answer, memory);
+    Ok(respond(answer))
+}
+
+fn respond(mut answer: Answer) -> Response<Body> {
+    answer.headers.remove(TRANSFER_ENCODING);
+    answer.headers.remove(CONTENT_LENGTH);
+    let mut response = Response::new(whole(answer.body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = answer.headers;
+    response
+}
+
+/// A stream with each event put through `change`.
+fn events(body: Body, change: EventFn, memory: Memory) -> Body {
+    let begun = (BodyStream::new(body), SseReader::default(), memory, false);
+    let changed = stream::unfold(begun, move |(mut body, mut reader, memory, ended)| async move {
+        if ended {
+            return None;
+        }
+        let mut text = String::new();
+        let mut ended = false;
+        match body.frame().await {
+            None => return None,
+            Some(Err(error)) => return Some((Err(error), (body, reader, memory, true))),
+            Some(Ok(frame)) => {
+                for event in frame.data_ref().map(|data| reader.push(data)).unwrap_or_default() {
+                    match change(event, &memory) {
+                        Some(changed) => text.push_str(&changed),
+                        None => ended = true,
+                    }
+                    if ended {
+                        break;
+                    }
+                }
+            }
+        }
+        Some((Ok(Frame::data(Bytes::from(text))), (body, reader, memory, ended)))
+    });
+    StreamBody::new(changed).boxed_unsync()
+}
+
+/// An event as text of a stream.
+#[must_use]
+pub fn event_text(event: &SseEvent) -> String {
+    format!("id: {}\nevent: {}\ndata: {}\n\n", event.id, event.name, event.data)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncRead, AsyncWrite};
+
+    use super::*;
+
+    /// Gives every request the same answer, and hangs up after one.
+    fn answering(answer: &'static str) -> Box<dyn Duplex> {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            let (mut read, mut write) = tokio::io::split(far);
+            let mut head = vec![0; 1 << 16];
+            let _ = read.read(&mut head).await;
+            let _ = write.write_all(answer.replace('\n', "\r\n").replace('|', "\n").as_bytes()).await;
+            let _ = write.shutdown().await;
+        });
+        Box::new(near)
+    }
+
+    async fn read_all(mut from: impl AsyncRead + AsyncWrite + Unpin) -> String {
+        let mut text = Vec::new();
+        // A far side that hangs up is how these exchanges end.
+        let _ = from.read_to_end(&mut text).await;
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    async fn ask(answer: &'static str, wire: Wire) -> String {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let joined = tokio::spawn(wire.join(Box::new(far), answering(answer)));
+        let (read, mut write) = tokio::io::split(near);
+        write.write_all(b"GET /x?a=1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.expect("asked");
+        let text = read_all(tokio::io::join(read, write)).await;
+        let _ = joined.await.expect("joined");
+        text
+    }
+
+    #[tokio::test]
+    async fn answers_are_changed_and_requests_answered() {
+        let tamper = Tamper {
+            answer: Some(|asked, answer, memory| {
+                answer.status = 503;
+                answer.edit(|value| value["path"] = asked.path.clone().into());
+                memory.set("seen", "yes");
+            }),
+            ..Tamper::default()
+        };
+        let memory = Memory::default();
+        let plain = "HTTP/1.1 200 OK\nContent-Type: application/json\nContent-Length: 7\n\n{\"a\":1}";
+        let text = ask(plain, Wire::Http(tamper, memory.clone())).await;
+        assert!(text.starts_with("HTTP/1.1 503") && text.contains(r#""path":"/x?a=1""#), "{text}");
+        assert_eq!(memory.get("seen").as_deref(), Some("yes"));
+
+        let instead = Tamper { ask: Some(|_, _| Some(Answer::json(418, &Value::Null))), ..Tamper::default() };
+        assert!(ask(plain, Wire::Http(instead, Memory::default())).await.starts_with("HTTP/1.1 418"));
+        let untouched = ask(plain, Wire::Http(Tamper::default(), Memory::default())).await;
+        assert!(untouched.starts_with("HTTP/1.1 200") && untouched.ends_with("{\"a\":1}"), "{untouched}");
+    }
+
+    #[tokio::test]
+    async fn events_are_changed_one_by_one() {
+        let head = "HTTP/1.1 200 OK\nContent-Type: text/event-stream\n\nid: 1|event: a|data: {}||id: 2|event: b|data: {}||id: 3|event: c|data: {}||";
+        let tamper = Tamper {
+            event: Some(|event, _| match event.name.as_str() {
+                "a" => Some(event_text(&event).repeat(2)),
+                "b" => Some(String::new()),
+                _ => None,
+            }),
+            ..Tamper::default()
+        };
+        let text = ask(head, Wire::Http(tamper, Memory::default())).await;
+        assert_eq!((text.matches("event: a").count(), text.matches("event: b").count()), (2, 0), "{text}");
+        assert!(!text.contains("event: c"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn bytes_are_added_and_taken_away() {
+        let text = ask("0123456789", Wire::Trailing(b"more")).await;
+        assert_eq!(text, "0123456789more");
+        assert_eq!(ask("0123456789", Wire::Swallowing(4)).await, "456789");
+        assert_eq!(ask("0123456789", Wire::Plain).await, "0123456789");
+    }
+
+    #[test]
+    fn memory_remembers() {
+        let memory = Memory::default();
+        assert_eq!((memory.first("a", "1"), memory.first("a", "2")), ("1".to_owned(), "1".to_owned()));
+        assert_eq!((memory.highest("n", 3.0), memory.highest("n", 1.0)), (3.0, 3.0));
+        assert_eq!((memory.count("c"), memory.count("c")), (1, 2));
+    }
+}

@@ -1,0 +1,80 @@
+//! Of the broken deployments those that cost least, each as a test of its own, so that what `selftest` stands on is tested on every
+//! change; and two that must not count as caught.
+
+use libtest_mimic::{Arguments, Failed, Trial as Test};
+use nagaya_conformance::capabilities::Capabilities;
+use nagaya_conformance::mutants::{self, Defect, Mutant, Red};
+use nagaya_conformance::outcome::{Exit, Outcome};
+use nagaya_conformance::run::Options;
+use nagaya_conformance::runner::Report;
+use nagaya_conformance::selftest::{self, Catch, Observer, Proof, Trial};
+use tokio_util::sync::CancellationToken;
+
+/// One for each place where a defect can sit, but for those that need the model or make an image.
+const QUICK: [&str; 7] = [
+    "gc-interval-missing",
+    "filter-ignored",
+    "errors-without-envelope",
+    "health-is-no-json",
+    "request-id-lost",
+    "host-path-mounted",
+    "second-answer-after-tunnel",
+];
+
+/// A deployment with nothing wrong: no scenario turns red.
+const SOUND: Mutant = Mutant {
+    id: "sound",
+    title: "nothing is wrong",
+    defects: &[],
+    red: &[Red { scenario: "API-006", says: "X-Request-ID" }],
+};
+
+/// One that turns red, but not for the reason that is named.
+const MISNAMED: Mutant = Mutant {
+    id: "misnamed",
+    title: "it does not start",
+    defects: &[Defect::Start("exit 1")],
+    red: &[Red { scenario: "API-006", says: "X-Request-ID" }],
+};
+
+fn main() {
+    let mut tests: Vec<Test> = QUICK.into_iter().map(|id| Test::test(id, move || is_caught(id))).collect();
+    tests.push(Test::test("a-sound-deployment-is-missed", || is(&SOUND, Catch::Missed)));
+    tests.push(Test::test("another-reason-is-no-catch", || is(&MISNAMED, Catch::OtherReason)));
+    libtest_mimic::run(&Arguments::from_args(), tests).exit();
+}
+
+fn is_caught(id: &str) -> Result<(), Failed> {
+    let mutant = mutants::find(id).ok_or_else(|| format!("no broken deployment has the id {id}"))?;
+    let proof = prove(mutant)?;
+    if proof.exit() != Exit::Conformant || proof.caught() != (1, 1) {
+        return Err(format!("{proof:#?}").into());
+    }
+    Ok(())
+}
+
+fn is(mutant: &'static Mutant, catch: Catch) -> Result<(), Failed> {
+    let proof = prove(mutant)?;
+    let good = proof.good.iter().all(|report| report.outcome == Outcome::Pass);
+    if !good || proof.trials.iter().any(|trial| trial.catch != catch) || proof.exit() != Exit::NonConformant {
+        return Err(format!("not {catch:?}: {proof:#?}").into());
+    }
+    Ok(())
+}
+
+struct Quiet;
+
+impl Observer for Quiet {
+    fn good(&self, _: &Report) {}
+    fn ended(&self, _: &Trial) {}
+}
+
+fn prove(mutant: &'static Mutant) -> Result<Proof, Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let proof = runtime.block_on(async {
+        let options = Options::default();
+        let capabilities = Capabilities::settle(&options).await?;
+        selftest::prove(&options, &capabilities, &[mutant], 1, &CancellationToken::new(), &Quiet).await
+    });
+    proof.map_err(|error| format!("{error:#}").into())
+}

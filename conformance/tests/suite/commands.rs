@@ -1,0 +1,72 @@
+//! The command line under bad input: each mistake has its status, and a sentence that helps.
+
+use crate::fixture::{Fixture, Manner, ends};
+
+#[test]
+fn mistakes_on_the_command_line_are_64() {
+    for (args, says) in [
+        (&["explain", "BUG-99"][..], "in this family there are"),
+        (&["explain", "NOPE-1"], "no scenario has the id"),
+        (&["run", "--filter", "id("], "--filter"),
+        (&["run", "--filter", "severity(urgent)"], "there are critical"),
+        (&["run", "--profile", "everything"], "core"),
+        (&["run", "--jobs", "0"], "--jobs"),
+        (&["run", "--known-failures", "/nowhere/list"], "/nowhere/list"),
+        (&["run", "--deployment", "x"], "--target"),
+        (&["selftest", "--mutant", "no-such-thing"], "selftest --list"),
+        (&["selftest", "--filter", "family"], "--filter"),
+        (&["dance"], "dance"),
+    ] {
+        let (status, text) = ends(args.iter().copied());
+        assert_eq!(status, 64, "{args:?}: {text}");
+        assert!(text.contains(says), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn an_unknown_id_among_known_failures_is_64() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let list = dir.path().join("known");
+    std::fs::write(&list, "BUG-99\n").expect("written");
+    let (status, text) = ends(["run", "--known-failures", list.to_str().expect("UTF-8")]);
+    assert_eq!(status, 64, "{text}");
+    assert!(text.contains("BUG-99"), "{text}");
+}
+
+#[test]
+fn nothing_selected_is_4() {
+    for args in [
+        &["run", "--filter", "none()"][..],
+        &["list", "--filter", "id(=BUG-99)"],
+        &["run", "--profile", "core", "--filter", "family(CHAOS)"],
+        &["selftest", "--filter", "none()"],
+        &["selftest", "--filter", "family(SEC)", "--mutant", "filter-ignored"],
+    ] {
+        let (status, text) = ends(args.iter().copied());
+        assert_eq!(status, 4, "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_report_folder_that_cannot_be_is_told_before_anything_runs() {
+    let fixture = Fixture::start(Manner::Hangs);
+    let (status, text) = ends(["run", "--target", &fixture.url, "--report", "/dev/null/report"]);
+    assert_eq!(status, 70, "{text}");
+    assert!(text.contains("/dev/null/report") && !text.contains("HLTH-001"), "{text}");
+}
+
+#[test]
+fn help_and_lists_are_0() {
+    for args in [
+        &["--help"][..],
+        &["list"],
+        &["list", "--json"],
+        &["list", "--markdown"],
+        &["explain", "bug-06"],
+        &["selftest", "--list"],
+    ] {
+        let (status, text) = ends(args.iter().copied());
+        assert_eq!(status, 0, "{args:?}: {text}");
+        assert!(text.len() > 200, "{args:?}: {text}");
+    }
+}

@@ -1,0 +1,165 @@
+//! A deployment that is not one: it keeps the promises of HLTH-001 and no other, until it is told to break them.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// How it answers `/health`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// As the contract says.
+    Good,
+    /// Not at all, while the connection stays open.
+    Hangs,
+    /// It hangs up in the middle of the answer.
+    ClosesEarly,
+    /// With something that is no JSON.
+    WrongJson,
+    /// With 500.
+    Fails,
+    /// It wants a key for everything but `/health/live`.
+    Locked,
+    /// Streams end inside an event.
+    HalfAnEvent,
+}
+
+/// A running one; it ends when it is dropped.
+pub struct Fixture {
+    pub url: String,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fixture {
+    pub fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = ended.clone();
+        let thread = std::thread::spawn(move || {
+            // Connections that hang are kept until the end.
+            let mut open = Vec::new();
+            for client in listener.incoming().flatten() {
+                if end.load(Ordering::SeqCst) {
+                    break;
+                }
+                open.extend(answer(client, manner));
+            }
+        });
+        Self { url: format!("http://{address}"), ended, thread: Some(thread) }
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        // Wakes it up; it may have ended by itself.
+        let _ = TcpStream::connect(self.url.trim_start_matches("http://"));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Gives the connection back where it is to stay open.
+fn answer(mut client: TcpStream, manner: Manner) -> Option<TcpStream> {
+    client.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
+    let mut head = Vec::new();
+    let mut buffer = [0; 4096];
+    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
+        match client.read(&mut buffer) {
+            Ok(0) | Err(_) => return None,
+            Ok(read) => head.extend_from_slice(&buffer[..read]),
+        }
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    if manner == Manner::Locked && path != "/health/live" {
+        send(&mut client, 401, &json!({"error": {"code": "UNAUTHORIZED"}}).to_string());
+        return None;
+    }
+    if path.ends_with("/stream") {
+        // A client that leaves is no concern of it.
+        let _ = client.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n\
+              id: r:1\nevent: init\ndata: {\"seq\": 1, \"timestamp\": \"2026-01-01T00:00:00Z\"}\n\nid: r:2\nevent: do",
+        );
+        return None;
+    }
+    match (path.as_str(), manner) {
+        ("/health", Manner::Hangs) => return Some(client),
+        ("/health", Manner::ClosesEarly) => {
+            let _ = client
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{\"st");
+        }
+        ("/health", Manner::WrongJson) => send(&mut client, 200, "{\"status\": healthy"),
+        ("/health", Manner::Fails) => send(&mut client, 500, "{}"),
+        _ => match good(&path) {
+            Some(body) => send(&mut client, 200, &body.to_string()),
+            None => send(&mut client, 404, "{}"),
+        },
+    }
+    None
+}
+
+fn good(path: &str) -> Option<Value> {
+    let component = json!({"status": "healthy", "message": "", "latency_ms": 0.1});
+    Some(match path {
+        "/" => json!({"name": "fixture", "version": "0", "docs_url": "/docs"}),
+        "/health" => json!({
+            "status": "healthy", "version": "0", "environment": "development", "timestamp": "2026-01-01T00:00:00Z",
+            "checks": {"database": component, "redis": component, "docker": component, "s3": component},
+            "container_system": {"active_containers": 0, "warm_pool_size": 0},
+        }),
+        "/health/live" => json!({"status": "alive"}),
+        "/health/ready" => json!({"status": "ready"}),
+        "/openapi.json" => json!({"openapi": "3.1.0", "paths": {"/health": {}}}),
+        "/docs" | "/api/tenants" => json!([]),
+        _ => return None,
+    })
+}
+
+fn send(client: &mut TcpStream, status: u16, body: &str) {
+    let head = format!(
+        "HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n",
+        body.len()
+    );
+    // A client that leaves is no concern of it.
+    let _ = client.write_all(format!("{head}\r\n{body}").as_bytes());
+}
+
+/// The suite's command, as a shell would start it.
+pub fn suite<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nagaya-conformance"));
+    command.args(args).env_remove("NAGAYA_CONFORMANCE_API_KEY").env("RUST_BACKTRACE", "0");
+    command
+}
+
+/// Runs it to its end: its exit status, and all it printed.
+pub fn ends<'a>(args: impl IntoIterator<Item = &'a str>) -> (i32, String) {
+    told(&suite(args).output().expect("started"))
+}
+
+pub fn told(output: &Output) -> (i32, String) {
+    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Runs HLTH-001 against a deployment of this manner, with further arguments; gives status, what was printed, and the JSON report.
+pub fn judged(manner: Manner, more: &[&str]) -> (i32, String, Value) {
+    let (fixture, dir) = (Fixture::start(manner), tempfile::tempdir().expect("a directory"));
+    let report: PathBuf = dir.path().join("report");
+    let report_dir = report.display().to_string();
+    let filter = if more.contains(&"--filter") { vec![] } else { vec!["--filter", "id(=HLTH-001)"] };
+    let fixed = ["run", "--target", &fixture.url, "--report", &report_dir];
+    let (status, text) = ends(fixed.into_iter().chain(filter).chain(more.iter().copied()));
+    let json = std::fs::read_to_string(report.join("report.json")).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (status, text, serde_json::from_str(&json).expect("JSON"))
+}
