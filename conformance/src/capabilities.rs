@@ -9,7 +9,7 @@ use crate::client::exchange::{Exchanges, Secrets};
 use crate::client::http::Api;
 use crate::run::Options;
 use crate::scenario::Capability;
-use crate::target::binaries;
+use crate::target::{binaries, compose, contained};
 use crate::target::engine::Engine;
 use crate::target::redis::Redis;
 use crate::target::schemathesis;
@@ -45,7 +45,10 @@ impl Capabilities {
             Some(target) => {
                 found.settle_target(target, options).await?;
             }
-            None => found.settle_launch(),
+            None => {
+                found.settle_launch();
+                found.settle_containers().await;
+            }
         }
         Ok(found)
     }
@@ -93,6 +96,7 @@ impl Capabilities {
             bail!("--target {target}: the API key was refused: give an operator's key (--api-key)");
         }
         self.lacks(&[Capability::Launch], "the target is somebody else's: the suite does not start or configure it");
+        self.lacks(&[Capability::ServerImage, Capability::Compose], "the target was started by somebody else");
         self.lacks(&[Capability::Model], "the target's model is not the scripted one");
         self.lacks(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
         self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
@@ -113,6 +117,19 @@ impl Capabilities {
         }
         if let Err(why) = schemathesis::find() {
             self.lacks(&[Capability::Schemathesis], &why);
+        }
+    }
+
+    async fn settle_containers(&mut self) {
+        let Some(engine) = self.engine.clone() else {
+            self.lacks(&[Capability::ServerImage, Capability::Compose], "there is no engine");
+            return;
+        };
+        if let Err(why) = contained::find(&engine).await {
+            self.lacks(&[Capability::ServerImage, Capability::Compose], &why);
+        }
+        if let Err(why) = compose::find(&engine).await {
+            self.lacks(&[Capability::Compose], &why);
         }
     }
 

@@ -28,6 +28,7 @@ pub struct Launch {
     ca_pem: String,
     not_ready: bool,
     no_model: bool,
+    contained: bool,
 }
 
 impl Launch {
@@ -77,6 +78,13 @@ impl Launch {
         self
     }
 
+    /// Starts the server in a container, where the socket directories have another path than on the host.
+    #[must_use]
+    pub fn in_container(mut self) -> Self {
+        self.contained = true;
+        self
+    }
+
     /// Starts no model: no run will be asked for.
     #[must_use]
     pub fn without_model(mut self) -> Self {
@@ -111,9 +119,12 @@ impl Context {
         let credentials = self.credentials();
         let model = if launch.no_model { None } else { Some(self.start_model(&id, &credentials).await?) };
         let sockets = self.socket_dir()?;
-        let program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
+        let mut program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
         let engine = self.run.capabilities.engine.clone();
         self.rooms_of(&id, engine.as_ref())?;
+        if launch.contained {
+            program = self.contain(program, &sockets)?;
+        }
 
         let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
         let process = Process::start(&program, &self.run.id, &log)?;

@@ -1,6 +1,8 @@
 //! What is tested, and what it is tested with: the deployment, its engine, its model, its origins.
 
 pub mod binaries;
+pub mod compose;
+pub mod contained;
 pub mod deployment;
 pub mod engine;
 pub mod fixtures;

@@ -31,10 +31,10 @@ impl Workspaces {
         doubtful
     }
 
-    /// Inside a container, the host's name is by default the container's id.
     async fn is_in_container(&self) -> bool {
-        let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname") else { return false };
-        match self.parts.engine.is_running(name.trim()).await {
+        let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
+        let Some(container) = own_container(&mounts) else { return false };
+        match self.parts.engine.is_running(container).await {
             Ok(running) => running,
             Err(error) => {
                 tracing::debug!(%error, "not known whether this process is in a container of the engine's");
@@ -73,5 +73,30 @@ impl Workspaces {
         }
         self.set_unproven(None);
         self.set_pool_trouble(None);
+    }
+}
+
+/// The id of the container that this process may be in, of whatever engine: an engine mounts `/etc/hostname` out of a directory
+/// that is named after it (proc(5), `mountinfo`: the fourth word is where in its file system, the fifth where to).
+fn own_container(mounts: &str) -> Option<&str> {
+    let mut lines = mounts.lines().map(|line| line.split(' ').skip(3));
+    let source = lines.find_map(|mut words| Some((words.next()?, words.next()?)).filter(|(_, to)| *to == "/etc/hostname"))?.0;
+    source.split('/').find(|part| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_container;
+
+    #[test]
+    fn the_container_is_read_off_the_mount_of_its_name() {
+        let id = "0123456789abcdef".repeat(4);
+        let docker = format!("36 35 0:30 / / rw - overlay overlay rw\n41 36 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n");
+        assert_eq!(own_container(&docker), Some(id.as_str()));
+        let podman = format!("41 36 0:24 /containers/overlay-containers/{id}/userdata/hostname /etc/hostname rw - tmpfs tmpfs rw");
+        assert_eq!(own_container(&podman), Some(id.as_str()));
+        for none in ["", "41 36 8:1 / / rw - ext4 /dev/sda1 rw", "41 36 8:1 /hostname /etc/hostname rw - ext4 /dev/sda1 rw", "nonsense"] {
+            assert_eq!(own_container(none), None, "{none}");
+        }
     }
 }
