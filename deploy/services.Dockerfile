@@ -14,7 +14,9 @@ FROM base AS postgres
 ARG DEBIAN_FRONTEND=noninteractive
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql-15 >/dev/null \
     && apt-get clean && rm -rf /var/lib/apt/lists/* /var/log/* \
-    && install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data
+    && install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data \
+    # As in the official image: a memory file system that is put there gets this mode, whoever may be the user.
+    && install -d -o postgres -g postgres -m 3777 /var/run/postgresql
 ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data/pgdata
 COPY postgres.sh /usr/local/bin/postgres.sh
 USER postgres

@@ -20,6 +20,7 @@ if [ ! -e "$env_file" ]; then
 API_KEYS=$(secret)
 POSTGRES_PASSWORD=$(secret)
 REDIS_PASSWORD=$(secret)
+MODEL_SECRET=$(secret)
 DEPLOYMENT_ID=$project
 DOCKER_GID=$(stat -Lc %g "${DOCKER_SOCKET:-/var/run/docker.sock}")
 NAGAYA_UID=$(image_uid)
@@ -38,7 +39,7 @@ scripts/service-images.sh "${services[@]}"
 if wants demo; then
   # Keys of the scripted model's own: it accepts exactly what is signed with them.
   AWS_ACCESS_KEY_ID=AKIDNAGAYADEMO
-  AWS_SECRET_ACCESS_KEY=$(secret)
+  AWS_SECRET_ACCESS_KEY=$(sed -n 's/^MODEL_SECRET=//p' "$env_file")
   # It answers under Bedrock's names in this project's network, whose addresses rooms could otherwise not be led to.
   PROXY_ALLOWED_NETWORKS=${PROXY_ALLOWED_NETWORKS:-10.0.0.0/8,172.16.0.0/12,192.168.0.0/16}
   PROXY_EXTRA_CA_FILE=/var/lib/nagaya-model/ca.pem
