@@ -1,6 +1,7 @@
 //! A server in a container of the engine that it manages, started as an operator would: locked, and not as root.
 
 use std::ffi::OsString;
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -75,6 +76,9 @@ impl Context {
         let mut env = program.env;
         env.insert("WORKSPACE_SOCKET_BASE_PATH".to_owned(), SOCKETS_INSIDE.to_owned());
         env.entry("WORKSPACE_SOCKET_HOST_PATH".to_owned()).or_insert_with(|| sockets.display().to_string());
+        // Its health command asks where it is told that the server listens. Free at this moment; should somebody else be quicker, the
+        // server says so and ends.
+        env.insert("BIND_ADDR".to_owned(), TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
         // By name: values on a command line are anybody's to read.
         for name in env.keys().filter(|name| !["HOME", "PATH"].contains(&name.as_str())) {
             add(format!("--env={name}"));
