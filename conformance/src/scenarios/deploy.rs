@@ -89,6 +89,21 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(replaced),
         ..SCENARIO
     },
+    Scenario {
+        id: "DEP-003",
+        title: "of two servers in containers, replaced one after the other, one always answers, and no event of a run is lost",
+        requirement: "rolling restart loses no run's events",
+        requires: &[
+            Capability::Launch,
+            Capability::Docker,
+            Capability::Image,
+            Capability::Model,
+            Capability::Redis,
+            Capability::ServerImage,
+        ],
+        body: body!(rolling),
+        ..SCENARIO
+    },
 ];
 
 /// The container that a launched server is in.
@@ -269,4 +284,33 @@ async fn replaced(context: &Context) -> Result<(), Failure> {
     let done = durable::whole(&deployment, &conversation, seen).await?;
     durable::well(&deployment, &conversation, &done).await?;
     deployment.api.delete(&conversation.path("")).await?.expect(204).map(|_| ())
+}
+
+async fn rolling(context: &Context) -> Result<(), Failure> {
+    let redis = context.redis().await?;
+    let database = format!("sqlite://{}", context.dir().join("both.sqlite").display());
+    let launch = Launch::new().in_container().set("REDIS_URL", redis.url()).set("DATABASE_URL", database);
+    let launch = launch.set("SHUTDOWN_WORKSPACES", "keep").set("SHUTDOWN_TIMEOUT", 1);
+    let mut first = context.launch(launch).await?;
+    let mut second = context.launch_beside(&first).await?;
+    let runs = first.conversation(context).await?;
+    let talks = first.another_conversation(context, &runs.tenant, &runs.model).await?;
+    let seen = durable::waiting(&first, &runs).await?;
+    let room = first.only_room().await?;
+
+    first.stop().await?;
+    second.run_well(&talks, "@say by the second").await.map_err(|failure| failure.during("while the first is away"))?;
+    first.start_again(context).await?;
+    second.stop().await?;
+    // The room of a conversation that the other served is found, whoever made it.
+    first.run_well(&talks, "@say by the first").await.map_err(|failure| failure.during("while the second is away"))?;
+    second.start_again(context).await?;
+    room.shell("touch /workspace/go").await?;
+    let done = durable::whole(&first, &runs, seen).await?;
+    durable::well(&first, &runs, &done).await?;
+    check_eq("rooms of two conversations", first.rooms().await?.len(), 2)?;
+    for conversation in [&runs, &talks] {
+        first.api.delete(&conversation.path("")).await?.expect(204)?;
+    }
+    eventually(READY_LIMIT, "no room left", async || check_eq("rooms", first.all_rooms().await?.len(), 0)).await
 }

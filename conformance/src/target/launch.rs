@@ -122,6 +122,7 @@ impl Context {
         let mut program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
         let engine = self.run.capabilities.engine.clone();
         self.rooms_of(&id, engine.as_ref())?;
+        let bare = launch.contained.then(|| program.clone());
         if launch.contained {
             program = self.contain(program, &sockets)?;
         }
@@ -131,7 +132,7 @@ impl Context {
         self.now_runs(&process);
         self.add_witness(Witness::Log(process.clone()));
         let run = self.run.id.clone();
-        let server = Server { program, process, sockets, credentials, addr_file, log, run };
+        let server = Server { program, bare, process, sockets, credentials, addr_file, log, run };
         let api = server.listening(self.exchanges().clone()).await?;
 
         let before = api.get("/metrics").await.map_or_else(|failure| failure.to_string(), |reply| reply.text());
@@ -153,14 +154,18 @@ impl Context {
     pub async fn launch_beside(&self, first: &Deployment) -> Result<Deployment, Failure> {
         let (other, name) = (first.server()?, self.unique("d"));
         let (addr_file, log) = (self.dir().join(format!("{name}.addr")), self.dir().join(format!("{name}.log")));
-        let mut program = other.program.clone();
+        let mut program = other.bare.as_ref().unwrap_or(&other.program).clone();
         program.args = vec!["serve".into(), format!("--addr-file={}", addr_file.display()).into()];
         program.env.insert("STATE_DIR".to_owned(), self.dir().join(format!("{name}-state")).display().to_string());
+        let bare = other.bare.is_some().then(|| program.clone());
+        if bare.is_some() {
+            program = self.contain(program, &other.sockets)?;
+        }
         let process = Process::start(&program, &self.run.id, &log)?;
         self.now_runs(&process);
         self.add_witness(Witness::Log(process.clone()));
         let (sockets, credentials, run) = (other.sockets.clone(), other.credentials.clone(), self.run.id.clone());
-        let server = Server { program, process, sockets, credentials, addr_file, log, run };
+        let server = Server { program, bare, process, sockets, credentials, addr_file, log, run };
         let api = server.listening(self.exchanges().clone()).await?;
         let Deployment { id, engine, model, .. } = first;
         let (id, engine, model) = (id.clone(), engine.clone(), model.clone());
