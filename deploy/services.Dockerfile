@@ -39,7 +39,7 @@ FROM base AS prometheus
 ARG DEBIAN_FRONTEND=noninteractive
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null \
     && apt-get clean && rm -rf /var/lib/apt/lists/* /var/log/* \
-    && install -d -o prometheus -g prometheus /prometheus
+    && install -d -o prometheus -g prometheus -m 1777 /prometheus
 USER prometheus
 EXPOSE 9090
 ENTRYPOINT ["prometheus"]

@@ -25,6 +25,7 @@ DEPLOYMENT_ID=$project
 DOCKER_GID=$(stat -Lc %g "${DOCKER_SOCKET:-/var/run/docker.sock}")
 NAGAYA_UID=$(image_uid)
 WORKSPACE_SOCKET_HOST_PATH=$compose_dir/sockets
+PROMETHEUS_CONFIG=$compose_dir/prometheus
 ENV
     mv "$env_file.new" "$env_file"
   )
@@ -36,6 +37,18 @@ services=(postgres redis)
 ! wants monitoring || services+=(prometheus)
 scripts/service-images.sh "${services[@]}"
 
+if wants monitoring; then
+  # In production the metrics want a key, which the file for everybody cannot hold.
+  rm -rf "$compose_dir/prometheus"
+  mkdir "$compose_dir/prometheus"
+  cp deploy/prometheus/*.yml "$compose_dir/prometheus/"
+  sed -i 's/^    # \(authorization:\)/    \1/; s/^    #   \(credentials_file:\)/      \1/' "$compose_dir/prometheus/prometheus.yml"
+  (
+    umask 077
+    sed -n 's/^API_KEYS=\([^,]*\).*/\1/p' "$env_file" | tr -d '\n' >"$compose_dir/prometheus/nagaya-key"
+  )
+  [ "$(id -u)" != 0 ] || chown -R "$(image_uid):$(image_uid)" "$compose_dir/prometheus"
+fi
 if wants demo; then
   # Keys of the scripted model's own: it accepts exactly what is signed with them.
   AWS_ACCESS_KEY_ID=AKIDNAGAYADEMO

@@ -9,10 +9,10 @@ use crate::client::exchange::{Exchanges, Secrets};
 use crate::client::http::Api;
 use crate::run::Options;
 use crate::scenario::Capability;
-use crate::target::{binaries, compose, contained};
 use crate::target::engine::Engine;
 use crate::target::redis::Redis;
 use crate::target::schemathesis;
+use crate::target::{binaries, compose, contained};
 
 /// The usual place of the Docker socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";

@@ -73,9 +73,12 @@ mod tests {
 
     #[test]
     fn who_listens_everywhere_is_asked_on_loopback() {
-        for (bind, asked) in
-            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:2", "[::1]:2"), ("127.0.0.1:3", "127.0.0.1:3"), ("10.0.0.7:4", "10.0.0.7:4")]
-        {
+        for (bind, asked) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:2", "[::1]:2"),
+            ("127.0.0.1:3", "127.0.0.1:3"),
+            ("10.0.0.7:4", "10.0.0.7:4"),
+        ] {
             assert_eq!(reachable(bind.parse().expect("an address")).to_string(), asked);
         }
     }

@@ -23,11 +23,17 @@ const IMAGES: [&str; 3] = ["nagaya/postgres:latest", "nagaya/redis:latest", "nag
 pub fn folder() -> Result<PathBuf, String> {
     let holds = |dir: &PathBuf| dir.join("compose.yaml").is_file();
     if let Some(named) = std::env::var_os(PROJECT_VARIABLE).map(PathBuf::from) {
-        return if holds(&named) { Ok(named) } else { Err(format!("{PROJECT_VARIABLE}: no compose.yaml in {}", named.display())) };
+        return if holds(&named) {
+            Ok(named)
+        } else {
+            Err(format!("{PROJECT_VARIABLE}: no compose.yaml in {}", named.display()))
+        };
     }
     let here = std::env::current_exe().map_err(|error| format!("own executable: {error}"))?;
     let mut above = here.ancestors().skip(1).map(PathBuf::from);
-    above.find(holds).ok_or_else(|| format!("no compose.yaml above {}; {PROJECT_VARIABLE} names its folder", here.display()))
+    above
+        .find(holds)
+        .ok_or_else(|| format!("no compose.yaml above {}; {PROJECT_VARIABLE} names its folder", here.display()))
 }
 
 /// Whether it can be brought up.
@@ -41,14 +47,17 @@ pub async fn find(engine: &Engine) -> Result<(), String> {
     }
     for image in IMAGES {
         let found = engine.docker().inspect_image(image).await;
-        found.map_err(|error| format!("image {image}: {error}; scripts/service-images.sh and server-image.sh build them"))?;
+        found.map_err(|error| {
+            format!("image {image}: {error}; scripts/service-images.sh and server-image.sh build them")
+        })?;
     }
     Ok(())
 }
 
 fn has_plugin() -> bool {
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker/cli-plugins"));
-    let system = ["/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec"].map(|dir| PathBuf::from(dir).join("docker/cli-plugins"));
+    let system = ["/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec"]
+        .map(|dir| PathBuf::from(dir).join("docker/cli-plugins"));
     home.into_iter().chain(system).any(|dir| dir.join("docker-compose").is_file())
 }
 
@@ -124,7 +133,12 @@ impl Context {
     /// The ledger cannot be written.
     pub fn compose_project(&self) -> Result<Project, Failure> {
         let folder = folder().map_err(Failure::could_not_run)?;
-        let project = Project { name: self.unique("compose"), parent: self.dir().join("compose"), folder, run: self.run.id.clone() };
+        let project = Project {
+            name: self.unique("compose"),
+            parent: self.dir().join("compose"),
+            folder,
+            run: self.run.id.clone(),
+        };
         let engine = self.engine()?;
         self.run.will_make(&crate::run::Made::Project(project.name.clone()))?;
         self.rooms_of(&project.name, Some(engine))?;
@@ -142,10 +156,13 @@ impl Context {
 /// # Errors
 /// The engine does not answer.
 pub async fn parts(engine: &Engine, project: &str) -> Result<Vec<(&'static str, String)>, Failure> {
-    use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder};
+    use bollard::query_parameters::{
+        ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+    };
     let filters = std::collections::HashMap::from([("label", vec![format!("com.docker.compose.project={project}")])]);
     let docker = engine.docker();
-    let containers = docker.list_containers(Some(ListContainersOptionsBuilder::new().all(true).filters(&filters).build())).await?;
+    let containers =
+        docker.list_containers(Some(ListContainersOptionsBuilder::new().all(true).filters(&filters).build())).await?;
     let networks = docker.list_networks(Some(ListNetworksOptionsBuilder::new().filters(&filters).build())).await?;
     let volumes = docker.list_volumes(Some(ListVolumesOptionsBuilder::new().filters(&filters).build())).await?;
     let mut found: Vec<(&'static str, String)> = Vec::new();

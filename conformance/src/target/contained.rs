@@ -36,7 +36,9 @@ pub async fn find(engine: &Engine) -> Result<(), String> {
     on_path("docker").ok_or("docker is not on the search path")?;
     let image = image();
     let found = engine.docker().inspect_image(&image).await;
-    found.map(|_| ()).map_err(|error| format!("image {image}: {error}; scripts/server-image.sh builds it, {IMAGE_VARIABLE} names another"))
+    found.map(|_| ()).map_err(|error| {
+        format!("image {image}: {error}; scripts/server-image.sh builds it, {IMAGE_VARIABLE} names another")
+    })
 }
 
 /// Who a server in a container is: uid 1000, or whoever runs the suite.
@@ -64,7 +66,9 @@ impl Context {
         let own = self.dir().display();
         let mut args: Vec<OsString> = vec![format!("--host=unix://{socket}").into(), "run".into(), "--rm".into()];
         let mut add = |arg: String| args.push(arg.into());
-        for arg in ["--network=host", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"] {
+        for arg in
+            ["--network=host", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+        {
             add(arg.to_owned());
         }
         add(format!("--name={name}"));

@@ -58,7 +58,10 @@ impl Workspaces {
                     break;
                 }
                 Err(BuildError::Full(most)) => {
-                    tracing::warn!(most, "WORKSPACE_SOCKET_HOST_PATH stays unproven: there is no place for another room");
+                    tracing::warn!(
+                        most,
+                        "WORKSPACE_SOCKET_HOST_PATH stays unproven: there is no place for another room"
+                    );
                     break;
                 }
                 Err(BuildError::Stopping) => return,
@@ -80,7 +83,8 @@ impl Workspaces {
 /// that is named after it (proc(5), `mountinfo`: the fourth word is where in its file system, the fifth where to).
 fn own_container(mounts: &str) -> Option<&str> {
     let mut lines = mounts.lines().map(|line| line.split(' ').skip(3));
-    let source = lines.find_map(|mut words| Some((words.next()?, words.next()?)).filter(|(_, to)| *to == "/etc/hostname"))?.0;
+    let source =
+        lines.find_map(|mut words| Some((words.next()?, words.next()?)).filter(|(_, to)| *to == "/etc/hostname"))?.0;
     source.split('/').find(|part| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
@@ -91,11 +95,20 @@ mod tests {
     #[test]
     fn the_container_is_read_off_the_mount_of_its_name() {
         let id = "0123456789abcdef".repeat(4);
-        let docker = format!("36 35 0:30 / / rw - overlay overlay rw\n41 36 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n");
+        let docker = format!(
+            "36 35 0:30 / / rw - overlay overlay rw\n41 36 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n"
+        );
         assert_eq!(own_container(&docker), Some(id.as_str()));
-        let podman = format!("41 36 0:24 /containers/overlay-containers/{id}/userdata/hostname /etc/hostname rw - tmpfs tmpfs rw");
+        let podman = format!(
+            "41 36 0:24 /containers/overlay-containers/{id}/userdata/hostname /etc/hostname rw - tmpfs tmpfs rw"
+        );
         assert_eq!(own_container(&podman), Some(id.as_str()));
-        for none in ["", "41 36 8:1 / / rw - ext4 /dev/sda1 rw", "41 36 8:1 /hostname /etc/hostname rw - ext4 /dev/sda1 rw", "nonsense"] {
+        for none in [
+            "",
+            "41 36 8:1 / / rw - ext4 /dev/sda1 rw",
+            "41 36 8:1 /hostname /etc/hostname rw - ext4 /dev/sda1 rw",
+            "nonsense",
+        ] {
             assert_eq!(own_container(none), None, "{none}");
         }
     }

@@ -45,17 +45,19 @@ fn where_no_room_is_to_wait_the_one_that_proved_it_goes() {
     let folder = tempfile::tempdir().expect("a folder");
     let elsewhere = folder.path().join("elsewhere");
     symlink(host.base(), &elsewhere).expect("links");
+    drop(host.engine.take_calls());
     let server = server_with(&host, &elsewhere, NO_POOL);
     server.until("proof", || ready(&server));
     assert!(host.engine.take_calls().contains(&Call::Run), "ready, and no room was made");
-    server.until("no room", || host.containers().is_empty());
-    let ours = |name: &str| fs::read_dir(host.base()).expect("reads").flatten().any(|entry| entry.file_name() == *name);
-    server.until("no directory of it", || server.rooms().iter().all(|(id, _)| !ours(id)));
+    // The other deployment's directory stays.
+    let directories = || fs::read_dir(host.base()).expect("reads").count();
+    server.until("no room and no directory", || host.containers().is_empty() && directories() == 1);
 }
 
 #[test]
 fn a_path_that_is_the_same_needs_no_proof() {
     let host = Host::new();
+    drop(host.engine.take_calls());
     let server = Server::start(&host, NO_POOL);
     server.until("readiness", || ready(&server));
     assert!(!host.engine.take_calls().contains(&Call::Run), "a room was made for nothing");
