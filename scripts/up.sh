@@ -12,6 +12,9 @@ export COMPOSE_PROFILES=${PROFILES:-}
 wants() { [[ $profiles = *,$1,* ]]; }
 
 mkdir -p "$compose_dir/sockets"
+docker_group=$(stat -Lc %g "${DOCKER_SOCKET:-/var/run/docker.sock}")
+# Also where the file says otherwise: a reinstalled engine may have another.
+export DOCKER_GID=$docker_group
 if [ ! -e "$env_file" ]; then
   step "Making secrets: $env_file"
   (
@@ -22,7 +25,7 @@ POSTGRES_PASSWORD=$(secret)
 REDIS_PASSWORD=$(secret)
 MODEL_SECRET=$(secret)
 DEPLOYMENT_ID=$project
-DOCKER_GID=$(stat -Lc %g "${DOCKER_SOCKET:-/var/run/docker.sock}")
+DOCKER_GID=$docker_group
 NAGAYA_UID=$(image_uid)
 WORKSPACE_SOCKET_HOST_PATH=$compose_dir/sockets
 PROMETHEUS_CONFIG=$compose_dir/prometheus
@@ -32,7 +35,11 @@ ENV
 fi
 [ "$(id -u)" != 0 ] || chown "$(image_uid):$(image_uid)" "$compose_dir/sockets"
 
-[ -n "${NAGAYA_IMAGE:-}" ] || scripts/server-image.sh
+if [ -z "${NAGAYA_IMAGE:-}" ]; then
+  scripts/server-image.sh
+  tag=$(server_tag "${NAGAYA_PROFILE:-release}")
+  export NAGAYA_IMAGE=nagaya/server:$tag MODEL_IMAGE=${MODEL_IMAGE:-nagaya/model:$tag}
+fi
 services=(postgres redis)
 ! wants monitoring || services+=(prometheus)
 scripts/service-images.sh "${services[@]}"
