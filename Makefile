@@ -1,6 +1,6 @@
 # What a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup build image demo serve test check bench chaos mutants selftest fuzz fmt docs clean-host release
+.PHONY: help setup build image images up down demo serve test check bench chaos mutants selftest fuzz fmt docs clean-host release
 
 help: ## List what can be done
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -14,13 +14,24 @@ build: setup ## Compile the server, the fixtures and the suite
 image: build ## Build the image rooms start from, workspace-base:latest
 	@scripts/image.sh
 
+images: image ## Build what deployments are tested with: server, scripted model, PostgreSQL, Redis
+	@NAGAYA_PROFILE=debug scripts/server-image.sh
+	@scripts/service-images.sh
+
+up: setup ## Bring up server, PostgreSQL and Redis by Compose; PROFILES=demo adds the scripted model
+	@scripts/image.sh
+	@PROFILES="$(PROFILES)" scripts/up.sh
+
+down: ## Take it down again, with its data; KEEP_DATA=1 keeps that
+	@scripts/down.sh
+
 demo: image ## One conversation end to end, with proof that its room is locked; ends with "demo: ok"
 	@scripts/demo.sh
 
 serve: image ## Serve on 127.0.0.1:8000 with a scripted model; MODEL=bedrock for the real one
 	@scripts/serve.sh
 
-test: image ## Every test and scenario
+test: images ## Every test and scenario
 	@scripts/test.sh
 
 check: build ## Formatting, lints, documentation, then every test and scenario

@@ -16,3 +16,6 @@ programs="${CARGO_TARGET_DIR:-$PWD/target}/debug"
   echo "NAGAYA_BIN=${NAGAYA_BIN:-$programs/nagaya}"
   echo "NAGAYA_FIXTURES_BIN=${NAGAYA_FIXTURES_BIN:-$programs/nagaya-fixtures}"
 } >> "$NEXTEST_ENV"
+# Some scenarios start it in a container, with what it needs beside it.
+[[ -n "${NAGAYA_SERVER_IMAGE:-}" ]] || NAGAYA_PROFILE=debug scripts/server-image.sh
+scripts/service-images.sh

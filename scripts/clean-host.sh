@@ -2,6 +2,8 @@
 # Removes every container, image and socket directory of ours from this machine, and stops what `make serve` left.
 # What others made is not touched: containers are found by our label, images by our names.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/compose.sh"
+[ ! -e "$env_file" ] || scripts/down.sh
 step "Removing containers"
 docker ps -aq --filter label=nagaya.deployment | xargs -r docker rm -f >/dev/null
 step "Removing images"

@@ -34,6 +34,12 @@ wait_until() {
   done
 }
 
+# Whose the processes in images are: uid 1000's, or those of the ordinary user who builds.
+image_uid() { if [ "$(id -u)" = 0 ]; then echo 1000; else id -u; fi; }
+
+# server_tag PROFILE : under which tag the server's image of that profile lies.
+server_tag() { if [ "$1" = release ]; then echo latest; else echo "$1"; fi; }
+
 rust_version() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 
 bin() { echo "${CARGO_TARGET_DIR:-target}/debug/$1"; }

@@ -14,6 +14,8 @@ need_package cc build-essential "crates that build C need a compiler"
 need_package curl curl "to talk to the server by hand"
 need_package git git "tests clone a repository from it"
 need_package redis-server redis-server "tests share state over a real one"
+docker compose version >/dev/null 2>&1 ||
+  need_package docker-compose docker-compose "the server and what it needs are brought up by it"
 if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
   can_install || die "PostgreSQL is missing (tests start servers of their own). Install it, e.g.: sudo apt-get install postgresql"
   step "Installing postgresql (tests start servers of their own)"

@@ -9,10 +9,10 @@ use crate::client::exchange::{Exchanges, Secrets};
 use crate::client::http::Api;
 use crate::run::Options;
 use crate::scenario::Capability;
-use crate::target::binaries;
 use crate::target::engine::Engine;
 use crate::target::redis::Redis;
 use crate::target::schemathesis;
+use crate::target::{binaries, compose, contained};
 
 /// The usual place of the Docker socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -45,7 +45,10 @@ impl Capabilities {
             Some(target) => {
                 found.settle_target(target, options).await?;
             }
-            None => found.settle_launch(),
+            None => {
+                found.settle_launch();
+                found.settle_containers().await;
+            }
         }
         Ok(found)
     }
@@ -97,6 +100,7 @@ impl Capabilities {
             let why = "the target's model may cost money: asking it needs --allow-model-calls";
             self.lacks(&[Capability::Model], why);
         }
+        self.lacks(&[Capability::ServerImage, Capability::Compose], "the target was started by somebody else");
         self.lacks(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
         self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
         Ok(())
@@ -116,6 +120,19 @@ impl Capabilities {
         }
         if let Err(why) = schemathesis::find() {
             self.lacks(&[Capability::Schemathesis], &why);
+        }
+    }
+
+    async fn settle_containers(&mut self) {
+        let Some(engine) = self.engine.clone() else {
+            self.lacks(&[Capability::ServerImage, Capability::Compose], "there is no engine");
+            return;
+        };
+        if let Err(why) = contained::find(&engine).await {
+            self.lacks(&[Capability::ServerImage, Capability::Compose], &why);
+        }
+        if let Err(why) = compose::find(&engine).await {
+            self.lacks(&[Capability::Compose], &why);
         }
     }
 

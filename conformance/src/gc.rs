@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::poll::eventually;
 use crate::run::{LEDGER_FILE, Made, OWNER_FILE, runs_dir, start_time};
+use crate::target::compose;
 use crate::target::engine::Engine;
 use crate::target::image;
 use crate::target::launch::remove_rooms;
@@ -120,6 +121,7 @@ async fn remove(made: &Made, docker: &str, engine: &mut Option<Engine>) -> anyho
             container.remove().await.map_err(told)?;
             Ok(there.then(|| format!("container {name}")).into_iter().collect())
         }
+        Made::Project(name) => compose::remove_project(engine, name).await.map_err(told),
         Made::Image(tag) => {
             let there = engine.docker().inspect_image(tag).await.is_ok();
             image::remove(engine, tag).await.map_err(told)?;

@@ -75,6 +75,8 @@ pub enum Made {
     Deployment(String),
     /// A container of the suite's own, by name.
     Container(String),
+    /// Everything of a Compose project, by its name.
+    Project(String),
     /// An image, by tag.
     Image(String),
     /// A directory outside the run's own.
@@ -86,6 +88,7 @@ impl Made {
         match self {
             Self::Deployment(id) => format!("deployment {id}\n"),
             Self::Container(name) => format!("container {name}\n"),
+            Self::Project(name) => format!("project {name}\n"),
             Self::Image(tag) => format!("image {tag}\n"),
             Self::Dir(path) => format!("dir {}\n", path.display()),
         }
@@ -98,6 +101,7 @@ impl Made {
         Some(match kind {
             "deployment" => Self::Deployment(name.to_owned()),
             "container" => Self::Container(name.to_owned()),
+            "project" => Self::Project(name.to_owned()),
             "image" => Self::Image(name.to_owned()),
             "dir" => Self::Dir(PathBuf::from(name)),
             _ => return None,

@@ -165,6 +165,10 @@ named! {
         Redis = "redis",
         /// Schemathesis, which makes requests out of an API's description.
         Schemathesis = "schemathesis",
+        /// The server's image is on the engine, and Docker's command line here, so that a server can be started in a container.
+        ServerImage = "server-image",
+        /// Compose, this project's Compose file, and the images that it names.
+        Compose = "compose",
         /// The room's image is on the engine, so that containers and images can be made from it.
         Image = "image",
     }

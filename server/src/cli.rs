@@ -61,6 +61,8 @@ pub enum Command {
     },
     /// Check what the server needs, and say what to do.
     Doctor,
+    /// Ask the server on this machine whether a run could start; status 0 where it says so.
+    Health,
     /// Print the OpenAPI description of the service.
     Openapi,
 }

@@ -4,6 +4,7 @@
 //! crate; `telemetry` and the protocol crate lie under everybody.
 
 pub mod api;
+pub mod ask;
 pub mod cli;
 pub mod config;
 pub mod conversation;

@@ -93,7 +93,7 @@ const WAITS: &str = "@say Before.\n\
     @say After.";
 
 /// Starts the run that waits, and reads until it does.
-async fn waiting(deployment: &Deployment, conversation: &Conversation) -> Result<Vec<RunEvent>, Failure> {
+pub(super) async fn waiting(deployment: &Deployment, conversation: &Conversation) -> Result<Vec<RunEvent>, Failure> {
     let mut stream = deployment.start(conversation, WAITS).await?;
     let mut seen = Vec::new();
     while seen.last().is_none_or(|event: &RunEvent| event.name != "tool_call") {
@@ -110,7 +110,7 @@ async fn waiting(deployment: &Deployment, conversation: &Conversation) -> Result
 }
 
 /// What was seen before and what comes now are one whole stream, told once; the last event of it.
-async fn whole(deployment: &Deployment, conversation: &Conversation, mut seen: Vec<RunEvent>) -> Result<Value, Failure> {
+pub(super) async fn whole(deployment: &Deployment, conversation: &Conversation, mut seen: Vec<RunEvent>) -> Result<Value, Failure> {
     let last = seen.last().map(|event| event.id.clone()).unwrap_or_default();
     let rest = tokio::time::timeout(REST_LIMIT, deployment.follow(conversation, &last)).await;
     seen.extend(rest.map_err(|_| Failure::assertion(format!("the run has not ended {REST_LIMIT:?} after the restart")))??);
@@ -122,7 +122,7 @@ async fn whole(deployment: &Deployment, conversation: &Conversation, mut seen: V
 }
 
 /// The run ended well, was heard to its end, and is on the account once.
-async fn well(deployment: &Deployment, conversation: &Conversation, done: &Value) -> Result<(), Failure> {
+pub(super) async fn well(deployment: &Deployment, conversation: &Conversation, done: &Value) -> Result<(), Failure> {
     check_eq(format!("status in done: {done}"), done["status"].as_str(), Some("success"))?;
     let account = deployment.api.get(&conversation.path("")).await?.expect(200)?.json()?;
     check_eq("total_output_tokens", account["total_output_tokens"].as_u64(), done["usage"]["output_tokens"].as_u64())?;

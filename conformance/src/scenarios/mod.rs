@@ -49,6 +49,7 @@ subjects! {
     chaos,
     recovery,
     shared,
+    deploy,
 }
 
 /// Families, with what each is about; an id's first part is one of these.

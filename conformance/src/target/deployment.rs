@@ -43,6 +43,8 @@ pub struct Deployment {
 pub struct Server {
     /// How it was started, and is started again.
     pub program: Program,
+    /// The same without its container, where it is in one.
+    pub(super) bare: Option<Program>,
     /// The running process.
     pub process: Process,
     /// Where it was told to keep socket directories.

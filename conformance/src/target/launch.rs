@@ -31,6 +31,7 @@ pub struct Launch {
     not_ready: bool,
     no_model: bool,
     credentials: Option<Credentials>,
+    contained: bool,
 }
 
 impl Launch {
@@ -87,6 +88,13 @@ impl Launch {
         self
     }
 
+    /// Starts the server in a container, where the socket directories have another path than on the host.
+    #[must_use]
+    pub fn in_container(mut self) -> Self {
+        self.contained = true;
+        self
+    }
+
     /// Starts no model: no run will be asked for.
     #[must_use]
     pub fn without_model(mut self) -> Self {
@@ -132,13 +140,17 @@ impl Context {
             program.env.insert("DOCKER_SOCKET_PATH".to_owned(), address);
         }
         self.beside(&sockets, &memory);
+        let bare = launch.contained.then(|| program.clone());
+        if launch.contained {
+            program = self.contain(program, &sockets)?;
+        }
 
         let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
         let process = Process::start(&program, &self.run.id, &log)?;
         self.now_runs(&process);
         self.add_witness(Witness::Log(process.clone()));
         let run = self.run.id.clone();
-        let server = Server { program, process, sockets, credentials, addr_file, log, run, memory };
+        let server = Server { program, bare, process, sockets, credentials, addr_file, log, run, memory };
         let api = server.listening(self).await?;
 
         let before = api.get("/metrics").await.map_or_else(|failure| failure.to_string(), |reply| reply.text());
@@ -160,15 +172,19 @@ impl Context {
     pub async fn launch_beside(&self, first: &Deployment) -> Result<Deployment, Failure> {
         let (other, name) = (first.server()?, self.unique("d"));
         let (addr_file, log) = (self.dir().join(format!("{name}.addr")), self.dir().join(format!("{name}.log")));
-        let mut program = other.program.clone();
+        let mut program = other.bare.as_ref().unwrap_or(&other.program).clone();
         program.args = vec!["serve".into(), format!("--addr-file={}", addr_file.display()).into()];
         program.env.insert("STATE_DIR".to_owned(), self.dir().join(format!("{name}-state")).display().to_string());
+        let bare = other.bare.is_some().then(|| program.clone());
+        if bare.is_some() {
+            program = self.contain(program, &other.sockets)?;
+        }
         let process = Process::start(&program, &self.run.id, &log)?;
         self.now_runs(&process);
         self.add_witness(Witness::Log(process.clone()));
         let (sockets, credentials, run) = (other.sockets.clone(), other.credentials.clone(), self.run.id.clone());
         let memory = other.memory.clone();
-        let server = Server { program, process, sockets, credentials, addr_file, log, run, memory };
+        let server = Server { program, bare, process, sockets, credentials, addr_file, log, run, memory };
         let api = server.listening(self).await?;
         let Deployment { id, engine, model, .. } = first;
         let (id, engine, model) = (id.clone(), engine.clone(), model.clone());

@@ -2,6 +2,8 @@
 
 pub mod binaries;
 mod defects;
+pub mod compose;
+pub mod contained;
 pub mod deployment;
 pub mod engine;
 pub mod fixtures;

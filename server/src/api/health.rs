@@ -133,7 +133,10 @@ pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<Word>, Api
         Ok(true) if !app.workspaces.is_reconciled() => {
             Err(ApiError::unavailable("docker: what an earlier server left is still being looked through"))
         }
-        Ok(true) => Ok(Json(Word { status: "ready" })),
+        Ok(true) => match app.workspaces.unproven() {
+            Some(why) => Err(ApiError::unavailable(format!("sockets: {why}"))),
+            None => Ok(Json(Word { status: "ready" })),
+        },
         Ok(false) => Err(ApiError::unavailable(format!("docker: there is no image {image}; `make image` builds it"))),
         Err(error) => Err(ApiError::unavailable(format!("docker: {error}"))),
     }

@@ -16,6 +16,7 @@ pub mod id;
 mod lease;
 pub mod peers;
 pub mod pool;
+mod prove;
 mod reconcile;
 mod release;
 pub mod room;
@@ -97,6 +98,8 @@ pub struct Workspaces {
     pool_size: watch::Sender<PoolSize>,
     /// Whether what an earlier server left has been looked through.
     reconciled: watch::Sender<bool>,
+    /// Why it is not known yet that the engine's host has our socket directories; `None` where it is, or goes without saying.
+    unproven: Mutex<Option<String>>,
     /// Why the pool is not full, since the last time it could be filled.
     pool_trouble: Mutex<Option<String>>,
     pool_changed: Notify,
@@ -125,6 +128,7 @@ impl Workspaces {
         Arc::new(Self {
             pool_size: watch::Sender::new(parts.pool),
             reconciled: watch::Sender::new(false),
+            unproven: Mutex::default(),
             pool_trouble: Mutex::default(),
             rooms: Rooms::new(parts.clock.clone()),
             parts,
@@ -153,8 +157,15 @@ impl Workspaces {
         let this = self.clone();
         self.tasks.spawn(async move {
             if this.stop.run_until_cancelled(this.reconcile_when_possible()).await.is_some() {
+                let doubtful = this.doubts_host_path().await;
                 this.reconciled.send_replace(true);
-                tokio::join!(this.keep_pool(), this.collect_regularly());
+                let pool = async {
+                    if doubtful {
+                        this.prove_host_path().await;
+                    }
+                    this.keep_pool().await;
+                };
+                tokio::join!(pool, this.collect_regularly());
             }
         });
     }

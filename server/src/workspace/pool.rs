@@ -33,7 +33,7 @@ impl Workspaces {
         self.pool_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_pool_trouble(&self, trouble: Option<String>) {
+    pub(super) fn set_pool_trouble(&self, trouble: Option<String>) {
         *self.pool_trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 

@@ -100,6 +100,12 @@ impl SocketBase {
         self.host_base.join(id.as_str())
     }
 
+    /// Whether the engine's host has the base under another path than this process.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.base != self.host_base
+    }
+
     /// Removes a room's directory with all in it, following no link. One that is gone is fine.
     ///
     /// # Errors

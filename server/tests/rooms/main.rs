@@ -3,5 +3,6 @@
 mod collection;
 mod life;
 mod pool;
+mod proof;
 mod several;
 mod support;

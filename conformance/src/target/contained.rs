@@ -1,0 +1,94 @@
+//! A server in a container of the engine that it manages, started as an operator would: locked, and not as root.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use super::engine::Engine;
+use super::process::Program;
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Names the server's image.
+pub const IMAGE_VARIABLE: &str = "NAGAYA_SERVER_IMAGE";
+/// Where the socket directories are inside.
+pub const SOCKETS_INSIDE: &str = "/var/run/workspace-sockets";
+
+/// The server's image: the variable, else the one that is made of the programs this suite starts.
+#[must_use]
+pub fn image() -> String {
+    let named = std::env::var(IMAGE_VARIABLE).ok().filter(|named| !named.is_empty());
+    named.unwrap_or_else(|| "nagaya/server:debug".to_owned())
+}
+
+/// Where a program is on the search path.
+pub(super) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
+}
+
+/// Whether a server can be started in a container.
+///
+/// # Errors
+/// What is missing.
+pub async fn find(engine: &Engine) -> Result<(), String> {
+    on_path("docker").ok_or("docker is not on the search path")?;
+    let image = image();
+    let found = engine.docker().inspect_image(&image).await;
+    found.map(|_| ()).map_err(|error| {
+        format!("image {image}: {error}; scripts/server-image.sh builds it, {IMAGE_VARIABLE} names another")
+    })
+}
+
+/// Who a server in a container is: uid 1000, or whoever runs the suite.
+#[must_use]
+pub fn user() -> u32 {
+    match rustix::process::getuid().as_raw() {
+        0 => 1000,
+        own => own,
+    }
+}
+
+impl Context {
+    /// The same program, with the same settings, in a container. Docker's command line stands for it: it passes signals on, prints
+    /// what the server prints, and ends as it ends.
+    pub(super) fn contain(&self, program: Program, sockets: &Path) -> Result<Program, Failure> {
+        let engine = self.engine()?;
+        let docker = on_path("docker").ok_or_else(|| Failure::could_not_run("docker is not on the search path"))?;
+        let (name, user) = (self.own_container("server", engine)?, user());
+        if rustix::process::getuid().is_root() {
+            for dir in [self.dir(), sockets] {
+                chown(dir, Some(user), Some(user))?;
+            }
+        }
+        let socket = engine.socket().display().to_string();
+        let own = self.dir().display();
+        let mut args: Vec<OsString> = vec![format!("--host=unix://{socket}").into(), "run".into(), "--rm".into()];
+        let mut add = |arg: String| args.push(arg.into());
+        for arg in
+            ["--network=host", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+        {
+            add(arg.to_owned());
+        }
+        add(format!("--name={name}"));
+        add(format!("--user={user}:{user}"));
+        add(format!("--group-add={}", std::fs::metadata(&socket)?.gid()));
+        add(format!("--volume={socket}:{socket}"));
+        add(format!("--volume={own}:{own}"));
+        add(format!("--volume={}:{SOCKETS_INSIDE}", sockets.display()));
+        let mut env = program.env;
+        env.insert("WORKSPACE_SOCKET_BASE_PATH".to_owned(), SOCKETS_INSIDE.to_owned());
+        env.entry("WORKSPACE_SOCKET_HOST_PATH".to_owned()).or_insert_with(|| sockets.display().to_string());
+        // Its health command asks where it is told that the server listens. Free at this moment; should somebody else be quicker, the
+        // server says so and ends.
+        env.insert("BIND_ADDR".to_owned(), TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
+        // By name: values on a command line are anybody's to read.
+        for name in env.keys().filter(|name| !["HOME", "PATH"].contains(&name.as_str())) {
+            add(format!("--env={name}"));
+        }
+        add(image());
+        args.extend(program.args);
+        Ok(Program { path: docker, args, env })
+    }
+}

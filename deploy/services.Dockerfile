@@ -1,0 +1,46 @@
+# PostgreSQL, Redis and Prometheus from Debian packages, for machines that no registry answers. They take the same settings as the
+# official images, which compose.yaml works with as well.
+ARG BASE_IMAGE=debian:bookworm-slim
+FROM ${BASE_IMAGE} AS base
+ENV LANG=C.UTF-8
+ARG DEBIAN_FRONTEND=noninteractive
+# Installing a service must not start it, and a cluster that the package makes is nobody's.
+RUN printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d \
+    && mkdir -p /etc/postgresql-common && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+ARG INPUTS=none
+LABEL nagaya.image.inputs=${INPUTS}
+
+FROM base AS postgres
+ARG DEBIAN_FRONTEND=noninteractive
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql-15 >/dev/null \
+    && apt-get clean && rm -rf /var/lib/apt/lists/* /var/log/* \
+    && install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data \
+    # As in the official image: a memory file system that is put there gets this mode, whoever may be the user.
+    && install -d -o postgres -g postgres -m 3777 /var/run/postgresql
+ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data/pgdata
+COPY postgres.sh /usr/local/bin/postgres.sh
+USER postgres
+EXPOSE 5432
+# Ends sessions and writes everything down; SIGTERM would wait until the last client has left.
+STOPSIGNAL SIGINT
+ENTRYPOINT ["postgres.sh"]
+CMD ["postgres"]
+
+FROM base AS redis
+ARG DEBIAN_FRONTEND=noninteractive
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null \
+    && apt-get clean && rm -rf /var/lib/apt/lists/* /var/log/*
+USER redis
+WORKDIR /tmp
+EXPOSE 6379
+CMD ["redis-server"]
+
+FROM base AS prometheus
+ARG DEBIAN_FRONTEND=noninteractive
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null \
+    && apt-get clean && rm -rf /var/lib/apt/lists/* /var/log/* \
+    && install -d -o prometheus -g prometheus -m 1777 /prometheus
+USER prometheus
+EXPOSE 9090
+ENTRYPOINT ["prometheus"]
+CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]

@@ -1,0 +1,23 @@
+# What up.sh and down.sh have in common; sourced by both.
+project=${COMPOSE_PROJECT_NAME:-nagaya}
+if [ "$(id -u)" = 0 ]; then
+  compose_dir=${NAGAYA_COMPOSE_DIR:-/var/lib/nagaya}/$project
+else
+  compose_dir=${NAGAYA_COMPOSE_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/nagaya-compose}/$project
+fi
+# Secrets, and what is particular to this machine. Whoever may read it may read the containers' environment as well.
+env_file=$compose_dir/env
+
+compose() {
+  local program=(docker-compose)
+  ! docker compose version >/dev/null 2>&1 || program=(docker compose)
+  COMPOSE_PROJECT_NAME=$project "${program[@]}" --env-file "$env_file" -f compose.yaml "$@"
+}
+
+require_compose() {
+  docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || { can_install && apt_install docker-compose; } ||
+    die "Compose is missing. Install Docker's plugin, or docker-compose 1.28 or later."
+}
+
+# Rooms are not Compose's: only their label says that they are this deployment's.
+rooms() { docker ps -aq --filter "label=nagaya.deployment=$project"; }

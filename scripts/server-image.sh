@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Builds the images nagaya/server and nagaya/model (the scripted one) unless such made of the same inputs are there.
+#   NAGAYA_PROFILE=release   how the programs are compiled; debug takes what `make build` made. The tag says which.
+. "$(dirname "$0")/lib.sh"
+
+profile=${NAGAYA_PROFILE:-release}
+target=${CARGO_TARGET_DIR:-target}
+uid=$(image_uid)
+tag=$(server_tag "$profile")
+mkdir -p "$target"
+# Two at once would share the build's context.
+exec 8>"$target/server-image.lock"
+flock 8
+
+case $profile in
+  debug) ;;
+  release)
+    step "Compiling the server and the scripted model, optimised"
+    cargo build --locked --release -p nagaya-server -p nagaya-fixtures
+    ;;
+  *) die "NAGAYA_PROFILE=$profile: accepted: release, debug" ;;
+esac
+scripts/base-image.sh
+
+programs=(nagaya nagaya-fixtures)
+inputs=$({
+  for program in "${programs[@]}"; do cat "$target/$profile/$program"; done
+  cat deploy/Dockerfile
+  echo "$uid $BASE_IMAGE"
+} | sha256sum | cut -c1-16)
+made_of() { docker image inspect -f '{{index .Config.Labels "nagaya.image.inputs"}}' "$1" 2>/dev/null; }
+if [ "$(made_of "nagaya/server:$tag")" = "$inputs" ] && [ "$(made_of "nagaya/model:$tag")" = "$inputs" ]; then
+  step "Image nagaya/server:$tag is up to date"
+  exit 0
+fi
+
+step "Building nagaya/server:$tag and nagaya/model:$tag"
+context=$target/server-image-context
+rm -rf "$context"
+mkdir -p "$context"
+cp deploy/Dockerfile "$context/"
+# What only a debugger reads is the larger part of them.
+for program in "${programs[@]}"; do strip -o "$context/$program" "$target/$profile/$program"; done
+for image in server model; do
+  docker build -q --target "$image" --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg NAGAYA_UID="$uid" \
+    --build-arg INPUTS="$inputs" -t "nagaya/$image:$tag" "$context" >/dev/null
+done
+rm -rf "$context"
+# What these have taken the names of.
+docker image prune -f --filter label=nagaya.image.inputs >/dev/null

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Brings up server, PostgreSQL and Redis by Compose, and waits until runs could start. Again with another image: an upgrade.
+#   PROFILES=demo,monitoring   also a scripted model, Prometheus
+#   NAGAYA_IMAGE=…             the server's image; without it, it is compiled and built
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/compose.sh"
+require_compose
+
+secret() { head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
+profiles=,${PROFILES:-},
+export COMPOSE_PROFILES=${PROFILES:-}
+wants() { [[ $profiles = *,$1,* ]]; }
+
+mkdir -p "$compose_dir/sockets"
+docker_group=$(stat -Lc %g "${DOCKER_SOCKET:-/var/run/docker.sock}")
+# Also where the file says otherwise: a reinstalled engine may have another.
+export DOCKER_GID=$docker_group
+if [ ! -e "$env_file" ]; then
+  step "Making secrets: $env_file"
+  (
+    umask 077
+    cat >"$env_file.new" <<ENV
+API_KEYS=$(secret)
+POSTGRES_PASSWORD=$(secret)
+REDIS_PASSWORD=$(secret)
+MODEL_SECRET=$(secret)
+DEPLOYMENT_ID=$project
+DOCKER_GID=$docker_group
+NAGAYA_UID=$(image_uid)
+WORKSPACE_SOCKET_HOST_PATH=$compose_dir/sockets
+PROMETHEUS_CONFIG=$compose_dir/prometheus
+ENV
+    mv "$env_file.new" "$env_file"
+  )
+fi
+[ "$(id -u)" != 0 ] || chown "$(image_uid):$(image_uid)" "$compose_dir/sockets"
+
+if [ -z "${NAGAYA_IMAGE:-}" ]; then
+  scripts/server-image.sh
+  tag=$(server_tag "${NAGAYA_PROFILE:-release}")
+  export NAGAYA_IMAGE=nagaya/server:$tag MODEL_IMAGE=${MODEL_IMAGE:-nagaya/model:$tag}
+fi
+services=(postgres redis)
+! wants monitoring || services+=(prometheus)
+scripts/service-images.sh "${services[@]}"
+
+if wants monitoring; then
+  # In production the metrics want a key, which the file for everybody cannot hold.
+  rm -rf "$compose_dir/prometheus"
+  mkdir "$compose_dir/prometheus"
+  cp deploy/prometheus/*.yml "$compose_dir/prometheus/"
+  sed -i 's/^    # \(authorization:\)/    \1/; s/^    #   \(credentials_file:\)/      \1/' "$compose_dir/prometheus/prometheus.yml"
+  (
+    umask 077
+    sed -n 's/^API_KEYS=\([^,]*\).*/\1/p' "$env_file" | tr -d '\n' >"$compose_dir/prometheus/nagaya-key"
+  )
+  [ "$(id -u)" != 0 ] || chown -R "$(image_uid):$(image_uid)" "$compose_dir/prometheus"
+fi
+if wants demo; then
+  # Keys of the scripted model's own: it accepts exactly what is signed with them.
+  AWS_ACCESS_KEY_ID=AKIDNAGAYADEMO
+  AWS_SECRET_ACCESS_KEY=$(sed -n 's/^MODEL_SECRET=//p' "$env_file")
+  # It answers under Bedrock's names in this project's network, whose addresses rooms could otherwise not be led to.
+  PROXY_ALLOWED_NETWORKS=${PROXY_ALLOWED_NETWORKS:-10.0.0.0/8,172.16.0.0/12,192.168.0.0/16}
+  PROXY_EXTRA_CA_FILE=/var/lib/nagaya-model/ca.pem
+  export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY PROXY_ALLOWED_NETWORKS PROXY_EXTRA_CA_FILE
+  step "Starting the scripted model"
+  compose up -d model
+  # The server reads its certificate at the start.
+  wait_until 60 compose exec -T model test -s /var/lib/nagaya-model/ca.pem || die "The scripted model does not start: $(compose logs --tail 5 model)"
+fi
+step "Starting the server and what it needs"
+compose up -d
+wait_until "${UP_TIMEOUT:-90}" compose exec -T server nagaya health >/dev/null 2>&1 ||
+  die "Not ready: $(compose exec -T server nagaya health 2>&1)
+$(compose logs --no-color --tail 20 server)"
+address=$(compose port server 8000)
+cat <<TEXT
+
+up: http://$address is ready. Its operator's key is API_KEYS in $env_file:
+
+  curl -s http://$address/health
+  curl -s -H "Authorization: Bearer \$(sed -n 's/^API_KEYS=//p' $env_file)" http://$address/api/admin/workspaces
+
+make down takes all of it down, with the data; KEEP_DATA=1 keeps that.
+TEXT

@@ -1,0 +1,64 @@
+//! A server whose socket directories have another path on the engine's host says so until a room has proven it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nagaya_server::engine::memory::Call;
+use nagaya_server::workspace::pool::PoolSize;
+use nagaya_server::workspace::sockets::SocketBase;
+
+use crate::support::{Host, NO_POOL, Server};
+
+/// A server for which the host's path of the base is `elsewhere`.
+fn server_with(host: &Host, elsewhere: &Path, pool: PoolSize) -> Server {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut parts = runtime.block_on(host.parts(pool));
+    parts.sockets = SocketBase::prepare(host.base(), elsewhere.to_owned()).expect("a base");
+    Server::with(runtime, parts)
+}
+
+fn ready(server: &Server) -> bool {
+    server.workspaces.is_reconciled() && server.workspaces.unproven().is_none()
+}
+
+#[test]
+fn a_wrong_host_path_is_told_and_heals_without_a_restart() {
+    let host = Host::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let elsewhere = folder.path().join("elsewhere");
+    let server = server_with(&host, &elsewhere, PoolSize { min: 1, max: 1 });
+    server.until("a reason", || server.workspaces.unproven().is_some_and(|why| why.contains("does not have")));
+    let why = server.workspaces.unproven().expect("a reason");
+    assert!(why.contains("WORKSPACE_SOCKET_HOST_PATH") && why.contains("elsewhere"), "{why}");
+    assert_eq!(server.workspaces.pool_trouble(), Some(why), "the pool says why it is not filled");
+    // As if it were mounted there now.
+    symlink(host.base(), &elsewhere).expect("links");
+    server.until("proof", || ready(&server));
+    server.until("a full pool", || server.pooled() == 1 && server.workspaces.pool_trouble().is_none());
+    assert_eq!(host.containers().len(), 1, "the room that proved it is the one that waits");
+}
+
+#[test]
+fn where_no_room_is_to_wait_the_one_that_proved_it_goes() {
+    let host = Host::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let elsewhere = folder.path().join("elsewhere");
+    symlink(host.base(), &elsewhere).expect("links");
+    drop(host.engine.take_calls());
+    let server = server_with(&host, &elsewhere, NO_POOL);
+    server.until("proof", || ready(&server));
+    assert!(host.engine.take_calls().contains(&Call::Run), "ready, and no room was made");
+    // The other deployment's directory stays.
+    let directories = || fs::read_dir(host.base()).expect("reads").count();
+    server.until("no room and no directory", || host.containers().is_empty() && directories() == 1);
+}
+
+#[test]
+fn a_path_that_is_the_same_needs_no_proof() {
+    let host = Host::new();
+    drop(host.engine.take_calls());
+    let server = Server::start(&host, NO_POOL);
+    server.until("readiness", || ready(&server));
+    assert!(!host.engine.take_calls().contains(&Call::Run), "a room was made for nothing");
+}
