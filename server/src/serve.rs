@@ -93,7 +93,7 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
     let store = Store::open(database).await.map_err(|error| StartError::Database(database.to_string(), error))?;
     let metrics = Arc::new(Metrics::new()?);
     let trail = config.storage.audit_log.clone().unwrap_or_else(|| state.file("audit.jsonl"));
-    let audit = Arc::new(Audit::open(&trail).map_err(|error| StartError::Audit(trail, error))?);
+    let audit = Arc::new(Audit::open(&trail, metrics.clone()).map_err(|error| StartError::Audit(trail, error))?);
     // Bound before any room is touched: a second server on this address must not get as far as that.
     let listener =
         TcpListener::bind(config.service.bind).await.map_err(|error| StartError::Bind(config.service.bind, error))?;
@@ -104,6 +104,7 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         workspaces: workspaces.clone(),
         store: store.clone(),
         metrics: metrics.clone(),
+        audit: audit.clone(),
         execution_timeout: config.rooms.execution_timeout,
         shelf: Shelf::open(journals.clone()).map_err(told)?,
         outlook: match config.service.at_shutdown {
@@ -122,6 +123,7 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         runs: runs.clone(),
         workspaces: workspaces.clone(),
         metrics,
+        audit: audit.clone(),
         regions: Arc::new(ByAllowList(config.egress.allowed.clone())),
     };
 
@@ -186,8 +188,11 @@ async fn workspaces(
         .map_err(|error| StartError::Sockets(rooms.socket_base.clone(), error))?;
     let (shared, peers) = shared_state(config, state, &deployment).await?;
     let aws = credentials(&config.egress.region).await;
-    let egress =
-        Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed { metrics: metrics.clone(), audit }))?;
+    let egress = Egress::new(
+        egress_settings(&config.egress),
+        aws,
+        Arc::new(Observed { metrics: metrics.clone(), audit: audit.clone() }),
+    )?;
     Ok(Workspaces::new(Parts {
         engine: Arc::new(Docker::new(rooms.engine.clone())),
         egress,
@@ -202,6 +207,7 @@ async fn workspaces(
         state: shared,
         peers,
         metrics,
+        audit,
         clock: Clock::default(),
         ttl: rooms.ttl,
         grace: rooms.grace,
@@ -333,8 +339,8 @@ mod tests {
     fn a_request_is_counted_and_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("audit.jsonl");
-        let audit = Arc::new(Audit::open(&path).expect("opens"));
         let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let audit = Arc::new(Audit::open(&path, metrics.clone()).expect("opens"));
         let observed = Observed { metrics: metrics.clone(), audit: audit.clone() };
         observed.request(&RequestRecord {
             identity: Identity { workspace: "w".into(), conversation: None, tenant: None },
@@ -351,7 +357,7 @@ mod tests {
         audit.close();
         let kept = std::fs::read_to_string(&path).expect("reads");
         assert!(kept.contains(r#""host":"evil.example""#) && kept.lines().count() == 1, "{kept}");
-        let scraped = metrics.render(crate::telemetry::metrics::Reality::default()).expect("metrics");
+        let scraped = metrics.render(crate::telemetry::metrics::Reality::default(), &[]).expect("metrics");
         let scraped = String::from_utf8(scraped).expect("text");
         assert!(scraped.contains(r#"workspace_proxy_blocked_total{reason="not_allowed"} 1"#), "{scraped}");
     }

@@ -1,7 +1,7 @@
 //! The audit trail: one JSON object a line, appended to a file of its own, so that it can be kept, shipped and read without
 //! the log. Nothing in it is a secret: no path, no query, no header, no body.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -13,17 +13,92 @@ use std::thread::JoinHandle;
 use nagaya_egress::{Decision, RequestRecord};
 use serde::Serialize;
 
+use super::metrics::{Metrics, RunOutcome};
+
 /// Lines that may wait for the disk. What comes beyond them is lost, and that is told in the trail itself.
 const WAITING: usize = 16 * 1024;
 
-/// One line.
+/// Whose something is.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Whose<'a> {
+    /// The room; `None` where there is none yet.
+    pub workspace: Option<&'a str>,
+    /// The conversation; `None` for a room of the pool.
+    pub conversation: Option<&'a str>,
+    /// The conversation's tenant.
+    pub tenant: Option<&'a str>,
+}
+
+/// Which way a file goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Into the conversation's files.
+    In,
+    /// Out to whoever asked.
+    Out,
+    /// It is removed.
+    Delete,
+}
+
+/// What can be in the trail; docs/security.md describes each for its readers.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum Event<'a> {
+pub enum Event<'a> {
+    /// A room stands ready.
+    RoomCreated {
+        #[serde(flatten)]
+        whose: Whose<'a>,
+    },
+    /// A conversation has got a room that waited.
+    RoomAssigned {
+        #[serde(flatten)]
+        whose: Whose<'a>,
+    },
+    /// A room that another server, or an earlier life of this one, had.
+    RoomAdopted {
+        #[serde(flatten)]
+        whose: Whose<'a>,
+    },
+    /// A room was lost under a run.
+    RoomCrashed {
+        #[serde(flatten)]
+        whose: Whose<'a>,
+        run: &'a str,
+        request_id: Option<&'a str>,
+        reason: &'a str,
+    },
+    /// Nothing is left of a room.
+    RoomDestroyed {
+        #[serde(flatten)]
+        whose: Whose<'a>,
+        reason: &'static str,
+    },
+    /// Somebody has asked for a run.
+    RunStarted {
+        #[serde(flatten)]
+        whose: Whose<'a>,
+        run: &'a str,
+        request_id: Option<&'a str>,
+        /// The user, as the client calls them.
+        user: Option<&'a str>,
+        model: &'a str,
+    },
+    /// A run is over.
+    RunEnded {
+        #[serde(flatten)]
+        whose: Whose<'a>,
+        run: &'a str,
+        request_id: Option<&'a str>,
+        status: RunOutcome,
+        input_tokens: u64,
+        output_tokens: u64,
+        duration_ms: u64,
+    },
+    /// A request of a room, or its tunnel, has ended.
     Egress {
-        workspace: &'a str,
-        conversation: Option<&'a str>,
-        tenant: Option<&'a str>,
+        #[serde(flatten)]
+        whose: Whose<'a>,
         method: &'a str,
         host: &'a str,
         port: u16,
@@ -35,6 +110,28 @@ enum Event<'a> {
         bytes_down: u64,
         duration_ms: u64,
     },
+    /// A file went in or out, or was removed.
+    File {
+        #[serde(flatten)]
+        whose: Whose<'a>,
+        way: Way,
+        /// Path below the conversation's working directory.
+        path: &'a str,
+        bytes: u64,
+        request_id: Option<&'a str>,
+    },
+    /// Something was changed, or tried to be, that is an operator's to change.
+    Operator {
+        method: &'a str,
+        /// Without a query.
+        path: &'a str,
+        status: u16,
+        request_id: &'a str,
+        /// Place of the key in `API_KEYS`, from 1; `None` where there are no keys.
+        key: Option<usize>,
+        /// Whose key it was; `None` for an operator's.
+        tenant: Option<&'a str>,
+    },
     /// So many lines before this one could not be kept.
     Lost { lines: u64 },
 }
@@ -43,10 +140,10 @@ enum Event<'a> {
 struct Line<'a> {
     timestamp: jiff::Timestamp,
     #[serde(flatten)]
-    event: Event<'a>,
+    event: &'a Event<'a>,
 }
 
-fn line(event: Event<'_>) -> Option<String> {
+fn line(event: &Event<'_>) -> Option<String> {
     let text = serde_json::to_string(&Line { timestamp: jiff::Timestamp::now(), event });
     // Plain data always has a text.
     text.map(|text| text + "\n").ok()
@@ -56,7 +153,7 @@ fn line(event: Event<'_>) -> Option<String> {
 #[derive(Debug)]
 pub struct Audit {
     lines: Mutex<Option<SyncSender<String>>>,
-    lost: Arc<AtomicU64>,
+    losses: Arc<Losses>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -65,13 +162,13 @@ impl Audit {
     ///
     /// # Errors
     /// It cannot be opened for writing.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path, metrics: Arc<Metrics>) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         let (lines, waiting) = sync_channel(WAITING);
-        let lost = Arc::<AtomicU64>::default();
-        let counted = lost.clone();
-        let writer = std::thread::Builder::new().name("audit".into()).spawn(move || write(file, &waiting, &counted))?;
-        Ok(Self { lines: Mutex::new(Some(lines)), lost, writer: Mutex::new(Some(writer)) })
+        let losses = Arc::new(Losses { untold: AtomicU64::new(0), metrics });
+        let told = losses.clone();
+        let writer = std::thread::Builder::new().name("audit".into()).spawn(move || write(file, &waiting, &told))?;
+        Ok(Self { lines: Mutex::new(Some(lines)), losses, writer: Mutex::new(Some(writer)) })
     }
 
     /// A request of a room, or its tunnel, has ended.
@@ -81,10 +178,12 @@ impl Audit {
             Decision::Denied(_) => "denied",
             Decision::Failed(_) => "failed",
         };
-        self.keep(Event::Egress {
-            workspace: &record.identity.workspace,
-            conversation: record.identity.conversation.as_deref(),
-            tenant: record.identity.tenant.as_deref(),
+        self.tell(&Event::Egress {
+            whose: Whose {
+                workspace: Some(&record.identity.workspace),
+                conversation: record.identity.conversation.as_deref(),
+                tenant: record.identity.tenant.as_deref(),
+            },
             method: &record.method,
             host: &record.host,
             port: record.port,
@@ -98,12 +197,13 @@ impl Audit {
         });
     }
 
-    fn keep(&self, event: Event<'_>) {
+    /// Something has happened. Never blocks: what the disk is too slow for is lost, counted and told.
+    pub fn tell(&self, event: &Event<'_>) {
         let Some(text) = line(event) else { return };
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = lines.as_ref().map_or(Err(TrySendError::Disconnected(String::new())), |lines| lines.try_send(text));
         if sent.is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.losses.add(1);
         }
     }
 
@@ -117,10 +217,27 @@ impl Audit {
     }
 }
 
-fn write(mut file: File, waiting: &Receiver<String>, lost: &AtomicU64) {
+/// Lines that could not be kept.
+#[derive(Debug)]
+struct Losses {
+    /// Those that the trail itself does not tell of yet.
+    untold: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+impl Losses {
+    fn add(&self, lines: u64) {
+        self.untold.fetch_add(lines, Ordering::Relaxed);
+        self.metrics.audit_lost(lines);
+    }
+}
+
+fn write(mut file: impl Write, waiting: &Receiver<String>, losses: &Losses) {
     let mut broken = false;
     while let Ok(first) = waiting.recv() {
-        let mut batch = first;
+        // What was cut short by a full disk gets its end, so that it spoils no line but itself.
+        let mut batch = if broken { "\n".to_owned() } else { String::new() };
+        batch.push_str(&first);
         let mut count = 1;
         while batch.len() < 64 * 1024
             && let Ok(next) = waiting.try_recv()
@@ -128,17 +245,22 @@ fn write(mut file: File, waiting: &Receiver<String>, lost: &AtomicU64) {
             batch.push_str(&next);
             count += 1;
         }
-        match lost.swap(0, Ordering::Relaxed) {
-            0 => {}
-            lines => batch.push_str(&line(Event::Lost { lines }).unwrap_or_default()),
+        let untold = losses.untold.swap(0, Ordering::Relaxed);
+        if untold > 0 {
+            batch.push_str(&line(&Event::Lost { lines: untold }).unwrap_or_default());
         }
         match file.write_all(batch.as_bytes()) {
-            Ok(()) => broken = false,
+            Ok(()) => {
+                if std::mem::take(&mut broken) {
+                    tracing::info!("the audit trail is written again");
+                }
+            }
             Err(error) => {
-                lost.fetch_add(count, Ordering::Relaxed);
+                losses.untold.fetch_add(untold, Ordering::Relaxed);
+                losses.add(count);
                 // Told once, until it is written again.
                 if !std::mem::replace(&mut broken, true) {
-                    tracing::error!(%error, "the audit trail cannot be written");
+                    tracing::error!(%error, "the audit trail cannot be written; its lines are lost until it can");
                 }
             }
         }
@@ -169,12 +291,16 @@ mod tests {
         }
     }
 
+    fn metrics() -> Arc<Metrics> {
+        Arc::new(Metrics::new().expect("metrics"))
+    }
+
     #[test]
     fn each_request_is_a_line_and_none_is_lost_at_the_end() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("audit.jsonl");
         for _ in 0..2 {
-            let audit = Audit::open(&path).expect("opens");
+            let audit = Audit::open(&path, metrics()).expect("opens");
             for n in 0..500 {
                 audit.egress(&record(&format!("{n}.example\n"), Decision::Denied("not_allowed")));
             }
@@ -191,15 +317,74 @@ mod tests {
         assert!(first["timestamp"].as_str().expect("text").ends_with('Z'));
     }
 
+    /// A disk that is full after so many bytes, until it has place again.
+    struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut disk = self.0.lock().expect("whole");
+            let taken = bytes.len().min(disk.0);
+            disk.0 -= taken;
+            disk.1.extend(&bytes[..taken]);
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
-    fn what_could_not_be_kept_is_told() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("audit.jsonl");
-        let audit = Audit::open(&path).expect("opens");
-        audit.lost.store(7, Ordering::Relaxed);
-        audit.egress(&record("a.example", Decision::Allowed));
+    fn a_full_disk_costs_whole_lines_which_are_counted_and_told() {
+        let disk = Arc::new(Mutex::new((10, Vec::new())));
+        let metrics = metrics();
+        let losses = Losses { untold: AtomicU64::new(0), metrics: metrics.clone() };
+        let one = |path| {
+            let event = Event::Operator { method: "PUT", path, status: 200, request_id: "r", key: None, tenant: None };
+            line(&event).expect("a line")
+        };
+        let (lines, waiting) = sync_channel(1);
+        let writer = std::thread::spawn({
+            let disk = disk.clone();
+            move || {
+                write(Disk(disk), &waiting, &losses);
+                losses.untold.load(Ordering::Relaxed)
+            }
+        });
+        let lost = || {
+            let page = metrics.render(crate::telemetry::metrics::Reality::default(), &[]).expect("renders");
+            let page = String::from_utf8(page).expect("text");
+            let line = page.lines().find_map(|line| line.strip_prefix("workspace_audit_lines_lost_total "));
+            line.expect("counted").parse::<u64>().expect("a number")
+        };
+        for (path, expected) in [("/cut", 1), ("/lost", 2)] {
+            lines.send(one(path)).expect("sent");
+            let until = std::time::Instant::now() + Duration::from_secs(10);
+            while lost() < expected {
+                assert!(std::time::Instant::now() < until, "{} lost", lost());
+                std::thread::yield_now();
+            }
+        }
+        disk.lock().expect("whole").0 = usize::MAX;
+        lines.send(one("/kept")).expect("sent");
+        drop(lines);
+        assert_eq!(writer.join().expect("ends"), 0, "all losses are told");
+        let text = String::from_utf8(disk.lock().expect("whole").1.clone()).expect("text");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!(lines[0].len(), 10, "what was cut short");
+        assert!(lines[1].contains("/kept") && lines[2].contains(r#""event":"lost","lines":2"#), "{text}");
+    }
+
+    #[test]
+    fn a_trail_that_cannot_be_written_stops_nobody() {
+        let metrics = metrics();
+        let audit = Audit::open(Path::new("/dev/full"), metrics.clone()).expect("opens");
+        for _ in 0..3 {
+            audit.egress(&record("a.example", Decision::Allowed));
+        }
         audit.close();
-        let text = std::fs::read_to_string(&path).expect("reads");
-        assert!(text.lines().nth(1).expect("a second line").contains(r#""event":"lost","lines":7"#), "{text}");
+        let page = metrics.render(crate::telemetry::metrics::Reality::default(), &[]).expect("renders");
+        assert!(String::from_utf8(page).expect("text").contains("workspace_audit_lines_lost_total 3"));
     }
 }

@@ -1,5 +1,6 @@
-//! Logs and metrics; under everybody, importing nobody.
+//! Logs, metrics, the audit trail; under everybody, importing nobody.
 
 pub mod audit;
+mod host;
 pub mod logs;
 pub mod metrics;

@@ -32,6 +32,8 @@ pub struct Room {
     pub(super) listener: Mutex<Option<Listener>>,
     /// Held while the room is taken down: a second release waits for the first.
     pub(super) gate: tokio::sync::Mutex<()>,
+    /// Whose it was last: the table forgets that when its release begins, the audit trail must not.
+    last: Mutex<Option<Occupant>>,
 }
 
 impl Room {
@@ -41,7 +43,13 @@ impl Room {
         dir: Option<RoomDir>,
         listener: Option<Listener>,
     ) -> Self {
-        Self { id, created_at, dir, listener: Mutex::new(listener), gate: tokio::sync::Mutex::new(()) }
+        let (listener, gate) = (Mutex::new(listener), tokio::sync::Mutex::new(()));
+        Self { id, created_at, dir, listener, gate, last: Mutex::default() }
+    }
+
+    /// Whose the room is or, where it is being taken down, was.
+    pub(super) fn last_occupant(&self) -> Option<Occupant> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -291,6 +299,7 @@ impl Table {
             RoomState::Pooled => self.pool.push_back(id.clone()),
             RoomState::Bound { occupant, .. } => {
                 self.by_conversation.insert(occupant.conversation.clone(), id.clone());
+                *entry.room.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(occupant.clone());
             }
             RoomState::Starting | RoomState::Releasing => {}
         }
