@@ -42,6 +42,24 @@ pub enum RunOutcome {
     Cancelled,
 }
 
+/// Which way files go between a room and object storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncDirection {
+    /// Into the room.
+    In,
+    /// Out of it.
+    Out,
+}
+
+impl SyncDirection {
+    fn label(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
+}
+
 /// What is reality at the moment of a scrape; gauges are set from it and from nothing else.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reality {
@@ -76,6 +94,8 @@ pub struct Metrics {
     proxy_blocked: IntCounterVec,
     pool_exhausted: IntCounter,
     refill_failures: IntCounter,
+    sync: HistogramVec,
+    sync_errors: IntCounterVec,
     gc_cycles: IntCounterVec,
     gc_reclaimed: IntCounterVec,
     audit_lost: IntCounter,
@@ -162,6 +182,17 @@ impl Metrics {
                 "workspace_warm_pool_refill_failures_total",
                 "Rooms that could not be made for the pool.",
             )?,
+            sync: histograms(
+                "workspace_s3_sync_duration_seconds",
+                "Bringing files from object storage into a room, or out of it.",
+                REQUEST,
+                &["direction"],
+            )?,
+            sync_errors: counters(
+                "workspace_s3_sync_errors_total",
+                "Files that could not be brought in or out.",
+                "direction",
+            )?,
             gc_cycles: counters("workspace_gc_cycles_total", "Garbage-collection cycles.", "result")?,
             gc_reclaimed: counters("workspace_gc_reclaimed_total", "What garbage collection took down.", "reason")?,
             audit_lost: counter("workspace_audit_lines_lost_total", "Lines that the audit trail could not keep.")?,
@@ -179,6 +210,10 @@ impl Metrics {
         }
         for result in ["success", "error"] {
             let _ = self.gc_cycles.with_label_values(&[result]);
+        }
+        for direction in [SyncDirection::In, SyncDirection::Out].map(SyncDirection::label) {
+            let _ = self.sync.with_label_values(&[direction]);
+            let _ = self.sync_errors.with_label_values(&[direction]);
         }
         for source in ["warm", "cold"] {
             let _ = self.startup.with_label_values(&[source]);
@@ -247,6 +282,14 @@ impl Metrics {
     /// An API request was answered; `route` is the template, never the path.
     pub fn answered(&self, method: &str, route: &str, status: u16, took: Duration) {
         self.http_request.with_label_values(&[method, route, &status.to_string()]).observe(took.as_secs_f64());
+    }
+
+    /// Files were brought in or out, or could not be.
+    pub fn synced(&self, direction: SyncDirection, took: Duration, well: bool) {
+        self.sync.with_label_values(&[direction.label()]).observe(took.as_secs_f64());
+        if !well {
+            self.sync_errors.with_label_values(&[direction.label()]).inc();
+        }
     }
 
     /// A garbage-collection cycle ended.
