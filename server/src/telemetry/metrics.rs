@@ -8,6 +8,7 @@ use prometheus::{
 };
 
 use super::host::{Host, Load};
+pub use super::labels::{RunOutcome, StartSource, SyncDirection};
 
 /// Buckets, in seconds, for what ought to take milliseconds: docs/performance.md aims at 5 ms for a warm room and at 15 ms for
 /// a first event, so these are edges.
@@ -18,47 +19,6 @@ const STARTUP: &[f64] =
 /// Buckets, in seconds, for requests that may stream for minutes; the proxy adds half a millisecond at most.
 const REQUEST: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0];
-
-/// Where a conversation's room came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartSource {
-    /// From the pool.
-    Warm,
-    /// Made for it.
-    Cold,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RunOutcome {
-    /// By the driver's own word, well.
-    Success,
-    /// Otherwise.
-    Error,
-    /// Its time was up.
-    Timeout,
-    /// Somebody wanted it.
-    Cancelled,
-}
-
-/// Which way files go between a room and object storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SyncDirection {
-    /// Into the room.
-    In,
-    /// Out of it.
-    Out,
-}
-
-impl SyncDirection {
-    fn label(self) -> &'static str {
-        match self {
-            Self::In => "in",
-            Self::Out => "out",
-        }
-    }
-}
 
 /// What is reality at the moment of a scrape; gauges are set from it and from nothing else.
 #[derive(Debug, Clone, Copy, Default)]
@@ -205,17 +165,17 @@ impl Metrics {
 
     /// A counter that has not moved yet is shown as 0, so that a rate over it exists from the start.
     fn show_closed_sets(&self) {
-        for outcome in [RunOutcome::Success, RunOutcome::Error, RunOutcome::Timeout, RunOutcome::Cancelled] {
-            let _ = self.requests.with_label_values(&[outcome_label(outcome)]);
+        for outcome in RunOutcome::ALL {
+            let _ = self.requests.with_label_values(&[outcome.label()]);
         }
         for result in ["success", "error"] {
             let _ = self.gc_cycles.with_label_values(&[result]);
         }
-        for direction in [SyncDirection::In, SyncDirection::Out].map(SyncDirection::label) {
+        for direction in SyncDirection::ALL.map(SyncDirection::label) {
             let _ = self.sync.with_label_values(&[direction]);
             let _ = self.sync_errors.with_label_values(&[direction]);
         }
-        for source in ["warm", "cold"] {
+        for source in StartSource::ALL.map(StartSource::label) {
             let _ = self.startup.with_label_values(&[source]);
         }
     }
@@ -241,11 +201,7 @@ impl Metrics {
 
     /// A room took this long to be ready for a conversation.
     pub fn started(&self, source: StartSource, took: Duration) {
-        let label = match source {
-            StartSource::Warm => "warm",
-            StartSource::Cold => "cold",
-        };
-        self.startup.with_label_values(&[label]).observe(took.as_secs_f64());
+        self.startup.with_label_values(&[source.label()]).observe(took.as_secs_f64());
         if source == StartSource::Warm {
             self.acquire.observe(took.as_secs_f64());
         }
@@ -263,7 +219,7 @@ impl Metrics {
 
     /// A run ended.
     pub fn run_ended(&self, outcome: RunOutcome) {
-        self.requests.with_label_values(&[outcome_label(outcome)]).inc();
+        self.requests.with_label_values(&[outcome.label()]).inc();
     }
 
     /// A room was lost while a run was in it.
@@ -322,15 +278,6 @@ impl Metrics {
         let mut out = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
         Ok(out)
-    }
-}
-
-fn outcome_label(outcome: RunOutcome) -> &'static str {
-    match outcome {
-        RunOutcome::Success => "success",
-        RunOutcome::Error => "error",
-        RunOutcome::Timeout => "timeout",
-        RunOutcome::Cancelled => "cancelled",
     }
 }
 

@@ -2,5 +2,6 @@
 
 pub mod audit;
 mod host;
+mod labels;
 pub mod logs;
 pub mod metrics;
