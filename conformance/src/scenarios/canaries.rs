@@ -19,7 +19,15 @@ const HEADER: &str = "canary-header-e29a07c5f8";
 const FILE: &str = "canary-file-03b6f1d94e";
 const REDIS: &str = "canary-redis-c8470fe2a1";
 const DATABASE: &str = "canary-database-61d9be3507";
-const ALL: [&str; 7] = [OPERATOR, TENANT, ANTHROPIC, HEADER, FILE, REDIS, DATABASE];
+const ALL: [(&str, &str); 7] = [
+    (OPERATOR, "an operator's key"),
+    (TENANT, "a tenant's key"),
+    (ANTHROPIC, "ANTHROPIC_API_KEY"),
+    (HEADER, "a header's credential from a variable"),
+    (FILE, "a header's credential from a file"),
+    (REDIS, "the password in REDIS_URL"),
+    (DATABASE, "the password in DATABASE_URL"),
+];
 const END_LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario {
@@ -49,7 +57,7 @@ struct Search {
 
 impl Search {
     fn new(aws_secret: &str) -> Self {
-        let mut secrets: Vec<_> = ALL.iter().map(|secret| ((*secret).to_owned(), *secret)).collect();
+        let mut secrets: Vec<_> = ALL.iter().map(|(secret, name)| ((*secret).to_owned(), *name)).collect();
         secrets.push((aws_secret.to_owned(), "AWS_SECRET_ACCESS_KEY"));
         Self { secrets, found: Vec::new(), looked_at: 0 }
     }
@@ -75,7 +83,7 @@ impl Search {
 }
 
 async fn planted(context: &Context) -> Result<(), Failure> {
-    ALL.iter().for_each(|secret| context.secrets().add(secret));
+    ALL.iter().for_each(|(secret, _)| context.secrets().add(secret));
     let redis = context.redis().await?;
     redis.command(["CONFIG", "SET", "requirepass", REDIS]).await?;
     let file = context.dir().join("header-credential");
@@ -153,7 +161,7 @@ async fn planted(context: &Context) -> Result<(), Failure> {
     search.look_below(&context.dir().join(format!("{}-state", deployment.id.as_deref().unwrap_or_default())))?;
 
     search.look("this very search", OPERATOR);
-    check_eq("what the search finds where something is", search.found.pop().as_deref(), Some("canary-operator-7d1f2a90c3 in this very search"))?;
+    check_eq("what the search finds where something is", search.found.pop().as_deref(), Some("an operator's key in this very search"))?;
     context.note(format!("{} outputs looked at", search.looked_at));
     check(search.found.is_empty(), format!("{:?}", search.found))
 }
