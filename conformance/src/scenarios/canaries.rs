@@ -160,6 +160,10 @@ async fn planted(context: &Context) -> Result<(), Failure> {
     search.look("the log", &log);
     search.look_below(&context.dir().join(format!("{}-state", deployment.id.as_deref().unwrap_or_default())))?;
 
+    for host in ["variable.example", "file.example"] {
+        let asked = |line: &&str| line.contains("\"egress\"") && line.contains(host) && line.contains("connect");
+        check(log.lines().any(|line| asked(&line)), format!("{host} was not asked, so its credential was not used"))?;
+    }
     search.look("this very search", OPERATOR);
     check_eq("what the search finds where something is", search.found.pop().as_deref(), Some("an operator's key in this very search"))?;
     context.note(format!("{} outputs looked at", search.looked_at));

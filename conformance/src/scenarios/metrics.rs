@@ -42,8 +42,11 @@ const METHODS: Values =
     Values::Among(&["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "OTHER"]);
 const DIRECTIONS: Values = Values::All(&["in", "out"]);
 
-/// Section 5 of the contract.
-const CONTRACT: &[(&str, &str, &[(&str, Values)])] = &[
+/// A metric's labels, with what each may say.
+type Labels = &'static [(&'static str, Values)];
+
+/// Section 5 of the contract: name, type, labels.
+const CONTRACT: &[(&str, &str, Labels)] = &[
     ("workspace_active_containers", "gauge", &[]),
     ("workspace_warm_pool_size", "gauge", &[]),
     ("workspace_proxies", "gauge", &[]),
@@ -124,7 +127,7 @@ fn check_labels(
     page: &Metrics,
     name: &str,
     kind: &str,
-    labels: &[(&str, Values)],
+    labels: Labels,
     routes: &BTreeSet<String>,
 ) -> Result<(), Failure> {
     let sample_name = if kind == "histogram" { format!("{name}_count") } else { name.to_owned() };

@@ -143,3 +143,53 @@ fn encoded(text: &str) -> String {
         encoded
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TESTS: &str = include_str!("../../../deploy/prometheus/rules_test.yml");
+    const PLAYBOOK: &str = include_str!("../../../docs/alerts.md");
+
+    fn alerts() -> Vec<&'static str> {
+        let alerts: Vec<_> = RULES.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+        assert!(alerts.len() > 10, "{alerts:?}");
+        alerts
+    }
+
+    #[test]
+    fn each_alert_is_made_to_fire_and_to_stay_silent() {
+        for alert in alerts() {
+            assert!(TESTS.contains(&format!("- name: {alert} fires\n")), "no test makes {alert} fire");
+            assert!(
+                TESTS.contains(&format!("alertname: {alert}, exp_alerts: []")),
+                "{alert} may fire when all is well"
+            );
+        }
+        let (_, promtool) = Prometheus::find().expect("scripts/setup.sh installs it");
+        let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
+        let told = std::process::Command::new(promtool)
+            .args(["test", "rules", "rules_test.yml"])
+            .current_dir(rules)
+            .output()
+            .expect("promtool runs");
+        let printed = String::from_utf8_lossy(&told.stdout) + String::from_utf8_lossy(&told.stderr);
+        assert!(told.status.success(), "{printed}");
+    }
+
+    #[test]
+    fn each_alert_has_a_place_in_the_playbook_and_leads_there() {
+        for alert in alerts() {
+            let entry = PLAYBOOK.split(&format!("\n## {alert}\n")).nth(1);
+            let entry = entry.unwrap_or_else(|| panic!("{alert} has no entry in docs/alerts.md"));
+            let entry = entry.split("\n## ").next().unwrap_or_default();
+            for part in ["**Means.**", "**Look.**", "**Do.**"] {
+                assert!(entry.contains(part), "{part} in {alert}: {entry}");
+            }
+            let link = format!("runbook: docs/alerts.md#{}", alert.to_lowercase());
+            assert!(RULES.contains(&link), "{alert} does not lead to its entry");
+        }
+        let entries = PLAYBOOK.matches("\n## Nagaya").count();
+        assert_eq!(entries, alerts().len(), "an entry without an alert");
+    }
+}
