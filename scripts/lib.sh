@@ -20,6 +20,19 @@ apt_install() {
   apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# The same, and none of the services in the packages is started (policy-rc.d: invoke-rc.d(8), deb-systemd-invoke(1p)).
+apt_install_idle() {
+  local policy=/usr/sbin/policy-rc.d
+  if [ -e "$policy" ]; then
+    apt_install "$@"
+    return
+  fi
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod +x "$policy"
+  apt_install "$@" || { rm -f "$policy"; return 1; }
+  rm -f "$policy"
+}
+
 docker_answers() { timeout 5 docker version --format '{{.Server.APIVersion}}' >/dev/null 2>&1; }
 
 has_image() { docker image inspect "$1" >/dev/null 2>&1; }

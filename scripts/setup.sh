@@ -24,6 +24,13 @@ if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
     { mkdir -p /etc/postgresql-common && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf; }
   apt_install postgresql
 fi
+if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null; then
+  can_install || die "Prometheus is missing (alerts and dashboard are tried on one). Install it, e.g.: sudo apt-get install prometheus"
+  step "Installing prometheus (alerts and dashboard are tried on one)"
+  # The server that Debian would start, now and at each boot, is nobody's here.
+  apt_install_idle prometheus
+  [ ! -d /run/systemd/system ] || systemctl disable --quiet prometheus
+fi
 command -v cargo >/dev/null || die "cargo is missing. Install Rust $(rust_version) or later, e.g. with rustup."
 have=$(rustc --version | awk '{print $2}')
 printf '%s\n%s\n' "$(rust_version)" "${have%%-*}" | sort -V -C ||

@@ -10,6 +10,7 @@ use crate::client::http::Api;
 use crate::run::Options;
 use crate::scenario::Capability;
 use crate::target::engine::Engine;
+use crate::target::prometheus::Prometheus;
 use crate::target::redis::Redis;
 use crate::target::schemathesis;
 use crate::target::{binaries, compose, contained};
@@ -117,6 +118,9 @@ impl Capabilities {
         }
         if let Err(why) = Redis::find() {
             self.lacks(&[Capability::Redis], &why);
+        }
+        if let Err(why) = Prometheus::find() {
+            self.lacks(&[Capability::Prometheus], &why);
         }
         if let Err(why) = schemathesis::find() {
             self.lacks(&[Capability::Schemathesis], &why);

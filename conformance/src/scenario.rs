@@ -163,6 +163,8 @@ named! {
         Origin = "origin",
         /// A Redis server of the suite's own, from the machine's package.
         Redis = "redis",
+        /// A Prometheus server of the suite's own, from the machine's package.
+        Prometheus = "prometheus",
         /// Schemathesis, which makes requests out of an API's description.
         Schemathesis = "schemathesis",
         /// The server's image is on the engine, and Docker's command line here, so that a server can be started in a container.

@@ -96,7 +96,7 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
     let store = Store::open(database).await.map_err(|error| StartError::Database(database.to_string(), error))?;
     let metrics = Arc::new(Metrics::new()?);
     let trail = config.storage.audit_log.clone().unwrap_or_else(|| state.file("audit.jsonl"));
-    let audit = Arc::new(Audit::open(&trail).map_err(|error| StartError::Audit(trail, error))?);
+    let audit = Arc::new(Audit::open(&trail, metrics.clone()).map_err(|error| StartError::Audit(trail, error))?);
     // Bound before any room is touched: a second server on this address must not get as far as that.
     let listener =
         TcpListener::bind(config.service.bind).await.map_err(|error| StartError::Bind(config.service.bind, error))?;
@@ -107,6 +107,7 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         workspaces: workspaces.clone(),
         store: store.clone(),
         metrics: metrics.clone(),
+        audit: audit.clone(),
         execution_timeout: config.rooms.execution_timeout,
         shelf: Shelf::open(journals.clone()).map_err(told)?,
         outlook: match config.service.at_shutdown {
@@ -125,6 +126,7 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         runs: runs.clone(),
         workspaces: workspaces.clone(),
         metrics,
+        audit: audit.clone(),
         regions: Arc::new(ByAllowList(config.egress.allowed.clone())),
     };
 
@@ -195,7 +197,7 @@ async fn workspaces(
     let bucket = config.storage.bucket.clone();
     let bucket = bucket.map(|bucket| Bucket::open(bucket, &config.egress.region, aws.clone())).transpose()?;
     let egress =
-        Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed { metrics: metrics.clone(), audit }))?;
+        Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed { metrics: metrics.clone(), audit: audit.clone() }))?;
     Ok(Workspaces::new(Parts {
         engine: Arc::new(Docker::new(rooms.engine.clone())),
         egress,
@@ -211,6 +213,7 @@ async fn workspaces(
         bucket,
         peers,
         metrics,
+        audit,
         clock: Clock::default(),
         ttl: rooms.ttl,
         grace: rooms.grace,
@@ -342,8 +345,8 @@ mod tests {
     fn a_request_is_counted_and_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("audit.jsonl");
-        let audit = Arc::new(Audit::open(&path).expect("opens"));
         let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let audit = Arc::new(Audit::open(&path, metrics.clone()).expect("opens"));
         let observed = Observed { metrics: metrics.clone(), audit: audit.clone() };
         observed.request(&RequestRecord {
             identity: Identity { workspace: "w".into(), conversation: None, tenant: None },
@@ -360,7 +363,7 @@ mod tests {
         audit.close();
         let kept = std::fs::read_to_string(&path).expect("reads");
         assert!(kept.contains(r#""host":"evil.example""#) && kept.lines().count() == 1, "{kept}");
-        let scraped = metrics.render(crate::telemetry::metrics::Reality::default()).expect("metrics");
+        let scraped = metrics.render(crate::telemetry::metrics::Reality::default(), &[]).expect("metrics");
         let scraped = String::from_utf8(scraped).expect("text");
         assert!(scraped.contains(r#"workspace_proxy_blocked_total{reason="not_allowed"} 1"#), "{scraped}");
     }

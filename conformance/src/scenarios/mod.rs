@@ -26,6 +26,8 @@ mod outside;
 subjects! {
     startup,
     health,
+    metrics,
+    monitoring,
     sockets,
     image,
     driver,
@@ -46,6 +48,8 @@ subjects! {
     languages,
     providers,
     security,
+    trail,
+    canaries,
     chaos,
     recovery,
     shared,

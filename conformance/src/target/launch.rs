@@ -9,6 +9,7 @@ use super::deployment::{Deployment, READY_LIMIT, Server};
 use super::engine::Engine;
 use super::fixtures::{Credentials, Model, Origin, OriginKind};
 use super::process::{Process, Program};
+use super::prometheus::Prometheus;
 use super::redis::Redis;
 use super::services::Services;
 use super::storage::{BUCKET, Storage};
@@ -204,6 +205,19 @@ impl Context {
         let to_stop = redis.clone();
         self.resources.add("fixture redis-server", move || async move { to_stop.kill().await });
         Ok(redis)
+    }
+
+    /// Starts a Prometheus that scrapes a deployment.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn prometheus(&self, deployment: &Deployment) -> Result<Prometheus, Failure> {
+        let dir = self.dir().join(self.unique("prometheus"));
+        std::fs::create_dir(&dir)?;
+        let target = deployment.api.base().trim_start_matches("http://");
+        let (prometheus, process) = Prometheus::start(&self.run.id, &dir, target, self.exchanges().clone()).await?;
+        self.resources.add("fixture prometheus", move || async move { process.kill().await });
+        Ok(prometheus)
     }
 
     /// Starts an origin.

@@ -10,6 +10,7 @@ pub mod fixtures;
 pub mod image;
 pub mod launch;
 pub mod process;
+pub mod prometheus;
 pub mod redis;
 pub mod relay;
 pub mod schemathesis;

@@ -9,6 +9,7 @@ use nagaya_egress::{Egress, RequestRecord, Settings, Trail};
 use nagaya_server::config::RoomLimits;
 use nagaya_server::engine::{Docker, Engine, EngineAddress};
 use nagaya_server::state::{Embedded, PoolSize};
+use nagaya_server::telemetry::audit::Audit;
 use nagaya_server::telemetry::metrics::Metrics;
 use nagaya_server::workspace::clock::Clock;
 use nagaya_server::workspace::id::RoomId;
@@ -73,6 +74,7 @@ pub(crate) fn docker() -> Result<Docker> {
 /// A server's own limits and image, with everything it keeps in `dir`; nothing is collected unless it is asked for.
 pub(crate) async fn parts(engine: Arc<dyn Engine>, name: &str, dir: &Path) -> Result<Parts> {
     let base = base(dir);
+    let metrics = Arc::new(Metrics::new()?);
     Ok(Parts {
         engine,
         egress: Egress::new(Settings::default(), None, Arc::new(Nobody))?,
@@ -87,7 +89,8 @@ pub(crate) async fn parts(engine: Arc<dyn Engine>, name: &str, dir: &Path) -> Re
         state: Arc::new(Embedded::open(&dir.join("workspaces.sqlite")).await?),
         bucket: None,
         peers: Peers::alone(name),
-        metrics: Arc::new(Metrics::new()?),
+        audit: Arc::new(Audit::open(&dir.join("audit.jsonl"), metrics.clone())?),
+        metrics,
         clock: Clock::default(),
         ttl: TTL,
         grace: Duration::from_secs(30),

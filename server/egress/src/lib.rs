@@ -52,4 +52,4 @@ pub use listener::Listener;
 pub use pins::Pins;
 pub use proxy::Egress;
 pub use settings::{Limits, Settings, SetupError};
-pub use trail::{Decision, Identity, RequestRecord, Trail};
+pub use trail::{Decision, Identity, METHODS, POLICY_DENIALS, RequestRecord, Trail};

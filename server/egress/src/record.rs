@@ -8,10 +8,7 @@ use http::{Method, StatusCode};
 use crate::answer::Refusal;
 use crate::meter::Meter;
 use crate::target::Target;
-use crate::trail::{Decision, Identity, RequestRecord, Trail};
-
-/// Methods that are told; what others are called is a client's to choose, and would make a label of it.
-const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT"];
+use crate::trail::{Decision, Identity, METHODS, RequestRecord, Trail};
 
 /// A record in the making.
 pub(crate) struct Entry {
@@ -24,7 +21,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Until it is said otherwise, the request was cut off: nothing but the listener's end leaves it so.
     pub(crate) fn new(trail: &Arc<dyn Trail>, identity: Identity, method: Option<&Method>) -> Self {
-        let method = method.map(Method::as_str).filter(|method| KNOWN.contains(method)).unwrap_or("OTHER");
+        let method = method.map(Method::as_str).filter(|method| METHODS.contains(method)).unwrap_or("OTHER");
         let record = RequestRecord {
             identity,
             method: method.to_owned(),

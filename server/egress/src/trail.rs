@@ -2,6 +2,27 @@
 
 use std::time::Duration;
 
+/// Methods that are told apart in [`RequestRecord::method`]; what others are called is a client's to choose, and would make a
+/// label of it.
+pub const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "OTHER"];
+
+/// Reasons for which policy denies a request that is well formed; what is malformed or too large has others.
+pub const POLICY_DENIALS: [&str; 13] = [
+    "not_allowed",
+    "denied_by_rule",
+    "credential_host",
+    "address_loopback",
+    "address_private",
+    "address_link_local",
+    "address_reserved",
+    "not_tls",
+    "tls_malformed",
+    "sni_hidden",
+    "sni_missing",
+    "sni_mismatch",
+    "too_many_requests",
+];
+
 /// Who is on the other side of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
@@ -14,6 +14,8 @@ use subtle::ConstantTimeEq;
 
 use super::AppState;
 use super::error::{ApiError, Code};
+use super::request_id;
+use crate::telemetry::audit::Event;
 
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 /// Shortest key taken: below it, guessing is work for an afternoon.
@@ -108,10 +110,9 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Lets a request pass with its [`Principal`], or answers 401, or 429 where the key has asked too often.
-pub async fn layer(State(app): State<AppState>, mut request: Request, next: Next) -> Result<Response, ApiError> {
+pub async fn layer(State(app): State<AppState>, request: Request, next: Next) -> Result<Response, ApiError> {
     if app.keys.is_empty() {
-        request.extensions_mut().insert(Principal::Operator);
-        return Ok(next.run(request).await);
+        return Ok(audited(&app, None, Principal::Operator, request, next).await);
     }
     let known = presented(request.headers()).and_then(|key| app.keys.whose(key));
     let (number, principal) = known
@@ -120,12 +121,41 @@ pub async fn layer(State(app): State<AppState>, mut request: Request, next: Next
         Ok(allowance) => allowance,
         Err(none_left) => return Ok(none_left.refusal()),
     };
-    request.extensions_mut().insert(principal);
-    let mut response = next.run(request).await;
+    let mut response = audited(&app, Some(number + 1), principal, request, next).await;
     if let Some(allowance) = allowance {
         allowance.tell(response.headers_mut());
     }
     Ok(response)
+}
+
+/// Answers for `principal`; what changes, or would change, more than a conversation is kept in the audit trail.
+async fn audited(
+    app: &AppState,
+    key: Option<usize>,
+    principal: Principal,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let route = request.extensions().get::<MatchedPath>();
+    let is_operators =
+        !request.method().is_safe() && route.is_none_or(|path| !path.as_str().contains("/conversations"));
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    request.extensions_mut().insert(principal.clone());
+    let response = next.run(request).await;
+    if is_operators {
+        app.audit.tell(&Event::Operator {
+            method: method.as_str(),
+            path: &path,
+            status: response.status().as_u16(),
+            request_id: &request_id::current(),
+            key,
+            tenant: match &principal {
+                Principal::Operator => None,
+                Principal::Tenant(tenant) => Some(tenant),
+            },
+        });
+    }
+    response
 }
 
 fn principal(parts: &Parts) -> Result<&Principal, ApiError> {

@@ -146,7 +146,17 @@ pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<Word>, Api
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, content_type = "text/plain", body = String),
     (status = 401, body = super::error::ErrorEnvelope), (status = 429, body = super::error::ErrorEnvelope)))]
 pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
-    let text = app.metrics.render(app.workspaces.reality().await).map_err(|error| ApiError::internal(&error))?;
+    let (Json(health), reality) = tokio::join!(health(State(app.clone())), app.workspaces.reality());
+    let Checks { database, redis, docker, s3 } = &health.checks;
+    let is_well = |check: &Check| check.status == Status::Healthy;
+    let components = [
+        ("database", is_well(database)),
+        ("redis", is_well(redis)),
+        ("docker", is_well(docker)),
+        ("s3", is_well(s3)),
+        ("pool", app.workspaces.pool_trouble().is_none()),
+    ];
+    let text = app.metrics.render(reality, &components).map_err(|error| ApiError::internal(&error))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

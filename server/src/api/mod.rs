@@ -30,6 +30,7 @@ use utoipa_axum::routes;
 use crate::config::Environment;
 use crate::conversation::runs::Runs;
 use crate::conversation::store::Store;
+use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::Workspaces;
 use auth::ApiKeys;
@@ -54,6 +55,8 @@ pub struct AppState {
     pub workspaces: Arc<Workspaces>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Keeps what operators do.
+    pub audit: Arc<Audit>,
     /// Whether the way out leads to models of a region.
     pub regions: Arc<dyn Regions>,
 }
@@ -124,8 +127,8 @@ pub fn router(app: AppState) -> Router {
             ApiError::new(Code::MethodNotAllowed, "the route does not have this method; /docs lists them")
         })
         .layer(DefaultBodyLimit::max(extract::LARGEST_BODY))
-        .layer(from_fn_with_state(app.clone(), measure))
         .layer(CatchPanicLayer::custom(after_panic))
+        .layer(from_fn_with_state(app.clone(), measure))
         .layer(from_fn(request_id::layer))
         .with_state(app)
 }
@@ -139,7 +142,15 @@ async fn measure(State(app): State<AppState>, request: Request, next: Next) -> R
     let route =
         request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
     let response = next.run(request).await;
-    app.metrics.answered(&method, &route, response.status().as_u16(), began.elapsed());
+    let (status, took) = (response.status().as_u16(), began.elapsed());
+    app.metrics.answered(&method, &route, status, took);
+    let took_ms = took.as_millis();
+    // Load balancers and Prometheus ask all the time.
+    if route.starts_with("/health") || route == "/metrics" {
+        tracing::debug!(method, route, status, took_ms, "answered");
+    } else {
+        tracing::info!(method, route, status, took_ms, "answered");
+    }
     response
 }
 

@@ -17,6 +17,7 @@ use super::auth::TenantScope;
 use super::conversations::ConversationPath;
 use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath, ApiQuery, check_length};
+use super::request_id;
 use crate::conversation::journal::Journal;
 use crate::conversation::run::Order;
 use crate::conversation::store::{ConversationStatus, TenantStatus};
@@ -120,13 +121,10 @@ pub(super) async fn start(
     let model = app.store.model(&conversation.model_id).await?;
     app.workspaces.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
-    let journal = app.runs.start(Order { conversation, tenant, model, user_input: request.user_input })?;
-    tracing::info!(
-        conversation = conversation_id,
-        run = journal.run_id(),
-        executor = request.executor.and_then(|executor| executor.user_id),
-        "run started"
-    );
+    let user = request.executor.and_then(|executor| executor.user_id);
+    let (user_input, request_id) = (request.user_input, Some(request_id::current()));
+    let journal = app.runs.start(Order { conversation, tenant, model, user_input, request_id, user: user.clone() })?;
+    tracing::info!(conversation = conversation_id, run = journal.run_id(), executor = user, "run started");
     Ok(events(&journal, 0))
 }
 

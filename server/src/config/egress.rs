@@ -80,7 +80,7 @@ impl EgressSettings {
         let pins = r.parse("PROXY_RESOLVE", "", str::parse);
         let name_servers = r.parse("PROXY_NAME_SERVERS", "", name_servers);
         let opaque = r.parse("PROXY_OPAQUE_TUNNELS", "", str::parse);
-        let mut credentials: CredentialRules = r.parse("PROXY_CREDENTIALS", &signing, str::parse);
+        let mut credentials: CredentialRules = r.reference("PROXY_CREDENTIALS", &signing, str::parse);
         if let Some(key) = anthropic_key {
             credentials = credentials.with_header(ANTHROPIC_API, "x-api-key", &key);
         }

@@ -101,6 +101,8 @@ mod tests {
             assert!(told.contains(part), "{part} in {told}");
         }
         assert!(!told.contains("hunter2"), "{told}");
+        let told = faults(&[("PROXY_CREDENTIALS", "a.example=header:X-Key:hunter2")], None);
+        assert!(told.contains("PROXY_CREDENTIALS: rule 1") && !told.contains("hunter2"), "{told}");
     }
 
     #[test]

@@ -55,6 +55,15 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Where a setting's value is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Everywhere,
+    /// Not in a fault: a secret may have been written where only its place belongs.
+    OnceValid,
+    Nowhere,
+}
+
 /// What stands in for a secret's value wherever it would be shown.
 const REDACTED: &str = "[redacted]";
 
@@ -114,7 +123,7 @@ impl Reader {
         accepted: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> T {
-        self.read(name, default, false, |text| parse(text).ok_or_else(|| format!("accepted: {accepted}")))
+        self.read(name, default, Shown::Everywhere, |text| parse(text).ok_or_else(|| format!("accepted: {accepted}")))
     }
 
     /// As [`Reader::get`], for a parser that explains itself.
@@ -124,19 +133,29 @@ impl Reader {
         default: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> T {
-        self.read(name, default, false, |text| parse(text).map_err(|error| error.to_string()))
+        self.read(name, default, Shown::Everywhere, |text| parse(text).map_err(|error| error.to_string()))
+    }
+
+    /// As [`Reader::parse`], for a value that tells where secrets are: a faulty one may hold the secret itself, and is not shown.
+    pub fn reference<T, E: fmt::Display>(
+        &mut self,
+        name: &'static str,
+        default: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> T {
+        self.read(name, default, Shown::OnceValid, |text| parse(text).map_err(|error| error.to_string()))
     }
 
     /// As [`Reader::parse`], for a value that is never shown, also not in a fault.
     pub fn secret<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> T {
-        self.read(name, "", true, parse)
+        self.read(name, "", Shown::Nowhere, parse)
     }
 
     fn read<T>(
         &mut self,
         name: &'static str,
         default: &str,
-        secret: bool,
+        shown: Shown,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> T {
         self.known.insert(name);
@@ -146,13 +165,13 @@ impl Reader {
             (None, Some(text)) => (text, Source::File),
             (None, None) => (default.to_owned(), Source::Default),
         };
-        let shown = if secret && !text.is_empty() { REDACTED.to_owned() } else { text.clone() };
+        let printed = if shown == Shown::Nowhere && !text.is_empty() { REDACTED.to_owned() } else { text.clone() };
         let value = parse(&text).or_else(|why| {
-            let shown = if secret { String::new() } else { format!("={shown:?}") };
-            self.faults.push(Fault(format!("{name}{shown}: {why}")));
+            let told = if shown == Shown::Everywhere { format!("={text:?}") } else { String::new() };
+            self.faults.push(Fault(format!("{name}{told}: {why}")));
             parse(default)
         });
-        self.settings.push(Setting { name, value: shown, source });
+        self.settings.push(Setting { name, value: printed, source });
         match value {
             Ok(value) => value,
             Err(why) => unreachable!("the default of {name} is valid, but: {why}"),

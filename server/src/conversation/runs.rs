@@ -10,11 +10,13 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::journal::{Head, Journal, Note, Past, Shelf, Slip};
 use super::run::{Order, Outlook, Run};
 use super::store::Store;
+use crate::telemetry::audit::{self, Audit};
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::Workspaces;
 
@@ -53,6 +55,8 @@ pub struct Means {
     pub shelf: Shelf,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Keeps who ran what.
+    pub audit: Arc<Audit>,
     /// How long one execution may take.
     pub execution_timeout: Duration,
     /// What becomes of a run that goes on when the server stops.
@@ -152,15 +156,25 @@ impl Runs {
             table.by_conversation.insert(conversation, entry)
         };
         self.discard(earlier);
+        self.means.audit.tell(&audit::Event::RunStarted {
+            whose: head.order.whose(None),
+            run: &head.run_id,
+            request_id: head.order.request_id.as_deref(),
+            user: head.order.user.as_deref(),
+            model: &head.order.model.model_id,
+        });
         self.spawn(Past::none(head), journal.clone(), cancel);
         Ok(journal)
     }
 
     fn spawn(self: &Arc<Self>, past: Past, journal: Arc<Journal>, cancel: CancellationToken) {
         let conversation = past.head.order.conversation.conversation_id.clone();
+        // Its lines in the log are found by the request that asked for it, also after a restart.
+        let (id, request_id) = (past.head.run_id.as_str(), past.head.order.request_id.as_deref());
+        let span = tracing::info_span!("run", request_id, run = id, conversation, workspace = tracing::field::Empty);
         let run = Run::new(self.means.clone(), past, journal.clone(), cancel, self.stop.clone());
         let this = self.clone();
-        self.tasks.spawn(async move {
+        let work = async move {
             let closing = run.closing();
             let settled = match AssertUnwindSafe(run.drive()).catch_unwind().await {
                 Ok(settled) => settled,
@@ -171,7 +185,8 @@ impl Runs {
             } else {
                 journal.leave();
             }
-        });
+        };
+        self.tasks.spawn(work.instrument(span));
     }
 
     /// A run's task has ended, and nothing is left to be done.

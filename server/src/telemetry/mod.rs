@@ -1,5 +1,7 @@
-//! Logs and metrics; under everybody, importing nobody.
+//! Logs, metrics, the audit trail; under everybody, importing nobody.
 
 pub mod audit;
+mod host;
+mod labels;
 pub mod logs;
 pub mod metrics;

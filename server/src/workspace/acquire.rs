@@ -5,13 +5,14 @@ use std::sync::PoisonError;
 use std::time::Instant;
 
 use super::agent;
-use super::build::{BuildError, identity};
+use super::build::{BuildError, identity, whose};
 use super::lease::{Lease, Origin};
 use super::release::Why;
 use super::room::{Occupant, Room};
 use super::{Workspaces, id::RoomId, peers::PeerError};
 use crate::engine::EngineError;
 use crate::state::StateError;
+use crate::telemetry::audit::Event;
 use crate::telemetry::metrics::StartSource;
 
 /// Why a conversation got no room.
@@ -152,6 +153,7 @@ impl Workspaces {
                 false => Ok(false),
             };
             if matches!(bound, Ok(true)) {
+                self.parts.audit.tell(&Event::RoomAssigned { whose: whose(&room.id, Some(occupant)) });
                 return Ok(Some(lease));
             }
             self.release_in_background(room.id.clone(), Why::Unhealthy);

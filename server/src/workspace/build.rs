@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nagaya_egress::Identity;
 use nagaya_protocol::PROXY_SOCKET;
+use tracing::Instrument;
 
 use super::agent;
 use super::id::RoomId;
@@ -14,6 +15,7 @@ use super::sockets::RoomDir;
 use super::{Workspaces, room::Occupant};
 use crate::engine::EngineError;
 use crate::state::{Record, StateError, Swap};
+use crate::telemetry::audit::{Event, Whose};
 
 /// How long a room may take from the engine's answer until its agent answers.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
@@ -67,7 +69,7 @@ impl Workspaces {
             return Err(BuildError::Stopping);
         }
         let this = self.clone();
-        let built = self.tasks.spawn(async move { this.build_and_clean_up(occupant).await });
+        let built = self.tasks.spawn(async move { this.build_and_clean_up(occupant).await }.in_current_span());
         built.await.unwrap_or(Err(BuildError::Stopping))
     }
 
@@ -77,6 +79,8 @@ impl Workspaces {
         match self.run(&room, occupant).await {
             Ok(()) => {
                 tracing::info!(workspace = %room.id, took_ms = began.elapsed().as_millis(), "room ready");
+                let occupant = room.occupant();
+                self.parts.audit.tell(&Event::RoomCreated { whose: whose(&room.id, occupant.as_ref()) });
                 Ok(room)
             }
             Err(error) => {
@@ -217,10 +221,20 @@ impl Workspaces {
     }
 }
 
+/// Who is behind a room's way out.
 pub(super) fn identity(id: &RoomId, occupant: Option<&Occupant>) -> Identity {
     Identity {
         workspace: id.to_string(),
         conversation: occupant.map(|o| o.conversation.clone()),
         tenant: occupant.map(|o| o.tenant.clone()),
+    }
+}
+
+/// The same for the audit trail.
+pub(super) fn whose<'a>(id: &'a RoomId, occupant: Option<&'a Occupant>) -> Whose<'a> {
+    Whose {
+        workspace: Some(id.as_str()),
+        conversation: occupant.map(|occupant| occupant.conversation.as_str()),
+        tenant: occupant.map(|occupant| occupant.tenant.as_str()),
     }
 }

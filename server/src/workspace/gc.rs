@@ -14,6 +14,10 @@ use super::spec::{LABEL_DEPLOYMENT, LABEL_WORKSPACE};
 use super::{Workspaces, acquire};
 use crate::engine::{EngineError, Listed};
 
+/// Why a cycle may take something down.
+pub(super) const REASONS: [Why; 7] =
+    [Why::Idle, Why::Dead, Why::Unhealthy, Why::Unfinished, Why::Orphan, Why::StaleDirectory, Why::StaleRecord];
+
 /// How many rooms are taken down, or asked, at the same time.
 const AT_ONCE: usize = 16;
 

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use nagaya_egress::Egress;
+use nagaya_egress::{Egress, METHODS, POLICY_DENIALS};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +44,7 @@ use crate::config::AtShutdown;
 use crate::engine::Engine;
 use crate::files::Bucket;
 use crate::state::State;
+use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::{Metrics, Reality};
 use clock::Clock;
 use id::RoomId;
@@ -76,6 +77,8 @@ pub struct Parts {
     pub peers: Peers,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Keeps what happens to rooms.
+    pub audit: Arc<Audit>,
     /// The time.
     pub clock: Clock,
     /// Idle time after which a conversation's room is reclaimed.
@@ -125,6 +128,7 @@ impl Workspaces {
     /// No room yet; [`Workspaces::start`] finds and makes them.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
+        parts.metrics.show_reasons(&gc::REASONS.map(Why::name), &METHODS, &POLICY_DENIALS);
         Arc::new(Self {
             pool_size: watch::Sender::new(parts.pool),
             reconciled: watch::Sender::new(false),
@@ -231,6 +235,7 @@ impl Workspaces {
             active_containers: self.counted.load(Ordering::Relaxed),
             warm_pool_size: self.rooms.pooled(),
             proxies: self.parts.egress.open_listeners(),
+            limit: self.parts.most,
         }
     }
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use nagaya_egress::Listener;
 
+use super::build::whose;
 use super::id::RoomId;
 use super::release::Why;
 use super::room::{Occupant, Room, RoomState};
 use super::sockets::RoomDir;
 use super::{Workspaces, agent};
 use crate::state::{Record, StateError, Swap};
+use crate::telemetry::audit::Event;
 
 /// First and longest pause while the engine, or shared state, is not there.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -140,6 +142,8 @@ impl Workspaces {
         };
         let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(dir), Some(listener)));
         self.rooms.insert(room.clone(), state);
+        let occupant = room.occupant();
+        self.parts.audit.tell(&Event::RoomAdopted { whose: whose(id, occupant.as_ref()) });
         Ok(Adoption::Done(room))
     }
 

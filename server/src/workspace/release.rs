@@ -8,13 +8,17 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use super::Workspaces;
+use super::build::whose;
 use super::id::RoomId;
 use super::peers::PeerError;
 use super::room::Room;
 use crate::engine::EngineError;
 use crate::files::Bucket;
 use crate::state::StateError;
+use crate::telemetry::audit::Event;
 
 /// How long an egress listener's requests and tunnels get to end.
 pub(super) const LISTENER_DEADLINE: Duration = Duration::from_secs(5);
@@ -168,7 +172,7 @@ impl Workspaces {
         // The pool is smaller from here on, also where the rest of it takes its time or has to be tried again.
         self.pool_changed.notify_one();
         let this = self.clone();
-        let work = self.tasks.spawn(async move { this.take_down(&room, why).await });
+        let work = self.tasks.spawn(async move { this.take_down(&room, why).await }.in_current_span());
         let files = self.bucket().map_or(Duration::ZERO, Bucket::patience);
         let patience = self.parts.grace + files + PATIENCE;
         match tokio::time::timeout(patience, work).await {
@@ -200,6 +204,8 @@ impl Workspaces {
         self.rooms.remove(&room.id);
         self.pool_changed.notify_one();
         tracing::info!(workspace = %room.id, %why, "room released");
+        let occupant = room.occupant();
+        self.parts.audit.tell(&Event::RoomDestroyed { whose: whose(&room.id, occupant.as_ref()), reason: why.name() });
         Ok(())
     }
 }

@@ -38,7 +38,7 @@ pub struct Room {
     pub(super) files: tokio::sync::Mutex<InStep>,
     /// Whether a sync is about to begin.
     pub(super) sync_ahead: AtomicBool,
-    /// Whose it is or was: the release still needs to know.
+    /// Whose it is or was: the table forgets that when its release begins, the release and the audit trail must not.
     occupant: Mutex<Option<Occupant>>,
 }
 

@@ -12,7 +12,7 @@ const TWO: PoolSize = PoolSize { min: 2, max: 4 };
 
 fn metric(server: &Server, name: &str) -> u64 {
     let reality = nagaya_server::telemetry::metrics::Reality::default();
-    let page = String::from_utf8(server.metrics.render(reality).expect("renders")).expect("text");
+    let page = String::from_utf8(server.metrics.render(reality, &[]).expect("renders")).expect("text");
     let line = page.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("no {name}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
 }

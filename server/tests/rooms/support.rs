@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use nagaya_server::config::RoomLimits;
 use nagaya_server::engine::memory::Memory;
 use nagaya_server::engine::{ContainerSpec, Engine};
 use nagaya_server::state::{Embedded, Record, Redis, RedisAddress, State};
+use nagaya_server::telemetry::audit::Audit;
 use nagaya_server::telemetry::metrics::Metrics;
 use nagaya_server::workspace::clock::Clock;
 use nagaya_server::workspace::id::RoomId;
@@ -120,6 +121,7 @@ impl Host {
 
     pub(crate) async fn parts(&self, pool: PoolSize) -> Parts {
         let base = self.base();
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
         Parts {
             engine: self.engine.clone(),
             egress: Egress::new(Settings::default(), None, Arc::new(Nobody)).expect("a proxy"),
@@ -128,7 +130,8 @@ impl Host {
             state: Arc::new(Embedded::open(&self.records_path()).await.expect("opens")),
             bucket: None,
             peers: Peers::alone(DEPLOYMENT),
-            metrics: Arc::new(Metrics::new().expect("metrics")),
+            audit: Arc::new(Audit::open(Path::new("/dev/null"), metrics.clone()).expect("opens")),
+            metrics,
             clock: self.clock.clone(),
             ttl: TTL,
             grace: GRACE,

@@ -51,6 +51,8 @@ fn head() -> Head {
                 updated_at: at,
             },
             user_input: "two\nlines".into(),
+            request_id: None,
+            user: None,
         },
     }
 }

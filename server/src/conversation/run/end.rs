@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use nagaya_protocol::Usage;
 use serde_json::json;
 
-use super::{Outcome, Run, millis};
+use super::{Order, Outcome, Run, millis};
 use crate::conversation::cost;
 use crate::conversation::event::{Done, DoneStatus, ErrorType, Event, UsageReport};
 use crate::conversation::journal::{Ending, Journal, Note};
 use crate::conversation::runs::Means;
 use crate::conversation::store::{EndedRun, RunTotals, StoreError};
+use crate::telemetry::audit;
 use crate::telemetry::metrics::RunOutcome;
 
 /// How long the readers wait for the database before they are told the end without it.
@@ -24,6 +25,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 pub(in crate::conversation) struct Closing {
     journal: Arc<Journal>,
     means: Means,
+    order: Order,
     began: Timestamp,
 }
 
@@ -45,13 +47,27 @@ impl Closing {
             tracing::error!(run = self.journal.run_id(), %error, "its end is not in the journal");
         }
         self.means.metrics.run_ended(RunOutcome::Error);
+        self.means.audit.tell(&audit::Event::RunEnded {
+            whose: self.order.whose(None),
+            run: self.journal.run_id(),
+            request_id: self.order.request_id.as_deref(),
+            status: RunOutcome::Error,
+            input_tokens: 0,
+            output_tokens: 0,
+            duration_ms: millis(self.began),
+        });
         true
     }
 }
 
 impl Run {
     pub(in crate::conversation) fn closing(&self) -> Closing {
-        Closing { journal: self.journal.clone(), means: self.means.clone(), began: self.began }
+        Closing {
+            journal: self.journal.clone(),
+            means: self.means.clone(),
+            order: self.order.clone(),
+            began: self.began,
+        }
     }
 
     /// Leaves the run to the next process.
@@ -109,6 +125,15 @@ impl Run {
         }
         if !self.past.done {
             self.means.metrics.run_ended(ending.outcome);
+            self.means.audit.tell(&audit::Event::RunEnded {
+                whose: self.order.whose(self.room.as_deref()),
+                run: self.journal.run_id(),
+                request_id: self.order.request_id.as_deref(),
+                status: ending.outcome,
+                input_tokens: ending.usage.total() - ending.usage.output_tokens,
+                output_tokens: ending.usage.output_tokens,
+                duration_ms: ending.done.duration_ms,
+            });
             let (status, took_ms) = (ending.done.status, ending.done.duration_ms);
             let conversation = &self.order.conversation.conversation_id;
             tracing::info!(conversation, run = self.journal.run_id(), ?status, took_ms, "run ended");

@@ -19,6 +19,7 @@ use super::recovery::Stream;
 use super::runs::Means;
 use super::store::{Conversation, ConversationStatus, Model, StoreError, Tenant};
 use super::translate::{self, Translator};
+use crate::telemetry::audit::{self, Whose};
 use crate::telemetry::metrics::RunOutcome;
 use crate::workspace::room::Occupant;
 use crate::workspace::{AcquireError, Lease, Origin, Why};
@@ -40,6 +41,20 @@ pub struct Order {
     pub model: Model,
     /// What the user asks for.
     pub user_input: String,
+    /// The request that asked for it.
+    #[serde(default)]
+    pub request_id: Option<String>,
+    /// The user, as the client calls them.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+impl Order {
+    /// Whose the run is, for the audit trail; `workspace` is the room it is in.
+    pub(super) fn whose<'a>(&'a self, workspace: Option<&'a str>) -> Whose<'a> {
+        let conversation = &self.conversation;
+        Whose { workspace, conversation: Some(&conversation.conversation_id), tenant: Some(&conversation.tenant_id) }
+    }
 }
 
 /// What becomes of a run that goes on when the server stops.
@@ -61,6 +76,8 @@ pub(super) struct Run {
     cancel: CancellationToken,
     stop: CancellationToken,
     translator: Translator,
+    /// The room it is, or was, in.
+    room: Option<String>,
     began: Timestamp,
     errors: Vec<String>,
     /// Number of the agent's event that is being told; 0 for none.
@@ -116,6 +133,7 @@ impl Run {
             cancel,
             stop,
             translator,
+            room: past.room.clone(),
             began: past.head.began,
             errors: std::mem::take(&mut past.errors),
             agent: 0,
@@ -172,6 +190,7 @@ impl Run {
                 return Some(Outcome::error());
             }
         };
+        self.is_in(lease.workspace_id());
         let origin = match lease.origin() {
             Origin::Reused => "the conversation's own",
             Origin::Warm => "from the warm pool",
@@ -208,10 +227,11 @@ impl Run {
 
     /// Takes up what an earlier process left in a room.
     async fn take_up(&mut self, room: &str, execution: Option<PastExecution>) -> Option<Outcome> {
+        self.is_in(room);
         let reattached = self.means.workspaces.reattach(self.occupant(), room);
         let Some(lease) = self.stop.run_until_cancelled(reattached).await? else {
             let why = "the room was lost: it did not outlive the server's absence".to_owned();
-            self.means.metrics.crashed();
+            self.crashed(&why);
             self.fail(ErrorType::ExecutionError, why, true).await;
             let acquired = self.means.workspaces.acquire(self.occupant()).await;
             self.move_on(acquired).await;
@@ -230,6 +250,21 @@ impl Run {
             }
             Err(error) => Some(self.give_up(lease, error.to_string()).await),
         }
+    }
+
+    /// From here on every line of the log about this run tells the room, too.
+    fn is_in(&mut self, workspace: &str) {
+        tracing::Span::current().record("workspace", workspace);
+        tracing::info!(conversation = self.order.conversation.conversation_id, "the run has a room");
+        self.room = Some(workspace.to_owned());
+    }
+
+    fn crashed(&self, reason: &str) {
+        self.means.metrics.crashed();
+        let (run, request_id) = (self.journal.run_id(), self.order.request_id.as_deref());
+        let whose = self.order.whose(self.room.as_deref());
+        tracing::warn!(run, reason, "a room was lost under a run");
+        self.means.audit.tell(&audit::Event::RoomCrashed { whose, run, request_id, reason });
     }
 
     fn occupant(&self) -> Occupant {
@@ -380,7 +415,7 @@ impl Run {
 
     /// The room cannot be talked to: it goes, and where another can be had, that is told.
     async fn give_up(&mut self, lease: Lease, why: String) -> Outcome {
-        self.means.metrics.crashed();
+        self.crashed(&why);
         self.agent = 0;
         self.fail(ErrorType::ExecutionError, format!("the room was lost: {why}"), true).await;
         // The new room need not wait until the old one is gone; the end of the run does: something may still go on in there.
