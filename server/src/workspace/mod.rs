@@ -9,7 +9,6 @@ mod agent_files;
 mod build;
 mod clear;
 pub mod clock;
-mod files;
 mod follow;
 pub mod gc;
 pub mod id;
@@ -23,6 +22,7 @@ pub mod room;
 mod share;
 pub mod sockets;
 mod spec;
+mod sync;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
