@@ -19,6 +19,9 @@ use crate::target::launch::Launch;
 /// Where a wrong host path leads: nowhere.
 const NOWHERE: &str = "/var/run/nagaya-conformance-nowhere";
 
+const WITH_MODEL: &[Capability] =
+    &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::ServerImage];
+
 /// What the scenarios here have in common.
 const SCENARIO: Scenario = Scenario {
     id: "DEP",
@@ -45,13 +48,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         id: "BUG-07",
         title: "a server in a container, not root, whose socket directories have another path on the host, serves a whole run",
-        requires: &[
-            Capability::Launch,
-            Capability::Docker,
-            Capability::Image,
-            Capability::Model,
-            Capability::ServerImage,
-        ],
+        requires: WITH_MODEL,
         body: body!(in_container),
         ..SCENARIO
     },
@@ -79,13 +76,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         id: "DEP-002",
         title: "a server's container that is replaced by another loses no event of a run",
         requirement: "rolling restart loses no run's events",
-        requires: &[
-            Capability::Launch,
-            Capability::Docker,
-            Capability::Image,
-            Capability::Model,
-            Capability::ServerImage,
-        ],
+        requires: WITH_MODEL,
         body: body!(replaced),
         ..SCENARIO
     },

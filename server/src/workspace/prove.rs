@@ -47,7 +47,7 @@ impl Workspaces {
     pub(super) async fn prove_host_path(self: &Arc<Self>) {
         let mut backoff = BACKOFF.0;
         let waiting = self.rooms.pooled();
-        while !self.stop.is_cancelled() {
+        loop {
             match self.build(None).await {
                 Ok(_) => {
                     tracing::info!("WORKSPACE_SOCKET_HOST_PATH is proven: a room answered through it");
@@ -71,7 +71,9 @@ impl Workspaces {
                     self.set_pool_trouble(Some(error.to_string()));
                 }
             }
-            self.stop.run_until_cancelled(tokio::time::sleep(backoff)).await;
+            if self.stop.run_until_cancelled(tokio::time::sleep(backoff)).await.is_none() {
+                return;
+            }
             backoff = (backoff * 2).min(BACKOFF.1);
         }
         self.set_unproven(None);
