@@ -112,7 +112,7 @@ async fn planted(context: &Context) -> Result<(), Failure> {
     let conversation = deployment.conversation(context).await?;
 
     // All of them are used: keys by who asks, AWS's by the model's calls, the headers' by a room's requests.
-    let command = "for host in variable file; do curl -s -m 10 http://$host.example:443/; curl -s -m 10 https://$host.example/; done; env; echo over";
+    let command = "for host in variable file; do curl -s -m 10 http://$host.example/; curl -s -m 10 https://$host.example/; done; env; echo over";
     let tool = json!({"command": command, "description": "Use every credential"});
     let events = deployment.run_well(&conversation, &format!("@tool Bash {tool}\n@say done")).await?;
     let events = events.iter().map(|event| event.data.to_string()).collect::<String>();
@@ -161,7 +161,7 @@ async fn planted(context: &Context) -> Result<(), Failure> {
     search.look_below(&context.dir().join(format!("{}-state", deployment.id.as_deref().unwrap_or_default())))?;
 
     for host in ["variable.example", "file.example"] {
-        let asked = |line: &&str| line.contains("\"egress\"") && line.contains(host) && line.contains("connect");
+        let asked = |line: &&str| line.contains("\"egress\"") && line.contains(host) && line.contains("\"reason\":\"refused\"");
         check(log.lines().any(|line| asked(&line)), format!("{host} was not asked, so its credential was not used"))?;
     }
     search.look("this very search", OPERATOR);
