@@ -108,6 +108,17 @@ impl Api {
         self.send(Method::PUT, path, Some(&body.to_string()), &[]).await
     }
 
+    /// PUT of bytes as they are.
+    ///
+    /// # Errors
+    /// No whole answer within four times the usual limit.
+    pub async fn upload(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
+        let asked = format!("PUT {path}");
+        let told = format!("{} bytes", content.len());
+        let request = self.request(Method::PUT, path).timeout(4 * REQUEST_LIMIT);
+        self.answer(asked, Some(&told), request.header("Content-Type", "application/octet-stream").body(content)).await
+    }
+
     /// Any request; a body is sent as JSON, whatever it is.
     ///
     /// # Errors
@@ -127,6 +138,15 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        self.answer(asked, body, request).await
+    }
+
+    async fn answer(
+        &self,
+        asked: String,
+        body: Option<&str>,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Reply, Failure> {
         let answer = async {
             let response = request.send().await?;
             let (status, headers) = (response.status(), response.headers().clone());

@@ -92,8 +92,7 @@ async fn routes(api: &Api, conversation: &Conversation) -> Result<Vec<(Method, S
             .replace("{tenant_id}", &conversation.tenant)
             .replace("{conversation_id}", &conversation.id)
             .replace("{model_id}", &conversation.model)
-            .replace('{', "")
-            .replace('}', "");
+            .replace(['{', '}'], "");
         for method in operations.as_object().into_iter().flatten().map(|(method, _)| method) {
             let method = method.to_uppercase().parse().map_err(Failure::harness)?;
             routes.push((method, template.clone(), path.clone()));

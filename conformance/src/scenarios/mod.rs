@@ -33,6 +33,7 @@ subjects! {
     driver,
     files,
     storage,
+    transfer,
     release,
     gauge,
     runs,

@@ -192,6 +192,16 @@ impl Process {
     }
 }
 
+/// The most memory a process has had, in bytes (`VmHWM`, proc_pid_status(5)).
+///
+/// # Errors
+/// It does not run.
+pub fn peak_memory(pid: u32) -> Result<u64, Failure> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    line.map(|kib| kib << 10).ok_or_else(|| Failure::harness(format!("no VmHWM of process {pid}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,6 +24,7 @@ use crate::workspace::{AcquireError, ReleaseError};
 pub enum Code {
     Unauthorized,
     Forbidden,
+    PathTraversal,
     NotFound,
     MethodNotAllowed,
     Conflict,
@@ -39,7 +40,7 @@ impl Code {
     fn status(self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::PathTraversal => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict | Self::ResourceLocked => StatusCode::CONFLICT,
@@ -90,6 +91,12 @@ impl ApiError {
     /// An error with a code and a message for a person.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), details: Vec::new(), retry_after: None }
+    }
+
+    /// What went wrong, for a program.
+    #[cfg(test)]
+    pub(super) fn code(&self) -> Code {
+        self.code
     }
 
     /// A field that is wrong.

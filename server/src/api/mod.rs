@@ -7,6 +7,8 @@ mod description;
 mod docs;
 pub mod error;
 mod extract;
+mod file_path;
+mod files;
 mod health;
 mod models;
 pub mod rate_limit;
@@ -81,6 +83,9 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(conversations::messages))
         .routes(routes!(stream::start, stream::follow))
         .routes(routes!(stream::cancel))
+        .routes(routes!(files::list, files::upload, files::delete))
+        .routes(routes!(files::presented))
+        .routes(routes!(files::download))
         .routes(routes!(admin::workspaces))
         .routes(routes!(admin::release))
         .routes(routes!(admin::pool, admin::set_pool))

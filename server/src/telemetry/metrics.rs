@@ -20,24 +20,6 @@ const STARTUP: &[f64] =
 const REQUEST: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0];
 
-/// Which way files go between a room and object storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SyncDirection {
-    /// Into the room.
-    In,
-    /// Out of it.
-    Out,
-}
-
-impl SyncDirection {
-    fn label(self) -> &'static str {
-        match self {
-            Self::In => "in",
-            Self::Out => "out",
-        }
-    }
-}
-
 /// What is reality at the moment of a scrape; gauges are set from it and from nothing else.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reality {
@@ -74,8 +56,6 @@ pub struct Metrics {
     sync_errors: IntCounterVec,
     pool_exhausted: IntCounter,
     refill_failures: IntCounter,
-    sync: HistogramVec,
-    sync_errors: IntCounterVec,
     gc_cycles: IntCounterVec,
     gc_reclaimed: IntCounterVec,
     audit_lost: IntCounter,
@@ -173,17 +153,6 @@ impl Metrics {
                 "workspace_warm_pool_refill_failures_total",
                 "Rooms that could not be made for the pool.",
             )?,
-            sync: histograms(
-                "workspace_s3_sync_duration_seconds",
-                "Bringing files from object storage into a room, or out of it.",
-                REQUEST,
-                &["direction"],
-            )?,
-            sync_errors: counters(
-                "workspace_s3_sync_errors_total",
-                "Files that could not be brought in or out.",
-                "direction",
-            )?,
             gc_cycles: counters("workspace_gc_cycles_total", "Garbage-collection cycles.", "result")?,
             gc_reclaimed: counters("workspace_gc_reclaimed_total", "What garbage collection took down.", "reason")?,
             audit_lost: counter("workspace_audit_lines_lost_total", "Lines that the audit trail could not keep.")?,
@@ -198,10 +167,6 @@ impl Metrics {
     fn show_closed_sets(&self) {
         for outcome in RunOutcome::ALL {
             let _ = self.requests.with_label_values(&[outcome.label()]);
-        }
-        for direction in [SyncDirection::In, SyncDirection::Out].map(SyncDirection::label) {
-            let _ = self.sync.with_label_values(&[direction]);
-            let _ = self.sync_errors.with_label_values(&[direction]);
         }
         for result in ["success", "error"] {
             let _ = self.gc_cycles.with_label_values(&[result]);
@@ -281,14 +246,6 @@ impl Metrics {
     /// An API request was answered; `route` is the template, never the path.
     pub fn answered(&self, method: &str, route: &str, status: u16, took: Duration) {
         self.http_request.with_label_values(&[method, route, &status.to_string()]).observe(took.as_secs_f64());
-    }
-
-    /// Files were brought in or out, or could not be.
-    pub fn synced(&self, direction: SyncDirection, took: Duration, well: bool) {
-        self.sync.with_label_values(&[direction.label()]).observe(took.as_secs_f64());
-        if !well {
-            self.sync_errors.with_label_values(&[direction.label()]).inc();
-        }
     }
 
     /// A garbage-collection cycle ended.

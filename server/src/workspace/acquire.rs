@@ -111,6 +111,26 @@ impl Workspaces {
         Some(Lease::new(self.clone(), room, occupant, Origin::Reused, session))
     }
 
+    /// The conversation's room, wherever it is, whether or not a run is in it; `None` where it has none.
+    ///
+    /// # Errors
+    /// It is another server's, and a run is in it; or whether there is one cannot be told.
+    pub(super) async fn room_of(self: &Arc<Self>, occupant: &Occupant) -> Result<Option<Arc<Room>>, AcquireError> {
+        if let Some(room) = self.rooms.used_by(&occupant.conversation) {
+            return Ok(Some(room));
+        }
+        if !self.may_be_elsewhere() {
+            return Ok(None);
+        }
+        let turn = self.turnstile(&occupant.conversation);
+        let _turn = turn.lock().await;
+        if let Some(room) = self.rooms.used_by(&occupant.conversation) {
+            return Ok(Some(room));
+        }
+        let lease = self.while_held(&occupant.conversation, self.fetch(occupant)).await?;
+        Ok(lease.map(|lease| lease.room().clone()))
+    }
+
     /// Whether a run of this conversation could get a room now. It may be gone a moment later; then the run says so.
     ///
     /// # Errors

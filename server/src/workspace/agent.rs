@@ -164,6 +164,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// How long it says it is, in bytes.
+    pub(super) fn length(&self) -> Option<u64> {
+        hyper::body::Body::size_hint(&self.body).exact()
+    }
+
     /// The next piece; `None` at its end. Cancel-safe.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, AgentError> {
         loop {

@@ -51,7 +51,7 @@ fn broken(error: impl std::fmt::Display) -> RoomFault {
 }
 
 /// The query that names a file.
-fn named(path: &str) -> String {
+pub(super) fn named(path: &str) -> String {
     let mut query = String::from("?path=");
     query.extend(url::form_urlencoded::byte_serialize(path.as_bytes()));
     query

@@ -6,6 +6,7 @@
 mod acquire;
 pub mod agent;
 mod agent_files;
+pub mod browse;
 mod build;
 mod clear;
 pub mod clock;

@@ -197,6 +197,16 @@ impl Rooms {
         Some((entry.room.clone(), session.clone()))
     }
 
+    /// The room of a conversation, whether or not it is leased; it counts as used.
+    pub(super) fn used_by(&self, conversation: &str) -> Option<Arc<Room>> {
+        let mut table = self.table();
+        let id = table.by_conversation.get(conversation)?.clone();
+        let now = self.clock.now();
+        let entry = table.entries.get_mut(&id)?;
+        entry.last_used = now;
+        Some(entry.room.clone())
+    }
+
     /// Ends a lease, keeping the session the run left.
     pub(super) fn end_lease(&self, id: &RoomId, new_session: Option<String>) {
         let mut table = self.table();

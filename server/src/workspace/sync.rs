@@ -73,7 +73,7 @@ impl Workspaces {
     }
 
     /// Takes a room's files out soon, unless that is about to happen anyway.
-    fn sync_soon(self: &Arc<Self>, room: &Arc<Room>, occupant: &Occupant) {
+    pub(super) fn sync_soon(self: &Arc<Self>, room: &Arc<Room>, occupant: &Occupant) {
         if self.bucket().is_none() || room.sync_ahead.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -188,6 +188,15 @@ pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming
     Ok(())
 }
 
+/// Deletes a file; a link is deleted, not what it leads to. A directory is refused.
+pub(crate) fn delete(root: &Path, path: &str) -> io::Result<()> {
+    let (dir, name) = parent(root, path, false)?;
+    match rustix::fs::unlinkat(dir.as_fd(), name, AtFlags::empty()) {
+        Err(rustix::io::Errno::ISDIR) => Err(io::Error::new(io::ErrorKind::InvalidInput, "a directory")),
+        other => Ok(other?),
+    }
+}
+
 /// A file that is removed unless it got its name.
 struct Unfinished {
     dir: OwnedFd,

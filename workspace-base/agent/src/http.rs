@@ -97,7 +97,8 @@ async fn answer(executions: &Arc<Executions>, workspace: &Path, request: Request
         (&Method::DELETE, ["executions", id]) => cancel(executions, id).await,
         (&Method::GET, ["files"]) => read_files(workspace, request.uri().query().unwrap_or_default()),
         (&Method::PUT, ["files"]) => write_file(workspace, request).await,
-        (_, ["files"]) => not_allowed("GET, PUT"),
+        (&Method::DELETE, ["files"]) => delete_file(workspace, request.uri().query().unwrap_or_default()),
+        (_, ["files"]) => not_allowed("DELETE, GET, PUT"),
         (_, ["health"]) => not_allowed("GET"),
         (_, ["execute"]) => not_allowed("POST"),
         (_, ["executions", _, "events"]) => not_allowed("GET"),
@@ -188,6 +189,16 @@ async fn write_file(workspace: &Path, request: Request<Incoming>) -> Response<Bo
         );
     };
     match files::write(workspace, &path, mode, request.into_body()).await {
+        Ok(()) => response(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
+        Err(error) => io_fault(&error),
+    }
+}
+
+fn delete_file(workspace: &Path, query: &str) -> Response<Body> {
+    let Some(path) = files::query_value(query, "path") else {
+        return fault(StatusCode::BAD_REQUEST, "path: a file's path below the workspace is accepted");
+    };
+    match files::delete(workspace, &path) {
         Ok(()) => response(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
         Err(error) => io_fault(&error),
     }

@@ -3,7 +3,7 @@
 //! The next one gets the conversation so far in front of the user's input, a JSON object a line, so that nothing said in it can
 //! be taken for the frame around it.
 
-use nagaya_protocol::ExecuteRequest;
+use nagaya_protocol::{ExecuteRequest, WORKSPACE_DIR};
 use serde_json::{Value, json};
 
 use super::Run;
@@ -36,7 +36,7 @@ impl Run {
         };
         Ok(ExecuteRequest {
             user_input,
-            system_prompt: order.tenant.system_prompt.clone(),
+            system_prompt: Some(system_prompt(order.tenant.system_prompt.as_deref())),
             model: Some(order.model.bedrock_model_id.clone()),
             region: order.model.model_region.clone(),
             session_id: lease.session().map(Into::into),
@@ -69,6 +69,12 @@ impl Run {
         lines.reverse();
         Ok(lines)
     }
+}
+
+/// The tenant's, and where files for the user belong.
+fn system_prompt(tenants: Option<&str>) -> String {
+    let ours = format!("Files that are meant for the user belong into {WORKSPACE_DIR}/outputs.");
+    tenants.map_or(ours.clone(), |prompt| format!("{prompt}\n\n{ours}"))
 }
 
 fn with_history(lines: &[String], user_input: &str) -> String {
