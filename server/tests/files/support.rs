@@ -67,7 +67,7 @@ impl Table {
 
     pub(crate) fn of(files: &[(&str, &str)]) -> Self {
         let table = Self::default();
-        files.iter().for_each(|(path, text)| table.put(path, text));
+        files.iter().for_each(|(path, text)| table.put(path, *text));
         table
     }
 
