@@ -18,6 +18,36 @@ const fn asks(ask: AskFn) -> Defect {
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        id: "ready-whatever-is",
+        title: "/health/ready is 200 as soon as the server listens",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/health/ready" {
+                *answer = Answer::json(200, &json!({"status": "ready"}));
+            }
+        })],
+        red: &[red("BUG-07-WRONG", "a reason in /health/ready")],
+    },
+    Mutant {
+        id: "download-loses-its-end",
+        title: "a file comes back without its last byte",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route().ends_with("/files/download") && answer.status == 200 {
+                answer.body.truncate(answer.body.len().saturating_sub(1));
+            }
+        })],
+        red: &[red("FILE-001", "bytes came back")],
+    },
+    Mutant {
+        id: "traversal-is-not-found",
+        title: "a path that leads out of the workspace is looked for",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route().ends_with("/files/download") && answer.status == 403 {
+                *answer = Answer::json(404, &json!({"error": {"code": "NOT_FOUND"}}));
+            }
+        })],
+        red: &[red("FILE-002", "status of GET")],
+    },
+    Mutant {
         id: "filter-ignored",
         title: "?status= is not looked at",
         defects: &[asks(|asked, _| {
@@ -226,7 +256,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 answer.set(&json!([]));
             }
         })],
-        red: &[red("RUN-001", "messages of the conversation"), red("RUN-020", "messages")],
+        red: &[red("RUN-001", "messages of the conversation"), red("RUN-020", "messages"), red("DEP-002", "messages")],
     },
     Mutant {
         id: "resume-from-the-start",

@@ -89,6 +89,6 @@ impl Context {
         }
         add(image());
         args.extend(program.args);
-        Ok(Program { path: docker, args, env })
+        Ok(Program { path: docker, args, env, dir: None })
     }
 }

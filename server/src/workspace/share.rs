@@ -111,7 +111,7 @@ impl Workspaces {
     }
 
     /// Whether a room of the conversation may be looked for elsewhere than in the table.
-    fn may_be_elsewhere(&self) -> bool {
+    pub(super) fn may_be_elsewhere(&self) -> bool {
         !self.parts.peers.is_alone() || !self.is_reconciled()
     }
 
