@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nagaya_protocol::{AgentFault, ExecuteRequest, Health};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::io::Errno;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -205,9 +206,14 @@ fn delete_file(workspace: &Path, query: &str) -> Response<Body> {
 }
 
 fn io_fault(error: &io::Error) -> Response<Body> {
+    // A link in the way is `ELOOP`, or `ENOTDIR` where a directory was asked for (openat(2), `O_NOFOLLOW`).
+    let in_the_way = Errno::from_io_error(error).is_some_and(|errno| {
+        matches!(errno, Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG | Errno::NXIO)
+    });
     let status = match error.kind() {
+        _ if in_the_way => StatusCode::BAD_REQUEST,
         io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
-        io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => StatusCode::BAD_REQUEST,
+        io::ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
         io::ErrorKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
