@@ -196,8 +196,11 @@ async fn workspaces(
     let aws = credentials(&config.egress.region).await;
     let bucket = config.storage.bucket.clone();
     let bucket = bucket.map(|bucket| Bucket::open(bucket, &config.egress.region, aws.clone())).transpose()?;
-    let egress =
-        Egress::new(egress_settings(&config.egress), aws, Arc::new(Observed { metrics: metrics.clone(), audit: audit.clone() }))?;
+    let egress = Egress::new(
+        egress_settings(&config.egress),
+        aws,
+        Arc::new(Observed { metrics: metrics.clone(), audit: audit.clone() }),
+    )?;
     Ok(Workspaces::new(Parts {
         engine: Arc::new(Docker::new(rooms.engine.clone())),
         egress,

@@ -1,9 +1,9 @@
 //! What is tested, and what it is tested with: the deployment, its engine, its model, its origins.
 
 pub mod binaries;
-mod defects;
 pub mod compose;
 pub mod contained;
+mod defects;
 pub mod deployment;
 pub mod engine;
 pub mod fixtures;

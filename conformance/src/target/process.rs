@@ -38,7 +38,12 @@ pub struct Program {
 impl Program {
     /// A program with arguments and nothing in its environment.
     pub fn new<A: Into<OsString>>(path: &Path, args: impl IntoIterator<Item = A>) -> Self {
-        Self { path: path.to_owned(), args: args.into_iter().map(Into::into).collect(), env: BTreeMap::new(), dir: None }
+        Self {
+            path: path.to_owned(),
+            args: args.into_iter().map(Into::into).collect(),
+            env: BTreeMap::new(),
+            dir: None,
+        }
     }
 
     fn command(&self, run: &str) -> Command {
@@ -198,7 +203,8 @@ impl Process {
 /// It does not run.
 pub fn peak_memory(pid: u32) -> Result<u64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     line.map(|kib| kib << 10).ok_or_else(|| Failure::harness(format!("no VmHWM of process {pid}")))
 }
 

@@ -81,14 +81,16 @@ async fn occupant(app: &AppState, tenant: String, id: &str, changes: bool) -> Re
         return Err(ApiError::invalid("conversation_id", "the conversation was created without a workspace"));
     }
     if changes && conversation.status == ConversationStatus::Archived {
-        return Err(ApiError::invalid("conversation_id", "the conversation is archived; set its status to active first"));
+        return Err(ApiError::invalid(
+            "conversation_id",
+            "the conversation is archived; set its status to active first",
+        ));
     }
     Ok(Occupant { conversation: conversation.conversation_id, tenant })
 }
 
 fn tell(app: &AppState, occupant: &Occupant, way: Way, path: &str, bytes: u64) {
-    let whose =
-        Whose { workspace: None, conversation: Some(&occupant.conversation), tenant: Some(&occupant.tenant) };
+    let whose = Whose { workspace: None, conversation: Some(&occupant.conversation), tenant: Some(&occupant.tenant) };
     app.audit.tell(&Event::File { whose, way, path, bytes, request_id: Some(&request_id::current()) });
 }
 
@@ -104,8 +106,10 @@ async fn page(app: &AppState, occupant: &Occupant, query: ListQuery, prefix: &st
     let total = items.len();
     items.drain(..offset.min(total));
     items.truncate(limit);
-    let items =
-        items.into_iter().map(|FileInfo { path, size, changed_at }| File { path, size, modified_at: changed_at }).collect();
+    let items = items
+        .into_iter()
+        .map(|FileInfo { path, size, changed_at }| File { path, size, modified_at: changed_at })
+        .collect();
     Ok(FilePage { items, total, limit, offset, complete })
 }
 
