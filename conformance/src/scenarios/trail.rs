@@ -118,7 +118,7 @@ async fn whole_trail(context: &Context) -> Result<(), Failure> {
         belongs(only(event, "workspace", &first_room)?)?;
     }
     check_eq("rooms destroyed", of("room_destroyed").len(), of("room_created").len())?;
-    check_eq("reason of the last", only("room_destroyed", "reason", "conversation")?["tenant"].as_str(), Some(&*tenant))?;
+    check_eq("reason of the last", only("room_destroyed", "reason", "deletion")?["tenant"].as_str(), Some(&*tenant))?;
     let denied = only("egress", "host", "denied.example")?;
     belongs(denied)?;
     check_eq("decision on what is not allowed", denied["decision"].as_str(), Some("denied"))?;
