@@ -151,7 +151,7 @@ pub(super) fn told(error: object_store::Error) -> StorageError {
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StorageError::Refused(text),
         Error::NotFound { .. } => StorageError::Missing(text),
         _ if slow => StorageError::Unreachable("it does not answer".into()),
-        _ if innermost.is_some_and(|innermost| innermost.is::<std::io::Error>()) => StorageError::Unreachable(text),
+        _ if innermost.is_some_and(<dyn std::error::Error>::is::<std::io::Error>) => StorageError::Unreachable(text),
         _ => StorageError::Failed(text),
     }
 }

@@ -51,17 +51,20 @@ pub(crate) async fn read(place: &Place, path: &str) -> Vec<u8> {
     whole
 }
 
+/// By its path, what a file holds, its version and its mode.
+type Files = BTreeMap<String, (Vec<u8>, i64, u32)>;
+
 /// A room.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    files: Mutex<BTreeMap<String, (Vec<u8>, i64, u32)>>,
+    files: Mutex<Files>,
     next: AtomicI64,
     /// Whether its list ends early.
     pub(crate) cut: bool,
 }
 
 impl Table {
-    fn files(&self) -> MutexGuard<'_, BTreeMap<String, (Vec<u8>, i64, u32)>> {
+    fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().expect("nobody panics")
     }
 
