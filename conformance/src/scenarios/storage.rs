@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::transfer;
 use crate::client::stream::RunEvent;
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
@@ -96,6 +98,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         High,
         "after kill -9 at any moment, nothing leaks and nothing is lost",
         killed_in_between
+    ),
+    scenario!(
+        "FILE-106",
+        "an upload that is under way when its conversation is deleted leaves nothing, in the bucket or in a room",
+        High,
+        "DELETE 204: stops the run, releases the workspace, deletes messages and stored files",
+        deleted_meanwhile
+    ),
+    scenario!(
+        "FILE-107",
+        "a file that was replaced while its conversation had no room is what a later room makes of it, also what it once was",
+        High,
+        "with a bucket, files return after the run",
+        replaced_without_room
     ),
 ];
 
@@ -289,4 +305,57 @@ async fn killed_in_between(context: &Context) -> Result<(), Failure> {
         if told(&files) == [("kept.txt", "kept")] { Ok(()) } else { Err(format!("{files:?}")) }
     })
     .await
+}
+
+async fn deleted_meanwhile(context: &Context) -> Result<(), Failure> {
+    let storage = context.storage().await?;
+    let deployment = context.launch(Launch::new().bucket(&storage)).await?;
+    let conversation = deployment.conversation(context).await?;
+    let (half, size) = ("h".repeat(1000), "Content-Length: 2000");
+    let mut upload = transfer::begun(&deployment, &conversation, "late", size, &half).await?;
+    // The control: an upload to a conversation that stays is taken, by the same way.
+    let other = deployment.another_conversation(context, &conversation.tenant, &conversation.model).await?;
+    let mut well = transfer::begun(&deployment, &other, "late", size, &half).await?;
+    well.write_all(half.as_bytes()).await?;
+    let mut answer = String::new();
+    tokio::time::timeout(SOON, well.read_to_string(&mut answer)).await.map_err(Failure::assertion)??;
+    check(answer.starts_with("HTTP/1.1 204 "), format!("an upload is answered {answer:?}"))?;
+    check_eq("the other's files", files(&storage, &other).await?.len(), 1)?;
+
+    deployment.api.delete(&conversation.path("")).await?.expect(204)?;
+    upload.write_all(half.as_bytes()).await?;
+    let mut answer = String::new();
+    tokio::time::timeout(SOON, upload.read_to_string(&mut answer)).await.map_err(Failure::assertion)??;
+    check(answer.starts_with("HTTP/1.1 4"), format!("an upload to what is deleted is answered {answer:?}"))?;
+    let left = storage.objects().await?;
+    check(!left.iter().any(|object| object.key.contains(&conversation.id)), format!("left of it: {left:?}"))?;
+    check_eq("rooms", deployment.all_rooms().await?.len(), 0)
+}
+
+async fn replaced_without_room(context: &Context) -> Result<(), Failure> {
+    let storage = context.storage().await?;
+    let deployment = context.launch(Launch::new().bucket(&storage)).await?;
+    let conversation = deployment.conversation(context).await?;
+    deployment.run_well(&conversation, &shell("printf aaaa > it && printf same > other")).await?;
+    let room = deployment.only_room().await?.workspace.unwrap_or_default();
+    deployment.api.delete(&format!("/api/admin/workspaces/{room}")).await?.expect(204)?;
+    check_eq("rooms", deployment.all_rooms().await?.len(), 0)?;
+
+    let put = |text: &'static str| transfer::upload(&deployment, &conversation, "it", bytes::Bytes::from_static(text.as_bytes()));
+    put("bbbb").await?.expect(204)?;
+    let expected = vec![("it", "bbbb"), ("other", "same")];
+    check_eq("files in the bucket", told(&files(&storage, &conversation).await?), expected)?;
+    let back = deployment.api.get(&transfer::url(&conversation, "files/download", "it")).await?.expect(200)?;
+    check_eq("the file without a room", back.text(), "bbbb".to_owned())?;
+    deployment.run_well(&conversation, &shell("grep -q bbbb it && printf aaaa > it")).await?;
+    let expected = vec![("it", "aaaa"), ("other", "same")];
+    check_eq("files once a room has made it what it was", told(&files(&storage, &conversation).await?), expected)?;
+    // Deleted without a room, it does not come back with the next.
+    let room = deployment.only_room().await?.workspace.unwrap_or_default();
+    deployment.api.delete(&format!("/api/admin/workspaces/{room}")).await?.expect(204)?;
+    deployment.api.delete(&transfer::url(&conversation, "files", "it")).await?.expect(204)?;
+    deployment.api.delete(&transfer::url(&conversation, "files", "it")).await?.expect_error(404, "NOT_FOUND")?;
+    deployment.run_well(&conversation, &shell("test ! -e it && test -e other && printf seen > seen")).await?;
+    let expected = vec![("other", "same"), ("seen", "seen")];
+    check_eq("files after the next run", told(&files(&storage, &conversation).await?), expected)
 }

@@ -66,12 +66,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-fn url(conversation: &Conversation, route: &str, path: &str) -> String {
+pub(super) fn url(conversation: &Conversation, route: &str, path: &str) -> String {
     let path: String = path.bytes().map(|byte| format!("%{byte:02X}")).collect();
     conversation.path(&format!("/{route}?path={path}"))
 }
 
-async fn upload(deployment: &Deployment, to: &Conversation, path: &str, content: Bytes) -> Result<Reply, Failure> {
+pub(super) async fn upload(deployment: &Deployment, to: &Conversation, path: &str, content: Bytes) -> Result<Reply, Failure> {
     deployment.api.upload(&url(to, "files", path), content).await
 }
 
@@ -172,20 +172,30 @@ async fn traversal(context: &Context) -> Result<(), Failure> {
     api.get(&conversation.path("/files/download")).await?.expect_error(422, "VALIDATION_ERROR")
 }
 
+/// An upload of which the beginning has been sent.
+pub(super) async fn begun(
+    deployment: &Deployment,
+    to: &Conversation,
+    path: &str,
+    framing: &str,
+    beginning: &str,
+) -> Result<TcpStream, Failure> {
+    let address = deployment.api.base().trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await?;
+    let target = url(to, "files", path);
+    let head = format!("PUT {target} HTTP/1.1\r\nHost: {address}\r\n{framing}\r\nConnection: close\r\n\r\n");
+    stream.write_all(format!("{head}{beginning}").as_bytes()).await?;
+    Ok(stream)
+}
+
 async fn cut_upload(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     let conversation = deployment.conversation(context).await?;
     upload(&deployment, &conversation, "kept", Bytes::from_static(b"as it was")).await?.expect(204)?;
-    let address = deployment.api.base().trim_start_matches("http://").to_owned();
     for (path, framing) in [("kept", "Content-Length: 1000000"), ("new", "Transfer-Encoding: chunked")] {
-        let mut stream = TcpStream::connect(&address).await?;
-        let target = url(&conversation, "files", path);
-        let head = format!("PUT {target} HTTP/1.1\r\nHost: {address}\r\n{framing}\r\nConnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).await?;
         let part = "f".repeat(65_536);
         let part = if framing.contains("chunked") { format!("10000\r\n{part}\r\n") } else { part };
-        stream.write_all(part.as_bytes()).await?;
-        stream.flush().await?;
+        let mut stream = begun(&deployment, &conversation, path, framing, &part).await?;
         // It has begun to arrive: the control.
         let room = deployment.only_room().await?;
         eventually(Duration::from_secs(10), "the upload in the room", async || {

@@ -75,8 +75,8 @@ pub(super) struct FilePage {
 }
 
 /// The conversation, as one that has files.
-async fn occupant(app: &AppState, tenant: String, id: &str, changes: bool) -> Result<Occupant, ApiError> {
-    let conversation = app.store.conversation(&tenant, id).await?;
+async fn occupant(app: &AppState, tenant: &str, id: &str, changes: bool) -> Result<Occupant, ApiError> {
+    let conversation = app.store.conversation(tenant, id).await?;
     if !conversation.workspace_enabled {
         return Err(ApiError::invalid("conversation_id", "the conversation was created without a workspace"));
     }
@@ -86,7 +86,7 @@ async fn occupant(app: &AppState, tenant: String, id: &str, changes: bool) -> Re
             "the conversation is archived; set its status to active first",
         ));
     }
-    Ok(Occupant { conversation: conversation.conversation_id, tenant })
+    Ok(Occupant { conversation: conversation.conversation_id, tenant: conversation.tenant_id })
 }
 
 fn tell(app: &AppState, occupant: &Occupant, way: Way, path: &str, bytes: u64) {
@@ -123,7 +123,7 @@ pub(super) async fn list(
     ApiPath(path): ApiPath<ConversationPath>,
     ApiQuery(query): ApiQuery<ListQuery>,
 ) -> Result<Json<FilePage>, ApiError> {
-    let occupant = occupant(&app, tenant, &path.conversation_id, false).await?;
+    let occupant = occupant(&app, &tenant, &path.conversation_id, false).await?;
     Ok(Json(page(&app, &occupant, query, "").await?))
 }
 
@@ -137,14 +137,15 @@ pub(super) async fn presented(
     ApiPath(path): ApiPath<ConversationPath>,
     ApiQuery(query): ApiQuery<ListQuery>,
 ) -> Result<Json<FilePage>, ApiError> {
-    let occupant = occupant(&app, tenant, &path.conversation_id, false).await?;
+    let occupant = occupant(&app, &tenant, &path.conversation_id, false).await?;
     Ok(Json(page(&app, &occupant, query, PRESENTED).await?))
 }
 
 /// What a file holds. Links are not followed.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files/download", tag = "files",
     params(("tenant_id" = String, Path), ("conversation_id" = String, Path), FileQuery),
-    responses((status = 200, content_type = "application/octet-stream", body = String), (status = 409, body = ErrorEnvelope)))]
+    responses((status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: it leads out of the workspace, or through a link"),
+        (status = 200, content_type = "application/octet-stream", body = String), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn download(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -152,7 +153,7 @@ pub(super) async fn download(
     ApiQuery(FileQuery { path: file }): ApiQuery<FileQuery>,
 ) -> Result<Response, ApiError> {
     check_path(&file)?;
-    let occupant = occupant(&app, tenant, &path.conversation_id, false).await?;
+    let occupant = occupant(&app, &tenant, &path.conversation_id, false).await?;
     let (size, pieces) = app.workspaces.read_file(&occupant, &file).await?;
     tell(&app, &occupant, Way::Out, &file, size);
     let headers = [
@@ -170,7 +171,8 @@ pub(super) async fn download(
 #[utoipa::path(put, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files", tag = "files",
     params(("tenant_id" = String, Path), ("conversation_id" = String, Path), FileQuery),
     request_body(content = String, content_type = "application/octet-stream", description = "Up to 1 GiB"),
-    responses((status = 204), (status = 409, body = ErrorEnvelope)))]
+    responses((status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: it leads out of the workspace, or through a link"),
+        (status = 204), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn upload(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -184,7 +186,7 @@ pub(super) async fn upload(
     if length.is_some_and(|length| length > LARGEST_FILE) {
         return Err(FilesError::TooLarge.into());
     }
-    let occupant = occupant(&app, tenant, &path.conversation_id, true).await?;
+    let occupant = occupant(&app, &tenant, &path.conversation_id, true).await?;
     let seen = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let counted = seen.clone();
     let pieces = body.into_data_stream().map_err(|error| FilesError::BrokenOff(error.to_string()));
@@ -192,6 +194,11 @@ pub(super) async fn upload(
         counted.fetch_add(piece.len() as u64, std::sync::atomic::Ordering::Relaxed);
     });
     app.workspaces.write_file(&occupant, &file, pieces.boxed()).await?;
+    // It may have been deleted or archived while the file came.
+    if let Err(gone) = self::occupant(&app, &tenant, &path.conversation_id, true).await {
+        app.workspaces.take_back(&occupant, &file).await;
+        return Err(gone);
+    }
     tell(&app, &occupant, Way::In, &file, seen.load(std::sync::atomic::Ordering::Relaxed));
     Ok(StatusCode::NO_CONTENT)
 }
@@ -199,7 +206,8 @@ pub(super) async fn upload(
 /// Deletes a file.
 #[utoipa::path(delete, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files", tag = "files",
     params(("tenant_id" = String, Path), ("conversation_id" = String, Path), FileQuery),
-    responses((status = 204), (status = 409, body = ErrorEnvelope)))]
+    responses((status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: it leads out of the workspace, or through a link"),
+        (status = 204), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn delete(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -207,7 +215,7 @@ pub(super) async fn delete(
     ApiQuery(FileQuery { path: file }): ApiQuery<FileQuery>,
 ) -> Result<StatusCode, ApiError> {
     check_path(&file)?;
-    let occupant = occupant(&app, tenant, &path.conversation_id, true).await?;
+    let occupant = occupant(&app, &tenant, &path.conversation_id, true).await?;
     app.workspaces.delete_file(&occupant, &file).await?;
     tell(&app, &occupant, Way::Delete, &file, 0);
     Ok(StatusCode::NO_CONTENT)

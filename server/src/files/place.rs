@@ -129,6 +129,29 @@ impl Place {
         uploaded
     }
 
+    /// Stores a file for a conversation that has no room. What is known of the one before it is forgotten first: a room that made it
+    /// what it once was would otherwise find that there already.
+    ///
+    /// # Errors
+    /// As [`Place::write`].
+    pub async fn replace(&self, path: &str, content: Content, until: Instant) -> Result<(), StorageError> {
+        let mut manifest = self.manifest(until).await?;
+        if let Some(kept) = manifest.files.get_mut(path) {
+            kept.sha256.clear();
+            self.set_manifest(&manifest, until).await?;
+        }
+        self.write(path, content, until).await
+    }
+
+    /// Whether a file is there.
+    ///
+    /// # Errors
+    /// It is not, or storage does not answer.
+    pub async fn find(&self, path: &str, until: Instant) -> Result<(), StorageError> {
+        let object = self.object_or_refuse(path)?;
+        within(until, self.bucket.store.head(&object)).await.map(drop)
+    }
+
     /// Deletes files; those that are not there are as good as deleted.
     ///
     /// # Errors

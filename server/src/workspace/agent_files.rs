@@ -1,10 +1,13 @@
 //! A room's files through its agent. The room is hostile: all it says is limited, and nothing is believed that matters
 //! to anybody but itself.
 
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
+use std::{fmt, io};
 
 use async_trait::async_trait;
-use futures::stream::{StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use http::Method;
 use http::header::CONTENT_LENGTH;
 use http_body_util::{BodyExt, StreamBody};
@@ -14,7 +17,7 @@ use tokio::time::Instant;
 
 use super::agent::{self, AgentError};
 use super::sockets::RoomDir;
-use crate::files::{Content, LARGEST_FILE, RoomFault, RoomFile, RoomFiles, StorageError};
+use crate::files::{Content, RoomFault, RoomFile, RoomFiles, StorageError};
 
 /// Bytes of the longest line that tells of a file.
 const LONGEST_LINE: usize = 32 * 1024;
@@ -44,6 +47,12 @@ impl<'a> AgentFiles<'a> {
 
 fn fault(error: AgentError) -> RoomFault {
     RoomFault::Agent(error.to_string())
+}
+
+impl From<AgentError> for StorageError {
+    fn from(error: AgentError) -> Self {
+        Self::Room(fault(error))
+    }
 }
 
 fn broken(error: impl std::fmt::Display) -> RoomFault {
@@ -87,55 +96,80 @@ impl RoomFiles for AgentFiles<'_> {
     }
 
     async fn read(&self, file: &RoomFile) -> Result<Content, RoomFault> {
-        let answer = match self.ask(Method::GET, &named(&file.path), agent::empty()).await {
+        let (size, pieces) = match open(self.dir, &file.path, self.patience()).await {
             // Gone since it was listed, most likely; the next list knows.
-            Err(RoomFault::Agent(_)) if self.patience() > Duration::ZERO && agent::health(self.dir).await.is_ok() => {
-                return Err(RoomFault::Changed);
-            }
-            other => other?,
+            Err(AgentError::Refused { .. }) => return Err(RoomFault::Changed),
+            other => other.map_err(fault)?,
         };
-        let promised = file.size;
-        let content = futures::stream::unfold(Some((answer, 0u64)), move |state| async move {
-            let (mut answer, seen) = state?;
-            let chunk = match tokio::time::timeout(SILENCE, answer.chunk()).await {
-                Err(slow) => return Some((Err(broken(slow)), None)),
-                Ok(chunk) => chunk,
-            };
-            match chunk {
-                Ok(Some(chunk)) if seen + chunk.len() as u64 > promised.min(LARGEST_FILE) => {
-                    Some((Err(RoomFault::Changed), None))
-                }
-                Ok(Some(chunk)) => {
-                    let seen = seen + chunk.len() as u64;
-                    Some((Ok(chunk), Some((answer, seen))))
-                }
-                Ok(None) if seen < promised => Some((Err(RoomFault::Changed), None)),
-                Ok(None) => None,
-                Err(error) => Some((Err(fault(error)), None)),
-            }
-        });
-        Ok(content.map_err(StorageError::from).boxed())
+        if size != file.size {
+            return Err(RoomFault::Changed);
+        }
+        Ok(pieces.map_err(|error| fault(error).into()).boxed())
     }
 
     async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError> {
-        // What goes wrong on the way here is told as what it is, not as the broken connection that comes of it.
-        let (told, wrong) = std::sync::mpsc::sync_channel(1);
-        let frames = content.map(move |chunk| {
-            chunk.map(Frame::data).map_err(|error| {
-                let text = error.to_string();
-                let _ = told.try_send(error);
-                std::io::Error::other(text)
-            })
-        });
-        let body: agent::Body = StreamBody::new(frames).boxed_unsync();
-        let query = format!("{}&mode={mode:o}", named(path));
-        let mut request = agent::request(Method::PUT, &format!("/files{query}"), body).map_err(fault)?;
-        request.headers_mut().insert(CONTENT_LENGTH, size.into());
-        match agent::ask(self.dir, request, self.patience()).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(wrong.try_recv().unwrap_or_else(|_| StorageError::Room(fault(error)))),
-        }
+        put(self.dir, path, (mode, Some(size)), content, self.patience()).await
     }
+}
+
+/// A file's length in bytes, and what it holds: so many bytes, or an error.
+///
+/// # Errors
+/// The agent refuses, or cannot be reached.
+pub(super) async fn open(
+    dir: &RoomDir,
+    path: &str,
+    deadline: Duration,
+) -> Result<(u64, BoxStream<'static, Result<Bytes, AgentError>>), AgentError> {
+    let request = agent::request(Method::GET, &format!("/files{}", named(path)), agent::empty())?;
+    let answer = agent::ask(dir, request, deadline).await?;
+    // The connection sees to it that it is kept to.
+    let size = answer.length().ok_or_else(|| AgentError::Broken("a file without a length".into()))?;
+    let pieces = futures::stream::unfold(Some(answer), |answer| async move {
+        let mut answer = answer?;
+        match tokio::time::timeout(SILENCE, answer.chunk()).await {
+            Ok(Ok(Some(piece))) => Some((Ok(piece), Some(answer))),
+            Ok(Ok(None)) => None,
+            Ok(Err(error)) => Some((Err(error), None)),
+            Err(_) => Some((Err(AgentError::Timeout(SILENCE)), None)),
+        }
+    });
+    Ok((size, pieces.boxed()))
+}
+
+/// Makes a file of what comes, with permission bits and a length, where that is known; all of it is there, or nothing.
+///
+/// # Errors
+/// What was wrong with the content; else the agent refuses, or cannot be reached.
+pub(super) async fn put<E: fmt::Display + Send + From<AgentError> + 'static>(
+    dir: &RoomDir,
+    path: &str,
+    (mode, size): (u32, Option<u64>),
+    content: BoxStream<'static, Result<Bytes, E>>,
+    deadline: Duration,
+) -> Result<(), E> {
+    let (content, wrong) = keeping_its_error(content);
+    let body: agent::Body = StreamBody::new(content.map_ok(Frame::data)).boxed_unsync();
+    let mut request = agent::request(Method::PUT, &format!("/files{}&mode={mode:o}", named(path)), body)?;
+    if let Some(size) = size {
+        request.headers_mut().insert(CONTENT_LENGTH, size.into());
+    }
+    let made = agent::ask(dir, request, deadline).await;
+    made.map(drop).map_err(|error| wrong.try_recv().unwrap_or_else(|_| error.into()))
+}
+
+/// A content whose error is kept: for who reads it, it is only a broken connection.
+pub(super) fn keeping_its_error<E: fmt::Display + Send + 'static>(
+    content: BoxStream<'static, Result<Bytes, E>>,
+) -> (BoxStream<'static, io::Result<Bytes>>, Receiver<E>) {
+    let (keep, kept) = sync_channel(1);
+    let content = content.map_err(move |error| {
+        let text = error.to_string();
+        // A content ends with its first error.
+        let _ = keep.try_send(error);
+        io::Error::other(text)
+    });
+    (content.boxed(), kept)
 }
 
 #[cfg(test)]

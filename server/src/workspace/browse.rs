@@ -9,15 +9,14 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::{Method, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
 use tokio::time::Instant;
 
 use super::agent::{self, AgentError};
-use super::agent_files::{AgentFiles, named};
+use super::agent_files::{self, AgentFiles, keeping_its_error, named};
+use super::release::Why;
 use super::room::{Occupant, Room};
 use super::{AcquireError, Workspaces};
-use crate::files::{LARGEST_FILE, Place, RoomFault, RoomFiles, StorageError};
+use crate::files::{LARGEST_FILE, MOST_FILES, Place, RoomFault, RoomFiles, StorageError};
 
 /// Files that are listed of a room, at most.
 pub const MOST_LISTED: usize = 200_000;
@@ -25,8 +24,11 @@ pub const MOST_LISTED: usize = 200_000;
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long the upload of one file may take.
 const UPLOAD: Duration = Duration::from_secs(900);
-/// How long a file that is read, and whoever sends one, may say nothing.
+/// How long whoever sends a file may say nothing.
 const SILENCE: Duration = Duration::from_secs(20);
+
+/// Permission bits of a file that was uploaded.
+const MODE: u32 = 0o644;
 
 /// What a file holds, piece by piece.
 pub type Pieces = BoxStream<'static, Result<Bytes, FilesError>>;
@@ -129,7 +131,8 @@ impl Workspaces {
                     size: file.size,
                     changed_at: file.stored_at,
                 };
-                (stored.into_iter().map(info).collect(), true)
+                let all = stored.len() < MOST_FILES;
+                (stored.into_iter().map(info).collect(), all)
             }
             Source::Nowhere => (Vec::new(), true),
         };
@@ -143,7 +146,10 @@ impl Workspaces {
     /// It is not there, or cannot be read.
     pub async fn read_file(self: &Arc<Self>, occupant: &Occupant, path: &str) -> Result<(u64, Pieces), FilesError> {
         match self.source(occupant).await? {
-            Source::Room(room) => read_from_room(&room, path).await,
+            Source::Room(room) => {
+                let (size, pieces) = agent_files::open(dir(&room)?, path, ANSWER).await?;
+                Ok((size, pieces.map(|piece| piece.map_err(FilesError::from)).boxed()))
+            }
             Source::Bucket(place) => {
                 let (size, content) = place.read(path, Instant::now() + UPLOAD).await?;
                 Ok((size, content.map(|piece| piece.map_err(FilesError::from)).boxed()))
@@ -163,22 +169,37 @@ impl Workspaces {
         path: &str,
         content: Pieces,
     ) -> Result<(), FilesError> {
+        let content = limited(content);
         match self.source(occupant).await? {
             Source::Room(room) => {
-                write_to_room(&room, path, content).await?;
+                agent_files::put(dir(&room)?, path, (MODE, None), content, UPLOAD).await?;
                 self.sync_soon(&room, occupant);
                 Ok(())
             }
+            Source::Bucket(place) if !place.takes(path) => Err(FilesError::Unfit("its name is too long".into())),
             Source::Bucket(place) => {
-                let (content, wrong) = keeping_what_goes_wrong(content);
+                let (content, wrong) = keeping_its_error(content);
                 let content = content.map(|piece| piece.map_err(|_| RoomFault::Changed.into()));
-                let written = place.write(path, content.boxed(), Instant::now() + UPLOAD).await;
+                let written = place.replace(path, content.boxed(), Instant::now() + UPLOAD).await;
                 written.map_err(|error| wrong.try_recv().unwrap_or_else(|_| error.into()))
             }
             Source::Nowhere => {
                 let lease = self.acquire(occupant.clone()).await?;
-                write_to_room(lease.room(), path, content).await
+                agent_files::put(dir(lease.room())?, path, (MODE, None), content, UPLOAD).await
             }
+        }
+    }
+
+    /// Undoes a write to a conversation that was deleted or archived meanwhile, which has looked for rooms and files before this one
+    /// was there. What cannot be undone is told in the log.
+    pub async fn take_back(self: &Arc<Self>, occupant: &Occupant, path: &str) {
+        let conversation = &occupant.conversation;
+        match self.delete_file(occupant, path).await {
+            Ok(()) | Err(FilesError::NotFound) => {}
+            Err(error) => tracing::error!(conversation, path, %error, "a file that came too late is left"),
+        }
+        if let Err(error) = self.release_conversation(conversation, Why::Conversation).await {
+            tracing::error!(conversation, %error, "a room that was opened too late is left to the garbage collector");
         }
     }
 
@@ -196,9 +217,7 @@ impl Workspaces {
             }
             Source::Bucket(place) => {
                 let until = place.bucket().until();
-                if !place.list(until).await?.iter().any(|file| file.path == path) {
-                    return Err(FilesError::NotFound);
-                }
+                place.find(path, until).await?;
                 Ok(place.delete([path.to_owned()], until).await?)
             }
             Source::Nowhere => Err(FilesError::NotFound),
@@ -214,69 +233,20 @@ fn in_room(room: &Room, until: Instant) -> Result<AgentFiles<'_>, FilesError> {
     Ok(AgentFiles::new(dir(room)?, until))
 }
 
-async fn read_from_room(room: &Room, path: &str) -> Result<(u64, Pieces), FilesError> {
-    let request = agent::request(Method::GET, &format!("/files{}", named(path)), agent::empty())?;
-    let answer = agent::ask(dir(room)?, request, ANSWER).await?;
-    let size = answer.length().ok_or_else(|| AgentError::Broken("a file without a length".into()))?;
-    let pieces = futures::stream::unfold(Some((answer, size)), |state| async move {
-        let (mut answer, left) = state?;
-        let piece = match tokio::time::timeout(SILENCE, answer.chunk()).await {
-            Err(_) => Err(AgentError::Timeout(SILENCE)),
-            Ok(piece) => piece,
+/// Ends a content that is too large, or whose sender has stopped.
+fn limited(content: Pieces) -> Pieces {
+    let pieces = futures::stream::unfold(Some((content, 0u64)), |state| async move {
+        let (mut content, seen) = state?;
+        let piece = match tokio::time::timeout(SILENCE, content.next()).await {
+            Err(_) => Err(FilesError::BrokenOff(format!("nothing came for {SILENCE:?}"))),
+            Ok(piece) => piece?,
         };
+        let seen = seen + piece.as_ref().map_or(0, |piece| piece.len() as u64);
         match piece {
-            Ok(Some(piece)) => {
-                let left = left.saturating_sub(piece.len() as u64);
-                Some((Ok(piece), Some((answer, left))))
-            }
-            Ok(None) if left > 0 => Some((Err(AgentError::Broken("the file ended early".into()).into()), None)),
-            Ok(None) => None,
-            Err(error) => Some((Err(error.into()), None)),
+            Ok(_) if seen > LARGEST_FILE => Some((Err(FilesError::TooLarge), None)),
+            Ok(piece) => Some((Ok(piece), Some((content, seen)))),
+            Err(error) => Some((Err(error), None)),
         }
     });
-    Ok((size, pieces.boxed()))
-}
-
-async fn write_to_room(room: &Room, path: &str, content: Pieces) -> Result<(), FilesError> {
-    let (content, wrong) = keeping_what_goes_wrong(content);
-    let frames = content.map(|piece| piece.map(Frame::data));
-    let body: agent::Body = StreamBody::new(frames).boxed_unsync();
-    let request = agent::request(Method::PUT, &format!("/files{}", named(path)), body)?;
-    match agent::ask(dir(room)?, request, UPLOAD).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(wrong.try_recv().unwrap_or_else(|_| error.into())),
-    }
-}
-
-/// Ends a content that is too large or too slow, and keeps why it ended: at its other end that is only a broken connection.
-fn keeping_what_goes_wrong(
-    content: Pieces,
-) -> (BoxStream<'static, std::io::Result<Bytes>>, std::sync::mpsc::Receiver<FilesError>) {
-    let (told, wrong) = std::sync::mpsc::sync_channel(1);
-    let pieces = futures::stream::unfold(Some((content, 0u64)), move |state| {
-        let told = told.clone();
-        async move {
-            let (mut content, seen) = state?;
-            let slow = || FilesError::BrokenOff(format!("nothing came for {SILENCE:?}"));
-            let piece = match tokio::time::timeout(SILENCE, content.next()).await {
-                Err(_) => Err(slow()),
-                Ok(None) => return None,
-                Ok(Some(piece)) => piece,
-            };
-            let checked = piece.and_then(|piece| match seen + piece.len() as u64 {
-                seen if seen > LARGEST_FILE => Err(FilesError::TooLarge),
-                seen => Ok((piece, seen)),
-            });
-            match checked {
-                Ok((piece, seen)) => Some((Ok(piece), Some((content, seen)))),
-                Err(error) => {
-                    let text = error.to_string();
-                    // Whoever listens wants the first only.
-                    let _ = told.try_send(error);
-                    Some((Err(std::io::Error::other(text)), None))
-                }
-            }
-        }
-    });
-    (pieces.boxed(), wrong)
+    pieces.boxed()
 }

@@ -1,8 +1,8 @@
 //! The one way out of a room.
 //!
-//! Stop new work, stop the proxy, take the files out, destroy the container, remove the directory, delete the record, forget. Every path that
-//! ends a room comes here; each step may be repeated; a release that is cut off leaves the room in the table as
-//! `Releasing`, and the garbage collector, or the next start, takes it up again.
+//! Stop new work, stop the proxy, take the files out, destroy the container, remove the directory, delete the record,
+//! forget. Every path that ends a room comes here; each step may be repeated; a release that is cut off leaves the room in
+//! the table as `Releasing`, and the garbage collector, or the next start, takes it up again.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
