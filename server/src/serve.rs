@@ -90,7 +90,7 @@ pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
 
 async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
-    let state = StateDir::open(&config.storage.state_dir)?;
+    let state = Arc::new(StateDir::open(&config.storage.state_dir)?);
     let deployment = config.storage.deployment_id.clone().map_or_else(|| state.deployment_id(), Ok)?;
     let database = &config.storage.database;
     let store = Store::open(database).await.map_err(|error| StartError::Database(database.to_string(), error))?;
@@ -122,6 +122,7 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         environment: config.service.environment,
         keys: Arc::new(config.service.keys.clone()),
         rate_limits: rate_limits.map(Arc::new),
+        state_dir: state,
         store: store.clone(),
         runs: runs.clone(),
         workspaces: workspaces.clone(),

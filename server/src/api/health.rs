@@ -78,7 +78,7 @@ pub(super) struct Health {
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Health)))]
 pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
     let (database, docker, redis, s3, reality) = tokio::join!(
-        check(app.store.ping()),
+        database(&app),
         check(app.workspaces.engine().ping()),
         shared_state(&app),
         storage(&app),
@@ -124,7 +124,7 @@ pub(super) struct Word {
 #[utoipa::path(get, path = "/health/ready", tag = "health",
     responses((status = 200, body = Word), (status = 503, body = super::error::ErrorEnvelope)))]
 pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<Word>, ApiError> {
-    let database = check(app.store.ping()).await;
+    let database = database(&app).await;
     if database.status != Status::Healthy {
         return Err(ApiError::unavailable(format!("database: {}", database.message)));
     }
@@ -169,6 +169,17 @@ async fn check<E: std::fmt::Display>(probe: impl Future<Output = Result<(), E>>)
     };
     let latency_ms = (began.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     Check { status, message, latency_ms }
+}
+
+/// Where conversations and runs are kept. Runs have journals in the state directory, wherever the database is.
+async fn database(app: &AppState) -> Check {
+    let mut checked = check(app.store.ping()).await;
+    if checked.status == Status::Healthy
+        && let Err(error) = app.state_dir.has_room()
+    {
+        (checked.status, checked.message) = (Status::Unhealthy, error.to_string());
+    }
+    checked
 }
 
 /// Where workspace records are; what could not be read of them is told, too.

@@ -32,6 +32,7 @@ use utoipa_axum::routes;
 use crate::config::Environment;
 use crate::conversation::runs::Runs;
 use crate::conversation::store::Store;
+use crate::state::directory::StateDir;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::Workspaces;
@@ -49,6 +50,8 @@ pub struct AppState {
     pub keys: Arc<ApiKeys>,
     /// How often each key may ask; `None` where nobody counts.
     pub rate_limits: Option<Arc<RateLimits>>,
+    /// Where this server keeps what is its own.
+    pub state_dir: Arc<StateDir>,
     /// What is kept.
     pub store: Store,
     /// Runs.

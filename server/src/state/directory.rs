@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 /// Characters of a deployment id that we make: random, hexadecimal.
 const ID_DIGITS: usize = 12;
 
+/// Bytes that must be free in it. A run's journal, its messages and its room's record find room in less, but with less than
+/// this it is only a matter of minutes.
+const LEAST_FREE: u64 = 8 << 20;
+
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
@@ -18,6 +22,18 @@ pub enum DirectoryError {
         path: PathBuf,
         /// In the system's words.
         source: io::Error,
+    },
+    /// Its file system is full.
+    #[error(
+        "STATE_DIR={path:?} has {free} bytes and {files} files free, too little to keep runs; make room on that file system"
+    )]
+    Full {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes that are left.
+        free: u64,
+        /// Files that may still be made.
+        files: u64,
     },
     /// Another server has it.
     #[error("STATE_DIR={0:?} is in use by another server; stop it, or give this one a directory of its own")]
@@ -62,6 +78,14 @@ impl StateDir {
         self.path.join(name)
     }
 
+    /// Whether its file system has room for runs: some MiB, and a few files more.
+    ///
+    /// # Errors
+    /// It has not, or does not tell.
+    pub fn has_room(&self) -> Result<(), DirectoryError> {
+        has_room(&self.path)
+    }
+
     /// The deployment's id, made at the first start.
     ///
     /// # Errors
@@ -83,6 +107,22 @@ impl StateDir {
             Err(error) => Err(io(error)),
         }
     }
+}
+
+/// [`StateDir::has_room`] for a directory that is not ours yet.
+///
+/// # Errors
+/// As there.
+pub fn has_room(path: &Path) -> Result<(), DirectoryError> {
+    let space = rustix::fs::statvfs(path)
+        .map_err(|error| DirectoryError::Io { path: path.to_owned(), source: error.into() })?;
+    let (free, files) = (space.f_bavail.saturating_mul(space.f_frsize), space.f_favail);
+    // A file system that does not count files says that it has none at all.
+    let no_file = space.f_files > 0 && files == 0;
+    if free < LEAST_FREE || no_file {
+        return Err(DirectoryError::Full { path: path.to_owned(), free, files });
+    }
+    Ok(())
 }
 
 /// Writes a file so that a reader sees all of it or nothing.

@@ -78,6 +78,8 @@ impl Run {
 
     pub(super) async fn catch_up_now(&mut self) -> Result<(), StoreError> {
         let Some(from) = self.unkept else { return Ok(()) };
+        // What the disk did not take when it was told is read below, too.
+        self.journal.flush().map_err(|error| StoreError::Journal(error.to_string()))?;
         if from == 0 {
             self.message(0, "user", &json!({"text": self.order.user_input})).await?;
         }

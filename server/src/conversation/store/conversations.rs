@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Store, StoreError, from_micros, on_write, to_micros, within, word, words};
+use super::{Store, StoreError, from_micros, on_write, to_micros, within, word, words, written};
 
 words! {
     /// Whether a conversation may go on.
@@ -148,7 +148,7 @@ impl Store {
     /// Tenant or model does not exist.
     pub async fn create_conversation(&self, new: NewConversation) -> Result<Conversation, StoreError> {
         within(async {
-            let row = sqlx::query(concat!(
+            let statement = sqlx::query(concat!(
                 "INSERT INTO conversations (conversation_id, session_id, tenant_id, user_id, model_id, status,
                             workspace_enabled, created_at, updated_at)
                      VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $7) RETURNING ",
@@ -160,11 +160,9 @@ impl Store {
             .bind(new.user_id)
             .bind(new.model_id)
             .bind(new.workspace_enabled)
-            .bind(to_micros(Timestamp::now()))
-            .fetch_one(&self.0)
-            .await
-            .map_err(|e| on_write(e, String::new, "tenant or model"))?;
-            Ok(read(&row)?)
+            .bind(to_micros(Timestamp::now()));
+            let row = written(statement, &self.0).await.map_err(|e| on_write(e, String::new, "tenant or model"))?;
+            Ok(read(&row.ok_or(sqlx::Error::RowNotFound)?)?)
         })
         .await
     }
@@ -240,7 +238,7 @@ impl Store {
         change: ConversationChange,
     ) -> Result<Conversation, StoreError> {
         within(async {
-            let row = sqlx::query(concat!(
+            let statement = sqlx::query(concat!(
                 "UPDATE conversations SET title = COALESCE($3, title), status = COALESCE($4, status), updated_at = $5
                      WHERE conversation_id = $1 AND tenant_id = $2 RETURNING ",
                 columns!()
@@ -249,9 +247,8 @@ impl Store {
             .bind(tenant)
             .bind(change.title)
             .bind(change.status.map(ConversationStatus::as_str))
-            .bind(to_micros(Timestamp::now()))
-            .fetch_optional(&self.0)
-            .await?;
+            .bind(to_micros(Timestamp::now()));
+            let row = written(statement, &self.0).await?;
             Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
         })
         .await

@@ -91,6 +91,15 @@ async fn within<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Resul
     tokio::time::timeout(LONGEST_WAIT, answer).await.unwrap_or(Err(StoreError::Slow(LONGEST_WAIT)))
 }
 
+/// The row that a statement with RETURNING gives, if any, once the statement is at its end: SQLite commits only there, and only there
+/// tells that it could not (sqlite3_step(3)). `fetch_one` looks no further than the row.
+async fn written(
+    statement: sqlx::query::Query<'_, sqlx::Any, sqlx::any::AnyArguments>,
+    pool: &sqlx::AnyPool,
+) -> sqlx::Result<Option<sqlx::any::AnyRow>> {
+    Ok(statement.fetch_all(pool).await?.pop())
+}
+
 /// Microseconds since the epoch, as times are kept.
 fn to_micros(time: jiff::Timestamp) -> i64 {
     time.as_microsecond()

@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, within, word, words};
+use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, within, word, words, written};
 use crate::conversation::cost::Price;
 
 words! {
@@ -103,7 +103,7 @@ impl Store {
     /// The id is taken.
     pub async fn create_model(&self, new: NewModel) -> Result<Model, StoreError> {
         within(async {
-            let row = sqlx::query(
+            let statement = sqlx::query(
                 "INSERT INTO models (model_id, display_name, bedrock_model_id, model_region, context_window,
                         max_output_tokens, input_token_price, output_token_price, status, created_at, updated_at)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'active', $9, $9) RETURNING *",
@@ -116,11 +116,11 @@ impl Store {
             .bind(new.max_output_tokens)
             .bind(String::from(new.input_token_price))
             .bind(String::from(new.output_token_price))
-            .bind(to_micros(Timestamp::now()))
-            .fetch_one(&self.0)
-            .await
-            .map_err(|e| on_write(e, || format!("model {} exists", new.model_id), "model"))?;
-            Ok(read(&row)?)
+            .bind(to_micros(Timestamp::now()));
+            let row = written(statement, &self.0)
+                .await
+                .map_err(|e| on_write(e, || format!("model {} exists", new.model_id), "model"))?;
+            Ok(read(&row.ok_or(sqlx::Error::RowNotFound)?)?)
         })
         .await
     }
@@ -155,7 +155,7 @@ impl Store {
     /// There is none of this id.
     pub async fn update_model(&self, id: &str, change: ModelChange) -> Result<Model, StoreError> {
         within(async {
-            let row = sqlx::query(
+            let statement = sqlx::query(
                 "UPDATE models SET display_name = COALESCE($2, display_name),
                         bedrock_model_id = COALESCE($3, bedrock_model_id), model_region = COALESCE($4, model_region),
                         context_window = COALESCE($5, context_window),
@@ -174,9 +174,8 @@ impl Store {
             .bind(change.input_token_price.map(String::from))
             .bind(change.output_token_price.map(String::from))
             .bind(change.status.map(ModelStatus::as_str))
-            .bind(to_micros(Timestamp::now()))
-            .fetch_optional(&self.0)
-            .await?;
+            .bind(to_micros(Timestamp::now()));
+            let row = written(statement, &self.0).await?;
             Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
         })
         .await

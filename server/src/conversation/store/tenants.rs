@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, within, word, words};
+use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, within, word, words, written};
 
 words! {
     /// Whether a tenant may start runs.
@@ -77,18 +77,18 @@ impl Store {
     /// The id is taken, or the model does not exist.
     pub async fn create_tenant(&self, new: NewTenant) -> Result<Tenant, StoreError> {
         within(async {
-            let row = sqlx::query(
+            let statement = sqlx::query(
                 "INSERT INTO tenants (tenant_id, system_prompt, model_id, status, created_at, updated_at)
                  VALUES ($1, $2, $3, 'active', $4, $4) RETURNING *",
             )
             .bind(&new.tenant_id)
             .bind(new.system_prompt)
             .bind(new.model_id)
-            .bind(to_micros(Timestamp::now()))
-            .fetch_one(&self.0)
-            .await
-            .map_err(|e| on_write(e, || format!("tenant {} exists", new.tenant_id), "model"))?;
-            Ok(read(&row)?)
+            .bind(to_micros(Timestamp::now()));
+            let row = written(statement, &self.0)
+                .await
+                .map_err(|e| on_write(e, || format!("tenant {} exists", new.tenant_id), "model"))?;
+            Ok(read(&row.ok_or(sqlx::Error::RowNotFound)?)?)
         })
         .await
     }
@@ -124,7 +124,7 @@ impl Store {
     /// There is none of this id, or the model does not exist.
     pub async fn update_tenant(&self, id: &str, change: TenantChange) -> Result<Tenant, StoreError> {
         within(async {
-            let row = sqlx::query(
+            let statement = sqlx::query(
                 "UPDATE tenants SET system_prompt = COALESCE($2, system_prompt), model_id = COALESCE($3, model_id),
                         status = COALESCE($4, status), updated_at = $5
                  WHERE tenant_id = $1 RETURNING *",
@@ -133,10 +133,8 @@ impl Store {
             .bind(change.system_prompt)
             .bind(change.model_id)
             .bind(change.status.map(TenantStatus::as_str))
-            .bind(to_micros(Timestamp::now()))
-            .fetch_optional(&self.0)
-            .await
-            .map_err(|e| on_write(e, String::new, "model"))?;
+            .bind(to_micros(Timestamp::now()));
+            let row = written(statement, &self.0).await.map_err(|e| on_write(e, String::new, "model"))?;
             Ok(read(&row.ok_or(StoreError::NotFound("tenant"))?)?)
         })
         .await
