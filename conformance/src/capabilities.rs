@@ -10,10 +10,10 @@ use crate::client::http::Api;
 use crate::run::Options;
 use crate::scenario::Capability;
 use crate::target::engine::Engine;
+use crate::target::own_engine::OwnEngine;
 use crate::target::prometheus::Prometheus;
 use crate::target::redis::Redis;
-use crate::target::schemathesis;
-use crate::target::{binaries, compose, contained};
+use crate::target::{binaries, compose, contained, schemathesis, small_disk};
 
 /// The usual place of the Docker socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -121,6 +121,12 @@ impl Capabilities {
         }
         if let Err(why) = Prometheus::find() {
             self.lacks(&[Capability::Prometheus], &why);
+        }
+        if let Err(why) = small_disk::find() {
+            self.lacks(&[Capability::Mount], &why);
+        }
+        if let Err(why) = OwnEngine::find() {
+            self.lacks(&[Capability::OwnEngine], &why);
         }
         if let Err(why) = schemathesis::find() {
             self.lacks(&[Capability::Schemathesis], &why);

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::poll::eventually;
 use crate::run::{LEDGER_FILE, Made, OWNER_FILE, runs_dir, start_time};
+use crate::target::cgroup;
 use crate::target::compose;
 use crate::target::engine::Engine;
 use crate::target::image;
@@ -102,6 +103,10 @@ async fn remove(made: &Made, docker: &str, engine: &mut Option<Engine>) -> anyho
         tree::remove(dir).await?;
         return Ok(there.then(|| format!("directory {}", dir.display())).into_iter().collect());
     }
+    if let Made::Cgroup(name) = made {
+        let trees = cgroup::remove(name)?;
+        return Ok((trees > 0).then(|| format!("control group {name}")).into_iter().collect());
+    }
     let engine = match engine {
         Some(engine) => engine,
         None => engine.insert(Engine::connect(docker).await?),
@@ -127,7 +132,7 @@ async fn remove(made: &Made, docker: &str, engine: &mut Option<Engine>) -> anyho
             image::remove(engine, tag).await.map_err(told)?;
             Ok(there.then(|| format!("image {tag}")).into_iter().collect())
         }
-        Made::Dir(_) => unreachable!("directories were dealt with above"),
+        Made::Dir(_) | Made::Cgroup(_) => unreachable!("these were dealt with above"),
     }
 }
 

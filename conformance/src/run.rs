@@ -79,6 +79,8 @@ pub enum Made {
     Project(String),
     /// An image, by tag.
     Image(String),
+    /// A control group, by its name.
+    Cgroup(String),
     /// A directory outside the run's own.
     Dir(PathBuf),
 }
@@ -90,6 +92,7 @@ impl Made {
             Self::Container(name) => format!("container {name}\n"),
             Self::Project(name) => format!("project {name}\n"),
             Self::Image(tag) => format!("image {tag}\n"),
+            Self::Cgroup(name) => format!("cgroup {name}\n"),
             Self::Dir(path) => format!("dir {}\n", path.display()),
         }
     }
@@ -103,6 +106,7 @@ impl Made {
             "container" => Self::Container(name.to_owned()),
             "project" => Self::Project(name.to_owned()),
             "image" => Self::Image(name.to_owned()),
+            "cgroup" => Self::Cgroup(name.to_owned()),
             "dir" => Self::Dir(PathBuf::from(name)),
             _ => return None,
         })
@@ -120,12 +124,17 @@ pub fn runs_dir() -> PathBuf {
     std::env::temp_dir().join(format!("nagaya-conformance-{}", rustix::process::getuid().as_raw()))
 }
 
-/// Tells a process from a later one with the same id: the 22nd field of `/proc/<pid>/stat` (proc(5), `starttime`).
+/// Tells a process from a later one with the same id: the 22nd field of `/proc/<pid>/stat` (proc(5), `starttime`). One that has ended
+/// and that nobody has asked for yet (`Z`) runs no more.
 #[must_use]
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the command in parentheses and may itself hold spaces and parentheses.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 impl Run {

@@ -171,6 +171,10 @@ named! {
         ServerImage = "server-image",
         /// Compose, this project's Compose file, and the images that it names.
         Compose = "compose",
+        /// The suite runs as root, so that it can mount file systems.
+        Mount = "mount",
+        /// The suite runs as root and finds `dockerd`, so that it can have an engine to stop and start.
+        OwnEngine = "own-engine",
         /// The room's image is on the engine, so that containers and images can be made from it.
         Image = "image",
     }

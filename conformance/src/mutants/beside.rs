@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::{Defect, Mutant, red};
-use crate::target::tamper::Memory;
+use crate::target::memory::Memory;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {

@@ -4,7 +4,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{Defect, Mutant, red};
-use crate::target::tamper::{Answer, AskFn, Asked, Memory, Tamper};
+use crate::target::memory::Memory;
+use crate::target::tamper::{Answer, AskFn, Asked, Tamper};
 
 const fn asks(ask: AskFn) -> Defect {
     Defect::Engine(Tamper { ask: Some(ask), answer: None, event: None })

@@ -4,7 +4,8 @@ use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
 use super::{Defect, Mutant, red};
-use crate::target::tamper::{Answer, AnswerFn, AskFn, Asked, Memory, Tamper};
+use crate::target::memory::Memory;
+use crate::target::tamper::{Answer, AnswerFn, AskFn, Asked, Tamper};
 
 /// Answers are changed.
 const fn answers(answer: AnswerFn) -> Defect {

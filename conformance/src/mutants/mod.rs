@@ -15,7 +15,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::target::tamper::{Memory, Tamper, Wire};
+use crate::target::memory::Memory;
+use crate::target::tamper::{Tamper, Wire};
 
 /// A broken deployment.
 #[derive(Debug, Clone, Copy)]

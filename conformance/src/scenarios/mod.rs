@@ -53,6 +53,7 @@ subjects! {
     canaries,
     chaos,
     recovery,
+    faults,
     shared,
     deploy,
 }

@@ -59,6 +59,10 @@ fn settings(tenant: &str, conversation: &str, model: &str, doomed: &str) -> Stri
     format!(
         r#"headers = {{ X-API-Key = "{OPERATOR}" }}
 
+# What is broken may be broken by its size alone: 413 is an answer to that.
+[checks.negative_data_rejection]
+expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "429"]
+
 [parameters]
 "path.tenant_id" = "{tenant}"
 "path.conversation_id" = "{conversation}"

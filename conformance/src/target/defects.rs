@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::fixtures::Credentials;
 use super::launch::Launch;
+use super::memory::Memory;
 use super::relay::{Relay, To};
-use super::tamper::{Memory, Tamper, Wire};
+use super::tamper::{Tamper, Wire};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::mutants::Defect;

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::engine::{Engine, Room};
 use super::fixtures::{Credentials, Model, address};
+use super::memory::Memory;
 use super::process::{Process, Program};
-use super::tamper::Memory;
 use crate::client::http::Api;
 use crate::client::stream::{EventStream, RunEvent};
 use crate::context::Context;

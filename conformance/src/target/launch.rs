@@ -12,6 +12,7 @@ use super::process::{Process, Program};
 use super::prometheus::Prometheus;
 use super::redis::Redis;
 use super::services::Services;
+use super::small_disk;
 use super::storage::{BUCKET, Storage};
 use crate::context::Context;
 use crate::evidence::Witness;
@@ -33,6 +34,8 @@ pub struct Launch {
     no_model: bool,
     credentials: Option<Credentials>,
     contained: bool,
+    engine: Option<Engine>,
+    state_mib: Option<u32>,
 }
 
 impl Launch {
@@ -80,6 +83,20 @@ impl Launch {
     pub fn bucket(mut self, storage: &Storage) -> Self {
         self.credentials = Some(storage.credentials.clone());
         self.set("S3_BUCKET_NAME", BUCKET).set("S3_ENDPOINT_URL", format!("http://{}", storage.address))
+    }
+
+    /// Has its rooms on this engine.
+    #[must_use]
+    pub fn on(mut self, engine: &Engine) -> Self {
+        self.engine = Some(engine.clone());
+        self.set("DOCKER_SOCKET_PATH", engine.socket().display())
+    }
+
+    /// Has so many MiB for its state directory, on a file system of its own.
+    #[must_use]
+    pub fn state_of(mut self, mib: u32) -> Self {
+        self.state_mib = Some(mib);
+        self
     }
 
     /// Does not wait until the deployment is ready: it listens, that is enough.
@@ -133,7 +150,7 @@ impl Context {
         let memory = self.memory_of(&id, &credentials);
         let launch = self.in_front_of_pins(launch).await?;
         let mut program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
-        let engine = self.run.capabilities.engine.clone();
+        let engine = launch.engine.clone().or_else(|| self.run.capabilities.engine.clone());
         self.rooms_of(&id, engine.as_ref())?;
         if !launch.settings.contains_key("DOCKER_SOCKET_PATH")
             && let Some(address) = self.in_front_of_engine(&id, &memory)?
@@ -141,6 +158,9 @@ impl Context {
             program.env.insert("DOCKER_SOCKET_PATH".to_owned(), address);
         }
         self.beside(&sockets, &memory);
+        if let Some(mib) = launch.state_mib {
+            program = small_disk::with_state_of(mib, program)?;
+        }
         let bare = launch.contained.then(|| program.clone());
         if launch.contained {
             program = self.contain(program, &sockets)?;

@@ -1,10 +1,9 @@
 //! What a relay may do to what it carries: nothing, or what a broken deployment would.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream;
@@ -18,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::memory::Memory;
 use super::relay::Duplex;
 use crate::client::sse::{SseEvent, SseReader};
 
@@ -86,46 +86,6 @@ impl Answer {
         let mut value = self.value();
         change(&mut value);
         self.set(&value);
-    }
-}
-
-/// What a defect remembers, over all connections of a run: it may have to see something before it does something.
-#[derive(Debug, Clone, Default)]
-pub struct Memory(Arc<Mutex<BTreeMap<String, String>>>);
-
-impl Memory {
-    /// What is remembered under this name.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    }
-
-    /// Remembers something.
-    pub fn set(&self, name: &str, value: impl Into<String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), value.into());
-    }
-
-    /// Remembers the first value for a name, and gives that.
-    pub fn first(&self, name: &str, value: &str) -> String {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(name.to_owned()).or_insert_with(|| value.to_owned()).clone()
-    }
-
-    /// Remembers the highest value for a name, and gives that.
-    pub fn highest(&self, name: &str, value: f64) -> f64 {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = all.get(name).and_then(|text| text.parse().ok()).unwrap_or(f64::MIN);
-        let highest = value.max(before);
-        all.insert(name.to_owned(), highest.to_string());
-        highest
-    }
-
-    /// Counts.
-    pub fn count(&self, name: &str) -> u64 {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = all.get(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) + 1;
-        all.insert(name.to_owned(), now.to_string());
-        now
     }
 }
 
@@ -401,13 +361,5 @@ mod tests {
         assert_eq!(text, "0123456789more");
         assert_eq!(ask("0123456789", Wire::Swallowing(4)).await, "456789");
         assert_eq!(ask("0123456789", Wire::Plain).await, "0123456789");
-    }
-
-    #[test]
-    fn memory_remembers() {
-        let memory = Memory::default();
-        assert_eq!((memory.first("a", "1"), memory.first("a", "2")), ("1".to_owned(), "1".to_owned()));
-        assert_eq!((memory.highest("n", 3.0), memory.highest("n", 1.0)), (3.0, 3.0));
-        assert_eq!((memory.count("c"), memory.count("c")), (1, 2));
     }
 }

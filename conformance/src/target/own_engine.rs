@@ -1,0 +1,190 @@
+//! A Docker engine of the suite's own, which may be stopped, started and cut off: the machine's engine is others' too.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::query_parameters::ImportImageOptions;
+use futures::{StreamExt, TryStreamExt};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::cgroup;
+use super::contained::on_path;
+use super::engine::Engine;
+use super::fixtures::harness;
+use super::process::{Process, Program};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::poll::eventually;
+use crate::run::Made;
+
+/// How long the engine may take until it answers.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to stop; it gives a container ten seconds.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Its socket, and the directory of what it keeps while it runs: of other sockets, too, whose paths may have 107 bytes at most.
+const SOCKET: &str = "docker.sock";
+const EXEC: &str = "exec";
+/// How long an image may take from one engine into another.
+const IMAGE_LIMIT: Duration = Duration::from_secs(120);
+
+/// A `dockerd` in namespaces of its own for processes, mounts and network: however it ends, its containers, its helpers and its mounts
+/// end with it, and the network of the machine's engine is not touched (one without a bridge takes `docker0` away).
+#[derive(Debug, Clone)]
+pub struct OwnEngine {
+    program: Program,
+    run: String,
+    /// Where its images are, and its log.
+    dir: PathBuf,
+    /// Where its sockets are, and what else it keeps while it runs.
+    short_dir: PathBuf,
+    /// Control group of its containers.
+    group: String,
+    process: Arc<Mutex<Process>>,
+}
+
+impl OwnEngine {
+    /// Where `dockerd` and `unshare` are.
+    ///
+    /// # Errors
+    /// One of them is not there, or who runs the suite is not root.
+    pub fn find() -> Result<(PathBuf, PathBuf), String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("only root starts a Docker engine".to_owned());
+        }
+        let find = |name: &str| on_path(name).ok_or_else(|| format!("{name} is not on the search path"));
+        Ok((find("dockerd")?, find("unshare")?))
+    }
+
+    fn begin(program: &Program, run: &str, dir: &Path, short_dir: &Path) -> Result<Process, Failure> {
+        // What it keeps while it runs is in a directory that a reboot empties, on any machine.
+        empty(short_dir)?;
+        std::fs::create_dir(short_dir.join(EXEC))?;
+        Ok(Process::start(program, run, &dir.join("dockerd.log"))?)
+    }
+
+    fn process(&self) -> Process {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its API, once it answers.
+    async fn connect(&self) -> Result<Engine, Failure> {
+        let address = self.short_dir.join(SOCKET).display().to_string();
+        let answers = eventually(START_LIMIT, "an answer of dockerd", async || {
+            Engine::connect(&address)
+                .await
+                .map_err(|error| format!("{error:#}; it printed: {}", self.process().printed()))
+        });
+        answers.await.map_err(harness)
+    }
+
+    /// Stops it in order, as `systemctl stop docker` does: it ends its containers first.
+    ///
+    /// # Errors
+    /// It does not stop.
+    pub async fn stop(&self) -> Result<(), Failure> {
+        let process = self.process();
+        // unshare itself does not pass signals on.
+        let children = format!("/proc/{0}/task/{0}/children", process.pid());
+        let child = std::fs::read_to_string(children)?.trim().parse::<i32>().ok().and_then(Pid::from_raw);
+        let child = child.ok_or_else(|| Failure::harness("dockerd does not run"))?;
+        kill_process(child, Signal::TERM).map_err(Failure::harness)?;
+        process.wait(STOP_LIMIT).await.map(|_| ()).map_err(harness)
+    }
+
+    /// Ends it, and all its containers, at once: as when a machine loses its power.
+    ///
+    /// # Errors
+    /// It cannot be ended.
+    pub async fn cut_off(&self) -> Result<(), Failure> {
+        self.process().kill().await?;
+        // Nobody is left to remove its socket, and nobody may mistake it for an engine.
+        Ok(empty(&self.short_dir)?)
+    }
+
+    /// Starts it again after [`OwnEngine::stop`] or [`OwnEngine::cut_off`], with the containers and images it had.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn start_again(&self) -> Result<Engine, Failure> {
+        let process = Self::begin(&self.program, &self.run, &self.dir, &self.short_dir)?;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        self.connect().await
+    }
+}
+
+impl Context {
+    /// Starts an engine of the scenario's own that has the rooms' image.
+    ///
+    /// # Errors
+    /// It does not start, or does not take the image.
+    pub async fn own_engine(&self) -> Result<(OwnEngine, Engine), Failure> {
+        let (dockerd, unshare) = OwnEngine::find().map_err(Failure::could_not_run)?;
+        let dir = self.dir().join(self.unique("engine"));
+        std::fs::create_dir(&dir)?;
+        let short_dir = self.socket_dir()?;
+        let config = dir.join("daemon.json");
+        std::fs::write(&config, "{}")?;
+        let namespaces = ["--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc"].map(str::to_owned);
+        let group = self.unique("engine");
+        self.run.will_make(&Made::Cgroup(group.clone()))?;
+        let engine = [
+            dockerd.display().to_string(),
+            format!("--config-file={}", config.display()),
+            format!("--host=unix://{}", short_dir.join(SOCKET).display()),
+            format!("--data-root={}", dir.join("data").display()),
+            format!("--exec-root={}", short_dir.join(EXEC).display()),
+            format!("--pidfile={}", short_dir.join(EXEC).join("dockerd.pid").display()),
+            format!("--cgroup-parent=/{group}"),
+            "--bridge=none".to_owned(),
+            "--iptables=false".to_owned(),
+            "--ip6tables=false".to_owned(),
+            "--ip-masq=false".to_owned(),
+        ];
+        let mut program = Program::new(&unshare, namespaces.into_iter().chain(engine));
+        if let Ok(path) = std::env::var("PATH") {
+            program.env.insert("PATH".to_owned(), path);
+        }
+        let process = OwnEngine::begin(&program, &self.run.id, &dir, &short_dir)?;
+        let process = Arc::new(Mutex::new(process));
+        let own = OwnEngine { program, run: self.run.id.clone(), dir, short_dir, group: group.clone(), process };
+        let to_end = own.clone();
+        self.resources.add("an engine of the scenario's own", move || async move {
+            to_end.cut_off().await?;
+            // A process that was killed may take a moment to be out of its group.
+            let removed = eventually(STOP_LIMIT, "an empty control group", async || cgroup::remove(&to_end.group));
+            removed.await.map_err(harness)?;
+            super::tree::remove(&to_end.dir.join("data")).await.map_err(Failure::harness)
+        });
+        let engine = own.connect().await?;
+        let copied =
+            tokio::time::timeout(IMAGE_LIMIT, copy_image(self.engine()?, &engine, &self.run.options.image)).await;
+        copied.map_err(|_| Failure::harness(format!("the image was not copied in {IMAGE_LIMIT:?}")))??;
+        Ok((own, engine))
+    }
+}
+
+/// Empties a directory of what an engine keeps in it while it runs.
+fn empty(short_dir: &Path) -> std::io::Result<()> {
+    let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    for removed in [std::fs::remove_file(short_dir.join(SOCKET)), std::fs::remove_dir_all(short_dir.join(EXEC))] {
+        match removed {
+            Err(error) if !absent(&error) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn copy_image(from: &Engine, to: &Engine, image: &str) -> Result<(), Failure> {
+    // The client outlives this function: what it gives is a stream that refers to it.
+    let (docker, name) = (from.docker().clone(), image.to_owned());
+    let (sender, receiver) = futures::channel::mpsc::channel(16);
+    let read = async move {
+        let chunks = docker.export_image(&name).map(Ok);
+        chunks.forward(sender).await.map_err(Failure::harness)
+    };
+    let written = to.docker().import_image_stream(ImportImageOptions::default(), receiver, None);
+    let write = async move { written.try_for_each(|_| std::future::ready(Ok(()))).await.map_err(Failure::from) };
+    tokio::try_join!(read, write).map(|_| ())
+}
