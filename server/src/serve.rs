@@ -19,6 +19,7 @@ use crate::conversation::journal::Shelf;
 use crate::conversation::run::Outlook;
 use crate::conversation::runs::{Means, Runs};
 use crate::conversation::store::Store;
+use crate::conversation::uploads::Uploads;
 use crate::engine::Docker;
 use crate::files::Bucket;
 use crate::state::directory::{StateDir, write_whole};
@@ -103,12 +104,15 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
     let workspaces = workspaces(&config, &state, deployment.clone(), metrics.clone(), audit.clone()).await?;
     let journals = state.file("runs");
     let told = |error| StartError::Journals(journals.clone(), error);
+    let uploads = state.file("uploads");
+    let uploads = Uploads::open(uploads.clone()).map_err(|error| StartError::Journals(uploads, error))?;
     let runs = Runs::new(Means {
         workspaces: workspaces.clone(),
         store: store.clone(),
         metrics: metrics.clone(),
         audit: audit.clone(),
         execution_timeout: config.rooms.execution_timeout,
+        uploads: uploads.clone(),
         shelf: Shelf::open(journals.clone()).map_err(told)?,
         outlook: match config.service.at_shutdown {
             AtShutdown::Keep => Outlook::GoesOn,
@@ -123,6 +127,7 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         keys: Arc::new(config.service.keys.clone()),
         rate_limits: rate_limits.map(Arc::new),
         state_dir: state,
+        uploads,
         store: store.clone(),
         runs: runs.clone(),
         workspaces: workspaces.clone(),

@@ -12,7 +12,7 @@ use super::stream::EventStream;
 use crate::failure::{Failure, check, check_eq};
 
 /// How long a request that is not a stream may take.
-const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take to have a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -68,7 +68,7 @@ impl Api {
         Self { key: key.map(str::to_owned), ..self.clone() }
     }
 
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    pub(super) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));
         match &self.key {
             Some(key) => request.header("X-API-Key", key),
@@ -141,7 +141,7 @@ impl Api {
         self.answer(asked, body, request).await
     }
 
-    async fn answer(
+    pub(super) async fn answer(
         &self,
         asked: String,
         body: Option<&str>,
@@ -183,7 +183,7 @@ impl Api {
         self.event_stream(format!("GET {path} after {last_event_id}"), String::new(), request).await
     }
 
-    async fn event_stream(
+    pub(super) async fn event_stream(
         &self,
         asked: String,
         body: String,

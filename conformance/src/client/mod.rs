@@ -1,6 +1,7 @@
 //! The suite's own clients: HTTP over TCP and over Unix sockets, event streams, metrics. Every exchange is kept.
 
 pub mod exchange;
+pub mod form;
 pub mod http;
 pub mod metrics;
 pub mod sse;

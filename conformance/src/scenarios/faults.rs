@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::recovery::{ended_badly, endless};
+use crate::client::form::Form;
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
 use crate::poll::eventually;
@@ -152,6 +153,9 @@ async fn while_full(deployment: &Deployment, busy: &Conversation, other: &Conver
     let refused = api.post(&other.path("/stream"), &json!({"user_input": "@say no"})).await?;
     refused.expect_error(503, "SERVICE_UNAVAILABLE")?;
     check(refused.header("retry-after").is_some(), "503 without Retry-After")?;
+    let form = Form::of_run("@say no").file("large", &[b'x'; 1 << 20]);
+    let refused = api.post_form(&other.path("/stream"), form.whole()).await?;
+    refused.expect_error(503, "SERVICE_UNAVAILABLE")?;
     let path = format!("/api/tenants/{}/conversations", other.tenant);
     for _ in 0..UNTIL_REFUSED {
         let reply = api.post(&path, &json!({"user_id": "u".repeat(200)})).await?;

@@ -34,6 +34,7 @@ subjects! {
     files,
     storage,
     transfer,
+    attached,
     release,
     gauge,
     runs,

@@ -64,6 +64,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(large),
         ..SCENARIO
     },
+    Scenario {
+        id: "FILE-006",
+        title: "an upload that opened a room leaves none when its conversation is deleted meanwhile",
+        requirement: "DELETE 204: stops the run, releases the workspace, deletes messages and stored files",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image],
+        body: body!(deleted_meanwhile),
+        ..SCENARIO
+    },
 ];
 
 pub(super) fn url(conversation: &Conversation, route: &str, path: &str) -> String {
@@ -80,7 +88,7 @@ async fn download(deployment: &Deployment, of: &Conversation, path: &str) -> Res
 }
 
 /// Paths of a page of the list, and how many there are in all.
-async fn listed(deployment: &Deployment, of: &Conversation, query: &str) -> Result<(Vec<String>, u64), Failure> {
+pub(super) async fn listed(deployment: &Deployment, of: &Conversation, query: &str) -> Result<(Vec<String>, u64), Failure> {
     let page = deployment.api.get(&of.path(&format!("/files{query}"))).await?.expect(200)?.json()?;
     let items = page["items"].as_array().ok_or_else(|| Failure::assertion(format!("no items in {page}")))?;
     let paths = items.iter().map(|item| item["path"].as_str().unwrap_or_default().to_owned()).collect();
@@ -254,4 +262,35 @@ async fn large(context: &Context) -> Result<(), Failure> {
     check(back.body == content, format!("{} bytes came back, or others", back.body.len()))?;
     let grown = crate::target::process::peak_memory(server.pid())?.saturating_sub(before);
     check(grown < 64 << 20, format!("the server's memory grew by {} MiB at its peak", grown >> 20))
+}
+
+async fn deleted_meanwhile(context: &Context) -> Result<(), Failure> {
+    const SOON: Duration = Duration::from_secs(20);
+    let deployment = context.launch(Launch::new()).await?;
+    let conversation = deployment.conversation(context).await?;
+    let half = "h".repeat(1000);
+    let mut stream = begun(&deployment, &conversation, "late", "Content-Length: 2000", &half).await?;
+    eventually(SOON, "the room that the upload opens", async || deployment.only_room().await.map(drop)).await?;
+    // Deleted at once, or not before the upload has ended.
+    let path = conversation.path("");
+    let deleted = deployment.api.delete(&path);
+    let ended = async {
+        let refused = deployment.api.get(&path).await?.status != 200;
+        stream.write_all(half.as_bytes()).await?;
+        let mut answer = String::new();
+        tokio::time::timeout(SOON, stream.read_to_string(&mut answer)).await.map_err(Failure::assertion)??;
+        Ok::<_, Failure>((refused, answer))
+    };
+    let (deleted, ended) = tokio::join!(deleted, ended);
+    let (status, (refused, answer)) = (deleted?.status, ended?);
+    context.note(format!("DELETE {status}; deleted before the upload's end: {refused}; the upload: {answer:?}"));
+    check(matches!(status.as_u16(), 204 | 409), format!("DELETE answered {status}"))?;
+    if status == 409 {
+        deployment.api.delete(&path).await?.expect(204)?;
+    } else if refused {
+        check(answer.starts_with("HTTP/1.1 4"), format!("an upload to what is deleted is answered {answer:?}"))?;
+    }
+    eventually(SOON, "no room", async || check_eq("rooms", deployment.all_rooms().await?.len(), 0)).await?;
+    check_eq("directories", std::fs::read_dir(&deployment.server()?.sockets)?.count(), 0)?;
+    deployment.api.get(&path).await?.expect_error(404, "NOT_FOUND")
 }

@@ -31,19 +31,27 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
             }
             other => ApiError::invalid("body", other.body_text()),
         })?;
-        // The deserializer would also take an array, field by field.
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(ApiError::invalid("body", "a JSON object is accepted"));
-        }
-        let mut json = serde_json::Deserializer::from_slice(&body);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let path = error.path().to_string();
-            let field = if path == "." { "body".to_owned() } else { path };
-            ApiError::invalid(field, error.into_inner().to_string())
-        })?;
-        json.end().map_err(|error| ApiError::invalid("body", error.to_string()))?;
-        Ok(Self(value))
+        parse_json(&body).map(Self)
     }
+}
+
+/// Reads a JSON object.
+///
+/// # Errors
+/// It is none, or a field of it is wrong.
+pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // The deserializer would also take an array, field by field.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::invalid("body", "a JSON object is accepted"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let field = if path == "." { "body".to_owned() } else { path };
+        ApiError::invalid(field, error.into_inner().to_string())
+    })?;
+    json.end().map_err(|error| ApiError::invalid("body", error.to_string()))?;
+    Ok(value)
 }
 
 /// Query parameters.

@@ -13,6 +13,7 @@ mod health;
 mod models;
 pub mod rate_limit;
 mod request_id;
+mod run_request;
 mod stream;
 mod tenants;
 
@@ -32,6 +33,7 @@ use utoipa_axum::routes;
 use crate::config::Environment;
 use crate::conversation::runs::Runs;
 use crate::conversation::store::Store;
+use crate::conversation::uploads::Uploads;
 use crate::state::directory::StateDir;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
@@ -54,6 +56,8 @@ pub struct AppState {
     pub state_dir: Arc<StateDir>,
     /// What is kept.
     pub store: Store,
+    /// Where files are that came with a run's request.
+    pub uploads: Uploads,
     /// Runs.
     pub runs: Arc<Runs>,
     /// Rooms.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -16,44 +16,17 @@ use super::AppState;
 use super::auth::TenantScope;
 use super::conversations::ConversationPath;
 use super::error::{ApiError, Code, ErrorEnvelope};
-use super::extract::{ApiJson, ApiPath, ApiQuery, check_length};
+use super::extract::{ApiPath, ApiQuery};
 use super::request_id;
+use super::run_request::{self, RunForm, RunRequest, Submission};
 use crate::conversation::journal::Journal;
 use crate::conversation::run::Order;
-use crate::conversation::store::{ConversationStatus, TenantStatus};
+use crate::conversation::runs::StartError;
+use crate::conversation::store::{Conversation, ConversationStatus, Tenant, TenantStatus};
+use crate::conversation::uploads::Batch;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-
-/// Longest user input, in characters.
-const USER_INPUT: std::ops::RangeInclusive<usize> = 1..=200_000;
-
-/// What starts a run.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"user_input": "Add up the invoices", "executor": {"user_id": "ada"}}))]
-pub(super) struct RunRequest {
-    /// What the user asks for; 1 to 200,000 characters.
-    #[schema(min_length = 1, max_length = 200_000, pattern = r"^[^\u0000]*$")]
-    user_input: String,
-    /// Who asks, for the log.
-    executor: Option<Executor>,
-}
-
-/// Who asks.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Executor {
-    /// Up to 256 characters.
-    #[schema(max_length = 256, pattern = r"^[^\u0000]*$")]
-    user_id: Option<String>,
-    /// Up to 256 characters.
-    #[schema(max_length = 256, pattern = r"^[^\u0000]*$")]
-    name: Option<String>,
-    /// Up to 256 characters.
-    #[schema(max_length = 256, pattern = r"^[^\u0000]*$")]
-    email: Option<String>,
-}
 
 /// From where a run is followed.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -80,29 +53,49 @@ pub(super) struct RunEvent {
     data: String,
 }
 
-/// Starts a run; its events follow. Leaving does not end it.
+/// Starts a run; its events follow. Leaving does not end it. Files that come with it are in the workspace before it begins.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/stream", tag = "runs",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)), request_body = RunRequest,
+    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)),
+    request_body(content((RunRequest = "application/json"), (RunForm = "multipart/form-data"))),
     responses((status = 200, content_type = "text/event-stream", body = RunEvent), (status = 404, body = ErrorEnvelope),
+        (status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: a file's path leads out of the workspace"),
         (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
 pub(super) async fn start(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ConversationPath>,
-    ApiJson(request): ApiJson<RunRequest>,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    check_length("user_input", &request.user_input, USER_INPUT)?;
-    for (field, text) in request.executor.iter().flat_map(|executor| {
-        [
-            ("executor.user_id", &executor.user_id),
-            ("executor.name", &executor.name),
-            ("executor.email", &executor.email),
-        ]
-    }) {
-        text.as_ref().map_or(Ok(()), |text| check_length(field, text, 0..=256))?;
+    // Before a body is taken that may be large, and once more for what changed meanwhile.
+    startable(&app, &tenant, &path.conversation_id).await?;
+    if app.runs.is_going(&path.conversation_id) {
+        return Err(StartError::Locked.into());
     }
-    let tenant = app.store.tenant(&tenant).await?;
-    let conversation = app.store.conversation(&tenant.tenant_id, &path.conversation_id).await?;
+    let Submission { request, files } = run_request::read(&app, request).await?;
+    let (tenant, conversation) = startable(&app, &tenant, &path.conversation_id).await?;
+    let model = app.store.model(&conversation.model_id).await?;
+    app.workspaces.admit(&conversation.conversation_id).await?;
+    let conversation_id = conversation.conversation_id.clone();
+    let user = request.executor.and_then(|executor| executor.user_id);
+    let (batch, uploads) = files.unzip();
+    let journal = app.runs.start(Order {
+        conversation,
+        tenant,
+        model,
+        user_input: request.user_input,
+        request_id: Some(request_id::current()),
+        user: user.clone(),
+        uploads: uploads.filter(|uploads| !uploads.files.is_empty()),
+    })?;
+    batch.map(Batch::keep);
+    tracing::info!(conversation = conversation_id, run = journal.run_id(), executor = user, "run started");
+    Ok(events(&journal, 0))
+}
+
+/// A conversation that takes a run, and its tenant.
+async fn startable(app: &AppState, tenant: &str, id: &str) -> Result<(Tenant, Conversation), ApiError> {
+    let tenant = app.store.tenant(tenant).await?;
+    let conversation = app.store.conversation(&tenant.tenant_id, id).await?;
     if tenant.status == TenantStatus::Inactive {
         return Err(ApiError::invalid("tenant_id", "the tenant is inactive"));
     }
@@ -118,14 +111,7 @@ pub(super) async fn start(
     if conversation.context_limit_reached {
         return Err(ApiError::new(Code::Conflict, "the model's context is full; begin a new conversation"));
     }
-    let model = app.store.model(&conversation.model_id).await?;
-    app.workspaces.admit(&conversation.conversation_id).await?;
-    let conversation_id = conversation.conversation_id.clone();
-    let user = request.executor.and_then(|executor| executor.user_id);
-    let (user_input, request_id) = (request.user_input, Some(request_id::current()));
-    let journal = app.runs.start(Order { conversation, tenant, model, user_input, request_id, user: user.clone() })?;
-    tracing::info!(conversation = conversation_id, run = journal.run_id(), executor = user, "run started");
-    Ok(events(&journal, 0))
+    Ok((tenant, conversation))
 }
 
 /// Follows the current or last run, from its beginning or from after a given event.

@@ -8,3 +8,4 @@ pub mod run;
 pub mod runs;
 pub mod store;
 mod translate;
+pub mod uploads;

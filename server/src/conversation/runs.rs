@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::journal::{Head, Journal, Note, Past, Shelf, Slip};
 use super::run::{Order, Outlook, Run};
 use super::store::Store;
+use super::uploads::Uploads;
 use crate::telemetry::audit::{self, Audit};
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::Workspaces;
@@ -51,6 +52,8 @@ pub struct Means {
     pub workspaces: Arc<Workspaces>,
     /// Where messages go.
     pub store: Store,
+    /// Where files are that came with a request.
+    pub uploads: Uploads,
     /// Where journals stand.
     pub shelf: Shelf,
     /// Counts.
@@ -103,6 +106,7 @@ impl Runs {
             closed: CancellationToken::new(),
         });
         let shelf = &this.means.shelf;
+        let mut waited_for = Vec::new();
         for slip in shelf.slips()? {
             if shelf.is_settled(&slip)? {
                 this.keep(slip);
@@ -117,6 +121,7 @@ impl Runs {
                 let entry = Entry::Going { journal: journal.clone(), cancel: cancel.clone() };
                 let earlier = this.table().by_conversation.insert(slip.conversation.clone(), entry);
                 this.discard(earlier);
+                waited_for.extend(past.head.order.uploads.clone());
                 this.spawn(past, journal, cancel);
             } else {
                 tracing::warn!(
@@ -127,6 +132,7 @@ impl Runs {
                 shelf.remove(&slip)?;
             }
         }
+        this.means.uploads.sweep(&waited_for)?;
         Ok(this)
     }
 

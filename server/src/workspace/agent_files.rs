@@ -159,7 +159,7 @@ pub(super) async fn put<E: fmt::Display + Send + From<AgentError> + 'static>(
 }
 
 /// A content whose error is kept: for who reads it, it is only a broken connection.
-pub(super) fn keeping_its_error<E: fmt::Display + Send + 'static>(
+pub fn keeping_its_error<E: fmt::Display + Send + 'static>(
     content: BoxStream<'static, Result<Bytes, E>>,
 ) -> (BoxStream<'static, io::Result<Bytes>>, Receiver<E>) {
     let (keep, kept) = sync_channel(1);

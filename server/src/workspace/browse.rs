@@ -12,10 +12,11 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::agent::{self, AgentError};
-use super::agent_files::{self, AgentFiles, keeping_its_error, named};
+pub use super::agent_files::keeping_its_error;
+use super::agent_files::{self, AgentFiles, named};
 use super::release::Why;
 use super::room::{Occupant, Room};
-use super::{AcquireError, Workspaces};
+use super::{AcquireError, Lease, Workspaces};
 use crate::files::{LARGEST_FILE, MOST_FILES, Place, RoomFault, RoomFiles, StorageError};
 
 /// Files that are listed of a room, at most.
@@ -23,7 +24,7 @@ pub const MOST_LISTED: usize = 200_000;
 /// How long a list, or the beginning of a file, may take.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long the upload of one file may take.
-const UPLOAD: Duration = Duration::from_secs(900);
+pub const UPLOAD: Duration = Duration::from_secs(900);
 /// How long whoever sends a file may say nothing.
 const SILENCE: Duration = Duration::from_secs(20);
 
@@ -185,7 +186,7 @@ impl Workspaces {
             }
             Source::Nowhere => {
                 let lease = self.acquire(occupant.clone()).await?;
-                agent_files::put(dir(lease.room())?, path, (MODE, None), content, UPLOAD).await
+                lease.put_file(path, None, content).await
             }
         }
     }
@@ -225,6 +226,16 @@ impl Workspaces {
     }
 }
 
+impl Lease {
+    /// Makes a file of what comes, whose length may be known; all of it is there, or nothing.
+    ///
+    /// # Errors
+    /// The room does not take it, or it breaks off.
+    pub async fn put_file(&self, path: &str, bytes: Option<u64>, content: Pieces) -> Result<(), FilesError> {
+        agent_files::put(dir(self.room())?, path, (MODE, bytes), content, UPLOAD).await
+    }
+}
+
 fn dir(room: &Room) -> Result<&super::sockets::RoomDir, FilesError> {
     room.dir.as_ref().ok_or_else(|| AgentError::Broken("the room has no directory".into()).into())
 }
@@ -234,7 +245,7 @@ fn in_room(room: &Room, until: Instant) -> Result<AgentFiles<'_>, FilesError> {
 }
 
 /// Ends a content that is too large, or whose sender has stopped.
-fn limited(content: Pieces) -> Pieces {
+pub fn limited(content: Pieces) -> Pieces {
     let pieces = futures::stream::unfold(Some((content, 0u64)), |state| async move {
         let (mut content, seen) = state?;
         let piece = match tokio::time::timeout(SILENCE, content.next()).await {

@@ -46,6 +46,9 @@ impl Closing {
         if let Err(error) = told {
             tracing::error!(run = self.journal.run_id(), %error, "its end is not in the journal");
         }
+        if let Some(uploads) = &self.order.uploads {
+            self.means.uploads.remove(uploads);
+        }
         self.means.metrics.run_ended(RunOutcome::Error);
         self.means.audit.tell(&audit::Event::RunEnded {
             whose: self.order.whose(None),
@@ -156,6 +159,7 @@ impl Run {
 
     /// Nothing is left to be done.
     pub(super) fn settled(&self) -> bool {
+        self.forget_uploads();
         self.journal.settle();
         if let Err(error) = self.journal.note(&Note::Settled) {
             tracing::warn!(run = self.journal.run_id(), %error, "the next start settles the run once more");

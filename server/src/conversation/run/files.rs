@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
-use super::{PING, Run};
+use super::{Outlook, PING, Run};
 use crate::conversation::event::{ErrorType, Event};
-use crate::files::{Done, StorageError};
+use crate::files::Done;
+use crate::telemetry::audit;
 use crate::workspace::Lease;
+use crate::workspace::browse::FilesError;
 
 /// What is worth telling of a sync that went well.
 const LONG: Duration = Duration::from_secs(1);
@@ -30,6 +33,45 @@ impl Run {
         }
     }
 
+    /// Puts the files that came with the request into the room, over what is there of the same names. Cut short by the run's end.
+    ///
+    /// # Errors
+    /// Which of them is not there, and why; those before it are.
+    pub(super) async fn bring_uploads(&mut self, lease: &Lease) -> Result<(), String> {
+        let Some(uploads) = self.order.uploads.clone() else { return Ok(()) };
+        let (cancel, stop) = (self.cancel.clone(), self.stop.clone());
+        for (at, file) in uploads.files.iter().enumerate() {
+            let told = |error: &dyn std::fmt::Display| format!("{}: {error}", file.path);
+            let content = self.means.uploads.read(&uploads, at).await.map_err(|error| told(&error))?;
+            let content = content.map_err(|error| FilesError::BrokenOff(error.to_string())).boxed();
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                () = stop.cancelled() => match self.means.outlook {
+                    Outlook::GoesOn => return Ok(()),
+                    Outlook::Ends => return Err(told(&"the server is stopping")),
+                },
+                put = self.with_pings(lease.put_file(&file.path, Some(file.bytes), content)) => put.map_err(|error| told(&error))?,
+            }
+            self.means.audit.tell(&audit::Event::File {
+                whose: self.order.whose(Some(lease.workspace_id())),
+                way: audit::Way::In,
+                path: &file.path,
+                bytes: file.bytes,
+                request_id: self.order.request_id.as_deref(),
+            });
+        }
+        self.say(&Event::setup(format!("Files of the request are in the room: {}", uploads.files.len()))).await;
+        Ok(())
+    }
+
+    /// The room has them, or the run has ended: they are not needed any more.
+    pub(super) fn forget_uploads(&self) {
+        if let Some(uploads) = &self.order.uploads {
+            self.means.uploads.remove(uploads);
+        }
+    }
+
     /// Ends the lease once the room's files are stored, or will not be soon.
     pub(super) async fn part(&mut self, lease: Lease, session: Option<String>) {
         // From here on it is not the agent that is told of.
@@ -48,10 +90,7 @@ impl Run {
         self.fail(ErrorType::StorageError, message, true).await;
     }
 
-    async fn with_pings(
-        &mut self,
-        work: impl Future<Output = Result<Done, StorageError>>,
-    ) -> Result<Done, StorageError> {
+    async fn with_pings<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut ping = tokio::time::interval(PING);
         ping.reset();
         tokio::pin!(work);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Run;
 use crate::conversation::store::{Message, StoreError};
+use crate::conversation::uploads::Uploaded;
 use crate::workspace::Lease;
 
 /// Of a model's context, the history gets at most so many bytes a token: about half, at four bytes a token.
@@ -21,6 +22,7 @@ const LONGEST_TOOL: usize = 4_000;
 
 const BEFORE: &str = "This conversation began earlier, in a session that is gone; files of that session may be gone, too. What was said \
                       so far, one JSON object a line, oldest first:\n";
+const WITH_IT: &str = "With this came these files, which are in the workspace now:";
 const BETWEEN: &str = "\nThe user goes on:\n\n";
 
 impl Run {
@@ -30,9 +32,10 @@ impl Run {
     /// The conversation so far cannot be read.
     pub(super) async fn request(&self, lease: &Lease) -> Result<ExecuteRequest, StoreError> {
         let order = &self.order;
+        let asked = with_uploads(order.uploads.as_ref(), &order.user_input);
         let user_input = match lease.session() {
-            Some(_) => order.user_input.clone(),
-            None => with_history(&self.history().await?, &order.user_input),
+            Some(_) => asked,
+            None => with_history(&self.history().await?, &asked),
         };
         Ok(ExecuteRequest {
             user_input,
@@ -75,6 +78,13 @@ impl Run {
 fn system_prompt(tenants: Option<&str>) -> String {
     let ours = format!("Files that are meant for the user belong into {WORKSPACE_DIR}/outputs.");
     tenants.map_or(ours.clone(), |prompt| format!("{prompt}\n\n{ours}"))
+}
+
+/// Files that came with the request are told of behind it, one JSON string a line.
+fn with_uploads(uploads: Option<&Uploaded>, user_input: &str) -> String {
+    let Some(uploads) = uploads else { return user_input.to_owned() };
+    let lines = uploads.files.iter().map(|file| format!("\n{}", json!(file.path)));
+    format!("{user_input}\n\n{WITH_IT}{}", lines.collect::<String>())
 }
 
 fn with_history(lines: &[String], user_input: &str) -> String {
@@ -144,6 +154,15 @@ mod tests {
         let input = with_history(&[line], "now this");
         assert!(input.starts_with(BEFORE) && input.ends_with("\nThe user goes on:\n\nnow this"), "{input}");
         assert_eq!(with_history(&[], "now this"), "now this");
+    }
+
+    #[test]
+    fn files_that_came_with_the_request_are_told_of() {
+        assert_eq!(with_uploads(None, "sum up"), "sum up");
+        let uploads = json!({"id": "u", "files": [{"path": "a\n@b.csv", "bytes": 1}, {"path": "c/長", "bytes": 2}]});
+        let uploads: Uploaded = serde_json::from_value(uploads).expect("uploads");
+        let told = with_uploads(Some(&uploads), "sum up");
+        assert_eq!(told, format!("sum up\n\n{WITH_IT}\n\"a\\n@b.csv\"\n\"c/長\""));
     }
 
     #[test]

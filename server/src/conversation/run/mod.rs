@@ -2,6 +2,7 @@
 
 mod end;
 mod files;
+mod follow;
 mod history;
 mod tell;
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nagaya_protocol::{AgentEvent, ErrorKind, Usage};
+use nagaya_protocol::Usage;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ use super::recovery::Stream;
 use super::runs::Means;
 use super::store::{Conversation, ConversationStatus, Model, StoreError, Tenant};
 use super::translate::{self, Translator};
+use super::uploads::Uploaded;
 use crate::telemetry::audit::{self, Whose};
 use crate::telemetry::metrics::RunOutcome;
 use crate::workspace::room::Occupant;
@@ -26,9 +28,6 @@ use crate::workspace::{AcquireError, Lease, Origin, Why};
 
 /// How often a reader hears that the run goes on.
 const PING: Duration = Duration::from_secs(10);
-
-/// How long an agent that ends goes on answering, and some more.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What is to be run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,6 +46,9 @@ pub struct Order {
     /// The user, as the client calls them.
     #[serde(default)]
     pub user: Option<String>,
+    /// Files that came with the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploads: Option<Uploaded>,
 }
 
 impl Order {
@@ -199,6 +201,12 @@ impl Run {
         self.say(&Event::setup(format!("Room {} is ready: {origin}, {} ms", lease.workspace_id(), self.elapsed_ms())))
             .await;
         self.bring_files(&lease).await;
+        if let Err(why) = self.bring_uploads(&lease).await {
+            let why = format!("files of the request are not in the room: {why}; the model was not asked");
+            self.fail(ErrorType::StorageError, why, true).await;
+            self.part(lease, None).await;
+            return Some(Outcome::error());
+        }
         if self.cancel.is_cancelled() {
             return Some(Outcome::cancelled());
         }
@@ -209,6 +217,7 @@ impl Run {
         if let Err(error) = self.journal.note(&Note::Room { workspace: lease.workspace_id().into() }) {
             return Some(self.unwritable(lease, None, error).await);
         }
+        self.forget_uploads();
         let request = match self.request(&lease).await {
             Ok(request) => request,
             Err(error) => {
@@ -272,125 +281,8 @@ impl Run {
         Occupant { conversation: conversation.conversation_id.clone(), tenant: conversation.tenant_id.clone() }
     }
 
-    /// Reads the execution to its end, or ends it, or leaves it to the next server (`None`).
-    async fn follow(&mut self, lease: Lease, mut stream: Stream, left: Duration) -> Option<Outcome> {
-        let time_up = tokio::time::sleep(left);
-        tokio::pin!(time_up);
-        let mut ping = tokio::time::interval(PING);
-        ping.reset();
-        loop {
-            let event = tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => {
-                    self.end_execution(lease, stream.execution()).await;
-                    return Some(Outcome::cancelled());
-                }
-                () = self.stop.cancelled() => {
-                    if self.means.outlook == Outlook::GoesOn && stream.execution().is_some() {
-                        return None;
-                    }
-                    self.fail(ErrorType::ServerStopping, "the server is stopping".into(), true).await;
-                    self.end_execution(lease, stream.execution()).await;
-                    return Some(Outcome::error());
-                }
-                () = &mut time_up => return Some(self.time_is_up(lease).await),
-                _ = ping.tick() => {
-                    self.say(&Event::Ping { elapsed_ms: self.elapsed_ms() }).await;
-                    continue;
-                }
-                event = stream.next(&lease) => event,
-            };
-            let mut heard = match event {
-                Ok(event) => Some(event),
-                Err(lost) => return Some(self.give_up(lease, lost.to_string()).await),
-            };
-            // All that has arrived together is written together: a write for each would cost more than all else.
-            while let Some((number, event)) = heard {
-                self.hear(number);
-                match event {
-                    AgentEvent::Result { is_error, result, session_id, usage, num_turns, .. } => {
-                        let outcome = self.judge(is_error, result, session_id.clone(), usage, num_turns).await;
-                        self.part(lease, Some(session_id)).await;
-                        return Some(outcome);
-                    }
-                    AgentEvent::Error { error_type: ErrorKind::Cancelled, message } => {
-                        return Some(self.ended_unasked(lease, message).await);
-                    }
-                    AgentEvent::Error { error_type, message } => {
-                        self.fail(translate::error_type(error_type), message, true).await;
-                        self.part(lease, None).await;
-                        return Some(Outcome::error());
-                    }
-                    AgentEvent::Started { execution_id } => self.started(execution_id),
-                    event => {
-                        if matches!(event, AgentEvent::ToolResult { .. }) {
-                            lease.files_changed();
-                        }
-                        self.pass_on(event).await;
-                    }
-                }
-                heard = stream.arrived();
-            }
-            self.agent = 0;
-            if let Err(error) = self.journal.flush() {
-                return Some(self.unwritable(lease, stream.execution(), error).await);
-            }
-        }
-    }
-
-    fn started(&self, id: String) {
-        if self.past.agent == 0
-            && let Err(error) = self.journal.note(&Note::Execution { id, began: Timestamp::now() })
-        {
-            // The next flush tells the same, and is looked at.
-            tracing::warn!(run = self.journal.run_id(), %error, "the execution is not in the journal");
-        }
-    }
-
-    async fn pass_on(&mut self, event: AgentEvent) {
-        for event in self.translator.translate(event) {
-            self.put(&event).await;
-        }
-    }
-
-    async fn judge(&mut self, is_error: bool, result: String, session: String, usage: Usage, turns: u32) -> Outcome {
-        let (status, outcome) =
-            if is_error { (DoneStatus::Error, RunOutcome::Error) } else { (DoneStatus::Success, RunOutcome::Success) };
-        if is_error {
-            self.fail(ErrorType::ExecutionError, result.clone(), true).await;
-        } else if self.order.conversation.title.is_none() {
-            self.say(&Event::Title { title: self.title() }).await;
-        }
-        Outcome { status, outcome, result, usage, turns, session: Some(session) }
-    }
-
-    /// The agent has ended the execution, and not because we said so: nobody listened for too long, or the room itself is
-    /// about to end.
-    async fn ended_unasked(&mut self, lease: Lease, why: String) -> Outcome {
-        if !lease.stays_alive(FAREWELL).await {
-            return self.give_up(lease, why).await;
-        }
-        self.fail(ErrorType::ExecutionError, why, true).await;
-        self.part(lease, None).await;
-        Outcome::error()
-    }
-
     fn title(&self) -> String {
         translate::shorten(&self.order.user_input)
-    }
-
-    async fn end_execution(&mut self, lease: Lease, execution: Option<&str>) {
-        let ended = match execution {
-            Some(execution) => lease.cancel(execution).await.map_err(|error| error.to_string()),
-            None => Err("the execution has not told its id".into()),
-        };
-        match ended {
-            Ok(()) => self.part(lease, None).await,
-            Err(error) => {
-                tracing::warn!(workspace = lease.workspace_id(), error, "execution not cancelled, so its room goes");
-                lease.abandon(Why::Unhealthy).await;
-            }
-        }
     }
 
     /// The disk does not take the journal: a run that could not be read again must not go on.
@@ -402,15 +294,6 @@ impl Run {
             None => lease.finish(None).await,
         }
         Outcome::error()
-    }
-
-    async fn time_is_up(&mut self, lease: Lease) -> Outcome {
-        let limit = self.means.execution_timeout;
-        // Nothing of it runs any more once the room is gone.
-        lease.abandon(Why::Timeout).await;
-        self.fail(ErrorType::TimeoutError, format!("the run took longer than {limit:?}; its room was replaced"), true)
-            .await;
-        Outcome::without_result(DoneStatus::Error, RunOutcome::Timeout)
     }
 
     /// The room cannot be talked to: it goes, and where another can be had, that is told.

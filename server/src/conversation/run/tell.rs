@@ -81,7 +81,11 @@ impl Run {
         // What the disk did not take when it was told is read below, too.
         self.journal.flush().map_err(|error| StoreError::Journal(error.to_string()))?;
         if from == 0 {
-            self.message(0, "user", &json!({"text": self.order.user_input})).await?;
+            let mut said = json!({"text": self.order.user_input});
+            if let Some(uploads) = &self.order.uploads {
+                said["files"] = json!(uploads.files);
+            }
+            self.message(0, "user", &said).await?;
         }
         let mut seq = 0;
         let mut lines = self.journal.lines();

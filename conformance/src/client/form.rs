@@ -1,0 +1,95 @@
+//! Forms with files (RFC 7578), written by hand: they may be wrong on purpose.
+
+use bytes::{Bytes, BytesMut};
+use reqwest::Method;
+
+use super::http::{Api, Reply};
+use super::stream::EventStream;
+use crate::failure::Failure;
+
+/// What divides the parts; no content here holds it.
+pub const BOUNDARY: &str = "-conformance-boundary-7f3a";
+
+/// A form.
+#[derive(Debug, Clone, Default)]
+pub struct Form(BytesMut);
+
+impl Form {
+    /// A form that asks for a run.
+    #[must_use]
+    pub fn of_run(prompt: &str) -> Self {
+        Self::default().field("request_data", &serde_json::json!({ "user_input": prompt }).to_string())
+    }
+
+    /// A part that is no file.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: &str) -> Self {
+        self.head(&format!("name=\"{name}\""));
+        self.0.extend_from_slice(format!("{value}\r\n").as_bytes());
+        self
+    }
+
+    /// A file.
+    #[must_use]
+    pub fn file(mut self, filename: &str, content: &[u8]) -> Self {
+        self = self.file_begun(filename, content);
+        self.0.extend_from_slice(b"\r\n");
+        self
+    }
+
+    /// A file of which more is to come.
+    #[must_use]
+    pub fn file_begun(mut self, filename: &str, content: &[u8]) -> Self {
+        self.head(&format!("name=\"files\"; filename=\"{filename}\""));
+        self.0.extend_from_slice(content);
+        self
+    }
+
+    fn head(&mut self, disposition: &str) {
+        self.0.extend_from_slice(
+            format!("--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n").as_bytes(),
+        );
+    }
+
+    /// All of it, with its end.
+    #[must_use]
+    pub fn whole(mut self) -> Bytes {
+        self.0.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+        self.0.freeze()
+    }
+
+    /// What there is so far.
+    #[must_use]
+    pub fn begun(self) -> Bytes {
+        self.0.freeze()
+    }
+}
+
+/// The header's value.
+#[must_use]
+pub fn content_type() -> String {
+    format!("multipart/form-data; boundary={BOUNDARY}")
+}
+
+impl Api {
+    /// POST of a form whose answer is an event stream.
+    ///
+    /// # Errors
+    /// As [`Api::open_stream`].
+    pub async fn open_stream_of(&self, path: &str, form: Form) -> Result<EventStream, Failure> {
+        let body = form.whole();
+        let told = format!("a form of {} bytes", body.len());
+        let request = self.request(Method::POST, path).header("Content-Type", content_type()).body(body);
+        self.event_stream(format!("POST {path}"), told, request).await
+    }
+
+    /// POST of bytes that pass for a form, to be refused.
+    ///
+    /// # Errors
+    /// No whole answer within the limit.
+    pub async fn post_form(&self, path: &str, body: Bytes) -> Result<Reply, Failure> {
+        let told = format!("a form of {} bytes", body.len());
+        let request = self.request(Method::POST, path).header("Content-Type", content_type()).body(body);
+        self.answer(format!("POST {path}"), Some(&told), request.timeout(super::http::REQUEST_LIMIT)).await
+    }
+}
