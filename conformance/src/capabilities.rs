@@ -11,6 +11,7 @@ use crate::run::Options;
 use crate::scenario::Capability;
 use crate::target::engine::Engine;
 use crate::target::own_engine::OwnEngine;
+use crate::target::postgres::Postgres;
 use crate::target::prometheus::Prometheus;
 use crate::target::redis::Redis;
 use crate::target::{binaries, compose, contained, schemathesis, small_disk};
@@ -118,6 +119,9 @@ impl Capabilities {
         }
         if let Err(why) = Redis::find() {
             self.lacks(&[Capability::Redis], &why);
+        }
+        if let Err(why) = Postgres::find() {
+            self.lacks(&[Capability::Postgres], &why);
         }
         if let Err(why) = Prometheus::find() {
             self.lacks(&[Capability::Prometheus], &why);

@@ -163,6 +163,8 @@ named! {
         Origin = "origin",
         /// A Redis server of the suite's own, from the machine's package.
         Redis = "redis",
+        /// A PostgreSQL server of the suite's own, from the machine's package.
+        Postgres = "postgres",
         /// A Prometheus server of the suite's own, from the machine's package.
         Prometheus = "prometheus",
         /// Schemathesis, which makes requests out of an API's description.

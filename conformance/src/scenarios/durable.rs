@@ -133,7 +133,12 @@ pub(super) async fn well(deployment: &Deployment, conversation: &Conversation, d
 }
 
 async fn outlives_a_kill(context: &Context) -> Result<(), Failure> {
-    let mut deployment = context.launch(Launch::new()).await?;
+    outlives(context, Launch::new()).await.map(drop)
+}
+
+/// A deployment that is killed in the middle of a run, and started again.
+pub(super) async fn outlives(context: &Context, launch: Launch) -> Result<(Deployment, Conversation), Failure> {
+    let mut deployment = context.launch(launch).await?;
     let conversation = deployment.conversation(context).await?;
     let seen = waiting(&deployment, &conversation).await?;
     let room = deployment.only_room().await?;
@@ -145,7 +150,8 @@ async fn outlives_a_kill(context: &Context) -> Result<(), Failure> {
     let done = whole(&deployment, &conversation, seen).await?;
     well(&deployment, &conversation, &done).await?;
     deployment.run_well(&conversation, "@say on we go").await?;
-    check_eq("the room of the next run", &deployment.only_room().await?.id, &room.id)
+    check_eq("the room of the next run", &deployment.only_room().await?.id, &room.id)?;
+    Ok((deployment, conversation))
 }
 
 async fn outlives_a_stop(context: &Context) -> Result<(), Failure> {

@@ -56,6 +56,7 @@ subjects! {
     recovery,
     faults,
     shared,
+    database,
     deploy,
 }
 

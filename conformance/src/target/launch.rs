@@ -3,14 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rand::RngExt;
-
 use super::deployment::{Deployment, READY_LIMIT, Server};
 use super::engine::Engine;
-use super::fixtures::{Credentials, Model, Origin, OriginKind};
+use super::fixtures::{Credentials, Model, Origin};
 use super::process::{Process, Program};
-use super::prometheus::Prometheus;
-use super::redis::Redis;
 use super::services::Services;
 use super::small_disk;
 use super::storage::{BUCKET, Storage};
@@ -214,71 +210,6 @@ impl Context {
         Ok(deployment)
     }
 
-    /// Starts a Redis server.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub async fn redis(&self) -> Result<Redis, Failure> {
-        let dir = self.dir().join(self.unique("redis"));
-        std::fs::create_dir(&dir)?;
-        let redis = Redis::start(&self.run.id, &dir).await?;
-        let to_stop = redis.clone();
-        self.resources.add("fixture redis-server", move || async move { to_stop.kill().await });
-        Ok(redis)
-    }
-
-    /// Starts a Prometheus that scrapes a deployment.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub async fn prometheus(&self, deployment: &Deployment) -> Result<Prometheus, Failure> {
-        let dir = self.dir().join(self.unique("prometheus"));
-        std::fs::create_dir(&dir)?;
-        let target = deployment.api.base().trim_start_matches("http://");
-        let (prometheus, process) = Prometheus::start(&self.run.id, &dir, target, self.exchanges().clone()).await?;
-        self.resources.add("fixture prometheus", move || async move { process.kill().await });
-        Ok(prometheus)
-    }
-
-    /// Starts an origin.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub async fn origin(&self, kind: OriginKind) -> Result<Origin, Failure> {
-        let name = self.unique("origin");
-        let program = Origin::program(&self.run.capabilities.fixtures, self.dir(), &name, kind);
-        let process = self.start_fixture(&program, &name)?;
-        Origin::ready(process, self.dir(), &name, kind).await
-    }
-
-    /// Starts services for real clients, with certificates for these names.
-    ///
-    /// # Errors
-    /// They do not start.
-    pub async fn services(&self, hosts: &[&str]) -> Result<Services, Failure> {
-        let name = self.unique("services");
-        let dir = self.dir().join(&name);
-        std::fs::create_dir(&dir)?;
-        let process = self.start_fixture(&Services::program(&self.run.capabilities.fixtures, &dir, hosts), &name)?;
-        let services = Services::ready(&process, &dir, self.exchanges().clone()).await?;
-        self.add_witness(Witness::Services(services.clone()));
-        Ok(services)
-    }
-
-    /// Starts an S3 server with an empty bucket.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub async fn storage(&self) -> Result<Storage, Failure> {
-        let name = self.unique("s3");
-        let dir = self.dir().join(&name);
-        std::fs::create_dir(&dir)?;
-        let credentials = self.credentials();
-        let program = Storage::program(&self.run.capabilities.fixtures, &dir, &credentials);
-        let process = self.start_fixture(&program, &name)?;
-        Storage::ready(&process, &dir, credentials, self.exchanges().clone()).await
-    }
-
     /// Containers labelled with `deployment` are this scenario's: none may be left when its server has gone.
     ///
     /// # Errors
@@ -295,31 +226,6 @@ impl Context {
             check(left.is_empty(), format!("left over: {}", left.join(", ")))
         });
         Ok(())
-    }
-
-    fn credentials(&self) -> Credentials {
-        let mut rng = rand::rng();
-        let mut text =
-            |length| (0..length).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect::<String>();
-        let id = format!("AKIDTEST{}", text(12).to_uppercase());
-        let credentials = Credentials { id, secret: text(40) };
-        self.secrets().add(&credentials.secret);
-        credentials
-    }
-
-    fn start_fixture(&self, program: &Program, name: &str) -> Result<Process, Failure> {
-        let process = Process::start(program, &self.run.id, &self.dir().join(format!("{name}.log")))?;
-        let to_stop = process.clone();
-        self.resources.add(format!("fixture {name}"), move || async move { to_stop.kill().await });
-        Ok(process)
-    }
-
-    async fn start_model(&self, name: &str, credentials: &Credentials) -> Result<Model, Failure> {
-        let dir = self.dir().join(format!("{name}-model"));
-        std::fs::create_dir(&dir)?;
-        let program = Model::program(&self.run.capabilities.fixtures, &dir, credentials);
-        let process = self.start_fixture(&program, &format!("{name}-model"))?;
-        Model::ready(process, &dir, self.exchanges().clone()).await
     }
 
     fn server_program(

@@ -12,6 +12,8 @@ pub mod image;
 pub mod launch;
 pub mod memory;
 pub mod own_engine;
+mod peers;
+pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod redis;

@@ -1,7 +1,6 @@
 //! A Docker engine of the suite's own, which may be stopped, started and cut off: the machine's engine is others' too.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::query_parameters::ImportImageOptions;
@@ -12,7 +11,7 @@ use super::cgroup;
 use super::contained::on_path;
 use super::engine::Engine;
 use super::fixtures::harness;
-use super::process::{Process, Program};
+use super::process::{Process, Program, Restartable};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::poll::eventually;
@@ -32,15 +31,13 @@ const IMAGE_LIMIT: Duration = Duration::from_secs(120);
 /// end with it, and the network of the machine's engine is not touched (one without a bridge takes `docker0` away).
 #[derive(Debug, Clone)]
 pub struct OwnEngine {
-    program: Program,
-    run: String,
+    daemon: Restartable,
     /// Where its images are, and its log.
     dir: PathBuf,
     /// Where its sockets are, and what else it keeps while it runs.
     short_dir: PathBuf,
     /// Control group of its containers.
     group: String,
-    process: Arc<Mutex<Process>>,
 }
 
 impl OwnEngine {
@@ -56,15 +53,8 @@ impl OwnEngine {
         Ok((find("dockerd")?, find("unshare")?))
     }
 
-    fn begin(program: &Program, run: &str, dir: &Path, short_dir: &Path) -> Result<Process, Failure> {
-        // What it keeps while it runs is in a directory that a reboot empties, on any machine.
-        empty(short_dir)?;
-        std::fs::create_dir(short_dir.join(EXEC))?;
-        Ok(Process::start(program, run, &dir.join("dockerd.log"))?)
-    }
-
     fn process(&self) -> Process {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.daemon.process()
     }
 
     /// Its API, once it answers.
@@ -107,8 +97,8 @@ impl OwnEngine {
     /// # Errors
     /// It does not answer.
     pub async fn start_again(&self) -> Result<Engine, Failure> {
-        let process = Self::begin(&self.program, &self.run, &self.dir, &self.short_dir)?;
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        reboot(&self.short_dir)?;
+        self.daemon.start_again()?;
         self.connect().await
     }
 }
@@ -145,9 +135,9 @@ impl Context {
         if let Ok(path) = std::env::var("PATH") {
             program.env.insert("PATH".to_owned(), path);
         }
-        let process = OwnEngine::begin(&program, &self.run.id, &dir, &short_dir)?;
-        let process = Arc::new(Mutex::new(process));
-        let own = OwnEngine { program, run: self.run.id.clone(), dir, short_dir, group: group.clone(), process };
+        reboot(&short_dir)?;
+        let daemon = Restartable::start(program, &self.run.id, dir.join("dockerd.log"))?;
+        let own = OwnEngine { daemon, dir, short_dir, group: group.clone() };
         let to_end = own.clone();
         self.resources.add("an engine of the scenario's own", move || async move {
             to_end.cut_off().await?;
@@ -174,6 +164,12 @@ fn empty(short_dir: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What an engine keeps while it runs is in a directory that a reboot empties, on any machine.
+fn reboot(short_dir: &Path) -> std::io::Result<()> {
+    empty(short_dir)?;
+    std::fs::create_dir(short_dir.join(EXEC))
 }
 
 async fn copy_image(from: &Engine, to: &Engine, image: &str) -> Result<(), Failure> {

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -194,6 +194,42 @@ impl Process {
         }
         let status = self.stop(RETIRE_LIMIT).await?;
         check(status.success(), format!("after SIGTERM it ended with {status}"))
+    }
+}
+
+/// A program that is ended and started again, with whatever it keeps in its files.
+#[derive(Debug, Clone)]
+pub struct Restartable {
+    program: Program,
+    run: String,
+    log: PathBuf,
+    process: Arc<std::sync::Mutex<Process>>,
+}
+
+impl Restartable {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(program: Program, run: &str, log: PathBuf) -> anyhow::Result<Self> {
+        let process = Arc::new(std::sync::Mutex::new(Process::start(&program, run, &log)?));
+        Ok(Self { program, run: run.to_owned(), log, process })
+    }
+
+    /// The process that was started last.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts it once more; the one before must have ended.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_again(&self) -> anyhow::Result<()> {
+        let process = Process::start(&self.program, &self.run, &self.log)?;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        Ok(())
     }
 }
 

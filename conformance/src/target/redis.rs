@@ -2,13 +2,12 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::fixtures::harness;
-use super::process::{Process, Program};
+use super::process::{Process, Program, Restartable};
 use crate::failure::{Failure, check};
 use crate::poll::eventually;
 
@@ -19,9 +18,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Redis {
     port: u16,
-    dir: PathBuf,
     run: String,
-    process: Arc<Mutex<Process>>,
+    server: Restartable,
 }
 
 impl Redis {
@@ -41,8 +39,12 @@ impl Redis {
     pub(super) async fn start(run: &str, dir: &Path) -> Result<Self, Failure> {
         // Free at this moment; should somebody else be quicker, the server says so and ends.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let process = begin(run, dir, port)?;
-        let redis = Self { port, dir: dir.to_owned(), run: run.to_owned(), process: Arc::new(Mutex::new(process)) };
+        let (binary, _) = Self::find().map_err(Failure::harness)?;
+        let (port_text, dir_text) = (port.to_string(), dir.display().to_string());
+        let args =
+            ["--bind", "127.0.0.1", "--port", &port_text, "--save", "", "--appendonly", "no", "--dir", &dir_text];
+        let server = Restartable::start(Program::new(&binary, args), run, dir.join("redis.log"))?;
+        let redis = Self { port, run: run.to_owned(), server };
         redis.answers().await?;
         Ok(redis)
     }
@@ -54,7 +56,7 @@ impl Redis {
     }
 
     fn process(&self) -> Process {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.server.process()
     }
 
     async fn answers(&self) -> Result<(), Failure> {
@@ -96,8 +98,7 @@ impl Redis {
     /// # Errors
     /// It does not start.
     pub async fn start_again(&self) -> Result<(), Failure> {
-        let process = begin(&self.run, &self.dir, self.port)?;
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        self.server.start_again()?;
         self.answers().await
     }
 
@@ -116,12 +117,4 @@ impl Redis {
     pub async fn resume(&self) -> Result<(), Failure> {
         self.process().signal(Signal::CONT).await
     }
-}
-
-fn begin(run: &str, dir: &Path, port: u16) -> Result<Process, Failure> {
-    let (server, _) = Redis::find().map_err(Failure::harness)?;
-    let port = port.to_string();
-    let dir_text = dir.display().to_string();
-    let args = ["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no", "--dir", &dir_text];
-    Ok(Process::start(&Program::new(&server, args), run, &dir.join("redis.log"))?)
 }

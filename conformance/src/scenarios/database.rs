@@ -1,0 +1,130 @@
+//! What is kept, where PostgreSQL keeps it: STATE.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::durable::{outlives, waiting, whole};
+use crate::context::Context;
+use crate::failure::{Failure, check, check_eq};
+use crate::poll::eventually;
+use crate::scenario::{Capability, Profile, Scenario, Severity};
+use crate::target::deployment::Deployment;
+use crate::target::launch::Launch;
+
+/// How long everything may take to be as it should be again.
+const HEALED_LIMIT: Duration = Duration::from_secs(30);
+/// Conversations that are listed, page by page.
+const LISTED: usize = 7;
+
+/// What the scenarios here have in common.
+const SCENARIO: Scenario = Scenario {
+    id: "STATE",
+    title: "",
+    severity: Severity::High,
+    requirement: "SQLite and PostgreSQL behind one query layer",
+    requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::Postgres],
+    profile: Profile::Full,
+    destructive: false,
+    limit: Duration::from_secs(120),
+    body: body!(same_as_a_file),
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        id: "STATE-010",
+        title: "with PostgreSQL, accounts, pages and messages are as they should be, and a run outlives a server that is killed",
+        ..SCENARIO
+    },
+    Scenario {
+        id: "STATE-011",
+        title: "a PostgreSQL that goes away in the middle of a run is told, costs that run nothing, and is used once it is back",
+        requirement: "a database that is away is told and is used once it is back; nothing is lost",
+        body: body!(goes_away),
+        ..SCENARIO
+    },
+];
+
+async fn same_as_a_file(context: &Context) -> Result<(), Failure> {
+    let postgres = context.postgres().await?;
+    let (deployment, conversation) = outlives(context, Launch::new().set("DATABASE_URL", postgres.url().await?)).await?;
+    let api = &deployment.api;
+    // Nothing of it is in a file beside.
+    let state = deployment.server()?.program.env.get("STATE_DIR").cloned().unwrap_or_default();
+    let files: Vec<_> = std::fs::read_dir(&state)?.flatten().map(|entry| entry.file_name()).collect();
+    check(!files.iter().any(|name| name == "nagaya.sqlite"), format!("{files:?}"))?;
+
+    let account = api.get(&conversation.path("")).await?.expect(200)?.json()?;
+    let title = account["title"].as_str().unwrap_or_default();
+    check(!title.is_empty(), format!("no title from the first exchange: {account}"))?;
+    for _ in 1..LISTED {
+        deployment.another_conversation(context, &conversation.tenant, &conversation.model).await?;
+    }
+    let list = format!("/api/tenants/{}/conversations", conversation.tenant);
+    let mut seen = Vec::new();
+    for offset in (0..LISTED).step_by(3) {
+        let page = api.get(&format!("{list}?limit=3&offset={offset}")).await?.expect(200)?.json()?;
+        check_eq("total", page["total"].as_u64(), u64::try_from(LISTED).ok())?;
+        seen.extend(page["items"].as_array().into_iter().flatten().map(|one| one["conversation_id"].to_string()));
+    }
+    let order = seen.len();
+    check(seen.last().is_some_and(|last| last.contains(&conversation.id)), "the oldest conversation is not the last of the list")?;
+    seen.sort();
+    seen.dedup();
+    check_eq("conversations on all pages, each once", (seen.len(), order), (LISTED, LISTED))?;
+
+    api.put(&conversation.path(""), &json!({"title": "\u{9577}\u{5c4b} \u{1f3e0}", "status": "archived"})).await?.expect(200)?;
+    let archived = api.get(&format!("{list}?status=archived")).await?.expect(200)?.json()?;
+    check_eq("archived conversations", archived["total"].as_u64(), Some(1))?;
+    check_eq("title", archived["items"][0]["title"].as_str(), Some("\u{9577}\u{5c4b} \u{1f3e0}"))?;
+    api.post(&conversation.path("/stream"), &json!({"user_input": "@say no"})).await?.expect_error(422, "VALIDATION_ERROR")?;
+    let taken = json!({"tenant_id": conversation.tenant, "model_id": conversation.model});
+    api.post("/api/tenants", &taken).await?.expect_error(409, "CONFLICT")?;
+    api.delete(&format!("/api/models/{}", conversation.model)).await?.expect_error(409, "CONFLICT")?;
+    api.delete(&conversation.path("")).await?.expect(204)?;
+    api.get(&conversation.path("/messages")).await?.expect_error(404, "NOT_FOUND")
+}
+
+async fn database_is(deployment: &Deployment, expected: &str) -> Result<(), Failure> {
+    eventually(HEALED_LIMIT, format!("database {expected} in /health"), async || {
+        let health = deployment.api.get("/health").await?.expect(200)?.json()?;
+        check_eq(health.to_string(), health["checks"]["database"]["status"].as_str(), Some(expected))
+    })
+    .await
+}
+
+async fn goes_away(context: &Context) -> Result<(), Failure> {
+    let postgres = context.postgres().await?;
+    let deployment = context.launch(Launch::new().set("DATABASE_URL", postgres.url().await?)).await?;
+    let conversation = deployment.conversation(context).await?;
+    let seen = waiting(&deployment, &conversation).await?;
+    let last = seen.last().map(|event| event.id.clone()).unwrap_or_default();
+    let mut reader = deployment.api.follow_stream(&conversation.path("/stream"), &last).await?;
+    let room = deployment.only_room().await?;
+    postgres.stop().await?;
+    database_is(&deployment, "unhealthy").await?;
+    deployment.api.get("/health/ready").await?.expect_error(503, "SERVICE_UNAVAILABLE")?;
+    let refused = deployment.api.get(&conversation.path("")).await?;
+    refused.expect_error(503, "SERVICE_UNAVAILABLE")?;
+    check(refused.header("retry-after").is_some(), "503 without Retry-After")?;
+    room.shell("touch /workspace/go").await?;
+    // The run goes on meanwhile, and who reads it already reads on.
+    reader.until("tool_result").await?;
+    drop(reader);
+    postgres.start_again().await?;
+    database_is(&deployment, "healthy").await?;
+    deployment.ready(HEALED_LIMIT).await?;
+    let done = whole(&deployment, &conversation, seen).await?;
+    check_eq(format!("status in done: {done}"), done["status"].as_str(), Some("success"))?;
+    let complete = eventually(HEALED_LIMIT, "all messages of the run", async || {
+        let messages = deployment.api.get(&conversation.path("/messages")).await?.expect(200)?.json()?;
+        let kinds: Vec<&str> = messages.as_array().into_iter().flatten().filter_map(|m| m["message_type"].as_str()).collect();
+        let expected = ["user", "assistant", "tool_call", "tool_result", "assistant", "done"];
+        check_eq("messages", kinds.as_slice(), expected.as_slice())?;
+        Ok::<Value, Failure>(messages.clone())
+    });
+    check(complete.await?.to_string().contains("went on"), "the tool's result is not among the messages")?;
+    let account = deployment.api.get(&conversation.path("")).await?.expect(200)?.json()?;
+    check_eq("total_output_tokens", account["total_output_tokens"].as_u64(), done["usage"]["output_tokens"].as_u64())?;
+    deployment.run_well(&conversation, "@say after").await.map(drop)
+}
