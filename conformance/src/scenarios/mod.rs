@@ -38,6 +38,7 @@ subjects! {
     release,
     gauge,
     runs,
+    events,
     durable,
     memory,
     api,

@@ -79,7 +79,7 @@ impl Translator {
         let status = if is_error { "error" } else { "completed" };
         let mut events = Vec::new();
         if SUBAGENT_TOOLS.contains(&tool_name.as_str()) {
-            let result_preview = Some(shorten(&content)).filter(|preview| !preview.is_empty());
+            let result_preview = Some(preview(&content)).filter(|preview| !preview.is_empty());
             events.push(Event::SubagentEnd { agent_id: id.clone(), status, result_preview });
         }
         events.push(Event::ToolResult {
@@ -101,6 +101,15 @@ fn summary(tool: &str, input: &Value) -> String {
         Some(text) => shorten(&format!("{tool}: {text}")),
         None => tool.to_owned(),
     }
+}
+
+/// Begins the line in front of a sub-agent's report, as the driver hands that on (Claude Code 2.1).
+const HAND_BACK: &str = "[Subagent hand-back]";
+
+/// The first line of a sub-agent's report.
+fn preview(content: &str) -> String {
+    let report = content.split_once(HAND_BACK).and_then(|(_, rest)| Some(rest.split_once('\n')?.1));
+    shorten(report.unwrap_or(content))
 }
 
 /// The first line, cut to [`SHORT`] characters.
@@ -144,6 +153,15 @@ mod tests {
         assert!(matches!(&events[..], [Event::ToolResult { tool_name, .. }] if tool_name == "Bash"));
         let events = translator.translate(result("never called"));
         assert!(matches!(&events[..], [Event::ToolResult { tool_name, .. }] if tool_name == "unknown"));
+    }
+
+    #[test]
+    fn a_preview_is_in_the_sub_agents_own_words() {
+        let content =
+            "  <tools>Bash</tools>\n  \n[Subagent hand-back] The report follows:\n  Seven.\n  And more.\nagentId: a1";
+        assert_eq!(preview(content), "Seven.");
+        assert_eq!(preview("Plain.\nMore."), "Plain.");
+        assert_eq!(preview("[Subagent hand-back] and nothing"), "[Subagent hand-back] and nothing");
     }
 
     #[test]

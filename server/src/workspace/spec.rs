@@ -84,6 +84,8 @@ impl Template {
             // Plain HTTP on purpose: the bytes leave through the proxy, which upgrades to TLS and signs.
             format!("ANTHROPIC_BEDROCK_BASE_URL=http://{}", bedrock_runtime_host(&self.region)),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1".into(),
+            // A run ends with the driver's turn: what goes on behind it, a sub-agent or a long command, would be ended with it unseen.
+            "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1".into(),
             "DISABLE_AUTOUPDATER=1".into(),
             // Node's own fetch looks at the proxy variables only where it is told to.
             "NODE_USE_ENV_PROXY=1".into(),
