@@ -38,18 +38,22 @@ install_peers() {
 bench() { cargo bench --locked -p nagaya-server -p nagaya-egress "$@"; }
 
 step "Compiling the benchmarks"
-bench --no-run --bench rooms --bench egress
+bench --no-run --bench rooms --bench service --bench egress
 FILTER=${FILTER:-}
 BENCH_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || true)
 export BENCH_COMMIT
 tables= status=0
-for name in rooms egress; do
+for name in rooms service egress; do
   listed=$(bench --quiet --bench "$name" -- --list)
   tables+=" $listed"
   grep -qF -- "$FILTER" <<<"$listed" || continue
   measured=yes
   if [ "$name" = rooms ]; then
     has_image "$IMAGE" || die "There is no image $IMAGE; make image builds it."
+  elif [ "$name" = service ]; then
+    has_image "$IMAGE" || die "There is no image $IMAGE; make image builds it."
+    step "Building rooms whose driver says what it is told to"
+    docker build --quiet --build-arg IMAGE="$IMAGE" -t nagaya/bench-driver:latest server/benches/service/driver >/dev/null
   else
     install_peers
   fi

@@ -152,7 +152,9 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
 
     let closing = CancellationToken::new();
     let shutdown = closing.clone().cancelled_owned();
-    let http = tokio::spawn(axum::serve(listener, api::router(app)).with_graceful_shutdown(shutdown).into_future());
+    // Made once: the router as it is would be copied, route by route, for each connection.
+    let router = api::router(app).into_make_service();
+    let http = tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future());
     let signal = signals.next().await;
     tracing::info!(signal, "stopping; once more to hasten");
     tokio::select! {

@@ -11,10 +11,13 @@ use crate::poll::eventually;
 use crate::scenario::{Capability, Profile, Scenario, Severity};
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
+use crate::target::process::peak_memory;
 
 const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 /// Readers of one run at once.
 const READERS: usize = 100;
+/// Bytes that a reader may cost the server.
+const READER_LIMIT: u64 = 256 << 10;
 /// How long what is left of a run may take once the server is back.
 const REST_LIMIT: Duration = Duration::from_secs(60);
 
@@ -65,7 +68,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         id: "RUN-024",
-        title: "a hundred readers that come at any moment, one of which never reads, all get the same",
+        title: "a hundred readers that come at any moment, one of which never reads, all get the same, and cost little",
         severity: Severity::High,
         requirement: "readers live, replaying, both at once; a slow reader does not stall others",
         requires: NEEDS,
@@ -213,8 +216,14 @@ async fn hundred_readers(context: &Context) -> Result<(), Failure> {
     // It has asked and does not read.
     let beginning = format!("{run}:0");
     let stuck = deployment.api.follow_stream(&conversation.path("/stream"), &beginning).await?;
+    let server = deployment.server.as_ref().map(|server| server.process.pid());
+    let before = server.map(peak_memory).transpose()?;
     let readers = (0..READERS).map(|_| deployment.follow(&conversation, &beginning));
     let all = futures::future::try_join_all(readers).await?;
+    if let (Some(server), Some(before)) = (server, before) {
+        let each = peak_memory(server)?.saturating_sub(before) / READERS as u64;
+        check(each < READER_LIMIT, format!("each of {READERS} readers cost the server {} KiB", each >> 10))?;
+    }
     let events = first.finish().await?;
     check(events.len() > 100, format!("only {} events", events.len()))?;
     for (reader, read) in all.iter().enumerate() {

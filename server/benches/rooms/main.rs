@@ -11,6 +11,7 @@ mod collection;
 mod deployment;
 mod engine;
 mod memory;
+mod server;
 mod stage;
 mod start;
 mod warm;

@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -20,7 +21,7 @@ const PIECE: usize = 64 * 1024;
 
 /// The directory: one below it for each request.
 #[derive(Debug, Clone)]
-pub struct Uploads(PathBuf);
+pub struct Uploads(Arc<Path>);
 
 /// What came with a run's request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +48,7 @@ impl Uploads {
     /// It cannot be made.
     pub fn open(path: PathBuf) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        Ok(Self(path))
+        Ok(Self(path.into()))
     }
 
     /// Where it is.

@@ -8,6 +8,7 @@
 mod bulk;
 mod forward;
 mod lean;
+mod load;
 mod memory;
 mod net;
 mod origin;
