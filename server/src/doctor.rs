@@ -1,5 +1,6 @@
 //! `nagaya doctor`: whether what the server needs is there, and what to do where it is not.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use tokio::time::Instant;
 
 use crate::cli::Exit;
 use crate::config::Config;
+use crate::conversation::store::{Database, Store};
 use crate::engine::{Docker, Engine, EngineAddress, EngineError};
 use crate::files::{Bucket, StorageError};
 use crate::serve;
-use crate::state::{Redis, State, StateError};
+use crate::state::{Redis, State, StateError, directory};
 use crate::workspace::sockets;
 
 /// How long the bucket may take to answer: it may have to be asked for credentials first.
@@ -35,8 +37,10 @@ pub async fn run(config: Config) -> Exit {
     if answers {
         findings.push(("image", image(&engine, &config.rooms.image).await));
     }
+    findings.push(("database", database(&config.storage.database).await));
     findings.push(("shared state", shared_state(&config).await));
     findings.push(("object storage", object_storage(&config).await));
+    findings.push(("address", address(config.service.bind)));
     findings.push(("API keys", keys(&config)));
     let mut exit = Exit::Ok;
     for (what, finding) in findings {
@@ -71,7 +75,35 @@ fn writable(path: &Path, variable: &str) -> Finding {
 }
 
 fn state_dir(path: &Path) -> Finding {
-    writable(path, "STATE_DIR")
+    match (writable(path, "STATE_DIR"), directory::has_room(existing(path))) {
+        (Finding::Good(_), Err(error)) => {
+            Finding::Bad("no room for runs".into(), format!("{error}; or set STATE_DIR to a directory on another."))
+        }
+        (found, _) => found,
+    }
+}
+
+async fn database(database: &Database) -> Finding {
+    match Store::look(database).await {
+        Ok(()) => Finding::Good(match database {
+            Database::Sqlite(path) if !path.exists() => format!("{} (will be made)", path.display()),
+            Database::Sqlite(path) => path.display().to_string(),
+            Database::Postgres(_) => format!("PostgreSQL answers at {database}"),
+        }),
+        Err(error) => Finding::Bad(database.to_string(), error.to_string()),
+    }
+}
+
+/// Whether the address is free. One that is taken may be taken by the very server that is asked about.
+fn address(bind: SocketAddr) -> Finding {
+    match TcpListener::bind(bind) {
+        Ok(_) => Finding::Good(format!("{bind} is free")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::Doubtful(
+            format!("something listens at BIND_ADDR={bind}"),
+            "Fine if it is this server; else stop it, or set another.".into(),
+        ),
+        Err(error) => Finding::Bad(format!("BIND_ADDR={bind}: {error}"), "Give another address or port.".into()),
+    }
 }
 
 fn socket_base(path: &Path) -> Finding {

@@ -58,7 +58,7 @@ enum StartError {
     Bucket(#[from] crate::files::SetupError),
     #[error("the egress proxy: {0}")]
     Egress(#[from] nagaya_egress::SetupError),
-    #[error("BIND_ADDR={0}: {1}")]
+    #[error("BIND_ADDR={0}: {1}; {cure}", cure = bind_cure(.1))]
     Bind(std::net::SocketAddr, io::Error),
     #[error("--addr-file {0:?}: {1}")]
     AddrFile(PathBuf, io::Error),
@@ -66,6 +66,15 @@ enum StartError {
     Metrics(#[from] prometheus::Error),
     #[error("signals: {0}")]
     Signals(io::Error),
+}
+
+fn bind_cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "stop what listens there, or give this server another address",
+        io::ErrorKind::PermissionDenied => "a port below 1024 is root's; give this server another",
+        io::ErrorKind::AddrNotAvailable => "give an address that this machine has, or 0.0.0.0 for all of them",
+        _ => "give another address",
+    }
 }
 
 /// Serves until told to stop.
@@ -82,6 +91,7 @@ pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
                 | StartError::Database(..)
                 | StartError::Records(..)
                 | StartError::Journals(..)
+                | StartError::Bind(..)
                 | StartError::Audit(..) => Exit::Unavailable,
                 _ => Exit::Failed,
             }

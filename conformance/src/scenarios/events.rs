@@ -44,6 +44,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(title),
         ..SCENARIO
     },
+    Scenario {
+        id: "RUN-034",
+        title: "the id of the request is in the run's first event, in the server's log and in the room's",
+        requirement: "X-Request-ID runs through logs, events and the agent",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model],
+        profile: Profile::Full,
+        body: body!(request_id),
+        ..SCENARIO
+    },
 ];
 
 /// The only event of a name.
@@ -144,4 +153,21 @@ async fn title(context: &Context) -> Result<(), Failure> {
     let events = deployment.run_well(&other, "Add up the invoices\n@say seven").await?;
     check(!events.iter().any(|event| event.name == "title"), "a run gives another title than the one that was set")?;
     check_eq("title that was set", kept(&other).await?, "Mine".to_owned())
+}
+
+async fn request_id(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    let conversation = deployment.conversation(context).await?;
+    let id = context.unique("request");
+    let body = json!({"user_input": "@say hello"}).to_string();
+    let path = conversation.path("/stream");
+    let reply = deployment.api.send(reqwest::Method::POST, &path, Some(&body), &[("X-Request-ID", &id)]).await?.expect(200)?;
+    check_eq("X-Request-ID of the answer", reply.header("x-request-id"), Some(id.as_str()))?;
+    let events = reply.text();
+    let init = events.lines().skip_while(|line| *line != "event: init").nth(1).unwrap_or_default();
+    check(init.contains(&id), format!("the request's id is not in init: {init}"))?;
+    let log = deployment.server()?.log();
+    check(log.lines().any(|line| line.contains("run ended") && line.contains(&id)), "the request's id is not where the log tells the run's end")?;
+    let room = deployment.only_room().await?.logs().await?;
+    check(room.contains(&id), format!("the request's id is not in the room's log: {room:?}"))
 }

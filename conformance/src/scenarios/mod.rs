@@ -25,6 +25,7 @@ mod outside;
 
 subjects! {
     startup,
+    wrong,
     health,
     metrics,
     monitoring,

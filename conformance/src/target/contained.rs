@@ -23,7 +23,7 @@ pub fn image() -> String {
 }
 
 /// Where a program is on the search path.
-pub(super) fn on_path(name: &str) -> Option<PathBuf> {
+pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
 }

@@ -26,7 +26,10 @@ pub fn find() -> Result<(), String> {
 }
 
 /// The same program with so many MiB for its state directory.
-pub(super) fn with_state_of(mib: u32, program: Program) -> Result<Program, Failure> {
+///
+/// # Errors
+/// File systems cannot be mounted here, or it has no `STATE_DIR`.
+pub fn with_state_of(mib: u32, program: Program) -> Result<Program, Failure> {
     let unshare = on_path("unshare").ok_or_else(|| Failure::could_not_run("unshare is not on the search path"))?;
     let state = program.env.get("STATE_DIR").ok_or_else(|| Failure::harness("a program without a STATE_DIR"))?;
     std::fs::create_dir_all(state)?;

@@ -70,6 +70,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn parse(pairs: &[(&str, &str)], toml: Option<&str>) -> Result<Config, Vec<Fault>> {
@@ -121,6 +123,20 @@ mod tests {
         let long = format!("/{}", "a".repeat(90));
         let told = faults(&[("WORKSPACE_SOCKET_BASE_PATH", &long)], None);
         assert!(told.contains("107"), "{told}");
+    }
+
+    /// The first column of the tables in docs/configuration.md, and the settings there are.
+    #[test]
+    fn every_setting_is_in_the_docs_and_no_other() {
+        let rows = include_str!("../../../docs/configuration.md").lines().filter(|line| line.starts_with("| `"));
+        let first = rows.filter_map(|row| row.split('|').nth(1));
+        let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        let told: BTreeSet<&str> = first.flat_map(|cell| cell.split('`')).filter(|part| part.len() > 1 && is_name(part)).collect();
+        let config = parse(&[], None).expect("valid");
+        let known: BTreeSet<&str> = config.settings.iter().map(|setting| setting.name).collect();
+        let missing: Vec<_> = known.difference(&told).collect();
+        let unknown: Vec<_> = told.difference(&known).collect();
+        assert!(missing.is_empty() && unknown.is_empty(), "not in docs/configuration.md: {missing:?}; only there: {unknown:?}");
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub enum Event {
         model: String,
         /// The conversation.
         conversation_id: String,
+        /// The request that asked for the run.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<String>,
     },
     /// A whole block of the model's answer.
     Assistant {

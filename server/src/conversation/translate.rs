@@ -17,13 +17,14 @@ const SUBAGENT_TOOLS: [&str; 2] = ["Task", "Agent"];
 #[derive(Debug)]
 pub(super) struct Translator {
     conversation: String,
+    request_id: Option<String>,
     tools: HashMap<String, String>,
 }
 
 impl Translator {
     /// `tools`: calls that have no result yet, id and name.
-    pub(super) fn new(conversation: String, tools: HashMap<String, String>) -> Self {
-        Self { conversation, tools }
+    pub(super) fn new(conversation: String, request_id: Option<String>, tools: HashMap<String, String>) -> Self {
+        Self { conversation, request_id, tools }
     }
 
     /// The client's events for one of the agent's. The last ones, `result` and `error`, are the run's to judge.
@@ -31,7 +32,13 @@ impl Translator {
         match event {
             AgentEvent::Started { .. } | AgentEvent::Result { .. } | AgentEvent::Error { .. } => Vec::new(),
             AgentEvent::System { session_id, model, tools } => vec![
-                Event::Init { session_id, tools, model, conversation_id: self.conversation.clone() },
+                Event::Init {
+                    session_id,
+                    tools,
+                    model,
+                    conversation_id: self.conversation.clone(),
+                    request_id: self.request_id.clone(),
+                },
                 Event::progress(ProgressKind::Generating, "The model is at work"),
             ],
             AgentEvent::Assistant { content_blocks, parent_tool_use_id } => {
@@ -137,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_tool_call_and_its_result_are_paired() {
-        let mut translator = Translator::new("c".into(), HashMap::new());
+        let mut translator = Translator::new("c".into(), None, HashMap::new());
         let input = json!({"command": "ls -l\nwc", "timeout": 3});
         let call =
             AgentEvent::ToolUse { tool_use_id: "t1".into(), tool_name: "Bash".into(), input, parent_tool_use_id: None };

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use nagaya_protocol::{AgentEvent, AgentFault, ExecuteRequest, Health, sse};
+use nagaya_protocol::{AgentEvent, AgentFault, ExecuteRequest, Health, REQUEST_ID, sse};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::sockets::{ConnectError, RoomDir};
@@ -54,13 +54,21 @@ pub async fn health(dir: &RoomDir) -> Result<Health, AgentError> {
     serde_json::from_slice(&bytes).map_err(|error| AgentError::Broken(format!("/health: {error}")))
 }
 
-/// Starts an execution; its events follow.
+/// Starts an execution, for a request with an id; its events follow.
 ///
 /// # Errors
 /// The agent refused, or cannot be reached.
-pub async fn execute(dir: &RoomDir, what: &ExecuteRequest) -> Result<EventStream, AgentError> {
+pub async fn execute(
+    dir: &RoomDir,
+    what: &ExecuteRequest,
+    request_id: Option<&str>,
+) -> Result<EventStream, AgentError> {
     let body = serde_json::to_vec(what).map_err(|error| AgentError::Broken(error.to_string()))?;
-    EventStream::open(dir, request(Method::POST, "/execute", whole_body(body.into()))?).await
+    let mut request = request(Method::POST, "/execute", whole_body(body.into()))?;
+    if let Some(id) = request_id.and_then(|id| id.parse().ok()) {
+        request.headers_mut().insert(REQUEST_ID, id);
+    }
+    EventStream::open(dir, request).await
 }
 
 /// Follows an execution from after its event number `after`.

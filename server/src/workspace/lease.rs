@@ -82,12 +82,12 @@ impl Lease {
         self.session.as_deref()
     }
 
-    /// Starts an execution in the room.
+    /// Starts an execution in the room, for a request with an id.
     ///
     /// # Errors
     /// The agent refused, or cannot be reached.
-    pub async fn execute(&self, what: &ExecuteRequest) -> Result<EventStream, AgentError> {
-        agent::execute(self.dir()?, what).await
+    pub async fn execute(&self, what: &ExecuteRequest, request_id: Option<&str>) -> Result<EventStream, AgentError> {
+        agent::execute(self.dir()?, what, request_id).await
     }
 
     /// Picks an execution up again after its stream broke.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nagaya_protocol::{AgentEvent, ExecuteRequest};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::buffer::Buffer;
 use crate::driver::{self, Driver};
@@ -51,8 +52,12 @@ impl Executions {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts an execution; `None` where one is going on.
-    pub(crate) fn start(self: &Arc<Self>, request: ExecuteRequest) -> Option<Arc<Execution>> {
+    /// Starts an execution, whose lines in the log carry the id of the request that asked for it; `None` where one is going on.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        request: ExecuteRequest,
+        request_id: Option<String>,
+    ) -> Option<Arc<Execution>> {
         let execution = {
             let mut last = self.last();
             if last.as_ref().is_some_and(|execution| !execution.events.is_closed()) {
@@ -64,12 +69,16 @@ impl Executions {
             execution
         };
         let (this, running) = (self.clone(), execution.clone());
-        self.tasks.spawn(async move {
+        let span = tracing::info_span!("execution", id = execution.id, request_id);
+        let work = async move {
+            tracing::info!("begins");
             running.events.write(&AgentEvent::Started { execution_id: running.id.clone() }).await;
             let ending = this.driver.drive(&request, &running.events, &running.cancel).await;
             driver::clean_up().await;
+            tracing::info!("ends");
             running.events.write(&ending).await;
-        });
+        };
+        self.tasks.spawn(work.instrument(span));
         Some(execution)
     }
 

@@ -16,7 +16,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nagaya_protocol::{AgentFault, ExecuteRequest, Health};
+use nagaya_protocol::{AgentFault, ExecuteRequest, Health, REQUEST_ID};
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -93,7 +93,7 @@ async fn answer(executions: &Arc<Executions>, workspace: &Path, request: Request
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match (request.method(), segments.as_slice()) {
         (&Method::GET, ["health"]) => json(StatusCode::OK, &health(executions)),
-        (&Method::POST, ["execute"]) => execute(executions, request.into_body()).await,
+        (&Method::POST, ["execute"]) => execute(executions, request).await,
         (&Method::GET, ["executions", id, "events"]) => follow(executions, id, request.uri().query()),
         (&Method::DELETE, ["executions", id]) => cancel(executions, id).await,
         (&Method::GET, ["files"]) => read_files(workspace, request.uri().query().unwrap_or_default()),
@@ -117,7 +117,9 @@ fn health(executions: &Executions) -> Health {
     }
 }
 
-async fn execute(executions: &Arc<Executions>, body: Incoming) -> Response<Body> {
+async fn execute(executions: &Arc<Executions>, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let asked_by = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).map(ToOwned::to_owned);
     let body = match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, LARGEST_BODY).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
@@ -130,7 +132,7 @@ async fn execute(executions: &Arc<Executions>, body: Incoming) -> Response<Body>
         Ok(request) => request,
         Err(error) => return fault(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    let Some(execution) = executions.start(request) else {
+    let Some(execution) = executions.start(request, asked_by) else {
         return fault(StatusCode::CONFLICT, "an execution is going on; follow or cancel it");
     };
     match execution.events.reader(0) {

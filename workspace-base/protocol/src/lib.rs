@@ -19,6 +19,8 @@ pub const PROXY_SOCKET: &str = "proxy.sock";
 pub const BRIDGE_ADDR: &str = "127.0.0.1:8080";
 /// Where the room's work lives; the default working directory of an execution.
 pub const WORKSPACE_DIR: &str = "/workspace";
+/// Header of `POST /execute` that names the request to the service which it is for.
+pub const REQUEST_ID: &str = "x-request-id";
 /// Seconds after which an execution that nobody listens to is cancelled.
 pub const ABANDONED_AFTER_SECS: u64 = 60;
 

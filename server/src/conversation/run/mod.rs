@@ -124,7 +124,8 @@ impl Run {
         stop: CancellationToken,
     ) -> Self {
         let order = past.head.order.clone();
-        let translator = Translator::new(order.conversation.conversation_id.clone(), std::mem::take(&mut past.tools));
+        let (conversation, request_id) = (order.conversation.conversation_id.clone(), order.request_id.clone());
+        let translator = Translator::new(conversation, request_id, std::mem::take(&mut past.tools));
         if past.cancelled {
             cancel.cancel();
         }
@@ -228,7 +229,7 @@ impl Run {
                 return Some(Outcome::error());
             }
         };
-        match lease.execute(&request).await {
+        match lease.execute(&request, self.order.request_id.as_deref()).await {
             Ok(stream) => self.follow(lease, Stream::new(stream), self.means.execution_timeout).await,
             Err(error) => Some(self.give_up(lease, error.to_string()).await),
         }

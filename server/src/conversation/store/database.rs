@@ -119,6 +119,29 @@ impl From<MigrateError> for OpenError {
 }
 
 impl Database {
+    /// Whether it can be used, without a change to it; a file that is not there is made at the start.
+    pub(super) async fn look(&self) -> Result<(), OpenError> {
+        sqlx::any::install_default_drivers();
+        let (url, known) = match self {
+            Self::Sqlite(path) if !path.exists() => return Ok(()),
+            Self::Sqlite(path) => (file_url(path, "ro")?, &SQLITE_MIGRATIONS),
+            Self::Postgres(url) => (with_deadlines(url.clone()).into(), &POSTGRES_MIGRATIONS),
+        };
+        let mut connection = connect_once(&url).await?;
+        let newest = sqlx::query_scalar::<_, Option<i64>>("SELECT MAX(version) FROM _sqlx_migrations");
+        let newest = match newest.fetch_one(&mut connection).await {
+            Err(error) if is_away(&error) => return Err(error.into()),
+            // It has no schema yet.
+            Err(_) => None,
+            Ok(newest) => newest,
+        };
+        sqlx::Connection::close(connection).await?;
+        match newest.filter(|newest| !known.version_exists(*newest)) {
+            Some(newest) => Err(OpenError::Newer(newest)),
+            None => Ok(()),
+        }
+    }
+
     /// Connects, and brings the schema up to date under a lock: servers may start at the same time.
     pub(super) async fn connect(&self) -> Result<AnyPool, OpenError> {
         sqlx::any::install_default_drivers();
@@ -133,11 +156,7 @@ impl Database {
             Self::Postgres(url) => {
                 let options = AnyPoolOptions::new().max_connections(POSTGRES_CONNECTIONS).acquire_timeout(PATIENCE);
                 let url = with_deadlines(url.clone());
-                // Once without the pool, which would tell of its own patience instead of what is wrong.
-                let first =
-                    tokio::time::timeout(PATIENCE, <sqlx::AnyConnection as sqlx::Connection>::connect(url.as_str()));
-                let first = first.await.map_err(|_| OpenError::Away(sqlx::Error::PoolTimedOut))??;
-                sqlx::Connection::close(first).await?;
+                sqlx::Connection::close(connect_once(url.as_str()).await?).await?;
                 let pool = options.connect(url.as_str()).await?;
                 POSTGRES_MIGRATIONS.run(&pool).await?;
                 Ok(pool)
@@ -146,10 +165,20 @@ impl Database {
     }
 }
 
+/// A connection without the pool, which would tell of its own patience instead of what is wrong.
+async fn connect_once(url: &str) -> Result<sqlx::AnyConnection, OpenError> {
+    let connection = tokio::time::timeout(PATIENCE, <sqlx::AnyConnection as sqlx::Connection>::connect(url));
+    Ok(connection.await.map_err(|_| OpenError::Away(sqlx::Error::PoolTimedOut))??)
+}
+
+fn file_url(path: &Path, mode: &str) -> Result<String, OpenError> {
+    let path = Url::from_file_path(path).map_err(|()| sqlx::Error::Configuration("not an absolute path".into()))?;
+    Ok(format!("sqlite://{}?mode={mode}", path.path()))
+}
+
 /// The settings all our SQLite files have: write-ahead log, durable at checkpoints, foreign keys kept.
 async fn sqlite(path: &Path) -> Result<AnyPool, OpenError> {
-    let path = Url::from_file_path(path).map_err(|()| sqlx::Error::Configuration("not an absolute path".into()))?;
-    let url = format!("sqlite://{}?mode=rwc", path.path());
+    let url = file_url(path, "rwc")?;
     let options = AnyPoolOptions::new().max_connections(SQLITE_CONNECTIONS).acquire_timeout(PATIENCE);
     let options = options.after_connect(|connection, _| {
         Box::pin(async move {

@@ -51,6 +51,14 @@ impl Store {
         database.connect().await.map(Self)
     }
 
+    /// Whether a database could be opened, without a change to it.
+    ///
+    /// # Errors
+    /// It could not, and what to do about it.
+    pub async fn look(database: &Database) -> Result<(), OpenError> {
+        database.look().await
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
