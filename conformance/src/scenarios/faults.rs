@@ -41,6 +41,24 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(engine_restarted),
     },
     Scenario {
+        id: "DEP-004",
+        title: "on an engine with userns-remap, rooms work and nothing of them is left",
+        severity: Severity::High,
+        requirement: "userns-remap: what is to be set, and that it works",
+        requires: &[
+            Capability::Launch,
+            Capability::Docker,
+            Capability::Image,
+            Capability::Model,
+            Capability::Mount,
+            Capability::OwnEngine,
+        ],
+        profile: Profile::Full,
+        destructive: false,
+        limit: Duration::from_secs(180),
+        body: body!(numbers_are_remapped),
+    },
+    Scenario {
         id: "CHAOS-009",
         title: "a full state directory is told, costs the run that was going on and no other, and heals once there is room",
         severity: Severity::High,
@@ -80,6 +98,21 @@ async fn engine_restarted(context: &Context) -> Result<(), Failure> {
     }
     deployment.stop().await?;
     check_eq("containers left", deployment.all_rooms().await?.len(), 0)
+}
+
+async fn numbers_are_remapped(context: &Context) -> Result<(), Failure> {
+    let (_own, engine) = context.remapping_engine().await?;
+    check(engine.remaps().await?, "the engine does not remap")?;
+    let deployment = context.launch(Launch::new().on(&engine)).await?;
+    let conversation = deployment.conversation(context).await?;
+    let tool = json!({"command": "id -u; touch /workspace/mine && echo made", "description": "Look"});
+    let events = deployment.run_well(&conversation, &format!("@tool Bash {tool}\n@say done")).await?;
+    let seen: String = events.iter().filter(|event| event.name == "tool_result").map(|event| event.text("content").to_owned()).collect();
+    check(seen.contains("1000") && seen.contains("made"), format!("what the room says: {seen}"))?;
+    super::security::check_locked(&deployment, &deployment.only_room().await?).await?;
+    deployment.api.delete(&conversation.path("")).await?.expect(204)?;
+    check_eq("directories", std::fs::read_dir(&deployment.server()?.sockets)?.count(), 0)?;
+    deployment.stop().await
 }
 
 /// The conversation's room and one that waits: nothing else, neither container nor directory, and the gauge says the same.

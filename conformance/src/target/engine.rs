@@ -88,6 +88,15 @@ impl Engine {
         Ok(list.into_iter().map(room).collect())
     }
 
+    /// Whether it gives its containers' users other numbers on the host (`userns-remap`).
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn remaps(&self) -> Result<bool, Failure> {
+        let options = self.docker.info().await?.security_options.unwrap_or_default();
+        Ok(options.iter().any(|option| option.contains("name=userns")))
+    }
+
     /// A container by name or id, whoever made it.
     #[must_use]
     pub fn container(&self, name: &str) -> Room {

@@ -24,6 +24,11 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Its socket, and the directory of what it keeps while it runs: of other sockets, too, whose paths may have 107 bytes at most.
 const SOCKET: &str = "docker.sock";
 const EXEC: &str = "exec";
+/// A user of every machine, whose numbers the containers of an engine that remaps have.
+const REMAPPED: &str = "daemon";
+/// Puts a file in the place of those that say which numbers a user may give away (subuid(5)), and becomes the engine.
+const REMAP: &str =
+    r#"for there in /etc/subuid /etc/subgid; do mount --bind "$1" "$there" || exit; done; shift; exec "$@""#;
 /// How long an image may take from one engine into another.
 const IMAGE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -109,6 +114,18 @@ impl Context {
     /// # Errors
     /// It does not start, or does not take the image.
     pub async fn own_engine(&self) -> Result<(OwnEngine, Engine), Failure> {
+        self.own_engine_that(false).await
+    }
+
+    /// The same, which gives its containers' users other numbers on the host (`userns-remap`).
+    ///
+    /// # Errors
+    /// As [`Context::own_engine`].
+    pub async fn remapping_engine(&self) -> Result<(OwnEngine, Engine), Failure> {
+        self.own_engine_that(true).await
+    }
+
+    async fn own_engine_that(&self, remaps: bool) -> Result<(OwnEngine, Engine), Failure> {
         let (dockerd, unshare) = OwnEngine::find().map_err(Failure::could_not_run)?;
         let dir = self.dir().join(self.unique("engine"));
         std::fs::create_dir(&dir)?;
@@ -131,6 +148,14 @@ impl Context {
             "--ip6tables=false".to_owned(),
             "--ip-masq=false".to_owned(),
         ];
+        let mut engine: Vec<String> = engine.into();
+        if remaps {
+            // Whose numbers are whose is the machine's to say; in a namespace for mounts, it says something else.
+            let numbers = dir.join("numbers");
+            std::fs::write(&numbers, format!("{REMAPPED}:200000:65536\n"))?;
+            engine.push(format!("--userns-remap={REMAPPED}"));
+            engine.splice(0..0, ["sh", "-c", REMAP, "sh", &numbers.display().to_string()].map(str::to_owned));
+        }
         let mut program = Program::new(&unshare, namespaces.into_iter().chain(engine));
         if let Ok(path) = std::env::var("PATH") {
             program.env.insert("PATH".to_owned(), path);

@@ -131,12 +131,16 @@ mod tests {
         let rows = include_str!("../../../docs/configuration.md").lines().filter(|line| line.starts_with("| `"));
         let first = rows.filter_map(|row| row.split('|').nth(1));
         let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-        let told: BTreeSet<&str> = first.flat_map(|cell| cell.split('`')).filter(|part| part.len() > 1 && is_name(part)).collect();
+        let told: BTreeSet<&str> =
+            first.flat_map(|cell| cell.split('`')).filter(|part| part.len() > 1 && is_name(part)).collect();
         let config = parse(&[], None).expect("valid");
         let known: BTreeSet<&str> = config.settings.iter().map(|setting| setting.name).collect();
         let missing: Vec<_> = known.difference(&told).collect();
         let unknown: Vec<_> = told.difference(&known).collect();
-        assert!(missing.is_empty() && unknown.is_empty(), "not in docs/configuration.md: {missing:?}; only there: {unknown:?}");
+        assert!(
+            missing.is_empty() && unknown.is_empty(),
+            "not in docs/configuration.md: {missing:?}; only there: {unknown:?}"
+        );
     }
 
     #[test]

@@ -31,13 +31,15 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 pub struct Docker {
     address: EngineAddress,
     client: OnceCell<bollard::Docker>,
+    /// Whether it gives its containers' users other numbers (`userns-remap`); asked once, as it is a matter of its start.
+    remaps: OnceCell<bool>,
 }
 
 impl Docker {
     /// An engine at `address`; nothing is connected yet.
     #[must_use]
     pub fn new(address: EngineAddress) -> Self {
-        Self { address, client: OnceCell::new() }
+        Self { address, client: OnceCell::new(), remaps: OnceCell::new() }
     }
 
     async fn client(&self) -> Result<&bollard::Docker, EngineError> {
@@ -59,6 +61,14 @@ impl Docker {
                 self.within(PROBE_DEADLINE, "negotiate the API version", docker.negotiate_version()).await
             })
             .await
+    }
+
+    async fn remaps(&self) -> Result<bool, EngineError> {
+        let ask = || async {
+            let info = self.within(LOOK_DEADLINE, "describe itself", self.client().await?.info()).await?;
+            Ok(info.security_options.iter().flatten().any(|option| option.contains("name=userns")))
+        };
+        self.remaps.get_or_try_init(ask).await.copied()
     }
 
     async fn within<T>(
@@ -136,9 +146,9 @@ impl Engine for Docker {
     async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
         let client = self.client().await?;
         let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let created = self
-            .within(CALL_DEADLINE, "create a container", client.create_container(Some(options), body(spec)))
-            .await?;
+        let body = body(spec, self.remaps().await?);
+        let create = client.create_container(Some(options), body);
+        let created = self.within(CALL_DEADLINE, "create a container", create).await?;
         self.within(CALL_DEADLINE, "start a container", client.start_container(&created.id, None)).await?;
         Ok(created.id)
     }
@@ -188,8 +198,8 @@ impl Engine for Docker {
     }
 }
 
-/// The request of `POST /containers/create` (Docker Engine API 1.41).
-fn body(spec: ContainerSpec) -> ContainerCreateBody {
+/// The request of `POST /containers/create` (Docker Engine API 1.41), to an engine that may give users other numbers.
+fn body(spec: ContainerSpec, remaps: bool) -> ContainerCreateBody {
     let (source, target) = spec.mount;
     let bind = Mount {
         typ: Some(MountType::BIND),
@@ -221,6 +231,8 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
             pids_limit: Some(spec.pids),
             ulimits: Some(vec![ulimit("nofile", spec.open_files), ulimit("core", 0)]),
             ipc_mode: Some("private".into()),
+            // Room and server share a directory, so a user must have the same number on both sides.
+            userns_mode: remaps.then(|| "host".into()),
             log_config: Some(bollard::models::HostConfigLogConfig {
                 typ: Some("json-file".into()),
                 config: Some(HashMap::from([("max-size".into(), "1m".into()), ("max-file".into(), "1".into())])),
