@@ -7,8 +7,16 @@
 require_compose
 
 secret() { head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
-profiles=,${PROFILES:-},
-export COMPOSE_PROFILES=${PROFILES:-}
+PROFILES=${PROFILES:-}
+for profile in ${PROFILES//,/ }; do
+  case $profile in
+    demo | monitoring | grafana) ;;
+    *) die "PROFILES=$PROFILES: there is no profile \"$profile\"; demo, monitoring and grafana are accepted, divided by commas." ;;
+  esac
+done
+COMPOSE_PROFILES=$(tr -s ' ,' ',' <<<"${PROFILES:-}")
+export COMPOSE_PROFILES
+profiles=,$COMPOSE_PROFILES,
 wants() { [[ $profiles = *,$1,* ]]; }
 
 mkdir -p "$compose_dir/sockets"
