@@ -107,7 +107,19 @@ fn address(bind: SocketAddr) -> Finding {
 }
 
 fn socket_base(path: &Path) -> Finding {
-    writable(path, "WORKSPACE_SOCKET_BASE_PATH")
+    match writable(path, "WORKSPACE_SOCKET_BASE_PATH") {
+        Finding::Good(shown) if !is_tmpfs(existing(path)) => Finding::Doubtful(
+            format!("{shown} is on a disk"),
+            "A room may take of that what it writes in a second or two. Put WORKSPACE_SOCKET_BASE_PATH on a tmpfs, as /run is.".into(),
+        ),
+        found => found,
+    }
+}
+
+/// Whether what is written there counts as its writer's memory (tmpfs(5), cgroups(7)).
+fn is_tmpfs(path: &Path) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
 }
 
 async fn engine_finding(engine: &dyn Engine, address: &EngineAddress) -> (Finding, bool) {

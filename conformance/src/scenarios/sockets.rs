@@ -15,6 +15,8 @@ use crate::scenario::{Capability, Profile, Scenario, Severity};
 use crate::target::engine::{ROOM_SOCKETS, Room};
 use crate::target::launch::Launch;
 
+/// Status of a command that was ended by SIGKILL.
+const KILLED: i64 = 128 + 9;
 /// Names of the two sockets.
 const SOCKETS: [&str; 2] = ["agent.sock", "proxy.sock"];
 
@@ -52,7 +54,55 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         limit: Duration::from_secs(120),
         body: body!(hostile_rooms),
     },
+    Scenario {
+        id: "SOCK-003",
+        title: "a room that fills the directory it shares with the host is taken down, with what it put there, and hurts nobody else",
+        severity: Severity::Critical,
+        requirement: "hostile socket directory: a filled directory; a room hurts only itself",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model],
+        profile: Profile::Full,
+        destructive: false,
+        limit: Duration::from_secs(120),
+        body: body!(filled),
+    },
 ];
+
+/// Ways to fill a directory; all of them go on until they are stopped.
+const FILLINGS: [(&str, &str); 3] = [
+    ("with one file", "while :; do head -c 1000000 /dev/zero >>/var/run/ws/.fill; sleep 0.05; done"),
+    ("with many", "i=0; while :; do : >/var/run/ws/f$i; i=$((i+1)); sleep 0.01; done"),
+    ("below a folder", "mkdir -p /var/run/ws/a/b && while :; do head -c 1000000 /dev/zero >>/var/run/ws/a/b/c; sleep 0.05; done"),
+];
+
+async fn filled(context: &Context) -> Result<(), Failure> {
+    const SOON: Duration = Duration::from_secs(20);
+    let deployment = context.launch(Launch::new()).await?;
+    let neighbour = deployment.conversation(context).await?;
+    deployment.run_well(&neighbour, "@say here").await?;
+    let quiet = deployment.only_room().await?;
+    for (how, line) in FILLINGS {
+        let greedy = deployment.another_conversation(context, &neighbour.tenant, &neighbour.model).await?;
+        deployment.run_well(&greedy, "@say here").await?;
+        let rooms = deployment.rooms().await?;
+        let room = rooms.into_iter().find(|room| room.id != quiet.id).ok_or_else(|| Failure::assertion("no second room"))?;
+        let dir = room.socket_dir().await?;
+        // As long as it lives: its end is the filling's, too.
+        let filling = room.shell(line);
+        let ended = tokio::time::timeout(SOON, filling).await;
+        check(ended.is_ok(), format!("a room that fills its directory {how} is let do so for {SOON:?}"))?;
+        eventually(SOON, format!("the end of a room that fills its directory {how}"), async || {
+            let running = room.is_running().await?;
+            check(!running && !dir.exists(), format!("running {running}, its directory is there: {}", dir.exists()))
+        })
+        .await?;
+        check_eq(format!("the neighbour's room beside one that fills its directory {how}"), quiet.is_running().await?, true)?;
+        deployment.run_well(&greedy, "@say again").await.map_err(|failure| failure.during(how))?;
+        deployment.api.delete(&greedy.path("")).await?.expect(204)?;
+    }
+    let log = deployment.server()?.log();
+    check(log.contains("hostile"), "the log does not say why the rooms went")
+}
+
 
 /// Waits until as many rooms as the pool should hold run and are waiting in it.
 async fn pooled(
@@ -150,8 +200,14 @@ async fn hostile_rooms(context: &Context) -> Result<(), Failure> {
         let waiting = deployment.only_room().await.map_err(|failure| failure.during(what))?;
         let dir = waiting.socket_dir().await?;
         let (line, target) = (format!("cd {ROOM_SOCKETS} && {line}"), trap_path.display().to_string());
-        let done = waiting.exec(["sh", "-c", &line, "sh", &target]).await?;
-        check_eq(format!("status of the room's attempt at {what} ({})", done.printed), done.status, 0)?;
+        let done = waiting.exec(["sh", "-c", &line, "sh", &target]).await;
+        match done {
+            Ok(done) if done.status == 0 => {}
+            // It was taken down before it was done with it.
+            Ok(done) if done.status == KILLED => {}
+            Err(_) if !waiting.is_running().await? => {}
+            done => return Err(Failure::assertion(format!("the room's attempt at {what}: {:?}", done?))),
+        }
         let conversation = deployment.another_conversation(context, &first.tenant, &first.model).await?;
         deployment.run_well(&conversation, "@say hello").await.map_err(|failure| failure.during(what))?;
         eventually(Duration::from_secs(20), format!("no room and no directory of {what}"), async || {

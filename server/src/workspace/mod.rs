@@ -12,6 +12,7 @@ mod clear;
 pub mod clock;
 mod follow;
 pub mod gc;
+mod hostile;
 pub mod id;
 mod lease;
 pub mod peers;
@@ -170,7 +171,7 @@ impl Workspaces {
                     }
                     this.keep_pool().await;
                 };
-                tokio::join!(pool, this.collect_regularly());
+                tokio::join!(pool, this.collect_regularly(), this.watch_directories());
             }
         });
     }

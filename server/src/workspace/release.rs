@@ -37,6 +37,8 @@ pub enum Why {
     Dead,
     /// Its agent stopped answering.
     Unhealthy,
+    /// It fills the directory that it shares with the server.
+    Hostile,
     /// A run in it used up its time.
     Timeout,
     /// Its container is ours by its label, but nobody knows it.
@@ -69,6 +71,7 @@ impl Why {
             Self::Idle => "idle",
             Self::Dead => "dead",
             Self::Unhealthy => "unhealthy",
+            Self::Hostile => "hostile",
             Self::Timeout => "timeout",
             Self::Orphan => "orphan",
             Self::StaleDirectory => "stale_directory",
@@ -92,6 +95,7 @@ impl Why {
             Self::Idle => "not used for longer than CONTAINER_TTL",
             Self::Dead => "its container does not run",
             Self::Unhealthy => "its agent does not answer",
+            Self::Hostile => "it fills the directory that it shares with the server",
             Self::Timeout => "a run in it used up its time",
             Self::Orphan => "a container with our label that no record and no server knows",
             Self::StaleDirectory => "a socket directory without a container",
