@@ -93,8 +93,8 @@ async fn thinking_and_sub_agents(context: &Context) -> Result<(), Failure> {
     let call = events.iter().find(|event| event.name == "tool_call" && event.text("tool_name") == "Bash");
     let call = call.ok_or_else(|| Failure::assertion(format!("no call of the sub-agent's among: {}", names(&events))))?;
     check_eq(format!("parent_agent_id of {}", call.data), call.text("parent_agent_id"), agent)?;
-    let own = events.iter().filter(|event| event.name == "assistant" && event.data["parent_agent_id"].is_null());
-    check(own.last().is_some_and(|last| last.data.to_string().contains("There are seven.")), "the run's own last word is another")?;
+    let mut own = events.iter().filter(|event| event.name == "assistant" && event.data["parent_agent_id"].is_null());
+    check(own.next_back().is_some_and(|last| last.data.to_string().contains("There are seven.")), "the run's own last word is another")?;
     let place = |event: &RunEvent| event.data["seq"].as_u64();
     check(place(began) < place(call) && place(call) < place(ended), format!("order: {}", names(&events)))
 }

@@ -24,9 +24,15 @@ const READERS: usize = 40;
 const TOLD: usize = 100;
 const PAUSE: &str = "0.1";
 
+/// What a round took, in milliseconds: until the first event of all, and until the driver's.
+struct Firsts {
+    any: Vec<f64>,
+    of_driver: Vec<f64>,
+}
+
 pub(crate) fn first(stage: &mut Stage, count: usize, report: &mut Report) {
     let stage = &*stage;
-    let measured: Result<Vec<(Vec<f64>, Vec<f64>)>> = stage.running().and_then(|running| {
+    let measured: Result<Vec<Firsts>> = stage.running().and_then(|running| {
         stage.runtime.block_on(async {
             let path = running.conversation().await?;
             let mut all = Vec::new();
@@ -40,13 +46,13 @@ pub(crate) fn first(stage: &mut Stage, count: usize, report: &mut Report) {
                     of_driver.push(millis(events.asked));
                     events.count().await?;
                 }
-                all.push((any, of_driver));
+                all.push(Firsts { any, of_driver });
             }
             running.delete(&path).await?;
             Ok(all)
         })
     });
-    let series = |name: &'static str, which: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| Series {
+    let series = |name: &'static str, which: fn(&Firsts) -> &Vec<f64>| Series {
         name,
         samples: match &measured {
             Ok(all) => Ok(all
@@ -66,7 +72,7 @@ pub(crate) fn first(stage: &mut Stage, count: usize, report: &mut Report) {
             "{RUNS} runs, one after the other, in one conversation. `any` is the first event of all; `ours` the first of the \
              driver, a shell that the agent has to start. The last column is the median."
         ),
-        series: vec![series("any", |(any, _)| any), series("ours", |(_, of_driver)| of_driver)],
+        series: vec![series("any", |first| &first.any), series("ours", |first| &first.of_driver)],
         goals: vec![Goal::at_most(15.0)],
     });
 }

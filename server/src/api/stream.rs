@@ -23,7 +23,6 @@ use crate::conversation::journal::Journal;
 use crate::conversation::run::Order;
 use crate::conversation::runs::StartError;
 use crate::conversation::store::{Conversation, ConversationStatus, Tenant, TenantStatus};
-use crate::conversation::uploads::Batch;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -87,7 +86,9 @@ pub(super) async fn start(
         user: user.clone(),
         uploads: uploads.filter(|uploads| !uploads.files.is_empty()),
     })?;
-    batch.map(Batch::keep);
+    if let Some(batch) = batch {
+        batch.keep();
+    }
     tracing::info!(conversation = conversation_id, run = journal.run_id(), executor = user, "run started");
     Ok(events(&journal, 0))
 }

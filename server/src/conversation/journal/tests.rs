@@ -53,6 +53,7 @@ fn head() -> Head {
             user_input: "two\nlines".into(),
             request_id: None,
             user: None,
+            uploads: None,
         },
     }
 }
