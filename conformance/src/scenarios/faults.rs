@@ -21,53 +21,48 @@ const STATE_MIB: u32 = 32;
 /// How many conversations are made, at most, until one is refused: what a database has written before it can write over.
 const UNTIL_REFUSED: usize = 3_000;
 
+/// What the scenarios here have in common.
+const SCENARIO: Scenario = Scenario {
+    id: "CHAOS",
+    title: "",
+    severity: Severity::High,
+    requirement: "",
+    requires: &[
+        Capability::Launch,
+        Capability::Docker,
+        Capability::Image,
+        Capability::Model,
+        Capability::Mount,
+        Capability::OwnEngine,
+    ],
+    profile: Profile::Full,
+    destructive: false,
+    limit: Duration::from_secs(180),
+    body: body!(engine_restarted),
+};
+
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         id: "CHAOS-008",
         title: "an engine that is restarted, or loses its power, in the middle of a run: the run ends with an error, and all heals",
-        severity: Severity::High,
         requirement: "Docker daemon restarted: degrades and heals without a restart of the server; nothing is left over",
-        requires: &[
-            Capability::Launch,
-            Capability::Docker,
-            Capability::Image,
-            Capability::Model,
-            Capability::Mount,
-            Capability::OwnEngine,
-        ],
-        profile: Profile::Full,
-        destructive: false,
-        limit: Duration::from_secs(180),
-        body: body!(engine_restarted),
+        ..SCENARIO
     },
     Scenario {
         id: "DEP-004",
         title: "on an engine with userns-remap, rooms work and nothing of them is left",
-        severity: Severity::High,
         requirement: "userns-remap: what is to be set, and that it works",
-        requires: &[
-            Capability::Launch,
-            Capability::Docker,
-            Capability::Image,
-            Capability::Model,
-            Capability::Mount,
-            Capability::OwnEngine,
-        ],
-        profile: Profile::Full,
-        destructive: false,
-        limit: Duration::from_secs(180),
         body: body!(numbers_are_remapped),
+        ..SCENARIO
     },
     Scenario {
         id: "CHAOS-009",
         title: "a full state directory is told, costs the run that was going on and no other, and heals once there is room",
-        severity: Severity::High,
         requirement: "disk full: degrades and heals without a restart; 503 with Retry-After for what cannot be kept; nothing is lost",
         requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::Mount],
-        profile: Profile::Full,
-        destructive: false,
         limit: Duration::from_secs(120),
         body: body!(disk_full),
+        ..SCENARIO
     },
 ];
 

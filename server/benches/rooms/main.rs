@@ -43,17 +43,9 @@ const GROUPS: Groups<'_, stage::Stage> = &[
 ];
 
 fn main() -> ExitCode {
-    let run = match std::env::args().nth(1).as_deref() {
-        Some(memory::ROLE) => memory::play(),
-        Some(memory::AGENTS) => memory::play_agents(),
-        _ => run::run(SUBJECT, GROUPS),
-    };
-    match run {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+    match std::env::args().nth(1).as_deref() {
+        Some(memory::ROLE) => run::exit(memory::play()),
+        Some(memory::AGENTS) => run::exit(memory::play_agents()),
+        _ => run::main(SUBJECT, GROUPS),
     }
 }

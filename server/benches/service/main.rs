@@ -43,12 +43,5 @@ const GROUPS: Groups<'_, stage::Stage> = &[
 ];
 
 fn main() -> ExitCode {
-    match run::run(SUBJECT, GROUPS) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run::main(SUBJECT, GROUPS)
 }

@@ -41,12 +41,5 @@ fn main() -> ExitCode {
     if let Some(code) = roles::play() {
         return code;
     }
-    match run::run(SUBJECT, GROUPS) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run::main(SUBJECT, GROUPS)
 }

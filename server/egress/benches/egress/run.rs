@@ -1,6 +1,7 @@
 //! A whole run: what the command line asks for, measured table by table.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -54,6 +55,23 @@ pub(crate) trait Place: Sized {
 
     /// Takes down what was set up.
     fn close(self) -> Result<()>;
+}
+
+/// The whole program: measures what the command line asks for.
+pub(crate) fn main<S: Place>(subject: Subject, groups: Groups<'_, S>) -> ExitCode {
+    exit(run(subject, groups))
+}
+
+/// How the program ends, with what was measured or done.
+pub(crate) fn exit(done: Result<bool>) -> ExitCode {
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Measures what the command line asks for; false where something of it was not measured.
