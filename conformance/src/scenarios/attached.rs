@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::transfer::listed;
-use crate::client::form::{Form, content_type};
+use crate::client::form::{BOUNDARY, Form, content_type};
 use crate::client::stream::{EventStream, RunEvent, names};
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
@@ -142,7 +142,8 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
     let state = Path::new(&state);
     let begins = || Form::of_run("@say never").file("good", b"good").file("large", &vec![b'x'; LARGE]);
     let many = (0..101).fold(Form::of_run("@say never"), |form, number| form.file(&format!("f{number}"), b"x"));
-    let refused: [(&str, Bytes, u16, &str); 12] = [
+    let head = format!("--{BOUNDARY}\r\nX-Long: {}", "x".repeat(300_000));
+    let refused: [(&str, Bytes, u16, &str); 13] = [
         ("a path that leads out, in the last file", begins().file("../out", b"x").whole(), 403, "PATH_TRAVERSAL"),
         ("the same in the metadata", begins().field("file_metadata", r#"[{"path":"a"},{"path":"/etc/passwd"}]"#).whole(), 403, "PATH_TRAVERSAL"),
         ("two files of one name", begins().file("good", b"x").whole(), 422, "VALIDATION_ERROR"),
@@ -155,6 +156,7 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
         ("request_data twice", begins().field("request_data", "{}").whole(), 422, "VALIDATION_ERROR"),
         ("request_data that is no request", Form::default().field("request_data", "{}").file("good", b"x").whole(), 422, "VALIDATION_ERROR"),
         ("no end", begins().begun(), 422, "VALIDATION_ERROR"),
+        ("a part whose head does not end", head.into(), 422, "VALIDATION_ERROR"),
     ];
     for (what, body, status, code) in refused {
         let reply = deployment.api.post_form(&path, body).await?;

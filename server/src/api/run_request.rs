@@ -1,5 +1,6 @@
 //! What starts a run: a JSON object, or a form that has files beside it (RFC 7578).
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -91,12 +92,13 @@ pub(super) struct Submission {
 /// Something in it is not accepted, breaks off, or does not fit; then nothing of it is left.
 pub(super) async fn read(app: &AppState, request: Request) -> Result<Submission, ApiError> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
-    let is_form = kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("multipart/form-data"));
-    let submission = if is_form {
-        form(app, request, &kind).await?
-    } else {
-        let ApiJson(request) = ApiJson::from_request(request, app).await?;
-        Submission { request, files: None }
+    let submission = match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "multipart/form-data" => form(app, request, &kind).await?,
+        "application/json" => {
+            let ApiJson(request) = ApiJson::from_request(request, app).await?;
+            Submission { request, files: None }
+        }
+        _ => return Err(ApiError::invalid("Content-Type", "application/json and multipart/form-data are accepted")),
     };
     check(&submission.request)?;
     Ok(submission)
@@ -128,7 +130,9 @@ async fn form(app: &AppState, request: Request, kind: &str) -> Result<Submission
     match timeout_at(Instant::now() + UPLOAD, form.read()).await {
         Err(_) => Err(ApiError::invalid("body", format!("it has not ended within {UPLOAD:?}"))),
         Ok(Err(Fault::Form(error))) => {
-            Err(wrong.try_recv().map_or_else(|_| ApiError::invalid("body", error.to_string()), Into::into))
+            // The parser's own words for what it could not read on are no help.
+            let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            Err(wrong.try_recv().map_or_else(|_| ApiError::invalid("body", cause), Into::into))
         }
         Ok(Err(Fault::Api(error))) => Err(error),
         Ok(Ok(submission)) => Ok(submission),
