@@ -160,8 +160,14 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
         tracing::warn!("no API_KEYS: whoever reaches this address is an operator");
     }
 
+    let door = workspaces.open_door().map_err(|error| StartError::Sockets(config.rooms.socket_base.clone(), error))?;
+    let for_servers = api::door(app.clone()).into_make_service();
     let closing = CancellationToken::new();
     let shutdown = closing.clone().cancelled_owned();
+    let door = door.map(|door| {
+        let serve = axum::serve(door, for_servers).with_graceful_shutdown(closing.clone().cancelled_owned());
+        tokio::spawn(serve.into_future())
+    });
     // Made once: the router as it is would be copied, route by route, for each connection.
     let router = api::router(app).into_make_service();
     let http = tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future());
@@ -188,16 +194,24 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
             }
         }
     }
-    match tokio::time::timeout(HTTP_DRAIN, http).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => tracing::error!(%error, "the listener failed"),
-        Ok(Err(error)) => tracing::error!(%error, "the listener's task failed"),
-        Err(_) => tracing::warn!("connections were still open"),
+    drained(http).await;
+    if let Some(door) = door {
+        drained(door).await;
     }
     store.close().await;
     audit.close();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits until a listener has answered what was asked of it, for a while.
+async fn drained(listener: tokio::task::JoinHandle<io::Result<()>>) {
+    match tokio::time::timeout(HTTP_DRAIN, listener).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::error!(%error, "the listener failed"),
+        Ok(Err(error)) => tracing::error!(%error, "the listener's task failed"),
+        Err(_) => tracing::warn!("connections were still open"),
+    }
 }
 
 async fn workspaces(

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::client::stream::RunEvent;
+use super::durable::waiting;
+use crate::client::stream::{RunEvent, check_whole, names};
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
 use crate::poll::eventually;
@@ -64,6 +65,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         title: "the pool's size, set on one server, is followed by the other, and by a server that starts later",
         requirement: "min/max changeable at run time (kept in Redis when there is one, followed by every server)",
         body: body!(pool_size),
+        ..SCENARIO
+    },
+    Scenario {
+        id: "STATE-004",
+        title: "a run that one server has is followed, cancelled and deleted with its conversation by way of another",
+        requirement: "journals: with Redis, shared between servers",
+        body: body!(other_servers_run),
         ..SCENARIO
     },
 ];
@@ -252,6 +260,54 @@ async fn two_servers(context: &Context) -> Result<(), Failure> {
         first.api.delete(&contested.path("")).await?.expect(204)?;
     }
     Ok(())
+}
+
+async fn other_servers_run(context: &Context) -> Result<(), Failure> {
+    let redis = context.redis().await?;
+    let (first, second) = both(context, &redis).await?;
+    let conversation = first.conversation(context).await?;
+    let mut seen = waiting(&first, &conversation).await?;
+    let last = seen.last().map(|event| event.id.clone()).unwrap_or_default();
+    let room = first.only_room().await?;
+    let live = second.api.follow_stream(&conversation.path("/stream"), &last).await?;
+    room.shell("touch /workspace/go").await?;
+    seen.extend(live.rest().await?);
+    check_whole(&seen)?;
+    let run = last.rsplit_once(':').map_or("", |(run, _)| run).to_owned();
+    for (which, server) in [("the server that has it", &first), ("the other", &second)] {
+        let again = server.follow(&conversation, &format!("{run}:0")).await?;
+        check(again == seen, format!("read again from {which}: {}, at first: {}", names(&again), names(&seen)))?;
+    }
+    // The latest, whoever had it; also for a server that has an older one itself.
+    let later = second.run_well(&conversation, "@say later").await?;
+    for (which, server) in [("the first", &first), ("the second", &second)] {
+        let read = server.follow(&conversation, "0").await?;
+        check(read == later, format!("the latest run, read from {which}: {}", names(&read)))?;
+    }
+
+    let third = first.another_conversation(context, &conversation.tenant, &conversation.model).await?;
+    let forever = "@tool Bash {\"command\": \"tail -f /dev/null\", \"description\": \"Wait\"}\n@say never said";
+    let mut stream = first.start(&third, forever).await?;
+    stream.until("tool_call").await?;
+    second.api.post(&third.path("/cancel"), &json!({})).await?.expect(202)?;
+    let events = stream.finish().await?;
+    check_eq("status in done", events.last().map_or("", |done| done.text("status")), "cancelled")?;
+    second.api.post(&third.path("/cancel"), &json!({})).await?.expect_error(409, "CONFLICT")?;
+
+    let mut stream = first.start(&third, forever).await?;
+    stream.until("tool_call").await?;
+    second.api.delete(&third.path("")).await?.expect(204)?;
+    let events = stream.finish().await?;
+    check_eq("status in done of a deleted conversation's run", events.last().map_or("", |done| done.text("status")), "cancelled")?;
+    first.api.get(&third.path("")).await?.expect_error(404, "NOT_FOUND")?;
+    second.api.delete(&conversation.path("")).await?.expect(204)?;
+    check_eq("rooms", first.rooms().await?.len(), 0)?;
+    // Nobody is there to be asked any more.
+    second.kill().await?;
+    let alone = first.another_conversation(context, &conversation.tenant, &conversation.model).await?;
+    first.api.get(&alone.path("/stream")).await?.expect_error(404, "NOT_FOUND")?;
+    first.run_well(&alone, "@say alone").await?;
+    first.api.delete(&alone.path("")).await?.expect(204).map(drop)
 }
 
 async fn pool_size(context: &Context) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ pub mod auth;
 mod conversations;
 mod description;
 mod docs;
+mod elsewhere;
 pub mod error;
 mod extract;
 mod file_path;
@@ -40,6 +41,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::workspace::Workspaces;
 use auth::ApiKeys;
 use description::Description;
+pub use elsewhere::door;
 use error::{ApiError, Code};
 use rate_limit::RateLimits;
 
@@ -130,7 +132,7 @@ pub fn router(app: AppState) -> Router {
         Environment::Production => metrics.route_layer(authenticated()),
     };
     Router::new()
-        .merge(guarded.route_layer(authenticated()))
+        .merge(guarded.route_layer(from_fn_with_state(app.clone(), elsewhere::layer)).route_layer(authenticated()))
         .merge(open)
         .merge(metrics)
         .merge(docs::router())

@@ -259,6 +259,15 @@ impl Runs {
         }
     }
 
+    /// The current or last run of a conversation, and whether it goes on.
+    #[must_use]
+    pub fn last(&self, conversation: &str) -> Option<(String, bool)> {
+        match self.table().by_conversation.get(conversation)? {
+            Entry::Going { journal, .. } => Some((journal.run_id().to_owned(), !journal.is_closed())),
+            Entry::Ended(slip) => Some((slip.run_id.clone(), false)),
+        }
+    }
+
     /// Whether a run is going on in a conversation.
     #[must_use]
     pub fn is_going(&self, conversation: &str) -> bool {

@@ -284,6 +284,22 @@ impl Workspaces {
         self.parts.peers.id()
     }
 
+    /// Where this server answers the others what callers ask of it; `None` where there are no others.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open_door(&self) -> std::io::Result<Option<tokio::net::UnixListener>> {
+        self.parts.peers.open_door()
+    }
+
+    /// Where the other servers do.
+    ///
+    /// # Errors
+    /// Their directory cannot be read.
+    pub fn doors_of_others(&self) -> std::io::Result<Vec<std::path::PathBuf>> {
+        self.parts.peers.doors_of_others()
+    }
+
     /// Whether this server is one of several.
     #[must_use]
     pub fn is_shared(&self) -> bool {

@@ -134,10 +134,25 @@ impl Peers {
         self.place.as_ref()?.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// The door at which this server answers the others what callers ask of it; `None` where there are no others.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open_door(&self) -> io::Result<Option<UnixListener>> {
+        let Some(place) = &self.place else { return Ok(None) };
+        UnixListener::bind(place.door(&self.id)).map(Some)
+    }
+
+    /// The doors of the others, living or dead.
+    pub(super) fn doors_of_others(&self) -> io::Result<Vec<PathBuf>> {
+        let Some(place) = &self.place else { return Ok(Vec::new()) };
+        Ok(place.others(&self.id)?.iter().map(|id| place.door(id)).collect())
+    }
+
     /// From here on nobody finds this server.
     pub(super) fn leave(&self) {
         if let Some(place) = &self.place
-            && let Err(error) = remove(&place.dir.join(self.id.as_str()))
+            && let Err(error) = place.remove(&self.id)
         {
             tracing::warn!(%error, "this server's socket is left behind; the others will remove it");
         }
@@ -169,6 +184,17 @@ impl Peers {
 }
 
 impl Place {
+    /// No longer than a room's own sockets, whose paths have been measured.
+    fn door(&self, id: &RoomId) -> PathBuf {
+        self.dir.join(format!("{id}.d"))
+    }
+
+    /// Removes what a server has here.
+    fn remove(&self, id: &RoomId) -> io::Result<()> {
+        remove(&self.door(id))?;
+        remove(&self.dir.join(id.as_str()))
+    }
+
     fn others(&self, me: &RoomId) -> io::Result<Vec<RoomId>> {
         let mut others = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -186,7 +212,7 @@ impl Place {
             Ok(Ok(stream)) => Ok(Some(stream)),
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                remove(&path)?;
+                self.remove(id)?;
                 Ok(None)
             }
             Ok(Err(error)) => Err(silent(error.to_string())),
