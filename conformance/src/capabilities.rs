@@ -10,6 +10,7 @@ use crate::client::http::Api;
 use crate::run::Options;
 use crate::scenario::Capability;
 use crate::target::engine::Engine;
+use crate::target::offers::{self, OPTIONAL};
 use crate::target::own_engine::OwnEngine;
 use crate::target::postgres::Postgres;
 use crate::target::prometheus::Prometheus;
@@ -42,6 +43,7 @@ impl Capabilities {
     /// What the options name does not answer: a target, or a Docker socket.
     pub async fn settle(options: &Options) -> anyhow::Result<Self> {
         let mut found = Self::default();
+        found.lacks(&options.without, "--without says so");
         found.settle_engine(options).await?;
         match &options.target {
             Some(target) => {
@@ -97,6 +99,7 @@ impl Capabilities {
         if keyed.status == 401 {
             bail!("--target {target}: the API key was refused: give an operator's key (--api-key)");
         }
+        self.settle_offers(&api, options).await.map_err(|error| error.context(format!("--target {target}")))?;
         self.lacks(&[Capability::Launch], "the target is somebody else's: the suite does not start or configure it");
         if !options.allow_model_calls {
             let why = "the target's model may cost money: asking it needs --allow-model-calls";
@@ -105,6 +108,19 @@ impl Capabilities {
         self.lacks(&[Capability::ServerImage, Capability::Compose], "the target was started by somebody else");
         self.lacks(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
         self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
+        Ok(())
+    }
+
+    /// What the target has of what it need not have; what was said of it has to be true.
+    async fn settle_offers(&mut self, api: &Api, options: &Options) -> anyhow::Result<()> {
+        let lacking = offers::probe(api).await.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        let is_there = |one: &&Capability| OPTIONAL.contains(one) && !lacking.iter().any(|(lacked, _)| lacked == *one);
+        if let Some(capability) = options.without.iter().find(is_there) {
+            bail!("--without {capability}: its /openapi.json says that it has it: take the flag away, or the route");
+        }
+        for (capability, why) in &lacking {
+            self.lacks(&[*capability], why);
+        }
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capabilities::Capabilities;
 use crate::mutants::Defect;
+use crate::scenario::Capability;
 
 /// What a run was told.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct Options {
     pub allow_destructive: bool,
     /// Whether scenarios may ask the model of somebody else's deployment.
     pub allow_model_calls: bool,
+    /// What the deployment is said not to have.
+    pub without: Vec<Capability>,
     /// Where random choices start from.
     pub seed: u64,
 }
@@ -45,6 +48,7 @@ impl Default for Options {
             image: "workspace-base:latest".to_owned(),
             allow_destructive: false,
             allow_model_calls: false,
+            without: Vec::new(),
             seed: rand::rng().random(),
         }
     }

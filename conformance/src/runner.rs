@@ -80,6 +80,10 @@ fn reproduce(scenario: &Scenario, run: &Run) -> String {
     if options.allow_model_calls {
         line.push_str(" --allow-model-calls");
     }
+    if !options.without.is_empty() {
+        let names: Vec<&str> = options.without.iter().map(|capability| capability.name()).collect();
+        line.push_str(&format!(" --without {}", names.join(",")));
+    }
     if options.api_key.is_some() {
         line.push_str(" --api-key …");
     }

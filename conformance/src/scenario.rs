@@ -179,5 +179,11 @@ named! {
         OwnEngine = "own-engine",
         /// The room's image is on the engine, so that containers and images can be made from it.
         Image = "image",
+        /// The deployment has the operator's routes, below `/api/admin`.
+        Admin = "admin",
+        /// A run can be followed, and read again, by `GET …/stream`.
+        Resume = "resume",
+        /// A conversation's files can be listed, read and written.
+        Files = "files",
     }
 }

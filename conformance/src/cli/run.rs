@@ -45,6 +45,9 @@ pub(super) struct Run {
     /// Lets scenarios ask the target's model, which may cost money and answers differently each time.
     #[arg(long)]
     allow_model_calls: bool,
+    /// What the deployment does not have, as `admin,resume`: scenarios that need it could then not run.
+    #[arg(long, value_name = "CAPABILITY", value_enum, value_delimiter = ',')]
+    without: Vec<Capability>,
     /// How many scenarios run at a time; by default one for each processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
@@ -121,6 +124,7 @@ impl Run {
             image: self.image.clone(),
             allow_destructive: self.allow_destructive,
             allow_model_calls: self.allow_model_calls,
+            without: self.without.clone(),
             seed: self.seed.unwrap_or(defaults.seed),
         };
         let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));

@@ -4,6 +4,7 @@ pub mod exchange;
 pub mod form;
 pub mod http;
 pub mod metrics;
+pub mod raw;
 pub mod sse;
 pub mod stream;
 pub mod tunnel;

@@ -70,14 +70,24 @@ async fn head(stream: &mut UnixStream) -> Result<(u16, Vec<u8>), String> {
 /// one before it lets bytes through.
 #[must_use]
 pub fn client_hello(name: &str) -> Vec<u8> {
-    fn with_length(width: usize, content: &[u8]) -> Vec<u8> {
-        let length = content.len().to_be_bytes();
-        [&length[length.len() - width..], content].concat()
-    }
     let entry = [&[0_u8][..], &with_length(2, name.as_bytes())].concat();
-    let server_name = [&[0, 0][..], &with_length(2, &with_length(2, &entry))].concat();
+    hello_with(&[&[0, 0][..], &with_length(2, &with_length(2, &entry))].concat())
+}
+
+/// The same without a name.
+#[must_use]
+pub fn nameless_hello() -> Vec<u8> {
+    hello_with(&[])
+}
+
+fn with_length(width: usize, content: &[u8]) -> Vec<u8> {
+    let length = content.len().to_be_bytes();
+    [&length[length.len() - width..], content].concat()
+}
+
+fn hello_with(extension: &[u8]) -> Vec<u8> {
     let supported_versions = [0, 43, 0, 3, 2, 3, 4];
-    let extensions = [&server_name[..], &supported_versions].concat();
+    let extensions = [extension, &supported_versions].concat();
     let hello = [
         &[3, 3][..],
         &[7; 32],

@@ -36,7 +36,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
             let removal = asked.method == Method::DELETE && asked.path.contains("/containers/");
             removal.then(|| Answer::json(204, &Value::Null))
         })],
-        red: &[red("BUG-12-DELETE", "no container"), red("BUG-12-SHUTDOWN", "no container")],
+        red: &[
+            red("BUG-12-HOST", "no container"),
+            red("BUG-12-DELETE", "no container"),
+            red("BUG-12-SHUTDOWN", "no container"),
+        ],
     },
     Mutant {
         id: "containers-forgotten",
@@ -71,7 +75,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 push(&mut body["HostConfig"]["Mounts"], second);
             })
         })],
-        red: &[red("BUG-06", "what is mounted into the room from outside")],
+        red: &[
+            red("BUG-06-TWENTY", "what is mounted into the room from outside"),
+            red("BUG-06", "what is mounted into the room from outside"),
+        ],
     },
     Mutant {
         id: "room-on-a-network",

@@ -137,7 +137,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         id: "gauge-only-grows",
         title: "the gauge of active containers is not taken down when one goes",
         defects: &[answers(|asked, answer, memory| only_grows(asked, answer, memory, "workspace_active_containers"))],
-        red: &[red("BUG-13", "workspace_active_containers as `docker ps`")],
+        red: &[
+            red("BUG-13-HOST", "workspace_active_containers as `docker ps`"),
+            red("BUG-13", "workspace_active_containers as `docker ps`"),
+        ],
     },
     Mutant {
         id: "proxies-stay-open",

@@ -1,7 +1,6 @@
-//! Rooms that start from a broken image, and an outside world that answers through a broken proxy.
+//! Rooms that start from a broken image.
 
 use super::{Defect, Mutant, red};
-use crate::target::tamper::Wire;
 
 /// Puts a line of shell in the agent's place; the agent itself is beside it.
 macro_rules! agent {
@@ -52,17 +51,5 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "",
         )],
         red: &[red("BUG-10", "status in done")],
-    },
-    Mutant {
-        id: "second-answer-after-tunnel",
-        title: "after a tunnel has ended, another answer is written into it",
-        defects: &[Defect::Behind(Wire::Trailing(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"))],
-        red: &[red("BUG-04", "HTTP/1.1 502 Bad Gateway")],
-    },
-    Mutant {
-        id: "tunnel-loses-bytes",
-        title: "the first bytes that come back through a tunnel are lost",
-        defects: &[Defect::Behind(Wire::Swallowing(7))],
-        red: &[red("BUG-04", "came back")],
     },
 ];

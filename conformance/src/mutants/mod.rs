@@ -4,6 +4,7 @@
 //! A defect is put around a good server: in front of it, between it and the engine, behind its proxy, beside its rooms, or in the
 //! image they start from. So it costs no build, says nothing about how a server is made, and works for any that keeps the contract.
 
+mod behind;
 mod beside;
 mod engine;
 mod http;
@@ -88,7 +89,15 @@ impl Mutant {
 /// The catalogue.
 #[must_use]
 pub fn all() -> Vec<&'static Mutant> {
-    let files = [start::MUTANTS, http::MUTANTS, stream::MUTANTS, engine::MUTANTS, image::MUTANTS, beside::MUTANTS];
+    let files = [
+        start::MUTANTS,
+        http::MUTANTS,
+        stream::MUTANTS,
+        engine::MUTANTS,
+        image::MUTANTS,
+        beside::MUTANTS,
+        behind::MUTANTS,
+    ];
     files.into_iter().flatten().collect()
 }
 

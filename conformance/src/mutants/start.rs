@@ -99,7 +99,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("EGR-001", "a request off the list"),
             red("EGR-104", "a refused request was told to go on"),
             red("EGR-105", "a redirect to a name off the list"),
+            red("EGR-204", "status of a request that is refused"),
         ],
+    },
+    Mutant {
+        id: "endings-allowed",
+        title: "a name that only ends like one on the list is let through",
+        defects: &[Defect::Start(
+            r#"[ -z "${PROXY_ALLOWED_DOMAINS:-}" ] || export PROXY_ALLOWED_DOMAINS="$PROXY_ALLOWED_DOMAINS,xservices.conformance.test""#,
+        )],
+        red: &[red("EGR-201", "xservices.conformance.test")],
     },
     Mutant {
         id: "nothing-allowed",

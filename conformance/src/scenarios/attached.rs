@@ -25,7 +25,13 @@ const SCENARIO: Scenario = Scenario {
     title: "",
     severity: Severity::High,
     requirement: "POST …/stream also takes multipart: request_data (that JSON), files, file_metadata",
-    requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model],
+    requires: &[
+    Capability::Launch,
+    Capability::Docker,
+    Capability::Image,
+    Capability::Model,
+    Capability::Files,
+],
     profile: Profile::Full,
     destructive: false,
     limit: Duration::from_secs(90),
@@ -36,7 +42,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         id: "FILE-010",
         title: "files that come with a run are in the workspace before it begins, and the model is told of them",
-        requires: &[Capability::Docker, Capability::Image, Capability::Model],
+        requires: &[Capability::Docker, Capability::Image, Capability::Model, Capability::Files],
         ..SCENARIO
     },
     Scenario {

@@ -41,6 +41,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario {
         Capability::Image,
         Capability::Model,
         Capability::Redis,
+        Capability::Admin,
     ],
     profile: Profile::Full,
     destructive: false,

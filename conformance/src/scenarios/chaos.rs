@@ -15,6 +15,13 @@ use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 
 const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
+const NEEDS_ADMIN: &[Capability] = &[
+    Capability::Launch,
+    Capability::Docker,
+    Capability::Image,
+    Capability::Model,
+    Capability::Admin,
+];
 /// How often the server is killed; `make chaos` repeats the scenario with other seeds.
 const ROUNDS: usize = 5;
 /// How many conversations have work going on when it is.
@@ -33,7 +40,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         title: "a server killed at random moments of a random workload leaves nothing behind and no conversation stuck",
         severity: Severity::Critical,
         requirement: "after kill -9 at any moment, nothing leaks and nothing is lost",
-        requires: NEEDS,
+        requires: NEEDS_ADMIN,
         profile: Profile::Full,
         destructive: false,
         limit: Duration::from_secs(150),

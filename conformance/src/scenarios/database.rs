@@ -23,7 +23,7 @@ const SCENARIO: Scenario = Scenario {
     title: "",
     severity: Severity::High,
     requirement: "SQLite and PostgreSQL behind one query layer",
-    requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::Postgres],
+    requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::Postgres, Capability::Resume],
     profile: Profile::Full,
     destructive: false,
     limit: Duration::from_secs(120),

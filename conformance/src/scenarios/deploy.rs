@@ -22,6 +22,8 @@ const NOWHERE: &str = "/var/run/nagaya-conformance-nowhere";
 const WITH_MODEL: &[Capability] =
     &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::ServerImage];
 
+const WITH_RESUME: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::ServerImage, Capability::Resume];
+
 /// What the scenarios here have in common.
 const SCENARIO: Scenario = Scenario {
     id: "DEP",
@@ -76,7 +78,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         id: "DEP-002",
         title: "a server's container that is replaced by another loses no event of a run",
         requirement: "rolling restart loses no run's events",
-        requires: WITH_MODEL,
+        requires: WITH_RESUME,
         body: body!(replaced),
         ..SCENARIO
     },
@@ -91,6 +93,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             Capability::Model,
             Capability::Redis,
             Capability::ServerImage,
+            Capability::Resume,
         ],
         body: body!(rolling),
         ..SCENARIO

@@ -13,7 +13,13 @@ use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 use crate::target::process::peak_memory;
 
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
+const NEEDS: &[Capability] = &[
+    Capability::Launch,
+    Capability::Docker,
+    Capability::Image,
+    Capability::Model,
+    Capability::Resume,
+];
 /// Readers of one run at once.
 const READERS: usize = 100;
 /// Bytes that a reader may cost the server.

@@ -17,7 +17,7 @@ const SCENARIO: Scenario = Scenario {
     severity: Severity::Medium,
     requirement: "thinking; subagent_start / subagent_end; parent_agent_id on what a sub-agent does",
     requires: &[Capability::Model],
-    profile: Profile::Core,
+    profile: Profile::Full,
     destructive: false,
     limit: Duration::from_secs(90),
     body: body!(thinking_and_sub_agents),
@@ -49,7 +49,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         title: "the id of the request is in the run's first event, in the server's log and in the room's",
         requirement: "X-Request-ID runs through logs, events and the agent",
         requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model],
-        profile: Profile::Full,
         body: body!(request_id),
         ..SCENARIO
     },

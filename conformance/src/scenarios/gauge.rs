@@ -5,11 +5,12 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::inhabited;
 use crate::context::Context;
 use crate::failure::{Failure, check};
 use crate::poll::eventually;
 use crate::scenario::{Capability, Profile, Scenario, Severity};
-use crate::target::deployment::{Conversation, Deployment};
+use crate::target::deployment::{Conversation, Deployment, READY_LIMIT};
 use crate::target::launch::Launch;
 
 /// How many steps the random sequence has.
@@ -17,17 +18,36 @@ const STEPS: usize = 12;
 /// How long gauge and engine may take to agree after a step.
 const AGREE_LIMIT: Duration = Duration::from_secs(10);
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario {
+/// What the scenarios here have in common.
+const SCENARIO: Scenario = Scenario {
     id: "BUG-13",
     title: "after every step of a random life the gauge of active containers is what `docker ps` says",
     severity: Severity::High,
     requirement: "the gauge equals reality at all times, whatever ended the container",
-    requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model],
+    requires: &[
+    Capability::Launch,
+    Capability::Docker,
+    Capability::Image,
+    Capability::Model,
+    Capability::Admin,
+],
     profile: Profile::Full,
     destructive: false,
     limit: Duration::from_secs(150),
     body: body!(random_life),
-}];
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    SCENARIO,
+    Scenario {
+        id: "BUG-13-HOST",
+        title: "as rooms come and go the gauge of active containers is what `docker ps` says, whoever launched the deployment",
+        requires: &[Capability::Docker, Capability::Files],
+        profile: Profile::Host,
+        body: body!(come_and_go),
+        ..SCENARIO
+    },
+];
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -63,6 +83,20 @@ async fn random_life(context: &Context) -> Result<(), Failure> {
     }
     deployment.api.post("/api/admin/gc", &serde_json::json!({})).await?.expect(200)?;
     agree(&deployment, "the end").await.map(|_| ())
+}
+
+async fn come_and_go(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    deployment.ready(READY_LIMIT).await?;
+    agree(&deployment, "the beginning").await?;
+    let occupied = inhabited::occupied(context, &deployment, 2).await?;
+    let highest = agree(&deployment, "two rooms came").await?;
+    check(highest >= occupied.len(), format!("two conversations have rooms, and {highest} run"))?;
+    for (conversation, _) in &occupied {
+        deployment.api.delete(&conversation.path("")).await?.expect(204)?;
+        agree(&deployment, "a conversation was deleted").await?;
+    }
+    Ok(())
 }
 
 fn choose(rng: &mut SmallRng, conversations: usize) -> Step {

@@ -47,7 +47,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         title: "a tenant's key does nothing that is an operator's: 403",
         severity: Severity::Critical,
         requirement: "FORBIDDEN 403; /api/admin: operator's key only",
-        requires: &[Capability::Launch],
+        requires: &[Capability::Launch, Capability::Admin],
         profile: Profile::Full,
         destructive: false,
         limit: LIMIT,

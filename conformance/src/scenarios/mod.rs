@@ -21,6 +21,7 @@ macro_rules! subjects {
     };
 }
 
+mod inhabited;
 mod outside;
 
 subjects! {
@@ -47,6 +48,8 @@ subjects! {
     schema,
     lifecycle,
     egress,
+    wire,
+    tunnelled,
     curl,
     packages,
     languages,

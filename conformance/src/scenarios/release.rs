@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::inhabited;
 use crate::client::unix;
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
 use crate::poll::eventually;
 use crate::scenario::{Capability, Profile, Scenario, Severity};
-use crate::target::deployment::{Conversation, Deployment, Server};
+use crate::target::deployment::{Conversation, Deployment, READY_LIMIT, Server};
 use crate::target::launch::Launch;
 
 /// How long everything may take to be gone.
@@ -62,6 +63,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         destructive: false,
         limit: Duration::from_secs(90),
         body: body!(by_shutdown),
+    },
+    Scenario {
+        id: "BUG-12-HOST",
+        title: "a conversation that is deleted takes its room along, whoever launched the deployment: container, directory, sockets",
+        severity: Severity::High,
+        requirement: REQUIREMENT,
+        requires: &[Capability::Docker, Capability::Files],
+        profile: Profile::Host,
+        destructive: false,
+        limit: Duration::from_secs(90),
+        body: body!(room_by_room),
     },
 ];
 
@@ -117,6 +129,28 @@ async fn nothing_left(deployment: &Deployment, occupied: &Occupied) -> Result<()
     .await?;
     for dir in &occupied.dirs {
         check(!unix::accepts(&dir.join("proxy.sock")).await, format!("something still accepts in {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+async fn room_by_room(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    deployment.ready(READY_LIMIT).await?;
+    let mut occupied = inhabited::occupied(context, &deployment, ROOMS).await?;
+    while let Some((conversation, room)) = occupied.pop() {
+        let dir = room.socket_dir().await?;
+        check(unix::accepts(&dir.join("proxy.sock")).await, "nothing accepts on proxy.sock while the room lives")?;
+        deployment.api.delete(&conversation.path("")).await?.expect(204)?;
+        let inspected = room.clone();
+        eventually(GONE_LIMIT, "no container, no directory, and nothing bound in it", async || {
+            let (there, bound) = (inspected.inspect().await.is_ok(), bound_below(&dir));
+            let seen = format!("container: {there}, directory: {}, bound: {bound:?}", dir.exists());
+            if there || dir.exists() || !bound.is_empty() { Err(seen) } else { Ok(()) }
+        })
+        .await?;
+        for (_, other) in &occupied {
+            check(other.is_running().await?, "the deletion of one conversation took another's room along")?;
+        }
     }
     Ok(())
 }

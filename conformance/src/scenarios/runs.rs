@@ -12,6 +12,14 @@ use crate::scenario::{Capability, Profile, Scenario, Severity};
 use crate::target::deployment::Deployment;
 
 const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
+const NEEDS_RESUME: &[Capability] =
+    &[
+    Capability::Launch,
+    Capability::Docker,
+    Capability::Image,
+    Capability::Model,
+    Capability::Resume,
+];
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -30,7 +38,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         title: "a client that leaves does not end the run, and a later one gets every event it missed",
         severity: Severity::High,
         requirement: "a client that leaves does not end the run; with Last-Event-ID what came after it is replayed",
-        requires: NEEDS,
+        requires: NEEDS_RESUME,
         profile: Profile::Full,
         destructive: false,
         limit: Duration::from_secs(90),

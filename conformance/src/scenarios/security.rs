@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::inhabited;
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
 use crate::scenario::{Capability, Profile, Scenario, Severity};
 use crate::target::deployment::Deployment;
 use crate::target::engine::Room;
-use crate::target::launch::Launch;
 
 /// Looks for texts in a room.
 const SEARCH: &str = include_str!("room/search.py");
 
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image];
+const NEEDS: &[Capability] = &[Capability::Docker, Capability::Files];
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -41,15 +41,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-async fn waiting_room(context: &Context) -> Result<(Deployment, Room), Failure> {
-    let deployment = context.launch(Launch::new().without_model().set("WARM_POOL_MIN_SIZE", 1)).await?;
-    deployment.metric("workspace_warm_pool_size", |waiting| waiting == 1.0, Duration::from_secs(20)).await?;
-    let room = deployment.only_room().await?;
-    Ok((deployment, room))
-}
-
 async fn locked(context: &Context) -> Result<(), Failure> {
-    let (deployment, room) = waiting_room(context).await?;
+    let (deployment, room) = inhabited::room(context).await?;
     check_locked(&deployment, &room).await
 }
 
@@ -65,8 +58,10 @@ pub(super) async fn check_locked(deployment: &Deployment, room: &Room) -> Result
     }
     check_specification(&inspect, room)?;
     check_inside(room).await?;
-    let credentials = &deployment.server()?.credentials;
-    check_no_secret(&inspect, room, &[&credentials.secret, &credentials.id]).await
+    // What somebody else's deployment has for secrets is not known; that none has a usual name is looked at all the same.
+    let credentials = deployment.server.as_ref().map(|server| &server.credentials);
+    let secrets: Vec<&str> = credentials.into_iter().flat_map(|one| [one.secret.as_str(), one.id.as_str()]).collect();
+    check_no_secret(&inspect, room, &secrets).await
 }
 
 fn check_specification(inspect: &Value, room: &Room) -> Result<(), Failure> {
@@ -131,6 +126,9 @@ async fn check_inside(room: &Room) -> Result<(), Failure> {
 
 /// Everything in a room that is not the image's own and holds one of these texts: environments, command lines, files.
 pub(super) async fn places_of(room: &Room, secrets: &[&str]) -> Result<Vec<String>, Failure> {
+    if secrets.is_empty() {
+        return Ok(Vec::new());
+    }
     let backwards = secrets.iter().map(|secret| secret.chars().rev().collect::<String>());
     let command = ["python3", "-c", SEARCH].map(str::to_owned).into_iter().chain(backwards);
     let found = room.exec(command).await?;
@@ -161,7 +159,7 @@ async fn check_no_secret(inspect: &Value, room: &Room, secrets: &[&str]) -> Resu
 }
 
 async fn refused(context: &Context) -> Result<(), Failure> {
-    let (_deployment, room) = waiting_room(context).await?;
+    let (_deployment, room) = inhabited::room(context).await?;
     // The control: what a room may do, it can.
     let may = room.shell("touch /workspace/x /tmp/x ~/x && printf '#!/bin/sh\\necho ran' > /workspace/run && chmod +x /workspace/run && /workspace/run").await?;
     check_eq("what a room may do", may.printed.trim(), "ran")?;

@@ -64,6 +64,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         id: "STATE-003",
         title: "the pool's size, set on one server, is followed by the other, and by a server that starts later",
         requirement: "min/max changeable at run time (kept in Redis when there is one, followed by every server)",
+        requires: &[Capability::Launch,Capability::Docker,Capability::Image,Capability::Model,Capability::Redis,Capability::Admin],
         body: body!(pool_size),
         ..SCENARIO
     },
@@ -71,6 +72,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         id: "STATE-004",
         title: "a run that one server has is followed, cancelled and deleted with its conversation by way of another",
         requirement: "journals: with Redis, shared between servers",
+        requires: &[Capability::Launch,Capability::Docker,Capability::Image,Capability::Model,Capability::Redis,Capability::Resume],
         body: body!(other_servers_run),
         ..SCENARIO
     },

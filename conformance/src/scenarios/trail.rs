@@ -15,7 +15,13 @@ use crate::target::launch::Launch;
 /// A tenant's key, and an operator's.
 const OURS: &str = "ours-key-0123456789abcdef";
 const OPERATOR: &str = "operators-key-0123456789";
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
+const NEEDS: &[Capability] = &[
+    Capability::Launch,
+    Capability::Docker,
+    Capability::Image,
+    Capability::Model,
+    Capability::Admin,
+];
 
 /// What the scenarios here have in common.
 const SCENARIO: Scenario = Scenario {

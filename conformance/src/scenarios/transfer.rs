@@ -14,7 +14,13 @@ use crate::scenario::{Capability, Profile, Scenario, Severity};
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
+const NEEDS: &[Capability] = &[
+    Capability::Launch,
+    Capability::Docker,
+    Capability::Image,
+    Capability::Model,
+    Capability::Files,
+];
 
 /// What the scenarios here have in common.
 const SCENARIO: Scenario = Scenario {
@@ -68,7 +74,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         id: "FILE-006",
         title: "an upload that opened a room leaves none when its conversation is deleted meanwhile",
         requirement: "DELETE 204: stops the run, releases the workspace, deletes messages and stored files",
-        requires: &[Capability::Launch, Capability::Docker, Capability::Image],
+        requires: &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Files],
         body: body!(deleted_meanwhile),
         ..SCENARIO
     },

@@ -169,6 +169,7 @@ impl Context {
         let run = self.run.id.clone();
         let server = Server { program, bare, process, sockets, credentials, addr_file, log, run, memory };
         let api = server.listening(self).await?;
+        self.check_offers(&api).await?;
 
         let before = api.get("/metrics").await.map_or_else(|failure| failure.to_string(), |reply| reply.text());
         self.add_witness(Witness::Metrics(api.clone(), before));

@@ -11,6 +11,8 @@ pub mod fixtures;
 pub mod image;
 pub mod launch;
 pub mod memory;
+pub mod offers;
+pub mod outsider;
 pub mod own_engine;
 mod peers;
 pub mod postgres;

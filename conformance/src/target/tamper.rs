@@ -125,6 +125,10 @@ pub enum Wire {
     Trailing(&'static [u8]),
     /// Bytes go through, but this many of the far side's first ones.
     Swallowing(usize),
+    /// What the far side says is passed on once it has said all.
+    Holding,
+    /// Wherever the near side says the first text at one go, the far side hears the second.
+    Replacing(&'static str, &'static str),
 }
 
 impl Wire {
@@ -134,6 +138,8 @@ impl Wire {
             Self::Http(tamper, memory) => http(client, server, tamper, memory).await,
             Self::Trailing(bytes) => one_way(client, server, 0, bytes).await,
             Self::Swallowing(count) => one_way(client, server, count, b"").await,
+            Self::Holding => holding(client, server).await,
+            Self::Replacing(text, with) => replacing(client, server, text, with).await,
         }
     }
 }
@@ -164,6 +170,48 @@ async fn one_way(
             to_client.write_all(&buffer[skipped..read]).await?;
         }
         to_client.write_all(trailing).await?;
+        to_client.shutdown().await
+    };
+    tokio::try_join!(up, down).map(|_| ())
+}
+
+/// Copies both ways, but the far side's bytes all at once.
+async fn holding(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let up = async {
+        tokio::io::copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await
+    };
+    let down = async {
+        let mut all = Vec::new();
+        from_server.read_to_end(&mut all).await?;
+        to_client.write_all(&all).await?;
+        to_client.shutdown().await
+    };
+    tokio::try_join!(up, down).map(|_| ())
+}
+
+/// Copies both ways, the near side's bytes with `with` in the place of `text`.
+async fn replacing(client: Box<dyn Duplex>, server: Box<dyn Duplex>, text: &str, with: &str) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let up = async {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let read = from_client.read(&mut buffer).await?;
+            if read == 0 {
+                return to_server.shutdown().await;
+            }
+            // Only text is to be changed; anything else goes as it is.
+            match std::str::from_utf8(&buffer[..read]) {
+                Ok(said) => to_server.write_all(said.replace(text, with).as_bytes()).await?,
+                Err(_) => to_server.write_all(&buffer[..read]).await?,
+            }
+        }
+    };
+    let down = async {
+        tokio::io::copy(&mut from_server, &mut to_client).await?;
         to_client.shutdown().await
     };
     tokio::try_join!(up, down).map(|_| ())
@@ -361,5 +409,7 @@ mod tests {
         assert_eq!(text, "0123456789more");
         assert_eq!(ask("0123456789", Wire::Swallowing(4)).await, "456789");
         assert_eq!(ask("0123456789", Wire::Plain).await, "0123456789");
+        assert_eq!(ask("0123456789", Wire::Holding).await, "0123456789");
+        assert_eq!(ask("0123456789", Wire::Replacing("/x", "/y")).await, "0123456789");
     }
 }

@@ -3,12 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// How it answers `/health`.
@@ -140,6 +141,12 @@ pub fn suite<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nagaya-conformance"));
     command.args(args).env_remove("NAGAYA_CONFORMANCE_API_KEY").env("RUST_BACKTRACE", "0");
     command
+}
+
+/// Sends it a signal.
+pub fn kill(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+    kill_process(pid, signal).expect("signalled");
 }
 
 /// Runs it to its end: its exit status, and all it printed.

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use nagaya_conformance::client::exchange::{Exchanges, Secrets};
 use nagaya_conformance::client::http::Api;
 use nagaya_conformance::failure::Kind;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, Manner, ends, judged, suite, told};
+use crate::fixture::{Fixture, Manner, ends, judged, kill, suite, told};
 
 fn verdict(report: &Value) -> (&str, u64, &str) {
     let text = |value: &'static str| report[value].as_str().unwrap_or_default();
@@ -72,11 +72,6 @@ fn hanging(fixture: &Fixture, dir: &Path) -> (Child, PathBuf) {
         std::thread::sleep(Duration::from_millis(20));
     }
     (child, log)
-}
-
-fn kill(child: &Child, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
-    kill_process(pid, signal).expect("signalled");
 }
 
 /// The directories of runs below `dir`.
