@@ -293,14 +293,15 @@ async fn image_gone(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&other, "@say after").await.map(|_| ())
 }
 
-/// What a room puts in the place of its way out.
+/// What a room puts in the place of its way out. The server may restore that between any two commands, so what can be is done in one,
+/// and the rest until it was.
 const IN_PLACE: [(&str, &str); 4] = [
     ("nothing", "rm proxy.sock"),
-    ("a directory", "rm proxy.sock && mkdir proxy.sock"),
-    ("a link", "rm proxy.sock && ln -s /etc/passwd proxy.sock"),
+    ("a directory", "until rm -rf proxy.sock && mkdir proxy.sock 2>/dev/null; do :; done"),
+    ("a link", "ln -s /etc/passwd own && mv -T own proxy.sock"),
     (
         "a socket of its own",
-        "rm proxy.sock && python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind(\"proxy.sock\")'",
+        "python3 -c 'import os, socket; s = socket.socket(socket.AF_UNIX); s.bind(\"own\"); os.rename(\"own\", \"proxy.sock\")'",
     ),
 ];
 
@@ -311,13 +312,8 @@ async fn way_out_removed(context: &Context) -> Result<(), Failure> {
     for (what, line) in IN_PLACE {
         let room = deployment.only_room().await?;
         let path = room.socket_dir().await?.join("proxy.sock");
-        let inode = |path: &std::path::Path| {
-            std::fs::symlink_metadata(path).map(|found| std::os::unix::fs::MetadataExt::ino(&found)).ok()
-        };
-        let before = inode(&path);
         let done = room.shell(&format!("cd {ROOM_SOCKETS} && {line}")).await?;
         check_eq(format!("status of the room's attempt at {what} ({})", done.printed), done.status, 0)?;
-        check(inode(&path) != before, format!("the way out is where it was: {what} is not in its place"))?;
         eventually(HEALED_LIMIT, format!("a way out again, after {what}"), async || {
             check(unix::accepts(&path).await, "nothing accepts there")
         })
