@@ -13,6 +13,8 @@ need_package() { # COMMAND PACKAGE WHY
 need_package cc build-essential "crates that build C need a compiler"
 need_package curl curl "to talk to the server by hand"
 need_package git git "tests clone a repository from it"
+need_package chromedriver chromium-driver "the report's page is opened in a real browser by a test"
+need_package chromium chromium "the report's page is opened in a real browser by a test"
 need_package redis-server redis-server "tests share state over a real one"
 docker compose version >/dev/null 2>&1 ||
   need_package docker-compose docker-compose "the server and what it needs are brought up by it"

@@ -7,7 +7,7 @@ use anyhow::bail;
 
 use crate::client::exchange::{Exchanges, Secrets};
 use crate::client::http::Api;
-use crate::run::Options;
+use crate::run::{LaunchAs, Options};
 use crate::scenario::Capability;
 use crate::target::engine::Engine;
 use crate::target::offers::{self, OPTIONAL};
@@ -15,7 +15,7 @@ use crate::target::own_engine::OwnEngine;
 use crate::target::postgres::Postgres;
 use crate::target::prometheus::Prometheus;
 use crate::target::redis::Redis;
-use crate::target::{binaries, compose, contained, schemathesis, small_disk};
+use crate::target::{backing, binaries, build, compose, contained, schemathesis, small_disk};
 
 /// The usual place of the Docker socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -51,7 +51,7 @@ impl Capabilities {
             }
             None => {
                 found.settle_launch();
-                found.settle_containers().await;
+                found.settle_containers(options.launch).await;
             }
         }
         Ok(found)
@@ -106,6 +106,7 @@ impl Capabilities {
             self.lacks(&[Capability::Model], why);
         }
         self.lacks(&[Capability::ServerImage, Capability::Compose], "the target was started by somebody else");
+        self.lacks(&[Capability::Build], "the recipe of the target's image is somebody else's");
         self.lacks(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
         self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
         Ok(())
@@ -133,33 +134,52 @@ impl Capabilities {
             Ok(path) => self.fixtures = path,
             Err(why) => self.lacks(&[Capability::Model, Capability::Origin], &why),
         }
-        if let Err(why) = Redis::find() {
-            self.lacks(&[Capability::Redis], &why);
-        }
-        if let Err(why) = Postgres::find() {
-            self.lacks(&[Capability::Postgres], &why);
-        }
         if let Err(why) = Prometheus::find() {
             self.lacks(&[Capability::Prometheus], &why);
         }
-        if let Err(why) = small_disk::find() {
-            self.lacks(&[Capability::Mount], &why);
-        }
-        if let Err(why) = OwnEngine::find() {
-            self.lacks(&[Capability::OwnEngine], &why);
+        if let Err(why) = build::find() {
+            self.lacks(&[Capability::Build], &why);
         }
         if let Err(why) = schemathesis::find() {
             self.lacks(&[Capability::Schemathesis], &why);
         }
     }
 
-    async fn settle_containers(&mut self) {
+    /// What is in containers, and what can only be where the server is a process.
+    async fn settle_containers(&mut self, launch: LaunchAs) {
+        let contained = launch == LaunchAs::Container;
+        let beside = [(Capability::Redis, backing::REDIS_VARIABLE), (Capability::Postgres, backing::POSTGRES_VARIABLE)];
+        if contained {
+            let why =
+                "the server's container is on the engine of the rooms, without mounts of its own (--launch container)";
+            self.lacks(&[Capability::Mount, Capability::OwnEngine], why);
+        } else {
+            let programs = [(Capability::Redis, Redis::find().map(drop)), (Capability::Postgres, Postgres::find())];
+            let rights =
+                [(Capability::Mount, small_disk::find()), (Capability::OwnEngine, OwnEngine::find().map(drop))];
+            for (capability, found) in programs.into_iter().chain(rights) {
+                found.unwrap_or_else(|why| self.lacks(&[capability], &why));
+            }
+        }
         let Some(engine) = self.engine.clone() else {
-            self.lacks(&[Capability::ServerImage, Capability::Compose], "there is no engine");
+            let why = "there is no engine";
+            self.lacks(&[Capability::ServerImage, Capability::Compose], why);
+            if contained {
+                self.lacks(&[Capability::Launch, Capability::Redis, Capability::Postgres], why);
+            }
             return;
         };
         if let Err(why) = contained::find(&engine).await {
             self.lacks(&[Capability::ServerImage, Capability::Compose], &why);
+            if contained {
+                self.lacks(&[Capability::Launch], &why);
+            }
+        }
+        if contained {
+            for (capability, variable) in beside {
+                let found = backing::find(&engine, variable).await;
+                found.unwrap_or_else(|why| self.lacks(&[capability], &why));
+            }
         }
         if let Err(why) = compose::find(&engine).await {
             self.lacks(&[Capability::Compose], &why);

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::poll::eventually;
 use crate::run::{LEDGER_FILE, Made, OWNER_FILE, runs_dir, start_time};
+use crate::target::build;
 use crate::target::cgroup;
 use crate::target::compose;
 use crate::target::engine::Engine;
@@ -131,6 +132,10 @@ async fn remove(made: &Made, docker: &str, engine: &mut Option<Engine>) -> anyho
             let there = engine.docker().inspect_image(tag).await.is_ok();
             image::remove(engine, tag).await.map_err(told)?;
             Ok(there.then(|| format!("image {tag}")).into_iter().collect())
+        }
+        Made::Layers(run) => {
+            let layers = build::remove_layers(engine, run).await.map_err(told)?;
+            Ok((layers > 0).then(|| format!("{layers} layers of builds")).into_iter().collect())
         }
         Made::Dir(_) | Made::Cgroup(_) => unreachable!("these were dealt with above"),
     }

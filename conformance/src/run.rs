@@ -1,5 +1,6 @@
 //! What all scenarios of one run share: its id, its options, what it can do, and the ledger of what it makes.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,17 +10,30 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
 use rand::RngExt;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::capabilities::Capabilities;
 use crate::mutants::Defect;
-use crate::scenario::Capability;
+use crate::scenario::{Capability, named};
+
+named! {
+    /// How the suite launches deployments.
+    LaunchAs {
+        /// The server is a process of this machine; PostgreSQL and Redis are too.
+        Process = "process",
+        /// The server is a container of its image, PostgreSQL and Redis are containers of theirs.
+        Container = "container",
+    }
+}
 
 /// What a run was told.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Base URL of somebody else's deployment; `None`: the suite launches its own.
     pub target: Option<String>,
+    /// How deployments are launched.
+    pub launch: LaunchAs,
     /// The Docker socket; `None`: the usual one, where the suite launches the deployment.
     pub docker: Option<String>,
     /// Key for the API.
@@ -42,6 +56,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             target: None,
+            launch: LaunchAs::Process,
             docker: None,
             api_key: None,
             deployment: None,
@@ -83,6 +98,8 @@ pub enum Made {
     Project(String),
     /// An image, by tag.
     Image(String),
+    /// Images without a name that builds left, by the run's id.
+    Layers(String),
     /// A control group, by its name.
     Cgroup(String),
     /// A directory outside the run's own.
@@ -96,6 +113,7 @@ impl Made {
             Self::Container(name) => format!("container {name}\n"),
             Self::Project(name) => format!("project {name}\n"),
             Self::Image(tag) => format!("image {tag}\n"),
+            Self::Layers(run) => format!("layers {run}\n"),
             Self::Cgroup(name) => format!("cgroup {name}\n"),
             Self::Dir(path) => format!("dir {}\n", path.display()),
         }
@@ -110,6 +128,7 @@ impl Made {
             "container" => Self::Container(name.to_owned()),
             "project" => Self::Project(name.to_owned()),
             "image" => Self::Image(name.to_owned()),
+            "layers" => Self::Layers(name.to_owned()),
             "cgroup" => Self::Cgroup(name.to_owned()),
             "dir" => Self::Dir(PathBuf::from(name)),
             _ => return None,

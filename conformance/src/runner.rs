@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::evidence::{self, Evidence};
 use crate::failure::Failure;
 use crate::outcome::Outcome;
-use crate::run::Run;
+use crate::run::{LaunchAs, Run};
 use crate::scenario::{Capability, Profile, Scenario};
 
 /// How long clean-up may take, on top of a scenario's own limit.
@@ -76,6 +76,9 @@ fn reproduce(scenario: &Scenario, run: &Run) -> String {
         if let Some(value) = value {
             line.push_str(&format!(" {flag} {value}"));
         }
+    }
+    if options.launch != LaunchAs::Process {
+        line.push_str(&format!(" --launch {}", options.launch));
     }
     if options.allow_model_calls {
         line.push_str(" --allow-model-calls");

@@ -179,6 +179,8 @@ named! {
         OwnEngine = "own-engine",
         /// The room's image is on the engine, so that containers and images can be made from it.
         Image = "image",
+        /// The recipe of the room's image, and Docker's command line, so that images can be built by it.
+        Build = "build",
         /// The deployment has the operator's routes, below `/api/admin`.
         Admin = "admin",
         /// A run can be followed, and read again, by `GET …/stream`.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nagaya_conformance::capabilities::Capabilities;
 use nagaya_conformance::outcome::Exit;
 use nagaya_conformance::report::{RunReport, terminal};
-use nagaya_conformance::run::{Options, Run as SuiteRun};
+use nagaya_conformance::run::{LaunchAs, Options, Run as SuiteRun};
 use nagaya_conformance::runner::{self, Report};
 use nagaya_conformance::scenario::{Capability, Profile};
 use nagaya_conformance::scenarios;
@@ -22,6 +22,10 @@ pub(super) struct Run {
     /// Base URL of a deployment that is there already; without it the suite launches its own.
     #[arg(long, value_name = "URL")]
     target: Option<String>,
+    /// How deployments of the suite's own are launched: the server as a process of this machine, or as a container of its image,
+    /// with PostgreSQL and Redis in containers too.
+    #[arg(long, value_name = "HOW", value_enum, default_value = "process", conflicts_with = "target")]
+    launch: LaunchAs,
     /// Docker socket of the engine that holds the rooms.
     #[arg(long, value_name = "SOCK")]
     docker: Option<String>,
@@ -118,6 +122,7 @@ impl Run {
         let defaults = Options::default();
         let options = Options {
             target: self.target.as_ref().map(|target| target.trim_end_matches('/').to_owned()),
+            launch: self.launch,
             docker: self.docker.clone(),
             api_key: self.api_key.clone(),
             deployment: self.deployment.clone(),

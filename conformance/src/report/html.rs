@@ -6,6 +6,7 @@ use super::RunReport;
 use super::escape::escape;
 use super::terminal::seconds;
 use crate::outcome::{Outcome, Verdict};
+use crate::run::LaunchAs;
 use crate::runner::Report;
 use crate::scenarios::FAMILIES;
 
@@ -48,7 +49,11 @@ fn head(out: &mut String, report: &RunReport<'_>, verdict: Verdict) {
         }
     };
     let options = &report.run.options;
-    let target = options.target.as_deref().unwrap_or("deployments that the suite launched");
+    let launched = match options.launch {
+        LaunchAs::Process => "deployments that the suite launched",
+        LaunchAs::Container => "deployments that the suite launched in containers",
+    };
+    let target = options.target.as_deref().unwrap_or(launched);
     let profile = report.profile.map_or_else(String::new, |profile| format!(", profile {profile}"));
     let filter = report.filter.as_deref().map_or_else(String::new, |filter| format!(", filter {filter}"));
     let _ = write!(

@@ -27,6 +27,7 @@ pub fn document(report: &RunReport<'_>) -> Value {
         "profile": report.profile,
         "filter": report.filter,
         "target": report.run.options.target,
+        "launch": report.run.options.target.is_none().then_some(report.run.options.launch),
         "seed": report.run.options.seed,
         "started_at": report.started_at.to_string(),
         "duration_seconds": report.took.as_secs_f64(),

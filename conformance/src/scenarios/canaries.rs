@@ -146,15 +146,14 @@ async fn planted(context: &Context) -> Result<(), Failure> {
     check(places.is_empty(), format!("in the room: {places:?}"))?;
 
     for arguments in [&["config"][..], &["config", "--json"], &["doctor"], &["config", "--config", "/no/such/file"]] {
-        let mut program = server.program.clone();
-        program.args = arguments.iter().map(Into::into).collect();
+        let mut program = server.command(arguments);
         program.env.insert("DATABASE_URL".to_owned(), format!("postgres://user:{DATABASE}@127.0.0.1:1/none"));
         let output = program.output(&context.run.id, END_LIMIT).await?;
         let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         check(!told.trim().is_empty(), format!("{arguments:?} printed nothing"))?;
         search.look(&format!("nagaya {}", arguments.join(" ")), &told);
     }
-    refused_starts(context, server.program.clone(), &mut search).await?;
+    refused_starts(context, server.command(["serve"]), &mut search).await?;
     deployment.stop().await?;
     let log = deployment.server()?.log();
     check(log.contains("\"TRACE\"") && log.contains(&conversation.id), "the log is not at trace level, or not of this run")?;

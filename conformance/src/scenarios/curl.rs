@@ -105,7 +105,7 @@ async fn upload(context: &Context) -> Result<(), Failure> {
     let outside = Outside::with(context, |launch| launch.without_model().set("CONTAINER_MEMORY", SMALL_ROOM)).await?;
     let memory = outside.room.inspect_json().await?["HostConfig"]["Memory"].as_u64();
     check_eq("the room's memory", memory, Some(SMALL_ROOM))?;
-    let server = outside.deployment.server()?.process.pid();
+    let server = outside.deployment.server()?.pid();
     let before = peak(server)?;
     for (url, args) in [
         (format!("http://{HOST}/echo?upload=forwarded"), ""),

@@ -102,10 +102,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 /// The container that a launched server is in.
 fn container(deployment: &Deployment) -> Result<Room, Failure> {
-    let args = &deployment.server()?.program.args;
-    let name = args.iter().find_map(|arg| arg.to_str()?.strip_prefix("--name="));
-    let name = name.ok_or_else(|| Failure::could_not_run("the server is not in a container"))?;
-    Ok(deployment.engine()?.0.container(name))
+    let container = deployment.server()?.container.clone();
+    container.ok_or_else(|| Failure::could_not_run("the server is not in a container"))
 }
 
 async fn in_container(context: &Context) -> Result<(), Failure> {

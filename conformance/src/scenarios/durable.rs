@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
 use crate::poll::eventually;
 use crate::scenario::{Capability, Profile, Scenario, Severity};
-use crate::target::deployment::{Conversation, Deployment};
+use crate::target::deployment::{Conversation, Deployment, Server};
 use crate::target::launch::Launch;
 use crate::target::process::peak_memory;
 
@@ -222,7 +222,7 @@ async fn hundred_readers(context: &Context) -> Result<(), Failure> {
     // It has asked and does not read.
     let beginning = format!("{run}:0");
     let stuck = deployment.api.follow_stream(&conversation.path("/stream"), &beginning).await?;
-    let server = deployment.server.as_ref().map(|server| server.process.pid());
+    let server = deployment.server.as_ref().map(Server::pid);
     let before = server.map(peak_memory).transpose()?;
     let readers = (0..READERS).map(|_| deployment.follow(&conversation, &beginning));
     let all = futures::future::try_join_all(readers).await?;

@@ -32,6 +32,7 @@ subjects! {
     monitoring,
     sockets,
     image,
+    recipe,
     driver,
     files,
     storage,

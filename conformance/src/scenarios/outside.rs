@@ -50,6 +50,15 @@ impl Outside {
     /// Launches a deployment with further settings, and takes the room that waits in its pool.
     pub(super) async fn with(context: &Context, adjust: impl FnOnce(Launch) -> Launch) -> Result<Self, Failure> {
         let services = context.services(&[HOST, DENIED, VAULT]).await?;
+        Self::of(context, services, adjust).await
+    }
+
+    /// The same with services that are there already.
+    pub(super) async fn of(
+        context: &Context,
+        services: Services,
+        adjust: impl FnOnce(Launch) -> Launch,
+    ) -> Result<Self, Failure> {
         let launch = Launch::new()
             .set(
                 "PROXY_ALLOWED_DOMAINS",

@@ -153,9 +153,7 @@ async fn secrets(context: &Context) -> Result<(), Failure> {
     let all = [variable.as_str(), file.as_str(), aws[0], aws[1]];
     search_room(&outside, context, &all).await?;
 
-    let mut config = server.program.clone();
-    config.args = vec!["config".into()];
-    let config = config.output(&context.run.id, Duration::from_secs(10)).await?;
+    let config = server.command(["config"]).output(&context.run.id, Duration::from_secs(10)).await?;
     check(config.status.success(), "`nagaya config` fails")?;
     let metrics = outside.deployment.api.get("/metrics").await?.expect(200)?.text();
     check(metrics.contains("workspace_proxy_request_duration_seconds"), "the metrics say nothing of the proxy's requests")?;

@@ -159,7 +159,7 @@ async fn unwritable(context: &Context) -> Result<(), Failure> {
     check_eq(format!("times it is told: {told:?}"), told.len(), 1)?;
     deployment.stop().await?;
 
-    let mut program = deployment.server()?.program.clone();
+    let mut program = deployment.server()?.command(["serve"]);
     program.env.insert("AUDIT_LOG".to_owned(), context.dir().join("no-such-directory/trail").display().to_string());
     let output = program.output(&context.run.id, Duration::from_secs(20)).await?;
     let told = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -167,7 +167,7 @@ async fn large(context: &Context) -> Result<(), Failure> {
     let address = listener.local_addr()?.to_string();
     let launch = Launch::new().set("PROXY_ALLOWED_DOMAINS", format!("{HOST}:8080")).pin_address(HOST, 8080, &address);
     let (deployment, proxy) = way_out(context, launch).await?;
-    let server = deployment.server()?.process.pid();
+    let server = deployment.server()?.pid();
     let before = peak_memory(server)?;
     let mut client = UnixStream::connect(&proxy).await?;
     client.write_all(format!("CONNECT {HOST}:8080 HTTP/1.1\r\nHost: {HOST}:8080\r\n\r\n").as_bytes()).await?;

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::engine::Engine;
+use super::engine::{Engine, Room};
 use super::process::Program;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -53,7 +53,7 @@ pub fn user() -> u32 {
 impl Context {
     /// The same program, with the same settings, in a container. Docker's command line stands for it: it passes signals on, prints
     /// what the server prints, and ends as it ends.
-    pub(super) fn contain(&self, program: Program, sockets: &Path) -> Result<Program, Failure> {
+    pub(super) fn contain(&self, program: Program, sockets: &Path) -> Result<(Program, Room), Failure> {
         let engine = self.engine()?;
         let docker = on_path("docker").ok_or_else(|| Failure::could_not_run("docker is not on the search path"))?;
         let (name, user) = (self.own_container("server", engine)?, user());
@@ -89,6 +89,6 @@ impl Context {
         }
         add(image());
         args.extend(program.args);
-        Ok(Program { path: docker, args, env, dir: None })
+        Ok((Program { path: docker, args, env, dir: None }, engine.container(&name)))
     }
 }

@@ -43,6 +43,10 @@ pub struct Deployment {
 pub struct Server {
     /// How it was started, and is started again.
     pub program: Program,
+    /// Its container, where it is in one.
+    pub container: Option<Room>,
+    /// Its process id, as this machine counts: in a container, that of the container's first process.
+    pub(super) pid: u32,
     /// The same without its container, where it is in one.
     pub(super) bare: Option<Program>,
     /// The running process.
@@ -65,18 +69,31 @@ impl Server {
         self.process.printed()
     }
 
+    /// Its process id, as this machine counts.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Another command of the same program with the same settings. It is not in a container, also where the server is.
+    pub fn command<A: Into<std::ffi::OsString>>(&self, args: impl IntoIterator<Item = A>) -> Program {
+        let mut program = self.bare.as_ref().unwrap_or(&self.program).clone();
+        program.args = args.into_iter().map(Into::into).collect();
+        program
+    }
+
     /// How many descriptors it holds.
     ///
     /// # Errors
     /// It has ended, or belongs to another user.
     pub fn descriptors(&self) -> Result<usize, Failure> {
-        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.process.pid()))?.count())
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid))?.count())
     }
 
     /// What its descriptors lead to, for a message.
     #[must_use]
     pub fn descriptor_targets(&self) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", self.process.pid())) else {
+        let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", self.pid)) else {
             return Vec::new();
         };
         let target = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).ok();
@@ -292,9 +309,13 @@ impl Deployment {
     /// # Errors
     /// It cannot be killed.
     pub async fn kill(&self) -> Result<(), Failure> {
-        let process = &self.server()?.process;
-        process.signal(Signal::KILL).await?;
-        process.wait(STOP_LIMIT).await.map(|_| ())
+        let server = self.server()?;
+        match &server.container {
+            // What stands for it here passes on every signal but this one.
+            Some(container) => container.kill("SIGKILL").await?,
+            None => server.process.signal(Signal::KILL).await?,
+        }
+        server.process.wait(STOP_LIMIT).await.map(|_| ())
     }
 
     /// Starts a stopped server again, on the same state, and waits until it is ready.
@@ -313,13 +334,23 @@ impl Deployment {
 
 impl Server {
     /// Waits until it listens.
-    pub(super) async fn listening(&self, context: &Context) -> Result<Api, Failure> {
+    pub(super) async fn listening(&mut self, context: &Context) -> Result<Api, Failure> {
         let address = address(&self.process, &self.addr_file, START_LIMIT)
             .await
             .map_err(|failure| failure.during("the server's start"))?;
+        self.pid = match &self.container {
+            Some(container) => first_process(container).await?,
+            None => self.process.pid(),
+        };
         let address = context.in_front_of(&address, &self.memory).await?;
         Api::new(&format!("http://{address}"), None, context.exchanges().clone())
     }
+}
+
+/// The id that this machine gives to a container's first process.
+async fn first_process(container: &Room) -> Result<u32, Failure> {
+    let pid = container.inspect().await?.state.and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
+    pid.filter(|pid| *pid > 0).ok_or_else(|| Failure::assertion(format!("container {} does not run", container.id)))
 }
 
 fn remove_if_there(path: &Path) -> Result<(), Failure> {

@@ -39,25 +39,7 @@ pub async fn derive(
     let original = docker.inspect_image(base).await?.config.unwrap_or_default();
     // A commit cannot take an entrypoint away again, so none is given to an image that has none.
     let has_entrypoint = original.entrypoint.as_ref().is_some_and(|entrypoint| !entrypoint.is_empty());
-    let shell = ["sh", "-euc", change].map(str::to_owned).to_vec();
-    let body = ContainerCreateBody {
-        image: Some(base.to_owned()),
-        user: Some("0:0".to_owned()),
-        entrypoint: has_entrypoint.then(|| shell.clone()),
-        cmd: Some(if has_entrypoint { Vec::new() } else { shell }),
-        labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.to_owned())])),
-        host_config: Some(HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() }),
-        ..ContainerCreateBody::default()
-    };
-    docker.create_container(Some(CreateContainerOptionsBuilder::new().name(name).build()), body).await?;
-    let container = engine.container(name);
-    docker.start_container(name, None::<StartContainerOptions>).await?;
-    let status = tokio::time::timeout(CHANGE_LIMIT, ended(engine, name)).await;
-    let status = status.map_err(|_| Failure::harness(format!("changing {base}: not done in {CHANGE_LIMIT:?}")))??;
-    if status != 0 {
-        let printed = container.logs().await.unwrap_or_default();
-        return Err(Failure::harness(format!("changing {base}: status {status}, printed {printed:?}")));
-    }
+    let container = as_root(engine, run, name, base, has_entrypoint, change).await?;
     let json = |list: Option<Vec<String>>| serde_json::to_string(&list.unwrap_or_default()).map_err(Failure::harness);
     let mut changes = format!("CMD {}", json(original.cmd)?);
     if has_entrypoint {
@@ -73,6 +55,49 @@ pub async fn derive(
     let commit = CommitContainerOptionsBuilder::new().container(name).repo(repository).tag(version).changes(&changes);
     docker.commit_container(commit.build(), ContainerConfig::default()).await?;
     container.remove().await
+}
+
+/// Runs a line of shell as root in a container of the image, to a good end; the container is still there.
+async fn as_root(
+    engine: &Engine,
+    run: &str,
+    name: &str,
+    image: &str,
+    has_entrypoint: bool,
+    line: &str,
+) -> Result<Room, Failure> {
+    let docker = engine.docker();
+    let shell = ["sh", "-euc", line].map(str::to_owned).to_vec();
+    let body = ContainerCreateBody {
+        image: Some(image.to_owned()),
+        user: Some("0:0".to_owned()),
+        entrypoint: has_entrypoint.then(|| shell.clone()),
+        cmd: Some(if has_entrypoint { Vec::new() } else { shell }),
+        labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.to_owned())])),
+        host_config: Some(HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() }),
+        ..ContainerCreateBody::default()
+    };
+    docker.create_container(Some(CreateContainerOptionsBuilder::new().name(name).build()), body).await?;
+    let container = engine.container(name);
+    docker.start_container(name, None::<StartContainerOptions>).await?;
+    let status = tokio::time::timeout(CHANGE_LIMIT, ended(engine, name)).await;
+    let status = status.map_err(|_| Failure::harness(format!("a line in {image}: no end in {CHANGE_LIMIT:?}")))??;
+    if status != 0 {
+        let printed = container.logs().await.unwrap_or_default();
+        return Err(Failure::harness(format!("a line in {image}: status {status}, printed {printed:?}")));
+    }
+    Ok(container)
+}
+
+/// What a line of shell prints that root runs in a container of the image; the container `name` that is needed for it is removed.
+///
+/// # Errors
+/// The line fails, or the engine refuses.
+pub async fn print_as_root(engine: &Engine, run: &str, name: &str, image: &str, line: &str) -> Result<String, Failure> {
+    let container = as_root(engine, run, name, image, true, line).await?;
+    let printed = container.logs().await?;
+    container.remove().await?;
+    Ok(printed)
 }
 
 /// Waits until a container has ended, and gives its status.

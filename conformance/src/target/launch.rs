@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::deployment::{Deployment, READY_LIMIT, Server};
-use super::engine::Engine;
+use super::engine::{Engine, Room};
 use super::fixtures::{Credentials, Model, Origin};
 use super::process::{Process, Program};
 use super::services::Services;
@@ -157,17 +157,17 @@ impl Context {
         if let Some(mib) = launch.state_mib {
             program = small_disk::with_state_of(mib, program)?;
         }
-        let bare = launch.contained.then(|| program.clone());
-        if launch.contained {
-            program = self.contain(program, &sockets)?;
-        }
+        let contained = launch.contained || self.by_containers();
+        let (program, bare, container) = self.place(program, &sockets, contained)?;
 
         let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
         let process = Process::start(&program, &self.run.id, &log)?;
         self.now_runs(&process);
         self.add_witness(Witness::Log(process.clone()));
         let run = self.run.id.clone();
-        let server = Server { program, bare, process, sockets, credentials, addr_file, log, run, memory };
+        let pid = process.pid();
+        let mut server =
+            Server { program, bare, container, pid, process, sockets, credentials, addr_file, log, run, memory };
         let api = server.listening(self).await?;
         self.check_offers(&api).await?;
 
@@ -190,25 +190,37 @@ impl Context {
     pub async fn launch_beside(&self, first: &Deployment) -> Result<Deployment, Failure> {
         let (other, name) = (first.server()?, self.unique("d"));
         let (addr_file, log) = (self.dir().join(format!("{name}.addr")), self.dir().join(format!("{name}.log")));
-        let mut program = other.bare.as_ref().unwrap_or(&other.program).clone();
-        program.args = vec!["serve".into(), format!("--addr-file={}", addr_file.display()).into()];
+        let mut program = other.command(["serve".to_owned(), format!("--addr-file={}", addr_file.display())]);
         program.env.insert("STATE_DIR".to_owned(), self.dir().join(format!("{name}-state")).display().to_string());
-        let bare = other.bare.is_some().then(|| program.clone());
-        if bare.is_some() {
-            program = self.contain(program, &other.sockets)?;
-        }
+        let (program, bare, container) = self.place(program, &other.sockets, other.container.is_some())?;
         let process = Process::start(&program, &self.run.id, &log)?;
         self.now_runs(&process);
         self.add_witness(Witness::Log(process.clone()));
         let (sockets, credentials, run) = (other.sockets.clone(), other.credentials.clone(), self.run.id.clone());
         let memory = other.memory.clone();
-        let server = Server { program, bare, process, sockets, credentials, addr_file, log, run, memory };
+        let pid = process.pid();
+        let mut server =
+            Server { program, bare, container, pid, process, sockets, credentials, addr_file, log, run, memory };
         let api = server.listening(self).await?;
         let Deployment { id, engine, model, .. } = first;
         let (id, engine, model) = (id.clone(), engine.clone(), model.clone());
         let deployment = Deployment { api, id, engine, server: Some(server), model };
         deployment.ready(READY_LIMIT).await?;
         Ok(deployment)
+    }
+
+    /// What is started: the program itself, or its container, and then also the same without a container.
+    fn place(
+        &self,
+        program: Program,
+        sockets: &std::path::Path,
+        contained: bool,
+    ) -> Result<(Program, Option<Program>, Option<Room>), Failure> {
+        if !contained {
+            return Ok((program, None, None));
+        }
+        let (starter, container) = self.contain(program.clone(), sockets)?;
+        Ok((starter, Some(program), Some(container)))
     }
 
     /// Containers labelled with `deployment` are this scenario's: none may be left when its server has gone.

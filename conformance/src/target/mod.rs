@@ -1,6 +1,8 @@
 //! What is tested, and what it is tested with: the deployment, its engine, its model, its origins.
 
+pub mod backing;
 pub mod binaries;
+pub mod build;
 pub mod cgroup;
 pub mod compose;
 pub mod contained;

@@ -20,6 +20,9 @@ impl Context {
     /// # Errors
     /// It does not start.
     pub async fn redis(&self) -> Result<Redis, Failure> {
+        if self.by_containers() {
+            return Redis::start_in_container(self).await;
+        }
         let dir = self.dir().join(self.unique("redis"));
         std::fs::create_dir(&dir)?;
         let redis = Redis::start(&self.run.id, &dir).await?;
@@ -33,6 +36,9 @@ impl Context {
     /// # Errors
     /// It does not start.
     pub async fn postgres(&self) -> Result<Postgres, Failure> {
+        if self.by_containers() {
+            return Postgres::start_in_container(self).await;
+        }
         let dir = self.dir().join(self.unique("postgres"));
         std::fs::create_dir(&dir)?;
         let postgres = Postgres::start(&self.run.capabilities.fixtures, &self.run.id, &dir).await?;

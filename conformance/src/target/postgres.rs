@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::backing::Backing;
 use super::fixtures::harness;
 use super::process::{Program, Restartable};
+use crate::context::Context;
 use crate::failure::Failure;
+use crate::poll::eventually;
 
 /// How long it may take to make its files and to answer, and to end.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -15,8 +18,14 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 /// A server on a port of the loopback interface.
 #[derive(Debug, Clone)]
 pub struct Postgres {
-    server: Restartable,
-    url_file: PathBuf,
+    server: Server,
+}
+
+/// Where it runs.
+#[derive(Debug, Clone)]
+enum Server {
+    Process { server: Restartable, url_file: PathBuf },
+    Container { server: Backing, url: String },
 }
 
 impl Postgres {
@@ -30,10 +39,19 @@ impl Postgres {
         if found { Ok(()) } else { Err(format!("no initdb below {VERSIONS}; install postgresql")) }
     }
 
+    /// Starts it as a process.
     pub(super) async fn start(fixtures: &Path, run: &str, dir: &Path) -> Result<Self, Failure> {
         let args = ["postgres".to_owned(), format!("--dir={}", dir.display())];
         let server = Restartable::start(Program::new(fixtures, args), run, dir.join("fixture.log"))?;
-        let postgres = Self { server, url_file: dir.join("postgres.url") };
+        let postgres = Self { server: Server::Process { server, url_file: dir.join("postgres.url") } };
+        postgres.url().await?;
+        Ok(postgres)
+    }
+
+    /// Starts it in a container.
+    pub(super) async fn start_in_container(context: &Context) -> Result<Self, Failure> {
+        let (server, url) = Backing::postgres(context).await?;
+        let postgres = Self { server: Server::Container { server, url } };
         postgres.url().await?;
         Ok(postgres)
     }
@@ -43,8 +61,15 @@ impl Postgres {
     /// # Errors
     /// It does not.
     pub async fn url(&self) -> Result<String, Failure> {
-        let url = super::fixtures::address(&self.server.process(), &self.url_file, LIMIT).await;
-        url.map_err(harness)
+        match &self.server {
+            Server::Process { server, url_file } => {
+                super::fixtures::address(&server.process(), url_file, LIMIT).await.map_err(harness)
+            }
+            Server::Container { server, url } => {
+                eventually(LIMIT, "an answer of PostgreSQL", || server.postgres_answers()).await?;
+                Ok(url.clone())
+            }
+        }
     }
 
     /// Stops it at once, as a crash would; one that is stopped is no error.
@@ -52,11 +77,15 @@ impl Postgres {
     /// # Errors
     /// It does not stop.
     pub async fn stop(&self) -> Result<(), Failure> {
-        match std::fs::remove_file(&self.url_file) {
+        let (server, url_file) = match &self.server {
+            Server::Process { server, url_file } => (server, url_file),
+            Server::Container { server, .. } => return server.kill().await,
+        };
+        match std::fs::remove_file(url_file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        self.server.process().stop(LIMIT).await.map(drop).map_err(harness)
+        server.process().stop(LIMIT).await.map(drop).map_err(harness)
     }
 
     /// Starts it again after [`Postgres::stop`], with what it had.
@@ -64,7 +93,10 @@ impl Postgres {
     /// # Errors
     /// It does not answer.
     pub async fn start_again(&self) -> Result<(), Failure> {
-        self.server.start_again()?;
+        match &self.server {
+            Server::Process { server, .. } => server.start_again()?,
+            Server::Container { server, .. } => server.start_again().await?,
+        }
         self.url().await.map(drop)
     }
 }

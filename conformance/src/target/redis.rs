@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use super::backing::Backing;
 use super::fixtures::harness;
-use super::process::{Process, Program, Restartable};
+use super::process::{Program, Restartable};
+use crate::context::Context;
 use crate::failure::{Failure, check};
 use crate::poll::eventually;
 
@@ -19,7 +21,14 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub struct Redis {
     port: u16,
     run: String,
-    server: Restartable,
+    server: Server,
+}
+
+/// Where it runs.
+#[derive(Debug, Clone)]
+enum Server {
+    Process(Restartable),
+    Container(Backing),
 }
 
 impl Redis {
@@ -36,6 +45,7 @@ impl Redis {
         Ok((find("redis-server")?, find("redis-cli")?))
     }
 
+    /// Starts it as a process.
     pub(super) async fn start(run: &str, dir: &Path) -> Result<Self, Failure> {
         // Free at this moment; should somebody else be quicker, the server says so and ends.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -44,7 +54,15 @@ impl Redis {
         let args =
             ["--bind", "127.0.0.1", "--port", &port_text, "--save", "", "--appendonly", "no", "--dir", &dir_text];
         let server = Restartable::start(Program::new(&binary, args), run, dir.join("redis.log"))?;
-        let redis = Self { port, run: run.to_owned(), server };
+        let redis = Self { port, run: run.to_owned(), server: Server::Process(server) };
+        redis.answers().await?;
+        Ok(redis)
+    }
+
+    /// Starts it in a container.
+    pub(super) async fn start_in_container(context: &Context) -> Result<Self, Failure> {
+        let server = Backing::redis(context).await?;
+        let redis = Self { port: server.port, run: context.run.id.clone(), server: Server::Container(server) };
         redis.answers().await?;
         Ok(redis)
     }
@@ -55,14 +73,17 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn process(&self) -> Process {
-        self.server.process()
+    fn printed(&self) -> String {
+        match &self.server {
+            Server::Process(server) => server.process().printed(),
+            Server::Container(_) => "(see its container)".to_owned(),
+        }
     }
 
     async fn answers(&self) -> Result<(), Failure> {
         let answers = eventually(LIMIT, "an answer of redis-server", async || {
             let pong = self.command(["PING"]).await?;
-            check(pong.trim() == "PONG", format!("{pong:?}; it printed: {}", self.process().printed()))
+            check(pong.trim() == "PONG", format!("{pong:?}; it printed: {}", self.printed()))
         });
         answers.await.map_err(harness)
     }
@@ -75,10 +96,15 @@ impl Redis {
         &self,
         args: impl IntoIterator<Item = A>,
     ) -> Result<String, Failure> {
+        let args = args.into_iter().map(Into::into);
+        if let Server::Container(server) = &self.server {
+            let args = args.map(|arg: std::ffi::OsString| arg.to_string_lossy().into_owned());
+            return server.exec(["redis-cli", "-e"].map(str::to_owned).into_iter().chain(args)).await;
+        }
         let (_, cli) = Self::find().map_err(Failure::harness)?;
         let port = self.port.to_string();
         let first = ["-e", "-p", &port].map(std::ffi::OsString::from);
-        let program = Program::new(&cli, first.into_iter().chain(args.into_iter().map(Into::into)));
+        let program = Program::new(&cli, first.into_iter().chain(args));
         let output = program.output(&self.run, LIMIT).await?;
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         check(output.status.success(), format!("redis-cli: {told}{}", String::from_utf8_lossy(&output.stderr)))?;
@@ -90,7 +116,10 @@ impl Redis {
     /// # Errors
     /// It cannot be ended.
     pub async fn kill(&self) -> Result<(), Failure> {
-        self.process().kill().await
+        match &self.server {
+            Server::Process(server) => server.process().kill().await,
+            Server::Container(server) => server.kill().await,
+        }
     }
 
     /// Starts it again after [`Redis::kill`]: on the same port, and empty.
@@ -98,7 +127,10 @@ impl Redis {
     /// # Errors
     /// It does not start.
     pub async fn start_again(&self) -> Result<(), Failure> {
-        self.server.start_again()?;
+        match &self.server {
+            Server::Process(server) => server.start_again()?,
+            Server::Container(server) => server.start_again().await?,
+        }
         self.answers().await
     }
 
@@ -107,7 +139,10 @@ impl Redis {
     /// # Errors
     /// It does not run.
     pub async fn pause(&self) -> Result<(), Failure> {
-        self.process().signal(Signal::STOP).await
+        match &self.server {
+            Server::Process(server) => server.process().signal(Signal::STOP).await,
+            Server::Container(server) => server.pause().await,
+        }
     }
 
     /// It goes on.
@@ -115,6 +150,9 @@ impl Redis {
     /// # Errors
     /// It does not run.
     pub async fn resume(&self) -> Result<(), Failure> {
-        self.process().signal(Signal::CONT).await
+        match &self.server {
+            Server::Process(server) => server.process().signal(Signal::CONT).await,
+            Server::Container(server) => server.resume().await,
+        }
     }
 }

@@ -45,7 +45,7 @@ impl Server {
     fn in_state(&self, name: &str) -> Result<PathBuf, Failure> {
         let state =
             self.program.env.get("STATE_DIR").ok_or_else(|| Failure::harness("a server without a STATE_DIR"))?;
-        let root = format!("/proc/{}/root", self.process.pid());
+        let root = format!("/proc/{}/root", self.pid());
         Ok(PathBuf::from(root).join(state.trim_start_matches('/')).join(name))
     }
 

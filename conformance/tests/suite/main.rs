@@ -1,6 +1,8 @@
 //! The suite itself under test: its command line against a small deployment that misbehaves as it is told.
 
+mod browser;
 mod commands;
+mod contained;
 mod elsewhere;
 mod fixture;
 mod left;

@@ -1,6 +1,8 @@
 //! All reports come from one model and agree; the page for a browser needs nothing but itself.
 
-use crate::fixture::{Fixture, Manner, ends};
+use serde_json::Value;
+
+use crate::fixture::{Fixture, Manner, ends, judged};
 
 fn reports(manner: Manner, filter: &str) -> (String, String, String) {
     let (fixture, dir) = (Fixture::start(manner), tempfile::tempdir().expect("a directory"));
@@ -17,12 +19,12 @@ fn reports(manner: Manner, filter: &str) -> (String, String, String) {
 
 #[test]
 fn a_failure_is_told_in_each_form_with_all_that_is_known() {
-    let (json, junit, html) = reports(Manner::Fails, "id(=HLTH-001) or id(=BUG-06)");
+    let (json, junit, html) = reports(Manner::Fails, "id(=HLTH-001) or id(=BUG-01)");
     for (name, text) in [("JSON", &json), ("JUnit", &junit), ("HTML", &html)] {
         for part in [
             "non-conformant",
             "HLTH-001",
-            "BUG-06",
+            "BUG-01",
             "status of GET /health",
             "somebody else",
             "--seed",
@@ -47,4 +49,37 @@ fn the_page_stands_alone() {
         let id = rest.split('"').next().unwrap_or_default();
         assert_eq!(html.matches(&format!("id=\"{id}\"")).count(), 1, "{id}");
     }
+}
+
+/// Puts a word in the place of what differs from run to run.
+fn settled(mut report: Value) -> Value {
+    let (target, seed) = (report["target"].as_str().unwrap_or_default().to_owned(), report["seed"].to_string());
+    for (name, word) in [
+        ("run", "[id]"),
+        ("seed", "[seed]"),
+        ("started_at", "[time]"),
+        ("target", "[target]"),
+        ("suite_version", "[version]"),
+    ] {
+        assert!(!report[name].is_null(), "no {name}");
+        report[name] = word.into();
+    }
+    report["duration_seconds"] = "[seconds]".into();
+    for scenario in report["scenarios"].as_array_mut().expect("scenarios") {
+        scenario["duration_seconds"] = "[seconds]".into();
+        let again =
+            scenario["reproduce"].as_str().expect("a line").replace(&target, "[target]").replace(&seed, "[seed]");
+        scenario["reproduce"] = again.into();
+        for evidence in scenario["evidence"].as_array_mut().expect("evidence") {
+            assert!(evidence["text"].as_str().is_some_and(|text| text.contains("GET /health")), "{evidence}");
+            evidence["text"] = "[exchanges]".into();
+        }
+    }
+    report
+}
+
+#[test]
+fn the_document_for_machines_has_this_shape() {
+    let (_, _, report) = judged(Manner::Fails, &[]);
+    insta::assert_json_snapshot!("report", settled(report));
 }

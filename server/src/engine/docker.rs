@@ -146,7 +146,7 @@ impl Engine for Docker {
     async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
         let client = self.client().await?;
         let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let body = body(spec, self.remaps().await?);
+        let body = create_request(spec, self.remaps().await?);
         let create = client.create_container(Some(options), body);
         let created = self.within(CALL_DEADLINE, "create a container", create).await?;
         self.within(CALL_DEADLINE, "start a container", client.start_container(&created.id, None)).await?;
@@ -199,7 +199,7 @@ impl Engine for Docker {
 }
 
 /// The request of `POST /containers/create` (Docker Engine API 1.41), to an engine that may give users other numbers.
-fn body(spec: ContainerSpec, remaps: bool) -> ContainerCreateBody {
+pub(crate) fn create_request(spec: ContainerSpec, remaps: bool) -> ContainerCreateBody {
     let (source, target) = spec.mount;
     let bind = Mount {
         typ: Some(MountType::BIND),

@@ -11,6 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use docker::Docker;
+#[cfg(test)]
+pub(crate) use docker::create_request;
 
 /// A container engine that may come and go. No call waits for ever: each ends with an answer or [`EngineError::Timeout`].
 #[async_trait]

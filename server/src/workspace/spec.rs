@@ -100,3 +100,36 @@ impl Template {
         env
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::create_request;
+
+    /// What Docker is asked for is what a room is locked by: each change of it is to be looked at.
+    #[test]
+    fn what_the_engine_is_asked_for() {
+        let limits = RoomLimits { nano_cpus: 1_000_000_000, memory: 1 << 30, pids: 512, disk: 1 << 29 };
+        let template = Template {
+            deployment: "shapes".into(),
+            image: "workspace-base:latest".into(),
+            limits,
+            user: (1000, 1000),
+            region: "us-east-1".into(),
+        };
+        let id = RoomId::parse("0123456789abcdef").expect("an id");
+        for (name, remaps) in [("create-request", false), ("create-request-where-users-are-remapped", true)] {
+            let request =
+                create_request(template.room(&id, "/var/run/workspace-sockets/0123456789abcdef".into()), remaps);
+            let mut request = serde_json::to_value(request).expect("JSON");
+            let made = request["Labels"][LABEL_CREATED_AT].take();
+            assert!(made.as_str().is_some_and(|made| made.parse::<jiff::Timestamp>().is_ok()), "{made}");
+            let options = request["HostConfig"]["SecurityOpt"].as_array_mut().expect("options");
+            let seccomp = options.pop().expect("a filter of system calls");
+            assert_eq!(seccomp.as_str(), Some(format!("seccomp={SECCOMP}").as_str()));
+            // Maps come in any order; a snapshot has one.
+            request.sort_all_objects();
+            insta::assert_json_snapshot!(name, request);
+        }
+    }
+}

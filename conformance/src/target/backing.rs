@@ -1,0 +1,180 @@
+//! PostgreSQL and Redis in containers, by testcontainers: what stands behind a deployment that is launched as a container.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::PortBinding;
+use testcontainers::core::{ContainerPort, IntoContainerPort as _};
+use testcontainers::runners::AsyncRunner as _;
+use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt as _};
+use tokio::sync::Mutex;
+
+use super::engine::{Engine, Room};
+use super::image::LABEL_RUN;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::run::LaunchAs;
+
+/// Names the image of Redis.
+pub const REDIS_VARIABLE: &str = "NAGAYA_REDIS_IMAGE";
+/// Names the image of PostgreSQL; it takes the same variables as the official one.
+pub const POSTGRES_VARIABLE: &str = "NAGAYA_POSTGRES_IMAGE";
+/// Where testcontainers looks for the engine, unless `DOCKER_HOST` says otherwise.
+const USUAL_ENGINE: &str = "unix:///var/run/docker.sock";
+/// How long the engine may take to start one.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// The names of a database, its user and its password: of a server that exists for one scenario, on the loopback interface.
+const DATABASE: &str = "conformance";
+
+/// A service in a container, on a port of the loopback interface that stays the same over its starts.
+#[derive(Debug, Clone)]
+pub(super) struct Backing {
+    room: Room,
+    /// The port on the host.
+    pub port: u16,
+    container: Arc<Mutex<Option<ContainerAsync<GenericImage>>>>,
+}
+
+/// The images, as the variables or this project name them.
+fn image(variable: &str) -> String {
+    let named = std::env::var(variable).ok().filter(|named| !named.is_empty());
+    let usual = if variable == REDIS_VARIABLE { "nagaya/redis:latest" } else { "nagaya/postgres:latest" };
+    named.unwrap_or_else(|| usual.to_owned())
+}
+
+/// Whether the service of this image can be started.
+///
+/// # Errors
+/// What is missing.
+pub async fn find(engine: &Engine, variable: &str) -> Result<(), String> {
+    let theirs = std::env::var("DOCKER_HOST").unwrap_or_else(|_| USUAL_ENGINE.to_owned());
+    let ours = format!("unix://{}", engine.socket().display());
+    if theirs != ours {
+        return Err(format!(
+            "testcontainers uses the engine {theirs}, the rooms are on {ours}: set DOCKER_HOST={ours}"
+        ));
+    }
+    let image = image(variable);
+    let found = engine.docker().inspect_image(&image).await;
+    found.map(drop).map_err(|error| {
+        format!("image {image}: {error}; scripts/service-images.sh makes it, {variable} names another")
+    })
+}
+
+/// What testcontainers or the engine refuses says nothing about the deployment.
+fn harness(error: impl std::fmt::Display) -> Failure {
+    Failure::harness(format!("testcontainers: {error}"))
+}
+
+impl Backing {
+    async fn start(
+        context: &Context,
+        what: &str,
+        port: ContainerPort,
+        prepare: impl FnOnce(GenericImage) -> ContainerRequest<GenericImage>,
+    ) -> Result<Self, Failure> {
+        let variable = if what == "redis" { REDIS_VARIABLE } else { POSTGRES_VARIABLE };
+        let image = image(variable);
+        let (image, tag) = image.rsplit_once(':').unwrap_or((&image, "latest"));
+        let name = context.own_container(what, context.engine()?)?;
+        // Free at this moment; should somebody else be quicker, the engine says so.
+        let on_host = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(on_host.to_string()) };
+        let request = prepare(GenericImage::new(image, tag).with_exposed_port(port))
+            .with_container_name(&name)
+            .with_label(LABEL_RUN, &context.run.id)
+            .with_startup_timeout(START_LIMIT)
+            // Of its own accord it would publish ports on every interface.
+            .with_host_config_modifier(move |host| {
+                host.publish_all_ports = Some(false);
+                host.port_bindings = Some(HashMap::from([(port.to_string(), Some(vec![binding.clone()]))]));
+            });
+        let container = request.start().await.map_err(harness)?;
+        let backing = Self {
+            room: context.engine()?.container(&name),
+            port: on_host,
+            container: Arc::new(Mutex::new(Some(container))),
+        };
+        let to_remove = backing.clone();
+        context.resources.add(format!("fixture {what} in a container"), move || async move {
+            match to_remove.container.lock().await.take() {
+                Some(container) => container.rm().await.map_err(harness),
+                None => Ok(()),
+            }
+        });
+        Ok(backing)
+    }
+
+    /// Redis, which keeps nothing on disk.
+    pub(super) async fn redis(context: &Context) -> Result<Self, Failure> {
+        let command =
+            ["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no"];
+        Self::start(context, "redis", 6379.tcp(), |image| image.with_cmd(command)).await
+    }
+
+    /// PostgreSQL with an empty database, and what `DATABASE_URL` is to be.
+    pub(super) async fn postgres(context: &Context) -> Result<(Self, String), Failure> {
+        let variables = ["POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"];
+        let prepare = |image: GenericImage| {
+            let first = image.with_env_var(variables[0], DATABASE);
+            variables[1..].iter().fold(first, |request, name| request.with_env_var(*name, DATABASE))
+        };
+        let backing = Self::start(context, "postgres", 5432.tcp(), prepare).await?;
+        let url = format!("postgres://{DATABASE}:{DATABASE}@127.0.0.1:{}/{DATABASE}", backing.port);
+        Ok((backing, url))
+    }
+
+    /// Whether PostgreSQL takes connections: not the one that only makes the database, which listens nowhere.
+    pub(super) async fn postgres_answers(&self) -> Result<(), Failure> {
+        self.exec(["pg_isready", "-q", "-h", "127.0.0.1", "-U", DATABASE]).await.map(drop)
+    }
+
+    /// Runs a command in it, which must end well; gives what that prints.
+    pub(super) async fn exec<S: Into<String>>(&self, command: impl IntoIterator<Item = S>) -> Result<String, Failure> {
+        let done = self.room.exec(command).await?;
+        if done.status != 0 {
+            return Err(harness(format!("{}: status {}: {}", self.room.id, done.status, done.printed)));
+        }
+        Ok(done.printed)
+    }
+
+    /// Ends it at once; one that has ended is no error.
+    pub(super) async fn kill(&self) -> Result<(), Failure> {
+        let container = self.container.lock().await;
+        self.there(container.as_ref())?.stop_with_timeout(Some(0)).await.map_err(harness)
+    }
+
+    /// Starts it again, with what it had on disk.
+    pub(super) async fn start_again(&self) -> Result<(), Failure> {
+        let container = self.container.lock().await;
+        self.there(container.as_ref())?.start().await.map_err(harness)
+    }
+
+    /// Everything in it stands still.
+    pub(super) async fn pause(&self) -> Result<(), Failure> {
+        let container = self.container.lock().await;
+        self.there(container.as_ref())?.pause().await.map_err(harness)
+    }
+
+    /// It goes on.
+    pub(super) async fn resume(&self) -> Result<(), Failure> {
+        let container = self.container.lock().await;
+        self.there(container.as_ref())?.unpause().await.map_err(harness)
+    }
+
+    fn there<'c>(
+        &self,
+        container: Option<&'c ContainerAsync<GenericImage>>,
+    ) -> Result<&'c ContainerAsync<GenericImage>, Failure> {
+        container.ok_or_else(|| harness(format!("{} has been removed", self.room.id)))
+    }
+}
+
+impl Context {
+    /// Whether what stands beside a deployment is to be in containers too.
+    pub(super) fn by_containers(&self) -> bool {
+        self.run.options.launch == LaunchAs::Container
+    }
+}

@@ -1,0 +1,154 @@
+//! The recipe of the room's image, and builds by it: with Docker's own command, as whoever makes the image does it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bollard::query_parameters::PruneImagesOptionsBuilder;
+
+use super::compose::folder;
+use super::contained::on_path;
+use super::engine::Engine;
+use super::image::{self, LABEL_RUN};
+use super::process::Program;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::run::Made;
+
+/// How long a build may take.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// A file of the build's context: its path, what is in it, and its mode.
+pub type ContextFile<'a> = (&'a str, &'a str, u32);
+
+/// The recipe's file.
+///
+/// # Errors
+/// It is not there.
+pub fn recipe() -> Result<PathBuf, String> {
+    let path = folder()?.join("workspace-base/Dockerfile");
+    if path.is_file() { Ok(path) } else { Err(format!("{} is not there", path.display())) }
+}
+
+/// Whether images can be built by the recipe.
+///
+/// # Errors
+/// What is missing.
+pub fn find() -> Result<(), String> {
+    recipe()?;
+    on_path("docker").map(drop).ok_or_else(|| "docker is not on the search path".to_owned())
+}
+
+/// The instructions of a Dockerfile, each as it stands there.
+fn instructions(text: &str) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    let mut goes_on = false;
+    for line in text.lines() {
+        let line_matters = !line.trim_start().starts_with('#') && !line.trim().is_empty();
+        if !line_matters {
+            continue;
+        }
+        match all.last_mut().filter(|_| goes_on) {
+            Some(last) => last.push_str(&format!("\n{line}")),
+            None => all.push(line.to_owned()),
+        }
+        goes_on = line.trim_end().ends_with('\\');
+    }
+    all
+}
+
+/// The step of the recipe that begins so, and the one after it.
+///
+/// # Errors
+/// There is no such step, or none after it.
+pub fn two_steps(begins: &str) -> Result<String, Failure> {
+    let path = recipe().map_err(Failure::could_not_run)?;
+    let all = instructions(&fs::read_to_string(&path)?);
+    let at = all.iter().position(|step| step.starts_with(begins));
+    let steps = at.and_then(|at| all.get(at..at + 2));
+    steps
+        .map(|steps| steps.join("\n"))
+        .ok_or_else(|| Failure::assertion(format!("no step {begins:?} with another behind it in {}", path.display())))
+}
+
+/// What a build came to.
+#[derive(Debug)]
+pub struct Built {
+    /// The image's tag, where there is one.
+    pub tag: Option<String>,
+    /// All that was printed.
+    pub printed: String,
+}
+
+impl Context {
+    /// Takes further steps, as root, from the room's image on; the image that comes of it goes with the scenario, and so does what
+    /// is left of a build that fails.
+    ///
+    /// # Errors
+    /// The build does not end in time, or cannot be started. That it fails is no error.
+    pub async fn build(&self, steps: &str, files: &[ContextFile<'_>]) -> Result<Built, Failure> {
+        let engine = self.engine()?.clone();
+        let docker = on_path("docker").ok_or_else(|| Failure::could_not_run("docker is not on the search path"))?;
+        let dir = self.dir().join(self.unique("build"));
+        fs::create_dir(&dir)?;
+        for (path, text, mode) in files {
+            let path = dir.join(path);
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
+        }
+        let base = &self.run.options.image;
+        let run = &self.run.id;
+        let dockerfile = format!("FROM {base}\nLABEL {LABEL_RUN}={run}\nUSER 0:0\n{steps}\nUSER 1000:1000\n");
+        fs::write(dir.join("Dockerfile"), dockerfile)?;
+
+        let tag = format!("{}:test", self.unique("image"));
+        self.run.will_make(&Made::Layers(run.clone()))?;
+        self.run.will_make(&Made::Image(tag.clone()))?;
+        let (remover, of) = (engine.clone(), run.clone());
+        self.resources.add("layers of a build", move || async move { remove_layers(&remover, &of).await.map(drop) });
+        let (remover, to_remove) = (engine.clone(), tag.clone());
+        self.resources.add(format!("image {tag}"), move || async move { image::remove(&remover, &to_remove).await });
+
+        let socket = format!("--host=unix://{}", engine.socket().display());
+        // The classic builder's cache is of no use: what is built has never been built before.
+        let args = [&socket, "build", "--no-cache", "--force-rm", "--tag", &tag, "."];
+        let mut program = Program::new(&docker, args);
+        program.env.insert("HOME".to_owned(), self.dir().display().to_string());
+        if let Ok(path) = std::env::var("PATH") {
+            program.env.insert("PATH".to_owned(), path);
+        }
+        program.dir = Some(dir);
+        let output = program.output(run, LIMIT).await?;
+        let told = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+        let printed = String::from_utf8_lossy(&told).into_owned();
+        Ok(Built { tag: output.status.success().then_some(tag), printed })
+    }
+}
+
+/// Removes what builds of a run left without a name; tells how many there were.
+///
+/// # Errors
+/// The engine refuses.
+pub async fn remove_layers(engine: &Engine, run: &str) -> Result<usize, Failure> {
+    let label = format!("{LABEL_RUN}={run}");
+    let filters = HashMap::from([("dangling", vec!["true".to_owned()]), ("label", vec![label])]);
+    let options = PruneImagesOptionsBuilder::new().filters(&filters).build();
+    let pruned = engine.docker().prune_images(Some(options)).await?;
+    Ok(pruned.images_deleted.unwrap_or_default().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_are_told_apart() {
+        let text = "# first\nFROM a\n\nRUN one && \\\n    # between\n    two\nCOPY b c\n";
+        assert_eq!(instructions(text), ["FROM a", "RUN one && \\\n    two", "COPY b c"]);
+    }
+}
