@@ -47,8 +47,10 @@ pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        let field = if path == "." { "body".to_owned() } else { path };
-        ApiError::invalid(field, error.into_inner().to_string())
+        let error = error.into_inner();
+        // Where the text itself breaks off or is no JSON, the place it does so in belongs to no field.
+        let of_field = error.is_data() && path != ".";
+        ApiError::invalid(if of_field { path } else { "body".to_owned() }, error.to_string())
     })?;
     json.end().map_err(|error| ApiError::invalid("body", error.to_string()))?;
     Ok(value)

@@ -140,7 +140,6 @@ fn health_and_errors() {
         let (status, body) = serving.ask(request, KEY, "");
         insta::assert_json_snapshot!(name, serde_json::json!({"status": status, "body": settled(body)}));
     }
-    let long = format!("GET /api/tenants/{}", "x".repeat(300));
     for (name, request, key, body) in [
         ("error-no-such-route", "GET /no/such/route", KEY, ""),
         ("error-method", "PATCH /api/tenants", KEY, ""),
@@ -148,9 +147,6 @@ fn health_and_errors() {
         ("error-no-json", "POST /api/tenants", KEY, "{"),
         ("error-field", "POST /api/tenants", KEY, r#"{"tenant_id": 7}"#),
         ("error-not-found", "GET /api/tenants/nobody", KEY, ""),
-        ("error-bad-id", long.as_str(), KEY, ""),
-        ("error-query", "GET /api/tenants?limit=nonsense", KEY, ""),
-        ("error-unavailable", "GET /api/admin/nothing", KEY, ""),
     ] {
         let (status, body) = serving.ask(request, key, body);
         insta::assert_json_snapshot!(name, serde_json::json!({"status": status, "body": settled(body)}));
