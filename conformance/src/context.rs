@@ -153,12 +153,21 @@ impl Context {
     /// As [`Context::derived_image`].
     pub async fn derived_image_with(&self, change: &str, settings: &str) -> Result<String, Failure> {
         let engine = self.engine()?.clone();
-        let tag = format!("{}:test", self.unique("image"));
-        self.run.will_make(&Made::Image(tag.clone()))?;
-        let (to_remove, remover) = (tag.clone(), engine.clone());
-        self.resources.add(format!("image {tag}"), move || async move { image::remove(&remover, &to_remove).await });
+        let tag = self.image_to_be("image", &engine)?;
         let name = self.own_container("change", &engine)?;
         image::derive(&engine, &self.run.id, &tag, &self.run.options.image, &name, change, settings).await?;
+        Ok(tag)
+    }
+
+    /// A name for an image of the scenario's own, which goes with it.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn image_to_be(&self, what: &str, engine: &Engine) -> Result<String, Failure> {
+        let tag = format!("{}:test", self.unique(what));
+        self.run.will_make(&Made::Image(tag.clone()))?;
+        let (remover, to_remove) = (engine.clone(), tag.clone());
+        self.resources.add(format!("image {tag}"), move || async move { image::remove(&remover, &to_remove).await });
         Ok(tag)
     }
 

@@ -44,6 +44,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("BUG-09-GONE", "unhealthy, by Docker")],
     },
     Mutant {
+        id: "image-lends-rights",
+        title: "a program in the image lends root's rights to whoever runs it, and a directory is anybody's to change",
+        defects: &[Defect::Image("chmod 4755 /usr/bin/find; chmod 0777 /usr/local/share", "")],
+        red: &[red("IMG-001", "/usr/bin/find")],
+    },
+    Mutant {
+        id: "tool-missing",
+        title: "the image has no git",
+        defects: &[Defect::Image("rm /usr/bin/git", "")],
+        red: &[red("IMG-002", "git --version")],
+    },
+    Mutant {
+        id: "certificates-not-believed",
+        title: "certificates that the builder gives are put into the image, and nobody is told of them",
+        defects: &[Defect::Image("ln -sf /bin/true /usr/sbin/update-ca-certificates", "")],
+        red: &[red("IMG-004", "certificate")],
+    },
+    Mutant {
         id: "cli-says-nothing",
         title: "the CLI ends well and has said nothing",
         defects: &[Defect::Image(

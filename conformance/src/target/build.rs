@@ -20,6 +20,10 @@ use crate::run::Made;
 /// How long a build may take.
 const LIMIT: Duration = Duration::from_secs(150);
 
+/// What takes most of the room's image.
+const LARGE: &[&str] =
+    &["/usr/local", "/usr/share", "/usr/include", "/usr/lib/gcc", "/usr/lib/python3*", "/usr/lib/git-core", "/var/lib"];
+
 /// A file of the build's context: its path, what is in it, and its mode.
 pub type ContextFile<'a> = (&'a str, &'a str, u32);
 
@@ -63,14 +67,13 @@ fn instructions(text: &str) -> Vec<String> {
 ///
 /// # Errors
 /// There is no such step, or none after it.
-pub fn two_steps(begins: &str) -> Result<String, Failure> {
+pub fn two_steps(begins: &str) -> Result<[String; 2], Failure> {
     let path = recipe().map_err(Failure::could_not_run)?;
     let all = instructions(&fs::read_to_string(&path)?);
     let at = all.iter().position(|step| step.starts_with(begins));
-    let steps = at.and_then(|at| all.get(at..at + 2));
-    steps
-        .map(|steps| steps.join("\n"))
-        .ok_or_else(|| Failure::assertion(format!("no step {begins:?} with another behind it in {}", path.display())))
+    let steps = at.and_then(|at| Some([all.get(at)?.clone(), all.get(at + 1)?.clone()]));
+    let missing = || Failure::assertion(format!("no step {begins:?} with another behind it in {}", path.display()));
+    steps.ok_or_else(missing)
 }
 
 /// What a build came to.
@@ -83,12 +86,27 @@ pub struct Built {
 }
 
 impl Context {
-    /// Takes further steps, as root, from the room's image on; the image that comes of it goes with the scenario, and so does what
-    /// is left of a build that fails.
+    /// What builds start from that need a shell and no more: the room's image without nearly all that is in it, in one layer.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn small_base(&self) -> Result<String, Failure> {
+        let (engine, image) = (self.engine()?, &self.run.options.image);
+        let dir = self.dir().join(self.unique("base"));
+        fs::create_dir(&dir)?;
+        let name = self.own_container("pack", engine)?;
+        let archive = image::pack(engine, &self.run.id, &name, image, &dir, LARGE).await?;
+        let tag = self.image_to_be("base", engine)?;
+        image::unpack(engine, image, engine, &archive, &tag, &self.run.id).await?;
+        Ok(tag)
+    }
+
+    /// Takes further steps, as root, from an image on; the image that comes of it goes with the scenario, and so does what is left
+    /// of a build that fails.
     ///
     /// # Errors
     /// The build does not end in time, or cannot be started. That it fails is no error.
-    pub async fn build(&self, steps: &str, files: &[ContextFile<'_>]) -> Result<Built, Failure> {
+    pub async fn build(&self, base: &str, steps: &str, files: &[ContextFile<'_>]) -> Result<Built, Failure> {
         let engine = self.engine()?.clone();
         let docker = on_path("docker").ok_or_else(|| Failure::could_not_run("docker is not on the search path"))?;
         let dir = self.dir().join(self.unique("build"));
@@ -101,18 +119,14 @@ impl Context {
             fs::write(&path, text)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
         }
-        let base = &self.run.options.image;
         let run = &self.run.id;
         let dockerfile = format!("FROM {base}\nLABEL {LABEL_RUN}={run}\nUSER 0:0\n{steps}\nUSER 1000:1000\n");
         fs::write(dir.join("Dockerfile"), dockerfile)?;
 
-        let tag = format!("{}:test", self.unique("image"));
         self.run.will_make(&Made::Layers(run.clone()))?;
-        self.run.will_make(&Made::Image(tag.clone()))?;
         let (remover, of) = (engine.clone(), run.clone());
         self.resources.add("layers of a build", move || async move { remove_layers(&remover, &of).await.map(drop) });
-        let (remover, to_remove) = (engine.clone(), tag.clone());
-        self.resources.add(format!("image {tag}"), move || async move { image::remove(&remover, &to_remove).await });
+        let tag = self.image_to_be("image", &engine)?;
 
         let socket = format!("--host=unix://{}", engine.socket().display());
         // The classic builder's cache is of no use: what is built has never been built before.

@@ -1,15 +1,18 @@
 //! Images and containers that a scenario makes for itself.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bollard::body_try_stream;
 use bollard::errors::Error as DockerError;
 use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig};
 use bollard::query_parameters::{
-    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, RemoveImageOptionsBuilder, StartContainerOptions,
+    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder, RemoveImageOptionsBuilder,
+    StartContainerOptions,
 };
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
+use tokio_util::io::ReaderStream;
 
 use super::engine::{Engine, ROOM_SOCKETS, Room};
 use crate::failure::Failure;
@@ -39,7 +42,7 @@ pub async fn derive(
     let original = docker.inspect_image(base).await?.config.unwrap_or_default();
     // A commit cannot take an entrypoint away again, so none is given to an image that has none.
     let has_entrypoint = original.entrypoint.as_ref().is_some_and(|entrypoint| !entrypoint.is_empty());
-    let container = as_root(engine, run, name, base, has_entrypoint, change).await?;
+    let container = as_root(engine, run, name, base, has_entrypoint, change, Vec::new()).await?;
     let json = |list: Option<Vec<String>>| serde_json::to_string(&list.unwrap_or_default()).map_err(Failure::harness);
     let mut changes = format!("CMD {}", json(original.cmd)?);
     if has_entrypoint {
@@ -65,6 +68,7 @@ async fn as_root(
     image: &str,
     has_entrypoint: bool,
     line: &str,
+    binds: Vec<String>,
 ) -> Result<Room, Failure> {
     let docker = engine.docker();
     let shell = ["sh", "-euc", line].map(str::to_owned).to_vec();
@@ -74,7 +78,11 @@ async fn as_root(
         entrypoint: has_entrypoint.then(|| shell.clone()),
         cmd: Some(if has_entrypoint { Vec::new() } else { shell }),
         labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.to_owned())])),
-        host_config: Some(HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() }),
+        host_config: Some(HostConfig {
+            network_mode: Some("none".to_owned()),
+            binds: Some(binds),
+            ..HostConfig::default()
+        }),
         ..ContainerCreateBody::default()
     };
     docker.create_container(Some(CreateContainerOptionsBuilder::new().name(name).build()), body).await?;
@@ -94,10 +102,62 @@ async fn as_root(
 /// # Errors
 /// The line fails, or the engine refuses.
 pub async fn print_as_root(engine: &Engine, run: &str, name: &str, image: &str, line: &str) -> Result<String, Failure> {
-    let container = as_root(engine, run, name, image, true, line).await?;
+    let container = as_root(engine, run, name, image, true, line, Vec::new()).await?;
     let printed = container.logs().await?;
     container.remove().await?;
     Ok(printed)
+}
+
+/// Puts an image's files, but for those below `without`, into the archive `dir/image.tar`, from which [`unpack`] makes an image of one
+/// layer. An image of many takes minutes on some storage drivers, to be copied and to be built on. The container `name` that is needed
+/// for it is removed.
+///
+/// # Errors
+/// The engine refuses, or there is no room.
+pub async fn pack(
+    engine: &Engine,
+    run: &str,
+    name: &str,
+    image: &str,
+    dir: &Path,
+    without: &[&str],
+) -> Result<PathBuf, Failure> {
+    let without: Vec<String> = without.iter().map(|path| format!("--exclude=.{path}")).collect();
+    let line = format!("tar -C / --one-file-system {} -cf /pack-into/image.tar .", without.join(" "));
+    let binds = vec![format!("{}:/pack-into", dir.display())];
+    as_root(engine, run, name, image, true, &line, binds).await?.remove().await?;
+    Ok(dir.join("image.tar"))
+}
+
+/// Makes an image of an archive of its files, with the default command and the settings of another, which is on the same or another
+/// engine.
+///
+/// # Errors
+/// The engine refuses.
+pub async fn unpack(
+    from: &Engine,
+    like: &str,
+    to: &Engine,
+    archive: &Path,
+    tag: &str,
+    label: &str,
+) -> Result<(), Failure> {
+    let config = from.docker().inspect_image(like).await?.config.unwrap_or_default();
+    let command = serde_json::to_string(&config.cmd.unwrap_or_default()).map_err(Failure::harness)?;
+    let mut changes = vec![format!("CMD {command}"), format!("LABEL {LABEL_RUN}={label}")];
+    changes.extend(config.env.unwrap_or_default().into_iter().filter_map(|one| {
+        let (name, value) = one.split_once('=')?;
+        Some(format!("ENV {name}=\"{value}\""))
+    }));
+    changes.extend(config.user.filter(|user| !user.is_empty()).map(|user| format!("USER {user}")));
+    changes.extend(config.working_dir.filter(|dir| !dir.is_empty()).map(|dir| format!("WORKDIR {dir}")));
+    let (repository, version) = tag.rsplit_once(':').unwrap_or((tag, "latest"));
+    let options = CreateImageOptionsBuilder::new().from_src("-").repo(repository).tag(version).changes(changes).build();
+    let file = tokio::fs::File::open(archive).await?;
+    let chunks = ReaderStream::with_capacity(file, 1 << 20);
+    let import = to.docker().create_image(Some(options), Some(body_try_stream(chunks)), None);
+    import.try_for_each(|_| std::future::ready(Ok(()))).await?;
+    Ok(())
 }
 
 /// Waits until a container has ended, and gives its status.

@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bollard::query_parameters::ImportImageOptions;
-use futures::{StreamExt, TryStreamExt};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::cgroup;
 use super::contained::on_path;
 use super::engine::Engine;
 use super::fixtures::harness;
+use super::image;
 use super::process::{Process, Program, Restartable};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -29,6 +28,8 @@ const REMAPPED: &str = "daemon";
 /// Puts a file in the place of those that say which numbers a user may give away (subuid(5)), and becomes the engine.
 const REMAP: &str =
     r#"for there in /etc/subuid /etc/subgid; do mount --bind "$1" "$there" || exit; done; shift; exec "$@""#;
+/// What is in the image for people's programs, and in none of those scenarios.
+const UNUSED: &[&str] = &["/usr/lib/gcc", "/usr/include", "/usr/share/nodejs", "/usr/lib/git-core"];
 /// How long an image may take from one engine into another.
 const IMAGE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -172,10 +173,18 @@ impl Context {
             super::tree::remove(&to_end.dir.join("data")).await.map_err(Failure::harness)
         });
         let engine = own.connect().await?;
-        let copied =
-            tokio::time::timeout(IMAGE_LIMIT, copy_image(self.engine()?, &engine, &self.run.options.image)).await;
+        let copied = tokio::time::timeout(IMAGE_LIMIT, self.give_image(&engine, &own.dir)).await;
         copied.map_err(|_| Failure::harness(format!("the image was not copied in {IMAGE_LIMIT:?}")))??;
         Ok((own, engine))
+    }
+
+    /// Gives the rooms' image to an engine, without what no scenario with an engine of its own asks a room for.
+    async fn give_image(&self, to: &Engine, dir: &Path) -> Result<(), Failure> {
+        let (from, image) = (self.engine()?, &self.run.options.image);
+        let name = self.own_container("pack", from)?;
+        let archive = image::pack(from, &self.run.id, &name, image, dir, UNUSED).await?;
+        image::unpack(from, image, to, &archive, image, &self.run.id).await?;
+        Ok(std::fs::remove_file(&archive)?)
     }
 }
 
@@ -195,17 +204,4 @@ fn empty(short_dir: &Path) -> std::io::Result<()> {
 fn reboot(short_dir: &Path) -> std::io::Result<()> {
     empty(short_dir)?;
     std::fs::create_dir(short_dir.join(EXEC))
-}
-
-async fn copy_image(from: &Engine, to: &Engine, image: &str) -> Result<(), Failure> {
-    // The client outlives this function: what it gives is a stream that refers to it.
-    let (docker, name) = (from.docker().clone(), image.to_owned());
-    let (sender, receiver) = futures::channel::mpsc::channel(16);
-    let read = async move {
-        let chunks = docker.export_image(&name).map(Ok);
-        chunks.forward(sender).await.map_err(Failure::harness)
-    };
-    let written = to.docker().import_image_stream(ImportImageOptions::default(), receiver, None);
-    let write = async move { written.try_for_each(|_| std::future::ready(Ok(()))).await.map_err(Failure::from) };
-    tokio::try_join!(read, write).map(|_| ())
 }
