@@ -108,6 +108,17 @@ impl Api {
         self.send(Method::PUT, path, Some(&body.to_string()), &[]).await
     }
 
+    /// POST of bytes that claim to be JSON.
+    ///
+    /// # Errors
+    /// No whole answer within four times the usual limit.
+    pub async fn post_bytes(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
+        let asked = format!("POST {path}");
+        let told = format!("{} bytes", content.len());
+        let request = self.request(Method::POST, path).timeout(4 * REQUEST_LIMIT);
+        self.answer(asked, Some(&told), request.header("Content-Type", "application/json").body(content)).await
+    }
+
     /// PUT of bytes as they are.
     ///
     /// # Errors

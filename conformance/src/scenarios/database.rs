@@ -14,6 +14,8 @@ use crate::target::launch::Launch;
 
 /// How long everything may take to be as it should be again.
 const HEALED_LIMIT: Duration = Duration::from_secs(30);
+/// How long somebody else's lock is held.
+const LOCKED: Duration = Duration::from_secs(8);
 /// Conversations that are listed, page by page.
 const LISTED: usize = 7;
 
@@ -41,6 +43,21 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         title: "a PostgreSQL that goes away in the middle of a run is told, costs that run nothing, and is used once it is back",
         requirement: "a database that is away is told and is used once it is back; nothing is lost",
         body: body!(goes_away),
+        ..SCENARIO
+    },
+    Scenario {
+        id: "STATE-012",
+        title: "a database whose tables somebody else has locked is waited for or told of, and used once it is free",
+        requirement: "database locked: degrades and heals without a restart; 503 with Retry-After",
+        body: body!(locked),
+        ..SCENARIO
+    },
+    Scenario {
+        id: "STATE-013",
+        title: "servers that start together on an empty database find one schema, and another start changes nothing",
+        requirement: "migrations run at start; migrations twice",
+        requires: &[Capability::Launch, Capability::Docker, Capability::Postgres],
+        body: body!(migrated_twice),
         ..SCENARIO
     },
 ];
@@ -127,4 +144,71 @@ async fn goes_away(context: &Context) -> Result<(), Failure> {
     let account = deployment.api.get(&conversation.path("")).await?.expect(200)?.json()?;
     check_eq("total_output_tokens", account["total_output_tokens"].as_u64(), done["usage"]["output_tokens"].as_u64())?;
     deployment.run_well(&conversation, "@say after").await.map(drop)
+}
+
+/// Locks every table against everybody else, and keeps that for so many seconds.
+fn lock_all(seconds: u64) -> String {
+    format!(
+        "DO $$ DECLARE one record; BEGIN FOR one IN SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN \
+         ('pg_catalog', 'information_schema') LOOP EXECUTE format('LOCK TABLE %I.%I IN ACCESS EXCLUSIVE MODE', one.schemaname, \
+         one.tablename); END LOOP; PERFORM pg_sleep({seconds}); END $$"
+    )
+}
+
+async fn locked(context: &Context) -> Result<(), Failure> {
+    let postgres = context.postgres().await?;
+    let run = &context.run.id;
+    let deployment = context.launch(Launch::new().set("DATABASE_URL", postgres.url().await?)).await?;
+    let conversation = deployment.conversation(context).await?;
+    deployment.run_well(&conversation, "@say before").await?;
+    let statement = lock_all(LOCKED.as_secs());
+    let holds = async { postgres.sql(run, &statement, LOCKED + HEALED_LIMIT).await.map(drop) };
+    let meanwhile = async {
+        let count = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted";
+        eventually(HEALED_LIMIT, "locked tables", async || {
+            let locks = postgres.sql(run, count, HEALED_LIMIT).await?;
+            check(locks.trim().parse::<u32>().is_ok_and(|locks| locks > 0), locks)
+        })
+        .await?;
+        // Reading and writing: an answer once it is free, or one that says when to come again.
+        let tenant = json!({"tenant_id": context.unique("tenant"), "model_id": conversation.model});
+        let path = conversation.path("");
+        let (read, written) = tokio::join!(deployment.api.get(&path), deployment.api.post("/api/tenants", &tenant));
+        for (reply, well) in [(read?, 200), (written?, 201)] {
+            if reply.status != well {
+                reply.expect_error(503, "SERVICE_UNAVAILABLE")?;
+                check(reply.header("retry-after").is_some(), "503 without Retry-After")?;
+            }
+        }
+        deployment.api.get("/health/live").await?.expect(200)?;
+        deployment.api.get("/health").await?.expect(200).map(drop)
+    };
+    tokio::try_join!(holds, meanwhile)?;
+    database_is(&deployment, "healthy").await?;
+    deployment.run_well(&conversation, "@say after").await?;
+    let messages = deployment.api.get(&conversation.path("/messages")).await?.expect(200)?.text();
+    check(messages.contains("before") && messages.contains("after"), format!("messages of both runs: {messages}"))
+}
+
+async fn migrated_twice(context: &Context) -> Result<(), Failure> {
+    let postgres = context.postgres().await?;
+    let url = postgres.url().await?;
+    let launch = || context.launch(Launch::new().without_model().set("DATABASE_URL", &url));
+    let (first, second, third) = tokio::try_join!(launch(), launch(), launch())?;
+    let made = first.conversation(context).await?;
+    for other in [&second, &third] {
+        let seen = other.api.get(&made.path("")).await?.expect(200)?.json()?;
+        check_eq("the conversation by way of another server", seen["conversation_id"].as_str(), Some(made.id.as_str()))?;
+    }
+    let tables = "SELECT string_agg(table_name || '.' || column_name, ',' ORDER BY table_name, column_name) \
+                  FROM information_schema.columns WHERE table_schema = 'public'";
+    let schema = async || postgres.sql(&context.run.id, tables, HEALED_LIMIT).await;
+    let before = schema().await?;
+    check(before.matches(',').count() > 10, format!("a schema of {before:?}"))?;
+    for mut server in [first, second] {
+        server.stop().await?;
+        server.start_again(context).await?;
+        server.api.get(&made.path("")).await?.expect(200)?;
+    }
+    check_eq("the schema after two more starts", schema().await?, before)
 }

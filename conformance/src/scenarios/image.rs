@@ -59,7 +59,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Starts the image by its default command; gives the container and its socket directory.
-async fn start(context: &Context) -> Result<(Room, PathBuf), Failure> {
+pub(super) async fn start(context: &Context) -> Result<(Room, PathBuf), Failure> {
     let engine = context.engine()?.clone();
     // The agent leaves its socket there, so the directory is not one that must be empty at the end.
     let sockets = context.dir().join("ws");
@@ -72,7 +72,8 @@ async fn start(context: &Context) -> Result<(Room, PathBuf), Failure> {
     Ok((container, sockets))
 }
 
-async fn agent_answers(room: &Room, sockets: &std::path::Path) -> Result<serde_json::Value, Failure> {
+/// Waits until the agent answers, and gives what it says.
+pub(super) async fn agent_answers(room: &Room, sockets: &std::path::Path) -> Result<serde_json::Value, Failure> {
     let socket = sockets.join("agent.sock");
     let answered = eventually(ANSWER_LIMIT, "200 from the agent's /health", async || {
         match unix::request(&socket, Method::GET, "/health", Bytes::new()).await {

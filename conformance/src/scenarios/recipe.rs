@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::image::start;
 use super::outside::{HOST, Outside};
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
 use crate::scenario::{Capability, Profile, Scenario, Severity};
 use crate::target::build::two_steps;
-use crate::target::image::{print_as_root, start_room};
+use crate::target::image::print_as_root;
 
 /// Where a file is planted that the search has to find.
 const PLANTED: [&str; 2] = ["/opt/planted-program", "/opt/planted-directory"];
@@ -98,11 +99,7 @@ async fn rights(context: &Context) -> Result<(), Failure> {
 }
 
 async fn tools(context: &Context) -> Result<(), Failure> {
-    let engine = context.engine()?;
-    let (name, sockets) = (context.own_container("room", engine)?, context.dir().join("ws"));
-    std::fs::create_dir(&sockets)?;
-    std::fs::set_permissions(&sockets, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
-    let room = start_room(engine, &context.run.id, &name, &context.run.options.image, &sockets).await?;
+    let (room, _sockets) = start(context).await?;
     let absent = room.shell("no-such-program --version").await?;
     check_eq("status of a program that is not there", absent.status, NOT_FOUND)?;
     for (command, says) in TOOLS {

@@ -11,7 +11,6 @@ use crate::client::unix;
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
 use crate::poll::eventually;
-use crate::run::Made;
 use crate::scenario::{Capability, Profile, Scenario, Severity};
 use crate::target::deployment::{Conversation, Deployment, STOP_LIMIT};
 use crate::target::engine::{ROOM_SOCKETS, Room};
@@ -260,12 +259,10 @@ async fn greedy(context: &Context) -> Result<(), Failure> {
 
 async fn image_gone(context: &Context) -> Result<(), Failure> {
     // A name of its own for the image: it is the name that goes, and comes back.
-    let (engine, name) = (context.engine()?.clone(), context.unique("image"));
-    let tag = format!("{name}:test");
-    context.run.will_make(&Made::Image(tag.clone()))?;
-    let (to_remove, remover) = (tag.clone(), engine.clone());
-    context.resources.add(format!("image {tag}"), move || async move { image::remove(&remover, &to_remove).await });
-    let named = TagImageOptionsBuilder::new().repo(&name).tag("test").build();
+    let engine = context.engine()?.clone();
+    let tag = context.image_to_be("image", &engine)?;
+    let (name, version) = tag.split_once(':').unwrap_or((&tag, "latest"));
+    let named = TagImageOptionsBuilder::new().repo(name).tag(version).build();
     engine.docker().tag_image(&context.run.options.image, Some(named.clone())).await?;
 
     let launch = Launch::new().set("CONTAINER_IMAGE", &tag).set("CONTAINER_GC_INTERVAL", 1);

@@ -54,6 +54,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
+        id: "STATE-005",
+        title: "a Redis that takes nothing more: rooms that are there go on, new ones wait, and all is well once there is room",
+        body: body!(redis_full),
+        ..SCENARIO
+    },
+    Scenario {
         id: "STATE-002",
         title: "two servers that share Redis have one room for a conversation, whichever is asked, and whichever dies",
         requirement: "one room per conversation even under concurrent requests and several server processes sharing Redis",
@@ -197,6 +203,33 @@ async fn redis_faults(context: &Context) -> Result<(), Failure> {
     deployment.server.as_mut().map(|server| server.program.env.insert("SHUTDOWN_WORKSPACES".into(), "destroy".into()));
     deployment.stop().await?;
     deployment.start_again(context).await
+}
+
+async fn redis_full(context: &Context) -> Result<(), Failure> {
+    let redis = context.redis().await?;
+    let deployment = context.launch(Launch::new().set("REDIS_URL", redis.url())).await?;
+    let first = deployment.conversation(context).await?;
+    mark(&deployment, &first).await?;
+    // Less than it has: it answers questions, and takes nothing.
+    redis.command(["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await?;
+    redis.command(["CONFIG", "SET", "maxmemory", "1"]).await?;
+    let full = redis.command(["SET", "conformance", "full"]).await;
+    check(full.is_err_and(|failure| failure.to_string().contains("OOM")), "Redis is not full")?;
+
+    keeps_room(&deployment, &first, 1).await?;
+    let other = deployment.another_conversation(context, &first.tenant, &first.model).await?;
+    let refused = deployment.api.post(&other.path("/stream"), &json!({"user_input": "@say no room"})).await?;
+    refused.expect_error(503, "SERVICE_UNAVAILABLE")?;
+    check(refused.header("retry-after").is_some(), "503 without Retry-After")?;
+    check_eq("rooms while Redis is full", deployment.all_rooms().await?.len(), 1)?;
+    deployment.api.get("/health").await?.expect(200)?;
+
+    redis.command(["CONFIG", "SET", "maxmemory", "0"]).await?;
+    eventually(HEALED_LIMIT, "a run that ends well in a new room", async || {
+        deployment.run_well(&other, "@say a room").await.map(drop).map_err(|failure| failure.to_string())
+    })
+    .await?;
+    keeps_room(&deployment, &first, 2).await
 }
 
 /// Two servers of one deployment: one Redis, one database, one socket base.

@@ -39,6 +39,14 @@ const SCENARIO: Scenario = Scenario {
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
+        id: "BOOT-012",
+        title: "every fault of a configuration is told at once, each with its variable, its value and what is accepted",
+        requirement: "a bad value: exit 64, one line per fault naming the variable, the value (never a secret's) and what is accepted",
+        requires: &[Capability::Launch, Capability::Docker],
+        body: body!(all_at_once),
+        ..SCENARIO
+    },
+    Scenario {
         id: "BOOT-010",
         title: "a server that cannot start says which setting is wrong and what to do, and leaves nothing",
         ..SCENARIO
@@ -98,6 +106,34 @@ fn wrong_password(url: &str) -> Result<String, Failure> {
     let (user, rest) = url.split_once("://").and_then(|(_, rest)| rest.split_once(':')).unwrap_or_default();
     let place = rest.split_once('@').map(|(_, place)| place);
     place.map(|place| format!("postgres://{user}:{SECRET}@{place}")).ok_or_else(|| Failure::harness(format!("no password in {url}")))
+}
+
+async fn all_at_once(context: &Context) -> Result<(), Failure> {
+    let sockets = context.socket_dir()?;
+    let secret = format!("mysql://user:{SECRET}@127.0.0.1/none");
+    let faults = [
+        ("APP_ENV", "staging"),
+        ("BIND_ADDR", "nowhere"),
+        ("API_KEYS", "short"),
+        ("DATABASE_URL", secret.as_str()),
+        ("DOCKER_SOCKET_PATH", "ftp://somewhere"),
+        ("CONTAINER_TTL", "-5"),
+        ("CONTAINER_MEMORY", "plenty"),
+        ("WARM_POOL_MIN_SIZE", "lots"),
+        ("SHUTDOWN_WORKSPACES", "burn"),
+        ("LOG_FORMAT", "xml"),
+    ];
+    let settings: Vec<(&str, String)> = faults.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    for what in ["serve", "config", "doctor"] {
+        let program = command(context, what, &sockets, &settings)?;
+        let told = ended(context, &program, EX_USAGE, &format!("ten faults for `{what}`")).await?;
+        for (name, value) in faults {
+            let secret = ["API_KEYS", "DATABASE_URL"].contains(&name);
+            let fits = |line: &&str| line.contains(name) && (secret || line.contains(value));
+            check_eq(format!("lines about {name}={value} that `{what}` printed ({told})"), told.lines().filter(fits).count(), 1)?;
+        }
+    }
+    Ok(())
 }
 
 async fn start_is_refused(context: &Context) -> Result<(), Failure> {

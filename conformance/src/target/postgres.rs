@@ -7,7 +7,7 @@ use super::backing::Backing;
 use super::fixtures::harness;
 use super::process::{Program, Restartable};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, check};
 use crate::poll::eventually;
 
 /// How long it may take to make its files and to answer, and to end.
@@ -68,6 +68,31 @@ impl Postgres {
             Server::Container { server, url } => {
                 eventually(LIMIT, "an answer of PostgreSQL", || server.postgres_answers()).await?;
                 Ok(url.clone())
+            }
+        }
+    }
+
+    /// What `psql` prints of a statement.
+    ///
+    /// # Errors
+    /// It is refused, or has not ended within `limit`.
+    pub async fn sql(&self, run: &str, statement: &str, limit: Duration) -> Result<String, Failure> {
+        let psql = |url: &str| ["psql", url, "-v", "ON_ERROR_STOP=1", "-tAc", statement].map(str::to_owned);
+        match &self.server {
+            Server::Process { .. } => {
+                let versions = std::fs::read_dir(VERSIONS)?.flatten().map(|version| version.path().join("bin/psql"));
+                let program = versions.into_iter().find(|psql| psql.is_file());
+                let program = program.ok_or_else(|| Failure::could_not_run(format!("no psql below {VERSIONS}")))?;
+                let url = self.url().await?;
+                let output = Program::new(&program, &psql(&url)[1..]).output(run, limit).await?;
+                let told = String::from_utf8_lossy(&output.stdout).into_owned();
+                let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+                check(output.status.success(), format!("psql: {told}{complaint}")).map_err(harness)?;
+                Ok(told)
+            }
+            Server::Container { server, url } => {
+                let inside = url.replace(&format!("@127.0.0.1:{}/", server.port), "@127.0.0.1:5432/");
+                server.exec(psql(&inside)).await
             }
         }
     }
