@@ -40,7 +40,36 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("BUG-12-HOST", "no container"),
             red("BUG-12-DELETE", "no container"),
             red("BUG-12-SHUTDOWN", "no container"),
+            red("LIFE-008", "and nothing of others"),
         ],
+    },
+    Mutant {
+        id: "orphans-have-no-youth",
+        title: "a container that no server knows is taken down however young it is",
+        defects: &[Defect::Engine(Tamper {
+            ask: None,
+            answer: Some(|asked, answer, _| {
+                if asked.is(Method::GET, "/containers/json") {
+                    answer.edit(|list| {
+                        list.as_array_mut().into_iter().flatten().for_each(|one| one["Created"] = json!(1))
+                    });
+                }
+            }),
+            event: None,
+        })],
+        red: &[red("LIFE-006", "had just been made was taken down")],
+    },
+    Mutant {
+        id: "rooms-share-a-directory",
+        title: "the directory of all rooms' sockets is mounted into each",
+        defects: &[asks(|asked, _| {
+            create(asked, |body| {
+                let own = body["HostConfig"]["Mounts"][0]["Source"].as_str().unwrap_or_default();
+                let all = own.rsplit_once('/').unwrap_or_default().0.to_owned();
+                push(&mut body["HostConfig"]["Mounts"], json!({"Type": "bind", "Source": all, "Target": "/mnt"}));
+            })
+        })],
+        red: &[red("SEC-003", "sockets that one sees")],
     },
     Mutant {
         id: "containers-forgotten",

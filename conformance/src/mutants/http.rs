@@ -49,6 +49,38 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("FILE-002", "status of GET")],
     },
     Mutant {
+        id: "offset-ignored",
+        title: "every page of a list is the first",
+        defects: &[asks(|asked, _| {
+            if let Some((rest, _)) = asked.path.split_once("&offset=") {
+                asked.path = rest.to_owned();
+            }
+            None
+        })],
+        red: &[red("API-007", "conversations on all pages of 1")],
+    },
+    Mutant {
+        id: "too-large-is-invalid",
+        title: "a body that is too large is said to be invalid",
+        defects: &[answers(|_, answer, _| {
+            if answer.status == 413 {
+                answer.status = 422;
+                answer.edit(|body| body["error"]["code"] = json!("VALIDATION_ERROR"));
+            }
+        })],
+        red: &[red("API-008", "status of POST")],
+    },
+    Mutant {
+        id: "inside-told",
+        title: "errors tell where in the server's code they come from",
+        defects: &[answers(|_, answer, _| {
+            if answer.status >= 400 {
+                answer.edit(|body| body["error"]["message"] = json!("thread 'main' panicked at src/api/mod.rs:7"));
+            }
+        })],
+        red: &[red("API-009", "tells of the inside")],
+    },
+    Mutant {
         id: "filter-ignored",
         title: "?status= is not looked at",
         defects: &[asks(|asked, _| {

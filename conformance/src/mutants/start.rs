@@ -26,6 +26,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("BUG-01-REFUSED", "an end within")],
     },
     Mutant {
+        id: "faults-one-by-one",
+        title: "of several faults in a configuration only the first is told",
+        defects: &[Defect::Start(
+            r#"case "${LOG_FORMAT:-}" in xml) "$SERVER" "$@" 2>&1 | head -n 2 >&2; exit 64;; esac"#,
+        )],
+        red: &[red("BOOT-012", "lines about")],
+    },
+    Mutant {
         id: "docker-url-without-scheme",
         title: "the default of the Docker address has no scheme",
         defects: &[Defect::Start(

@@ -61,6 +61,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("RUN-001", "number of done among")],
     },
     Mutant {
+        id: "long-text-clipped",
+        title: "a text of more than 64 KiB in an event is cut off",
+        defects: &[events(|event, _| {
+            if event.data.len() < 1 << 16 {
+                return unchanged(&event);
+            }
+            with(event, |data| {
+                if let Some(result) = data["result"].as_str() {
+                    let clipped: String = result.chars().take(1 << 14).collect();
+                    data["result"] = json!(clipped);
+                }
+            })
+        })],
+        red: &[red("RUN-005", "result in done")],
+    },
+    Mutant {
+        id: "timeout-like-any-error",
+        title: "a run that took too long says that something failed, and not what",
+        defects: &[events(|event, _| {
+            if event.name != "error" {
+                return unchanged(&event);
+            }
+            with(event, |data| data["error_type"] = json!("execution_error"))
+        })],
+        red: &[red("RUN-006", "error_type among")],
+    },
+    Mutant {
         id: "false-done",
         title: "a run's end is told while it goes on",
         defects: &[events(|event, memory| {

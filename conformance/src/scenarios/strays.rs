@@ -86,7 +86,8 @@ async fn orphans(context: &Context) -> Result<(), Failure> {
     let label = |label: &str, value: &str| (label.to_owned(), value.to_owned());
     let body = ContainerCreateBody {
         image: Some(context.run.options.image.clone()),
-        cmd: Some(["sleep", "300"].map(str::to_owned).to_vec()),
+        // It obeys at once: a first process that has no handler would go on until it is killed.
+        cmd: Some(["sh", "-c", "trap 'exit 0' TERM; sleep 300 & wait"].map(str::to_owned).to_vec()),
         labels: Some(HashMap::from([
             label(LABEL_DEPLOYMENT, id),
             label(LABEL_WORKSPACE, &workspace),
@@ -107,10 +108,10 @@ async fn orphans(context: &Context) -> Result<(), Failure> {
         check(!there || looked >= 2.0 || !is_young(), looked).map(|()| looked)
     })
     .await?;
+    check(!is_young() || orphan.is_running().await?, "a container that had just been made was taken down")?;
     if looked < 1.0 {
         return Err(Failure::harness("no collection went by while the container was young: nothing was shown"));
     }
-    check(!is_young() || orphan.is_running().await?, "a container that had just been made was taken down")?;
     context.note(format!("{looked} collections while it was young"));
 
     let gone = async || check(!orphan.is_running().await?, "it runs");
@@ -148,19 +149,23 @@ async fn stopped(context: &Context) -> Result<(), Failure> {
 
 async fn half_made(context: &Context) -> Result<(), Failure> {
     let tag = context.derived_image_with("true", "ENTRYPOINT [\"/no/such/program\"]").await?;
-    let deployment = context.launch(Launch::new().set("CONTAINER_IMAGE", &tag).set("CONTAINER_GC_INTERVAL", 1)).await?;
+    // It may never be ready: that no room can be started is a reason.
+    let launch = Launch::new().set("CONTAINER_IMAGE", &tag).set("CONTAINER_GC_INTERVAL", 1).not_waiting();
+    let deployment = context.launch(launch).await?;
     let conversation = deployment.conversation(context).await?;
-    for _ in 0..3 {
+    eventually(HEALED_LIMIT, "a word about the program that is missing, from a run or from /health/ready", async || {
         let told = deployment.api.post(&conversation.path("/stream"), &json!({"user_input": "@say no room"})).await?;
         let text = told.text();
         match told.status.as_u16() {
             503 => told.expect_error(503, "SERVICE_UNAVAILABLE")?,
             200 => check(text.contains("\"status\":\"error\""), format!("the run ended well without a room: {text}"))?,
-            other => return Err(Failure::mismatch("a run whose room cannot be started", "503, or a run that ends with an error", other)),
+            other => return Err(Failure::mismatch("a run whose room cannot be started", "503, or an error at its end", other)),
         }
-        check(text.contains("/no/such/program"), format!("what was told does not name what is missing: {text}"))?;
-        only(&deployment, 0).await?;
-    }
+        let ready = deployment.api.get("/health/ready").await?.text();
+        check(text.contains("/no/such/program") || ready.contains("/no/such/program"), format!("{text}; {ready}"))
+    })
+    .await?;
+    only(&deployment, 0).await?;
     deployment.api.get("/health/live").await?.expect(200).map(drop)
 }
 

@@ -57,9 +57,15 @@ impl Context {
         let engine = self.engine()?;
         let docker = on_path("docker").ok_or_else(|| Failure::could_not_run("docker is not on the search path"))?;
         let (name, user) = (self.own_container("server", engine)?, user());
+        // Where a scenario stands between server and engine, the server has another socket: in a directory of the scenario's own.
+        let other =
+            program.env.get("DOCKER_SOCKET_PATH").map(|address| Path::new(address.trim_start_matches("unix://")));
+        let other = other.filter(|path| path.is_absolute() && *path != engine.socket());
+        let relayed = other.and_then(Path::parent).filter(|dir| dir.starts_with("/tmp") && dir.is_dir());
         if rustix::process::getuid().is_root() {
-            for dir in [self.dir(), sockets] {
-                chown(dir, Some(user), Some(user))?;
+            let there = other.filter(|path| relayed.is_some() && path.exists());
+            for path in [Some(self.dir()), Some(sockets), relayed, there].into_iter().flatten() {
+                chown(path, Some(user), Some(user))?;
             }
         }
         let socket = engine.socket().display().to_string();
@@ -76,8 +82,11 @@ impl Context {
         add(format!("--group-add={}", std::fs::metadata(&socket)?.gid()));
         add(format!("--volume={socket}:{socket}"));
         add(format!("--volume={own}:{own}"));
+        if let Some(dir) = relayed {
+            add(format!("--volume={0}:{0}", dir.display()));
+        }
         add(format!("--volume={}:{SOCKETS_INSIDE}", sockets.display()));
-        let mut env = program.env;
+        let mut env = program.env.clone();
         env.insert("WORKSPACE_SOCKET_BASE_PATH".to_owned(), SOCKETS_INSIDE.to_owned());
         env.entry("WORKSPACE_SOCKET_HOST_PATH".to_owned()).or_insert_with(|| sockets.display().to_string());
         // Its health command asks where it is told that the server listens. Free at this moment; should somebody else be quicker, the

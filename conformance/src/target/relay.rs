@@ -1,6 +1,7 @@
 //! Relays: in front of the Docker socket, with which a scenario decides when Docker is there; and in front of anything, for a broken
 //! deployment, with a defect in between.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -39,7 +40,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens on a Unix socket at `path`, which must not exist, and leads to another, byte by byte.
+    /// Listens on a Unix socket at `path`, which must not exist, and leads to another, byte by byte. It is whose its directory is: a
+    /// server that is somebody else must be able to use it, and nobody besides.
     ///
     /// # Errors
     /// The socket cannot be made.
@@ -53,6 +55,10 @@ impl Relay {
     /// The socket cannot be made.
     pub fn unix_with(path: &Path, to: To, wire: Wire) -> Result<Self, Failure> {
         let listener = UnixListener::bind(path)?;
+        if let Some(dir) = path.parent() {
+            let owner = std::fs::metadata(dir)?;
+            std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))?;
+        }
         let relay = Self::new(format!("unix://{}", path.display()), Some(path.to_owned()));
         relay.serve(to, wire, Listener::Unix(listener));
         Ok(relay)
