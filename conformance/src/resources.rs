@@ -36,16 +36,20 @@ impl Resources {
 
     /// Takes everything down, the latest first, and tells what was left over or would not go.
     pub async fn release(&self) -> Vec<String> {
+        self.release_within(RELEASE_LIMIT).await
+    }
+
+    async fn release_within(&self, limit: Duration) -> Vec<String> {
         let mut leftovers = Vec::new();
         loop {
             let next = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((what, release)) = next else {
                 return leftovers;
             };
-            match tokio::time::timeout(RELEASE_LIMIT, release()).await {
+            match tokio::time::timeout(limit, release()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => leftovers.push(format!("{what}: {failure}")),
-                Err(_) => leftovers.push(format!("{what}: not gone after {RELEASE_LIMIT:?}")),
+                Err(_) => leftovers.push(format!("{what}: not gone after {limit:?}")),
             }
         }
     }
@@ -71,5 +75,19 @@ mod tests {
         assert_eq!(resources.release().await, ["second: still there"]);
         assert_eq!(*order.lock().expect("no panic"), ["third", "second", "first"]);
         assert!(resources.release().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_that_never_goes_is_given_up_and_the_others_go() {
+        let (resources, gone) = (Resources::default(), Arc::new(Mutex::new(false)));
+        let seen = gone.clone();
+        resources.add("the last to go", move || async move {
+            *seen.lock().expect("no panic") = true;
+            Ok(())
+        });
+        resources.add("one that hangs", std::future::pending);
+        let left = resources.release_within(Duration::from_millis(30)).await;
+        assert_eq!(left, ["one that hangs: not gone after 30ms"]);
+        assert!(*gone.lock().expect("no panic"));
     }
 }

@@ -34,4 +34,12 @@ mod tests {
         assert_eq!(escape("a<b>&\"c\u{1b}[31m\n"), "a&lt;b&gt;&amp;&quot;c\u{FFFD}[31m\n");
         assert!(matches!(escape("plain 長屋"), Cow::Borrowed(_)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_gets_out_of_its_place(text in "\\PC{0,40}") {
+            let escaped = escape(&text);
+            proptest::prop_assert!(!escaped.contains(['<', '>', '"']), "{}", escaped);
+        }
+    }
 }

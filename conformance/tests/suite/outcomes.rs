@@ -123,6 +123,20 @@ fn what_could_not_run_is_never_conformant() {
 }
 
 #[test]
+fn what_a_deployment_does_not_describe_or_is_said_to_lack_could_not_run() {
+    // The fixture's description has none of the routes that a deployment may leave out.
+    let filter = ["--filter", "id(=HLTH-001) or requires(admin) or requires(resume)", "--without", "admin"];
+    let (status, text, report) = judged(Manner::Good, &filter);
+    assert_eq!((status, report["verdict"].as_str()), (2, Some("incomplete")), "{text}");
+    let why = |capability: &str| report["missing_capabilities"][capability].as_str().unwrap_or_default().to_owned();
+    assert_eq!(why("admin"), "--without says so");
+    assert!(why("resume").contains("openapi.json") && why("files").contains("openapi.json"), "{report}");
+    let ran =
+        report["scenarios"].as_array().into_iter().flatten().filter(|one| one["outcome"] != "could-not-run").count();
+    assert!(ran == 1 && report["counts"]["could-not-run"].as_u64() > Some(5), "{text}");
+}
+
+#[test]
 fn a_profile_pins_its_scenarios() {
     let (status, text, report) = judged(Manner::Good, &["--profile", "core"]);
     assert_eq!((status, report["verdict"].as_str()), (2, Some("incomplete")), "{text}");
