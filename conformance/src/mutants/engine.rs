@@ -51,7 +51,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             answer: Some(|asked, answer, _| {
                 if asked.is(Method::GET, "/containers/json") {
                     answer.edit(|list| {
-                        list.as_array_mut().into_iter().flatten().for_each(|one| one["Created"] = json!(1))
+                        list.as_array_mut().into_iter().flatten().for_each(|one| one["Created"] = json!(1));
                     });
                 }
             }),

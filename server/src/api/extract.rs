@@ -1,16 +1,22 @@
 //! Extractors whose rejections are our envelope, with the field that is wrong.
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use std::time::Duration;
+
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
 
 /// Largest JSON body, in bytes.
 pub const LARGEST_BODY: usize = 1024 * 1024;
+/// How much of a larger one is read before it is refused.
+const MOST_READ: usize = 64 * LARGEST_BODY;
+/// How long a body may take to arrive.
+const LONGEST_READ: Duration = Duration::from_secs(60);
 
 /// A JSON body.
 #[derive(Debug)]
@@ -19,20 +25,42 @@ pub struct ApiJson<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if kind != "application/json" {
             return Err(ApiError::invalid("Content-Type", "application/json is accepted"));
         }
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
-            BytesRejection::FailedToBufferBody(inner) if inner.status() == 413 => {
-                ApiError::new(Code::PayloadTooLarge, format!("the body has more than {LARGEST_BODY} bytes"))
-            }
-            other => ApiError::invalid("body", other.body_text()),
-        })?;
+        let body = whole(request.into_body()).await?;
         parse_json(&body).map(Self)
     }
+}
+
+/// Reads a body. Of one that is too large some more is read than is kept: a client that is still sending when its connection is closed
+/// sees that, and not why.
+async fn whole(body: Body) -> Result<Vec<u8>, ApiError> {
+    let (mut body, mut kept, mut length) = (body.into_data_stream(), Vec::new(), 0_usize);
+    let read = async {
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|error| ApiError::invalid("body", error.to_string()))?;
+            length += piece.len();
+            if length <= LARGEST_BODY {
+                kept.extend_from_slice(&piece);
+            } else {
+                kept = Vec::new();
+            }
+            if length > MOST_READ {
+                break;
+            }
+        }
+        Ok::<_, ApiError>(())
+    };
+    let in_time = tokio::time::timeout(LONGEST_READ, read).await;
+    if length > LARGEST_BODY {
+        return Err(ApiError::new(Code::PayloadTooLarge, format!("the body has more than {LARGEST_BODY} bytes")));
+    }
+    in_time.map_err(|_| ApiError::invalid("body", "it did not arrive in time"))??;
+    Ok(kept)
 }
 
 /// Reads a JSON object.
