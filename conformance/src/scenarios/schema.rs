@@ -79,10 +79,10 @@ include-path-regex = "conversation_id}}$"
 parameters = {{ "path.conversation_id" = "{doomed}" }}
 
 # min_size must not exceed max_size; a region must be reachable; an archived conversation takes no run, a deprecated model no
-# conversation, a running conversation no second run.
+# conversation, a running conversation no second run, and a path may lead out of the workspace.
 [[operations]]
 include-path-regex = "^/api/(admin/pool|models|tenants/[^/]+/conversations)"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422", "503"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "403", "404", "409", "422", "503"]
 "#
     )
 }

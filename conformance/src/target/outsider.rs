@@ -54,7 +54,8 @@ impl Outsider {
 }
 
 impl Context {
-    /// Listens, and answers every connection once the end of a head has come; with nothing, it only listens.
+    /// Listens, and answers once the end of a head has come: every one where the answer keeps the connection, else the first. With
+    /// nothing, it only listens.
     ///
     /// # Errors
     /// No port is free.
@@ -88,6 +89,9 @@ impl Context {
 
 async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<u8>>>, answer: Arc<Vec<u8>>) {
     let (mut head, mut buffer, mut answered) = (Vec::new(), [0; 8192], false);
+    // One that said that it keeps its connection, and ended it, would be asked the same once more on another.
+    let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+    let keeps = text.contains("content-length:") && !text.contains("connection: close");
     // However a connection ends, what came over it counts.
     while let Ok(size) = stream.read(&mut buffer).await {
         if size == 0 {
@@ -95,9 +99,11 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<u8>>>, answer: Arc<Vec
         }
         seen.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..size]);
         head.extend_from_slice(&buffer[..size]);
-        if !answered && !answer.is_empty() && head.windows(4).any(|window| window == b"\r\n\r\n") {
+        let is_whole = head.windows(4).any(|window| window == b"\r\n\r\n");
+        if is_whole && !answer.is_empty() && (keeps || !answered) {
             answered = true;
-            if stream.write_all(&answer).await.is_err() || stream.shutdown().await.is_err() {
+            head.clear();
+            if stream.write_all(&answer).await.is_err() || (!keeps && stream.shutdown().await.is_err()) {
                 return;
             }
         }
