@@ -1,12 +1,16 @@
 //! Bytes that a room may send to its way out, and no client would: EGR.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::outside::{DENIED, HOST, NEEDS};
 use crate::client::raw::{self, Answer};
 use crate::context::Context;
 use crate::failure::{Failure, check, check_eq};
+use crate::poll::eventually;
 use crate::scenario::{Profile, Scenario, Severity};
 use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
@@ -71,11 +75,26 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(heads),
         ..SCENARIO
     },
+    Scenario {
+        id: "EGR-211",
+        title: "two hundred heads that never end and a hundred tunnels that say nothing hold nobody up, and such a head is answered",
+        severity: Severity::High,
+        requirement: "slowloris head, body, and upstream; idle tunnels",
+        limit: Duration::from_secs(120),
+        body: body!(slow),
+        ..SCENARIO
+    },
 ];
+
+/// Heads that never end, and tunnels that say nothing: fewer than a proxy may refuse to have at once.
+const SLOW: usize = 200;
+const SILENT: usize = 100;
+/// How long a proxy may wait for the end of a head.
+const HEAD_LIMIT: Duration = Duration::from_secs(90);
 
 /// A room's way out, and somebody outside.
 struct Wire {
-    _deployment: Deployment,
+    deployment: Deployment,
     proxy: PathBuf,
     peer: Outsider,
 }
@@ -96,7 +115,7 @@ impl Wire {
         let deployment = context.launch(launch).await?;
         deployment.metric("workspace_warm_pool_size", |waiting| waiting == 1.0, Duration::from_secs(20)).await?;
         let proxy = deployment.only_room().await?.socket_dir().await?.join("proxy.sock");
-        let wire = Self { _deployment: deployment, proxy, peer };
+        let wire = Self { deployment: deployment, proxy, peer };
         // The control of every scenario here: a plain request gets there, and its answer back.
         let request = format!("GET http://{HOST}/control HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
         let control = wire.talk(request.as_bytes(), "a plain request").await?;
@@ -359,4 +378,54 @@ async fn heads(context: &Context) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Connects, and says this.
+async fn holding(proxy: &Path, bytes: String) -> Result<UnixStream, Failure> {
+    let mut stream = UnixStream::connect(proxy).await?;
+    stream.write_all(bytes.as_bytes()).await?;
+    Ok(stream)
+}
+
+async fn slow(context: &Context) -> Result<(), Failure> {
+    let wire = Wire::start(context, PLAIN).await?;
+    let descriptors = wire.deployment.server()?.descriptors()?;
+    let (mut heads, mut tunnels) = (Vec::new(), Vec::new());
+    for number in 0..SLOW {
+        heads.push(holding(&wire.proxy, format!("GET http://{HOST}/slow{number} HTTP/1.1\r\nHost: {HOST}\r\nX-Half: ")).await?);
+    }
+    for _ in 0..SILENT {
+        tunnels.push(holding(&wire.proxy, format!("CONNECT {HOST}:8080 HTTP/1.1\r\nHost: {HOST}:8080\r\n\r\n")).await?);
+    }
+    // The control: they are held. Every tunnel was answered.
+    for tunnel in &mut tunnels {
+        let mut answer = [0; 12];
+        let read = tokio::time::timeout(HEAD_LIMIT, tunnel.read_exact(&mut answer)).await;
+        read.map_err(|_| Failure::assertion("a tunnel that says nothing is not answered"))??;
+        check_eq("the beginning of the answer to CONNECT", String::from_utf8_lossy(&answer).into_owned().as_str(), "HTTP/1.1 200")?;
+    }
+    let held = wire.deployment.server()?.descriptors()?;
+    check(held >= descriptors + SLOW + SILENT, format!("{held} descriptors after {descriptors}: nothing is held"))?;
+    let request = format!("GET http://{HOST}/beside HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+    for _ in 0..20 {
+        let beside = wire.talk(request.as_bytes(), "a request beside them").await?;
+        check_eq(format!("status of a request beside them ({beside:?})"), beside.status(), Some(200))?;
+    }
+    wire.deployment.api.get("/health/ready").await?.expect(200)?;
+
+    for mut head in heads {
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(HEAD_LIMIT, head.read_to_end(&mut answer)).await;
+        read.map_err(|_| Failure::assertion(format!("a head that never ends is waited for longer than {HEAD_LIMIT:?}")))??;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        check(text.starts_with("HTTP/1.1 408 "), format!("a head that never ends is answered {text:?}"))?;
+    }
+    drop(tunnels);
+    check_eq("requests of theirs that arrived", wire.peer.seen().matches("/slow").count(), 0)?;
+    eventually(HEAD_LIMIT, "descriptors as before", async || {
+        let now = wire.deployment.server()?.descriptors()?;
+        // A connection of the API's client, or to the engine, may have come meanwhile.
+        check(now <= descriptors + 8, format!("{now} descriptors, {descriptors} before"))
+    })
+    .await
 }
