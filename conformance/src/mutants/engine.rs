@@ -40,7 +40,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("BUG-12-HOST", "no container"),
             red("BUG-12-DELETE", "no container"),
             red("BUG-12-SHUTDOWN", "no container"),
+            red("LIFE-007", "and nothing of others"),
             red("LIFE-008", "and nothing of others"),
+            red("SOCK-003", "the end of a room that fills its directory"),
+            red("CHAOS-001", "no container"),
+            red("CHAOS-005", "nothing of room"),
         ],
     },
     Mutant {
@@ -159,6 +163,43 @@ pub(super) const MUTANTS: &[Mutant] = &[
         title: "a room may have any number of processes",
         defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["PidsLimit"] = json!(-1)))],
         red: &[red("SEC-001", "PidsLimit")],
+    },
+    Mutant {
+        id: "endless-disk",
+        title: "a room may fill its disk without end",
+        defects: &[asks(|asked, _| {
+            create(asked, |body| {
+                let disk = &mut body["HostConfig"]["Tmpfs"]["/workspace"];
+                let options = disk.as_str().unwrap_or_default().split(',').filter(|one| !one.starts_with("size="));
+                *disk = json!(options.collect::<Vec<_>>().join(","));
+            })
+        })],
+        red: &[red("RUN-004", "fills its disk was not stopped by anything")],
+    },
+    Mutant {
+        id: "image-looked-at-once",
+        title: "rooms start from an image that has been removed",
+        defects: &[Defect::Engine(Tamper {
+            ask: Some(|asked, memory| {
+                let known = memory.get("image").unwrap_or_default();
+                let known: Value = serde_json::from_str(&known).unwrap_or_default();
+                if asked.is(Method::GET, "/json") && asked.path.contains("/images/") && !known.is_null() {
+                    return Some(Answer::json(200, &known));
+                }
+                create(asked, |body| {
+                    if known["Id"].is_string() {
+                        body["Image"] = known["Id"].clone();
+                    }
+                })
+            }),
+            answer: Some(|asked, answer, memory| {
+                if asked.is(Method::GET, "/json") && asked.path.contains("/images/") && answer.status == 200 {
+                    memory.first("image", &answer.value().to_string());
+                }
+            }),
+            event: None,
+        })],
+        red: &[red("LIFE-005", "did not end with an error")],
     },
     Mutant {
         id: "tmp-is-executable",

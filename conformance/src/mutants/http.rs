@@ -119,7 +119,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 answer.edit(|health| health["status"] = json!("unhealthy"));
             }
         })],
-        red: &[red("BUG-03-REDIS", "status with Redis down")],
+        red: &[red("BUG-03-REDIS", "status with Redis down"), red("BUG-03-S3", "status with fault")],
     },
     Mutant {
         id: "health-without-latency",
@@ -153,6 +153,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })],
         red: &[red("HLTH-002", "an id is a label")],
+    },
+    Mutant {
+        id: "metric-missing",
+        title: "no metric tells how often rooms were collected",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/metrics" {
+                let page = String::from_utf8_lossy(&answer.body).into_owned();
+                let lines = page.lines().filter(|line| !line.contains("workspace_gc_cycles_total"));
+                answer.body = lines.map(|line| format!("{line}\n")).collect::<String>().into();
+            }
+        })],
+        red: &[red("HLTH-003", "type of workspace_gc_cycles_total"), red("HLTH-004", "and there is no such thing")],
     },
     Mutant {
         id: "gauge-as-counter",
@@ -249,6 +261,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("API-005", "status of POST /api/models")],
     },
     Mutant {
+        id: "request-id-not-taken",
+        title: "a client's X-Request-ID is not taken for the request",
+        defects: &[asks(|asked, _| {
+            asked.headers.remove("x-request-id");
+            None
+        })],
+        red: &[red("RUN-034", "X-Request-ID of the answer")],
+    },
+    Mutant {
         id: "request-id-lost",
         title: "answers have no X-Request-ID",
         defects: &[answers(|_, answer, _| _ = answer.headers.remove("x-request-id"))],
@@ -271,7 +292,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             let conversation = asked.method == Method::DELETE && asked.path.contains("/conversations/");
             conversation.then(|| Answer::json(204, &Value::Null))
         })],
-        red: &[red("BUG-11", "status of GET"), red("BUG-12-DELETE", "no container")],
+        red: &[red("BUG-11", "status of GET"), red("BUG-12-DELETE", "no container"), red("FILE-104", "left of it")],
     },
     Mutant {
         id: "one-room-for-all",

@@ -62,6 +62,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("IMG-004", "certificate")],
     },
     Mutant {
+        id: "memory-lost",
+        title: "a later turn begins as if nothing had been said before",
+        defects: &[Defect::Image(
+            r#"cli="$(readlink -f "$(command -v claude)")"; good="$(dirname "$cli")/good-$(basename "$cli")"; mv "$cli" "$good"
+cat > "$cli" <<END
+#!/bin/sh
+for word do
+    shift
+    case "\$skip\$word" in
+    --resume) skip=yes ;;
+    yes*) skip= ;;
+    *) set -- "\$@" "\$word" ;;
+    esac
+done
+exec "$good" "\$@"
+END
+chmod 755 "$cli""#,
+            "",
+        )],
+        red: &[red("RUN-030", "in the same room")],
+    },
+    Mutant {
         id: "cli-says-nothing",
         title: "the CLI ends well and has said nothing",
         defects: &[Defect::Image(

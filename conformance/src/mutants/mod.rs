@@ -4,11 +4,13 @@
 //! A defect is put around a good server: in front of it, between it and the engine, behind its proxy, beside its rooms, or in the
 //! image they start from. So it costs no build, says nothing about how a server is made, and works for any that keeps the contract.
 
+mod access;
 mod behind;
 mod beside;
 mod engine;
 mod http;
 mod image;
+mod kept;
 mod start;
 mod stream;
 
@@ -97,6 +99,8 @@ pub fn all() -> Vec<&'static Mutant> {
         image::MUTANTS,
         beside::MUTANTS,
         behind::MUTANTS,
+        access::MUTANTS,
+        kept::MUTANTS,
     ];
     files.into_iter().flatten().collect()
 }

@@ -111,6 +111,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ],
     },
     Mutant {
+        id: "port-next-door-allowed",
+        title: "a port beside the one that the list names is let through",
+        defects: &[Defect::Start(
+            r#"[ -z "${PROXY_ALLOWED_DOMAINS:-}" ] || export PROXY_ALLOWED_DOMAINS="$PROXY_ALLOWED_DOMAINS,services.conformance.test:8082""#,
+        )],
+        red: &[red("EGR-102", "CONNECT services.conformance.test:8082")],
+    },
+    Mutant {
         id: "endings-allowed",
         title: "a name that only ends like one on the list is let through",
         defects: &[Defect::Start(
@@ -125,15 +133,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[
             red("EGR-002", "EGRESS_DENIED"),
             red("BUG-04", "status of CONNECT"),
+            red("EGR-101", "query in"),
+            red("EGR-102", "403"),
+            red("EGR-103", "bytes that arrived"),
             red("EGR-106", "403"),
             red("EGR-107", "403"),
             red("EGR-108", "403"),
+            red("EGR-109", "urllib http in"),
+            red("EGR-110", "requests http 1 in"),
+            red("EGR-111", "fetch http in"),
+            red("EGR-112", "connect in"),
+            red("EGR-113", "connect in"),
         ],
     },
     Mutant {
         id: "signed-with-another-key",
         title: "requests to the model are signed with a key that it does not know",
         defects: &[Defect::Start("export AWS_SECRET_ACCESS_KEY=not-the-key-that-the-model-knows-of")],
-        red: &[red("RUN-001", "signature of"), red("EGR-114", "status in"), red("EGR-115", "claude -p")],
+        red: &[
+            red("RUN-001", "signature of"),
+            red("EGR-114", "status in"),
+            red("EGR-115", "claude -p"),
+            red("EGR-116", "claude -p"),
+        ],
     },
 ];

@@ -143,6 +143,34 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("RUN-001", "one JSON object in every event")],
     },
     Mutant {
+        id: "thoughts-untold",
+        title: "what the model thinks is told without a word of it",
+        defects: &[events(|event, _| {
+            if event.name == "thinking" { with(event, |data| data["content"] = json!("")) } else { unchanged(&event) }
+        })],
+        red: &[red("RUN-031", "what was thought is not told")],
+    },
+    Mutant {
+        id: "context-never-full",
+        title: "the context is said to have room, however full it is",
+        defects: &[events(|event, _| {
+            if event.name != "context_status" {
+                return unchanged(&event);
+            }
+            with(event, |data| data["warning_level"] = json!("normal"))
+        })],
+        red: &[red("RUN-032", "warning_level where some 80 % are used")],
+    },
+    Mutant {
+        id: "one-reader-of-many-loses",
+        title: "one of many readers does not get what the others get",
+        defects: &[events(|event, memory| {
+            let one_of_many = event.name == "done" && memory.count("ends") == 50;
+            if one_of_many { with(event, |data| data["result"] = json!("")) } else { unchanged(&event) }
+        })],
+        red: &[red("RUN-024", "events, or others")],
+    },
+    Mutant {
         id: "costs-a-float",
         title: "what a run cost is told as a floating-point number",
         defects: &[events(|event, _| {
@@ -183,6 +211,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("RUN-025", "status in done"),
             red("CHAOS-002", "status in done"),
             red("CHAOS-006", "status in done"),
+            red("CHAOS-007", "status in done"),
+            red("CHAOS-008", "status in done"),
+            red("CHAOS-009", "status in done"),
         ],
     },
     Mutant {

@@ -1,0 +1,96 @@
+//! Servers that do not look closely at who asks.
+
+use http::HeaderValue;
+use serde_json::json;
+
+use super::{Defect, Mutant, red};
+use crate::target::memory::Memory;
+use crate::target::tamper::{AnswerFn, AskFn, Asked, Tamper};
+
+const fn asks(ask: AskFn) -> Defect {
+    Defect::Http(Tamper { ask: Some(ask), answer: None, event: None })
+}
+
+const fn answers(answer: AnswerFn) -> Defect {
+    Defect::Http(Tamper { ask: None, answer: Some(answer), event: None })
+}
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "key-not-needed",
+        title: "who has no key is taken for the operator",
+        defects: &[asks(|asked, memory| {
+            let named = asked.headers.contains_key(KEY) || asked.headers.contains_key("authorization");
+            if let Some(key) = operators(asked, memory).filter(|_| !named) {
+                asked.headers.insert(KEY, key);
+            }
+            None
+        })],
+        red: &[red("API-010", "status of GET")],
+    },
+    Mutant {
+        id: "tenants-are-operators",
+        title: "a tenant's key opens what is the operator's alone",
+        defects: &[asks(|asked, memory| {
+            if let Some(key) = operators(asked, memory) {
+                asked.headers.insert(KEY, key);
+            }
+            None
+        })],
+        red: &[
+            red("API-011", "status of"),
+            red("API-012", "status of GET /api/tenants"),
+            red("API-010", "status of GET"),
+        ],
+    },
+    Mutant {
+        id: "others-are-forbidden",
+        title: "what is another tenant's is forbidden, so that it is known to be there",
+        defects: &[answers(|asked, answer, _| {
+            if asked.path.starts_with("/api/tenants/") && answer.status == 404 {
+                answer.status = 403;
+                answer.edit(|body| body["error"]["code"] = json!("FORBIDDEN"));
+            }
+        })],
+        red: &[red("API-011", "status of")],
+    },
+    Mutant {
+        id: "when-to-come-again-untold",
+        title: "who asks too often is not told when to come again",
+        defects: &[answers(|_, answer, _| _ = answer.headers.remove("retry-after"))],
+        red: &[red("API-013", "no number in retry-after"), red("STATE-001", "without Retry-After")],
+    },
+    Mutant {
+        id: "one-limit-for-all",
+        title: "once one key has asked too often, nobody is answered",
+        defects: &[answers(|asked, answer, memory| {
+            if answer.status == 429 {
+                memory.set("too often", "");
+            } else if memory.get("too often").is_some() && asked.path.starts_with("/api/") {
+                answer.status = 429;
+            }
+        })],
+        red: &[red("API-013", "GET /api/models")],
+    },
+    Mutant {
+        id: "answers-undescribed",
+        title: "what is not there is answered with a status that the description does not know",
+        defects: &[answers(|_, answer, _| {
+            if answer.status == 404 {
+                answer.status = 410;
+            }
+        })],
+        red: &[red("API-020", "answers are not as described")],
+    },
+];
+
+/// The header with a key in it.
+const KEY: &str = "x-api-key";
+
+/// The first key that was ever used: whoever sets a deployment up is its operator.
+fn operators(asked: &Asked, memory: &Memory) -> Option<HeaderValue> {
+    if let Some(key) = asked.headers.get(KEY).and_then(|key| key.to_str().ok()) {
+        memory.first("operator", key);
+    }
+    memory.get("operator")?.parse().ok()
+}
