@@ -26,7 +26,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
             None
         })],
-        red: &[red("API-010", "status of GET")],
+        red: &[red("API-010", "401")],
     },
     Mutant {
         id: "tenants-are-operators",
@@ -37,11 +37,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
             None
         })],
-        red: &[
-            red("API-011", "status of"),
-            red("API-012", "status of GET /api/tenants"),
-            red("API-010", "status of GET"),
-        ],
+        red: &[red("API-011", "status of"), red("API-012", "status of GET /api/tenants"), red("API-010", "401")],
     },
     Mutant {
         id: "others-are-forbidden",

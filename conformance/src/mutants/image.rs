@@ -71,6 +71,7 @@ cat > "$cli" <<END
 for word do
     shift
     case "\$skip\$word" in
+    --resume=*) ;;
     --resume) skip=yes ;;
     yes*) skip= ;;
     *) set -- "\$@" "\$word" ;;

@@ -54,8 +54,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         title: "files that come with a run are put elsewhere than it says",
         defects: &[asks(|asked, _| {
             let body = String::from_utf8_lossy(&asked.body);
-            if body.contains("in/put/b.csv") {
-                asked.body = body.replace("in/put/b.csv", "two").into();
+            if body.contains("\"in/put/b.csv\"") {
+                asked.body = body.replace("\"in/put/b.csv\"", "\"two\"").into();
             }
             None
         })],
@@ -103,7 +103,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         id: "run-lost-at-stop",
         title: "a server that is to keep its rooms takes them down when it is stopped",
         defects: &[Defect::Start("export SHUTDOWN_WORKSPACES=destroy")],
-        red: &[red("RUN-021", "status in done")],
+        red: &[red("RUN-021", "a room that runs")],
     },
     Mutant {
         id: "trail-begins-anew",

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bollard::query_parameters::PruneImagesOptionsBuilder;
+use bollard::query_parameters::ListImagesOptionsBuilder;
 
 use super::compose::folder;
 use super::contained::on_path;
@@ -151,9 +151,13 @@ impl Context {
 pub async fn remove_layers(engine: &Engine, run: &str) -> Result<usize, Failure> {
     let label = format!("{LABEL_RUN}={run}");
     let filters = HashMap::from([("dangling", vec!["true".to_owned()]), ("label", vec![label])]);
-    let options = PruneImagesOptionsBuilder::new().filters(&filters).build();
-    let pruned = engine.docker().prune_images(Some(options)).await?;
-    Ok(pruned.images_deleted.unwrap_or_default().len())
+    let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+    // One by one, each with what it alone stands on: an engine prunes for one client at a time, and refuses all others meanwhile.
+    let layers = engine.docker().list_images(Some(options)).await?;
+    for layer in &layers {
+        image::remove(engine, &layer.id).await?;
+    }
+    Ok(layers.len())
 }
 
 #[cfg(test)]

@@ -197,6 +197,10 @@ impl Room {
             Ok::<_, DockerError>(ExecResult { status, printed: String::from_utf8_lossy(&printed).into_owned() })
         };
         match tokio::time::timeout(EXEC_LIMIT, run).await {
+            // That a room is not there is no fault of Docker's: whoever looks into one has seen it before.
+            Ok(Err(DockerError::DockerResponseServerError { status_code: 404 | 409, message })) => {
+                Err(Failure::mismatch(format!("exec of {command:?} in room {}", self.id), "a room that runs", message))
+            }
             Ok(result) => result.map_err(|error| Failure::from(error).during(format!("exec of {command:?}"))),
             Err(_) => {
                 Err(Failure::mismatch(format!("exec of {command:?}"), format!("an end in {EXEC_LIMIT:?}"), "none"))
