@@ -1,5 +1,6 @@
 //! The catalogue as a page of the docs: every scenario, and every broken deployment with what must see it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::mutants;
@@ -10,12 +11,14 @@ use crate::scenarios::{self, FAMILIES};
 #[must_use]
 pub fn page() -> String {
     let (scenarios, mutants) = (scenarios::all(), mutants::all());
+    let proven: BTreeSet<&str> = mutants.iter().flat_map(|one| one.red).map(|red| red.scenario).collect();
     let mut out = format!(
         "<!-- Made by `make docs`; a test fails while it is stale. -->\n# The catalogue\n\n{} scenarios, and {} broken deployments \
-         that show that they bite.\n\nA profile holds what it names and all smaller ones: `core` needs HTTP only, `host` also the Docker \
+         that turn {} of them red.\n\nA profile holds what it names and all smaller ones: `core` needs HTTP only, `host` also the Docker \
          socket and the rooms' directories, `full` also starts and breaks deployments.\n",
         scenarios.len(),
-        mutants.len()
+        mutants.len(),
+        proven.len()
     );
     for (family, about) in FAMILIES {
         let members: Vec<&Scenario> = scenarios.iter().copied().filter(|one| one.family() == family).collect();

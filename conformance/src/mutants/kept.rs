@@ -84,7 +84,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("STATE-001", "redis"),
             red("STATE-002", "status of POST"),
             red("STATE-003", "the size that was set on the other server"),
-            red("STATE-004", "status of"),
+            red("STATE-004", "404"),
             red("STATE-005", "status of POST"),
         ],
     },

@@ -127,6 +127,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("EGR-201", "xservices.conformance.test")],
     },
     Mutant {
+        id: "greetings-unread",
+        title: "what a tunnel to the TLS port begins with is not looked at",
+        defects: &[Defect::Start("export PROXY_OPAQUE_TUNNELS=services.conformance.test")],
+        red: &[red("EGR-207", "was let through")],
+    },
+    Mutant {
         id: "nothing-allowed",
         title: "a name that is on the list is refused",
         defects: &[Defect::Start("export PROXY_ALLOWED_DOMAINS=nobody.conformance.test")],
