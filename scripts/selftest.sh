@@ -2,5 +2,5 @@
 # Launches broken deployments and requires that a scenario named for each turns red (docs/conformance.md). FILTER, an expression over
 # scenarios, makes it a part of them; what became of each is in target/selftest/selftest.json.
 . "$(dirname "$0")/lib.sh"
-step "Broken deployments (all of them take some ten minutes)"
+step "Broken deployments (all of them take up to half an hour on two cores)"
 exec "$(bin nagaya-conformance)" selftest --image "$IMAGE" --report "${CARGO_TARGET_DIR:-target}/selftest" --filter "${FILTER:-all()}"

@@ -115,7 +115,7 @@ impl Wire {
         let deployment = context.launch(launch).await?;
         deployment.metric("workspace_warm_pool_size", |waiting| waiting == 1.0, Duration::from_secs(20)).await?;
         let proxy = deployment.only_room().await?.socket_dir().await?.join("proxy.sock");
-        let wire = Self { deployment: deployment, proxy, peer };
+        let wire = Self { deployment, proxy, peer };
         // The control of every scenario here: a plain request gets there, and its answer back.
         let request = format!("GET http://{HOST}/control HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
         let control = wire.talk(request.as_bytes(), "a plain request").await?;
