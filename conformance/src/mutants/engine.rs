@@ -42,10 +42,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("BUG-12-SHUTDOWN", "no container"),
             red("LIFE-007", "and nothing of others"),
             red("LIFE-008", "and nothing of others"),
-            red("SOCK-003", "the end of a room that fills its directory"),
             red("CHAOS-001", "no container"),
-            red("CHAOS-005", "nothing of room"),
         ],
+    },
+    Mutant {
+        id: "rooms-go-on",
+        title: "a room that is given up goes on",
+        defects: &[asks(|asked, _| {
+            let end = asked.is(Method::POST, "/kill")
+                || asked.is(Method::POST, "/stop")
+                || (asked.method == Method::DELETE && asked.path.contains("/containers/"));
+            end.then(|| Answer::json(204, &Value::Null))
+        })],
+        red: &[red("CHAOS-005", "nothing of room"), red("SOCK-003", "is let do so")],
     },
     Mutant {
         id: "orphans-have-no-youth",
