@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,6 +24,8 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 const LIVE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a server may take to stop that takes rooms down which another left.
 const SWEEP_LIMIT: Duration = Duration::from_secs(18);
+/// How long another suite may have the default port before this one gives up: longer than two of them need it.
+const TURN_LIMIT: Duration = Duration::from_secs(45);
 /// Status of a command that was refused for its configuration.
 const EX_USAGE: i32 = 64;
 
@@ -130,6 +134,7 @@ async fn empty_environment(context: &Context) -> Result<(), Failure> {
     let config = effective(context, &[]).await?;
     check_eq("CONTAINER_GC_INTERVAL with nothing set", setting_text(&config, "CONTAINER_GC_INTERVAL")?.as_str(), "60")?;
 
+    its_turn(context).await?;
     // Truly empty but for a home directory of the scenario's own; where another process has the default port, also an address.
     let mut program = context.bare_server(["serve"]);
     let home = context.dir().display().to_string();
@@ -160,6 +165,20 @@ async fn empty_environment(context: &Context) -> Result<(), Failure> {
     let live = api.get("/health/live").await?.expect(200)?.json()?;
     check_eq("/health/live", live["status"].as_str(), Some("alive"))?;
     server.stop(Duration::from_secs(60)).await.map(|_| ())
+}
+
+/// A server with nothing set takes the host's one default port and directory: of all suites on a host one at a time has such a
+/// server. The turn ends once everything is gone that the scenario makes from here on.
+async fn its_turn(context: &Context) -> Result<(), Failure> {
+    // The kernel gives the name back, however its holder ends.
+    let name = SocketAddr::from_abstract_name("nagaya-conformance: a server with nothing set")?;
+    let turn = eventually(TURN_LIMIT, "its turn", || std::future::ready(UnixListener::bind_addr(&name))).await;
+    let turn = turn.map_err(|failure| Failure::could_not_run(format!("other suites on this host keep the default port: {failure}")))?;
+    context.resources.add("its turn with the default port", move || async move {
+        drop(turn);
+        Ok(())
+    });
+    Ok(())
 }
 
 /// With nothing set, rooms of the warm pool outlive the server. However the scenario ends, another start of the same deployment
