@@ -34,6 +34,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("BOOT-012", "lines about")],
     },
     Mutant {
+        id: "refusals-unsaid",
+        title: "a server that does not start does not say why",
+        defects: &[Defect::Start(r#"[ "$1" != serve ] || exec "$SERVER" "$@" >/dev/null 2>&1"#)],
+        red: &[red("BOOT-010", "no two lines say")],
+    },
+    Mutant {
+        id: "doctor-finds-nothing",
+        title: "the doctor says that all is well, whatever is wrong",
+        defects: &[Defect::Start(r#"[ "$1" != doctor ] || { "$SERVER" "$@" | sed s/BAD/ok/; exit 0; }"#)],
+        red: &[red("BOOT-011", "status with no engine")],
+    },
+    Mutant {
         id: "docker-url-without-scheme",
         title: "the default of the Docker address has no scheme",
         defects: &[Defect::Start(
