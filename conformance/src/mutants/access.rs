@@ -3,17 +3,9 @@
 use http::HeaderValue;
 use serde_json::json;
 
-use super::{Defect, Mutant, red};
+use super::{Mutant, answers, asks, red};
 use crate::target::memory::Memory;
-use crate::target::tamper::{AnswerFn, AskFn, Asked, Tamper};
-
-const fn asks(ask: AskFn) -> Defect {
-    Defect::Http(Tamper { ask: Some(ask), answer: None, event: None })
-}
-
-const fn answers(answer: AnswerFn) -> Defect {
-    Defect::Http(Tamper { ask: None, answer: Some(answer), event: None })
-}
+use crate::target::tamper::Asked;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {

@@ -3,19 +3,9 @@
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
-use super::{Defect, Mutant, red};
+use super::{Mutant, answers, asks, red};
 use crate::target::memory::Memory;
-use crate::target::tamper::{Answer, AnswerFn, AskFn, Asked, Tamper};
-
-/// Answers are changed.
-const fn answers(answer: AnswerFn) -> Defect {
-    Defect::Http(Tamper { ask: None, answer: Some(answer), event: None })
-}
-
-/// Requests are changed, or answered by the relay.
-const fn asks(ask: AskFn) -> Defect {
-    Defect::Http(Tamper { ask: Some(ask), answer: None, event: None })
-}
+use crate::target::tamper::{Answer, Asked};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {

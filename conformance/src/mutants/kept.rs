@@ -3,12 +3,7 @@
 use http::Method;
 use serde_json::json;
 
-use super::{Defect, Mutant, red};
-use crate::target::tamper::{AskFn, Tamper};
-
-const fn asks(ask: AskFn) -> Defect {
-    Defect::Http(Tamper { ask: Some(ask), answer: None, event: None })
-}
+use super::{Defect, Mutant, answers, asks, red};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -32,14 +27,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "list-ends-early",
         title: "a workspace has 10,000 files, however many there are",
-        defects: &[Defect::Http(Tamper {
-            ask: None,
-            answer: Some(|asked, answer, _| {
-                if asked.is(Method::GET, "/files") && answer.status == 200 {
-                    answer.edit(|page| page["total"] = json!(page["total"].as_u64().unwrap_or_default().min(10_000)));
-                }
-            }),
-            event: None,
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/files") && answer.status == 200 {
+                answer.edit(|page| page["total"] = json!(page["total"].as_u64().unwrap_or_default().min(10_000)));
+            }
         })],
         red: &[red("FILE-004", "total")],
     },

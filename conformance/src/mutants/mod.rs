@@ -19,7 +19,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::target::memory::Memory;
-use crate::target::tamper::{Tamper, Wire};
+use crate::target::tamper::{AnswerFn, AskFn, Tamper, Wire};
 
 /// A broken deployment.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,16 @@ pub struct Red {
 
 const fn red(scenario: &'static str, says: &'static str) -> Red {
     Red { scenario, says }
+}
+
+/// Requests of clients are changed, or answered by the relay.
+const fn asks(ask: AskFn) -> Defect {
+    Defect::Http(Tamper { ask: Some(ask), answer: None, event: None })
+}
+
+/// Answers to clients are changed.
+const fn answers(answer: AnswerFn) -> Defect {
+    Defect::Http(Tamper { ask: None, answer: Some(answer), event: None })
 }
 
 /// One thing that is wrong, and where.
