@@ -140,7 +140,7 @@ impl Workspaces {
             }
         };
         let left: HashSet<&RoomId> = containers.keys().chain(directories.keys()).chain(records.keys()).collect();
-        let nobodys = |id: &&RoomId| self.is_ours(id) && !foreign.contains(*id) && !self.rooms.contains(id);
+        let nobodys = |id: &&RoomId| self.is_ours(id) && !foreign.contains(*id) && !self.is_own(id);
         let now = self.parts.clock.date();
         let old = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= self.parts.grace);
         let mut doomed = Vec::new();

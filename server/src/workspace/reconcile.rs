@@ -53,8 +53,8 @@ impl Workspaces {
         let foreign = self.foreign().await?;
         let (mut adopted, mut released) = (0, 0);
         for id in left.difference(&foreign) {
-            // A server that already serves conversations may have made it since.
-            if self.rooms.contains(id) {
+            // A server that already serves conversations may have made it since, or be about to.
+            if self.is_own(id) {
                 continue;
             }
             let running = containers.get(id).is_some_and(|container| container.running);
@@ -170,4 +170,87 @@ pub(super) enum Adoption {
     Unfit,
     /// Somebody else has it.
     Lost,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use nagaya_egress::{Egress, RequestRecord, Settings, Trail};
+
+    use super::*;
+    use crate::config::RoomLimits;
+    use crate::engine::memory::Memory;
+    use crate::state::Embedded;
+    use crate::telemetry::audit::Audit;
+    use crate::telemetry::metrics::Metrics;
+    use crate::workspace::clock::Clock;
+    use crate::workspace::peers::Peers;
+    use crate::workspace::pool::PoolSize;
+    use crate::workspace::sockets::SocketBase;
+    use crate::workspace::{Parts, Template};
+
+    struct Nobody;
+
+    impl Trail for Nobody {
+        fn request(&self, _: &RequestRecord) {}
+    }
+
+    async fn workspaces(dir: &Path) -> Arc<Workspaces> {
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        Workspaces::new(Parts {
+            engine: Arc::new(Memory::new(None)),
+            egress: Egress::new(Settings::default(), None, Arc::new(Nobody)).expect("a proxy"),
+            sockets: SocketBase::prepare(dir.join("s"), dir.join("s")).expect("a base"),
+            template: Template {
+                deployment: "d".into(),
+                image: "image".into(),
+                limits: RoomLimits { nano_cpus: 1, memory: 1, pids: 1, disk: 1 },
+                user: (1000, 1000),
+                region: "us-east-1".into(),
+            },
+            state: Arc::new(Embedded::open(&dir.join("records")).await.expect("opens")),
+            bucket: None,
+            peers: Peers::alone("d"),
+            audit: Arc::new(Audit::open(Path::new("/dev/null"), metrics.clone()).expect("opens")),
+            metrics,
+            clock: Clock::default(),
+            ttl: Duration::MAX,
+            grace: Duration::ZERO,
+            gc_interval: Duration::MAX,
+            pool: PoolSize { min: 0, max: 0 },
+            most: 0,
+        })
+    }
+
+    /// Runs are taken up while the start still looks around: what it sees of a room may be no more than the directory.
+    #[tokio::test]
+    async fn a_room_that_is_being_made_is_not_taken_for_one_that_was_left() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let workspaces = workspaces(dir.path()).await;
+        let (made, left) = (RoomId::generate("d"), RoomId::generate("d"));
+        for id in [&made, &left] {
+            drop(workspaces.parts.sockets.create(id).expect("makes"));
+        }
+        let there = |id: &RoomId| dir.path().join("s").join(id.as_str()).exists();
+        let released = async || {
+            workspaces.reconcile().await.expect("reconciles");
+            workspaces.tasks.close();
+            tokio::time::timeout(Duration::from_secs(20), workspaces.tasks.wait()).await.expect("released");
+            workspaces.tasks.reopen();
+        };
+        let incoming = workspaces.announce(&made);
+        released().await;
+        assert!(there(&made), "its directory is taken away while it is made");
+        assert!(!there(&left), "what was left is there");
+        // The same for the collector, where nothing is too young for it.
+        workspaces.reconciled.send_replace(true);
+        let report = workspaces.collect().await;
+        assert!(there(&made) && report.reclaimed.is_empty() && report.errors.is_empty(), "{report:?}");
+        drop(incoming);
+        let report = workspaces.collect().await;
+        assert_eq!(report.reclaimed, [(made.clone(), Why::StaleDirectory)], "{report:?}");
+        assert!(!there(&made));
+        workspaces.parts.state.close().await;
+    }
 }

@@ -79,6 +79,13 @@ impl Workspaces {
         rooms.chain(incoming).map(|id| id.to_string()).collect()
     }
 
+    /// Whether a room is this server's, or is about to be: nobody else is to judge what is there of it so far.
+    pub(super) fn is_own(&self, id: &RoomId) -> bool {
+        // In this order: what was announced stands in the table before it is announced no more.
+        let incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner).contains(id);
+        incoming || self.rooms.contains(id)
+    }
+
     /// Rooms of the other living servers.
     pub(super) async fn foreign(&self) -> Result<HashSet<RoomId>, PeerError> {
         let answers = self.parts.peers.ask(&Question::Rooms).await?;
@@ -89,7 +96,7 @@ impl Workspaces {
         Ok(rooms.flatten().filter_map(|id| RoomId::parse(&id)).collect())
     }
 
-    /// Tells the others that a room is this server's before it stands in the table.
+    /// Makes known that a room is this server's before it stands in the table.
     pub(super) fn announce(&self, id: &RoomId) -> Incoming<'_> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
         Incoming { workspaces: self, id: id.clone() }
