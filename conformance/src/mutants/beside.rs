@@ -22,6 +22,17 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("SOCK-002", "after nothing")],
     },
     Mutant {
+        id: "directories-of-root",
+        title: "the directories of sockets are root's, whoever rooms run as",
+        defects: &[Defect::Beside(|base, _| {
+            for room in rooms(base) {
+                // It may go at any time.
+                let _ = std::os::unix::fs::chown(&room, Some(0), Some(0));
+            }
+        })],
+        red: &[red("DEP-004", "status in done")],
+    },
+    Mutant {
         id: "socket-left",
         title: "a socket's file stays when its room has gone",
         defects: &[Defect::Beside(leave)],

@@ -4,6 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{Defect, Mutant, red};
+use crate::target::contained::SOCKETS_INSIDE;
 use crate::target::memory::Memory;
 use crate::target::tamper::{Answer, AskFn, Asked, Tamper};
 
@@ -42,6 +43,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("BUG-12-SHUTDOWN", "no container"),
             red("LIFE-007", "and nothing of others"),
             red("LIFE-008", "and nothing of others"),
+            red("FILE-006", "no room"),
             red("CHAOS-001", "no container"),
         ],
     },
@@ -95,6 +97,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         title: "a server takes down a room of another deployment",
         defects: &[Defect::Engine(Tamper { ask: Some(reach_out), answer: Some(look_around), event: None })],
         red: &[red("LIFE-004", "took down a room that was not its own")],
+    },
+    Mutant {
+        id: "own-path-for-the-hosts",
+        title: "a server in a container asks for its own path to be mounted, not for the host's",
+        defects: &[asks(|asked, _| {
+            create(asked, |body| {
+                let source = body["HostConfig"]["Mounts"][0]["Source"].as_str().unwrap_or_default();
+                let room = source.rsplit_once('/').unwrap_or_default().1;
+                body["HostConfig"]["Mounts"][0]["Source"] = json!(format!("{SOCKETS_INSIDE}/{room}"));
+            })
+        })],
+        red: &[red("BUG-07", "/health/ready")],
     },
     Mutant {
         id: "socket-file-mounted",

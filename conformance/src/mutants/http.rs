@@ -303,7 +303,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 answer.set(&json!([]));
             }
         })],
-        red: &[red("RUN-001", "messages of the conversation"), red("RUN-020", "messages"), red("DEP-002", "messages")],
+        red: &[
+            red("RUN-001", "messages of the conversation"),
+            red("RUN-020", "messages"),
+            red("DEP-002", "messages"),
+            red("DEP-003", "messages"),
+        ],
     },
     Mutant {
         id: "resume-from-the-start",

@@ -29,6 +29,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("BUG-08", "uid in the room")],
     },
     Mutant {
+        id: "nobody-at-the-proxys-address",
+        title: "programs in a room that know a proxy by its address alone find nobody there",
+        defects: &[Defect::Image(agent!("[ \"$1\" != serve ] || set -- \"$@\" --bridge=127.0.0.1:1024"), "")],
+        red: &[red("SOCK-004", "a request that waits")],
+    },
+    Mutant {
         id: "health-check-cannot-succeed",
         title: "the health check speaks to the agent in a way that its client does not know",
         defects: &[Defect::Image(

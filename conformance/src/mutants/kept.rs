@@ -4,6 +4,7 @@ use http::Method;
 use serde_json::json;
 
 use super::{Defect, Mutant, answers, asks, red};
+use crate::target::tamper::Wire;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -66,6 +67,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
             None
         })],
         red: &[red("FILE-011", "no end: status of POST")],
+    },
+    Mutant {
+        id: "half-an-upload-is-one",
+        title: "an upload that breaks off is taken as if it were whole",
+        defects: &[Defect::InFront(Wire::Padding)],
+        red: &[red("FILE-003", "half an upload is answered")],
+    },
+    Mutant {
+        id: "uploads-forgotten",
+        title: "what came with a run that has no room yet does not outlive the server",
+        defects: &[Defect::Start(
+            r#"[ "$1" != serve ] || grep -rlsx 'still here' "${STATE_DIR:-/nowhere}" | xargs -r rm"#,
+        )],
+        red: &[red("FILE-013", "status in done")],
     },
     Mutant {
         id: "redis-ignored",

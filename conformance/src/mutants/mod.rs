@@ -64,6 +64,8 @@ pub enum Defect {
     Start(&'static str),
     /// Between clients and the server.
     Http(Tamper),
+    /// The same, byte by byte.
+    InFront(Wire),
     /// Between the server and the engine.
     Engine(Tamper),
     /// Lines of shell that root runs in the room's image, and lines of a Dockerfile after them.
@@ -80,7 +82,7 @@ impl Defect {
     pub fn place(&self) -> &'static str {
         match self {
             Self::Start(_) => "start",
-            Self::Http(_) => "API",
+            Self::Http(_) | Self::InFront(_) => "API",
             Self::Engine(_) => "engine",
             Self::Image(..) => "image",
             Self::Behind(_) => "outside",

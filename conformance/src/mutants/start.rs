@@ -145,6 +145,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("EGR-207", "was let through")],
     },
     Mutant {
+        id: "anybody-vouches",
+        title: "a target is believed whoever has signed its certificate",
+        defects: &[Defect::Start(
+            r#"if [ "$1" = serve ] && [ -n "${PROXY_EXTRA_CA_FILE:-}" ]; then
+    at="$(dirname "$PROXY_EXTRA_CA_FILE")"
+    cat "$at"/*.ca > "$at/everybody.pem"
+    export PROXY_EXTRA_CA_FILE="$at/everybody.pem"
+fi"#,
+        )],
+        red: &[red("EGR-210", "unknown.conformance.test")],
+    },
+    Mutant {
         id: "nothing-allowed",
         title: "a name that is on the list is refused",
         defects: &[Defect::Start("export PROXY_ALLOWED_DOMAINS=nobody.conformance.test")],

@@ -300,7 +300,7 @@ async fn rolling(context: &Context) -> Result<(), Failure> {
     room.shell("touch /workspace/go").await?;
     let done = durable::whole(&first, &runs, seen).await?;
     durable::well(&first, &runs, &done).await?;
-    check_eq("rooms of two conversations", first.rooms().await?.len(), 2)?;
+    first.settled_rooms(2).await.map_err(|failure| failure.during("with two conversations"))?;
     for conversation in [&runs, &talks] {
         first.api.delete(&conversation.path("")).await?.expect(204)?;
     }

@@ -32,10 +32,12 @@ impl Context {
     pub(super) async fn in_front_of(&self, address: &str, memory: &Memory) -> Result<String, Failure> {
         let mut address = address.to_owned();
         for defect in self.run.defects {
-            if let Defect::Http(tamper) = defect {
-                let wire = Wire::Http(*tamper, memory.clone());
-                address = self.goes_with_it(Relay::tcp_with(To::Tcp(address), wire).await?);
-            }
+            let wire = match defect {
+                Defect::Http(tamper) => Wire::Http(*tamper, memory.clone()),
+                Defect::InFront(wire) => wire.clone(),
+                _ => continue,
+            };
+            address = self.goes_with_it(Relay::tcp_with(To::Tcp(address), wire).await?);
         }
         Ok(address)
     }

@@ -127,6 +127,8 @@ pub enum Wire {
     Swallowing(usize),
     /// What the far side says is passed on once it has said all.
     Holding,
+    /// Bytes go through as they are; once the near side has ended, nothing but zeros comes after, until the far side has heard enough.
+    Padding,
     /// Wherever the near side says the first text at one go, the far side hears the second.
     Replacing(&'static str, &'static str),
 }
@@ -139,6 +141,7 @@ impl Wire {
             Self::Trailing(bytes) => one_way(client, server, 0, bytes).await,
             Self::Swallowing(count) => one_way(client, server, count, b"").await,
             Self::Holding => holding(client, server).await,
+            Self::Padding => padding(client, server).await,
             Self::Replacing(text, with) => replacing(client, server, text, with).await,
         }
     }
@@ -190,6 +193,26 @@ async fn holding(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result
         to_client.shutdown().await
     };
     tokio::try_join!(up, down).map(|_| ())
+}
+
+/// Copies both ways, and goes on for a near side that has ended.
+async fn padding(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let up = async {
+        // It may hear no more; what it says is still to be passed on.
+        let copied = tokio::io::copy(&mut from_client, &mut to_server).await;
+        while copied.is_ok() && to_server.write_all(&[0; 1 << 12]).await.is_ok() {}
+        std::future::pending().await
+    };
+    let down = async {
+        tokio::io::copy(&mut from_server, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::select! {
+        ended = down => ended,
+        () = up => Ok(()),
+    }
 }
 
 /// Copies both ways, the near side's bytes with `with` in the place of `text`.
@@ -410,6 +433,7 @@ mod tests {
         assert_eq!(ask("0123456789", Wire::Swallowing(4)).await, "456789");
         assert_eq!(ask("0123456789", Wire::Plain).await, "0123456789");
         assert_eq!(ask("0123456789", Wire::Holding).await, "0123456789");
+        assert_eq!(ask("0123456789", Wire::Padding).await, "0123456789");
         assert_eq!(ask("0123456789", Wire::Replacing("/x", "/y")).await, "0123456789");
     }
 }
