@@ -203,7 +203,7 @@ async fn padding(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result
         // It may hear no more; what it says is still to be passed on.
         let copied = tokio::io::copy(&mut from_client, &mut to_server).await;
         while copied.is_ok() && to_server.write_all(&[0; 1 << 12]).await.is_ok() {}
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let down = async {
         tokio::io::copy(&mut from_server, &mut to_client).await?;
