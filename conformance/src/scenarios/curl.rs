@@ -143,7 +143,6 @@ async fn expectation(context: &Context) -> Result<(), Failure> {
 
     let refused = outside.attempt(&format!("{curl} -w '\\nend: %{{http_code}} %{{size_upload}};\\n' -o /dev/null 'http://{DENIED}/echo?refused'")).await?;
     check(!refused.printed.contains("100 Continue"), format!("a refused request was told to go on: {}", refused.printed))?;
-    // curl's own two streams may be mixed: what it did is not always what it says last.
     check(refused.printed.contains("end: 403 0;"), format!("status and bytes sent of a refused request: {}", refused.printed))?;
     outside.never_seen("/echo?refused").await
 }
@@ -151,7 +150,7 @@ async fn expectation(context: &Context) -> Result<(), Failure> {
 async fn redirect(context: &Context) -> Result<(), Failure> {
     let outside = Outside::start(context).await?;
     let follow = async |way: &str, to: &str| {
-        // Of a tunnel it is curl itself that complains, in pieces between which this may come; so this tells of tunnels, too.
+        // Of a tunnel it is curl itself that complains, in words of its own; so this tells of tunnels, too.
         let format = "tunnel %{http_connect}; %{http_code} %{num_redirects} %{url_effective}";
         let line = format!("curl -sS --max-time 10 -L --cacert {CA} -w '\\n{format}' 'http://{HOST}/redirect?to={to}' -H 'X-Way: {way}'");
         outside.attempt(&line).await.map(|done| done.printed)

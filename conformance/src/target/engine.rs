@@ -39,7 +39,8 @@ pub struct Engine {
 pub struct ExecResult {
     /// Its exit status.
     pub status: i64,
-    /// What it printed, both streams, in order.
+    /// What it printed: its errors, then the rest. Between two streams there is no order, and a piece of one may come between two of
+    /// the other, in the middle of a line.
     pub printed: String,
 }
 
@@ -186,14 +187,18 @@ impl Room {
                 ..CreateExecOptions::default()
             };
             let exec = self.engine.docker.create_exec(&self.id, options).await?;
-            let mut printed = Vec::new();
+            let (mut errors, mut rest) = (Vec::new(), Vec::new());
             if let StartExecResults::Attached { mut output, .. } = self.engine.docker.start_exec(&exec.id, None).await?
             {
                 while let Some(chunk) = output.next().await {
-                    printed.extend_from_slice(&chunk?.into_bytes());
+                    match chunk? {
+                        LogOutput::StdErr { message } => errors.extend_from_slice(&message),
+                        other => rest.extend_from_slice(&other.into_bytes()),
+                    }
                 }
             }
             let status = self.engine.docker.inspect_exec(&exec.id).await?.exit_code.unwrap_or(-1);
+            let printed = [errors, rest].concat();
             Ok::<_, DockerError>(ExecResult { status, printed: String::from_utf8_lossy(&printed).into_owned() })
         };
         match tokio::time::timeout(EXEC_LIMIT, run).await {
