@@ -296,7 +296,10 @@ async fn deleted_meanwhile(context: &Context) -> Result<(), Failure> {
     } else if refused {
         check(answer.starts_with("HTTP/1.1 4"), format!("an upload to what is deleted is answered {answer:?}"))?;
     }
-    eventually(SOON, "no room", async || check_eq("rooms", deployment.all_rooms().await?.len(), 0)).await?;
-    check_eq("directories", std::fs::read_dir(&deployment.server()?.sockets)?.count(), 0)?;
+    eventually(SOON, "no room", async || {
+        check_eq("rooms", deployment.all_rooms().await?.len(), 0)?;
+        check_eq("directories", std::fs::read_dir(&deployment.server()?.sockets)?.count(), 0)
+    })
+    .await?;
     deployment.api.get(&path).await?.expect_error(404, "NOT_FOUND")
 }
