@@ -12,6 +12,7 @@ use bollard::query_parameters::{
     StartContainerOptions,
 };
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::RwLock;
 use tokio_util::io::ReaderStream;
 
 use super::engine::{Engine, ROOM_SOCKETS, Room};
@@ -22,6 +23,10 @@ pub const LABEL_RUN: &str = "nagaya.conformance.run";
 
 /// How long the change to an image may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Held for reading by each commit until the engine has answered. It makes the image also for a client that has left, and whoever is to
+/// remove that must not come before.
+static COMMITS: RwLock<()> = RwLock::const_new(());
 
 /// Makes the image `tag`: `base`, changed by a line of shell that root runs in it, and otherwise as it was. It is one layer, made
 /// by a commit: on some storage drivers every layer costs a comparison of the whole image, and a build makes one for every step.
@@ -56,7 +61,13 @@ pub async fn derive(
     }
     let (repository, version) = tag.split_once(':').unwrap_or((tag, "latest"));
     let commit = CommitContainerOptionsBuilder::new().container(name).repo(repository).tag(version).changes(&changes);
-    docker.commit_container(commit.build(), ContainerConfig::default()).await?;
+    let (docker, commit, underway) = (docker.clone(), commit.build(), COMMITS.read().await);
+    let committed = tokio::spawn(async move {
+        let committed = docker.commit_container(commit, ContainerConfig::default()).await;
+        drop(underway);
+        committed
+    });
+    committed.await.map_err(Failure::harness)??;
     container.remove().await
 }
 
@@ -177,6 +188,7 @@ async fn ended(engine: &Engine, name: &str) -> Result<i64, Failure> {
 /// # Errors
 /// The engine refuses.
 pub async fn remove(engine: &Engine, tag: &str) -> Result<(), Failure> {
+    let _nothing_underway = COMMITS.write().await;
     let options = RemoveImageOptionsBuilder::new().force(true).build();
     match engine.docker().remove_image(tag, Some(options), None).await {
         Ok(_) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
