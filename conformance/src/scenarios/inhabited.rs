@@ -7,7 +7,7 @@ use futures::future::{join_all, try_join_all};
 
 use super::transfer::upload;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, check_eq};
 use crate::poll::eventually;
 use crate::scenario::Capability;
 use crate::target::deployment::{Conversation, Deployment, READY_LIMIT};
@@ -35,7 +35,8 @@ pub(super) async fn rooms(
     #[allow(clippy::cast_precision_loss, reason = "a handful of rooms")]
     let full = count as f64;
     deployment.metric("workspace_warm_pool_size", |waiting| waiting >= full, limit).await?;
-    let rooms = deployment.settled_rooms(count).await?;
+    let rooms = deployment.rooms().await?;
+    check_eq("number of running rooms", rooms.len(), count)?;
     Ok((deployment, rooms))
 }
 

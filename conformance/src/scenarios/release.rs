@@ -91,7 +91,8 @@ struct Occupied {
 async fn occupy(deployment: &Deployment, conversations: &[Conversation]) -> Result<Occupied, Failure> {
     let runs = conversations.iter().map(|conversation| deployment.run_well(conversation, "@say hello"));
     futures::future::try_join_all(runs).await?;
-    let rooms = deployment.settled_rooms(conversations.len()).await?;
+    let rooms = deployment.rooms().await?;
+    check_eq("number of running rooms", rooms.len(), conversations.len())?;
     let mut dirs = Vec::new();
     for room in rooms {
         let dir = room.socket_dir().await?;

@@ -22,8 +22,6 @@ pub const START_LIMIT: Duration = Duration::from_secs(10);
 pub const READY_LIMIT: Duration = Duration::from_secs(20);
 /// How long a stop may take; the settings of a launch ask for less.
 pub const STOP_LIMIT: Duration = Duration::from_secs(25);
-/// How long there may be another number of rooms than there should.
-const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A deployment that answers.
 #[derive(Debug)]
@@ -173,26 +171,13 @@ impl Deployment {
         engine.rooms(id, false).await
     }
 
-    /// Its running rooms, once there are so many of them: another may be on its way out, above all the one with which a server in a
-    /// container has just proven where its sockets are.
-    ///
-    /// # Errors
-    /// There are more, or fewer, for too long.
-    pub async fn settled_rooms(&self, count: usize) -> Result<Vec<Room>, Failure> {
-        eventually(SETTLE_LIMIT, format!("{count} running rooms"), async || match self.rooms().await {
-            Ok(rooms) if rooms.len() != count => Err(format!("{} running rooms", rooms.len())),
-            // Of what cannot be asked there is nothing to be waited for.
-            settled => Ok(settled),
-        })
-        .await?
-    }
-
     /// Its one room.
     ///
     /// # Errors
     /// There is none, or more than one.
     pub async fn only_room(&self) -> Result<Room, Failure> {
-        let mut rooms = self.settled_rooms(1).await?;
+        let mut rooms = self.rooms().await?;
+        check_eq("number of running rooms", rooms.len(), 1)?;
         rooms.pop().ok_or_else(|| Failure::harness("a room vanished from a list"))
     }
 
