@@ -155,7 +155,7 @@ impl Context {
         let engine = self.engine()?.clone();
         let tag = self.image_to_be("image", &engine)?;
         let name = self.own_container("change", &engine)?;
-        image::derive(&engine, &self.run.id, &tag, &self.run.options.image, &name, change, settings).await?;
+        image::derive(&engine, &self.run, &tag, &self.run.options.image, &name, change, settings).await?;
         Ok(tag)
     }
 

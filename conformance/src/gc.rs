@@ -1,14 +1,17 @@
 //! Removes what a killed run left: exactly what its ledger names, and processes that carry its mark. A run whose process still
 //! lives is not touched.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::Instant;
 
+use crate::failure::Failure;
 use crate::poll::eventually;
-use crate::run::{LEDGER_FILE, Made, OWNER_FILE, runs_dir, start_time};
+use crate::run::{LEDGER_FILE, Made, OWNER_FILE, Run, runs_dir, start_time};
 use crate::target::build;
 use crate::target::cgroup;
 use crate::target::compose;
@@ -17,12 +20,13 @@ use crate::target::image;
 use crate::target::launch::remove_rooms;
 use crate::target::process::RUN_MARK;
 use crate::target::tree;
+use crate::underway::{ENGINE_LIMIT, unanswered};
+
+/// Where the engine listens, unless a run was told otherwise.
+pub const USUAL_SOCKET: &str = "/var/run/docker.sock";
 
 /// How long killed processes may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long the engine may take over a request whose client is gone.
-const IN_FLIGHT: Duration = Duration::from_millis(500);
 
 /// What was found of one dead run.
 #[derive(Debug)]
@@ -35,16 +39,34 @@ pub struct Collected {
     pub failed: Vec<String>,
 }
 
-/// Removes what dead runs of this user left.
+/// Removes what dead runs of this user left. `tell` is told what it waits for.
 ///
 /// # Errors
 /// The directory of runs cannot be read.
-pub async fn collect(docker: &str) -> anyhow::Result<Vec<Collected>> {
+pub async fn collect(docker: &str, tell: &dyn Fn(&str)) -> anyhow::Result<Vec<Collected>> {
     let mut collected = Vec::new();
     for dir in dead_runs(&runs_dir())? {
-        collected.push(collect_run(&dir, docker).await);
+        collected.push(collect_run(&dir, docker, tell).await);
     }
     Ok(collected)
+}
+
+/// Ends a run of this process: what its scenarios could not take down is removed as that of a killed run.
+///
+/// # Errors
+/// Something stays; then the ledger does too.
+pub async fn end(run: &Run) -> anyhow::Result<()> {
+    if !run.left_something() {
+        return run.end().with_context(|| run.dir().display().to_string());
+    }
+    let docker = run.options.docker.as_deref().unwrap_or(USUAL_SOCKET);
+    let collected = collect_run(run.dir(), docker, &|_| ()).await;
+    anyhow::ensure!(
+        collected.failed.is_empty(),
+        "left behind, and on the ledger for nagaya-conformance gc: {}",
+        collected.failed.join("; ")
+    );
+    Ok(())
 }
 
 /// Directories of runs whose process is gone.
@@ -74,19 +96,93 @@ fn owner_lives(dir: &Path) -> bool {
     pid.and_then(start_time).is_some_and(|now| Some(now) == started)
 }
 
-async fn collect_run(dir: &Path, docker: &str) -> Collected {
+/// What a ledger says of a run, and how long the engine may still be at what it was asked for.
+struct Left<'l> {
+    made: Vec<Made>,
+    unanswered: HashSet<&'l str>,
+    until: Instant,
+    tell: &'l dyn Fn(&str),
+}
+
+impl<'l> Left<'l> {
+    fn read(ledger: &'l str, tell: &'l dyn Fn(&str)) -> Self {
+        // The latest first; but before the rooms goes what could make more of them.
+        let mut made: Vec<Made> = ledger.lines().rev().filter_map(Made::parse).collect();
+        made.sort_by_key(|made| match made {
+            Made::Container(_) | Made::Project(_) => 0,
+            Made::Deployment(_) => 1,
+            _ => 2,
+        });
+        Self { made, unanswered: unanswered(ledger), until: Instant::now() + ENGINE_LIMIT, tell }
+    }
+
+    /// Waits until what was asked for is there. It never comes if the killed run had written down that it would ask and had not yet
+    /// asked, or if the engine refused: then there is nothing to remove. Nobody knows how many parts a Compose project will have.
+    async fn arrives(&self, engine: &Engine) {
+        let asked_for = |made: &&Made| match made {
+            Made::Container(name) | Made::Image(name) | Made::Project(name) => self.unanswered.contains(name.as_str()),
+            _ => false,
+        };
+        for made in self.made.iter().filter(asked_for) {
+            let is_there = async || match made {
+                Made::Container(name) => engine.container(name).inspect().await.is_ok(),
+                Made::Image(tag) => engine.docker().inspect_image(tag).await.is_ok(),
+                _ => false,
+            };
+            if !is_there().await {
+                let left = self.waits_for(&format!("{made:?}"));
+                let arrives = eventually(left, "it", async || if is_there().await { Ok(()) } else { Err("not there") });
+                let _there_or_never = arrives.await;
+            }
+        }
+    }
+
+    fn waits_for(&self, what: &str) -> Duration {
+        let left = self.until.saturating_duration_since(Instant::now());
+        (self.tell)(&format!(
+            "the engine may still be making {what}: waiting for it, for at most {} s",
+            left.as_secs()
+        ));
+        left
+    }
+
+    /// Whether a directory of the run has one for a room that no container has: a server makes that before it asks for the container.
+    async fn expects_rooms(&self, engine: &Engine) -> Result<bool, Failure> {
+        let mounted = engine.mounted().await?;
+        let dirs = self.made.iter().filter_map(|made| if let Made::Dir(dir) = made { Some(dir) } else { None });
+        let inside = dirs.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten().map(|entry| entry.path());
+        Ok(inside.filter(|path| path.is_dir()).any(|path| !mounted.contains(&path)))
+    }
+
+    async fn remove_rooms(&self, engine: &Engine, deployment: &str) -> Result<Vec<String>, Failure> {
+        let mut removed = remove_rooms(engine, deployment).await?;
+        if self.expects_rooms(engine).await? {
+            let left = self.waits_for("a room");
+            let arrive = eventually(left, "a room", async || match self.expects_rooms(engine).await {
+                Ok(true) => Err("none"),
+                looked => Ok(looked),
+            });
+            if let Ok(looked) = arrive.await {
+                looked?;
+            }
+            removed.extend(remove_rooms(engine, deployment).await?);
+        }
+        Ok(removed)
+    }
+}
+
+/// Removes what a run left that is over: the ledger in its directory says what that is.
+async fn collect_run(dir: &Path, docker: &str, tell: &dyn Fn(&str)) -> Collected {
     let run = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut collected = Collected { run, removed: Vec::new(), failed: Vec::new() };
     kill_marked(&mut collected).await;
     let ledger = std::fs::read_to_string(dir.join(LEDGER_FILE)).unwrap_or_default();
-    // The latest first; and a server that is gone makes no more of anything.
-    let made: Vec<Made> = ledger.lines().rev().filter_map(Made::parse).collect();
+    let left = Left::read(&ledger, tell);
     let mut engine = None;
-    for made in made {
-        let what = format!("{made:?}");
-        match remove(&made, docker, &mut engine).await {
+    for made in &left.made {
+        match remove(made, &left, docker, &mut engine).await {
             Ok(removed) => collected.removed.extend(removed),
-            Err(error) => collected.failed.push(format!("{what}: {error:#}")),
+            Err(error) => collected.failed.push(format!("{made:?}: {error:#}")),
         }
     }
     if collected.failed.is_empty() {
@@ -98,7 +194,12 @@ async fn collect_run(dir: &Path, docker: &str) -> Collected {
     collected
 }
 
-async fn remove(made: &Made, docker: &str, engine: &mut Option<Engine>) -> anyhow::Result<Vec<String>> {
+async fn remove(
+    made: &Made,
+    left: &Left<'_>,
+    docker: &str,
+    engine: &mut Option<Engine>,
+) -> anyhow::Result<Vec<String>> {
     if let Made::Dir(dir) = made {
         let there = dir.exists();
         tree::remove(dir).await?;
@@ -110,15 +211,17 @@ async fn remove(made: &Made, docker: &str, engine: &mut Option<Engine>) -> anyho
     }
     let engine = match engine {
         Some(engine) => engine,
-        None => engine.insert(Engine::connect(docker).await?),
+        None => {
+            let engine = engine.insert(Engine::connect(docker).await?);
+            // Before anything goes: it may be what the engine makes something of.
+            left.arrives(engine).await;
+            engine
+        }
     };
-    let told = |failure: crate::failure::Failure| anyhow::anyhow!("{failure}");
+    let told = |failure: Failure| anyhow::anyhow!("{failure}");
     match made {
         Made::Deployment(id) => {
-            let mut removed = remove_rooms(engine, id).await.map_err(told)?;
-            // A container that the killed server had just asked for may only now come into being.
-            tokio::time::sleep(IN_FLIGHT).await;
-            removed.extend(remove_rooms(engine, id).await.map_err(told)?);
+            let removed = left.remove_rooms(engine, id).await.map_err(told)?;
             Ok(removed.into_iter().map(|room| format!("container {room}")).collect())
         }
         Made::Container(name) => {
@@ -210,7 +313,7 @@ mod tests {
         });
         there.await.expect("started");
         // Only a waited-for process is gone from /proc's view of it, so wait while it is killed.
-        let (collected, status) = tokio::join!(collect_run(&dir, "/nowhere.sock"), child.wait());
+        let (collected, status) = tokio::join!(collect_run(&dir, "/nowhere.sock", &|_| ()), child.wait());
         assert!(!status.expect("waited").success());
         assert!(collected.failed.is_empty(), "{collected:?}");
         assert_eq!(collected.removed.len(), 3, "{collected:?}");

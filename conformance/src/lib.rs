@@ -24,3 +24,4 @@ pub mod scenario;
 pub mod scenarios;
 pub mod selftest;
 pub mod target;
+pub mod underway;

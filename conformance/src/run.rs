@@ -4,9 +4,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use rand::RngExt;
@@ -83,8 +82,21 @@ pub struct Run {
     /// What is wrong with the deployments it launches: nothing, but in [`crate::selftest`].
     pub defects: &'static [Defect],
     dir: PathBuf,
-    ledger: Mutex<File>,
+    ledger: Ledger,
     counter: AtomicU32,
+    left_something: AtomicBool,
+}
+
+/// What [`crate::gc`] learns of a run from, whatever happens to the run's process.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger(Arc<Mutex<File>>);
+
+impl Ledger {
+    pub(crate) fn write(&self, line: &str) -> std::io::Result<()> {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(line.as_bytes())?;
+        file.flush()
+    }
 }
 
 /// Something a run made that outlives its process.
@@ -184,8 +196,9 @@ impl Run {
             cancel: CancellationToken::new(),
             defects: &[],
             dir,
-            ledger: Mutex::new(ledger),
+            ledger: Ledger(Arc::new(Mutex::new(ledger))),
             counter: AtomicU32::new(1),
+            left_something: AtomicBool::new(false),
         })
     }
 
@@ -194,9 +207,12 @@ impl Run {
     /// # Errors
     /// The ledger cannot be written.
     pub fn will_make(&self, made: &Made) -> std::io::Result<()> {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.write_all(made.line().as_bytes())?;
-        ledger.flush()
+        self.ledger.write(&made.line())
+    }
+
+    /// The ledger, for what goes on by itself.
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.ledger.clone()
     }
 
     /// A number that no other call in this run gets.
@@ -210,7 +226,18 @@ impl Run {
         &self.dir
     }
 
-    /// Ends the run: its directory goes, and with it the ledger. Call it once everything in the ledger is gone.
+    /// A scenario could not take down all that it has made.
+    pub fn has_left_something(&self) {
+        self.left_something.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one could not.
+    #[must_use]
+    pub fn left_something(&self) -> bool {
+        self.left_something.load(Ordering::Relaxed)
+    }
+
+    /// Ends the run: its directory goes, and with it the ledger. Everything in the ledger must be gone; [`crate::gc::end`] sees to that.
     ///
     /// # Errors
     /// Something is still in the directory that cannot be removed.

@@ -152,6 +152,7 @@ async fn clean_up(context: &Context, report: &mut Report) {
     if leftovers.is_empty() {
         return;
     }
+    context.run.has_left_something();
     if report.outcome == Outcome::Pass {
         report.outcome = Outcome::Fail;
         report.message = Some(format!("left something behind: {}", leftovers.join("; ")));

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::capabilities::Capabilities;
 use crate::failure::{Failure, Kind};
 use crate::filter::Filter;
+use crate::gc;
 use crate::mutants::{self, Defect, Mutant, Red};
 use crate::outcome::{Exit, Outcome};
 use crate::run::{Made, Options, Run};
@@ -178,7 +179,7 @@ pub async fn prove(
         report
     });
     let good = runs.buffered(jobs.max(1)).collect().await;
-    good_run.end()?;
+    gc::end(&good_run).await?;
     let trials: Vec<Vec<Trial>> =
         stream::iter(waiting).map(|one| attempt(one, observer)).buffered(jobs.max(1)).collect().await;
     Ok(Proof {
@@ -255,7 +256,10 @@ async fn attempt(prepared: Prepared, observer: &dyn Observer) -> Vec<Trial> {
         },
         _ => Ok(()),
     };
-    let ended = removed.and_then(|()| Ok(run.end()?));
+    let ended = match removed {
+        Ok(()) => gc::end(&run).await,
+        Err(failure) => Err(anyhow::anyhow!("{failure}")),
+    };
     if let (Err(failure), Some(last)) = (ended, trials.last_mut()) {
         last.catch = Catch::Unclear;
         last.fault = Some(format!("left something behind: {failure}"));
@@ -281,5 +285,5 @@ async fn make_image(run: &Run, mutant: &Mutant, tag: &str, base: &str) -> Result
     let container = maker(run);
     run.will_make(&Made::Image(tag.to_owned()))?;
     run.will_make(&Made::Container(container.clone()))?;
-    image::derive(engine, &run.id, tag, base, &container, &change.join("\n"), &settings.join("\n")).await
+    image::derive(engine, run, tag, base, &container, &change.join("\n"), &settings.join("\n")).await
 }

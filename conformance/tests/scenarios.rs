@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nagaya_conformance::capabilities::Capabilities;
+use nagaya_conformance::gc;
 use nagaya_conformance::outcome::Outcome;
 use nagaya_conformance::report::terminal;
 use nagaya_conformance::run::{Options, Run};
@@ -44,11 +45,11 @@ async fn execute(scenario: &'static Scenario) -> Result<(), Failed> {
             _ = interrupt.recv() => run.cancel.cancel(),
         }
     };
-    let ended = run.end();
+    let ended = gc::end(&run).await;
     report.notes.iter().for_each(|note| eprintln!("note: {note}"));
     if report.outcome != Outcome::Pass {
         let (details, evidence) = (terminal::details(&report), terminal::evidence(&report));
         return Err(Failed::from(format!("{}\n{details}\n{evidence}", report.outcome)));
     }
-    Ok(ended?)
+    ended.map_err(|error| format!("{error:#}").into())
 }

@@ -10,13 +10,15 @@ use super::{Fault, print};
 #[derive(Debug, clap::Args)]
 pub(super) struct Gc {
     /// The Docker socket that the runs used.
-    #[arg(long, value_name = "SOCK", default_value = "/var/run/docker.sock")]
+    #[arg(long, value_name = "SOCK", default_value = gc::USUAL_SOCKET)]
     docker: String,
 }
 
 impl Gc {
     pub(super) async fn execute(self) -> Result<Exit, Fault> {
-        let collected = gc::collect(&self.docker).await.map_err(|error| Fault::Setup(format!("{error:#}")))?;
+        let collected = gc::collect(&self.docker, &|what| eprintln!("{what}"))
+            .await
+            .map_err(|error| Fault::Setup(format!("{error:#}")))?;
         let mut text = String::new();
         for run in &collected {
             let _ = writeln!(text, "run {}:", run.run);

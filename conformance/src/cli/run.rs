@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nagaya_conformance::capabilities::Capabilities;
+use nagaya_conformance::gc;
 use nagaya_conformance::outcome::Exit;
 use nagaya_conformance::report::{RunReport, terminal};
 use nagaya_conformance::run::{LaunchAs, Options, Run as SuiteRun};
@@ -114,7 +115,7 @@ impl Run {
                 report.write(dir).map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
             paths.iter().for_each(|path| eprintln!("report: {}", path.display()));
         }
-        run.end().map_err(|error| Fault::Internal(format!("{}: {error}", run.dir().display())))?;
+        gc::end(&run).await.map_err(|error| Fault::Internal(format!("{error:#}")))?;
         Ok(report.verdict().exit())
     }
 

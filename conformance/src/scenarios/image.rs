@@ -68,7 +68,7 @@ pub(super) async fn start(context: &Context) -> Result<(Room, PathBuf), Failure>
     std::fs::set_permissions(&sockets, std::fs::Permissions::from_mode(0o777))?;
     let name = context.own_container("room", &engine)?;
     let container = engine.container(&name);
-    image::start_room(&engine, &context.run.id, &name, &context.run.options.image, &sockets).await?;
+    image::start_room(&engine, &context.run, &name, &context.run.options.image, &sockets).await?;
     Ok((container, sockets))
 }
 

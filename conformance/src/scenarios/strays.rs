@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bollard::models::{ContainerCreateBody, HostConfig};
-use bollard::query_parameters::{CreateContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder};
+use bollard::query_parameters::{StartContainerOptions, StopContainerOptionsBuilder};
 use serde_json::json;
 
 use super::recovery::ended_badly;
@@ -97,7 +97,7 @@ async fn orphans(context: &Context) -> Result<(), Failure> {
         ..ContainerCreateBody::default()
     };
     let made = Instant::now();
-    engine.docker().create_container(Some(CreateContainerOptionsBuilder::new().name(&name).build()), body).await?;
+    engine.create(&context.run, &name, body).await?;
     engine.docker().start_container(&name, None::<StartContainerOptions>).await?;
     let cycles = async || Ok::<_, Failure>(deployment.api.metrics().await?.sum("workspace_gc_cycles_total").unwrap_or(0.0));
     let before = cycles().await?;

@@ -16,6 +16,7 @@ use super::image::LABEL_RUN;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::run::LaunchAs;
+use crate::underway;
 
 /// Names the image of Redis.
 pub const REDIS_VARIABLE: &str = "NAGAYA_REDIS_IMAGE";
@@ -91,7 +92,8 @@ impl Backing {
                 host.publish_all_ports = Some(false);
                 host.port_bindings = Some(HashMap::from([(port.to_string(), Some(vec![binding.clone()]))]));
             });
-        let container = request.start().await.map_err(harness)?;
+        let start = async move { request.start().await.map_err(harness) };
+        let container = underway::to_its_end(&context.run, &name, start).await?;
         let backing = Self {
             room: context.engine()?.container(&name),
             port: on_host,

@@ -95,9 +95,9 @@ impl Context {
         let dir = self.dir().join(self.unique("base"));
         fs::create_dir(&dir)?;
         let name = self.own_container("pack", engine)?;
-        let archive = image::pack(engine, &self.run.id, &name, image, &dir, LARGE).await?;
+        let archive = image::pack(engine, &self.run, &name, image, &dir, LARGE).await?;
         let tag = self.image_to_be("base", engine)?;
-        image::unpack(engine, image, engine, &archive, &tag, &self.run.id).await?;
+        image::unpack(engine, image, engine, &archive, &tag, &self.run).await?;
         Ok(tag)
     }
 
@@ -137,7 +137,7 @@ impl Context {
             program.env.insert("PATH".to_owned(), path);
         }
         program.dir = Some(dir);
-        let output = program.output(run, LIMIT).await?;
+        let output = program.makes(&self.run, &tag, LIMIT).await?;
         let told = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
         let printed = String::from_utf8_lossy(&told).into_owned();
         Ok(Built { tag: output.status.success().then_some(tag), printed })

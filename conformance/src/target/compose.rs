@@ -1,6 +1,7 @@
 //! This project's Compose file, brought up and down by the scripts that come with it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::contained::{image, on_path};
@@ -8,6 +9,8 @@ use super::engine::Engine;
 use super::process::Program;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::run::{Made, Run};
+use crate::underway;
 
 /// Names the folder that holds `compose.yaml` and `scripts/`.
 pub const PROJECT_VARIABLE: &str = "NAGAYA_PROJECT_DIR";
@@ -69,7 +72,7 @@ pub struct Project {
     /// Where its folder is.
     pub parent: PathBuf,
     folder: PathBuf,
-    run: String,
+    run: Arc<Run>,
 }
 
 impl Project {
@@ -94,7 +97,7 @@ impl Project {
         ];
         program.env.extend(own.map(|(name, value)| (name.to_owned(), value)));
         program.env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let output = program.output(&self.run, LIMIT).await?;
+        let output = program.makes(&self.run, &self.name, LIMIT).await?;
         let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         crate::failure::check(output.status.success(), format!("{script} ended with {}: {printed}", output.status))?;
         Ok(printed)
@@ -113,7 +116,7 @@ impl Project {
         for name in ["API_KEYS", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "DOCKER_GID", "PATH", "HOME"] {
             program.env.insert(name.to_owned(), std::env::var(name).unwrap_or_else(|_| "1".to_owned()));
         }
-        let output = program.output(&self.run, LIMIT).await?;
+        let output = program.output(&self.run.id, LIMIT).await?;
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         crate::failure::check(output.status.success(), format!("config ended with {}: {errors}", output.status))?;
         Ok(text.into_owned())
@@ -133,14 +136,10 @@ impl Context {
     /// The ledger cannot be written.
     pub fn compose_project(&self) -> Result<Project, Failure> {
         let folder = folder().map_err(Failure::could_not_run)?;
-        let project = Project {
-            name: self.unique("compose"),
-            parent: self.dir().join("compose"),
-            folder,
-            run: self.run.id.clone(),
-        };
+        let project =
+            Project { name: self.unique("compose"), parent: self.dir().join("compose"), folder, run: self.run.clone() };
         let engine = self.engine()?;
-        self.run.will_make(&crate::run::Made::Project(project.name.clone()))?;
+        self.run.will_make(&Made::Project(project.name.clone()))?;
         self.rooms_of(&project.name, Some(engine))?;
         let (to_remove, engine) = (project.clone(), engine.clone());
         self.resources.add(format!("Compose project {}", project.name), move || async move {
@@ -172,11 +171,12 @@ pub async fn parts(engine: &Engine, project: &str) -> Result<Vec<(&'static str, 
     Ok(found)
 }
 
-/// Removes all of a Compose project, and tells what there was.
+/// Removes all of a Compose project, once no script works at it, and tells what there was.
 ///
 /// # Errors
 /// The engine refuses.
 pub async fn remove_project(engine: &Engine, project: &str) -> Result<Vec<String>, Failure> {
+    underway::ended(project).await;
     let mut removed = Vec::new();
     for (kind, name) in parts(engine, project).await? {
         match kind {

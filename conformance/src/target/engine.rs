@@ -1,6 +1,6 @@
 //! The Docker engine, as the suite looks at it: beside the deployment, never through it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,14 +9,17 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error as DockerError;
 use bollard::exec::{CreateExecOptions, StartExecResults};
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
 use bollard::query_parameters::{
-    KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder,
 };
 use futures::StreamExt;
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::run::Run;
+use crate::underway;
 
 /// Label that names the deployment a container belongs to.
 pub const LABEL_DEPLOYMENT: &str = "nagaya.deployment";
@@ -89,6 +92,16 @@ impl Engine {
         Ok(list.into_iter().map(room).collect())
     }
 
+    /// What of the host any container has mounted.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn mounted(&self) -> Result<HashSet<PathBuf>, Failure> {
+        let list = self.docker.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await?;
+        let mounts = list.into_iter().flat_map(|summary| summary.mounts.unwrap_or_default());
+        Ok(mounts.filter_map(|mount| mount.source).map(PathBuf::from).collect())
+    }
+
     /// Whether it gives its containers' users other numbers on the host (`userns-remap`).
     ///
     /// # Errors
@@ -96,6 +109,17 @@ impl Engine {
     pub async fn remaps(&self) -> Result<bool, Failure> {
         let options = self.docker.info().await?.security_options.unwrap_or_default();
         Ok(options.iter().any(|option| option.contains("name=userns")))
+    }
+
+    /// Makes a container of the suite's own. Whoever removes it waits until it is there.
+    ///
+    /// # Errors
+    /// The engine refuses, or the ledger cannot be written.
+    pub async fn create(&self, run: &Run, name: &str, body: ContainerCreateBody) -> Result<Room, Failure> {
+        let (docker, options) = (self.docker.clone(), CreateContainerOptionsBuilder::new().name(name).build());
+        let create = async move { docker.create_container(Some(options), body).await };
+        underway::to_its_end(run, name, create).await?;
+        Ok(self.container(name))
     }
 
     /// A container by name or id, whoever made it.
@@ -260,11 +284,12 @@ impl Room {
         Ok(text)
     }
 
-    /// Takes it down, whatever it does; one that is gone already is no error.
+    /// Takes it down, whatever it does, once the engine has made it; one that is gone already is no error.
     ///
     /// # Errors
     /// The engine refuses.
     pub async fn remove(&self) -> Result<(), Failure> {
+        underway::ended(&self.id).await;
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         unless_gone(self.engine.docker.remove_container(&self.id, Some(options)).await).map(|_| ())
     }

@@ -8,25 +8,21 @@ use bollard::body_try_stream;
 use bollard::errors::Error as DockerError;
 use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig};
 use bollard::query_parameters::{
-    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder, RemoveImageOptionsBuilder,
-    StartContainerOptions,
+    CommitContainerOptionsBuilder, CreateImageOptionsBuilder, RemoveImageOptionsBuilder, StartContainerOptions,
 };
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::RwLock;
 use tokio_util::io::ReaderStream;
 
 use super::engine::{Engine, ROOM_SOCKETS, Room};
 use crate::failure::Failure;
+use crate::run::Run;
+use crate::underway;
 
 /// Labels what a run made beside its deployments' rooms: images, and containers of its own.
 pub const LABEL_RUN: &str = "nagaya.conformance.run";
 
 /// How long the change to an image may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
-
-/// Held for reading by each commit until the engine has answered. It makes the image also for a client that has left, and whoever is to
-/// remove that must not come before.
-static COMMITS: RwLock<()> = RwLock::const_new(());
 
 /// Makes the image `tag`: `base`, changed by a line of shell that root runs in it, and otherwise as it was. It is one layer, made
 /// by a commit: on some storage drivers every layer costs a comparison of the whole image, and a build makes one for every step.
@@ -36,7 +32,7 @@ static COMMITS: RwLock<()> = RwLock::const_new(());
 /// The line fails, or the engine refuses.
 pub async fn derive(
     engine: &Engine,
-    run: &str,
+    run: &Run,
     tag: &str,
     base: &str,
     name: &str,
@@ -61,20 +57,16 @@ pub async fn derive(
     }
     let (repository, version) = tag.split_once(':').unwrap_or((tag, "latest"));
     let commit = CommitContainerOptionsBuilder::new().container(name).repo(repository).tag(version).changes(&changes);
-    let (docker, commit, underway) = (docker.clone(), commit.build(), COMMITS.read().await);
-    let committed = tokio::spawn(async move {
-        let committed = docker.commit_container(commit, ContainerConfig::default()).await;
-        drop(underway);
-        committed
-    });
-    committed.await.map_err(Failure::harness)??;
+    let (docker, commit) = (docker.clone(), commit.build());
+    let commit = async move { docker.commit_container(commit, ContainerConfig::default()).await };
+    underway::to_its_end(run, tag, commit).await?;
     container.remove().await
 }
 
 /// Runs a line of shell as root in a container of the image, to a good end; the container is still there.
 async fn as_root(
     engine: &Engine,
-    run: &str,
+    run: &Run,
     name: &str,
     image: &str,
     has_entrypoint: bool,
@@ -88,7 +80,7 @@ async fn as_root(
         user: Some("0:0".to_owned()),
         entrypoint: has_entrypoint.then(|| shell.clone()),
         cmd: Some(if has_entrypoint { Vec::new() } else { shell }),
-        labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.to_owned())])),
+        labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.id.clone())])),
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),
             binds: Some(binds),
@@ -96,8 +88,7 @@ async fn as_root(
         }),
         ..ContainerCreateBody::default()
     };
-    docker.create_container(Some(CreateContainerOptionsBuilder::new().name(name).build()), body).await?;
-    let container = engine.container(name);
+    let container = engine.create(run, name, body).await?;
     docker.start_container(name, None::<StartContainerOptions>).await?;
     let status = tokio::time::timeout(CHANGE_LIMIT, ended(engine, name)).await;
     let status = status.map_err(|_| Failure::harness(format!("a line in {image}: no end in {CHANGE_LIMIT:?}")))??;
@@ -112,7 +103,7 @@ async fn as_root(
 ///
 /// # Errors
 /// The line fails, or the engine refuses.
-pub async fn print_as_root(engine: &Engine, run: &str, name: &str, image: &str, line: &str) -> Result<String, Failure> {
+pub async fn print_as_root(engine: &Engine, run: &Run, name: &str, image: &str, line: &str) -> Result<String, Failure> {
     let container = as_root(engine, run, name, image, true, line, Vec::new()).await?;
     let printed = container.logs().await?;
     container.remove().await?;
@@ -127,7 +118,7 @@ pub async fn print_as_root(engine: &Engine, run: &str, name: &str, image: &str, 
 /// The engine refuses, or there is no room.
 pub async fn pack(
     engine: &Engine,
-    run: &str,
+    run: &Run,
     name: &str,
     image: &str,
     dir: &Path,
@@ -151,11 +142,11 @@ pub async fn unpack(
     to: &Engine,
     archive: &Path,
     tag: &str,
-    label: &str,
+    run: &Run,
 ) -> Result<(), Failure> {
     let config = from.docker().inspect_image(like).await?.config.unwrap_or_default();
     let command = serde_json::to_string(&config.cmd.unwrap_or_default()).map_err(Failure::harness)?;
-    let mut changes = vec![format!("CMD {command}"), format!("LABEL {LABEL_RUN}={label}")];
+    let mut changes = vec![format!("CMD {command}"), format!("LABEL {LABEL_RUN}={}", run.id)];
     changes.extend(config.env.unwrap_or_default().into_iter().filter_map(|one| {
         let (name, value) = one.split_once('=')?;
         Some(format!("ENV {name}=\"{value}\""))
@@ -166,9 +157,12 @@ pub async fn unpack(
     let options = CreateImageOptionsBuilder::new().from_src("-").repo(repository).tag(version).changes(changes).build();
     let file = tokio::fs::File::open(archive).await?;
     let chunks = ReaderStream::with_capacity(file, 1 << 20);
-    let import = to.docker().create_image(Some(options), Some(body_try_stream(chunks)), None);
-    import.try_for_each(|_| std::future::ready(Ok(()))).await?;
-    Ok(())
+    let docker = to.docker().clone();
+    underway::to_its_end(run, tag, async move {
+        let import = docker.create_image(Some(options), Some(body_try_stream(chunks)), None);
+        import.try_for_each(|_| std::future::ready(Ok(()))).await
+    })
+    .await
 }
 
 /// Waits until a container has ended, and gives its status.
@@ -183,12 +177,12 @@ async fn ended(engine: &Engine, name: &str) -> Result<i64, Failure> {
     }
 }
 
-/// Removes an image; one that is gone already is no error.
+/// Removes an image, once the engine has made it; one that is gone already is no error.
 ///
 /// # Errors
 /// The engine refuses.
 pub async fn remove(engine: &Engine, tag: &str) -> Result<(), Failure> {
-    let _nothing_underway = COMMITS.write().await;
+    underway::ended(tag).await;
     let options = RemoveImageOptionsBuilder::new().force(true).build();
     match engine.docker().remove_image(tag, Some(options), None).await {
         Ok(_) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
@@ -200,7 +194,7 @@ pub async fn remove(engine: &Engine, tag: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The container cannot be made or started.
-pub async fn start_room(engine: &Engine, run: &str, name: &str, image: &str, sockets: &Path) -> Result<Room, Failure> {
+pub async fn start_room(engine: &Engine, run: &Run, name: &str, image: &str, sockets: &Path) -> Result<Room, Failure> {
     // As a server does it: a suite that is not root runs the room as itself, or it could not connect to what the agent makes.
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let own = (uid != 0).then(|| format!("{uid}:{gid}"));
@@ -209,7 +203,7 @@ pub async fn start_room(engine: &Engine, run: &str, name: &str, image: &str, soc
     let body = ContainerCreateBody {
         image: Some(image.to_owned()),
         user: own,
-        labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.to_owned())])),
+        labels: Some(HashMap::from([(LABEL_RUN.to_owned(), run.id.clone())])),
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),
             readonly_rootfs: Some(true),
@@ -227,10 +221,9 @@ pub async fn start_room(engine: &Engine, run: &str, name: &str, image: &str, soc
         }),
         ..ContainerCreateBody::default()
     };
-    let options = CreateContainerOptionsBuilder::new().name(name).build();
-    engine.docker().create_container(Some(options), body).await?;
+    let container = engine.create(run, name, body).await?;
     engine.docker().start_container(name, None::<StartContainerOptions>).await?;
-    Ok(engine.container(name))
+    Ok(container)
 }
 
 /// Whose a room is: uid 1000's where the server is root, else the server's own, which is who the suite is that launched it.

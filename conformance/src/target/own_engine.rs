@@ -182,8 +182,8 @@ impl Context {
     async fn give_image(&self, to: &Engine, dir: &Path) -> Result<(), Failure> {
         let (from, image) = (self.engine()?, &self.run.options.image);
         let name = self.own_container("pack", from)?;
-        let archive = image::pack(from, &self.run.id, &name, image, dir, UNUSED).await?;
-        image::unpack(from, image, to, &archive, image, &self.run.id).await?;
+        let archive = image::pack(from, &self.run, &name, image, dir, UNUSED).await?;
+        image::unpack(from, image, to, &archive, image, &self.run).await?;
         Ok(std::fs::remove_file(&archive)?)
     }
 }

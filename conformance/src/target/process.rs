@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
 use crate::failure::{Failure, check};
+use crate::run::Run;
+use crate::underway;
 
 /// Marks every process of a run in its environment, so that `gc` finds what a killed run left.
 pub const RUN_MARK: &str = "NAGAYA_CONFORMANCE_RUN";
@@ -69,6 +72,20 @@ impl Program {
                 Err(Failure::mismatch(format!("{name} {:?}", self.args), format!("an end within {limit:?}"), "none"))
             }
         }
+    }
+
+    /// Runs it to its end, also if nobody waits for that any more: it has the engine make `name`, and the engine would go on without it.
+    ///
+    /// # Errors
+    /// As [`Program::output`], or it was killed.
+    pub async fn makes(self, run: &Run, name: &str, limit: Duration) -> Result<std::process::Output, Failure> {
+        let of = run.id.clone();
+        let to_its_end = async move {
+            let output = self.output(&of, limit).await?;
+            let killed = |signal| Failure::harness(format!("{} was ended by signal {signal}", self.path.display()));
+            output.status.signal().map(killed).map_or(Ok(output), Err)
+        };
+        underway::to_its_end(run, name, to_its_end).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -134,6 +134,18 @@ fn send(client: &mut TcpStream, status: u16, body: &str) {
     );
     // A client that leaves is no concern of it.
     let _ = client.write_all(format!("{head}\r\n{body}").as_bytes());
+}
+
+/// How long what is waited for may take: a room to be there, a broken-off run to end, an engine to answer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until it is so.
+pub fn wait(what: &str, mut until: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !until() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// The suite's command, as a shell would start it.

@@ -3,22 +3,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::fixture::{kill, suite, told};
-
-/// How long a room may take to be there, and a broken-off run to end.
-const LIMIT: Duration = Duration::from_secs(60);
-
-fn wait(what: &str, mut until: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !until() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
+use crate::fixture::{kill, suite, told, wait};
+use crate::slow_engine::SlowEngine;
 
 /// The id of the one run below `dir`, and that run's directory.
 fn the_run(dir: &Path) -> Option<(String, PathBuf)> {
@@ -27,15 +17,22 @@ fn the_run(dir: &Path) -> Option<(String, PathBuf)> {
     Some((path.file_name()?.to_str()?.to_owned(), path))
 }
 
-/// All containers of a run, whatever their state, with their names.
-fn containers(run: &str) -> Vec<String> {
-    let output = Command::new("docker")
-        .args(["ps", "--all", "--format", "{{.Names}} {{.Label \"nagaya.deployment\"}}"])
-        .output()
-        .expect("docker");
+/// What the engine lists that names a run.
+fn listed(run: &str, list: &[&str]) -> Vec<String> {
+    let output = Command::new("docker").args(list).output().expect("docker");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mark = format!("conf-{run}-");
     String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains(&mark)).map(str::to_owned).collect()
+}
+
+/// All containers of a run, whatever their state, with their names.
+fn containers(run: &str) -> Vec<String> {
+    listed(run, &["ps", "--all", "--format", "{{.Names}} {{.Label \"nagaya.deployment\"}}"])
+}
+
+/// The tags of a run's images.
+fn images(run: &str) -> Vec<String> {
+    listed(run, &["images", "--format", "{{.Repository}}:{{.Tag}}"])
 }
 
 /// Directories for sockets that a run has made.
@@ -60,22 +57,30 @@ struct Running {
     run: String,
 }
 
-fn running() -> Running {
+fn begin(scenario: &str, more: &[&str]) -> Running {
     let dir = tempfile::tempdir().expect("a directory");
     let log = File::create(dir.path().join("log")).expect("made");
-    let mut command = suite(["run", "--filter", "id(=LIFE-002)"]);
+    let filter = format!("id(={scenario})");
+    let mut command = suite(["run", "--filter", &filter].into_iter().chain(more.iter().copied()));
     let child = command.env("TMPDIR", dir.path()).stderr(log).spawn().expect("started");
     let mut run = String::new();
-    wait("a room of the run", || {
-        run = the_run(dir.path()).map(|(run, _)| run).unwrap_or_default();
-        !run.is_empty() && !containers(&run).is_empty()
+    wait("a run", || {
+        run = the_run(dir.path()).map(|(run, _)| run).filter(|run| !run.starts_with('.')).unwrap_or_default();
+        !run.is_empty()
     });
-    assert!(!socket_dirs(&run).is_empty() && !processes(&run).is_empty(), "nothing is there that could be left");
     Running { child, dir, run }
+}
+
+fn running() -> Running {
+    let it = begin("LIFE-002", &[]);
+    wait("a room of the run", || !containers(&it.run).is_empty());
+    assert!(!socket_dirs(&it.run).is_empty() && !processes(&it.run).is_empty(), "nothing is there that could be left");
+    it
 }
 
 impl Running {
     fn assert_nothing_left(&self, after: &str) {
+        assert_eq!(images(&self.run), Vec::<String>::new(), "images after {after}");
         assert_eq!(containers(&self.run), Vec::<String>::new(), "containers after {after}");
         assert_eq!(socket_dirs(&self.run), Vec::<PathBuf>::new(), "directories after {after}");
         assert_eq!(processes(&self.run), Vec::<String>::new(), "processes after {after}");
@@ -83,23 +88,67 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Tells it to end, and waits until it has cleaned up.
+    fn interrupt(&mut self) {
+        kill(&self.child, Signal::INT);
+        let status = self.child.wait().expect("ended");
+        let text = std::fs::read_to_string(self.dir.path().join("log")).expect("a log");
+        assert_eq!(status.code(), Some(2), "{text}");
+    }
+
+    /// Kills it, and has what it leaves collected.
+    fn kill_and_collect(&mut self) {
+        kill(&self.child, Signal::KILL);
+        self.child.wait().expect("ended");
+        let (status, text) = told(&suite(["gc"]).env("TMPDIR", self.dir.path()).output().expect("started"));
+        assert_eq!(status, 0, "{text}");
+    }
+}
+
 #[test]
 fn one_that_is_told_to_end_leaves_nothing() {
     let mut it = running();
-    kill(&it.child, Signal::INT);
-    let status = it.child.wait().expect("ended");
-    let text = std::fs::read_to_string(it.dir.path().join("log")).expect("a log");
-    assert_eq!(status.code(), Some(2), "{text}");
+    it.interrupt();
     it.assert_nothing_left("SIGINT");
 }
 
 #[test]
 fn one_that_is_killed_leaves_nothing_that_gc_does_not_find() {
     let mut it = running();
-    kill(&it.child, Signal::KILL);
-    it.child.wait().expect("ended");
-    assert!(!containers(&it.run).is_empty(), "nothing was left to collect");
-    let (status, text) = told(&suite(["gc"]).env("TMPDIR", it.dir.path()).output().expect("started"));
-    assert_eq!(status, 0, "{text}");
+    it.kill_and_collect();
     it.assert_nothing_left("gc");
+}
+
+/// How long a request is kept that the engine itself would soon have answered.
+const KEPT: Duration = Duration::from_secs(4);
+
+/// Breaks a run off, one way and the other, while the engine is at a request of its, or of its server's, that makes something.
+fn broken_off_during(scenario: &str, request: &'static str, kept: Duration) {
+    for (after, break_off) in [("SIGINT", Running::interrupt as fn(&mut Running)), ("gc", Running::kill_and_collect)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = SlowEngine::start(dir.path(), request, kept);
+        let mut it = begin(scenario, &["--docker", engine.socket.to_str().expect("a path")]);
+        wait("a request that is kept", || engine.kept() > 0);
+        break_off(&mut it);
+        let kept = engine.kept();
+        assert_eq!(engine.end(), kept, "requests answered of those kept");
+        it.assert_nothing_left(after);
+    }
+}
+
+#[test]
+fn an_image_that_is_just_being_made_is_not_left() {
+    // Passed on at once: what it is made of must still be there, and a commit is slow enough.
+    broken_off_during("BUG-10-EXIT", "/commit?", Duration::ZERO);
+}
+
+#[test]
+fn a_container_of_the_suites_own_that_is_just_being_made_is_not_left() {
+    broken_off_during("BUG-10-EXIT", "/containers/create?name=conf-", KEPT);
+}
+
+#[test]
+fn a_room_that_is_just_being_made_is_not_left() {
+    broken_off_during("LIFE-002", "/containers/create?name=nagaya-", KEPT);
 }

@@ -11,3 +11,4 @@ mod outcomes;
 mod properties;
 mod reports;
 mod schema;
+mod slow_engine;

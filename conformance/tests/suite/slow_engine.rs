@@ -1,0 +1,97 @@
+//! A slow engine: the real one behind a socket that keeps a request for a while before it passes it on, whether or not its client is
+//! still there. So an engine does that has begun with something: it ends it.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{JoinHandle, Scope};
+use std::time::Duration;
+
+use crate::fixture::wait;
+
+const ENGINE: &str = "/var/run/docker.sock";
+/// One that is slow with requests that begin with certain words.
+pub struct SlowEngine {
+    pub socket: PathBuf,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    kept: AtomicUsize,
+    done: AtomicUsize,
+    ended: AtomicBool,
+}
+
+impl SlowEngine {
+    /// Requests with `slow` in their first line are kept for so long.
+    pub fn start(dir: &Path, slow: &'static str, kept: Duration) -> Self {
+        let socket = dir.join("engine.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let shared = Arc::new(Shared::default());
+        let of_thread = shared.clone();
+        let thread = std::thread::spawn(move || {
+            std::thread::scope(|scope| {
+                for client in listener.incoming() {
+                    if of_thread.ended.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    relay(scope, client.expect("a client"), slow, kept, &of_thread);
+                }
+            });
+        });
+        Self { socket, shared, thread: Some(thread) }
+    }
+
+    /// How many requests it has kept, or is keeping.
+    pub fn kept(&self) -> usize {
+        self.shared.kept.load(Ordering::SeqCst)
+    }
+
+    /// Ends it once all requests that it kept have been answered, and tells how many have.
+    pub fn end(mut self) -> usize {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        drop(UnixStream::connect(&self.socket));
+        self.thread.take().expect("ended once").join().expect("no panic");
+        self.shared.done.load(Ordering::SeqCst)
+    }
+}
+
+fn relay<'s>(scope: &'s Scope<'s, '_>, mut client: UnixStream, slow: &'static str, kept: Duration, shared: &'s Shared) {
+    let mut engine = UnixStream::connect(ENGINE).expect("an engine");
+    let (mut to_client, mut from_engine) = (client.try_clone().expect("a copy"), engine.try_clone().expect("a copy"));
+    let waits_for_answer = Arc::new(AtomicBool::new(false));
+    let waits = waits_for_answer.clone();
+    scope.spawn(move || {
+        let mut buffer = [0; 64 << 10];
+        // The client may be gone; what the engine answers is read all the same.
+        while let Ok(length @ 1..) = from_engine.read(&mut buffer) {
+            if waits.swap(false, Ordering::SeqCst) {
+                shared.done.fetch_add(1, Ordering::SeqCst);
+            }
+            let _gone = to_client.write_all(&buffer[..length]);
+        }
+        let _gone = to_client.shutdown(Shutdown::Both);
+    });
+    scope.spawn(move || {
+        let mut buffer = [0; 64 << 10];
+        while let Ok(length @ 1..) = client.read(&mut buffer) {
+            let line = buffer[..length].split(|byte| *byte == b'\r').next().unwrap_or_default();
+            if String::from_utf8_lossy(line).contains(slow) {
+                shared.kept.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(kept);
+                waits_for_answer.store(true, Ordering::SeqCst);
+            }
+            if engine.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        // Only that the client will ask no more: the engine answers what it was asked.
+        wait("the engine's answer", || !waits_for_answer.load(Ordering::SeqCst));
+        let _gone = engine.shutdown(Shutdown::Both);
+    });
+}
