@@ -278,6 +278,8 @@ async fn kill_marked(collected: &mut Collected) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capabilities::Capabilities;
+    use crate::run::Options;
 
     #[test]
     fn only_runs_of_dead_processes_are_dead() {
@@ -318,5 +320,27 @@ mod tests {
         assert!(collected.failed.is_empty(), "{collected:?}");
         assert_eq!(collected.removed.len(), 3, "{collected:?}");
         assert!(!dir.exists() && !left.exists());
+    }
+
+    #[tokio::test]
+    async fn what_a_scenario_could_not_take_down_goes_with_the_run_or_stays_on_its_ledger() {
+        let base = tempfile::tempdir().expect("a directory");
+        let left = base.path().join("left");
+        std::fs::create_dir(&left).expect("made");
+        let options = Options { docker: Some("/nowhere.sock".to_owned()), ..Options::default() };
+        let run = Run::begin(options, Capabilities::default()).expect("begun");
+        run.will_make(&Made::Dir(left.clone())).expect("written");
+        run.has_left_something();
+        end(&run).await.expect("all gone");
+        assert!(!left.exists() && !run.dir().exists());
+
+        let options = Options { docker: Some("/nowhere.sock".to_owned()), ..Options::default() };
+        let run = Run::begin(options, Capabilities::default()).expect("begun");
+        run.will_make(&Made::Container("left".to_owned())).expect("written");
+        run.has_left_something();
+        let told = end(&run).await.expect_err("no engine").to_string();
+        assert!(told.contains("Container(\"left\")") && told.contains("gc"), "{told}");
+        assert!(run.dir().join(LEDGER_FILE).exists(), "it is forgotten");
+        run.end().expect("ended");
     }
 }

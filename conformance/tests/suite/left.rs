@@ -149,6 +149,35 @@ fn a_container_of_the_suites_own_that_is_just_being_made_is_not_left() {
 }
 
 #[test]
-fn a_room_that_is_just_being_made_is_not_left() {
-    broken_off_during("LIFE-002", "/containers/create?name=nagaya-", KEPT);
+fn a_room_that_a_killed_server_had_asked_for_is_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // What a run leaves that is killed with its server when that has made a room's directory and has asked for its container.
+    let run = format!("{:08x}", std::process::id());
+    let own = dir.path().join(format!("nagaya-conformance-{}/{run}", rustix::process::getuid().as_raw()));
+    let (deployment, sockets) = (format!("conf-{run}-d-1"), PathBuf::from(format!("/tmp/ng-{run}-2")));
+    let room = sockets.join("a-workspace");
+    std::fs::create_dir_all(&own).expect("made");
+    std::fs::create_dir_all(&room).expect("made");
+    std::fs::write(own.join("owner"), "").expect("written");
+    let ledger = format!("deployment {deployment}\ndir {}\n", sockets.display());
+    std::fs::write(own.join("ledger"), ledger).expect("written");
+
+    let log = dir.path().join("log");
+    let mut command = suite(["gc"]);
+    let mut gc = command.env("TMPDIR", dir.path()).stderr(File::create(&log).expect("made")).spawn().expect("started");
+    let told = || std::fs::read_to_string(&log).expect("readable");
+    wait("a word of what it waits for", || told().contains("may still be making a room"));
+    let name = format!("conf-{run}-late");
+    let create = Command::new("docker")
+        .args(["create", "--network=none", &format!("--name={name}")])
+        .arg(format!("--label=nagaya.deployment={deployment}"))
+        .arg("--label=nagaya.workspace=a-workspace")
+        .arg(format!("--volume={}:/var/run/ws", room.display()))
+        .args(["workspace-base:latest", "true"])
+        .output()
+        .expect("docker");
+    assert!(create.status.success(), "{}", String::from_utf8_lossy(&create.stderr));
+    let status = gc.wait().expect("ended");
+    assert_eq!(status.code(), Some(0), "{}", told());
+    Running { child: gc, dir, run }.assert_nothing_left("gc");
 }
