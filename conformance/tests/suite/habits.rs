@@ -9,7 +9,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Conditions are polled with a deadline; only the poll itself pauses, and `gc`, for what no condition tells.
+/// Conditions are polled with a deadline; only the poll itself pauses.
 #[test]
 fn nobody_sleeps() {
     let (root, mut files) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), Vec::new());
