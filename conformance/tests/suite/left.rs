@@ -86,9 +86,7 @@ impl Running {
         assert_eq!(processes(&self.run), Vec::<String>::new(), "processes after {after}");
         assert!(the_run(self.dir.path()).is_none(), "its own directory after {after}");
     }
-}
 
-impl Running {
     /// Tells it to end, and waits until it has cleaned up.
     fn interrupt(&mut self) {
         kill(&self.child, Signal::INT);
@@ -97,10 +95,14 @@ impl Running {
         assert_eq!(status.code(), Some(2), "{text}");
     }
 
-    /// Kills it, and has what it leaves collected.
-    fn kill_and_collect(&mut self) {
+    /// Kills it: it leaves what it has.
+    fn kill(&mut self) {
         kill(&self.child, Signal::KILL);
         self.child.wait().expect("ended");
+    }
+
+    /// Has what it left collected.
+    fn collect(&self) {
         let (status, text) = told(&suite(["gc"]).env("TMPDIR", self.dir.path()).output().expect("started"));
         assert_eq!(status, 0, "{text}");
     }
@@ -116,7 +118,9 @@ fn one_that_is_told_to_end_leaves_nothing() {
 #[test]
 fn one_that_is_killed_leaves_nothing_that_gc_does_not_find() {
     let mut it = running();
-    it.kill_and_collect();
+    it.kill();
+    assert!(!containers(&it.run).is_empty(), "nothing was left to collect");
+    it.collect();
     it.assert_nothing_left("gc");
 }
 
@@ -125,12 +129,17 @@ const KEPT: Duration = Duration::from_secs(4);
 
 /// Breaks a run off, one way and the other, while the engine is at a request of its, or of its server's, that makes something.
 fn broken_off_during(scenario: &str, request: &'static str, kept: Duration) {
-    for (after, break_off) in [("SIGINT", Running::interrupt as fn(&mut Running)), ("gc", Running::kill_and_collect)] {
+    for after in ["SIGINT", "gc"] {
         let dir = tempfile::tempdir().expect("a directory");
         let engine = SlowEngine::start(dir.path(), request, kept);
         let mut it = begin(scenario, &["--docker", engine.socket.to_str().expect("a path")]);
         wait("a request that is kept", || engine.kept() > 0);
-        break_off(&mut it);
+        if after == "SIGINT" {
+            it.interrupt();
+        } else {
+            it.kill();
+            it.collect();
+        }
         let kept = engine.kept();
         assert_eq!(engine.end(), kept, "requests answered of those kept");
         it.assert_nothing_left(after);

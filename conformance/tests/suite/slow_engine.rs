@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::fixture::wait;
 
 const ENGINE: &str = "/var/run/docker.sock";
+
 /// One that is slow with requests that begin with certain words.
 pub struct SlowEngine {
     pub socket: PathBuf,
