@@ -182,7 +182,7 @@ impl Memory {
         }
         if !spec.mount.0.is_dir() {
             let why = format!("invalid mount config: bind source path does not exist: {}", spec.mount.0.display());
-            return Err(EngineError::Refused { what: "create a container", why });
+            return Err(EngineError::NoSuchHostPath(why));
         }
         if world.containers.contains_key(&spec.name) {
             let why = format!("Conflict. The container name {:?} is already in use", spec.name);
