@@ -1,4 +1,5 @@
 # What up.sh and down.sh have in common; sourced by both.
+# shellcheck shell=bash
 project=${COMPOSE_PROJECT_NAME:-nagaya}
 if [ "$(id -u)" = 0 ]; then
   compose_dir=${NAGAYA_COMPOSE_DIR:-/var/lib/nagaya}/$project

@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 
 seconds=${FUZZ_SECONDS:-60}
-target=$PWD/target/fuzz
+target=$(realpath -m "$TARGET_DIR")/fuzz
 flags="--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 for feature in inline-8bit-counters pc-table trace-compares; do flags+=" -Cllvm-args=-sanitizer-coverage-$feature"; done
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -1,63 +1,97 @@
 #!/usr/bin/env bash
-# Builds the rooms' image, workspace-base:latest, unless one made of the same inputs is there.
+# Builds the image of workspaces, workspace-base:latest, unless one made of the same inputs is there.
+#   scripts/image.sh [demo|all]      compiles the programs for demo, or all of them, while the image's packages are fetched
 . "$(dirname "$0")/lib.sh"
 
 triple=$(rustc -vV | sed -n 's/^host: //p')
-target=${CARGO_TARGET_DIR:-target}
-agent=$target/$triple/agent/nagaya-agent
-room_uid=$(id -u)
-[ "$room_uid" != 0 ] || room_uid=1000
+agent=$TARGET_DIR/$triple/agent/nagaya-agent
+room_uid=$(image_uid)
 # Certificates that only this host knows, for builds behind a TLS-inspecting proxy; give a PEM file.
 extra_ca=${NAGAYA_EXTRA_CA:-}
 
-mkdir -p "$target"
+mkdir -p "$TARGET_DIR"
 # Two at once would share the build's context.
-exec 9>"$target/image.lock"
+exec 9>"$TARGET_DIR/image.lock"
 flock 9
 
+recipe=$({
+  cat workspace-base/Dockerfile workspace-base/node-proxy.js workspace-base/requirements.txt ${extra_ca:+"$extra_ca"}
+  echo "$room_uid $BASE_IMAGE"
+} | sha256sum | cut -c1-16)
+context=$TARGET_DIR/image-context
+build() { docker build --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg ROOM_UID="$room_uid" "$@"; }
+
+# What needs no compiled program: the base image with its packages, and beside them the CLI. It is mostly waiting for the network
+# and the disk, so it runs while cargo has the processors.
+prepare() {
+  local cli=''
+  if [ ! -x "$(scripts/claude-cli.sh path)" ]; then
+    scripts/claude-cli.sh fetch &
+    cli=$!
+  fi
+  scripts/base-image.sh
+  step "Installing the image's packages (the first time some minutes)"
+  # The stage copies nothing, so its context is the Dockerfile alone.
+  build --target packages -t nagaya/packages:latest - <workspace-base/Dockerfile
+  [ -z "$cli" ] || wait "$cli"
+}
+
+preparing='' prepare_log=$TARGET_DIR/image-prepare.log
+stop_preparing() {
+  [ -z "$preparing" ] || kill -TERM -- "-$preparing" 2>/dev/null || true
+}
+trap stop_preparing EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+label() { docker image inspect -f "{{index .Config.Labels \"nagaya.image.$1\"}}" "$IMAGE" 2>/dev/null || true; }
+if [ "$(label recipe)" != "$recipe" ]; then
+  step "Preparing the image beside the compiler: base, packages, CLI (log: $prepare_log)"
+  # Job control gives it a process group of its own, which is ended whole if compiling fails.
+  set -m
+  # `set -e` does not hold in a function whose status is tested; a shell of its own has no such caller.
+  (set -e; prepare) >"$prepare_log" 2>&1 </dev/null &
+  preparing=$!
+  set +m
+fi
+
+[ $# = 0 ] || scripts/build.sh "$1"
 step "Compiling the agent (static)"
+# Another profile and C library linking: nothing of the build for the host can be shared.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked -p nagaya-agent --profile agent --target "$triple"
 
 inputs=$({
-  cat "$agent" workspace-base/Dockerfile workspace-base/node-proxy.js workspace-base/requirements.txt ${extra_ca:+"$extra_ca"}
-  echo "$room_uid $BASE_IMAGE"
+  cat "$agent"
+  echo "$recipe"
 } | sha256sum | cut -c1-16)
-if [ "$(docker image inspect -f '{{index .Config.Labels "nagaya.image.inputs"}}' "$IMAGE" 2>/dev/null)" = "$inputs" ]; then
+if [ -n "$preparing" ]; then
+  step "Waiting for the image's packages and the CLI"
+  status=0
+  wait "$preparing" || status=$?
+  # Whatever is left of its process group after a failure.
+  stop_preparing
+  preparing=''
+  [ "$status" = 0 ] || die "The image cannot be prepared:
+$(tail -n 15 "$prepare_log")"
+fi
+if [ "$(label inputs)" = "$inputs" ]; then
   step "Image $IMAGE is up to date"
   exit 0
 fi
 
-scripts/base-image.sh
-
-# The CLI comes out of a wheel of the Python package index, pinned by version and hash.
-cli_dir=$target/claude-cli/$(sha256sum workspace-base/requirements.txt | cut -c1-16)
-if [ ! -x "$cli_dir/claude" ]; then
-  step "Fetching the Claude Code CLI (pinned, hash-checked; about 180 MB)"
-  python3 -m pip --version >/dev/null 2>&1 || { can_install && apt_install python3-pip; } ||
-    die "python3 with pip is missing. Install it, e.g.: sudo apt-get install python3-pip"
-  wheels=$(mktemp -d)
-  trap 'rm -rf "$wheels"' EXIT
-  python3 -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \
-    --dest "$wheels" -r workspace-base/requirements.txt
-  mkdir -p "$cli_dir"
-  python3 -m zipfile -e "$wheels"/claude_agent_sdk-*.whl "$wheels/unpacked"
-  install -m 0755 "$wheels/unpacked/claude_agent_sdk/_bundled/claude" "$cli_dir/claude.new"
-  mv "$cli_dir/claude.new" "$cli_dir/claude"
-fi
-
-step "Building $IMAGE (the first time some minutes; the CLI alone has 400 MB)"
-context=$target/image-context
+step "Building $IMAGE (the CLI alone has 400 MB)"
+cli=$(scripts/claude-cli.sh path)
+[ -x "$cli" ] || scripts/claude-cli.sh fetch
 rm -rf "$context"
 mkdir -p "$context/extra-ca"
 cp workspace-base/Dockerfile workspace-base/node-proxy.js "$context/"
-# Links cost nothing; across file systems a copy is needed.
-cp -l "$cli_dir/claude" "$context/claude" 2>/dev/null || cp "$cli_dir/claude" "$context/claude"
+# A hard link costs nothing; across file systems a copy is needed.
+cp -l "$cli" "$context/claude" 2>/dev/null || cp "$cli" "$context/claude"
 cp "$agent" "$context/nagaya-agent"
 touch "$context/extra-ca/none"
 [ -z "$extra_ca" ] || cp "$extra_ca" "$context/extra-ca/extra.crt"
-docker build --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg ROOM_UID="$room_uid" --build-arg INPUTS="$inputs" \
+build --build-arg RECIPE="$recipe" --build-arg INPUTS="$inputs" \
   ${extra_ca:+--build-arg REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt} \
-  -t "$IMAGE" "$context"
+  --quiet -t "$IMAGE" "$context" >/dev/null
 rm -rf "$context"
-# What this one has taken the name of; rooms that still run from it keep it.
+# Removes the images whose name this one took; workspaces that run from one keep it.
 docker image prune -f --filter label=nagaya.image.inputs >/dev/null

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 
 wanted=conformance/schema/requirements.txt
-place=${CARGO_TARGET_DIR:-$PWD/target}/schemathesis/$(sha256sum "$wanted" | cut -c1-16)
+place=$(realpath -m "$TARGET_DIR")/schemathesis/$(sha256sum "$wanted" | cut -c1-16)
 program=$place/bin/schemathesis
 
 if ! "$program" --version >/dev/null 2>&1; then

@@ -3,4 +3,4 @@
 # scenarios, makes it a part of them; what became of each is in target/selftest/selftest.json.
 . "$(dirname "$0")/lib.sh"
 step "Broken deployments (all of them take up to half an hour on two cores)"
-exec "$(bin nagaya-conformance)" selftest --image "$IMAGE" --report "${CARGO_TARGET_DIR:-target}/selftest" --filter "${FILTER:-all()}"
+exec "$(bin nagaya-conformance)" selftest --image "$IMAGE" --report "$TARGET_DIR/selftest" --filter "${FILTER:-all()}"

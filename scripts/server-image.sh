@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 
 profile=${NAGAYA_PROFILE:-release}
-target=${CARGO_TARGET_DIR:-target}
+target=$TARGET_DIR
 uid=$(image_uid)
 tag=$(server_tag "$profile")
 mkdir -p "$target"
@@ -16,7 +16,7 @@ case $profile in
   debug) ;;
   release)
     step "Compiling the server and the scripted model, optimised"
-    cargo build --locked --release -p nagaya-server -p nagaya-fixtures
+    cargo build --locked --release --workspace --bin nagaya --bin nagaya-fixtures
     ;;
   *) die "NAGAYA_PROFILE=$profile: accepted: release, debug" ;;
 esac
