@@ -43,8 +43,7 @@ stop_preparing() {
 trap stop_preparing EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-label() { docker image inspect -f "{{index .Config.Labels \"nagaya.image.$1\"}}" "$IMAGE" 2>/dev/null || true; }
-if [ "$(label recipe)" != "$recipe" ]; then
+if [ "$(image_label recipe "$IMAGE")" != "$recipe" ]; then
   step "Preparing the image beside the compiler: base, packages, CLI (log: $prepare_log)"
   # Job control gives it a process group of its own, which is ended whole if compiling fails.
   set -m
@@ -73,7 +72,7 @@ if [ -n "$preparing" ]; then
   [ "$status" = 0 ] || die "The image cannot be prepared:
 $(tail -n 15 "$prepare_log")"
 fi
-if [ "$(label inputs)" = "$inputs" ]; then
+if [ "$(image_label inputs "$IMAGE")" = "$inputs" ]; then
   step "Image $IMAGE is up to date"
   exit 0
 fi

@@ -54,8 +54,8 @@ docker_answers() { timeout 5 docker version --format '{{.Server.APIVersion}}' >/
 
 has_image() { docker image inspect "$1" >/dev/null 2>&1; }
 
-# image_inputs IMAGE : the hash of what the image was built from, kept in its label; nothing if there is no such image.
-image_inputs() { docker image inspect -f '{{index .Config.Labels "nagaya.image.inputs"}}' "$1" 2>/dev/null || true; }
+# image_label NAME IMAGE : the value of the label nagaya.image.NAME; nothing if there is no such image.
+image_label() { docker image inspect -f "{{index .Config.Labels \"nagaya.image.$1\"}}" "$2" 2>/dev/null || true; }
 
 # wait_until SECONDS COMMAND… : polls until the command succeeds; fails after that time.
 wait_until() {
