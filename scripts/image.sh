@@ -19,24 +19,42 @@ recipe=$({
   echo "$room_uid $BASE_IMAGE"
 } | sha256sum | cut -c1-16)
 context=$TARGET_DIR/image-context
-build() { docker build --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg ROOM_UID="$room_uid" "$@"; }
-
-# What needs no compiled program: the base image with its packages, and beside them the CLI. It is mostly waiting for the network
-# and the disk, so it runs while cargo has the processors.
-prepare() {
-  local cli=''
-  if [ ! -x "$(scripts/claude-cli.sh path)" ]; then
-    scripts/claude-cli.sh fetch &
-    cli=$!
-  fi
-  scripts/base-image.sh
-  step "Installing the image's packages (the first time some minutes)"
-  # The stage copies nothing, so its context is the Dockerfile alone.
-  build --target packages -t nagaya/packages:latest - <workspace-base/Dockerfile
-  [ -z "$cli" ] || wait "$cli"
+build() { # ARGUMENTS… : docker build, quietly; what it prints is shown if it fails
+  docker build --quiet --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg ROOM_UID="$room_uid" \
+    ${extra_ca:+--build-arg REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt} "$@" >/dev/null
 }
 
-preparing='' prepare_log=$TARGET_DIR/image-prepare.log
+# Everything in the context but the agent.
+fill_context() {
+  local cli
+  cli=$(scripts/claude-cli.sh path)
+  rm -rf "$context"
+  # The image gets these modes.
+  install -d -m 0755 "$context" "$context"/{extra-ca,local,local/bin,local/share,local/share/nagaya}
+  install -m 0644 workspace-base/Dockerfile "$context/Dockerfile"
+  install -m 0644 workspace-base/node-proxy.js "$context/local/share/nagaya/node-proxy.js"
+  # A hard link costs nothing; across file systems a copy is needed.
+  cp -l "$cli" "$context/local/bin/claude" 2>/dev/null || cp "$cli" "$context/local/bin/claude"
+  touch "$context/extra-ca/none"
+  [ -z "$extra_ca" ] || install -m 0644 "$extra_ca" "$context/extra-ca/extra.crt"
+}
+
+# What needs no compiled program: the base image, its packages and, fetched beside them, the CLI. Much of it is waiting for the
+# network and the disk, so it runs while cargo has the processors.
+prepare() {
+  scripts/claude-cli.sh fetch &
+  local cli=$!
+  scripts/base-image.sh
+  step "Installing the image's packages (the first time some minutes)"
+  # Before the CLI is there: the stage copies nothing, so its context is the Dockerfile alone.
+  build --target packages -t nagaya/packages:latest - <workspace-base/Dockerfile
+  wait "$cli"
+  step "Adding the CLI (400 MB)"
+  fill_context
+  build --target tools -t nagaya/packages:latest "$context"
+}
+
+preparing='' prepared='' prepare_log=$TARGET_DIR/image-prepare.log
 stop_preparing() {
   [ -z "$preparing" ] || kill -TERM -- "-$preparing" 2>/dev/null || true
 }
@@ -71,26 +89,22 @@ if [ -n "$preparing" ]; then
   preparing=''
   [ "$status" = 0 ] || die "The image cannot be prepared:
 $(tail -n 15 "$prepare_log")"
+  prepared=yes
 fi
 if [ "$(image_label inputs "$IMAGE")" = "$inputs" ]; then
   step "Image $IMAGE is up to date"
   exit 0
 fi
 
-step "Building $IMAGE (the CLI alone has 400 MB)"
-cli=$(scripts/claude-cli.sh path)
-[ -x "$cli" ] || scripts/claude-cli.sh fetch
-rm -rf "$context"
-mkdir -p "$context/extra-ca"
-cp workspace-base/Dockerfile workspace-base/node-proxy.js "$context/"
-# A hard link costs nothing; across file systems a copy is needed.
-cp -l "$cli" "$context/claude" 2>/dev/null || cp "$cli" "$context/claude"
+step "Building $IMAGE"
+# Not prepared: only the agent differs from that of the image that is there.
+if [ -z "$prepared" ]; then
+  scripts/claude-cli.sh fetch
+  scripts/base-image.sh
+  fill_context
+fi
 cp "$agent" "$context/nagaya-agent"
-touch "$context/extra-ca/none"
-[ -z "$extra_ca" ] || cp "$extra_ca" "$context/extra-ca/extra.crt"
-build --build-arg RECIPE="$recipe" --build-arg INPUTS="$inputs" \
-  ${extra_ca:+--build-arg REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt} \
-  --quiet -t "$IMAGE" "$context" >/dev/null
+build --label nagaya.image.recipe="$recipe" --label nagaya.image.inputs="$inputs" -t "$IMAGE" "$context"
 rm -rf "$context"
 # Removes the images whose name this one took; workspaces that run from one keep it.
 docker image prune -f --filter label=nagaya.image.inputs >/dev/null
