@@ -1,5 +1,7 @@
 //! The life of the server process: build the parts, bind, run until a signal, drain within bounds.
 
+mod descriptors;
+mod http;
 mod parts;
 mod signals;
 mod trail;
@@ -32,6 +34,8 @@ use crate::conversation::uploads::Uploads;
 use parts::ByAllowList;
 use signals::Signals;
 
+/// How long a client's connection may take to send the head of a request, and how long an idle one is kept.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// How long responses in progress may take once no run is left.
 const HTTP_DRAIN: Duration = Duration::from_secs(5);
 /// How much longer than the grace period releasing or keeping the workspaces may take.
@@ -96,6 +100,7 @@ fn bind_cure(error: &io::Error) -> &'static str {
 /// Serves until a signal ends the process.
 pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
     logs::start(config.service.logs);
+    descriptors::raise_limit();
     match serve(config, addr_file.as_deref()).await {
         Ok(()) => Exit::Ok,
         Err(error) => {
@@ -194,10 +199,8 @@ impl Server {
                 .with_graceful_shutdown(closing.clone().cancelled_owned());
             tasks.push(tokio::spawn(serve.into_future()));
         }
-        // The service is made once: axum would copy the router, route by route, for each connection.
-        let serve = axum::serve(listener, api::router(self.app.clone()).into_make_service())
-            .with_graceful_shutdown(closing.clone().cancelled_owned());
-        tasks.push(tokio::spawn(serve.into_future()));
+        let limits = http::Limits { head: HEAD_DEADLINE, connections: descriptors::for_clients() };
+        tasks.push(tokio::spawn(http::serve(listener, api::router(self.app.clone()), limits, closing.clone())));
         Ok(Listeners { closing, tasks })
     }
 
