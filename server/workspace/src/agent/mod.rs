@@ -1,5 +1,6 @@
 //! The client of a room's agent: HTTP/1.1 over a hardened connection to `agent.sock`.
 
+mod claims;
 pub(crate) mod files;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use nagaya_protocol::{AgentEvent, AgentFault, ExecuteRequest, Health, REQUEST_ID
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::directory::{ConnectError, RoomDir};
+use claims::Budget;
 
 /// How long the agent may take to answer a question that needs no work.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -32,6 +34,9 @@ pub enum AgentError {
     /// The conversation with it broke.
     #[error("the agent's connection broke: {0}")]
     Broken(String),
+    /// It says more than it may, or what cannot be: the room is hostile.
+    #[error("the agent is not to be trusted: {0}")]
+    Hostile(String),
     /// It did not answer in time.
     #[error("the agent did not answer within {0:?}")]
     Timeout(Duration),
@@ -101,10 +106,18 @@ pub async fn cancel(dir: &RoomDir, execution: &str) -> Result<(), AgentError> {
 pub struct EventStream {
     body: Incoming,
     decoder: sse::Decoder,
+    budget: Budget,
     _connection: AbortOnDropHandle<()>,
 }
 
 impl EventStream {
+    /// Continues an execution whose earlier stream broke: what that one received counts towards the same totals.
+    #[must_use]
+    pub fn continuing(mut self, earlier: Self) -> Self {
+        self.budget = earlier.budget;
+        self
+    }
+
     async fn open(dir: &RoomDir, request: Request<Body>) -> Result<Self, AgentError> {
         let (status, body, connection) = send(dir, request, ANSWER_DEADLINE).await?;
         if !status.is_success() {
@@ -112,7 +125,7 @@ impl EventStream {
             refuse_unless_success(status, &bytes)?;
             return Err(AgentError::Broken("no stream".into()));
         }
-        Ok(Self { body, decoder: sse::Decoder::new(), _connection: connection })
+        Ok(Self { body, decoder: sse::Decoder::new(), budget: Budget::default(), _connection: connection })
     }
 
     /// The next event with its number, or `None` where the stream ended. Cancel-safe.
@@ -129,6 +142,7 @@ impl EventStream {
                 Some(Err(error)) => return Err(AgentError::Broken(error.to_string())),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        self.budget.take_bytes(data.len()).map_err(AgentError::Hostile)?;
                         self.decoder.push(&data);
                     }
                 }
@@ -144,10 +158,14 @@ impl EventStream {
         while let Some(event) = self.decoder.next_event().map_err(|e| AgentError::Broken(e.to_string()))? {
             let number = event.id.as_deref().and_then(|id| id.parse().ok());
             let number = number.ok_or_else(|| AgentError::Broken("an event without a number".into()))?;
+            self.budget.take_event().map_err(AgentError::Hostile)?;
             match serde_json::from_str(&event.data) {
-                Ok(event) => return Ok(Some((number, event))),
-                // A newer agent may say more than this server knows.
-                Err(error) => tracing::warn!(number, name = event.name, %error, "skipped an event of the agent"),
+                Ok(event) => return claims::bounded(event).map(|event| Some((number, event))).map_err(AgentError::Hostile),
+                // A newer agent may send events that this server does not know.
+                Err(error) if self.budget.is_first_undecodable() => {
+                    tracing::warn!(number, %error, "skipped an event of the agent; further ones are logged at debug level");
+                }
+                Err(error) => tracing::debug!(number, %error, "skipped an event of the agent"),
             }
         }
         Ok(None)
