@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use nagaya_conformance::client::exchange::{Exchanges, Secrets};
 use nagaya_conformance::client::http::Api;
-use nagaya_conformance::failure::Kind;
+use nagaya_conformance::harness::exchanges::{Exchanges, Secrets};
+use nagaya_conformance::harness::failure::Kind;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, Manner, ends, judged, kill, suite, told};
+use crate::fixture::{Fixture, Manner, ends, judged, kill, status_and_output, suite};
 
 fn verdict(report: &Value) -> (&str, u64, &str) {
     let text = |value: &'static str| report[value].as_str().unwrap_or_default();
@@ -101,7 +101,11 @@ fn an_interrupt_ends_the_run_and_it_is_still_reported() {
 fn what_a_killed_run_left_is_collected_and_a_living_one_is_not_touched() {
     let (fixture, dir) = (Fixture::start(Manner::Hangs), tempfile::tempdir().expect("a directory"));
     let (mut child, _) = hanging(&fixture, dir.path());
-    let gc = || told(&suite(["gc", "--docker", "/nowhere.sock"]).env("TMPDIR", dir.path()).output().expect("started"));
+    let gc = || {
+        status_and_output(
+            &suite(["gc", "--docker", "/nowhere.sock"]).env("TMPDIR", dir.path()).output().expect("started"),
+        )
+    };
     let (status, text) = gc();
     assert_eq!((status, runs(dir.path())), (0, 1), "a living run was touched: {text}");
     kill(&child, Signal::KILL);
@@ -178,8 +182,9 @@ fn one_that_cannot_be_reached_or_wants_another_key_is_no_verdict() {
     assert_eq!(status, 3, "{text}");
     assert!(text.contains(&nobody.to_string()), "{text}");
     let locked = Fixture::start(Manner::Locked);
-    let (status, text) =
-        told(&suite(["run", "--target", &locked.url, "--api-key", "the-wrong-key-0000"]).output().expect("started"));
+    let (status, text) = status_and_output(
+        &suite(["run", "--target", &locked.url, "--api-key", "the-wrong-key-0000"]).output().expect("started"),
+    );
     assert_eq!(status, 3, "{text}");
     assert!(text.contains("--api-key") && !text.contains("the-wrong-key-0000"), "{text}");
     let (status, text) = ends(["run", "--target", "https://host"]);
