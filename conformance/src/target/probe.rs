@@ -97,7 +97,7 @@ impl Capabilities {
             let why = "calls to the target's model may cost money and need --allow-model-calls";
             self.lacks(&[Capability::Model], why);
         }
-        self.lacks(&[Capability::ServerImage, Capability::Compose], "the target was started by somebody else");
+        self.lacks(&[Capability::ServerImage, Capability::Compose], "the suite did not start the target");
         self.lacks(&[Capability::Build], "the Dockerfile of the target's image is not available");
         self.lacks(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
         self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");

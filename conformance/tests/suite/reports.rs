@@ -26,7 +26,7 @@ fn a_failure_is_told_in_each_form_with_all_that_is_known() {
             "HLTH-001",
             "BUG-01",
             "status of GET /health",
-            "somebody else",
+            "does not start or configure the target",
             "--seed",
             "500 Internal Server Error",
         ] {

@@ -7,7 +7,8 @@ use crate::client::http::Reply;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 
 /// An id that does not exist.
 const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
@@ -42,7 +43,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "API-005",

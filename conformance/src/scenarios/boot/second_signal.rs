@@ -7,12 +7,12 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
-use crate::scenarios::common::broken_run::{HEALED_LIMIT, ended_badly, endless};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::broken_run::{ended_badly, endless};
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::needs::RUN;
 use crate::target::deployment::STOP_LIMIT;
 use crate::target::launch::Launch;
-
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "BOOT-001",
@@ -22,7 +22,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(NEEDS)
+.requires(RUN)
 .limit(120)];
 
 async fn hastened(context: &Context) -> Result<(), Failure> {

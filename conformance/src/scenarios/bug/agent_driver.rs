@@ -11,10 +11,9 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
-
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -25,7 +24,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "BUG-10-JUNK",
@@ -35,7 +34,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "BUG-10-GONE",
@@ -45,7 +44,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "BUG-10-EXIT",
@@ -55,7 +54,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
 ];
 

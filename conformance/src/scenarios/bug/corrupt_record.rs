@@ -5,7 +5,8 @@ use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
-use crate::scenarios::common::shared_redis::{HEALED_LIMIT, in_own_room, mark};
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::shared_redis::{in_own_room, mark};
 use crate::target::launch::Launch;
 
 const NEEDS: &[Capability] =

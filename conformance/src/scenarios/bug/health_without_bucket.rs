@@ -3,10 +3,9 @@
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile};
+use crate::harness::vocabulary::Profile;
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
-
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "BUG-03-S3",
@@ -15,7 +14,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     body!(health),
 )
 .profile(Profile::Full)
-.requires(NEEDS)
+.requires(RUN)
 .limit(120)];
 
 async fn health(context: &Context) -> Result<(), Failure> {

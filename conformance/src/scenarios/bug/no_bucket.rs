@@ -3,7 +3,8 @@
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
@@ -14,7 +15,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])
+.requires(RUN)
 .limit(90)];
 
 async fn no_bucket(context: &Context) -> Result<(), Failure> {

@@ -10,13 +10,13 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::leftovers::{Descriptors, ROOMS, bound_below};
+use crate::scenarios::common::needs::RUN;
 use crate::scenarios::common::rooms;
 use crate::target::deployment::{Conversation, Deployment, READY_LIMIT};
 use crate::target::launch::Launch;
 
 /// How long removal may take.
 const GONE_LIMIT: Duration = Duration::from_secs(20);
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 const REQUIREMENT: &str = "one release path; nothing left listening, no file, no task, no descriptor";
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -28,7 +28,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "BUG-12-DELETE",
@@ -38,7 +38,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "BUG-12-CRASH",
@@ -48,7 +48,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "BUG-12-SHUTDOWN",
@@ -58,7 +58,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "BUG-12-HOST",

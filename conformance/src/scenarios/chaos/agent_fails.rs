@@ -7,11 +7,11 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
-use crate::scenarios::common::broken_run::{HEALED_LIMIT, ended_badly, endless, gone};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::broken_run::{ended_badly, endless, gone};
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
-
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -22,7 +22,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
     Scenario::new(
         "CHAOS-005",
@@ -32,7 +32,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
     Scenario::new(
         "CHAOS-006",
@@ -42,7 +42,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
 ];
 

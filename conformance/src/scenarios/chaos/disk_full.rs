@@ -1,7 +1,5 @@
 //! A full state directory.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::client::form::Form;
@@ -11,11 +9,10 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::broken_run::ended_badly;
+use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 
-/// How long recovery may take.
-const HEALED_LIMIT: Duration = Duration::from_secs(30);
 /// Size of the state directory that is going to be full.
 const STATE_MIB: u32 = 32;
 /// How many conversations may be created until one is refused: a database can reuse pages that it has already allocated.

@@ -7,12 +7,11 @@ use serde_json::json;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
-/// How long recovery may take.
-const HEALED_LIMIT: Duration = Duration::from_secs(30);
 /// How long `/health` may take while a component does not respond; a load balancer would time out eventually.
 const HEALTH_LIMIT: Duration = Duration::from_secs(10);
 
@@ -24,7 +23,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(NEEDS)
+.requires(RUN)
 .limit(90)];
 
 async fn engine_hangs(context: &Context) -> Result<(), Failure> {

@@ -1,18 +1,14 @@
 //! A Docker engine that is restarted or killed.
 
-use std::time::Duration;
-
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::broken_run::{ended_badly, endless};
+use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
-
-/// How long recovery may take.
-const HEALED_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "CHAOS-008",

@@ -6,12 +6,12 @@ use crate::client::stream::names;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
-use crate::scenarios::common::broken_run::{HEALED_LIMIT, ended_badly, endless, gone};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::broken_run::{ended_badly, endless, gone};
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 use crate::target::relay::Relay;
-
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "CHAOS-007",
@@ -21,7 +21,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(NEEDS)
+.requires(RUN)
 .limit(120)];
 
 async fn engine_restarts(context: &Context) -> Result<(), Failure> {

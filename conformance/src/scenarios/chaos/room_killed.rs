@@ -3,10 +3,9 @@
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
-
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "CHAOS-002",
@@ -16,7 +15,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(NEEDS)
+.requires(RUN)
 .limit(90)];
 
 async fn room_killed(context: &Context) -> Result<(), Failure> {

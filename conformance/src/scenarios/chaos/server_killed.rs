@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::json;
 
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check};
@@ -13,6 +12,7 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::leftovers::{Descriptors, bound_below};
+use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 
@@ -24,8 +24,6 @@ const ROUNDS: usize = 5;
 const LATEST_KILL_MS: u64 = 2_500;
 /// How many conversations are active when the server is killed.
 const CONVERSATIONS: usize = 3;
-/// How long recovery may take.
-const HEALED_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "CHAOS-001",

@@ -8,10 +8,8 @@ use crate::client::stream::{EventStream, RunEvent, names};
 use crate::harness::engine::Room;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
+use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::target::deployment::{Conversation, Deployment};
-
-/// How long recovery may take.
-pub(crate) const HEALED_LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts a run that does not end by itself, and waits until its tool runs.
 pub(crate) async fn endless(deployment: &Deployment, conversation: &Conversation) -> Result<EventStream, Failure> {

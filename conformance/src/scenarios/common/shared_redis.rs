@@ -1,15 +1,11 @@
 //! Deployments that keep their state in Redis.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
+use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::target::deployment::{Conversation, Deployment};
-
-/// How long recovery may take.
-pub(crate) const HEALED_LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until `/health`, which must always answer 200, reports this state of Redis, and returns the response.
 pub(crate) async fn redis_is(deployment: &Deployment, expected: &str) -> Result<Value, Failure> {

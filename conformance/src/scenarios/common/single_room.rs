@@ -1,13 +1,9 @@
 //! The only workspace of a deployment.
 
-use std::time::Duration;
-
 use crate::harness::failure::{Failure, check_eq};
 use crate::harness::poll::eventually;
+use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::target::deployment::Deployment;
-
-/// How long recovery may take.
-pub(crate) const HEALED_LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until neither containers nor directories of other workspaces exist.
 pub(crate) async fn only(deployment: &Deployment, rooms: usize) -> Result<(), Failure> {

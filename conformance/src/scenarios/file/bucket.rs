@@ -8,13 +8,13 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::bucket::{files, names_and_texts, shell, storage_errors};
 use crate::scenarios::common::files;
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 use crate::target::storage::Object;
 
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 /// How long background work may take.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -27,7 +27,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
     Scenario::new(
         "FILE-102",
@@ -37,7 +37,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
     Scenario::new(
         "FILE-103",
@@ -47,7 +47,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
     Scenario::new(
         "FILE-104",
@@ -57,7 +57,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
     Scenario::new(
         "FILE-105",
@@ -67,7 +67,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
     Scenario::new(
         "FILE-106",
@@ -77,7 +77,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
     Scenario::new(
         "FILE-107",
@@ -87,7 +87,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(120),
 ];
 

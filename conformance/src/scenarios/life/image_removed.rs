@@ -6,11 +6,10 @@ use serde_json::json;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 use crate::target::image;
 use crate::target::launch::Launch;
-
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "LIFE-005",
@@ -20,7 +19,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(NEEDS)
+.requires(RUN)
 .limit(120)];
 
 async fn image_gone(context: &Context) -> Result<(), Failure> {

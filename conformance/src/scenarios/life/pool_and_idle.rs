@@ -6,10 +6,10 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 /// How long filling a pool of two may take.
 const FULL_LIMIT: Duration = Duration::from_secs(20);
 
@@ -22,7 +22,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "LIFE-002",
@@ -32,7 +32,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "LIFE-003",
@@ -42,7 +42,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
     Scenario::new(
         "LIFE-004",
@@ -52,7 +52,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
 ];
 

@@ -14,7 +14,9 @@ use crate::harness::ledger::Made;
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
-use crate::scenarios::common::single_room::{HEALED_LIMIT, only};
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::single_room::only;
 use crate::target::launch::Launch;
 
 /// The grace period for containers that no server knows.
@@ -39,7 +41,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])
+    .requires(RUN)
     .limit(120),
     Scenario::new(
         "LIFE-008",
@@ -49,7 +51,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])
+    .requires(RUN)
     .limit(120),
 ];
 

@@ -8,8 +8,8 @@ use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 const NEEDS_RESUME: &[Capability] =
     &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::Resume];
 
@@ -32,7 +32,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
-    .requires(NEEDS)
+    .requires(RUN)
     .limit(90),
 ];
 

@@ -7,6 +7,7 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 use crate::target::deployment::{Conversation, Deployment};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -45,7 +46,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body!(request_id),
     )
     .profile(Profile::Full)
-    .requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])
+    .requires(RUN)
     .limit(90),
 ];
 

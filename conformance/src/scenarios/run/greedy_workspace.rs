@@ -6,11 +6,11 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
-use crate::scenarios::common::broken_run::{HEALED_LIMIT, ended_badly};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::broken_run::ended_badly;
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
-
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "RUN-004",
@@ -20,7 +20,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(NEEDS)
+.requires(RUN)
 .limit(120)];
 
 /// Ways to exhaust a workspace, and the output once the limit is reached. None of them may end the run.

@@ -3,7 +3,8 @@
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 
 /// A text with characters of one, three and four bytes, and how often it is repeated: one MiB in total.
 const PIECE: &str = "\u{9577}\u{5c4b}\u{1f3e0}x";
@@ -17,7 +18,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])];
+.requires(RUN)];
 
 async fn large_answer(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;

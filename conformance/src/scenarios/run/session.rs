@@ -4,7 +4,8 @@ use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 use crate::target::deployment::{Conversation, Deployment};
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
@@ -15,7 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])
+.requires(RUN)
 .limit(120)];
 
 /// The model's answer to whether it was sent a word.

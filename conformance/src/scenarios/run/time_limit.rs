@@ -7,9 +7,11 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::broken_run::ended_badly;
-use crate::scenarios::common::single_room::{HEALED_LIMIT, only};
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::single_room::only;
 use crate::target::launch::Launch;
 
 /// The time limit of a run.
@@ -23,7 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])
+.requires(RUN)
 .limit(120)];
 
 async fn timed_out(context: &Context) -> Result<(), Failure> {

@@ -6,7 +6,8 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
@@ -17,7 +18,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::Critical)
 .profile(Profile::Full)
-.requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])
+.requires(RUN)
 .limit(120)];
 
 /// Ways to fill a directory; all of them continue until they are stopped.

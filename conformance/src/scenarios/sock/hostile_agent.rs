@@ -8,7 +8,8 @@ use crate::harness::engine::ROOM_SOCKETS;
 use crate::harness::failure::{Failure, check};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 
 /// Exit status of a command that was killed by SIGKILL.
@@ -22,7 +23,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::Critical)
 .profile(Profile::Full)
-.requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model])
+.requires(RUN)
 .limit(120)];
 
 /// What a workspace does to its agent's socket. `$1` is a socket on the host to which nothing may connect.

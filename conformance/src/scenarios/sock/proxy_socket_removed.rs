@@ -6,11 +6,10 @@ use crate::harness::engine::ROOM_SOCKETS;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Capability, Profile, Severity};
-use crate::scenarios::common::broken_run::HEALED_LIMIT;
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
-
-const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model];
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SOCK-002",
@@ -20,7 +19,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .severity(Severity::High)
 .profile(Profile::Full)
-.requires(NEEDS)
+.requires(RUN)
 .limit(120)];
 
 /// What a workspace does to its proxy socket. The server may restore it between any two commands, so each change is one command

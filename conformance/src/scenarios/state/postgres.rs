@@ -10,11 +10,10 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::durable_run::{outlives, waiting, whole};
+use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
 
-/// How long recovery may take.
-const HEALED_LIMIT: Duration = Duration::from_secs(30);
 /// How long another client holds its lock, in seconds.
 const LOCKED: Duration = Duration::from_secs(8);
 /// The number of conversations.
