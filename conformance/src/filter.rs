@@ -1,4 +1,4 @@
-//! `--filter`: which scenarios are meant, in the kind of expression that cargo-nextest uses.
+//! The expressions of `--filter`, with the syntax of cargo-nextest's filter sets.
 //!
 //! ```text
 //! expr   := and ( ("or" | "|" | "+") and )*
@@ -11,7 +11,9 @@
 
 use std::fmt;
 
-use crate::scenario::{Capability, Profile, Scenario, Severity};
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Capability, Profile, Severity};
+use strum::VariantArray as _;
 
 /// A parsed expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,17 +22,17 @@ pub enum Filter {
     All,
     /// No scenario.
     None,
-    /// Those of which one field matches.
+    /// Scenarios with a field that matches.
     Field(Field, Matcher),
-    /// Those that the inner one does not mean.
+    /// Scenarios that the inner expression does not match.
     Not(Box<Filter>),
-    /// Those that both mean.
+    /// Scenarios that both match.
     And(Box<Filter>, Box<Filter>),
-    /// Those that either means.
+    /// Scenarios that either matches.
     Or(Box<Filter>, Box<Filter>),
 }
 
-/// What a predicate looks at.
+/// The field that a predicate compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     /// [`Scenario::id`]
@@ -50,9 +52,9 @@ impl Field {
     fn closed_set(self) -> Option<Vec<&'static str>> {
         match self {
             Self::Id | Self::Family => None,
-            Self::Severity => Some(Severity::ALL.map(Severity::name).to_vec()),
-            Self::Requires => Some(Capability::ALL.map(Capability::name).to_vec()),
-            Self::Profile => Some(Profile::ALL.map(Profile::name).to_vec()),
+            Self::Severity => Some(Severity::VARIANTS.iter().map(<&str>::from).collect()),
+            Self::Requires => Some(Capability::VARIANTS.iter().map(<&str>::from).collect()),
+            Self::Profile => Some(Profile::VARIANTS.iter().map(<&str>::from).collect()),
         }
     }
 }
@@ -62,7 +64,7 @@ impl Field {
 pub enum Matcher {
     /// The whole text.
     Exact(String),
-    /// A part of it.
+    /// A substring.
     Contains(String),
     /// A pattern for the whole text.
     Glob(String),
@@ -78,7 +80,7 @@ impl Matcher {
         }
     }
 
-    /// The one text this can match, if there is just one.
+    /// The only text this can match, if there is only one.
     fn literal(&self) -> Option<&str> {
         match self {
             Self::Exact(text) => Some(text),
@@ -88,7 +90,7 @@ impl Matcher {
     }
 }
 
-/// `*` any text, `?` any one character; backtracks to the latest `*` only, so the time is bounded by the product of lengths.
+/// Matches `*` with any text and `?` with any character. It backtracks to the latest `*` only, so its time is bounded by the product of the lengths.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
@@ -137,7 +139,7 @@ impl Filter {
     /// Parses an expression.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its place.
+    /// The first error, with its position.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         let mut parser = Parser { text, at: 0 };
         let filter = parser.expression(0)?;
@@ -148,7 +150,7 @@ impl Filter {
         Ok(filter)
     }
 
-    /// Whether the expression means this scenario.
+    /// Whether the expression matches this scenario.
     #[must_use]
     pub fn matches(&self, scenario: &Scenario) -> bool {
         match self {
@@ -160,9 +162,9 @@ impl Filter {
             Self::Field(field, matcher) => match field {
                 Field::Id => matcher.matches(scenario.id),
                 Field::Family => matcher.matches(scenario.family()),
-                Field::Severity => matcher.matches(scenario.severity.name()),
-                Field::Requires => scenario.requires.iter().any(|need| matcher.matches(need.name())),
-                Field::Profile => scenario.profiles().iter().any(|profile| matcher.matches(profile.name())),
+                Field::Severity => matcher.matches(scenario.severity.into()),
+                Field::Requires => scenario.requires.iter().any(|need| matcher.matches(need.into())),
+                Field::Profile => scenario.profiles().iter().any(|profile| matcher.matches(profile.into())),
             },
         }
     }
@@ -304,22 +306,13 @@ impl Parser<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn scenario(id: &'static str, severity: Severity, profile: Profile) -> Scenario {
-        Scenario {
-            id,
-            title: "",
-            severity,
-            requirement: "",
-            requires: &[Capability::Docker, Capability::Model],
-            profile,
-            destructive: false,
-            limit: Duration::ZERO,
-            body: |_| Box::pin(async { Ok(()) }),
-        }
+        Scenario::new(id, "", "", |_| Box::pin(async { Ok(()) }))
+            .severity(severity)
+            .requires(&[Capability::Docker, Capability::Model])
+            .profile(profile)
     }
 
     fn means(expression: &str, id: &'static str) -> bool {

@@ -1,5 +1,5 @@
-//! Removes what a killed run left: exactly what its ledger names, and processes that carry its mark. A run whose process still
-//! lives is not touched.
+//! Removes what a killed run left behind: exactly what its ledger names, and processes that carry its mark. A run whose process
+//! still exists is not touched.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,37 +9,35 @@ use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
-use crate::failure::Failure;
-use crate::poll::eventually;
-use crate::run::{LEDGER_FILE, Made, OWNER_FILE, Run, runs_dir, start_time};
-use crate::target::build;
-use crate::target::cgroup;
-use crate::target::compose;
-use crate::target::engine::Engine;
-use crate::target::image;
+use crate::harness::engine::Engine;
+use crate::harness::failure::Failure;
+use crate::harness::ledger::{LEDGER_FILE, Made, OWNER_FILE, runs_dir, start_time};
+use crate::harness::pending::{ENGINE_LIMIT, unanswered};
+use crate::harness::poll::eventually;
+use crate::harness::run::Run;
+use crate::harness::tree;
 use crate::target::launch::remove_rooms;
 use crate::target::process::RUN_MARK;
-use crate::target::tree;
-use crate::underway::{ENGINE_LIMIT, unanswered};
+use crate::target::{build, cgroup, compose, image};
 
-/// Where the engine listens, unless a run was told otherwise.
+/// Default path of the Docker socket.
 pub const USUAL_SOCKET: &str = "/var/run/docker.sock";
 
-/// How long killed processes may take to be gone.
+/// How long killed processes may take to exit.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// What was found of one dead run.
+/// What was removed for one dead run.
 #[derive(Debug)]
 pub struct Collected {
     /// The run's id.
     pub run: String,
     /// What was removed.
     pub removed: Vec<String>,
-    /// What could not be; the run's ledger is kept, so that another attempt finds it.
+    /// What could not be removed; the run's ledger is kept for another attempt.
     pub failed: Vec<String>,
 }
 
-/// Removes what dead runs of this user left. `tell` is told what it waits for.
+/// Removes what dead runs of this user left behind. `tell` is called with a message before a longer wait.
 ///
 /// # Errors
 /// The directory of runs cannot be read.
@@ -51,10 +49,10 @@ pub async fn collect(docker: &str, tell: &dyn Fn(&str)) -> anyhow::Result<Vec<Co
     Ok(collected)
 }
 
-/// Ends a run of this process: what its scenarios could not take down is removed as that of a killed run.
+/// Ends a run of this process. What its scenarios could not remove is removed as for a killed run.
 ///
 /// # Errors
-/// Something stays; then the ledger does too.
+/// Something cannot be removed; the ledger is kept then.
 pub async fn end(run: &Run) -> anyhow::Result<()> {
     if !run.left_something() {
         return run.end().with_context(|| run.dir().display().to_string());
@@ -63,13 +61,13 @@ pub async fn end(run: &Run) -> anyhow::Result<()> {
     let collected = collect_run(run.dir(), docker, &|_| ()).await;
     anyhow::ensure!(
         collected.failed.is_empty(),
-        "left behind, and on the ledger for nagaya-conformance gc: {}",
+        "left behind; `nagaya-conformance gc` tries again: {}",
         collected.failed.join("; ")
     );
     Ok(())
 }
 
-/// Directories of runs whose process is gone.
+/// The directories of runs whose process has exited.
 fn dead_runs(runs: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(runs) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -78,7 +76,7 @@ fn dead_runs(runs: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut dead = Vec::new();
     for entry in entries {
         let entry = entry?;
-        // A name with a dot in front is a run that is just beginning and has made nothing yet.
+        // A name that begins with a dot belongs to a run that is just starting and has made nothing yet.
         let begun = !entry.file_name().as_encoded_bytes().starts_with(b".");
         if begun && !owner_lives(&entry.path()) {
             dead.push(entry.path());
@@ -96,7 +94,7 @@ fn owner_lives(dir: &Path) -> bool {
     pid.and_then(start_time).is_some_and(|now| Some(now) == started)
 }
 
-/// What a ledger says of a run, and how long the engine may still be at what it was asked for.
+/// The contents of a ledger, and how long the engine may still take to complete its requests.
 struct Left<'l> {
     made: Vec<Made>,
     unanswered: HashSet<&'l str>,
@@ -106,7 +104,7 @@ struct Left<'l> {
 
 impl<'l> Left<'l> {
     fn read(ledger: &'l str, tell: &'l dyn Fn(&str)) -> Self {
-        // The latest first; but before the rooms goes what could make more of them.
+        // The latest first, except that containers and projects which could create workspaces go before the workspaces.
         let mut made: Vec<Made> = ledger.lines().rev().filter_map(Made::parse).collect();
         made.sort_by_key(|made| match made {
             Made::Container(_) | Made::Project(_) => 0,
@@ -116,8 +114,8 @@ impl<'l> Left<'l> {
         Self { made, unanswered: unanswered(ledger), until: Instant::now() + ENGINE_LIMIT, tell }
     }
 
-    /// Waits until what was asked for is there. It never comes if the killed run had written down that it would ask and had not yet
-    /// asked, or if the engine refused: then there is nothing to remove. Nobody knows how many parts a Compose project will have.
+    /// Waits until the objects that were asked for exist. One never appears if the run was killed before it sent the request, or if
+    /// the engine refused it: then there is nothing to remove. The number of parts of a Compose project is unknown.
     async fn arrives(&self, engine: &Engine) {
         let asked_for = |made: &&Made| match made {
             Made::Container(name) | Made::Image(name) | Made::Project(name) => self.unanswered.contains(name.as_str()),
@@ -146,7 +144,7 @@ impl<'l> Left<'l> {
         left
     }
 
-    /// Whether a directory of the run has one for a room that no container has: a server makes that before it asks for the container.
+    /// Whether a directory of the run contains one for a workspace without a container: a server creates it before the container.
     async fn expects_rooms(&self, engine: &Engine) -> Result<bool, Failure> {
         let mounted = engine.mounted().await?;
         let dirs = self.made.iter().filter_map(|made| if let Made::Dir(dir) = made { Some(dir) } else { None });
@@ -157,8 +155,8 @@ impl<'l> Left<'l> {
     async fn remove_rooms(&self, engine: &Engine, deployment: &str) -> Result<Vec<String>, Failure> {
         let mut removed = remove_rooms(engine, deployment).await?;
         if self.expects_rooms(engine).await? {
-            let left = self.waits_for("a room");
-            let arrive = eventually(left, "a room", async || match self.expects_rooms(engine).await {
+            let left = self.waits_for("a workspace");
+            let arrive = eventually(left, "a workspace", async || match self.expects_rooms(engine).await {
                 Ok(true) => Err("none"),
                 looked => Ok(looked),
             });
@@ -171,7 +169,7 @@ impl<'l> Left<'l> {
     }
 }
 
-/// Removes what a run left that is over: the ledger in its directory says what that is.
+/// Removes what a finished run left behind, according to the ledger in its directory.
 async fn collect_run(dir: &Path, docker: &str, tell: &dyn Fn(&str)) -> Collected {
     let run = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut collected = Collected { run, removed: Vec::new(), failed: Vec::new() };
@@ -213,38 +211,38 @@ async fn remove(
         Some(engine) => engine,
         None => {
             let engine = engine.insert(Engine::connect(docker).await?);
-            // Before anything goes: it may be what the engine makes something of.
+            // Before anything is removed: the engine may be making something from it.
             left.arrives(engine).await;
             engine
         }
     };
-    let told = |failure: Failure| anyhow::anyhow!("{failure}");
+    let into_error = |failure: Failure| anyhow::anyhow!("{failure}");
     match made {
         Made::Deployment(id) => {
-            let removed = left.remove_rooms(engine, id).await.map_err(told)?;
+            let removed = left.remove_rooms(engine, id).await.map_err(into_error)?;
             Ok(removed.into_iter().map(|room| format!("container {room}")).collect())
         }
         Made::Container(name) => {
             let container = engine.container(name);
             let there = container.inspect().await.is_ok();
-            container.remove().await.map_err(told)?;
+            container.remove().await.map_err(into_error)?;
             Ok(there.then(|| format!("container {name}")).into_iter().collect())
         }
-        Made::Project(name) => compose::remove_project(engine, name).await.map_err(told),
+        Made::Project(name) => compose::remove_project(engine, name).await.map_err(into_error),
         Made::Image(tag) => {
             let there = engine.docker().inspect_image(tag).await.is_ok();
-            image::remove(engine, tag).await.map_err(told)?;
+            image::remove(engine, tag).await.map_err(into_error)?;
             Ok(there.then(|| format!("image {tag}")).into_iter().collect())
         }
         Made::Layers(run) => {
-            let layers = build::remove_layers(engine, run).await.map_err(told)?;
+            let layers = build::remove_layers(engine, run).await.map_err(into_error)?;
             Ok((layers > 0).then(|| format!("{layers} layers of builds")).into_iter().collect())
         }
         Made::Dir(_) | Made::Cgroup(_) => unreachable!("these were dealt with above"),
     }
 }
 
-/// Processes whose environment carries the run's mark; others' environments cannot be read, and are not ours.
+/// Processes whose environment carries the run's mark. The environments of other users' processes cannot be read.
 fn marked(run: &str) -> Vec<i32> {
     let mark = format!("{RUN_MARK}={run}");
     let Ok(entries) = std::fs::read_dir("/proc") else {
@@ -278,8 +276,8 @@ async fn kill_marked(collected: &mut Collected) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capabilities::Capabilities;
-    use crate::run::Options;
+    use crate::harness::capabilities::Capabilities;
+    use crate::harness::options::Options;
 
     #[test]
     fn only_runs_of_dead_processes_are_dead() {
@@ -309,12 +307,12 @@ mod tests {
         std::fs::write(dir.join(LEDGER_FILE), format!("dir {}\nnonsense\n", left.display())).expect("written");
         let run = dir.file_name().expect("a name").to_string_lossy().into_owned();
         let mut child = tokio::process::Command::new("sleep").arg("60").env(RUN_MARK, &run).spawn().expect("started");
-        // Between fork and exec it does not carry the mark yet.
+        // Between fork and exec the process does not carry the mark yet.
         let there = eventually(KILL_LIMIT, "the marked process", || {
             std::future::ready(if marked(&run).is_empty() { Err("not there") } else { Ok(()) })
         });
         there.await.expect("started");
-        // Only a waited-for process is gone from /proc's view of it, so wait while it is killed.
+        // A killed process disappears from /proc only once its parent has waited for it.
         let (collected, status) = tokio::join!(collect_run(&dir, "/nowhere.sock", &|_| ()), child.wait());
         assert!(!status.expect("waited").success());
         assert!(collected.failed.is_empty(), "{collected:?}");
@@ -338,9 +336,9 @@ mod tests {
         let run = Run::begin(options, Capabilities::default()).expect("begun");
         run.will_make(&Made::Container("left".to_owned())).expect("written");
         run.has_left_something();
-        let told = end(&run).await.expect_err("no engine").to_string();
-        assert!(told.contains("Container(\"left\")") && told.contains("gc"), "{told}");
-        assert!(run.dir().join(LEDGER_FILE).exists(), "it is forgotten");
+        let into_error = end(&run).await.expect_err("no engine").to_string();
+        assert!(into_error.contains("Container(\"left\")") && into_error.contains("gc"), "{into_error}");
+        assert!(run.dir().join(LEDGER_FILE).exists(), "the ledger must still exist");
         run.end().expect("ended");
     }
 }

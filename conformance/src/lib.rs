@@ -1,27 +1,19 @@
-//! A conformance suite for deployments of the Nagaya contract: servers that give every AI-agent conversation a locked room of its
-//! own.
+//! A conformance suite for deployments of the Nagaya contract: servers that give every AI-agent conversation a locked-down workspace
+//! of its own.
 //!
 //! One registry ([`scenarios`]) and two front ends: the binary `nagaya-conformance`, and the test target `scenarios` for
-//! `cargo nextest`. Everything is looked at from outside — HTTP, the Docker engine, sockets, processes — so that another
-//! implementation can be put in the place of this project's server.
+//! `cargo nextest`. The suite observes everything from outside (HTTP, the Docker engine, sockets, processes), so that it can test
+//! another implementation in place of this project's server.
+//!
+//! Imports point downwards only: [`selftest`] and [`report`] → [`mutants`], [`scenarios`] → [`target`] → [`client`] → [`harness`].
 
-pub mod capabilities;
 pub mod catalogue;
 pub mod client;
-pub mod context;
-pub mod evidence;
-pub mod failure;
 pub mod filter;
 pub mod gc;
+pub mod harness;
 pub mod mutants;
-pub mod outcome;
-pub mod poll;
 pub mod report;
-pub mod resources;
-pub mod run;
-pub mod runner;
-pub mod scenario;
 pub mod scenarios;
 pub mod selftest;
 pub mod target;
-pub mod underway;

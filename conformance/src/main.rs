@@ -5,7 +5,7 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
-use nagaya_conformance::outcome::Exit;
+use nagaya_conformance::harness::outcome::Exit;
 
 fn main() -> ExitCode {
     let line = match cli::Line::try_parse() {

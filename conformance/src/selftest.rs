@@ -1,45 +1,49 @@
-//! Proof that the suite bites: each broken deployment of [`crate::mutants`] must turn its named scenarios red, by their assertion and
-//! in the words that were said beforehand; without the defect, the same scenarios must be green.
+//! Tests that the suite detects defects: each broken deployment of [`crate::mutants`] must fail its named scenarios by an assertion
+//! with the expected message; without the defect, the same scenarios must pass.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::stream::{self, StreamExt};
+use futures::stream;
+use futures::stream::StreamExt;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::capabilities::Capabilities;
-use crate::failure::{Failure, Kind};
 use crate::filter::Filter;
-use crate::gc;
-use crate::mutants::{self, Defect, Mutant, Red};
-use crate::outcome::{Exit, Outcome};
-use crate::run::{Made, Options, Run};
-use crate::runner::{self, Report};
-use crate::scenario::Scenario;
-use crate::scenarios;
+use crate::harness::capabilities::Capabilities;
+use crate::harness::failure::{Failure, Kind};
+use crate::harness::ledger::Made;
+use crate::harness::options::Options;
+use crate::harness::outcome::{Exit, Outcome};
+use crate::harness::run::Run;
+use crate::harness::runner;
+use crate::harness::runner::Report;
+use crate::harness::scenario::Scenario;
+use crate::mutants::{Mutant, Red};
+use crate::target::defects::{Defect, Defects};
 use crate::target::image;
+use crate::{gc, mutants, scenarios};
 
-/// What became of a scenario that had to turn red.
+/// Whether a scenario detected the defect of a broken deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Catch {
-    /// It did, as foretold.
+    /// It failed with the expected message.
     Caught,
-    /// It stayed green: the defect would go unnoticed.
+    /// It passed: the defect would go unnoticed.
     Missed,
-    /// It turned red, for another reason.
+    /// It failed with another message.
     OtherReason,
-    /// It broke, or its time was up: that proves nothing.
+    /// It ended with an error or a timeout, which proves nothing.
     Unclear,
-    /// What it needs is not there.
+    /// Something it needs is missing.
     CouldNotRun,
 }
 
 impl Catch {
-    /// How a report is to be read.
+    /// The catch for a report.
     #[must_use]
     pub fn of(red: &Red, report: &Report) -> Self {
         match report.outcome {
@@ -51,7 +55,7 @@ impl Catch {
         }
     }
 
-    /// A word for it.
+    /// Its name in the output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -64,7 +68,7 @@ impl Catch {
     }
 }
 
-/// Everything a report says of why.
+/// The text of a failure: message, expected and actual value.
 #[must_use]
 pub fn said(report: &Report) -> String {
     let texts = [&report.message, &report.expected, &report.actual].into_iter().flatten();
@@ -76,31 +80,31 @@ pub fn said(report: &Report) -> String {
 pub struct Trial {
     /// The deployment.
     pub mutant: &'static Mutant,
-    /// What had to happen.
+    /// The expected failure.
     pub red: &'static Red,
-    /// What it comes to.
+    /// Whether the defect was detected.
     pub catch: Catch,
-    /// What became of the scenario; none where the deployment could not be made.
+    /// The result of the scenario; none if the deployment could not be prepared.
     pub report: Option<Report>,
-    /// Why it could not be made.
+    /// Why it could not be prepared.
     pub fault: Option<String>,
 }
 
-/// What all trials come to.
+/// The result of all trials.
 #[derive(Debug, Clone)]
 pub struct Proof {
-    /// What became of the scenarios against the good deployment.
+    /// The results of the scenarios against the good deployment.
     pub good: Vec<Report>,
     /// Every trial, in order of the catalogue.
     pub trials: Vec<Trial>,
     /// How long it took.
     pub took: Duration,
-    /// Whether it was broken off.
+    /// Whether it was interrupted.
     pub interrupted: bool,
 }
 
 impl Proof {
-    /// 0: every defect was caught, and the good deployment is all green. 1: one was not. 2: something could not be run.
+    /// 0: every defect was caught, and every scenario passes against the good deployment. 1: one was not. 2: something could not run.
     #[must_use]
     pub fn exit(&self) -> Exit {
         let catches = self.trials.iter().map(|trial| trial.catch);
@@ -116,7 +120,7 @@ impl Proof {
         }
     }
 
-    /// How many broken deployments turned all their scenarios red, and how many there were.
+    /// How many broken deployments failed all their scenarios, and how many there are.
     #[must_use]
     pub fn caught(&self) -> (usize, usize) {
         let all: BTreeSet<&str> = self.trials.iter().map(|trial| trial.mutant.id).collect();
@@ -126,14 +130,14 @@ impl Proof {
     }
 }
 
-/// The broken deployments that a filter means: those of which it means a scenario.
+/// The broken deployments that a filter selects: those with a scenario that matches it.
 #[must_use]
 pub fn select(filter: &Filter) -> Vec<&'static Mutant> {
     let meant = |red: &Red| scenarios::find(red.scenario).is_some_and(|scenario| filter.matches(scenario));
     mutants::all().into_iter().filter(|mutant| mutant.red.iter().any(meant)).collect()
 }
 
-/// What happens meanwhile.
+/// Is notified of results as they arrive.
 pub trait Observer: Send + Sync {
     /// A scenario has ended against the good deployment.
     fn good(&self, report: &Report);
@@ -145,11 +149,11 @@ pub trait Observer: Send + Sync {
 struct Prepared {
     mutant: &'static Mutant,
     run: Arc<Run>,
-    /// The tag of its image, where it has one of its own, and what that is made of.
+    /// The tag of its own image, if it has one, and the image that this one is made from.
     image: Option<(String, String)>,
 }
 
-/// Tries every one of `chosen`, `jobs` at a time, and first the good deployment.
+/// Runs the scenarios against the good deployment, and then against each broken deployment in `chosen`, `jobs` at a time.
 ///
 /// # Errors
 /// The runs cannot be begun.
@@ -162,7 +166,8 @@ pub async fn prove(
     observer: &dyn Observer,
 ) -> anyhow::Result<Proof> {
     let begun = Instant::now();
-    // All scripts are written before the first program is started: a file that a child has inherited for writing cannot be executed.
+    // All scripts are written before the first program is started: executing a file that a child process holds open for writing fails
+    // with ETXTBSY.
     let mut waiting = Vec::new();
     for mutant in chosen {
         waiting.push(prepare(options, capabilities, mutant, cancel)?);
@@ -197,7 +202,7 @@ fn prepare(
     cancel: &CancellationToken,
 ) -> anyhow::Result<Prepared> {
     let mut run = Run::begin(options.clone(), capabilities.clone())?;
-    run.defects = mutant.defects;
+    run.extensions.insert(Defects(mutant.defects));
     run.cancel = cancel.child_token();
     let lines: Vec<&str> = mutant
         .defects
@@ -232,7 +237,7 @@ async fn attempt(prepared: Prepared, observer: &dyn Observer) -> Vec<Trial> {
         let trial = match (&made, scenario) {
             (Ok(()), Some(scenario)) => {
                 let report = runner::execute(&run, scenario).await;
-                // What was broken off says nothing, either way.
+                // An interrupted scenario proves nothing.
                 let broken_off = report.outcome == Outcome::Error && run.cancel.is_cancelled();
                 let catch = if broken_off { Catch::CouldNotRun } else { Catch::of(red, &report) };
                 Trial { mutant, red, catch, report: Some(report), fault: None }
@@ -262,7 +267,7 @@ async fn attempt(prepared: Prepared, observer: &dyn Observer) -> Vec<Trial> {
     };
     if let (Err(failure), Some(last)) = (ended, trials.last_mut()) {
         last.catch = Catch::Unclear;
-        last.fault = Some(format!("left something behind: {failure}"));
+        last.fault = Some(format!("left behind: {failure}"));
     }
     trials.iter().for_each(|trial| observer.ended(trial));
     trials

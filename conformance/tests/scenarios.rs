@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use nagaya_conformance::capabilities::Capabilities;
-use nagaya_conformance::gc;
-use nagaya_conformance::outcome::Outcome;
+use nagaya_conformance::harness::capabilities::Capabilities;
+use nagaya_conformance::harness::options::Options;
+use nagaya_conformance::harness::outcome::Outcome;
+use nagaya_conformance::harness::run::Run;
+use nagaya_conformance::harness::runner;
+use nagaya_conformance::harness::scenario::Scenario;
 use nagaya_conformance::report::terminal;
-use nagaya_conformance::run::{Options, Run};
-use nagaya_conformance::runner;
-use nagaya_conformance::scenario::Scenario;
-use nagaya_conformance::scenarios;
+use nagaya_conformance::{gc, scenarios};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Where random choices start from; a failure says which number was used.

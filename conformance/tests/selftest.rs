@@ -2,12 +2,14 @@
 //! change; and two that must not count as caught.
 
 use libtest_mimic::{Arguments, Failed, Trial as Test};
-use nagaya_conformance::capabilities::Capabilities;
-use nagaya_conformance::mutants::{self, Defect, Mutant, Red};
-use nagaya_conformance::outcome::{Exit, Outcome};
-use nagaya_conformance::run::Options;
-use nagaya_conformance::runner::Report;
-use nagaya_conformance::selftest::{self, Catch, Observer, Proof, Trial};
+use nagaya_conformance::harness::capabilities::Capabilities;
+use nagaya_conformance::harness::options::Options;
+use nagaya_conformance::harness::outcome::{Exit, Outcome};
+use nagaya_conformance::harness::runner::Report;
+use nagaya_conformance::mutants::{Mutant, Red};
+use nagaya_conformance::selftest::{Catch, Observer, Proof, Trial};
+use nagaya_conformance::target::defects::Defect;
+use nagaya_conformance::{mutants, selftest};
 use tokio_util::sync::CancellationToken;
 
 /// One for each place where a defect can sit, but for those that need the model or make an image.
@@ -24,7 +26,7 @@ const QUICK: [&str; 7] = [
 /// A deployment with nothing wrong: no scenario turns red.
 const SOUND: Mutant = Mutant {
     id: "sound",
-    title: "nothing is wrong",
+    title: "Nothing is wrong",
     defects: &[],
     red: &[Red { scenario: "API-006", says: "X-Request-ID" }],
 };
@@ -32,7 +34,7 @@ const SOUND: Mutant = Mutant {
 /// One that turns red, but not for the reason that is named.
 const MISNAMED: Mutant = Mutant {
     id: "misnamed",
-    title: "it does not start",
+    title: "The server does not start",
     defects: &[Defect::Start("exit 1")],
     red: &[Red { scenario: "API-006", says: "X-Request-ID" }],
 };

@@ -1,14 +1,14 @@
 //! `explain`
 
-use nagaya_conformance::outcome::Exit;
-use nagaya_conformance::scenario::{Capability, Profile};
-use nagaya_conformance::scenarios::{self, FAMILIES};
+use nagaya_conformance::harness::outcome::Exit;
+use nagaya_conformance::scenarios;
+use nagaya_conformance::scenarios::FAMILIES;
 
-use super::{Fault, print};
+use super::fault::{Fault, print};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Explain {
-    /// A scenario's id, as BUG-06.
+    /// The id of a scenario, for example BUG-06.
     id: String,
 }
 
@@ -18,17 +18,16 @@ impl Explain {
             let family = self.id.split('-').next().unwrap_or_default().to_ascii_uppercase();
             let near: Vec<&str> =
                 scenarios::all().into_iter().filter(|one| one.family() == family).map(|one| one.id).collect();
-            let hint =
-                if near.is_empty() { String::new() } else { format!("; in this family there are {}", near.join(", ")) };
+            let hint = if near.is_empty() { String::new() } else { format!("; this family has {}", near.join(", ")) };
             return Err(Fault::Usage(format!("no scenario has the id {:?}{hint}", self.id)));
         };
-        let about = FAMILIES.iter().find(|(family, _)| *family == scenario.family()).map_or("", |(_, about)| about);
+        let about = FAMILIES.iter().find(|family| family.name == scenario.family()).map_or("", |family| family.about);
         let names = |all: &[&str]| if all.is_empty() { "nothing but HTTP".to_owned() } else { all.join(", ") };
-        let requires: Vec<&str> = scenario.requires.iter().copied().map(Capability::name).collect();
-        let profiles: Vec<&str> = scenario.profiles().into_iter().map(Profile::name).collect();
+        let requires: Vec<&str> = scenario.requires.iter().map(<&str>::from).collect();
+        let profiles: Vec<&str> = scenario.profiles().iter().map(<&str>::from).collect();
         print(&format!(
             "{}  {}\n\n  requirement  {}\n  family       {} ({about})\n  severity     {}\n  needs        {}\n  profiles     {}\n  \
-             destructive  {}\n  time limit   {} s\n\nRun it alone:\n  nagaya-conformance run --filter 'id(={})'\n",
+             destructive  {}\n  time limit   {} s\n  source       {}:{}\n\nRun it alone:\n  nagaya-conformance run --filter 'id(={})'\n",
             scenario.id,
             scenario.title,
             scenario.requirement,
@@ -36,8 +35,10 @@ impl Explain {
             scenario.severity,
             names(&requires),
             names(&profiles),
-            if scenario.destructive { "yes: breaks or removes what it did not make" } else { "no" },
+            if scenario.destructive { "yes: it breaks or removes things that it did not make" } else { "no" },
             scenario.limit.as_secs(),
+            scenario.file(),
+            scenario.line(),
             scenario.id,
         ))
     }

@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use nagaya_conformance::gc;
-use nagaya_conformance::outcome::Exit;
+use nagaya_conformance::harness::outcome::Exit;
 
-use super::{Fault, print};
+use super::fault::{Fault, print};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Gc {
-    /// The Docker socket that the runs used.
+    /// Docker socket that the runs used.
     #[arg(long, value_name = "SOCK", default_value = gc::USUAL_SOCKET)]
     docker: String,
 }
@@ -26,12 +26,12 @@ impl Gc {
             run.failed.iter().for_each(|what| _ = writeln!(text, "  could not remove {what}"));
         }
         if collected.is_empty() {
-            text.push_str("no killed run has left anything\n");
+            text.push_str("no killed run left anything behind\n");
         }
         print(&text)?;
         if collected.iter().any(|run| !run.failed.is_empty()) {
             return Err(Fault::Setup(
-                "something could not be removed; it stays on the ledger for the next attempt".to_owned(),
+                "some objects could not be removed; they stay in the ledger for the next attempt".to_owned(),
             ));
         }
         Ok(Exit::Conformant)

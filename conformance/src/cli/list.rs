@@ -2,17 +2,18 @@
 
 use std::fmt::Write as _;
 
-use nagaya_conformance::outcome::Exit;
-use nagaya_conformance::scenario::Listing;
+use nagaya_conformance::harness::outcome::Exit;
+use nagaya_conformance::harness::scenario::Listing;
 
-use super::{Fault, Selection, print};
+use super::fault::{Fault, print};
+use super::selection::Selection;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
-    /// As a JSON array.
+    /// Prints a JSON array.
     #[arg(long)]
     json: bool,
-    /// As the catalogue page of the docs: all scenarios, and the broken deployments of `selftest`.
+    /// Prints the catalogue page of the documentation: all scenarios, and the broken deployments of `selftest`.
     #[arg(long, conflicts_with_all = ["json", "profile", "filter"])]
     markdown: bool,
     #[command(flatten)]

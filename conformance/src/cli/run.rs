@@ -5,71 +5,73 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nagaya_conformance::capabilities::Capabilities;
-use nagaya_conformance::gc;
-use nagaya_conformance::outcome::Exit;
+use nagaya_conformance::harness::capabilities::Capabilities;
+use nagaya_conformance::harness::options::{LaunchAs, Options};
+use nagaya_conformance::harness::outcome::Exit;
+use nagaya_conformance::harness::run::Run as SuiteRun;
+use nagaya_conformance::harness::runner;
+use nagaya_conformance::harness::runner::Report;
+use nagaya_conformance::harness::vocabulary::Capability;
 use nagaya_conformance::report::{RunReport, terminal};
-use nagaya_conformance::run::{LaunchAs, Options, Run as SuiteRun};
-use nagaya_conformance::runner::{self, Report};
-use nagaya_conformance::scenario::{Capability, Profile};
-use nagaya_conformance::scenarios;
+use nagaya_conformance::{gc, scenarios};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Fault, Selection};
+use super::fault::Fault;
+use super::selection::Selection;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
-    /// Base URL of a deployment that is there already; without it the suite launches its own.
+    /// Base URL of an existing deployment; without it the suite launches its own.
     #[arg(long, value_name = "URL")]
     target: Option<String>,
-    /// How deployments of the suite's own are launched: the server as a process of this machine, or as a container of its image,
-    /// with PostgreSQL and Redis in containers too.
+    /// How the suite launches deployments: the server as a process of this machine, or as a container of its image, with
+    /// PostgreSQL and Redis in containers too.
     #[arg(long, value_name = "HOW", value_enum, default_value = "process", conflicts_with = "target")]
     launch: LaunchAs,
-    /// Docker socket of the engine that holds the rooms.
+    /// Docker socket of the engine that runs the workspaces.
     #[arg(long, value_name = "SOCK")]
     docker: Option<String>,
     /// An operator's key for the API.
     #[arg(long, value_name = "KEY", env = "NAGAYA_CONFORMANCE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
-    /// What the `nagaya.deployment` label of the target's containers says.
+    /// Value of the `nagaya.deployment` label of the target's containers.
     #[arg(long, value_name = "ID", requires = "target")]
     deployment: Option<String>,
-    /// Image of the rooms, for launched deployments.
+    /// Workspace image of launched deployments.
     #[arg(long, value_name = "IMAGE", default_value = "workspace-base:latest")]
     image: String,
     #[command(flatten)]
     selection: Selection,
-    /// Nothing but a pass counts: known failures, scenarios that do not apply and those that could not run break the claim.
+    /// Counts every outcome other than a pass as a failure: known failures, and scenarios that do not apply or could not run.
     #[arg(long)]
     strict: bool,
-    /// Lets scenarios break or remove what they did not make, also in somebody else's deployment.
+    /// Allows scenarios to break or remove things in the target that they did not create.
     #[arg(long)]
     allow_destructive: bool,
-    /// Lets scenarios ask the target's model, which may cost money and answers differently each time.
+    /// Allows scenarios to call the target's model, which may cost money and answers differently each time.
     #[arg(long)]
     allow_model_calls: bool,
-    /// What the deployment does not have, as `admin,resume`: scenarios that need it could then not run.
+    /// Optional parts that the deployment lacks, for example `admin,resume`; scenarios that need them could then not run.
     #[arg(long, value_name = "CAPABILITY", value_enum, value_delimiter = ',')]
     without: Vec<Capability>,
-    /// How many scenarios run at a time; by default one for each processor, at most 4.
+    /// Number of scenarios that run at the same time; by default one for each processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
     /// Writes report.json, junit.xml and report.html into this folder.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
-    /// A file with the id of one scenario on each line that is known to fail; `#` begins a remark. They still run, and one
+    /// File with the ids of scenarios that are known to fail, one per line; `#` starts a comment. They still run, and one
     /// that passes is a failure.
     #[arg(long, value_name = "FILE")]
     known_failures: Option<PathBuf>,
-    /// Where random choices start from.
+    /// Seed of all random choices.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Seconds after which the run is broken off; its report is written all the same.
+    /// Seconds after which the run is stopped; its report is still written.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     time_limit: u64,
-    /// Also prints exchanges, logs and what else was gathered about failures.
+    /// Also prints the evidence of failures: requests and responses, logs, containers.
     #[arg(long, short)]
     verbose: bool,
 }
@@ -79,7 +81,7 @@ impl Run {
         let selected = self.selection.select()?;
         let known = self.known_failures.as_deref().map(known_failures).transpose()?.unwrap_or_default();
         if let Some(dir) = &self.report {
-            // Found out now rather than after ten minutes.
+            // A folder that cannot be created is reported before the run, not after it.
             std::fs::create_dir_all(dir)
                 .map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
         }
@@ -101,7 +103,7 @@ impl Run {
             reports: reports.collect(),
             missing: selected.left_out,
             strict: self.strict,
-            profile: self.selection.profile.map(Profile::name),
+            profile: self.selection.profile.as_ref().map(<&str>::from),
             filter: self.selection.filter.clone(),
             started_at,
             took: begun.elapsed(),
@@ -147,12 +149,12 @@ impl Run {
     }
 }
 
-/// Processors, but no more than rooms fit on a usual machine.
+/// One for each processor, but no more than the memory of a usual machine allows.
 pub(super) fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(4)
 }
 
-/// The first SIGINT or SIGTERM ends all scenarios, which still clean up; their outcomes are errors.
+/// Ends all scenarios at the first SIGINT or SIGTERM. They still clean up, and their outcome is an error.
 pub(super) fn interrupt(cancel: &CancellationToken) -> Result<tokio::task::JoinHandle<()>, Fault> {
     let internal = |error: std::io::Error| Fault::Internal(format!("signals: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;

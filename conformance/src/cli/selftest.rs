@@ -3,27 +3,28 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Instant;
 
-use nagaya_conformance::capabilities::Capabilities;
 use nagaya_conformance::filter::Filter;
-use nagaya_conformance::mutants::{self, Mutant};
-use nagaya_conformance::outcome::{Exit, Outcome};
+use nagaya_conformance::harness::capabilities::Capabilities;
+use nagaya_conformance::harness::options::Options;
+use nagaya_conformance::harness::outcome::{Exit, Outcome};
+use nagaya_conformance::harness::runner::Report;
+use nagaya_conformance::harness::vocabulary::Capability;
+use nagaya_conformance::mutants::Mutant;
 use nagaya_conformance::report::{terminal, write_whole};
-use nagaya_conformance::run::Options;
-use nagaya_conformance::runner::Report;
-use nagaya_conformance::scenario::Capability;
-use nagaya_conformance::selftest::{self, Catch, Proof, Trial};
+use nagaya_conformance::selftest::{Catch, Proof, Trial};
+use nagaya_conformance::{mutants, selftest};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{Fault, print, run};
+use super::fault::{Fault, print};
+use super::run;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Selftest {
-    /// Only broken deployments that must turn red a scenario which this expression means; as for `run`.
+    /// Only broken deployments that must fail a scenario matching this expression; syntax as for `run`.
     #[arg(long, value_name = "EXPR")]
     filter: Option<String>,
     /// Only this broken deployment; may be given several times.
@@ -32,16 +33,16 @@ pub(super) struct Selftest {
     /// Lists broken deployments and runs nothing.
     #[arg(long)]
     list: bool,
-    /// How many are tried at a time; by default one for each processor, at most 4.
+    /// Number of broken deployments at the same time; by default one for each processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
-    /// Image of the rooms.
+    /// Workspace image.
     #[arg(long, value_name = "IMAGE", default_value = "workspace-base:latest")]
     image: String,
     /// Writes selftest.json into this folder.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
-    /// Also prints exchanges, logs and what else was gathered, where a defect was not caught.
+    /// Also prints the evidence where a defect was not caught: requests and responses, logs, containers.
     #[arg(long, short)]
     verbose: bool,
 }
@@ -94,19 +95,19 @@ impl Selftest {
         let filter = self.filter.as_deref().map_or(Ok(Filter::All), Filter::parse);
         let filter = filter.map_err(|error| Fault::Usage(format!("--filter: {error}")))?;
         if let Some(unknown) = self.mutant.iter().find(|id| mutants::find(id).is_none()) {
-            let hint = "`nagaya-conformance selftest --list` shows all there are";
+            let hint = "`nagaya-conformance selftest --list` shows all of them";
             return Err(Fault::Usage(format!("no broken deployment has the id {unknown:?}; {hint}")));
         }
         let named = |one: &&Mutant| self.mutant.is_empty() || self.mutant.iter().any(|id| id == one.id);
         let chosen: Vec<_> = selftest::select(&filter).into_iter().filter(named).collect();
         if chosen.is_empty() {
-            return Err(Fault::NothingSelected("no broken deployment is meant by --filter and --mutant".to_owned()));
+            return Err(Fault::NothingSelected("--filter and --mutant match no broken deployment".to_owned()));
         }
         Ok(chosen)
     }
 }
 
-/// Tells each end as it comes.
+/// Prints each result as it arrives.
 struct Progress {
     begun: Instant,
     total: usize,
@@ -122,7 +123,7 @@ impl Progress {
     }
 
     fn line(&self, mark: &str, what: &str, report: Option<&Report>, why: Option<&str>) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = self.ended.lock();
         *ended += 1;
         let took = report.map_or(0.0, |report| report.took.as_secs_f64());
         let clock = self.begun.elapsed().as_secs();
@@ -135,7 +136,7 @@ impl Progress {
 
 impl selftest::Observer for Progress {
     fn good(&self, report: &Report) {
-        let mark = if report.outcome == Outcome::Pass { "green" } else { report.outcome.name() };
+        let mark = if report.outcome == Outcome::Pass { "green" } else { report.outcome.into() };
         let what = format!("good server: {}", report.scenario.id);
         self.line(mark, &what, Some(report), report.message.as_deref());
     }
@@ -165,9 +166,9 @@ fn summary(proof: &Proof) -> String {
             trial.mutant.title,
             trial.red.scenario
         );
-        let _ = writeln!(out, "  expected to hear  {}", trial.red.says);
-        let heard = trial.report.as_ref().map_or_else(|| trial.fault.clone().unwrap_or_default(), selftest::said);
-        let _ = writeln!(out, "  heard             {}", heard.replace('\n', "\n                    "));
+        let _ = writeln!(out, "  expected  {}", trial.red.says);
+        let found = trial.report.as_ref().map_or_else(|| trial.fault.clone().unwrap_or_default(), selftest::said);
+        let _ = writeln!(out, "  found     {}", found.replace('\n', "\n            "));
     }
     out
 }

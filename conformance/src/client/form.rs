@@ -1,13 +1,13 @@
-//! Forms with files (RFC 7578), written by hand: they may be wrong on purpose.
+//! Multipart forms (RFC 7578), encoded by hand, because some are malformed on purpose.
 
 use bytes::{Bytes, BytesMut};
 use reqwest::Method;
 
 use super::http::{Api, Reply};
 use super::stream::EventStream;
-use crate::failure::Failure;
+use crate::harness::failure::Failure;
 
-/// What divides the parts; no content here holds it.
+/// The boundary between parts; it occurs in no content.
 pub const BOUNDARY: &str = "-conformance-boundary-7f3a";
 
 /// A form.
@@ -15,13 +15,13 @@ pub const BOUNDARY: &str = "-conformance-boundary-7f3a";
 pub struct Form(BytesMut);
 
 impl Form {
-    /// A form that asks for a run.
+    /// A form that starts a run.
     #[must_use]
     pub fn of_run(prompt: &str) -> Self {
         Self::default().field("request_data", &serde_json::json!({ "user_input": prompt }).to_string())
     }
 
-    /// A part that is no file.
+    /// Adds a field that is not a file.
     #[must_use]
     pub fn field(mut self, name: &str, value: &str) -> Self {
         self.head(&format!("name=\"{name}\""));
@@ -29,7 +29,7 @@ impl Form {
         self
     }
 
-    /// A file.
+    /// Adds a file.
     #[must_use]
     pub fn file(mut self, filename: &str, content: &[u8]) -> Self {
         self = self.file_begun(filename, content);
@@ -37,7 +37,7 @@ impl Form {
         self
     }
 
-    /// A file of which more is to come.
+    /// Adds a file whose content continues.
     #[must_use]
     pub fn file_begun(mut self, filename: &str, content: &[u8]) -> Self {
         self.head(&format!("name=\"files\"; filename=\"{filename}\""));
@@ -51,45 +51,45 @@ impl Form {
         );
     }
 
-    /// All of it, with its end.
+    /// The whole form with its closing boundary.
     #[must_use]
     pub fn whole(mut self) -> Bytes {
         self.0.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
         self.0.freeze()
     }
 
-    /// What there is so far.
+    /// The form so far, without a closing boundary.
     #[must_use]
     pub fn begun(self) -> Bytes {
         self.0.freeze()
     }
 }
 
-/// The header's value.
+/// The value of the Content-Type header.
 #[must_use]
 pub fn content_type() -> String {
     format!("multipart/form-data; boundary={BOUNDARY}")
 }
 
 impl Api {
-    /// POST of a form whose answer is an event stream.
+    /// POST of a form that is answered with an event stream.
     ///
     /// # Errors
     /// As [`Api::open_stream`].
     pub async fn open_stream_of(&self, path: &str, form: Form) -> Result<EventStream, Failure> {
         let body = form.whole();
-        let told = format!("a form of {} bytes", body.len());
+        let description = format!("a form of {} bytes", body.len());
         let request = self.request(Method::POST, path).header("Content-Type", content_type()).body(body);
-        self.event_stream(format!("POST {path}"), told, request).await
+        self.event_stream(format!("POST {path}"), description, request).await
     }
 
-    /// POST of bytes that pass for a form, to be refused.
+    /// POST of bytes with the content type of a form, which must be refused.
     ///
     /// # Errors
     /// No whole answer within the limit.
     pub async fn post_form(&self, path: &str, body: Bytes) -> Result<Reply, Failure> {
-        let told = format!("a form of {} bytes", body.len());
+        let description = format!("a form of {} bytes", body.len());
         let request = self.request(Method::POST, path).header("Content-Type", content_type()).body(body);
-        self.answer(format!("POST {path}"), Some(&told), request.timeout(super::http::REQUEST_LIMIT)).await
+        self.answer(format!("POST {path}"), Some(&description), request.timeout(super::http::REQUEST_LIMIT)).await
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP towards a deployment's API.
+//! A client for a deployment's API.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
-use super::exchange::{Exchanges, clip};
 use super::metrics::Metrics;
 use super::stream::EventStream;
-use crate::failure::{Failure, check, check_eq};
+use crate::harness::exchanges::{Exchanges, clip};
+use crate::harness::failure::{Failure, check, check_eq};
 
 /// How long a request that is not a stream may take.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
-/// How long it may take to have a connection.
+/// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Codes of the error envelope, with the status each goes with.
+/// Codes of the error envelope, with their statuses.
 const CODES: [(&str, u16); 10] = [
     ("UNAUTHORIZED", 401),
     ("FORBIDDEN", 403),
@@ -45,7 +45,7 @@ impl Api {
     /// # Errors
     /// The HTTP client cannot be set up.
     pub fn new(base: &str, key: Option<&str>, exchanges: Exchanges) -> Result<Self, Failure> {
-        // No idle connections: they would count as descriptors of the deployment when a scenario looks for leaks.
+        // No idle connections: they would count as descriptors of the server when a scenario looks for leaks.
         let client = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_LIMIT)
@@ -56,7 +56,7 @@ impl Api {
         Ok(Self { base: base.trim_end_matches('/').to_owned(), key: key.map(str::to_owned), client, exchanges })
     }
 
-    /// Where it speaks to.
+    /// The base URL.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
@@ -79,7 +79,7 @@ impl Api {
     /// GET.
     ///
     /// # Errors
-    /// No whole answer within the limit.
+    /// No whole response within the limit.
     pub async fn get(&self, path: &str) -> Result<Reply, Failure> {
         self.send(Method::GET, path, None, &[]).await
     }
@@ -87,7 +87,7 @@ impl Api {
     /// DELETE.
     ///
     /// # Errors
-    /// No whole answer within the limit.
+    /// No whole response within the limit.
     pub async fn delete(&self, path: &str) -> Result<Reply, Failure> {
         self.send(Method::DELETE, path, None, &[]).await
     }
@@ -95,7 +95,7 @@ impl Api {
     /// POST with a JSON body.
     ///
     /// # Errors
-    /// No whole answer within the limit.
+    /// No whole response within the limit.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Reply, Failure> {
         self.send(Method::POST, path, Some(&body.to_string()), &[]).await
     }
@@ -103,37 +103,38 @@ impl Api {
     /// PUT with a JSON body.
     ///
     /// # Errors
-    /// No whole answer within the limit.
+    /// No whole response within the limit.
     pub async fn put(&self, path: &str, body: &Value) -> Result<Reply, Failure> {
         self.send(Method::PUT, path, Some(&body.to_string()), &[]).await
     }
 
-    /// POST of bytes that claim to be JSON.
+    /// POST of bytes with the content type of JSON.
     ///
     /// # Errors
     /// No whole answer within four times the usual limit.
     pub async fn post_bytes(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
         let asked = format!("POST {path}");
-        let told = format!("{} bytes", content.len());
+        let description = format!("{} bytes", content.len());
         let request = self.request(Method::POST, path).timeout(4 * REQUEST_LIMIT);
-        self.answer(asked, Some(&told), request.header("Content-Type", "application/json").body(content)).await
+        self.answer(asked, Some(&description), request.header("Content-Type", "application/json").body(content)).await
     }
 
-    /// PUT of bytes as they are.
+    /// PUT of raw bytes.
     ///
     /// # Errors
     /// No whole answer within four times the usual limit.
     pub async fn upload(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
         let asked = format!("PUT {path}");
-        let told = format!("{} bytes", content.len());
+        let description = format!("{} bytes", content.len());
         let request = self.request(Method::PUT, path).timeout(4 * REQUEST_LIMIT);
-        self.answer(asked, Some(&told), request.header("Content-Type", "application/octet-stream").body(content)).await
+        self.answer(asked, Some(&description), request.header("Content-Type", "application/octet-stream").body(content))
+            .await
     }
 
-    /// Any request; a body is sent as JSON, whatever it is.
+    /// Any request; a body is sent with the content type of JSON.
     ///
     /// # Errors
-    /// No whole answer within the limit.
+    /// No whole response within the limit.
     pub async fn send(
         &self,
         method: Method,
@@ -176,7 +177,7 @@ impl Api {
         }
     }
 
-    /// POST whose answer is an event stream.
+    /// POST that is answered with an event stream.
     ///
     /// # Errors
     /// No answer within the limit, or one that is not an event stream.
@@ -185,7 +186,7 @@ impl Api {
         self.event_stream(format!("POST {path}"), body.to_string(), request).await
     }
 
-    /// GET whose answer is an event stream, of what came after an event.
+    /// GET that is answered with an event stream, from after an event.
     ///
     /// # Errors
     /// No answer within the limit, or one that is not an event stream.
@@ -226,7 +227,7 @@ impl Api {
     }
 }
 
-/// An error with its causes: reqwest keeps the interesting part in the last.
+/// An error with its causes: reqwest keeps the details in the innermost one.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -237,10 +238,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A whole answer.
+/// A whole response.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// What was asked: method and path.
+    /// The request: method and path.
     pub asked: String,
     /// The status.
     pub status: StatusCode,
@@ -266,7 +267,7 @@ impl Reply {
     /// The body as JSON.
     ///
     /// # Errors
-    /// It is not JSON, or does not say that it is.
+    /// It is not JSON, or its content type is not.
     pub fn json(&self) -> Result<Value, Failure> {
         let content_type = self.header("content-type").unwrap_or("none");
         check(
@@ -277,7 +278,7 @@ impl Reply {
             .map_err(|error| Failure::mismatch(format!("{}: {error}", self.asked), "JSON", clip(&self.text())))
     }
 
-    /// The status is `status`.
+    /// Checks that the status is `status`.
     ///
     /// # Errors
     /// It is another.
@@ -289,10 +290,10 @@ impl Reply {
         Err(Failure::mismatch(format!("status of {}", self.asked), status, actual))
     }
 
-    /// The answer is an error with this status and code, in the envelope that every error has.
+    /// Checks that the response is an error with this status and code in the error envelope.
     ///
     /// # Errors
-    /// The status, the code, or the envelope's shape is another.
+    /// The status, the code, or the shape of the envelope differs.
     pub fn expect_error(&self, status: u16, code: &str) -> Result<(), Failure> {
         check_eq(format!("status of {} ({})", self.asked, clip(&self.text())), self.status.as_u16(), status)?;
         let body = self.json()?;
@@ -322,9 +323,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::client::exchange::Secrets;
+    use crate::harness::exchanges::Secrets;
 
-    /// A server that gives one connection this answer, byte by byte as it stands, and hangs up.
+    /// A server that sends these bytes to one connection and closes it.
     async fn answering(answer: &str) -> Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
@@ -372,7 +373,7 @@ mod tests {
     async fn an_answer_that_breaks_off_is_the_deployments_fault() {
         for answer in ["", "HTTP/1.1 200 OK\nContent-Length: 10\n\nabc", "no HTTP\n\n"] {
             let failure = answering(answer).await.get("/x").await.expect_err(answer);
-            assert_eq!(failure.kind, crate::failure::Kind::Assertion);
+            assert_eq!(failure.kind, crate::harness::failure::Kind::Assertion);
         }
     }
 

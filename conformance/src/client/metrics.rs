@@ -19,14 +19,14 @@ pub struct Sample {
 pub struct Metrics {
     /// All samples, in the page's order.
     pub samples: Vec<Sample>,
-    /// What `# TYPE` says of each metric.
+    /// The `# TYPE` of each metric.
     pub types: BTreeMap<String, String>,
 }
 
 /// A line that is not in the format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsError {
-    /// Its number, from 1.
+    /// Its number, starting at 1.
     pub line: usize,
     /// What is wrong.
     pub message: &'static str,
@@ -65,7 +65,7 @@ impl Metrics {
         Ok(page)
     }
 
-    /// The one sample with exactly these labels.
+    /// The sample with exactly these labels.
     #[must_use]
     pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let mut found = self.named(name).filter(|sample| {
@@ -75,7 +75,7 @@ impl Metrics {
         found.next().map(|sample| sample.value)
     }
 
-    /// The sum over all labels; `None` where there is no such metric.
+    /// The sum over all labels; `None` if there is no such metric.
     #[must_use]
     pub fn sum(&self, name: &str) -> Option<f64> {
         self.named(name).map(|sample| sample.value).reduce(|a, b| a + b)
@@ -110,7 +110,7 @@ fn sample(line: &str) -> Result<Sample, &'static str> {
     Ok(Sample { name: name.to_owned(), labels, value })
 }
 
-/// Reads `key="value",…}` and gives what follows it.
+/// Parses `key="value",…}` and returns the rest.
 fn label_set<'l>(mut rest: &'l str, labels: &mut BTreeMap<String, String>) -> Result<&'l str, &'static str> {
     loop {
         rest = rest.trim_start();

@@ -1,6 +1,5 @@
-//! The suite's own clients: HTTP over TCP and over Unix sockets, event streams, metrics. Every exchange is kept.
+//! The suite's own clients: HTTP over TCP and Unix sockets, event streams, metrics. All exchanges with the API are recorded.
 
-pub mod exchange;
 pub mod form;
 pub mod http;
 pub mod metrics;

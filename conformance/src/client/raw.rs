@@ -1,4 +1,4 @@
-//! Bytes on a proxy's Unix socket, and what comes back: for requests that no client would send.
+//! Raw bytes to a proxy's Unix socket, for requests that no HTTP client would send.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use tokio::net::UnixStream;
 /// How long an exchange may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// What came back, to the end of the connection.
+/// The response up to the end of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// All of it; what is no UTF-8 is replaced.
+    /// The whole text, with replacement characters for invalid UTF-8.
     pub text: String,
 }
 
 impl Answer {
-    /// The status of the first answer; none where what came back is no answer.
+    /// The status of the first response, if there is one.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.text.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
     }
 
-    /// How many answers there are.
+    /// The number of responses.
     #[must_use]
     pub fn answers(&self) -> usize {
         self.text.matches("HTTP/1.1 ").count()
     }
 
-    /// Whether the first answer has this line in its head, in whatever case.
+    /// Whether the head of the first response has this line, in any case.
     #[must_use]
     pub fn has_line(&self, line: &str) -> bool {
         let head = self.text.split("\r\n\r\n").next().unwrap_or_default();
@@ -37,7 +37,7 @@ impl Answer {
     }
 }
 
-/// Sends `bytes` and reads to the end.
+/// Sends `bytes` and reads until the connection ends.
 ///
 /// # Errors
 /// What went wrong, as a text: no connection, no end in time.
@@ -45,7 +45,7 @@ pub async fn talk(proxy: &Path, bytes: &[u8]) -> Result<Answer, String> {
     talk_in_pieces(proxy, &[bytes]).await
 }
 
-/// The same, where each piece is sent by itself.
+/// As [`talk`], sending each piece separately.
 ///
 /// # Errors
 /// As [`talk`].
@@ -54,7 +54,7 @@ pub async fn talk_in_pieces(proxy: &Path, pieces: &[&[u8]]) -> Result<Answer, St
     let exchange = async {
         let stream = UnixStream::connect(proxy).await.map_err(|error| format!("connect: {error}"))?;
         let (mut from, mut to) = stream.into_split();
-        // One that is refused early may not read the rest: that is no error of the exchange.
+        // A server that refuses early may not read the rest, which is no error.
         let send = async {
             for piece in pieces {
                 if to.write_all(piece).await.is_err() {
@@ -65,7 +65,7 @@ pub async fn talk_in_pieces(proxy: &Path, pieces: &[&[u8]]) -> Result<Answer, St
         };
         let ((), read) = tokio::join!(send, from.read_to_end(&mut received));
         match read {
-            // What was not read when the connection was closed makes a reset of it.
+            // Closing a connection with unread data resets it.
             Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(format!("reading: {error}")),
             _ => Ok(()),
         }
@@ -75,6 +75,6 @@ pub async fn talk_in_pieces(proxy: &Path, pieces: &[&[u8]]) -> Result<Answer, St
     match ended {
         Ok(Ok(())) => Ok(Answer { text }),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(format!("no end after {LIMIT:?}; until then: {text:?}")),
+        Err(_) => Err(format!("did not end within {LIMIT:?}; received so far: {text:?}")),
     }
 }

@@ -1,4 +1,4 @@
-//! Server-sent events, read as a browser does (WHATWG HTML, section 9.2 "Server-sent events").
+//! A parser for server-sent events that behaves as a browser (WHATWG HTML, section 9.2 "Server-sent events").
 
 /// One dispatched event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,13 +11,13 @@ pub struct SseEvent {
     pub data: String,
 }
 
-/// Reads events out of chunks that may be cut anywhere: inside a character, or between a CR and its LF.
+/// Parses events from chunks that may be split anywhere, even inside a character or between CR and LF.
 #[derive(Debug, Default)]
 pub struct SseReader {
     line: Vec<u8>,
-    /// The last byte was a CR, so that a LF that follows belongs to it.
+    /// The last byte was a CR, so a following LF belongs to it.
     after_cr: bool,
-    /// The stream's first line was seen, so no byte-order mark is expected any more.
+    /// The first line was read, so no byte-order mark may follow.
     begun: bool,
     last_id: String,
     name: String,
@@ -29,7 +29,7 @@ pub struct SseReader {
 }
 
 impl SseReader {
-    /// Takes the next bytes in and gives the events they complete.
+    /// Parses the next bytes and returns the events that they complete.
     pub fn push(&mut self, chunk: &[u8]) -> Vec<SseEvent> {
         let mut events = Vec::new();
         for &byte in chunk {
@@ -43,25 +43,25 @@ impl SseReader {
         events
     }
 
-    /// Whether the stream stands inside an event: one that ends here was cut off.
+    /// Whether the stream is inside an event; a stream that ends here was cut off.
     #[must_use]
     pub fn is_inside_event(&self) -> bool {
         !self.line.is_empty() || self.has_data || !self.name.is_empty()
     }
 
-    /// The reconnection time the stream asked for last, in milliseconds.
+    /// The last reconnection time of the stream, in milliseconds.
     #[must_use]
     pub fn retry_ms(&self) -> Option<u64> {
         self.retry_ms
     }
 
-    /// How many comment lines there were.
+    /// The number of comment lines.
     #[must_use]
     pub fn comments(&self) -> u64 {
         self.comments
     }
 
-    /// How many lines were not UTF-8; they were read with replacement characters.
+    /// The number of lines with invalid UTF-8, which were read with replacement characters.
     #[must_use]
     pub fn not_utf8(&self) -> u64 {
         self.not_utf8

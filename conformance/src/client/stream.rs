@@ -1,4 +1,4 @@
-//! A run's event stream, and what the contract says about any such stream.
+//! A run's event stream, and the contract's rules for every such stream.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use http::HeaderMap;
 use serde_json::Value;
 
-use super::exchange::{Exchanges, clip};
 use super::sse::SseReader;
-use crate::failure::{Failure, check, check_eq};
+use crate::harness::exchanges::{Exchanges, clip};
+use crate::harness::failure::{Failure, check, check_eq};
 
-/// How long a stream may be silent; a live one pings every ten seconds.
+/// How long a stream may be silent; a live stream sends a ping every ten seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(25);
 
 /// One event of a run.
@@ -25,14 +25,14 @@ pub struct RunEvent {
 }
 
 impl RunEvent {
-    /// A field that is a text; empty where it is not there.
+    /// A text field; empty if it is missing.
     #[must_use]
     pub fn text(&self, field: &str) -> &str {
         self.data[field].as_str().unwrap_or_default()
     }
 }
 
-/// An open event stream of a run. Dropping it hangs up.
+/// An open event stream of a run. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct EventStream {
     asked: String,
@@ -61,7 +61,7 @@ impl EventStream {
     /// The next event; `None` once the stream has ended.
     ///
     /// # Errors
-    /// The stream broke, fell silent, ended inside an event, or carried something that is not a JSON object.
+    /// The stream broke off, went silent, ended inside an event, or carried something other than a JSON object.
     pub async fn next(&mut self) -> Result<Option<RunEvent>, Failure> {
         loop {
             if let Some(event) = self.waiting.pop_front() {
@@ -113,7 +113,7 @@ impl EventStream {
         Ok(self.seen.clone())
     }
 
-    /// Reads to the end, and checks what holds for every whole stream.
+    /// Reads to the end, and checks the rules for a whole stream.
     ///
     /// # Errors
     /// As [`EventStream::next`] and [`check_whole`].
@@ -138,11 +138,11 @@ pub fn names(events: &[RunEvent]) -> String {
     events.iter().map(|event| event.name.as_str()).collect::<Vec<_>>().join(" ")
 }
 
-/// What holds for every stream that was read from its first event to its end: ids are `<run>:<seq>` with one run and `seq`
+/// Checks the rules for a stream that was read from its first event to its end: ids are `<run>:<seq>` with one run and `seq`
 /// from 1 without gaps, payloads repeat `seq` and carry a time, and there is exactly one `done`, last.
 ///
 /// # Errors
-/// The first of these that does not hold.
+/// The first rule that is violated.
 pub fn check_whole(events: &[RunEvent]) -> Result<(), Failure> {
     let first = events.first().ok_or_else(|| Failure::assertion("an event stream without any event"))?;
     let run = first.id.rsplit_once(':').map_or("", |(run, _)| run);

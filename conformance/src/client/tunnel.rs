@@ -1,4 +1,4 @@
-//! CONNECT, byte by byte, on a proxy's Unix socket: what a well-behaved HTTP client would hide is what is looked at here.
+//! CONNECT on a proxy's Unix socket, byte by byte, to see what an HTTP client would hide.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use tokio::net::UnixStream;
 /// How long one tunnel may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What came back for one CONNECT.
+/// The response to one CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tunnelled {
-    /// The status of the proxy's answer.
+    /// The status of the proxy's response.
     pub status: u16,
-    /// Every byte after the answer's head, up to the end of the connection.
+    /// Every byte after the response head, up to the end of the connection.
     pub received: Vec<u8>,
 }
 
-/// Asks for a tunnel to `authority`; where it is opened, sends `bytes`, closes its own direction, and reads to the end.
+/// Requests a tunnel to `authority`. Once it is open, sends `bytes`, closes the sending direction, and reads to the end.
 ///
 /// # Errors
 /// What went wrong, as a text: no connection, no answer, no end in time.
@@ -30,7 +30,7 @@ pub async fn connect(proxy: &Path, authority: &str, bytes: &[u8]) -> Result<Tunn
         let (status, mut received) = head(&mut stream).await?;
         if status == 200 {
             let (mut from, mut to) = stream.split();
-            // Both directions at once: with one after the other, both ends could wait for buffers to be emptied.
+            // Both directions at once: otherwise both ends could block on full buffers.
             let send = async {
                 to.write_all(bytes).await?;
                 to.shutdown().await
@@ -46,7 +46,7 @@ pub async fn connect(proxy: &Path, authority: &str, bytes: &[u8]) -> Result<Tunn
     tokio::time::timeout(LIMIT, exchange).await.unwrap_or_else(|_| Err(format!("no end after {LIMIT:?}")))
 }
 
-/// Reads an answer's head; gives its status, and bytes that came with it.
+/// Reads a response head, and returns its status and the bytes after it.
 async fn head(stream: &mut UnixStream) -> Result<(u16, Vec<u8>), String> {
     let mut bytes = Vec::new();
     loop {
@@ -66,15 +66,15 @@ async fn head(stream: &mut UnixStream) -> Result<(u16, Vec<u8>), String> {
     }
 }
 
-/// The first message of TLS (RFC 8446, section 4.1.2) to a server of this name (RFC 6066, section 3): a proxy may insist on seeing
-/// one before it lets bytes through.
+/// A ClientHello (RFC 8446, section 4.1.2) with this server name (RFC 6066, section 3): a proxy may insist on
+/// one before it forwards bytes.
 #[must_use]
 pub fn client_hello(name: &str) -> Vec<u8> {
     let entry = [&[0_u8][..], &with_length(2, name.as_bytes())].concat();
     hello_with(&[&[0, 0][..], &with_length(2, &with_length(2, &entry))].concat())
 }
 
-/// The same without a name.
+/// A ClientHello without a server name.
 #[must_use]
 pub fn nameless_hello() -> Vec<u8> {
     hello_with(&[])
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// A proxy that answers with `answer`, then echoes, then says `last`.
+    /// A proxy that sends `answer`, then echoes, then sends `last`.
     async fn tunnel(answer: &'static str, last: &'static str) -> Result<Tunnelled, String> {
         let dir = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(dir.path().join("s")).expect("bind");

@@ -1,47 +1,48 @@
-//! HTTP over a Unix socket: the agent of a room, or the proxy in front of one.
+//! HTTP over Unix sockets: requests to the agent of a workspace.
 
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::HOST;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use hyper_util::client::legacy::Client;
+use hyperlocal::{UnixClientExt, UnixConnector};
 use tokio::net::UnixStream;
 
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Sends one request over its own connection and reads the whole answer.
+/// Sends one request over a connection of its own and reads the whole response.
 ///
 /// # Errors
-/// What went wrong, as a text: no connection, no answer, or none in time.
-pub async fn request(socket: &Path, method: Method, uri: &str, body: Bytes) -> Result<(StatusCode, Bytes), String> {
+/// A description of what went wrong: no connection, no response, or none in time.
+pub async fn request(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), String> {
+    let request = Request::builder()
+        .method(method)
+        .uri(hyperlocal::Uri::new(socket, path))
+        // Without it the client would send the socket's path, hex-encoded, as the host.
+        .header(HOST, "workspace")
+        .body(Full::new(body))
+        .map_err(|error| error.to_string())?;
     let exchange = async {
-        let stream = UnixStream::connect(socket).await.map_err(|error| format!("connect: {error}"))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header("Host", "room")
-            .body(Full::new(body))
-            .map_err(|error| error.to_string())?;
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-            let status = response.status();
-            let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
-            drop(sender);
-            Ok::<_, String>((status, body))
-        };
-        // The connection ends by itself once the sender is gone, so both can be awaited together.
-        let (answer, _) = tokio::join!(answer, connection);
-        answer
+        let client: Client<UnixConnector, Full<Bytes>> = Client::unix();
+        let response = client.request(request).await.map_err(|error| describe(&error))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| describe(&error))?.to_bytes();
+        Ok((status, body))
     };
     match tokio::time::timeout(LIMIT, exchange).await {
-        Ok(answer) => answer.map_err(|error| format!("{}: {error}", socket.display())),
-        Err(_) => Err(format!("{}: no answer in {LIMIT:?}", socket.display())),
+        Ok(answer) => answer.map_err(|error: String| format!("{}: {error}", socket.display())),
+        Err(_) => Err(format!("{}: no response within {LIMIT:?}", socket.display())),
     }
+}
+
+/// An error with its causes: the client's own message names none of them.
+fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Whether something accepts connections on `socket`.
@@ -61,7 +62,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("s");
         assert!(!accepts(&path).await);
-        assert!(request(&path, Method::GET, "/", Bytes::new()).await.expect_err("nobody").contains("connect"));
+        assert!(
+            request(&path, Method::GET, "/", Bytes::new()).await.expect_err("nobody listens").contains("No such file")
+        );
         let listener = UnixListener::bind(&path).expect("bind");
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a client");

@@ -3,14 +3,14 @@
 use http::HeaderValue;
 use serde_json::json;
 
-use super::{Mutant, answers, asks, red};
+use super::mutant::{Mutant, answers, asks, red};
 use crate::target::memory::Memory;
 use crate::target::tamper::Asked;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "key-not-needed",
-        title: "who has no key is taken for the operator",
+        title: "A client without a key is treated as the operator",
         defects: &[asks(|asked, memory| {
             let named = asked.headers.contains_key(KEY) || asked.headers.contains_key("authorization");
             if let Some(key) = operators(asked, memory).filter(|_| !named) {
@@ -22,7 +22,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "tenants-are-operators",
-        title: "a tenant's key opens what is the operator's alone",
+        title: "A tenant's key opens the operator's routes",
         defects: &[asks(|asked, memory| {
             if let Some(key) = operators(asked, memory) {
                 asked.headers.insert(KEY, key);
@@ -33,7 +33,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "others-are-forbidden",
-        title: "what is another tenant's is forbidden, so that it is known to be there",
+        title: "Another tenant's resources are answered with 403, which reveals that they exist",
         defects: &[answers(|asked, answer, _| {
             if asked.path.starts_with("/api/tenants/") && answer.status == 404 {
                 answer.status = 403;
@@ -44,13 +44,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "when-to-come-again-untold",
-        title: "who asks too often is not told when to come again",
+        title: "A rate-limited client receives no Retry-After",
         defects: &[answers(|_, answer, _| _ = answer.headers.remove("retry-after"))],
         red: &[red("API-013", "no number in retry-after"), red("STATE-001", "without Retry-After")],
     },
     Mutant {
         id: "one-limit-for-all",
-        title: "once one key has asked too often, nobody is answered",
+        title: "One key over its rate limit blocks all clients",
         defects: &[answers(|asked, answer, memory| {
             if answer.status == 429 {
                 memory.set("too often", "");
@@ -62,20 +62,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "answers-undescribed",
-        title: "what is not there is answered with a status that the description does not know",
+        title: "A missing resource is answered with a status that the description does not list",
         defects: &[answers(|_, answer, _| {
             if answer.status == 404 {
                 answer.status = 410;
             }
         })],
-        red: &[red("API-020", "answers are not as described")],
+        red: &[red("API-020", "responses differ from /openapi.json")],
     },
 ];
 
-/// The header with a key in it.
+/// The header that carries the key.
 const KEY: &str = "x-api-key";
 
-/// The first key that was ever used: whoever sets a deployment up is its operator.
+/// The first key that was ever used belongs to the operator, who sets the deployment up.
 fn operators(asked: &Asked, memory: &Memory) -> Option<HeaderValue> {
     if let Some(key) = asked.headers.get(KEY).and_then(|key| key.to_str().ok()) {
         memory.first("operator", key);

@@ -1,45 +1,46 @@
 //! Proxies that pass on something else than what was said, either way.
 
-use super::{Defect, Mutant, red};
+use super::mutant::{Mutant, red};
+use crate::target::defects::Defect;
 use crate::target::tamper::Wire;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "second-answer-after-tunnel",
-        title: "after a tunnel has ended, another answer is written into it",
+        title: "After a tunnel has closed, a second response is written into it",
         defects: &[Defect::Behind(Wire::Trailing(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"))],
         red: &[red("BUG-04", "HTTP/1.1 502 Bad Gateway")],
     },
     Mutant {
         id: "tunnel-loses-bytes",
-        title: "the first bytes that come back through a tunnel are lost",
+        title: "The first bytes that return through a tunnel are lost",
         defects: &[Defect::Behind(Wire::Swallowing(7))],
         red: &[red("BUG-04", "came back")],
     },
     Mutant {
         id: "events-held-back",
-        title: "an answer is passed on once all of it is there",
+        title: "A response is forwarded only once it is complete",
         defects: &[Defect::Behind(Wire::Holding)],
         red: &[red("EGR-208", "held back")],
     },
     Mutant {
         id: "compression-asked-for",
-        title: "the proxy asks targets for a compression that the client did not ask for",
+        title: "The proxy requests a compression that the client did not accept",
         defects: &[Defect::Behind(Wire::Replacing(" HTTP/1.1\r\n", " HTTP/1.1\r\nAccept-Encoding: gzip\r\n"))],
-        red: &[red("EGR-205", "a compression is asked for")],
+        red: &[red("EGR-205", "the forwarded request accepts a compression")],
     },
     Mutant {
         id: "private-header-forwarded",
-        title: "a header that is meant for the proxy alone goes on to the target",
+        title: "A header meant for the proxy is forwarded to the target",
         defects: &[Defect::Behind(Wire::Replacing(
             "GET /kept HTTP/1.1\r\n",
             "GET /kept HTTP/1.1\r\nX-Private: canary-of-the-room\r\n",
         ))],
-        red: &[red("EGR-204", "got out")],
+        red: &[red("EGR-204", "was forwarded")],
     },
     Mutant {
         id: "host-as-it-was-said",
-        title: "a target gets the host in the client's spelling",
+        title: "A target receives the host in the client's spelling",
         defects: &[Defect::Behind(Wire::Replacing(
             "ost: services.conformance.test\r\n",
             "ost: SERVICES.conformance.test.:80\r\n",
@@ -48,7 +49,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "second-request-made",
-        title: "what follows a request in its body goes on as a request of its own",
+        title: "Bytes after a request's head are forwarded as a request of their own",
         defects: &[Defect::Behind(Wire::Replacing(
             "POST /first HTTP/1.1\r\n",
             "GET /second HTTP/1.1\r\nHost: services.conformance.test\r\n\r\nPOST /first HTTP/1.1\r\n",
@@ -57,7 +58,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "more-than-was-sent",
-        title: "more comes out of a tunnel than was sent into it",
+        title: "More bytes come out of a tunnel than were sent into it",
         defects: &[Defect::Behind(Wire::Trailing(b"HTTP/1.1 400 Bad Request\r\n\r\n"))],
         red: &[red("EGR-209", "bytes that came through the tunnel")],
     },

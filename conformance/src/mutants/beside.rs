@@ -4,29 +4,30 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::{Defect, Mutant, red};
+use super::mutant::{Mutant, red};
+use crate::target::defects::Defect;
 use crate::target::memory::Memory;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "links-are-followed",
-        title: "the server connects to whatever a room's agent.sock leads to",
+        title: "The server connects to whatever a workspace's agent.sock links to",
         defects: &[Defect::Beside(follow)],
-        red: &[red("SOCK-001", "followed a link out of a room")],
+        red: &[red("SOCK-001", "followed a link out of a workspace")],
     },
     Mutant {
         id: "way-out-not-restored",
-        title: "a way out that a room has removed stays away",
+        title: "A proxy socket that a workspace has removed is not restored",
         defects: &[Defect::Beside(remove_restored)],
-        // It may be there for a moment, whenever it has just been restored; nothing gets through in that time.
+        // It may exist for a moment after it has been restored, too short for a request.
         red: &[red("SOCK-002", "after nothing")],
     },
     Mutant {
         id: "directories-of-root",
-        title: "the directories of sockets are root's, whoever rooms run as",
+        title: "The socket directories belong to root, whatever user workspaces run as",
         defects: &[Defect::Beside(|base, _| {
             for room in rooms(base) {
-                // It may go at any time.
+                // It may disappear at any time.
                 let _ = std::os::unix::fs::chown(&room, Some(0), Some(0));
             }
         })],
@@ -34,7 +35,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "socket-left",
-        title: "a socket's file stays when its room has gone",
+        title: "A socket file remains when its workspace is released",
         defects: &[Defect::Beside(leave)],
         red: &[red("BUG-12-CRASH", "nothing in"), red("BUG-12-SHUTDOWN", "nothing in")],
     },
@@ -54,12 +55,12 @@ fn follow(base: &Path, memory: &Memory) {
     }
 }
 
-/// The first way out of a room is left alone; each later one goes.
+/// Keeps the first proxy socket of a workspace, and removes each later one.
 fn remove_restored(base: &Path, memory: &Memory) {
     for room in rooms(base) {
         let path = room.join("proxy.sock");
         let Ok(found) = std::fs::symlink_metadata(&path) else { continue };
-        // The next one may get the number of the one that was removed; its time is its own.
+        // The next socket may reuse the inode number of the removed one, but not its creation time.
         let which = format!("{} {} {}", found.ino(), found.mtime(), found.mtime_nsec());
         if memory.first(&room.display().to_string(), &which) != which {
             let _ = std::fs::remove_file(&path);
@@ -67,7 +68,7 @@ fn remove_restored(base: &Path, memory: &Memory) {
     }
 }
 
-/// Once a room has been there, something of it is.
+/// Recreates a socket file of each workspace that existed.
 fn leave(base: &Path, memory: &Memory) {
     if rooms(base).next().is_some()
         && memory.get("left").is_none()

@@ -3,8 +3,9 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Defect, Mutant, red};
+use super::mutant::{Mutant, red};
 use crate::target::contained::SOCKETS_INSIDE;
+use crate::target::defects::Defect;
 use crate::target::memory::Memory;
 use crate::target::tamper::{Answer, AskFn, Asked, Tamper};
 
@@ -12,7 +13,7 @@ const fn asks(ask: AskFn) -> Defect {
     Defect::Engine(Tamper { ask: Some(ask), answer: None, event: None })
 }
 
-/// A container is asked for with something else in its specification.
+/// Changes the specification of containers that are created.
 fn create(asked: &mut Asked, change: impl FnOnce(&mut Value)) -> Option<Answer> {
     if asked.is(Method::POST, "/containers/create") {
         let mut body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
@@ -32,7 +33,7 @@ fn push(list: &mut Value, item: Value) {
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "container-left",
-        title: "a room's container is not removed when the room goes",
+        title: "A workspace's container is not removed when the workspace is released",
         defects: &[asks(|asked, _| {
             let removal = asked.method == Method::DELETE && asked.path.contains("/containers/");
             removal.then(|| Answer::json(204, &Value::Null))
@@ -43,24 +44,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("BUG-12-SHUTDOWN", "no container"),
             red("LIFE-007", "and nothing of others"),
             red("LIFE-008", "and nothing of others"),
-            red("FILE-006", "no room"),
+            red("FILE-006", "no workspace"),
             red("CHAOS-001", "no container"),
         ],
     },
     Mutant {
         id: "rooms-go-on",
-        title: "a room that is given up goes on",
+        title: "An abandoned workspace keeps running",
         defects: &[asks(|asked, _| {
             let end = asked.is(Method::POST, "/kill")
                 || asked.is(Method::POST, "/stop")
                 || (asked.method == Method::DELETE && asked.path.contains("/containers/"));
             end.then(|| Answer::json(204, &Value::Null))
         })],
-        red: &[red("CHAOS-005", "nothing of room"), red("SOCK-003", "is let do so")],
+        red: &[red("CHAOS-005", "no trace of workspace"), red("SOCK-003", "still runs after")],
     },
     Mutant {
         id: "orphans-have-no-youth",
-        title: "a container that no server knows is taken down however young it is",
+        title: "A container that no server knows is removed without a grace period",
         defects: &[Defect::Engine(Tamper {
             ask: None,
             answer: Some(|asked, answer, _| {
@@ -72,11 +73,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }),
             event: None,
         })],
-        red: &[red("LIFE-006", "had just been made was taken down")],
+        red: &[red("LIFE-006", "had just been created was removed")],
     },
     Mutant {
         id: "rooms-share-a-directory",
-        title: "the directory of all rooms' sockets is mounted into each",
+        title: "The directory of all workspaces' sockets is mounted into each of them",
         defects: &[asks(|asked, _| {
             create(asked, |body| {
                 let own = body["HostConfig"]["Mounts"][0]["Source"].as_str().unwrap_or_default();
@@ -88,19 +89,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "containers-forgotten",
-        title: "the server does not see which containers there are",
+        title: "The server does not see which containers exist",
         defects: &[asks(|asked, _| asked.is(Method::GET, "/containers/json").then(|| Answer::json(200, &json!([]))))],
-        red: &[red("BUG-13", "workspace_active_containers as `docker ps`")],
+        red: &[red("BUG-13", "workspace_active_containers equal to `docker ps`")],
     },
     Mutant {
         id: "neighbours-taken-down",
-        title: "a server takes down a room of another deployment",
+        title: "A server removes a workspace of another deployment",
         defects: &[Defect::Engine(Tamper { ask: Some(reach_out), answer: Some(look_around), event: None })],
-        red: &[red("LIFE-004", "took down a room that was not its own")],
+        red: &[red("LIFE-004", "removed a workspace that was not its own")],
     },
     Mutant {
         id: "own-path-for-the-hosts",
-        title: "a server in a container asks for its own path to be mounted, not for the host's",
+        title: "A server in a container mounts its own path in place of the host's",
         defects: &[asks(|asked, _| {
             create(asked, |body| {
                 let source = body["HostConfig"]["Mounts"][0]["Source"].as_str().unwrap_or_default();
@@ -112,7 +113,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "socket-file-mounted",
-        title: "the socket's file is mounted before it is there, so that the engine makes a directory of it",
+        title: "The socket file is mounted before it exists, so Docker creates a directory in its place",
         defects: &[asks(|asked, _| {
             create(asked, |body| {
                 let source = body["HostConfig"]["Mounts"][0]["Source"].as_str().unwrap_or_default().to_owned();
@@ -124,39 +125,36 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "host-path-mounted",
-        title: "a second directory of the host is mounted into rooms",
+        title: "A second directory of the host is mounted into workspaces",
         defects: &[asks(|asked, _| {
             create(asked, |body| {
                 let second = json!({"Type": "bind", "Source": "/etc", "Target": "/mnt", "ReadOnly": true});
                 push(&mut body["HostConfig"]["Mounts"], second);
             })
         })],
-        red: &[
-            red("BUG-06-TWENTY", "what is mounted into the room from outside"),
-            red("BUG-06", "what is mounted into the room from outside"),
-        ],
+        red: &[red("BUG-06-TWENTY", "mounts of the workspace"), red("BUG-06", "mounts of the workspace")],
     },
     Mutant {
         id: "room-on-a-network",
-        title: "rooms are on a network",
+        title: "Workspaces are attached to a network",
         defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["NetworkMode"] = json!("host")))],
         red: &[red("SEC-001", "NetworkMode")],
     },
     Mutant {
         id: "root-is-writable",
-        title: "a room's root can be written to",
+        title: "A workspace's root file system is writable",
         defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["ReadonlyRootfs"] = json!(false)))],
         red: &[red("SEC-001", "ReadonlyRootfs"), red("SEC-002", "was not refused")],
     },
     Mutant {
         id: "capability-kept",
-        title: "rooms keep a capability",
+        title: "Workspaces keep a Linux capability",
         defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["CapAdd"] = json!(["NET_RAW"])))],
         red: &[red("SEC-001", "CapAdd")],
     },
     Mutant {
         id: "no-seccomp",
-        title: "rooms have no seccomp profile",
+        title: "Workspaces have no seccomp profile",
         defects: &[asks(|asked, _| {
             let options = json!(["no-new-privileges:true", "seccomp=unconfined"]);
             create(asked, |body| body["HostConfig"]["SecurityOpt"] = options)
@@ -165,7 +163,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "new-privileges",
-        title: "programs in rooms may gain privileges",
+        title: "Programs in workspaces may gain privileges",
         defects: &[asks(|asked, _| {
             create(asked, |body| {
                 if let Some(options) = body["HostConfig"]["SecurityOpt"].as_array_mut() {
@@ -177,19 +175,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "endless-swap",
-        title: "a room's memory is limited, its swap is not",
+        title: "A workspace's memory is limited, but not its swap",
         defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["MemorySwap"] = json!(-1)))],
         red: &[red("SEC-001", "MemorySwap")],
     },
     Mutant {
         id: "endless-processes",
-        title: "a room may have any number of processes",
+        title: "A workspace may start any number of processes",
         defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["PidsLimit"] = json!(-1)))],
         red: &[red("SEC-001", "PidsLimit")],
     },
     Mutant {
         id: "endless-disk",
-        title: "a room may fill its disk without end",
+        title: "A workspace may fill the disk without limit",
         defects: &[asks(|asked, _| {
             create(asked, |body| {
                 let disk = &mut body["HostConfig"]["Tmpfs"]["/workspace"];
@@ -201,7 +199,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "image-looked-at-once",
-        title: "rooms start from an image that has been removed",
+        title: "Workspaces start from an image that has been removed",
         defects: &[Defect::Engine(Tamper {
             ask: Some(|asked, memory| {
                 let known = memory.get("image").unwrap_or_default();
@@ -226,7 +224,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "tmp-is-executable",
-        title: "programs can be run from /tmp",
+        title: "Programs can be executed from /tmp",
         defects: &[asks(|asked, _| {
             create(asked, |body| {
                 let tmp = &mut body["HostConfig"]["Tmpfs"]["/tmp"];
@@ -237,19 +235,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "secret-in-environment",
-        title: "a credential of the server's is in the rooms' environment",
+        title: "A credential of the server is in the workspaces' environment",
         defects: &[asks(|asked, memory| {
             let secret = memory.get("secret").unwrap_or_default();
             create(asked, |body| push(&mut body["Env"], json!(format!("SOME_KEY={secret}"))))
         })],
         red: &[
             red("SEC-001", "a credential of the server's is in docker inspect"),
-            red("EGR-117", "a secret is in the room"),
+            red("EGR-117", "a secret is in the workspace"),
         ],
     },
     Mutant {
         id: "unlabelled",
-        title: "containers do not say when they were made",
+        title: "Containers have no label with their creation time",
         defects: &[asks(|asked, _| {
             create(asked, |body| {
                 if let Some(labels) = body["Labels"].as_object_mut() {
@@ -261,10 +259,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
 ];
 
-/// The label that says whose a container is.
+/// The label that names a container's deployment.
 const LABEL: &str = "nagaya.deployment";
 
-/// Asks for every container there is, and once, where another deployment's was seen, for its removal instead.
+/// Requests the list of all containers, and once another deployment's container was seen, its removal instead.
 fn reach_out(asked: &mut Asked, memory: &Memory) -> Option<Answer> {
     if !asked.is(Method::GET, "/containers/json") {
         return None;
@@ -280,8 +278,8 @@ fn reach_out(asked: &mut Asked, memory: &Memory) -> Option<Answer> {
     None
 }
 
-/// Shows the server its own containers alone, and remembers one of another deployment: of the same run of this suite, never of
-/// anybody else.
+/// Shows the server only its own containers, and remembers one of another deployment of the same run of this suite, never of
+/// anyone else.
 fn look_around(asked: &Asked, answer: &mut Answer, memory: &Memory) {
     if !asked.is(Method::GET, "/containers/json") {
         return;

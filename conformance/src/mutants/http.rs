@@ -3,14 +3,14 @@
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
-use super::{Mutant, answers, asks, red};
+use super::mutant::{Mutant, answers, asks, red};
 use crate::target::memory::Memory;
 use crate::target::tamper::{Answer, Asked};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "ready-whatever-is",
-        title: "/health/ready is 200 as soon as the server listens",
+        title: "/health/ready answers 200 as soon as the server listens",
         defects: &[answers(|asked, answer, _| {
             if asked.route() == "/health/ready" {
                 *answer = Answer::json(200, &json!({"status": "ready"}));
@@ -20,7 +20,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "download-loses-its-end",
-        title: "a file comes back without its last byte",
+        title: "A download lacks the last byte of the file",
         defects: &[answers(|asked, answer, _| {
             if asked.route().ends_with("/files/download") && answer.status == 200 {
                 answer.body.truncate(answer.body.len().saturating_sub(1));
@@ -30,7 +30,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "traversal-is-not-found",
-        title: "a path that leads out of the workspace is looked for",
+        title: "A path that leads out of the workspace is looked up instead of refused",
         defects: &[answers(|asked, answer, _| {
             if asked.route().ends_with("/files/download") && answer.status == 403 {
                 *answer = Answer::json(404, &json!({"error": {"code": "NOT_FOUND"}}));
@@ -40,7 +40,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "offset-ignored",
-        title: "every page of a list is the first",
+        title: "Every page of a list is the first page",
         defects: &[asks(|asked, _| {
             if let Some((rest, _)) = asked.path.split_once("&offset=") {
                 asked.path = rest.to_owned();
@@ -51,7 +51,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "too-large-is-invalid",
-        title: "a body that is too large is said to be invalid",
+        title: "A body that is too large is reported as invalid",
         defects: &[answers(|_, answer, _| {
             if answer.status == 413 {
                 answer.status = 422;
@@ -62,17 +62,17 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "inside-told",
-        title: "errors tell where in the server's code they come from",
+        title: "Errors name the place in the server's source that they come from",
         defects: &[answers(|_, answer, _| {
             if answer.status >= 400 {
                 answer.edit(|body| body["error"]["message"] = json!("thread 'main' panicked at src/api/mod.rs:7"));
             }
         })],
-        red: &[red("API-009", "tells of the inside")],
+        red: &[red("API-009", "reveals internals")],
     },
     Mutant {
         id: "filter-ignored",
-        title: "?status= is not looked at",
+        title: "The query parameter status is ignored",
         defects: &[asks(|asked, _| {
             if asked.path.contains("?status=") {
                 asked.path = asked.route().to_owned();
@@ -83,7 +83,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "bad-filter-crashes",
-        title: "a bad ?status= ends in a server's error",
+        title: "An invalid query parameter status causes a 500",
         defects: &[answers(|asked, answer, _| {
             if asked.path.contains("?status=bogus") {
                 answer.status = 500;
@@ -93,7 +93,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "health-crashes-without-docker",
-        title: "/health is 500 while Docker is away",
+        title: "/health answers 500 while Docker is down",
         defects: &[answers(|asked, answer, _| {
             if asked.route() == "/health" && answer.value()["checks"]["docker"]["status"] == "unhealthy" {
                 answer.status = 500;
@@ -103,7 +103,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "redis-is-critical",
-        title: "/health is unhealthy as soon as Redis is away",
+        title: "/health reports unhealthy while Redis is down",
         defects: &[answers(|asked, answer, _| {
             if asked.route() == "/health" && answer.value()["status"] == "degraded" {
                 answer.edit(|health| health["status"] = json!("unhealthy"));
@@ -113,7 +113,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "health-without-latency",
-        title: "/health does not tell how long the database takes",
+        title: "/health does not report the latency of the database",
         defects: &[answers(|asked, answer, _| {
             if asked.route() == "/health" {
                 answer.edit(|health| health["checks"]["database"]["latency_ms"] = Value::Null);
@@ -133,7 +133,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "id-as-label",
-        title: "the metrics have a label with an id in it",
+        title: "A metric has a label with an id in it",
         defects: &[answers(|asked, answer, _| {
             if asked.route() == "/metrics" {
                 append(
@@ -146,7 +146,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "metric-missing",
-        title: "no metric tells how often rooms were collected",
+        title: "The counter of garbage collections is missing",
         defects: &[answers(|asked, answer, _| {
             if asked.route() == "/metrics" {
                 let page = String::from_utf8_lossy(&answer.body).into_owned();
@@ -158,7 +158,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "gauge-as-counter",
-        title: "the gauge of active containers says that it is a counter",
+        title: "The gauge of active containers is declared as a counter",
         defects: &[answers(|asked, answer, _| {
             if asked.route() == "/metrics" {
                 let (gauge, counter) = ("workspace_active_containers gauge", "workspace_active_containers counter");
@@ -169,22 +169,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "gauge-only-grows",
-        title: "the gauge of active containers is not taken down when one goes",
+        title: "The gauge of active containers does not decrease when a container is removed",
         defects: &[answers(|asked, answer, memory| only_grows(asked, answer, memory, "workspace_active_containers"))],
         red: &[
-            red("BUG-13-HOST", "workspace_active_containers as `docker ps`"),
-            red("BUG-13", "workspace_active_containers as `docker ps`"),
+            red("BUG-13-HOST", "workspace_active_containers equal to `docker ps`"),
+            red("BUG-13", "workspace_active_containers equal to `docker ps`"),
         ],
     },
     Mutant {
         id: "proxies-stay-open",
-        title: "a room's proxy is not closed when the room goes, by the server's own account",
+        title: "The metrics report that a workspace's proxy stays open when the workspace is released",
         defects: &[answers(|asked, answer, memory| only_grows(asked, answer, memory, "workspace_proxies"))],
         red: &[red("BUG-12", "workspace_proxies"), red("BUG-12-DELETE", "workspace_proxies")],
     },
     Mutant {
         id: "errors-without-envelope",
-        title: "what is not found is told without the envelope",
+        title: "404 responses lack the error envelope",
         defects: &[answers(|_, answer, _| {
             if answer.status == 404 {
                 answer.set(&json!({"detail": "Not Found"}));
@@ -194,7 +194,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "no-such-route-is-200",
-        title: "a route that there is not answers 200",
+        title: "An unknown route answers 200",
         defects: &[answers(|asked, answer, _| {
             if asked.route() == "/api/no-such-route" {
                 answer.status = 200;
@@ -204,7 +204,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "bad-body-is-400",
-        title: "a bad body is 400 instead of 422",
+        title: "An invalid body is answered with 400 in place of 422",
         defects: &[answers(|_, answer, _| {
             if answer.status == 422 {
                 answer.status = 400;
@@ -214,7 +214,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "bad-body-crashes",
-        title: "a body that is no object ends in a server's error",
+        title: "A body that is not an object causes a 500",
         defects: &[answers(|asked, answer, _| {
             if asked.body.starts_with(b"[") {
                 answer.status = 500;
@@ -224,7 +224,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "archive-forgets",
-        title: "archiving is confirmed, and nothing is archived",
+        title: "Archiving a conversation is confirmed, but not done",
         defects: &[asks(|asked, _| {
             asked.is(Method::POST, "/archive").then(|| Answer::json(200, &json!({"status": "archived"})))
         })],
@@ -232,7 +232,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "second-run-is-a-conflict",
-        title: "a second run is refused with another code",
+        title: "A second run is refused with another error code",
         defects: &[answers(|_, answer, _| {
             if answer.status == 409 {
                 answer.edit(|body| body["error"]["code"] = json!("CONFLICT"));
@@ -242,7 +242,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "twice-is-fine",
-        title: "what is there already is made again",
+        title: "Creating something that exists already succeeds",
         defects: &[answers(|_, answer, _| {
             if answer.status == 409 {
                 answer.status = 201;
@@ -252,7 +252,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "request-id-not-taken",
-        title: "a client's X-Request-ID is not taken for the request",
+        title: "A client's X-Request-ID is not used for the request",
         defects: &[asks(|asked, _| {
             asked.headers.remove("x-request-id");
             None
@@ -261,13 +261,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "request-id-lost",
-        title: "answers have no X-Request-ID",
+        title: "Responses have no X-Request-ID",
         defects: &[answers(|_, answer, _| _ = answer.headers.remove("x-request-id"))],
         red: &[red("API-006", "X-Request-ID of /")],
     },
     Mutant {
         id: "request-id-unchecked",
-        title: "a client's X-Request-ID is given back however long it is",
+        title: "A client's X-Request-ID is echoed, whatever its length",
         defects: &[answers(|asked, answer, _| {
             if let Some(id) = asked.headers.get("x-request-id") {
                 answer.headers.insert("x-request-id", id.clone());
@@ -277,7 +277,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "deletes-nothing",
-        title: "the deletion of a conversation is confirmed, and nothing is deleted",
+        title: "Deleting a conversation is confirmed, but not done",
         defects: &[asks(|asked, _| {
             let conversation = asked.method == Method::DELETE && asked.path.contains("/conversations/");
             conversation.then(|| Answer::json(204, &Value::Null))
@@ -286,18 +286,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "one-room-for-all",
-        title: "all conversations run in the first one's room",
+        title: "All conversations run in the workspace of the first one",
         defects: &[asks(|asked, memory| {
             if asked.is(Method::POST, "/stream") {
                 asked.path = memory.first("stream", &asked.path);
             }
             None
         })],
-        red: &[red("LIFE-003", "rooms besides the first conversation's")],
+        red: &[red("LIFE-003", "workspaces besides the first conversation's")],
     },
     Mutant {
         id: "messages-lost",
-        title: "what was said is not kept",
+        title: "Messages are not stored",
         defects: &[answers(|asked, answer, _| {
             if asked.is(Method::GET, "/messages") {
                 answer.set(&json!([]));
@@ -312,7 +312,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "resume-from-the-start",
-        title: "a reader that comes back gets everything once more",
+        title: "A reader that reconnects receives every event again",
         defects: &[asks(|asked, _| {
             asked.headers.remove("last-event-id");
             None
@@ -321,7 +321,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "ready-without-docker",
-        title: "/health/ready is 200 whatever is missing",
+        title: "/health/ready answers 200 whatever is missing",
         defects: &[asks(|asked, _| {
             (asked.route() == "/health/ready").then(|| Answer::json(200, &json!({"status": "ready"})))
         })],
@@ -329,7 +329,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "unavailable-is-500",
-        title: "what is refused while the server drains is 500",
+        title: "Requests refused during a shutdown are answered with 500",
         defects: &[answers(|asked, answer, _| {
             if asked.is(Method::POST, "/stream") && answer.status == 503 {
                 answer.status = 500;
@@ -339,7 +339,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "pool-size-forgotten",
-        title: "a new size of the pool is confirmed, and not set",
+        title: "A new pool size is confirmed, but not set",
         defects: &[asks(|asked, _| {
             let set = asked.is(Method::PUT, "/api/admin/pool");
             set.then(|| Answer::json(200, &serde_json::from_slice(&asked.body).unwrap_or_default()))

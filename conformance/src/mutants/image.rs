@@ -1,8 +1,9 @@
 //! Rooms that start from a broken image.
 
-use super::{Defect, Mutant, red};
+use super::mutant::{Mutant, red};
+use crate::target::defects::Defect;
 
-/// Puts a line of shell in the agent's place; the agent itself is beside it.
+/// Replaces the agent by a shell line; the agent itself stays beside it.
 macro_rules! agent {
     ($line:literal) => {
         concat!(
@@ -18,25 +19,25 @@ macro_rules! agent {
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "agent-does-not-start",
-        title: "the image's default command ends at once",
+        title: "The image's default command exits at once",
         defects: &[Defect::Image(agent!("echo no module named agent >&2; exit 1"), "")],
         red: &[red("BUG-08", "no module named agent")],
     },
     Mutant {
         id: "image-for-root",
-        title: "the image's default command runs as root",
+        title: "The image's default command runs as root",
         defects: &[Defect::Image("true", "USER 0:0")],
-        red: &[red("BUG-08", "uid in the room")],
+        red: &[red("BUG-08", "uid in the workspace")],
     },
     Mutant {
         id: "nobody-at-the-proxys-address",
-        title: "programs in a room that know a proxy by its address alone find nobody there",
+        title: "Nothing listens at the proxy's address inside a workspace",
         defects: &[Defect::Image(agent!("[ \"$1\" != serve ] || set -- \"$@\" --bridge=127.0.0.1:1024"), "")],
         red: &[red("SOCK-004", "a request that waits")],
     },
     Mutant {
         id: "health-check-cannot-succeed",
-        title: "the health check speaks to the agent in a way that its client does not know",
+        title: "The health check uses a URL scheme that its client does not support",
         defects: &[Defect::Image(
             agent!("[ \"$1\" != health ] || { echo unsupported protocol scheme unix >&2; exit 1; }"),
             "",
@@ -45,31 +46,31 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "health-check-cannot-fail",
-        title: "the health check succeeds whatever the agent does",
+        title: "The health check succeeds whatever the agent does",
         defects: &[Defect::Image(agent!("[ \"$1\" != health ] || exit 0"), "")],
         red: &[red("BUG-09-GONE", "unhealthy, by Docker")],
     },
     Mutant {
         id: "image-lends-rights",
-        title: "a program in the image lends root's rights to whoever runs it, and a directory is anybody's to change",
+        title: "The image has a setuid program and a world-writable directory",
         defects: &[Defect::Image("chmod 4755 /usr/bin/find; chmod 0777 /usr/local/share", "")],
         red: &[red("IMG-001", "/usr/bin/find")],
     },
     Mutant {
         id: "tool-missing",
-        title: "the image has no git",
+        title: "The image has no git",
         defects: &[Defect::Image("rm /usr/bin/git", "")],
         red: &[red("IMG-002", "git --version")],
     },
     Mutant {
         id: "certificates-not-believed",
-        title: "certificates that the builder gives are put into the image, and nobody is told of them",
+        title: "Certificates that the builder supplies are copied into the image, but not installed",
         defects: &[Defect::Image("ln -sf /bin/true /usr/sbin/update-ca-certificates", "")],
         red: &[red("IMG-004", "certificate")],
     },
     Mutant {
         id: "memory-lost",
-        title: "a later turn begins as if nothing had been said before",
+        title: "A later turn begins as if nothing had been said before",
         defects: &[Defect::Image(
             r#"cli="$(readlink -f "$(command -v claude)")"; good="$(dirname "$cli")/good-$(basename "$cli")"; mv "$cli" "$good"
 cat > "$cli" <<END
@@ -88,11 +89,11 @@ END
 chmod 755 "$cli""#,
             "",
         )],
-        red: &[red("RUN-030", "in the same room")],
+        red: &[red("RUN-030", "in the same workspace")],
     },
     Mutant {
         id: "cli-says-nothing",
-        title: "the CLI ends well and has said nothing",
+        title: "The CLI succeeds without any output",
         defects: &[Defect::Image(
             "cli=\"$(readlink -f \"$(command -v claude)\")\"; rm \"$cli\"; printf '#!/bin/sh\\nexit 0\\n' > \"$cli\"; chmod 755 \"$cli\"",
             "",

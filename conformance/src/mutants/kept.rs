@@ -3,21 +3,22 @@
 use http::Method;
 use serde_json::json;
 
-use super::{Defect, Mutant, answers, asks, red};
+use super::mutant::{Mutant, answers, asks, red};
+use crate::target::defects::Defect;
 use crate::target::tamper::Wire;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "bucket-ignored",
-        title: "a bucket is set, and nothing is put there",
+        title: "A bucket is configured, but nothing is stored in it",
         defects: &[Defect::Start("unset S3_BUCKET_NAME")],
         red: &[
-            red("BUG-11-REFUSED", "no event of the run tells that files are not stored"),
-            red("BUG-11-SLOW", "no event of the run tells that files are not stored"),
+            red("BUG-11-REFUSED", "no event of the run reports that files are not stored"),
+            red("BUG-11-SLOW", "no event of the run reports that files are not stored"),
             red("BUG-11-DOWN", "files before"),
             red("BUG-03-S3", "s3 with fault"),
             red("FILE-101", "files after the run"),
-            red("FILE-102", "in the next room"),
+            red("FILE-102", "in the next workspace"),
             red("FILE-103", "the first's"),
             red("FILE-104", "files after the run"),
             red("FILE-105", "a request of the sync hangs"),
@@ -27,7 +28,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "list-ends-early",
-        title: "a workspace has 10,000 files, however many there are",
+        title: "A list of files ends after 10,000 entries",
         defects: &[answers(|asked, answer, _| {
             if asked.is(Method::GET, "/files") && answer.status == 200 {
                 answer.edit(|page| page["total"] = json!(page["total"].as_u64().unwrap_or_default().min(10_000)));
@@ -37,13 +38,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "small-disks",
-        title: "rooms have 64 MiB for files, whatever is set",
+        title: "Workspaces have 64 MiB for files, whatever is configured",
         defects: &[Defect::Start("export CONTAINER_DISK=64MiB")],
         red: &[red("FILE-005", "status of PUT"), red("FILE-012", "status")],
     },
     Mutant {
         id: "place-of-files-ignored",
-        title: "files that come with a run are put elsewhere than it says",
+        title: "Files attached to a run are stored at other paths than requested",
         defects: &[asks(|asked, _| {
             let body = String::from_utf8_lossy(&asked.body);
             if body.contains("\"in/put/b.csv\"") {
@@ -51,11 +52,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
             None
         })],
-        red: &[red("FILE-010", "the files are not where the metadata has them")],
+        red: &[red("FILE-010", "the files are not at the paths of the metadata")],
     },
     Mutant {
         id: "half-a-form-is-one",
-        title: "a form that breaks off is taken as if it were whole",
+        title: "A form that is cut off is accepted as complete",
         defects: &[asks(|asked, _| {
             let kind = asked.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
             if let Some((_, boundary)) = kind.split_once("boundary=") {
@@ -70,13 +71,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "half-an-upload-is-one",
-        title: "an upload that breaks off is taken as if it were whole",
+        title: "An upload that is cut off is accepted as complete",
         defects: &[Defect::InFront(Wire::Padding)],
-        red: &[red("FILE-003", "half an upload is answered")],
+        red: &[red("FILE-003", "half an upload is answered with")],
     },
     Mutant {
         id: "uploads-forgotten",
-        title: "what came with a run that has no room yet does not outlive the server",
+        title: "Attachments of a run without a workspace do not outlive the server",
         defects: &[Defect::Start(
             r#"[ "$1" != serve ] || grep -rlsx 'still here' "${STATE_DIR:-/nowhere}" | xargs -r rm"#,
         )],
@@ -84,7 +85,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "redis-ignored",
-        title: "servers that are given one Redis know nothing of each other",
+        title: "Servers with the same Redis do not share state",
         defects: &[Defect::Start("unset REDIS_URL")],
         red: &[
             red("STATE-001", "redis"),
@@ -96,7 +97,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "postgresql-ignored",
-        title: "a PostgreSQL is set, and everything is in a file",
+        title: "PostgreSQL is configured, but all state is in a file",
         defects: &[Defect::Start("unset DATABASE_URL")],
         red: &[
             red("STATE-010", "nagaya.sqlite"),
@@ -107,19 +108,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "run-lost-at-stop",
-        title: "a server that is to keep its rooms takes them down when it is stopped",
+        title: "A server configured to keep its workspaces removes them at shutdown",
         defects: &[Defect::Start("export SHUTDOWN_WORKSPACES=destroy")],
-        red: &[red("RUN-021", "a room that runs")],
+        red: &[red("RUN-021", "a workspace that runs")],
     },
     Mutant {
         id: "trail-begins-anew",
-        title: "the audit trail begins anew with every start",
+        title: "The audit trail is truncated at every start",
         defects: &[Defect::Start(r#"[ "$1" != serve ] || [ ! -f "${AUDIT_LOG:-}" ] || : > "$AUDIT_LOG""#)],
-        red: &[red("SEC-010", "a restart has not just appended to the trail")],
+        red: &[red("SEC-010", "a restart did not only append to the trail")],
     },
     Mutant {
         id: "trail-for-everybody",
-        title: "anybody on the host can read the audit trail",
+        title: "The audit trail is readable by every user of the host",
         defects: &[Defect::Start(
             r#"[ "$1" != serve ] || [ -z "${AUDIT_LOG:-}" ] || { : >> "$AUDIT_LOG"; chmod 644 "$AUDIT_LOG"; }"#,
         )],
@@ -127,33 +128,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "trail-lost-untold",
-        title: "what the audit trail loses is not counted",
+        title: "Lines that the audit trail loses are not counted",
         defects: &[Defect::Start(r#"[ "${AUDIT_LOG:-}" != /dev/full ] || export AUDIT_LOG=/dev/null"#)],
         red: &[red("SEC-011", "workspace_audit_lines_lost_total")],
     },
     Mutant {
         id: "environment-logged",
-        title: "a server logs its environment when it starts",
+        title: "The server logs its environment at start",
         defects: &[Defect::Start(r#"[ "$1" != serve ] || env >&2"#)],
         red: &[red("SEC-012", "in the log")],
     },
     Mutant {
         id: "log-of-errors-only",
-        title: "the log does not tell of runs that go well",
+        title: "The log does not mention successful runs",
         defects: &[Defect::Start("export LOG_LEVEL=error")],
-        red: &[red("HLTH-005", "the run's end in the log"), red("RUN-034", "where the log tells the run's end")],
+        red: &[red("HLTH-005", "the run's end in the log"), red("RUN-034", "not in the log line of the run's end")],
     },
     Mutant {
         id: "title-overwritten",
-        title: "a title that was set is overwritten by the first exchange",
+        title: "A title that was set is overwritten by the first exchange",
         defects: &[asks(|asked, _| {
-            // Whoever sets one is told that all is well, and nothing is set.
+            // Setting one is confirmed, but has no effect.
             if asked.method == Method::PUT && asked.body.windows(7).any(|bytes| bytes == b"\"title\"") {
                 asked.method = Method::GET;
                 asked.body.clear();
             }
             None
         })],
-        red: &[red("RUN-033", "a run gives another title than the one that was set")],
+        red: &[red("RUN-033", "a run replaced the title that was set")],
     },
 ];

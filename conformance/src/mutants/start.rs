@@ -1,11 +1,12 @@
 //! Servers that start wrongly, or with settings that break a promise.
 
-use super::{Defect, Mutant, red};
+use super::mutant::{Mutant, red};
+use crate::target::defects::Defect;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "gc-interval-missing",
-        title: "the GC interval has no default: the server ends at start unless it is set",
+        title: "The GC interval has no default, so the server exits unless it is set",
         defects: &[Defect::Start(
             r#"[ -n "${CONTAINER_GC_INTERVAL:-}" ] || { echo "no setting CONTAINER_GC_INTERVAL" >&2; exit 1; }"#,
         )],
@@ -13,13 +14,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "gc-interval-ignored",
-        title: "the GC interval is 60 s, whatever is set",
+        title: "The GC interval is 60 s, whatever is configured",
         defects: &[Defect::Start("export CONTAINER_GC_INTERVAL=60")],
         red: &[red("BUG-01-INTERVAL", "workspace_gc_cycles_total")],
     },
     Mutant {
         id: "bad-interval-accepted",
-        title: "a GC interval that makes no sense is quietly replaced by the default",
+        title: "An invalid GC interval is silently replaced by the default",
         defects: &[Defect::Start(
             r#"case "${CONTAINER_GC_INTERVAL:-}" in 0|-*|*[!0-9]*) unset CONTAINER_GC_INTERVAL;; esac"#,
         )],
@@ -27,7 +28,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "faults-one-by-one",
-        title: "of several faults in a configuration only the first is told",
+        title: "Only the first of several configuration errors is reported",
         defects: &[Defect::Start(
             r#"case "${LOG_FORMAT:-}" in xml) "$SERVER" "$@" 2>&1 | head -n 2 >&2; exit 64;; esac"#,
         )],
@@ -35,19 +36,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "refusals-unsaid",
-        title: "a server that does not start does not say why",
+        title: "A server that does not start gives no reason",
         defects: &[Defect::Start(r#"[ "$1" != serve ] || exec "$SERVER" "$@" >/dev/null 2>&1"#)],
-        red: &[red("BOOT-010", "no two lines say")],
+        red: &[red("BOOT-010", "no two adjacent lines contain")],
     },
     Mutant {
         id: "doctor-finds-nothing",
-        title: "the doctor says that all is well, whatever is wrong",
+        title: "`doctor` reports no problem, whatever is wrong",
         defects: &[Defect::Start(r#"[ "$1" != doctor ] || { "$SERVER" "$@" | sed s/BAD/ok/; exit 0; }"#)],
         red: &[red("BOOT-011", "status with no engine")],
     },
     Mutant {
         id: "docker-url-without-scheme",
-        title: "the default of the Docker address has no scheme",
+        title: "The default Docker address has no scheme",
         defects: &[Defect::Start(
             r#"if [ "$1" = config ]; then "$SERVER" "$@" | sed 's#unix:///var/run/docker.sock#/var/run/docker.sock#g'; exit 0; fi"#,
         )],
@@ -55,7 +56,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "bare-docker-path-refused",
-        title: "a Docker address that is a bare path is refused",
+        title: "A Docker address that is a bare path is refused",
         defects: &[Defect::Start(
             r#"case "${DOCKER_SOCKET_PATH:-}" in /*) echo "bad DOCKER_SOCKET_PATH" >&2; exit 64;; esac"#,
         )],
@@ -63,7 +64,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "docker-must-be-there",
-        title: "a server that finds no Docker at start ends",
+        title: "A server that finds no Docker at start exits",
         defects: &[Defect::Start(
             r#"at="${DOCKER_SOCKET_PATH#unix://}"; case "$at" in /*) [ -S "$at" ] || { echo "no Docker" >&2; exit 1; };; esac"#,
         )],
@@ -71,7 +72,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "two-socket-defaults",
-        title: "the configuration has another default for the sockets' directory than the contract",
+        title: "The default of the socket directory differs from the contract",
         defects: &[Defect::Start(
             r#"if [ "$1" = config ]; then "$SERVER" "$@" | sed 's#/var/run/workspace-sockets#/var/run/ws-sockets#g'; exit 0; fi"#,
         )],
@@ -79,7 +80,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "storage-client-without-bucket",
-        title: "a client of the object storage is set up although there is no bucket, and says so",
+        title: "A client for object storage is set up without a bucket, and logs an error",
         defects: &[Defect::Start(
             r#"[ "$1" != serve ] || echo '{"level":"INFO","message":"S3 client for bucket \"\" is ready"}'"#,
         )],
@@ -87,44 +88,44 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "corrupt-record-untold",
-        title: "a record that cannot be read is passed over without a word",
+        title: "An unreadable record is skipped without a log line",
         defects: &[Defect::Start("export LOG_LEVEL=off; [ \"$1\" != serve ] || echo started")],
-        red: &[red("BUG-15", "nothing in the log tells of the record")],
+        red: &[red("BUG-15", "the log does not mention the record")],
     },
     Mutant {
         id: "rooms-kept-at-shutdown",
-        title: "a shutdown that has to destroy the rooms keeps them",
+        title: "A shutdown that should destroy the workspaces keeps them",
         defects: &[Defect::Start("export SHUTDOWN_WORKSPACES=keep")],
         red: &[red("BUG-12-SHUTDOWN", "no container")],
     },
     Mutant {
         id: "no-pool",
-        title: "the pool is never filled",
+        title: "The pool is never filled",
         defects: &[Defect::Start("export WARM_POOL_MIN_SIZE=0")],
         red: &[red("LIFE-001", "workspace_warm_pool_size")],
     },
     Mutant {
         id: "never-idle",
-        title: "an idle room is reclaimed after an hour, whatever is set",
+        title: "An idle workspace is reclaimed after an hour, whatever is configured",
         defects: &[Defect::Start("export CONTAINER_TTL=3600")],
-        red: &[red("LIFE-002", "no room")],
+        red: &[red("LIFE-002", "no workspace")],
     },
     Mutant {
         id: "everything-allowed",
-        title: "a name that is not on the list is let through",
+        title: "A host that is not on the allow-list is let through",
         defects: &[Defect::Start(
             r#"[ -z "${PROXY_ALLOWED_DOMAINS:-}" ] || export PROXY_ALLOWED_DOMAINS="$PROXY_ALLOWED_DOMAINS,denied.conformance.test""#,
         )],
         red: &[
-            red("EGR-001", "a request off the list"),
-            red("EGR-104", "a refused request was told to go on"),
+            red("EGR-001", "a request to a host off the allow-list"),
+            red("EGR-104", "a refused request received 100 Continue"),
             red("EGR-105", "a redirect to a name off the list"),
             red("EGR-204", "status of a request that is refused"),
         ],
     },
     Mutant {
         id: "port-next-door-allowed",
-        title: "a port beside the one that the list names is let through",
+        title: "A port next to the one on the allow-list is let through",
         defects: &[Defect::Start(
             r#"[ -z "${PROXY_ALLOWED_DOMAINS:-}" ] || export PROXY_ALLOWED_DOMAINS="$PROXY_ALLOWED_DOMAINS,services.conformance.test:8082""#,
         )],
@@ -132,7 +133,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "endings-allowed",
-        title: "a name that only ends like one on the list is let through",
+        title: "A host that merely ends like one on the allow-list is let through",
         defects: &[Defect::Start(
             r#"[ -z "${PROXY_ALLOWED_DOMAINS:-}" ] || export PROXY_ALLOWED_DOMAINS="$PROXY_ALLOWED_DOMAINS,xservices.conformance.test""#,
         )],
@@ -140,13 +141,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "greetings-unread",
-        title: "what a tunnel to the TLS port begins with is not looked at",
+        title: "The first bytes of a tunnel to the TLS port are not checked",
         defects: &[Defect::Start("export PROXY_OPAQUE_TUNNELS=services.conformance.test")],
         red: &[red("EGR-207", "was let through")],
     },
     Mutant {
         id: "anybody-vouches",
-        title: "a target is believed whoever has signed its certificate",
+        title: "A target's certificate is accepted whoever has signed it",
         defects: &[Defect::Start(
             r#"if [ "$1" = serve ] && [ -n "${PROXY_EXTRA_CA_FILE:-}" ]; then
     at="$(dirname "$PROXY_EXTRA_CA_FILE")"
@@ -158,7 +159,7 @@ fi"#,
     },
     Mutant {
         id: "nothing-allowed",
-        title: "a name that is on the list is refused",
+        title: "A host on the allow-list is refused",
         defects: &[Defect::Start("export PROXY_ALLOWED_DOMAINS=nobody.conformance.test")],
         red: &[
             red("EGR-002", "EGRESS_DENIED"),
@@ -178,7 +179,7 @@ fi"#,
     },
     Mutant {
         id: "signed-with-another-key",
-        title: "requests to the model are signed with a key that it does not know",
+        title: "Requests to the model are signed with a wrong key",
         defects: &[Defect::Start("export AWS_SECRET_ACCESS_KEY=not-the-key-that-the-model-knows-of")],
         red: &[
             red("RUN-001", "signature of"),

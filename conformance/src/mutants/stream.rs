@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{Defect, Mutant, red};
+use super::mutant::{Mutant, red};
 use crate::client::sse::SseEvent;
+use crate::target::defects::Defect;
 use crate::target::tamper::{EventFn, Tamper, event_text};
 
-/// Events are changed.
+/// A defect that changes events.
 const fn events(event: EventFn) -> Defect {
     Defect::Http(Tamper { ask: None, answer: None, event: Some(event) })
 }
@@ -30,13 +31,13 @@ fn is_third(event: &SseEvent) -> bool {
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "gap-in-events",
-        title: "an event is lost on the way",
+        title: "An event is lost",
         defects: &[events(|event, _| if is_third(&event) { Some(String::new()) } else { unchanged(&event) })],
         red: &[red("RUN-001", "id of event 3"), red("BUG-10", "id of event 3")],
     },
     Mutant {
         id: "event-twice",
-        title: "an event is sent twice",
+        title: "An event is sent twice",
         defects: &[events(|event, _| {
             let times = if is_third(&event) { 2 } else { 1 };
             Some(event_text(&event).repeat(times))
@@ -45,7 +46,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "two-dones",
-        title: "the end of a run is told twice",
+        title: "The end of a run is sent twice",
         defects: &[events(|event, _| {
             let mut text = event_text(&event);
             if event.name == "done" {
@@ -62,7 +63,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "long-text-clipped",
-        title: "a text of more than 64 KiB in an event is cut off",
+        title: "A text of more than 64 KiB in an event is truncated",
         defects: &[events(|event, _| {
             if event.data.len() < 1 << 16 {
                 return unchanged(&event);
@@ -78,7 +79,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "timeout-like-any-error",
-        title: "a run that took too long says that something failed, and not what",
+        title: "A run that exceeds its time limit reports a generic error",
         defects: &[events(|event, _| {
             if event.name != "error" {
                 return unchanged(&event);
@@ -89,7 +90,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "false-done",
-        title: "a run's end is told while it goes on",
+        title: "The end of a run is reported while it continues",
         defects: &[events(|event, memory| {
             if memory.get("done").is_some() {
                 return None;
@@ -104,17 +105,17 @@ pub(super) const MUTANTS: &[Mutant] = &[
             };
             with(SseEvent { name: "done".to_owned(), ..event }, done)
         })],
-        red: &[red("RUN-001", "in its place among")],
+        red: &[red("RUN-001", "at the expected position among")],
     },
     Mutant {
         id: "no-done",
-        title: "a stream ends without saying how the run ended",
+        title: "A stream ends without a done event",
         defects: &[events(|event, _| if event.name == "done" { None } else { unchanged(&event) })],
         red: &[red("RUN-001", "number of done among"), red("BUG-10", "number of done among")],
     },
     Mutant {
         id: "half-an-event",
-        title: "a stream breaks off inside its last event",
+        title: "A stream is cut off inside its last event",
         defects: &[events(|event, _| {
             let text = event_text(&event);
             Some(if event.name == "done" { text[..text.len() / 2].to_owned() } else { text })
@@ -123,7 +124,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "time-runs-back",
-        title: "an event is older than the one before",
+        title: "An event has an earlier timestamp than the one before",
         defects: &[events(|event, _| {
             if is_third(&event) {
                 with(event, |data| data["timestamp"] = json!("1999-01-01T00:00:00Z"))
@@ -135,7 +136,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "event-is-no-json",
-        title: "an event's payload is no JSON",
+        title: "The payload of an event is not JSON",
         defects: &[events(|event, _| {
             let data = if is_third(&event) { "{'seq': 3}".to_owned() } else { event.data.clone() };
             unchanged(&SseEvent { data, ..event })
@@ -144,15 +145,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "thoughts-untold",
-        title: "what the model thinks is told without a word of it",
+        title: "Thinking events are sent without their text",
         defects: &[events(|event, _| {
             if event.name == "thinking" { with(event, |data| data["content"] = json!("")) } else { unchanged(&event) }
         })],
-        red: &[red("RUN-031", "what was thought is not told")],
+        red: &[red("RUN-031", "no thinking event has the thought")],
     },
     Mutant {
         id: "context-never-full",
-        title: "the context is said to have room, however full it is",
+        title: "The context is never reported as full",
         defects: &[events(|event, _| {
             if event.name != "context_status" {
                 return unchanged(&event);
@@ -163,16 +164,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "one-reader-of-many-loses",
-        title: "one of many readers does not get what the others get",
+        title: "One of many readers misses events that the others receive",
         defects: &[events(|event, memory| {
             let one_of_many = event.name == "done" && memory.count("ends") == 50;
             if one_of_many { with(event, |data| data["result"] = json!("")) } else { unchanged(&event) }
         })],
-        red: &[red("RUN-024", "events, or others")],
+        red: &[red("RUN-024", "events, or different ones")],
     },
     Mutant {
         id: "costs-a-float",
-        title: "what a run cost is told as a floating-point number",
+        title: "The cost of a run is a floating-point number",
         defects: &[events(|event, _| {
             if event.name == "done" { with(event, |data| data["cost_usd"] = json!(0.01)) } else { unchanged(&event) }
         })],
@@ -180,7 +181,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "unknown-event",
-        title: "a stream has an event that the contract does not know",
+        title: "A stream has an event that the contract does not list",
         defects: &[events(|event, _| {
             let name = if event.name == "title" { "headline".to_owned() } else { event.name.clone() };
             unchanged(&SseEvent { name, ..event })
@@ -189,7 +190,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "text-swallowed",
-        title: "what the model says is missing from its message",
+        title: "The text is missing from the model's message",
         defects: &[events(|event, _| {
             if event.name == "assistant" {
                 with(event, |data| data["content_blocks"] = json!([{"type": "text", "text": ""}]))
@@ -201,7 +202,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "failure-is-success",
-        title: "a run that was cancelled, or has failed, says that it went well",
+        title: "A cancelled or failed run is reported as successful",
         defects: &[events(|event, _| {
             if event.name == "done" { with(event, |data| data["status"] = json!("success")) } else { unchanged(&event) }
         })],
@@ -218,7 +219,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "junk-is-fatal",
-        title: "a line of the CLI's that is no JSON ends the run",
+        title: "A line of the CLI that is not JSON ends the run",
         defects: &[events(|event, _| {
             if event.name == "done" { with(event, |data| data["status"] = json!("error")) } else { unchanged(&event) }
         })],
@@ -226,7 +227,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "driver-errors-unnamed",
-        title: "every error of the driver's has the same name and says nothing",
+        title: "Every error of the driver has the same type and no details",
         defects: &[events(|event, _| {
             if event.name == "error" {
                 with(event, |data| {
@@ -240,11 +241,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 unchanged(&event)
             }
         })],
-        red: &[red("BUG-10-GONE", "error_type in"), red("BUG-10-EXIT", "the message does not hold")],
+        red: &[red("BUG-10-GONE", "error_type in"), red("BUG-10-EXIT", "the message does not contain")],
     },
     Mutant {
         id: "recovery-untold",
-        title: "a client is not told that its room was lost and replaced",
+        title: "A client is not informed that its workspace was lost and replaced",
         defects: &[events(|event, _| {
             let name = if event.name == "container_recovered" { "progress".to_owned() } else { event.name.clone() };
             unchanged(&SseEvent { name, ..event })

@@ -1,14 +1,14 @@
-//! The report for a person with a browser: one page, with everything in it. It works offline, in the dark, and on a phone.
+//! The report as one HTML page that contains everything it needs: it works offline, in dark mode, and on a phone.
 
-use std::fmt::Write as _;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use strum::VariantArray as _;
 
-use super::RunReport;
-use super::escape::escape;
+use super::model::RunReport;
 use super::terminal::seconds;
-use crate::outcome::{Outcome, Verdict};
-use crate::run::LaunchAs;
-use crate::runner::Report;
-use crate::scenarios::FAMILIES;
+use crate::harness::options::LaunchAs;
+use crate::harness::outcome::{Outcome, Verdict};
+use crate::harness::runner::Report;
+use crate::scenarios::{FAMILIES, Family};
 
 /// How many scenarios the chart of times shows.
 const SLOWEST: usize = 25;
@@ -17,36 +17,37 @@ const SLOWEST: usize = 25;
 #[must_use]
 pub fn document(report: &RunReport<'_>) -> String {
     let verdict = report.verdict();
-    let mut out = String::with_capacity(64 * 1024);
-    let _ = write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
-         <title>{verdict} · conformance {}</title>\n<style>\n{}</style></head><body>\n",
-        escape(&report.run.id),
-        include_str!("html.css"),
-    );
-    head(&mut out, report, verdict);
-    families(&mut out, report);
-    let bad: Vec<&Report> = report.reports.iter().filter(|one| one.outcome != Outcome::Pass).collect();
-    if !bad.is_empty() {
-        out.push_str("<h2>What did not pass</h2>\n");
-        bad.iter().for_each(|one| details(&mut out, one));
-    }
-    times(&mut out, report);
-    table(&mut out, report);
-    out.push_str("</body></html>\n");
-    out
+    let not_passed: Vec<&Report> = report.reports.iter().filter(|one| one.outcome != Outcome::Pass).collect();
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
+                title { (verdict) " · conformance " (report.run.id) }
+                style { (PreEscaped(include_str!("html.css"))) }
+            }
+            body {
+                (header(report, verdict))
+                (families(report))
+                @if !not_passed.is_empty() {
+                    h2 { "What did not pass" }
+                    @for one in &not_passed { (details(one)) }
+                }
+                (times(report))
+                (table(report))
+            }
+        }
+    };
+    page.into_string()
 }
 
-fn head(out: &mut String, report: &RunReport<'_>, verdict: Verdict) {
-    let (class, says) = match verdict {
-        Verdict::Conformant => ("pass", "Every scenario that was asked for ran, and found every promise kept."),
-        Verdict::NonConformant => ("fail", "A promise is broken."),
-        Verdict::Incomplete => {
-            ("error", "No promise was found broken, but not everything that was asked for could be looked at.")
-        }
+fn header(report: &RunReport<'_>, verdict: Verdict) -> Markup {
+    let (class, meaning) = match verdict {
+        Verdict::Conformant => ("pass", "Every selected scenario ran and passed."),
+        Verdict::NonConformant => ("fail", "At least one promise is broken."),
+        Verdict::Incomplete => ("error", "No broken promise was found, but not every selected scenario could run."),
     };
     let options = &report.run.options;
     let launched = match options.launch {
@@ -54,116 +55,126 @@ fn head(out: &mut String, report: &RunReport<'_>, verdict: Verdict) {
         LaunchAs::Container => "deployments that the suite launched in containers",
     };
     let target = options.target.as_deref().unwrap_or(launched);
-    let profile = report.profile.map_or_else(String::new, |profile| format!(", profile {profile}"));
-    let filter = report.filter.as_deref().map_or_else(String::new, |filter| format!(", filter {filter}"));
-    let _ = write!(
-        out,
-        "<header class=\"{class}\"><h1>{verdict}</h1><p>{says}</p><p class=\"soft\">{} scenarios against {} in {}{profile}{}{}. \
-         {} · seed {} · version {}</p></header>\n<ul class=\"counts\">",
-        report.reports.len(),
-        escape(target),
-        seconds(report.took),
-        escape(&filter),
-        if report.strict { ", strict" } else { "" },
-        report.started_at.strftime("%Y-%m-%d %H:%M:%S UTC"),
-        options.seed,
-        env!("CARGO_PKG_VERSION"),
-    );
-    for outcome in Outcome::ALL.into_iter().filter(|outcome| report.count(*outcome) > 0) {
-        let _ = write!(out, "<li class=\"{outcome}\"><b>{}</b> {outcome}</li>", report.count(outcome));
-    }
-    out.push_str("</ul>\n");
-    if !report.missing.is_empty() {
-        let missing = escape(&report.missing.join(", ")).into_owned();
-        let _ = writeln!(out, "<p>The profile also holds, and this run left out: {missing}.</p>");
-    }
-    for (capability, why) in report.run.capabilities.missing() {
-        let _ = writeln!(out, "<p class=\"soft\">Without {capability}: {}</p>", escape(why));
+    html! {
+        header class=(class) {
+            h1 { (verdict) }
+            p { (meaning) }
+            p.soft {
+                (report.reports.len()) " scenarios against " (target) " in " (seconds(report.took))
+                @if let Some(profile) = report.profile { ", profile " (profile) }
+                @if let Some(filter) = &report.filter { ", filter " (filter) }
+                @if report.strict { ", strict" }
+                ". " (report.started_at.strftime("%Y-%m-%d %H:%M:%S UTC")) " · seed " (options.seed)
+                " · version " (env!("CARGO_PKG_VERSION"))
+            }
+        }
+        ul.counts {
+            @for outcome in Outcome::VARIANTS.iter().filter(|outcome| report.count(**outcome) > 0) {
+                li class=(outcome) { b { (report.count(*outcome)) } " " (outcome) }
+            }
+        }
+        @if !report.missing.is_empty() {
+            p { "The profile also includes these scenarios, which this run left out: " (report.missing.join(", ")) "." }
+        }
+        @for (capability, why) in report.run.capabilities.missing() {
+            p.soft { "Without " (capability) ": " (why) }
+        }
     }
 }
 
-fn families(out: &mut String, report: &RunReport<'_>) {
-    out.push_str("<h2>Families</h2>\n");
-    for (family, about) in FAMILIES {
-        let members: Vec<&Report> = report.reports.iter().filter(|one| one.scenario.family() == family).collect();
-        if members.is_empty() {
-            continue;
+fn families(report: &RunReport<'_>) -> Markup {
+    html! {
+        h2 { "Families" }
+        @for family in FAMILIES.iter().filter(|family| report.members(family).next().is_some()) {
+            (cells(report, family))
         }
-        let passed = members.iter().filter(|one| one.outcome == Outcome::Pass).count();
-        let _ = write!(out, "<div class=\"family\"><b title=\"{}\">{family}</b><div class=\"cells\">", escape(about));
-        for one in &members {
-            let words = format!("{} {}: {}", one.scenario.id, one.outcome, one.scenario.title);
-            let words = escape(&words);
-            let _ = write!(
-                out,
-                "<a class=\"{}\" href=\"#{}\" title=\"{words}\" aria-label=\"{words}\"></a>",
-                one.outcome, one.scenario.id
-            );
-        }
-        let _ = writeln!(out, "</div><span class=\"soft\">{passed} / {}</span></div>", members.len());
     }
 }
 
-fn details(out: &mut String, report: &Report) {
+fn cells(report: &RunReport<'_>, family: &Family) -> Markup {
+    let passed = report.members(family).filter(|one| one.outcome == Outcome::Pass).count();
+    html! {
+        div.family {
+            b title=(family.about) { (family.name) }
+            div.cells {
+                @for one in report.members(family) {
+                    @let label = format!("{} {}: {}", one.scenario.id, one.outcome, one.scenario.title);
+                    a class=(one.outcome) href={ "#" (one.scenario.id) } title=(label) aria-label=(label) {}
+                }
+            }
+            span.soft { (passed) " / " (report.members(family).count()) }
+        }
+    }
+}
+
+fn details(report: &Report) -> Markup {
     let scenario = report.scenario;
-    let _ = write!(
-        out,
-        "<article class=\"{0}\" id=\"{1}\"><h3><span class=\"word\">{0}</span> · {1} · {2}</h3>\
-         <p class=\"soft\">{3}, {4}</p><dl>",
-        report.outcome,
-        scenario.id,
-        escape(scenario.title),
-        scenario.severity,
-        seconds(report.took),
-    );
-    let _ = write!(out, "<dt>requirement</dt><dd>{}</dd>", escape(scenario.requirement));
-    for (name, text) in [("what", &report.message), ("expected", &report.expected), ("actual", &report.actual)] {
-        if let Some(text) = text {
-            let _ = write!(out, "<dt>{name}</dt><dd><pre>{}</pre></dd>", escape(text));
+    let findings = [("what", &report.message), ("expected", &report.expected), ("actual", &report.actual)];
+    html! {
+        article class=(report.outcome) id=(scenario.id) {
+            h3 { span.word { (report.outcome) } " · " (scenario.id) " · " (scenario.title) }
+            p.soft { (scenario.severity) ", " (seconds(report.took)) ", " (scenario.file()) ":" (scenario.line()) }
+            dl {
+                dt { "requirement" } dd { (scenario.requirement) }
+                @for (name, text) in findings {
+                    @if let Some(text) = text { dt { (name) } dd { pre { (text) } } }
+                }
+                @for note in &report.notes { dt { "note" } dd { (note) } }
+                dt { "reproduce" } dd { pre { (report.reproduce) } }
+            }
+            @for one in &report.evidence {
+                details { summary { (one.name) } pre { (one.text) } }
+            }
         }
     }
-    for note in &report.notes {
-        let _ = write!(out, "<dt>note</dt><dd>{}</dd>", escape(note));
-    }
-    let _ = writeln!(out, "<dt>reproduce</dt><dd><pre>{}</pre></dd></dl>", escape(&report.reproduce));
-    for one in &report.evidence {
-        let (name, text) = (escape(&one.name), escape(&one.text));
-        let _ = writeln!(out, "<details><summary>{name}</summary><pre>{text}</pre></details>");
-    }
-    out.push_str("</article>\n");
 }
 
-fn times(out: &mut String, report: &RunReport<'_>) {
+fn times(report: &RunReport<'_>) -> Markup {
     let mut slowest: Vec<&Report> = report.reports.iter().filter(|one| !one.took.is_zero()).collect();
     slowest.sort_by_key(|one| std::cmp::Reverse(one.took));
-    let Some(longest) = slowest.first().map(|one| one.took.as_secs_f64()) else { return };
-    let what = if slowest.len() > SLOWEST { format!("Time: the {SLOWEST} slowest") } else { "Time".to_owned() };
-    let _ = writeln!(out, "<h2>{what}</h2>");
-    for one in slowest.into_iter().take(SLOWEST) {
-        let took = one.took.as_secs_f64();
-        let _ = writeln!(
-            out,
-            "<div class=\"bar {}\"><span>{}</span><i style=\"width:{:.1}%\"></i><span>{took:.1} s</span></div>",
-            one.outcome,
-            one.scenario.id,
-            100.0 * took / longest
-        );
+    let Some(longest) = slowest.first().map(|one| one.took.as_secs_f64()) else { return html! {} };
+    html! {
+        h2 { @if slowest.len() > SLOWEST { "Time: the " (SLOWEST) " slowest" } @else { "Time" } }
+        @for one in slowest.into_iter().take(SLOWEST) {
+            @let took = one.took.as_secs_f64();
+            div class={ "bar " (one.outcome) } {
+                span { (one.scenario.id) }
+                i style={ "width:" (format!("{:.1}", 100.0 * took / longest)) "%" } {}
+                span { (format!("{took:.1} s")) }
+            }
+        }
     }
 }
 
-fn table(out: &mut String, report: &RunReport<'_>) {
-    out.push_str("<h2>All scenarios</h2>\n<table><tr><th>id</th><th>outcome</th><th>title</th><th class=\"num wide\">time</th></tr>\n");
-    for one in &report.reports {
-        // What did not pass has an element of this id already.
-        let id = if one.outcome == Outcome::Pass { format!(" id=\"{}\"", one.scenario.id) } else { String::new() };
-        let _ = writeln!(
-            out,
-            "<tr{id}><td>{}</td><td class=\"{1}\"><span class=\"word\">{1}</span></td><td>{2}</td><td class=\"num wide\">{3:.1} s</td></tr>",
-            one.scenario.id,
-            one.outcome,
-            escape(one.scenario.title),
-            one.took.as_secs_f64()
-        );
+fn table(report: &RunReport<'_>) -> Markup {
+    html! {
+        h2 { "All scenarios" }
+        table {
+            tr { th { "id" } th { "outcome" } th { "title" } th.num.wide { "time" } }
+            @for one in &report.reports {
+                // A scenario that did not pass has an element with its id already.
+                tr id=[(one.outcome == Outcome::Pass).then_some(one.scenario.id)] {
+                    td { (one.scenario.id) }
+                    td class=(one.outcome) { span.word { (one.outcome) } }
+                    td { (one.scenario.title) }
+                    td.num.wide { (format!("{:.1} s", one.took.as_secs_f64())) }
+                }
+            }
+        }
     }
-    out.push_str("</table>\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_breaks_out_of_an_element_or_an_attribute(text in "\\PC{0,40}") {
+            let markup = html! { p title=(text) { (text) } }.into_string();
+            let inner = markup.strip_prefix("<p title=\"").and_then(|rest| rest.strip_suffix("</p>"));
+            let (attribute, element) = inner.and_then(|rest| rest.split_once("\">")).expect("the element");
+            proptest::prop_assert!(!attribute.contains(['<', '"']) && !element.contains('<'), "{}", markup);
+        }
+    }
 }

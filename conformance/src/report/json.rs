@@ -1,22 +1,23 @@
-//! The report for machines. [`SCHEMA`] changes its number when a field changes its meaning or goes; new fields may come.
+//! The report for programs. The number in [`SCHEMA`] changes when a field changes its meaning or is removed; fields may be added.
 
 use serde_json::{Map, Value, json};
+use strum::VariantArray as _;
 
-use super::RunReport;
-use crate::outcome::Outcome;
-use crate::runner::Report;
-use crate::scenario::Listing;
+use super::model::RunReport;
+use crate::harness::outcome::Outcome;
+use crate::harness::runner::Report;
+use crate::harness::scenario::Listing;
 
-/// Names the form of the document.
+/// Identifies the format of the document.
 pub const SCHEMA: &str = "nagaya-conformance-report/1";
 
 /// The whole document.
 #[must_use]
 pub fn document(report: &RunReport<'_>) -> Value {
     let counts: Map<String, Value> =
-        Outcome::ALL.iter().map(|outcome| (outcome.name().to_owned(), report.count(*outcome).into())).collect();
+        Outcome::VARIANTS.iter().map(|outcome| (outcome.to_string(), report.count(*outcome).into())).collect();
     let missing: Map<String, Value> =
-        report.run.capabilities.missing().map(|(capability, why)| (capability.name().to_owned(), why.into())).collect();
+        report.run.capabilities.missing().map(|(capability, why)| (capability.to_string(), why.into())).collect();
     json!({
         "schema": SCHEMA,
         "suite_version": env!("CARGO_PKG_VERSION"),

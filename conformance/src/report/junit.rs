@@ -1,100 +1,72 @@
-//! The report in the form that CI systems read (JUnit XML, as Jenkins and its like understand it): one suite for each family.
+//! The report in JUnit's XML format, which CI systems read: one test suite for each family.
 
-use std::fmt::Write as _;
+use quick_junit::{NonSuccessKind, Report as Document, TestCase, TestCaseStatus, TestSuite};
 
-use super::RunReport;
-use super::escape::escape;
-use crate::outcome::Outcome;
-use crate::runner::Report;
+use super::model::RunReport;
+use crate::harness::outcome::Outcome;
+use crate::harness::runner::Report;
 use crate::scenarios::FAMILIES;
 
-/// The whole document.
-#[must_use]
-pub fn document(report: &RunReport<'_>) -> String {
-    let (failures, errors, skipped) = counts(report.reports.iter());
-    let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    let _ = writeln!(
-        out,
-        "<testsuites name=\"nagaya-conformance ({})\" tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" \
-         skipped=\"{skipped}\" time=\"{:.3}\">",
-        report.verdict(),
-        report.reports.len(),
-        report.took.as_secs_f64(),
-    );
-    for (family, about) in FAMILIES {
-        let members: Vec<&Report> = report.reports.iter().filter(|one| one.scenario.family() == family).collect();
+/// The whole document. Characters that XML 1.0 does not allow (section 2.2) and ANSI escape sequences are removed.
+///
+/// # Errors
+/// The XML cannot be written.
+pub fn document(report: &RunReport<'_>) -> std::io::Result<String> {
+    let mut document = Document::new(format!("nagaya-conformance ({})", report.verdict()));
+    document.set_time(report.took);
+    for family in &FAMILIES {
+        let members: Vec<&Report> = report.members(family).collect();
         if members.is_empty() {
             continue;
         }
-        let (failures, errors, skipped) = counts(members.iter().copied());
-        let _ = writeln!(
-            out,
-            "  <testsuite name=\"{family}: {}\" tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" \
-             skipped=\"{skipped}\" timestamp=\"{}\">",
-            escape(about),
-            members.len(),
-            report.started_at.strftime("%Y-%m-%dT%H:%M:%S"),
-        );
-        members.into_iter().for_each(|member| case(&mut out, member));
-        out.push_str("  </testsuite>\n");
+        let mut suite = TestSuite::new(format!("{}: {}", family.name, family.about));
+        suite.extra.insert("timestamp".into(), report.started_at.strftime("%Y-%m-%dT%H:%M:%S").to_string().into());
+        suite.add_test_cases(members.into_iter().map(case));
+        document.add_test_suite(suite);
     }
-    out.push_str("</testsuites>\n");
-    out
+    document.to_string().map_err(std::io::Error::other)
 }
 
-/// How a JUnit reader should see an outcome. What could not be run is an error there: "skipped" would look harmless.
-fn element(outcome: Outcome) -> Option<&'static str> {
+/// The status that a reader of JUnit reports should see. A scenario that could not run is an error there: "skipped" would look
+/// harmless.
+fn status(outcome: Outcome) -> TestCaseStatus {
     match outcome {
-        Outcome::Pass => None,
-        Outcome::Fail | Outcome::Timeout => Some("failure"),
-        Outcome::Error | Outcome::CouldNotRun => Some("error"),
-        Outcome::NotApplicable | Outcome::KnownFailure => Some("skipped"),
+        Outcome::Pass => TestCaseStatus::success(),
+        Outcome::Fail | Outcome::Timeout => TestCaseStatus::non_success(NonSuccessKind::Failure),
+        Outcome::Error | Outcome::CouldNotRun => TestCaseStatus::non_success(NonSuccessKind::Error),
+        Outcome::NotApplicable | Outcome::KnownFailure => TestCaseStatus::skipped(),
     }
 }
 
-fn counts<'r>(reports: impl Iterator<Item = &'r Report>) -> (usize, usize, usize) {
-    reports.fold((0, 0, 0), |(failures, errors, skipped), report| match element(report.outcome) {
-        Some("failure") => (failures + 1, errors, skipped),
-        Some("error") => (failures, errors + 1, skipped),
-        Some(_) => (failures, errors, skipped + 1),
-        None => (failures, errors, skipped),
-    })
-}
-
-fn case(out: &mut String, report: &Report) {
+fn case(report: &Report) -> TestCase {
     let scenario = report.scenario;
-    let _ = write!(
-        out,
-        "    <testcase classname=\"{}\" name=\"{} {}\" time=\"{:.3}\"",
-        scenario.family(),
-        scenario.id,
-        escape(scenario.title),
-        report.took.as_secs_f64(),
-    );
-    let Some(element) = element(report.outcome) else {
-        out.push_str("/>\n");
-        return;
-    };
-    let message = report.message.as_deref().unwrap_or(report.outcome.name());
-    let _ = write!(out, ">\n      <{element} type=\"{}\" message=\"{}\">", report.outcome, escape(message));
-    let _ = writeln!(out, "{}</{element}>", escape(&super::terminal::details(report)));
-    if !report.evidence.is_empty() {
-        out.push_str("      <system-out>");
-        for one in &report.evidence {
-            let _ = write!(out, "{}", escape(&format!("--- {}\n{}\n", one.name, one.text)));
-        }
-        out.push_str("</system-out>\n");
+    let mut status = status(report.outcome);
+    if report.outcome != Outcome::Pass {
+        status.set_type(report.outcome.to_string());
+        status.set_message(report.message.as_deref().unwrap_or(report.outcome.into()));
+        status.set_description(super::terminal::details(report));
     }
-    out.push_str("    </testcase>\n");
+    let mut case = TestCase::new(format!("{} {}", scenario.id, scenario.title), status);
+    case.set_classname(scenario.family()).set_time(report.took);
+    case.extra.insert("file".into(), scenario.file().into());
+    case.extra.insert("line".into(), scenario.line().to_string().into());
+    if !report.evidence.is_empty() {
+        let evidence = report.evidence.iter().map(|one| format!("--- {}\n{}\n", one.name, one.text));
+        case.set_system_out(evidence.collect::<String>());
+    }
+    case
 }
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray as _;
+
     use super::*;
 
     #[test]
-    fn what_could_not_run_does_not_look_harmless() {
-        assert_eq!(element(Outcome::CouldNotRun), Some("error"));
-        assert!(Outcome::ALL.iter().filter(|outcome| element(**outcome).is_none()).eq([&Outcome::Pass]));
+    fn a_scenario_that_could_not_run_does_not_look_harmless() {
+        assert!(matches!(status(Outcome::CouldNotRun), TestCaseStatus::NonSuccess { kind: NonSuccessKind::Error, .. }));
+        let successes = Outcome::VARIANTS.iter().filter(|one| matches!(status(**one), TestCaseStatus::Success { .. }));
+        assert!(successes.eq([&Outcome::Pass]));
     }
 }

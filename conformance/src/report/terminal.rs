@@ -1,18 +1,20 @@
 //! The report for a person at a terminal: live while it runs, a summary at the end.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use super::RunReport;
-use crate::outcome::{Outcome, Verdict};
-use crate::runner::{Observer, Report};
-use crate::scenario::Scenario;
+use super::model::RunReport;
+use crate::harness::outcome::{Outcome, Verdict};
+use crate::harness::runner::{Observer, Report};
+use crate::harness::scenario::Scenario;
+use strum::VariantArray as _;
 
 /// How long a message may be on one line of the summary, in characters.
 const MESSAGE_SHOWN: usize = 400;
 
-/// Whether colours and a living last line are wanted on standard error: on a terminal, unless `NO_COLOR` is set.
+/// Whether to use colours and a status line on standard error: on a terminal, unless `NO_COLOR` is set.
 #[must_use]
 pub fn is_lively() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
@@ -28,7 +30,7 @@ fn paint(outcome: Outcome, text: &str, colour: bool) -> String {
     if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
-/// Shows what runs, what has ended and how, and how long it took.
+/// Shows which scenarios run, which have ended and how, and how long they took.
 #[derive(Debug)]
 pub struct Progress {
     lively: bool,
@@ -46,7 +48,7 @@ impl Progress {
         Self { lively: is_lively(), total, ended: 0, bad: 0, begun: Instant::now(), running: Vec::new() }
     }
 
-    /// Progress that nobody can see must not stop a run: errors of writing are dropped.
+    /// Ignores write errors: a closed terminal must not stop a run.
     fn write(&self, line: &str) {
         let clear = if self.lively { "\r\u{1b}[2K" } else { "" };
         let _ = write!(io::stderr().lock(), "{clear}{line}");
@@ -112,7 +114,7 @@ fn first_line(text: &str) -> String {
     if shown.len() < line.len() { format!("{shown}…") } else { shown }
 }
 
-/// All that is known about one scenario's end but its evidence.
+/// Everything about the result of one scenario except its evidence.
 #[must_use]
 pub fn details(report: &Report) -> String {
     let mut out = format!("{} {}\n", report.scenario.id, report.scenario.title);
@@ -120,6 +122,7 @@ pub fn details(report: &Report) -> String {
         let _ = writeln!(out, "  {name:<12} {}", text.replace('\n', "\n               "));
     };
     field("requirement", report.scenario.requirement);
+    field("source", &format!("{}:{}", report.scenario.file(), report.scenario.line()));
     for (name, text) in [("what", &report.message), ("expected", &report.expected), ("actual", &report.actual)] {
         if let Some(text) = text {
             field(name, text);
@@ -139,21 +142,26 @@ pub fn evidence(report: &Report) -> String {
     })
 }
 
-/// The end of a run: what did not pass, counts, and the verdict.
+/// The summary of a run: scenarios that did not pass, counts, and the verdict.
 #[must_use]
 pub fn summary(report: &RunReport<'_>, colour: bool) -> String {
     let mut out = String::new();
     for one in report.reports.iter().filter(|one| one.outcome != Outcome::Pass) {
-        let _ = write!(out, "\n{}  {}", paint(one.outcome, one.outcome.name(), colour), details(one));
+        let _ = write!(out, "\n{}  {}", paint(one.outcome, one.outcome.into(), colour), details(one));
     }
-    let counts: Vec<String> = Outcome::ALL
-        .into_iter()
+    let counts: Vec<String> = Outcome::VARIANTS
+        .iter()
+        .copied()
         .filter(|outcome| report.count(*outcome) > 0)
         .map(|outcome| paint(outcome, &format!("{} {outcome}", report.count(outcome)), colour))
         .collect();
     let _ = writeln!(out, "\n{} scenarios in {}: {}", report.reports.len(), seconds(report.took), counts.join(", "));
     if !report.missing.is_empty() {
-        let _ = writeln!(out, "the profile also holds, and this run left out: {}", report.missing.join(", "));
+        let _ = writeln!(
+            out,
+            "the profile also includes these scenarios, which this run left out: {}",
+            report.missing.join(", ")
+        );
     }
     let verdict = report.verdict();
     let as_outcome = match verdict {
@@ -161,11 +169,11 @@ pub fn summary(report: &RunReport<'_>, colour: bool) -> String {
         Verdict::NonConformant => Outcome::Fail,
         Verdict::Incomplete => Outcome::Error,
     };
-    let _ = writeln!(out, "verdict: {}", paint(as_outcome, verdict.name(), colour));
+    let _ = writeln!(out, "verdict: {}", paint(as_outcome, verdict.into(), colour));
     out
 }
 
-/// A time for a person.
+/// A duration for a human reader.
 pub(super) fn seconds(took: Duration) -> String {
     let total = took.as_secs();
     if total < 60 { format!("{:.1} s", took.as_secs_f64()) } else { format!("{} min {} s", total / 60, total % 60) }

@@ -1,7 +1,7 @@
-//! The registry: every scenario is a value in the file of its subject. A file that is declared here is registered; there is no
-//! other list.
+//! The registry: one folder for each family of scenarios, and in it one file for each subject. A file registers its scenarios in
+//! `SCENARIOS`, a folder its files in `FILES`; one that is forgotten is reported by the compiler as dead code.
 
-use crate::scenario::Scenario;
+use crate::harness::scenario::Scenario;
 
 /// The body of a scenario, from an `async fn(&Context) -> Result<(), Failure>`.
 macro_rules! body {
@@ -10,93 +10,67 @@ macro_rules! body {
     };
 }
 
-/// Declares the files and makes the registry of them.
-macro_rules! subjects {
-    ($($subject:ident,)+) => {
-        $(mod $subject;)+
+mod api;
+mod boot;
+mod bug;
+mod chaos;
+mod common;
+mod dep;
+mod egr;
+mod file;
+mod hlth;
+mod img;
+mod life;
+mod run;
+mod sec;
+mod sock;
+mod state;
 
-        fn declared() -> impl Iterator<Item = &'static Scenario> {
-            [$($subject::SCENARIOS),+].into_iter().flatten()
-        }
-    };
+/// A family of scenarios.
+#[derive(Debug)]
+pub struct Family {
+    /// The first part of the ids of its scenarios.
+    pub name: &'static str,
+    /// What its scenarios are about.
+    pub about: &'static str,
+    files: &'static [&'static [Scenario]],
 }
 
-mod inhabited;
-mod outside;
-
-subjects! {
-    startup,
-    wrong,
-    health,
-    metrics,
-    monitoring,
-    sockets,
-    image,
-    recipe,
-    driver,
-    files,
-    storage,
-    transfer,
-    attached,
-    release,
-    gauge,
-    runs,
-    events,
-    durable,
-    memory,
-    api,
-    keys,
-    schema,
-    lifecycle,
-    strays,
-    edges,
-    apart,
-    egress,
-    wire,
-    tunnelled,
-    curl,
-    packages,
-    languages,
-    providers,
-    security,
-    trail,
-    canaries,
-    chaos,
-    recovery,
-    faults,
-    shared,
-    database,
-    deploy,
+const fn family(name: &'static str, about: &'static str, files: &'static [&'static [Scenario]]) -> Family {
+    Family { name, about, files }
 }
 
-/// Families, with what each is about; an id's first part is one of these.
-pub const FAMILIES: [(&str, &str); 14] = [
-    ("BUG", "the fifteen faults of the system that this contract came out of"),
-    ("BOOT", "start and configuration"),
-    ("HLTH", "health"),
-    ("IMG", "the room's image"),
-    ("SOCK", "sockets between server and room"),
-    ("EGR", "the one way out"),
-    ("LIFE", "life of a room: pool, garbage collection"),
-    ("RUN", "runs and their event streams"),
-    ("API", "the HTTP API"),
-    ("FILE", "files"),
-    ("STATE", "what is kept"),
-    ("SEC", "what a room can see and do"),
-    ("CHAOS", "things that break at the wrong moment"),
-    ("DEP", "deployments as they are delivered"),
+/// All families, in the order of reports.
+pub static FAMILIES: [Family; 14] = [
+    family("BUG", "the fifteen faults of an earlier system from which the contract was derived", bug::FILES),
+    family("BOOT", "start and configuration", boot::FILES),
+    family("HLTH", "health and metrics", hlth::FILES),
+    family("IMG", "the workspace image", img::FILES),
+    family("SOCK", "the sockets between server and workspace", sock::FILES),
+    family("EGR", "egress through the proxy", egr::FILES),
+    family("LIFE", "the life of a workspace: pool, garbage collection", life::FILES),
+    family("RUN", "runs and their event streams", run::FILES),
+    family("API", "the HTTP API", api::FILES),
+    family("FILE", "files of a conversation", file::FILES),
+    family("STATE", "persistent and shared state", state::FILES),
+    family("SEC", "what a workspace can see and do, and what is recorded of it", sec::FILES),
+    family("CHAOS", "failures at the wrong moment", chaos::FILES),
+    family("DEP", "deployments as they are delivered", dep::FILES),
 ];
 
-/// Every scenario: family by family, in order of their ids.
+/// Every scenario: family by family, ordered by id.
 #[must_use]
 pub fn all() -> Vec<&'static Scenario> {
-    let mut all: Vec<_> = declared().collect();
-    let place = |scenario: &Scenario| FAMILIES.iter().position(|(family, _)| *family == scenario.family());
-    all.sort_by_key(|scenario| (place(scenario), scenario.id));
+    let mut all = Vec::new();
+    for family in &FAMILIES {
+        let begin = all.len();
+        all.extend(family.files.iter().copied().flatten());
+        all[begin..].sort_by_key(|scenario: &&Scenario| scenario.id);
+    }
     all
 }
 
-/// The scenario with this id, in any case.
+/// The scenario with this id, in upper or lower case.
 #[must_use]
 pub fn find(id: &str) -> Option<&'static Scenario> {
     all().into_iter().find(|scenario| scenario.id.eq_ignore_ascii_case(id))
@@ -105,16 +79,16 @@ pub fn find(id: &str) -> Option<&'static Scenario> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
     use std::time::Duration;
 
     use super::*;
 
     #[test]
-    fn ids_are_unique_and_of_a_known_family() {
+    fn ids_are_unique_and_well_formed() {
         let mut ids = BTreeSet::new();
         for scenario in all() {
-            assert!(ids.insert(scenario.id), "{} is there twice", scenario.id);
-            assert!(FAMILIES.iter().any(|(family, _)| *family == scenario.family()), "{}", scenario.id);
+            assert!(ids.insert(scenario.id), "{} is registered twice", scenario.id);
             assert!(
                 scenario.id.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-'),
                 "{}",
@@ -124,11 +98,38 @@ mod tests {
     }
 
     #[test]
-    fn every_scenario_says_what_it_is_about() {
+    fn titles_are_sentences_without_a_full_stop_and_requirements_and_limits_are_set() {
         for scenario in all() {
-            assert!(!scenario.title.is_empty() && !scenario.title.ends_with('.'), "{}", scenario.id);
+            let first = scenario.title.chars().next().expect("a title");
+            let identifier = scenario.title.split([' ', ':']).next().unwrap_or_default();
+            // A title may begin with a path or a program that is written in lower case.
+            let named =
+                ["/health", "`doctor`", "curl", "pip", "npm", "git"].contains(&identifier.trim_end_matches(','));
+            assert!(named || first.is_uppercase() || first.is_ascii_digit(), "{}: {}", scenario.id, scenario.title);
+            assert!(!scenario.title.ends_with('.'), "{}: {}", scenario.id, scenario.title);
             assert!(!scenario.requirement.is_empty(), "{}", scenario.id);
+            // rustfmt leaves a whole registration unformatted if one of its strings does not fit into a line.
+            for text in [scenario.title, scenario.requirement] {
+                assert!(text.chars().count() <= 109, "{}: longer than 109 characters: {text}", scenario.id);
+            }
             assert!(scenario.limit > Duration::ZERO && scenario.limit <= Duration::from_secs(180), "{}", scenario.id);
+        }
+    }
+
+    #[test]
+    fn every_scenario_is_in_the_folder_of_its_family_at_the_line_it_names() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for family in &FAMILIES {
+            let folder = format!("conformance/src/scenarios/{}/", family.name.to_ascii_lowercase());
+            for scenario in family.files.iter().copied().flatten() {
+                assert_eq!(scenario.family(), family.name, "{} is registered in {}", scenario.id, scenario.file());
+                assert!(scenario.file().starts_with(&folder), "{} is in {}", scenario.id, scenario.file());
+                let text = std::fs::read_to_string(root.join(scenario.file())).expect("the scenario's file");
+                let line = usize::try_from(scenario.line()).expect("a line");
+                let quoted = format!("\"{}\"", scenario.id);
+                let found = text.lines().skip(line - 1).take(3).any(|line| line.contains(&quoted));
+                assert!(found, "{} does not stand at {}:{line}", scenario.id, scenario.file());
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL and Redis in containers, by testcontainers: what stands behind a deployment that is launched as a container.
+//! PostgreSQL and Redis in containers (testcontainers), for deployments that are launched as containers.
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -11,25 +11,25 @@ use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt as _};
 use tokio::sync::Mutex;
 
-use super::engine::{Engine, Room};
 use super::image::LABEL_RUN;
-use crate::context::Context;
-use crate::failure::Failure;
-use crate::run::LaunchAs;
-use crate::underway;
+use crate::harness::context::Context;
+use crate::harness::engine::{Engine, Room};
+use crate::harness::failure::Failure;
+use crate::harness::options::LaunchAs;
+use crate::harness::pending;
 
-/// Names the image of Redis.
+/// Environment variable with the image of Redis.
 pub const REDIS_VARIABLE: &str = "NAGAYA_REDIS_IMAGE";
-/// Names the image of PostgreSQL; it takes the same variables as the official one.
+/// Environment variable with the image of PostgreSQL, which must accept the same variables as the official one.
 pub const POSTGRES_VARIABLE: &str = "NAGAYA_POSTGRES_IMAGE";
-/// Where testcontainers looks for the engine, unless `DOCKER_HOST` says otherwise.
+/// The socket that testcontainers uses unless `DOCKER_HOST` is set.
 const USUAL_ENGINE: &str = "unix:///var/run/docker.sock";
-/// How long the engine may take to start one.
+/// How long the engine may take to start a service.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// The names of a database, its user and its password: of a server that exists for one scenario, on the loopback interface.
+/// Name of the database, its user and its password. The server exists for one scenario, on the loopback interface.
 const DATABASE: &str = "conformance";
 
-/// A service in a container, on a port of the loopback interface that stays the same over its starts.
+/// A service in a container, on a port of the loopback interface that stays the same across restarts.
 #[derive(Debug, Clone)]
 pub(super) struct Backing {
     room: Room,
@@ -38,14 +38,14 @@ pub(super) struct Backing {
     container: Arc<Mutex<Option<ContainerAsync<GenericImage>>>>,
 }
 
-/// The images, as the variables or this project name them.
+/// The image that the environment variable names, or this project's default.
 fn image(variable: &str) -> String {
     let named = std::env::var(variable).ok().filter(|named| !named.is_empty());
     let usual = if variable == REDIS_VARIABLE { "nagaya/redis:latest" } else { "nagaya/postgres:latest" };
     named.unwrap_or_else(|| usual.to_owned())
 }
 
-/// Whether the service of this image can be started.
+/// Checks that the service of this image can be started.
 ///
 /// # Errors
 /// What is missing.
@@ -54,7 +54,7 @@ pub async fn find(engine: &Engine, variable: &str) -> Result<(), String> {
     let ours = format!("unix://{}", engine.socket().display());
     if theirs != ours {
         return Err(format!(
-            "testcontainers uses the engine {theirs}, the rooms are on {ours}: set DOCKER_HOST={ours}"
+            "testcontainers uses the engine {theirs}, the workspaces are on {ours}: set DOCKER_HOST={ours}"
         ));
     }
     let image = image(variable);
@@ -64,7 +64,7 @@ pub async fn find(engine: &Engine, variable: &str) -> Result<(), String> {
     })
 }
 
-/// What testcontainers or the engine refuses says nothing about the deployment.
+/// A refusal by testcontainers or the engine is no failure of the deployment.
 fn harness(error: impl std::fmt::Display) -> Failure {
     Failure::harness(format!("testcontainers: {error}"))
 }
@@ -80,20 +80,20 @@ impl Backing {
         let image = image(variable);
         let (image, tag) = image.rsplit_once(':').unwrap_or((&image, "latest"));
         let name = context.own_container(what, context.engine()?)?;
-        // Free at this moment; should somebody else be quicker, the engine says so.
+        // The port is free now; if another process takes it first, the engine reports an error.
         let on_host = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(on_host.to_string()) };
         let request = prepare(GenericImage::new(image, tag).with_exposed_port(port))
             .with_container_name(&name)
             .with_label(LABEL_RUN, &context.run.id)
             .with_startup_timeout(START_LIMIT)
-            // Of its own accord it would publish ports on every interface.
+            // By default testcontainers publishes ports on every interface.
             .with_host_config_modifier(move |host| {
                 host.publish_all_ports = Some(false);
                 host.port_bindings = Some(HashMap::from([(port.to_string(), Some(vec![binding.clone()]))]));
             });
         let start = async move { request.start().await.map_err(harness) };
-        let container = underway::to_its_end(&context.run, &name, start).await?;
+        let container = pending::complete(context.run.ledger(), &name, start).await?;
         let backing = Self {
             room: context.engine()?.container(&name),
             port: on_host,
@@ -109,14 +109,14 @@ impl Backing {
         Ok(backing)
     }
 
-    /// Redis, which keeps nothing on disk.
+    /// Redis without persistence.
     pub(super) async fn redis(context: &Context) -> Result<Self, Failure> {
         let command =
             ["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no"];
         Self::start(context, "redis", 6379.tcp(), |image| image.with_cmd(command)).await
     }
 
-    /// PostgreSQL with an empty database, and what `DATABASE_URL` is to be.
+    /// PostgreSQL with an empty database, and the value for `DATABASE_URL`.
     pub(super) async fn postgres(context: &Context) -> Result<(Self, String), Failure> {
         let variables = ["POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"];
         let prepare = |image: GenericImage| {
@@ -128,12 +128,12 @@ impl Backing {
         Ok((backing, url))
     }
 
-    /// Whether PostgreSQL takes connections: not the one that only makes the database, which listens nowhere.
+    /// Whether PostgreSQL accepts connections. The temporary server of the image's initialisation listens on no port and does not count.
     pub(super) async fn postgres_answers(&self) -> Result<(), Failure> {
         self.exec(["pg_isready", "-q", "-h", "127.0.0.1", "-U", DATABASE]).await.map(drop)
     }
 
-    /// Runs a command in it, which must end well; gives what that prints.
+    /// Runs a command in the container, which must succeed, and returns its output.
     pub(super) async fn exec<S: Into<String>>(&self, command: impl IntoIterator<Item = S>) -> Result<String, Failure> {
         let done = self.room.exec(command).await?;
         if done.status != 0 {
@@ -142,25 +142,25 @@ impl Backing {
         Ok(done.printed)
     }
 
-    /// Ends it at once; one that has ended is no error.
+    /// Kills it; a stopped one is no error.
     pub(super) async fn kill(&self) -> Result<(), Failure> {
         let container = self.container.lock().await;
         self.there(container.as_ref())?.stop_with_timeout(Some(0)).await.map_err(harness)
     }
 
-    /// Starts it again, with what it had on disk.
+    /// Restarts it with its data.
     pub(super) async fn start_again(&self) -> Result<(), Failure> {
         let container = self.container.lock().await;
         self.there(container.as_ref())?.start().await.map_err(harness)
     }
 
-    /// Everything in it stands still.
+    /// Freezes all its processes.
     pub(super) async fn pause(&self) -> Result<(), Failure> {
         let container = self.container.lock().await;
         self.there(container.as_ref())?.pause().await.map_err(harness)
     }
 
-    /// It goes on.
+    /// Unfreezes them.
     pub(super) async fn resume(&self) -> Result<(), Failure> {
         let container = self.container.lock().await;
         self.there(container.as_ref())?.unpause().await.map_err(harness)
@@ -175,7 +175,7 @@ impl Backing {
 }
 
 impl Context {
-    /// Whether what stands beside a deployment is to be in containers too.
+    /// Whether services beside a deployment run in containers too.
     pub(super) fn by_containers(&self) -> bool {
         self.run.options.launch == LaunchAs::Container
     }

@@ -1,12 +1,12 @@
-//! Where the programs are that the suite starts.
+//! Finds the programs that the suite starts.
 
 use std::path::PathBuf;
 
-/// Finds a program: the variable `name_it`, else beside this executable or in a folder above it (a test's executable lies in
+/// Finds a program: by the variable `name_it`, else beside this executable or in a folder above it (a test's executable is in
 /// `target/debug/deps`, the program in `target/debug`).
 ///
 /// # Errors
-/// What was looked for, and how to say where it is.
+/// Where the program was looked for, and how to name it.
 pub fn find(program: &str, name_it: &str) -> Result<PathBuf, String> {
     if let Some(named) = std::env::var_os(name_it).filter(|named| !named.is_empty()) {
         let named = PathBuf::from(named);

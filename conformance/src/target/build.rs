@@ -1,4 +1,4 @@
-//! The recipe of the room's image, and builds by it: with Docker's own command, as whoever makes the image does it.
+//! The Dockerfile of the workspace image, and builds from it with Docker's command line.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,33 +10,34 @@ use bollard::query_parameters::ListImagesOptionsBuilder;
 
 use super::compose::folder;
 use super::contained::on_path;
-use super::engine::Engine;
-use super::image::{self, LABEL_RUN};
+use super::image;
+use super::image::LABEL_RUN;
 use super::process::Program;
-use crate::context::Context;
-use crate::failure::Failure;
-use crate::run::Made;
+use crate::harness::context::Context;
+use crate::harness::engine::Engine;
+use crate::harness::failure::Failure;
+use crate::harness::ledger::Made;
 
 /// How long a build may take.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// What takes most of the room's image.
+/// The directories that take most of the space in the workspace image.
 const LARGE: &[&str] =
     &["/usr/local", "/usr/share", "/usr/include", "/usr/lib/gcc", "/usr/lib/python3*", "/usr/lib/git-core", "/var/lib"];
 
-/// A file of the build's context: its path, what is in it, and its mode.
+/// A file of the build context: its path, content and mode.
 pub type ContextFile<'a> = (&'a str, &'a str, u32);
 
-/// The recipe's file.
+/// The path of the Dockerfile.
 ///
 /// # Errors
-/// It is not there.
+/// It does not exist.
 pub fn recipe() -> Result<PathBuf, String> {
     let path = folder()?.join("workspace-base/Dockerfile");
     if path.is_file() { Ok(path) } else { Err(format!("{} is not there", path.display())) }
 }
 
-/// Whether images can be built by the recipe.
+/// Checks that images can be built from the Dockerfile.
 ///
 /// # Errors
 /// What is missing.
@@ -45,7 +46,7 @@ pub fn find() -> Result<(), String> {
     on_path("docker").map(drop).ok_or_else(|| "docker is not on the search path".to_owned())
 }
 
-/// The instructions of a Dockerfile, each as it stands there.
+/// The instructions of a Dockerfile, verbatim.
 fn instructions(text: &str) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     let mut goes_on = false;
@@ -63,7 +64,7 @@ fn instructions(text: &str) -> Vec<String> {
     all
 }
 
-/// The step of the recipe that begins so, and the one after it.
+/// The step of the Dockerfile that begins with this text, and the step after it.
 ///
 /// # Errors
 /// There is no such step, or none after it.
@@ -76,17 +77,17 @@ pub fn two_steps(begins: &str) -> Result<[String; 2], Failure> {
     steps.ok_or_else(missing)
 }
 
-/// What a build came to.
+/// The result of a build.
 #[derive(Debug)]
 pub struct Built {
-    /// The image's tag, where there is one.
+    /// The image's tag, if the build succeeded.
     pub tag: Option<String>,
-    /// All that was printed.
+    /// Everything that was printed.
     pub printed: String,
 }
 
 impl Context {
-    /// What builds start from that need a shell and no more: the room's image without nearly all that is in it, in one layer.
+    /// A base image for builds that need only a shell: the workspace image without most of its content, in one layer.
     ///
     /// # Errors
     /// The engine refuses.
@@ -101,11 +102,11 @@ impl Context {
         Ok(tag)
     }
 
-    /// Takes further steps, as root, from an image on; the image that comes of it goes with the scenario, and so does what is left
+    /// Runs further steps as root on top of an image. The resulting image is removed with the scenario, and so are the layers
     /// of a build that fails.
     ///
     /// # Errors
-    /// The build does not end in time, or cannot be started. That it fails is no error.
+    /// The build does not end in time, or cannot be started. A build that fails is no error.
     pub async fn build(&self, base: &str, steps: &str, files: &[ContextFile<'_>]) -> Result<Built, Failure> {
         let engine = self.engine()?.clone();
         let docker = on_path("docker").ok_or_else(|| Failure::could_not_run("docker is not on the search path"))?;
@@ -129,7 +130,7 @@ impl Context {
         let tag = self.image_to_be("image", &engine)?;
 
         let socket = format!("--host=unix://{}", engine.socket().display());
-        // The classic builder's cache is of no use: what is built has never been built before.
+        // The classic builder's cache is useless here: nothing is built twice.
         let args = [&socket, "build", "--no-cache", "--force-rm", "--tag", &tag, "."];
         let mut program = Program::new(&docker, args);
         program.env.insert("HOME".to_owned(), self.dir().display().to_string());
@@ -138,13 +139,13 @@ impl Context {
         }
         program.dir = Some(dir);
         let output = program.makes(&self.run, &tag, LIMIT).await?;
-        let told = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-        let printed = String::from_utf8_lossy(&told).into_owned();
+        let build_output = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+        let printed = String::from_utf8_lossy(&build_output).into_owned();
         Ok(Built { tag: output.status.success().then_some(tag), printed })
     }
 }
 
-/// Removes what builds of a run left without a name; tells how many there were.
+/// Removes untagged images of a run's builds and returns their number.
 ///
 /// # Errors
 /// The engine refuses.
@@ -152,7 +153,7 @@ pub async fn remove_layers(engine: &Engine, run: &str) -> Result<usize, Failure>
     let label = format!("{LABEL_RUN}={run}");
     let filters = HashMap::from([("dangling", vec!["true".to_owned()]), ("label", vec![label])]);
     let options = ListImagesOptionsBuilder::new().filters(&filters).build();
-    // One by one, each with what it alone stands on: an engine prunes for one client at a time, and refuses all others meanwhile.
+    // One by one, with their parents: the engine serves one prune request at a time and refuses all others meanwhile.
     let layers = engine.docker().list_images(Some(options)).await?;
     for layer in &layers {
         image::remove(engine, &layer.id).await?;

@@ -1,15 +1,16 @@
-//! Control groups of the suite's own: an engine that loses its power leaves those of its containers behind.
+//! Control groups of the suite's own engines: an engine that is killed leaves those of its containers behind.
 
-use std::io::{self, ErrorKind};
+use std::io;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Where the kernel shows them: one tree, or one for each controller (cgroups(7)).
+/// Where the kernel mounts them: one tree, or one for each controller (cgroups(7)).
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// Removes a group with those below it, in every tree; one that is not there is no error. Returns how many trees had it.
+/// Removes a group and its children in every tree; a missing one is no error. Returns the number of trees that had it.
 ///
 /// # Errors
-/// A process is still in one of them.
+/// A process is still in one of the groups.
 pub fn remove(name: &str) -> io::Result<usize> {
     let trees = std::fs::read_dir(ROOT)?.collect::<io::Result<Vec<_>>>()?;
     let places = trees.into_iter().map(|tree| tree.path()).chain([PathBuf::from(ROOT)]).map(|tree| tree.join(name));
@@ -18,7 +19,7 @@ pub fn remove(name: &str) -> io::Result<usize> {
     Ok(found.len())
 }
 
-/// The kernel removes a group's files with its directory, so that there is nothing to remove but directories.
+/// The kernel removes a group's files with its directory, so only directories are removed here.
 fn remove_below(group: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(group)? {
         let entry = entry?;

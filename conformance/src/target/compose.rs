@@ -1,25 +1,26 @@
-//! This project's Compose file, brought up and down by the scripts that come with it.
+//! This project's Compose file, started and stopped by its own scripts.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::contained::{image, on_path};
-use super::engine::Engine;
 use super::process::Program;
-use crate::context::Context;
-use crate::failure::Failure;
-use crate::run::{Made, Run};
-use crate::underway;
+use crate::harness::context::Context;
+use crate::harness::engine::Engine;
+use crate::harness::failure::Failure;
+use crate::harness::ledger::Made;
+use crate::harness::pending;
+use crate::harness::run::Run;
 
-/// Names the folder that holds `compose.yaml` and `scripts/`.
+/// Environment variable with the folder of `compose.yaml` and `scripts/`.
 pub const PROJECT_VARIABLE: &str = "NAGAYA_PROJECT_DIR";
-/// How long a script may take; no image has to be made.
+/// How long a script may take; all images exist already.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Images besides the server's.
+/// Images other than the server's.
 const IMAGES: [&str; 3] = ["nagaya/postgres:latest", "nagaya/redis:latest", "nagaya/model:debug"];
 
-/// The folder with the Compose file: the variable, else one above this executable.
+/// The folder with the Compose file: by the variable, else the nearest one above this executable.
 ///
 /// # Errors
 /// There is none.
@@ -39,7 +40,7 @@ pub fn folder() -> Result<PathBuf, String> {
         .ok_or_else(|| format!("no compose.yaml above {}; {PROJECT_VARIABLE} names its folder", here.display()))
 }
 
-/// Whether it can be brought up.
+/// Checks that it can be started.
 ///
 /// # Errors
 /// What is missing.
@@ -64,19 +65,19 @@ fn has_plugin() -> bool {
     home.into_iter().chain(system).any(|dir| dir.join("docker-compose").is_file())
 }
 
-/// A project of the scenario's own: a name, and a folder for its secrets and sockets.
+/// A Compose project for one scenario: a name, and a folder for its secrets and sockets.
 #[derive(Debug, Clone)]
 pub struct Project {
     /// Its name, which is also its deployment's id.
     pub name: String,
-    /// Where its folder is.
+    /// The path of its folder.
     pub parent: PathBuf,
     folder: PathBuf,
     run: Arc<Run>,
 }
 
 impl Project {
-    /// Runs one of the scripts, and gives what it printed.
+    /// Runs one of the scripts and returns its output.
     ///
     /// # Errors
     /// It fails.
@@ -99,14 +100,17 @@ impl Project {
         program.env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let output = program.makes(&self.run, &self.name, LIMIT).await?;
         let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        crate::failure::check(output.status.success(), format!("{script} ended with {}: {printed}", output.status))?;
+        crate::harness::failure::check(
+            output.status.success(),
+            format!("{script} ended with {}: {printed}", output.status),
+        )?;
         Ok(printed)
     }
 
-    /// The Compose file as Compose understands it, with nothing set but what has no default.
+    /// The Compose file as Compose renders it, with only those variables set that have no default.
     ///
     /// # Errors
-    /// Compose does not like it.
+    /// Compose rejects it.
     pub async fn rendered(&self) -> Result<String, Failure> {
         let (docker, compose) = (on_path("docker"), on_path("docker-compose"));
         let (path, first) = if has_plugin() { (docker, Some("compose")) } else { (compose, None) };
@@ -118,11 +122,14 @@ impl Project {
         }
         let output = program.output(&self.run.id, LIMIT).await?;
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        crate::failure::check(output.status.success(), format!("config ended with {}: {errors}", output.status))?;
+        crate::harness::failure::check(
+            output.status.success(),
+            format!("config ended with {}: {errors}", output.status),
+        )?;
         Ok(text.into_owned())
     }
 
-    /// Its folder, which the scripts make.
+    /// Its folder, which the scripts create.
     #[must_use]
     pub fn dir(&self) -> PathBuf {
         self.parent.join(&self.name)
@@ -130,7 +137,7 @@ impl Project {
 }
 
 impl Context {
-    /// A Compose project that is taken down with the scenario, should that not have done it.
+    /// A Compose project that is removed with the scenario, unless the scenario has done so.
     ///
     /// # Errors
     /// The ledger cannot be written.
@@ -144,13 +151,13 @@ impl Context {
         let (to_remove, engine) = (project.clone(), engine.clone());
         self.resources.add(format!("Compose project {}", project.name), move || async move {
             let left = remove_project(&engine, &to_remove.name).await?;
-            crate::failure::check(left.is_empty(), format!("left over: {}", left.join(", ")))
+            crate::harness::failure::check(left.is_empty(), format!("left over: {}", left.join(", ")))
         });
         Ok(project)
     }
 }
 
-/// What the engine has of a Compose project: containers, networks, volumes; each is `kind name`.
+/// The containers, networks and volumes of a Compose project, each as `kind name`.
 ///
 /// # Errors
 /// The engine does not answer.
@@ -171,12 +178,12 @@ pub async fn parts(engine: &Engine, project: &str) -> Result<Vec<(&'static str, 
     Ok(found)
 }
 
-/// Removes all of a Compose project, once no script works at it, and tells what there was.
+/// Removes a Compose project once no script is working on it, and returns what was removed.
 ///
 /// # Errors
 /// The engine refuses.
 pub async fn remove_project(engine: &Engine, project: &str) -> Result<Vec<String>, Failure> {
-    underway::ended(project).await;
+    pending::completed(project).await;
     let mut removed = Vec::new();
     for (kind, name) in parts(engine, project).await? {
         match kind {

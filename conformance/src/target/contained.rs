@@ -1,34 +1,34 @@
-//! A server in a container of the engine that it manages, started as an operator would: locked, and not as root.
+//! A server in a container on the engine that it manages, started as an operator would: locked down and without root.
 
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::engine::{Engine, Room};
 use super::process::Program;
-use crate::context::Context;
-use crate::failure::Failure;
+use crate::harness::context::Context;
+use crate::harness::engine::{Engine, Room};
+use crate::harness::failure::Failure;
 
-/// Names the server's image.
+/// Environment variable with the server's image.
 pub const IMAGE_VARIABLE: &str = "NAGAYA_SERVER_IMAGE";
-/// Where the socket directories are inside.
+/// Path of the socket directories inside the container.
 pub const SOCKETS_INSIDE: &str = "/var/run/workspace-sockets";
 
-/// The server's image: the variable, else the one that is made of the programs this suite starts.
+/// The server's image: by the variable, else the one that `make images` builds from this project's programs.
 #[must_use]
 pub fn image() -> String {
     let named = std::env::var(IMAGE_VARIABLE).ok().filter(|named| !named.is_empty());
     named.unwrap_or_else(|| "nagaya/server:debug".to_owned())
 }
 
-/// Where a program is on the search path.
+/// The path of a program on the search path.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
 }
 
-/// Whether a server can be started in a container.
+/// Checks that a server can be started in a container.
 ///
 /// # Errors
 /// What is missing.
@@ -41,7 +41,7 @@ pub async fn find(engine: &Engine) -> Result<(), String> {
     })
 }
 
-/// Who a server in a container is: uid 1000, or whoever runs the suite.
+/// The user of a server in a container: uid 1000 if the suite runs as root, else the suite's own user.
 #[must_use]
 pub fn user() -> u32 {
     match rustix::process::getuid().as_raw() {
@@ -51,13 +51,13 @@ pub fn user() -> u32 {
 }
 
 impl Context {
-    /// The same program, with the same settings, in a container. Docker's command line stands for it: it passes signals on, prints
-    /// what the server prints, and ends as it ends.
+    /// The same program with the same settings in a container. `docker run` takes the place of its process: it forwards signals, prints
+    /// the server's output, and exits with its status.
     pub(super) fn contain(&self, program: Program, sockets: &Path) -> Result<(Program, Room), Failure> {
         let engine = self.engine()?;
         let docker = on_path("docker").ok_or_else(|| Failure::could_not_run("docker is not on the search path"))?;
         let (name, user) = (self.own_container("server", engine)?, user());
-        // Where a scenario stands between server and engine, the server has another socket: in a directory of the scenario's own.
+        // A scenario that puts a relay between server and engine gives the server another socket, in the scenario's directory.
         let other =
             program.env.get("DOCKER_SOCKET_PATH").map(|address| Path::new(address.trim_start_matches("unix://")));
         let other = other.filter(|path| path.is_absolute() && *path != engine.socket());
@@ -89,10 +89,10 @@ impl Context {
         let mut env = program.env.clone();
         env.insert("WORKSPACE_SOCKET_BASE_PATH".to_owned(), SOCKETS_INSIDE.to_owned());
         env.entry("WORKSPACE_SOCKET_HOST_PATH".to_owned()).or_insert_with(|| sockets.display().to_string());
-        // Its health command asks where it is told that the server listens. Free at this moment; should somebody else be quicker, the
-        // server says so and ends.
+        // The health command needs to know the server's port. The port is free now; if another process takes it first, the
+        // server reports it and exits.
         env.insert("BIND_ADDR".to_owned(), TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
-        // By name: values on a command line are anybody's to read.
+        // Only the names: values on a command line are visible to every user.
         for name in env.keys().filter(|name| !["HOME", "PATH"].contains(&name.as_str())) {
             add(format!("--env={name}"));
         }

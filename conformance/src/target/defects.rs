@@ -1,5 +1,5 @@
-//! Where the defects of a broken deployment are put in: in front of it, between it and the engine, behind its proxy, beside its rooms.
-//! A run without defects passes through here unchanged.
+//! Adds the defects of a broken deployment: in front of it, between it and the engine, behind its proxy, beside its workspaces.
+//! A run without defects is not changed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,15 +11,56 @@ use super::launch::Launch;
 use super::memory::Memory;
 use super::relay::{Relay, To};
 use super::tamper::{Tamper, Wire};
-use crate::context::Context;
-use crate::failure::Failure;
-use crate::mutants::Defect;
+use crate::harness::context::Context;
+use crate::harness::failure::Failure;
 
-/// How often what stands beside the rooms looks at them.
+/// How often a defect beside the workspaces looks at their sockets.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// One defect, by its place.
+#[derive(Debug, Clone)]
+pub enum Defect {
+    /// Shell lines before the server starts, or in its place; `$SERVER` is the good server, `$@` its arguments.
+    Start(&'static str),
+    /// Between clients and the server.
+    Http(Tamper),
+    /// Between clients and the server, byte by byte.
+    InFront(Wire),
+    /// Between the server and the engine.
+    Engine(Tamper),
+    /// Shell lines that root runs in the workspace image, and Dockerfile lines after them.
+    Image(&'static str, &'static str),
+    /// Between the server's proxy and all its targets.
+    Behind(Wire),
+    /// Called repeatedly with the directory of the workspaces' sockets.
+    Beside(fn(&Path, &Memory)),
+}
+
+impl Defect {
+    /// Its place, for the catalogue.
+    #[must_use]
+    pub fn place(&self) -> &'static str {
+        match self {
+            Self::Start(_) => "start",
+            Self::Http(_) | Self::InFront(_) => "API",
+            Self::Engine(_) => "engine",
+            Self::Image(..) => "image",
+            Self::Behind(_) => "outside",
+            Self::Beside(_) => "sockets",
+        }
+    }
+}
+
+/// The defects of the deployments that a run launches: an entry in [`crate::harness::run::Run::extensions`], set by `selftest` only.
+#[derive(Debug, Clone, Copy)]
+pub struct Defects(pub &'static [Defect]);
+
 impl Context {
-    /// What the defects of a deployment have to remember, and to know from the start.
+    fn defects(&self) -> &'static [Defect] {
+        self.run.extensions.get::<Defects>().map_or(&[], |defects| defects.0)
+    }
+
+    /// The memory of a deployment's defects, with what they know from the start.
     pub(super) fn memory_of(&self, deployment: &str, credentials: &Credentials) -> Memory {
         let memory = Memory::default();
         memory.set("run", &self.run.id);
@@ -28,10 +69,10 @@ impl Context {
         memory
     }
 
-    /// The address at which a deployment is to be spoken to.
+    /// The address at which clients reach a deployment.
     pub(super) async fn in_front_of(&self, address: &str, memory: &Memory) -> Result<String, Failure> {
         let mut address = address.to_owned();
-        for defect in self.run.defects {
+        for defect in self.defects() {
             let wire = match defect {
                 Defect::Http(tamper) => Wire::Http(*tamper, memory.clone()),
                 Defect::InFront(wire) => wire.clone(),
@@ -42,11 +83,10 @@ impl Context {
         Ok(address)
     }
 
-    /// The socket at which a deployment is to speak to the engine, where that is not the engine's own.
+    /// The socket at which a deployment reaches the engine, if it is not the engine's own.
     pub(super) fn in_front_of_engine(&self, deployment: &str, memory: &Memory) -> Result<Option<String>, Failure> {
         let tampers: Vec<&Tamper> = self
-            .run
-            .defects
+            .defects()
             .iter()
             .filter_map(|defect| if let Defect::Engine(tamper) = defect { Some(tamper) } else { None })
             .collect();
@@ -59,9 +99,9 @@ impl Context {
         Ok(Some(format!("unix://{}", path.display())))
     }
 
-    /// A launch whose names of the outside world lead past the defects behind the proxy.
+    /// A launch whose pinned hosts lead through the defects behind the proxy.
     pub(super) async fn in_front_of_pins(&self, mut launch: Launch) -> Result<Launch, Failure> {
-        for defect in self.run.defects {
+        for defect in self.defects() {
             let Defect::Behind(wire) = defect else { continue };
             for (_, _, address) in &mut launch.pins {
                 *address = self.goes_with_it(Relay::tcp_with(To::Tcp(address.clone()), wire.clone()).await?);
@@ -70,9 +110,9 @@ impl Context {
         Ok(launch)
     }
 
-    /// Starts what stands beside the rooms of a deployment.
+    /// Starts the defects beside the workspaces of a deployment.
     pub(super) fn beside(&self, sockets: &Path, memory: &Memory) {
-        for defect in self.run.defects {
+        for defect in self.defects() {
             let Defect::Beside(look) = defect else { continue };
             let (sockets, memory, end) = (sockets.to_owned(), memory.clone(), CancellationToken::new());
             let ended = end.clone();
@@ -82,7 +122,7 @@ impl Context {
                     look(&sockets, &memory);
                 }
             });
-            self.resources.add("what stands beside the rooms", move || async move {
+            self.resources.add("what stands beside the workspaces", move || async move {
                 end.cancel();
                 task.await.map_err(Failure::harness)
             });

@@ -1,4 +1,4 @@
-//! The deployment under test, ours or somebody else's.
+//! The deployment under test, launched by the suite or not.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,91 +6,91 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::engine::{Engine, Room};
 use super::fixtures::{Credentials, Model, address};
 use super::memory::Memory;
 use super::process::{Process, Program};
 use crate::client::http::Api;
 use crate::client::stream::{EventStream, RunEvent};
-use crate::context::Context;
-use crate::failure::{Failure, check, check_eq};
-use crate::poll::eventually;
+use crate::harness::context::Context;
+use crate::harness::engine::{Engine, Room};
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
 
-/// How long a launched server may take until it listens.
+/// How long a launched server may take to listen.
 pub const START_LIMIT: Duration = Duration::from_secs(10);
-/// How long it may take until it is ready: Docker found, start-up reconciled.
+/// How long it may take to become ready: Docker is connected and start-up reconciliation is done.
 pub const READY_LIMIT: Duration = Duration::from_secs(20);
-/// How long a stop may take; the settings of a launch ask for less.
+/// How long a stop may take; the settings of a launch require less.
 pub const STOP_LIMIT: Duration = Duration::from_secs(25);
 
-/// A deployment that answers.
+/// A running deployment.
 #[derive(Debug)]
 pub struct Deployment {
     /// Its API.
     pub api: Api,
-    /// What its containers' `nagaya.deployment` label says, where that is known.
+    /// The value of its containers' `nagaya.deployment` label, if known.
     pub id: Option<String>,
-    /// The engine it uses, where that is reachable.
+    /// The engine it uses, if reachable.
     pub engine: Option<Engine>,
-    /// Its process, where this suite launched it.
+    /// Its server, if this suite launched it.
     pub server: Option<Server>,
-    /// Its model, where that is the scripted one.
+    /// Its model, if it is the scripted one.
     pub model: Option<Model>,
 }
 
 /// A server that this suite launched.
 #[derive(Debug)]
 pub struct Server {
-    /// How it was started, and is started again.
+    /// The program that starts it.
     pub program: Program,
-    /// Its container, where it is in one.
+    /// Its container, if it runs in one.
     pub container: Option<Room>,
-    /// Its process id, as this machine counts: in a container, that of the container's first process.
+    /// Its process id on the host; in a container, that of the container's first process.
     pub(super) pid: u32,
-    /// The same without its container, where it is in one.
+    /// The same program without a container, if it runs in one.
     pub(super) bare: Option<Program>,
     /// The running process.
     pub process: Process,
-    /// Where it was told to keep socket directories.
+    /// Its socket base directory.
     pub sockets: PathBuf,
-    /// What its rooms must never see.
+    /// Credentials that its workspaces must never see.
     pub credentials: Credentials,
     pub(super) addr_file: PathBuf,
     pub(super) log: PathBuf,
     pub(super) run: String,
-    /// What a defect in front of it remembers.
+    /// The memory of its defects.
     pub(super) memory: Memory,
 }
 
 impl Server {
-    /// Its log so far, over all its starts.
+    /// Its log so far, across restarts.
     #[must_use]
     pub fn log(&self) -> String {
         self.process.printed()
     }
 
-    /// Its process id, as this machine counts.
+    /// Its process id on the host.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Another command of the same program with the same settings. It is not in a container, also where the server is.
+    /// Another command of the same program with the same settings; never in a container.
     pub fn command<A: Into<std::ffi::OsString>>(&self, args: impl IntoIterator<Item = A>) -> Program {
         let mut program = self.bare.as_ref().unwrap_or(&self.program).clone();
         program.args = args.into_iter().map(Into::into).collect();
         program
     }
 
-    /// How many descriptors it holds.
+    /// The number of its open file descriptors.
     ///
     /// # Errors
-    /// It has ended, or belongs to another user.
+    /// It has exited, or belongs to another user.
     pub fn descriptors(&self) -> Result<usize, Failure> {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid))?.count())
     }
 
-    /// What its descriptors lead to, for a message.
+    /// The targets of its file descriptors, for a message.
     #[must_use]
     pub fn descriptor_targets(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", self.pid)) else {
@@ -104,7 +104,7 @@ impl Server {
     }
 }
 
-/// A conversation and what belongs to it.
+/// A conversation with its tenant and model.
 #[derive(Debug, Clone)]
 pub struct Conversation {
     /// Its tenant.
@@ -113,12 +113,12 @@ pub struct Conversation {
     pub model: String,
     /// Its id.
     pub id: String,
-    /// What creating it answered.
+    /// The response to its creation.
     pub created: Value,
 }
 
 impl Conversation {
-    /// Its path in the API, with `rest` behind it.
+    /// Its path in the API, followed by `rest`.
     #[must_use]
     pub fn path(&self, rest: &str) -> String {
         format!("/api/tenants/{}/conversations/{}{rest}", self.tenant, self.id)
@@ -126,10 +126,10 @@ impl Conversation {
 }
 
 impl Deployment {
-    /// The process; a scenario that needs it declares [`crate::scenario::Capability::Launch`].
+    /// The server; a scenario that needs it declares [`crate::harness::vocabulary::Capability::Launch`].
     ///
     /// # Errors
-    /// Somebody else launched it.
+    /// The suite did not launch it.
     pub fn server(&self) -> Result<&Server, Failure> {
         self.server.as_ref().ok_or_else(|| Failure::could_not_run("the target was not launched by this suite"))
     }
@@ -145,7 +145,7 @@ impl Deployment {
     /// The engine and the deployment's id.
     ///
     /// # Errors
-    /// One of them is not known.
+    /// One of them is unknown.
     pub fn engine(&self) -> Result<(&Engine, &str), Failure> {
         match (&self.engine, &self.id) {
             (Some(engine), Some(id)) => Ok((engine, id)),
@@ -153,7 +153,7 @@ impl Deployment {
         }
     }
 
-    /// Its running rooms.
+    /// Its running workspaces.
     ///
     /// # Errors
     /// The engine cannot be reached.
@@ -162,7 +162,7 @@ impl Deployment {
         engine.rooms(id, true).await
     }
 
-    /// Its rooms, running or not.
+    /// Its workspaces, running or not.
     ///
     /// # Errors
     /// The engine cannot be reached.
@@ -171,17 +171,17 @@ impl Deployment {
         engine.rooms(id, false).await
     }
 
-    /// Its one room.
+    /// Its only running workspace.
     ///
     /// # Errors
     /// There is none, or more than one.
     pub async fn only_room(&self) -> Result<Room, Failure> {
         let mut rooms = self.rooms().await?;
-        check_eq("number of running rooms", rooms.len(), 1)?;
-        rooms.pop().ok_or_else(|| Failure::harness("a room vanished from a list"))
+        check_eq("number of running workspaces", rooms.len(), 1)?;
+        rooms.pop().ok_or_else(|| Failure::harness("a workspace vanished from a list"))
     }
 
-    /// Waits until `/health/ready` says 200.
+    /// Waits until `/health/ready` answers 200.
     ///
     /// # Errors
     /// It does not in time.
@@ -196,10 +196,10 @@ impl Deployment {
         .await
     }
 
-    /// Waits until a metric, summed over its labels, has a value that `fits`, and gives that.
+    /// Waits until a metric, summed over its labels, has a value that `fits`, and returns the value.
     ///
     /// # Errors
-    /// It has none in time.
+    /// It has no such value in time.
     pub async fn metric(&self, name: &str, fits: impl Fn(f64) -> bool, limit: Duration) -> Result<f64, Failure> {
         eventually(limit, format!("another value of {name}"), || async {
             match self.api.metrics().await.map(|page| page.sum(name)) {
@@ -211,7 +211,7 @@ impl Deployment {
         .await
     }
 
-    /// Makes a tenant, a model and a conversation of its own. In somebody else's deployment they go with the scenario.
+    /// Creates a tenant, a model and a conversation. On a target that the suite did not launch they are deleted with the scenario.
     ///
     /// # Errors
     /// One of them is refused.
@@ -230,7 +230,7 @@ impl Deployment {
         self.another_conversation(context, &tenant, &model).await
     }
 
-    /// Makes a conversation of a tenant that exists.
+    /// Creates a conversation of an existing tenant.
     ///
     /// # Errors
     /// It is refused.
@@ -247,7 +247,7 @@ impl Deployment {
         Ok(Conversation { tenant: tenant.to_owned(), model: model.to_owned(), id, created })
     }
 
-    /// What is made in a deployment of the scenario's own goes with that; in somebody else's it has to be deleted.
+    /// Objects in a launched deployment disappear with it; on other targets they have to be deleted.
     fn goes_with(&self, context: &Context, path: String) {
         if self.server.is_some() {
             return;
@@ -268,15 +268,15 @@ impl Deployment {
         self.api.open_stream(&conversation.path("/stream"), &json!({"user_input": prompt})).await
     }
 
-    /// Runs a prompt to its end and checks what holds for every stream.
+    /// Runs a prompt to its end and checks what the contract says about every stream.
     ///
     /// # Errors
-    /// The run is refused, or its stream is not whole.
+    /// The run is refused, or its stream violates the contract.
     pub async fn run(&self, conversation: &Conversation, prompt: &str) -> Result<Vec<RunEvent>, Failure> {
         self.start(conversation, prompt).await?.finish().await
     }
 
-    /// Follows the conversation's run, from behind the event with this id, to its end.
+    /// Follows the conversation's run from after the event with this id to its end.
     ///
     /// # Errors
     /// It cannot be followed, or breaks off.
@@ -284,10 +284,10 @@ impl Deployment {
         self.api.follow_stream(&conversation.path("/stream"), last_event_id).await?.rest().await
     }
 
-    /// Runs a prompt that must end well, and gives its events.
+    /// Runs a prompt that must succeed, and returns its events.
     ///
     /// # Errors
-    /// As [`Deployment::run`], or it does not end well.
+    /// As [`Deployment::run`], or the run does not succeed.
     pub async fn run_well(&self, conversation: &Conversation, prompt: &str) -> Result<Vec<RunEvent>, Failure> {
         let events = self.run(conversation, prompt).await?;
         let done = events.last().map(|done| done.data.clone()).unwrap_or_default();
@@ -311,14 +311,14 @@ impl Deployment {
     pub async fn kill(&self) -> Result<(), Failure> {
         let server = self.server()?;
         match &server.container {
-            // What stands for it here passes on every signal but this one.
+            // `docker run` forwards every signal except this one.
             Some(container) => container.kill("SIGKILL").await?,
             None => server.process.signal(Signal::KILL).await?,
         }
         server.process.wait(STOP_LIMIT).await.map(|_| ())
     }
 
-    /// Starts a stopped server again, on the same state, and waits until it is ready.
+    /// Restarts a stopped server with the same state, and waits until it is ready.
     ///
     /// # Errors
     /// It does not start.
@@ -347,7 +347,7 @@ impl Server {
     }
 }
 
-/// The id that this machine gives to a container's first process.
+/// The id of a container's first process on the host.
 async fn first_process(container: &Room) -> Result<u32, Failure> {
     let pid = container.inspect().await?.state.and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
     pid.filter(|pid| *pid > 0).ok_or_else(|| Failure::assertion(format!("container {} does not run", container.id)))

@@ -6,18 +6,18 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::process::{Process, Program};
-use crate::client::exchange::Exchanges;
 use crate::client::http::Api;
-use crate::failure::Failure;
-use crate::poll::eventually;
+use crate::harness::exchanges::Exchanges;
+use crate::harness::failure::Failure;
+use crate::harness::poll::eventually;
 
 /// How long a fixture may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// Waits until `path` holds an address.
+/// Waits until the file `path` contains an address.
 ///
 /// # Errors
-/// It does not within `limit`, or `process` ends before.
+/// It does not within `limit`, or `process` exits first.
 pub async fn address(process: &Process, path: &Path, limit: Duration) -> Result<String, Failure> {
     let found = eventually(limit, format!("an address in {}", path.display()), || async {
         let text = std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -33,13 +33,13 @@ pub async fn address(process: &Process, path: &Path, limit: Duration) -> Result<
     found.await?
 }
 
-/// The scripted model endpoint. What it says is decided by the directives in a prompt.
+/// The scripted model endpoint. The directives in a prompt decide what it answers.
 #[derive(Debug, Clone)]
 pub struct Model {
     process: Process,
-    /// Where it listens, over TLS.
+    /// The address at which it listens, with TLS.
     pub address: String,
-    /// The certificate authority its certificate comes from, as PEM.
+    /// The certificate authority of its certificate, as PEM.
     pub ca_pem: String,
     control: Api,
 }
@@ -54,7 +54,7 @@ pub struct Credentials {
 }
 
 impl Model {
-    /// What to start: listens on free ports of the loopback interface and accepts `credentials` only.
+    /// The program: it listens on free ports of the loopback interface and accepts only `credentials`.
     #[must_use]
     pub fn program(binary: &Path, dir: &Path, credentials: &Credentials) -> Program {
         let file = |name: &str| dir.join(name).display().to_string();
@@ -71,7 +71,7 @@ impl Model {
         Program::new(binary, args)
     }
 
-    /// Waits until a started one listens.
+    /// Waits until a started endpoint listens.
     ///
     /// # Errors
     /// It does not.
@@ -87,10 +87,10 @@ impl Model {
         Ok(Self { process, address, ca_pem, control })
     }
 
-    /// Every request it has had, in order.
+    /// Every request it has received, in order.
     ///
     /// # Errors
-    /// It does not say.
+    /// It does not answer.
     pub async fn requests(&self) -> Result<Vec<ModelRequest>, Failure> {
         let reply = self.control.get("/requests").await.and_then(|reply| reply.expect(200)).map_err(harness)?;
         let list: Vec<Value> = serde_json::from_slice(&reply.body).map_err(Failure::harness)?;
@@ -104,12 +104,12 @@ impl Model {
     }
 }
 
-/// A fixture that fails says nothing about the deployment.
+/// A failure of a fixture is no failure of the deployment.
 pub(super) fn harness(failure: Failure) -> Failure {
     Failure::harness(format!("fixture: {failure}"))
 }
 
-/// A request as the model endpoint saw it.
+/// A request as the model endpoint received it.
 #[derive(Debug, Clone)]
 pub struct ModelRequest(pub Value);
 
@@ -120,7 +120,7 @@ impl ModelRequest {
         self.0["signature"].as_str().unwrap_or("unknown")
     }
 
-    /// The key it says it is signed with.
+    /// The key id in its signature.
     #[must_use]
     pub fn access_key_id(&self) -> Option<&str> {
         self.0["access_key_id"].as_str()
@@ -132,7 +132,7 @@ impl ModelRequest {
         self.0["headers_seen"].as_array().is_some_and(|names| names.iter().any(|one| one == name))
     }
 
-    /// What it was answered.
+    /// The status of the response.
     #[must_use]
     pub fn status(&self) -> u64 {
         self.0["status"].as_u64().unwrap_or(0)
@@ -184,7 +184,7 @@ impl Origin {
         Program::new(binary, args)
     }
 
-    /// Waits until a started one listens.
+    /// Waits until a started endpoint listens.
     ///
     /// # Errors
     /// It does not.

@@ -1,4 +1,4 @@
-//! Images and containers that a scenario makes for itself.
+//! Images and containers for a single scenario.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,20 +13,22 @@ use bollard::query_parameters::{
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::io::ReaderStream;
 
-use super::engine::{Engine, ROOM_SOCKETS, Room};
-use crate::failure::Failure;
-use crate::run::Run;
-use crate::underway;
+use crate::harness::context::Context;
+use crate::harness::engine::{Engine, ROOM_SOCKETS, Room};
+use crate::harness::failure::Failure;
+use crate::harness::ledger::Made;
+use crate::harness::pending;
+use crate::harness::run::Run;
 
-/// Labels what a run made beside its deployments' rooms: images, and containers of its own.
+/// Label of what a run makes besides workspaces: images, and containers of its own.
 pub const LABEL_RUN: &str = "nagaya.conformance.run";
 
 /// How long the change to an image may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Makes the image `tag`: `base`, changed by a line of shell that root runs in it, and otherwise as it was. It is one layer, made
-/// by a commit: on some storage drivers every layer costs a comparison of the whole image, and a build makes one for every step.
-/// `settings` are further lines of a Dockerfile, such as `USER root`. The container `name` that is needed for it is removed.
+/// Makes the image `tag` from `base` by a shell line that root runs in it. The result adds one layer, made
+/// by a commit: some storage drivers compare the whole image for every layer, and a build adds one for each step.
+/// `settings` are further Dockerfile lines, such as `USER root`. The intermediate container `name` is removed.
 ///
 /// # Errors
 /// The line fails, or the engine refuses.
@@ -41,7 +43,7 @@ pub async fn derive(
 ) -> Result<(), Failure> {
     let docker = engine.docker();
     let original = docker.inspect_image(base).await?.config.unwrap_or_default();
-    // A commit cannot take an entrypoint away again, so none is given to an image that has none.
+    // A commit cannot remove an entrypoint, so none is set for an image without one.
     let has_entrypoint = original.entrypoint.as_ref().is_some_and(|entrypoint| !entrypoint.is_empty());
     let container = as_root(engine, run, name, base, has_entrypoint, change, Vec::new()).await?;
     let json = |list: Option<Vec<String>>| serde_json::to_string(&list.unwrap_or_default()).map_err(Failure::harness);
@@ -59,11 +61,11 @@ pub async fn derive(
     let commit = CommitContainerOptionsBuilder::new().container(name).repo(repository).tag(version).changes(&changes);
     let (docker, commit) = (docker.clone(), commit.build());
     let commit = async move { docker.commit_container(commit, ContainerConfig::default()).await };
-    underway::to_its_end(run, tag, commit).await?;
+    pending::complete(run.ledger(), tag, commit).await?;
     container.remove().await
 }
 
-/// Runs a line of shell as root in a container of the image, to a good end; the container is still there.
+/// Runs a shell line as root in a container of the image, which must succeed; the container is kept.
 async fn as_root(
     engine: &Engine,
     run: &Run,
@@ -88,10 +90,11 @@ async fn as_root(
         }),
         ..ContainerCreateBody::default()
     };
-    let container = engine.create(run, name, body).await?;
+    let container = engine.create(run.ledger(), name, body).await?;
     docker.start_container(name, None::<StartContainerOptions>).await?;
     let status = tokio::time::timeout(CHANGE_LIMIT, ended(engine, name)).await;
-    let status = status.map_err(|_| Failure::harness(format!("a line in {image}: no end in {CHANGE_LIMIT:?}")))??;
+    let status =
+        status.map_err(|_| Failure::harness(format!("a line in {image}: did not end within {CHANGE_LIMIT:?}")))??;
     if status != 0 {
         let printed = container.logs().await.unwrap_or_default();
         return Err(Failure::harness(format!("a line in {image}: status {status}, printed {printed:?}")));
@@ -99,7 +102,7 @@ async fn as_root(
     Ok(container)
 }
 
-/// What a line of shell prints that root runs in a container of the image; the container `name` that is needed for it is removed.
+/// The output of a shell line that root runs in a container of the image; the container `name` is removed.
 ///
 /// # Errors
 /// The line fails, or the engine refuses.
@@ -110,12 +113,12 @@ pub async fn print_as_root(engine: &Engine, run: &Run, name: &str, image: &str, 
     Ok(printed)
 }
 
-/// Puts an image's files, but for those below `without`, into the archive `dir/image.tar`, from which [`unpack`] makes an image of one
-/// layer. An image of many takes minutes on some storage drivers, to be copied and to be built on. The container `name` that is needed
-/// for it is removed.
+/// Packs an image's files, except those below `without`, into `dir/image.tar`, from which [`unpack`] makes an image of one
+/// layer. Copying or extending an image of many layers takes minutes on some storage drivers. The intermediate container `name`
+/// is removed.
 ///
 /// # Errors
-/// The engine refuses, or there is no room.
+/// The engine refuses, or the disk is full.
 pub async fn pack(
     engine: &Engine,
     run: &Run,
@@ -131,7 +134,7 @@ pub async fn pack(
     Ok(dir.join("image.tar"))
 }
 
-/// Makes an image of an archive of its files, with the default command and the settings of another, which is on the same or another
+/// Makes an image from an archive of its files, with the default command and settings of another image, on the same or another
 /// engine.
 ///
 /// # Errors
@@ -158,31 +161,31 @@ pub async fn unpack(
     let file = tokio::fs::File::open(archive).await?;
     let chunks = ReaderStream::with_capacity(file, 1 << 20);
     let docker = to.docker().clone();
-    underway::to_its_end(run, tag, async move {
+    pending::complete(run.ledger(), tag, async move {
         let import = docker.create_image(Some(options), Some(body_try_stream(chunks)), None);
         import.try_for_each(|_| std::future::ready(Ok(()))).await
     })
     .await
 }
 
-/// Waits until a container has ended, and gives its status.
+/// Waits until a container has exited, and returns its status.
 async fn ended(engine: &Engine, name: &str) -> Result<i64, Failure> {
     let mut wait = std::pin::pin!(engine.docker().wait_container(name, None));
     match wait.next().await {
         Some(Ok(answer)) => Ok(answer.status_code),
-        // The client makes an error of every status but 0.
+        // The client library returns an error for every status other than 0.
         Some(Err(DockerError::DockerContainerWaitError { code, .. })) => Ok(code),
         Some(Err(error)) => Err(error.into()),
         None => Err(Failure::harness(format!("waiting for {name}: no answer"))),
     }
 }
 
-/// Removes an image, once the engine has made it; one that is gone already is no error.
+/// Removes an image once the engine has completed it; a missing one is no error.
 ///
 /// # Errors
 /// The engine refuses.
 pub async fn remove(engine: &Engine, tag: &str) -> Result<(), Failure> {
-    underway::ended(tag).await;
+    pending::completed(tag).await;
     let options = RemoveImageOptionsBuilder::new().force(true).build();
     match engine.docker().remove_image(tag, Some(options), None).await {
         Ok(_) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
@@ -190,12 +193,12 @@ pub async fn remove(engine: &Engine, tag: &str) -> Result<(), Failure> {
     }
 }
 
-/// Starts the image by its own default command, locked up as the contract wants a room, with `sockets` as its socket directory.
+/// Starts the image with its default command, locked down as the contract requires, with `sockets` as its socket directory.
 ///
 /// # Errors
 /// The container cannot be made or started.
 pub async fn start_room(engine: &Engine, run: &Run, name: &str, image: &str, sockets: &Path) -> Result<Room, Failure> {
-    // As a server does it: a suite that is not root runs the room as itself, or it could not connect to what the agent makes.
+    // As a server does: a suite without root runs the container as its own user, or it could not connect to the agent's socket.
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let own = (uid != 0).then(|| format!("{uid}:{gid}"));
     let (uid, gid) = if uid == 0 { (1000, 1000) } else { (uid, gid) };
@@ -221,16 +224,62 @@ pub async fn start_room(engine: &Engine, run: &Run, name: &str, image: &str, soc
         }),
         ..ContainerCreateBody::default()
     };
-    let container = engine.create(run, name, body).await?;
+    let container = engine.create(run.ledger(), name, body).await?;
     engine.docker().start_container(name, None::<StartContainerOptions>).await?;
     Ok(container)
 }
 
-/// Whose a room is: uid 1000's where the server is root, else the server's own, which is who the suite is that launched it.
+/// The user of a workspace: uid 1000 if the server runs as root, else the server's own user, which is also the suite's.
 #[must_use]
 pub fn room_uid() -> String {
     match rustix::process::getuid().as_raw() {
         0 => "1000".to_owned(),
         own => own.to_string(),
+    }
+}
+
+impl Context {
+    /// Makes an image from the workspace image by a line of shell that root runs in it; it is removed with the scenario.
+    ///
+    /// # Errors
+    /// The line fails, or the engine refuses.
+    pub async fn derived_image(&self, change: &str) -> Result<String, Failure> {
+        self.derived_image_with(change, "").await
+    }
+
+    /// As [`Context::derived_image`], with further Dockerfile lines.
+    ///
+    /// # Errors
+    /// As [`Context::derived_image`].
+    pub async fn derived_image_with(&self, change: &str, settings: &str) -> Result<String, Failure> {
+        let engine = self.engine()?.clone();
+        let tag = self.image_to_be("image", &engine)?;
+        let name = self.own_container("change", &engine)?;
+        derive(&engine, &self.run, &tag, &self.run.options.image, &name, change, settings).await?;
+        Ok(tag)
+    }
+
+    /// A tag for an image that is removed with the scenario.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn image_to_be(&self, what: &str, engine: &Engine) -> Result<String, Failure> {
+        let tag = format!("{}:test", self.unique(what));
+        self.run.will_make(&Made::Image(tag.clone()))?;
+        let (remover, to_remove) = (engine.clone(), tag.clone());
+        self.resources.add(format!("image {tag}"), move || async move { remove(&remover, &to_remove).await });
+        Ok(tag)
+    }
+
+    /// A name for a container that is removed with the scenario.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn own_container(&self, what: &str, engine: &Engine) -> Result<String, Failure> {
+        let name = self.unique(what);
+        self.run.will_make(&Made::Container(name.clone()))?;
+        let container = engine.container(&name);
+        self.resources.add(format!("container {name}"), move || async move { container.remove().await });
+        Ok(name)
     }
 }

@@ -1,29 +1,30 @@
-//! Starting a deployment as a process, with a scripted model behind it.
+//! Launches deployments, with a scripted model behind them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::deployment::{Deployment, READY_LIMIT, Server};
-use super::engine::{Engine, Room};
 use super::fixtures::{Credentials, Model, Origin};
 use super::process::{Process, Program};
 use super::services::Services;
 use super::small_disk;
 use super::storage::{BUCKET, Storage};
-use crate::context::Context;
-use crate::evidence::Witness;
-use crate::failure::{Failure, check};
-use crate::run::Made;
-use crate::scenario::Capability;
+use super::witnesses::{Log, Metrics, Rooms};
+use crate::harness::context::Context;
+use crate::harness::engine::{Engine, Room};
+use crate::harness::failure::{Failure, check};
+use crate::harness::ledger::Made;
+use crate::harness::tree;
+use crate::harness::vocabulary::Capability;
 
 /// The region of launched deployments.
 pub const REGION: &str = "us-east-1";
 
-/// How a deployment is to be launched.
+/// How to launch a deployment.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
     settings: BTreeMap<String, String>,
-    /// `host`, `port`, and the address these lead to.
+    /// `host`, `port`, and the address they resolve to.
     pub(super) pins: Vec<(String, u16, String)>,
     ca_pem: String,
     not_ready: bool,
@@ -35,20 +36,20 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Settings that make a scenario quick and leave nothing behind; everything else has its default.
+    /// Settings that make a scenario quick and leave nothing behind; all others keep their defaults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Another setting, or another value for one of the suite's.
+    /// Adds a setting, or overrides one of the suite's.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.settings.insert(name.to_owned(), value.to_string());
         self
     }
 
-    /// A name of the outside world that leads to an origin of the suite's.
+    /// Resolves a host to an origin of the suite's.
     #[must_use]
     pub fn pin(mut self, host: &str, port: u16, origin: &Origin) -> Self {
         self = self.pin_address(host, port, &origin.address);
@@ -58,7 +59,7 @@ impl Launch {
         self
     }
 
-    /// A name of the outside world that leads to the services: on port 443 by TLS, from an authority the deployment believes.
+    /// Resolves a host to the services; port 443 uses TLS with a certificate that the deployment trusts.
     #[must_use]
     pub fn pin_services(mut self, host: &str, port: u16, services: &Services) -> Self {
         if !self.ca_pem.contains(&services.ca_pem) {
@@ -67,49 +68,49 @@ impl Launch {
         self.pin_address(host, port, if port == 443 { &services.https } else { &services.http })
     }
 
-    /// A name of the outside world that leads to an address.
+    /// Resolves a host to an address.
     #[must_use]
     pub fn pin_address(mut self, host: &str, port: u16, address: &str) -> Self {
         self.pins.push((host.to_owned(), port, address.to_owned()));
         self
     }
 
-    /// Keeps rooms' files in this bucket.
+    /// Stores workspaces' files in this bucket.
     #[must_use]
     pub fn bucket(mut self, storage: &Storage) -> Self {
         self.credentials = Some(storage.credentials.clone());
         self.set("S3_BUCKET_NAME", BUCKET).set("S3_ENDPOINT_URL", format!("http://{}", storage.address))
     }
 
-    /// Has its rooms on this engine.
+    /// Runs its workspaces on this engine.
     #[must_use]
     pub fn on(mut self, engine: &Engine) -> Self {
         self.engine = Some(engine.clone());
         self.set("DOCKER_SOCKET_PATH", engine.socket().display())
     }
 
-    /// Has so many MiB for its state directory, on a file system of its own.
+    /// Limits the state directory to so many MiB, on a file system of its own.
     #[must_use]
     pub fn state_of(mut self, mib: u32) -> Self {
         self.state_mib = Some(mib);
         self
     }
 
-    /// Does not wait until the deployment is ready: it listens, that is enough.
+    /// Does not wait until the deployment is ready, only until it listens.
     #[must_use]
     pub fn not_waiting(mut self) -> Self {
         self.not_ready = true;
         self
     }
 
-    /// Starts the server in a container, where the socket directories have another path than on the host.
+    /// Starts the server in a container, in which the socket directories have another path than on the host.
     #[must_use]
     pub fn in_container(mut self) -> Self {
         self.contained = true;
         self
     }
 
-    /// Starts no model: no run will be asked for.
+    /// Starts no model, for scenarios without a run.
     #[must_use]
     pub fn without_model(mut self) -> Self {
         self.no_model = true;
@@ -118,7 +119,7 @@ impl Launch {
 }
 
 impl Context {
-    /// The deployment under test: somebody else's, or one launched with the suite's own settings.
+    /// The deployment under test: the target, or one launched with the suite's own settings.
     ///
     /// # Errors
     /// It does not start.
@@ -126,7 +127,7 @@ impl Context {
         let options = &self.run.options;
         let Some(target) = &options.target else {
             let launch = Launch::new();
-            let needs_model = self.scenario.requires.contains(&Capability::Model);
+            let needs_model = self.requires.contains(&Capability::Model);
             return self.launch(if needs_model { launch } else { launch.without_model().not_waiting() }).await;
         };
         let api = crate::client::http::Api::new(target, options.api_key.as_deref(), self.exchanges().clone())?;
@@ -134,7 +135,7 @@ impl Context {
         Ok(Deployment { api, id: options.deployment.clone(), engine, server: None, model: None })
     }
 
-    /// Launches a deployment of the scenario's own.
+    /// Launches a deployment for this scenario.
     ///
     /// # Errors
     /// It does not start.
@@ -163,7 +164,7 @@ impl Context {
         let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
         let process = Process::start(&program, &self.run.id, &log)?;
         self.now_runs(&process);
-        self.add_witness(Witness::Log(process.clone()));
+        self.add_witness(Log(process.clone()));
         let run = self.run.id.clone();
         let pid = process.pid();
         let mut server =
@@ -172,9 +173,9 @@ impl Context {
         self.check_offers(&api).await?;
 
         let before = api.get("/metrics").await.map_or_else(|failure| failure.to_string(), |reply| reply.text());
-        self.add_witness(Witness::Metrics(api.clone(), before));
+        self.add_witness(Metrics { api: api.clone(), before });
         if let Some(model) = &model {
-            self.add_witness(Witness::Model(model.clone()));
+            self.add_witness(model.clone());
         }
         let deployment = Deployment { api, id: Some(id), engine, server: Some(server), model };
         if !launch.not_ready {
@@ -183,7 +184,7 @@ impl Context {
         Ok(deployment)
     }
 
-    /// Launches another server of the same deployment: what the two share is shared, the state directory is not.
+    /// Launches another server of the same deployment. The two share everything except the state directory.
     ///
     /// # Errors
     /// It does not start.
@@ -195,7 +196,7 @@ impl Context {
         let (program, bare, container) = self.place(program, &other.sockets, other.container.is_some())?;
         let process = Process::start(&program, &self.run.id, &log)?;
         self.now_runs(&process);
-        self.add_witness(Witness::Log(process.clone()));
+        self.add_witness(Log(process.clone()));
         let (sockets, credentials, run) = (other.sockets.clone(), other.credentials.clone(), self.run.id.clone());
         let memory = other.memory.clone();
         let pid = process.pid();
@@ -209,7 +210,7 @@ impl Context {
         Ok(deployment)
     }
 
-    /// What is started: the program itself, or its container, and then also the same without a container.
+    /// The program to start: itself, or `docker run` together with the same program without a container.
     fn place(
         &self,
         program: Program,
@@ -223,7 +224,7 @@ impl Context {
         Ok((starter, Some(program), Some(container)))
     }
 
-    /// Containers labelled with `deployment` are this scenario's: none may be left when its server has gone.
+    /// Registers the containers labelled `deployment` with the scenario: none may be left once its server has exited.
     ///
     /// # Errors
     /// The ledger cannot be written.
@@ -232,7 +233,7 @@ impl Context {
             return Ok(());
         };
         self.run.will_make(&Made::Deployment(deployment.to_owned()))?;
-        self.add_witness(Witness::Rooms(engine.clone(), deployment.to_owned()));
+        self.add_witness(Rooms { engine: engine.clone(), deployment: deployment.to_owned() });
         let deployment = deployment.to_owned();
         self.resources.add(format!("containers of {deployment}"), move || async move {
             let left = remove_rooms(&engine, &deployment).await?;
@@ -282,7 +283,7 @@ impl Context {
         set("SHUTDOWN_WORKSPACES", "destroy".to_owned());
         set("SHUTDOWN_TIMEOUT", "5".to_owned());
         set("CONTAINER_GRACE_PERIOD", "1".to_owned());
-        // Scenarios poll, and must not be slowed down by what another scenario is about.
+        // Scenarios poll the API; only the scenario about rate limits sets one.
         set("RATE_LIMIT_REQUESTS", "0".to_owned());
         set("LOG_FORMAT", "json".to_owned());
         if let Some(engine) = &self.run.capabilities.engine {
@@ -292,7 +293,7 @@ impl Context {
         Ok(program)
     }
 
-    /// The server's binary with nothing in its environment but a home directory and the search path.
+    /// The server's binary with only a home directory and the search path in its environment.
     pub fn bare_server<A: Into<std::ffi::OsString>>(&self, args: impl IntoIterator<Item = A>) -> Program {
         let mut program = Program::new(&self.run.capabilities.server, args);
         program.env.insert("HOME".to_owned(), self.dir().display().to_string());
@@ -303,7 +304,7 @@ impl Context {
     }
 }
 
-/// Removes all containers of a deployment, with their socket directories, and tells which there were.
+/// Removes all containers of a deployment with their socket directories, and returns their names.
 ///
 /// # Errors
 /// The engine refuses.
@@ -311,12 +312,12 @@ pub async fn remove_rooms(engine: &Engine, deployment: &str) -> Result<Vec<Strin
     let mut removed = Vec::new();
     for room in engine.rooms(deployment, false).await? {
         let dir: Option<PathBuf> = room.socket_dir().await.ok();
-        // Only what is plainly the room's own: a deployment that mounts something else must not make this suite remove that.
+        // Only the workspace's own directory: if a deployment mounts something else, the suite must not remove it.
         let dir = dir.filter(|dir| dir.file_name().and_then(|name| name.to_str()) == room.workspace.as_deref());
         let running = room.is_running().await?;
         room.remove().await?;
         if let Some(dir) = dir.filter(|dir| dir.exists()) {
-            super::tree::remove(&dir).await?;
+            tree::remove(&dir).await?;
         }
         removed.push(format!("{} ({})", room.id, if running { "running" } else { "stopped" }));
     }

@@ -1,4 +1,4 @@
-//! What is tested, and what it is tested with: the deployment, its engine, its model, its origins.
+//! The deployment under test and everything around it: servers, images, models, origins, databases.
 
 pub mod backing;
 pub mod binaries;
@@ -6,9 +6,8 @@ pub mod build;
 pub mod cgroup;
 pub mod compose;
 pub mod contained;
-mod defects;
+pub mod defects;
 pub mod deployment;
-pub mod engine;
 pub mod fixtures;
 pub mod image;
 pub mod launch;
@@ -18,6 +17,7 @@ pub mod outsider;
 pub mod own_engine;
 mod peers;
 pub mod postgres;
+pub mod probe;
 pub mod process;
 pub mod prometheus;
 pub mod redis;
@@ -27,4 +27,4 @@ pub mod services;
 pub mod small_disk;
 pub mod storage;
 pub mod tamper;
-pub mod tree;
+pub mod witnesses;

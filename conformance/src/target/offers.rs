@@ -1,29 +1,29 @@
-//! What a deployment offers of what it need not have, by its own description.
+//! The optional parts of a deployment, according to its OpenAPI description.
 
 use serde_json::Value;
 
 use crate::client::http::Api;
-use crate::context::Context;
-use crate::failure::Failure;
-use crate::scenario::Capability;
+use crate::harness::context::Context;
+use crate::harness::failure::Failure;
+use crate::harness::vocabulary::Capability;
 
-/// What can be left out, and a route (method, path) that a deployment has which does not.
+/// Optional parts, each with a route (method, path) that exists only if the part does.
 const ROUTES: [(Capability, &str, &str); 3] = [
     (Capability::Admin, "get", "/api/admin/pool"),
     (Capability::Resume, "get", "/api/tenants/{}/conversations/{}/stream"),
     (Capability::Files, "get", "/api/tenants/{}/conversations/{}/files"),
 ];
 
-/// Everything that a deployment may leave out.
+/// All optional parts of a deployment.
 pub const OPTIONAL: [Capability; 3] = [Capability::Admin, Capability::Resume, Capability::Files];
 
-/// A path with nothing in the braces: what a deployment calls its parameters is its own affair.
+/// A path with empty braces: the names of parameters are up to the deployment.
 fn without_names(path: &str) -> String {
     let segments = path.split('/').map(|segment| if segment.starts_with('{') { "{}" } else { segment });
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// Of [`OPTIONAL`] what this description lacks, each with a sentence that says so.
+/// The parts of [`OPTIONAL`] that this description lacks, each with a reason.
 fn lacking(description: &Value) -> Vec<(Capability, String)> {
     let has = |method: &str, route: &str| {
         let mut paths = description["paths"].as_object().into_iter().flatten();
@@ -38,19 +38,19 @@ fn lacking(description: &Value) -> Vec<(Capability, String)> {
         .collect()
 }
 
-/// What a deployment lacks of [`OPTIONAL`], by its `/openapi.json`.
+/// The parts of [`OPTIONAL`] that a deployment lacks, according to its `/openapi.json`.
 ///
 /// # Errors
-/// It does not describe itself.
+/// It has no such description.
 pub async fn probe(api: &Api) -> Result<Vec<(Capability, String)>, Failure> {
     let description = api.get("/openapi.json").await?.expect(200)?.json()?;
     Ok(lacking(&description))
 }
 
 impl Context {
-    /// Gives up where the scenario needs something that this deployment, launched just now, says it does not have.
+    /// Ends a scenario that needs an optional part which the deployment, launched just now, does not have.
     pub(super) async fn check_offers(&self, api: &Api) -> Result<(), Failure> {
-        let needed = self.scenario.requires;
+        let needed = self.requires;
         if !needed.iter().any(|one| OPTIONAL.contains(one)) {
             return Ok(());
         }
@@ -77,10 +77,10 @@ mod tests {
         assert_eq!(lacking(&all), []);
         let mut less = all.clone();
         less["paths"]["/api/tenants/{tenant_id}/conversations/{conversation_id}/stream"] = json!({"post": {}});
-        let told = lacking(&less);
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].0, Capability::Resume);
-        assert!(told[0].1.contains("GET /api/tenants/{}/conversations/{}/stream"), "{told:?}");
+        let missing = lacking(&less);
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing[0].0, Capability::Resume);
+        assert!(missing[0].1.contains("GET /api/tenants/{}/conversations/{}/stream"), "{missing:?}");
         assert_eq!(lacking(&json!([])).len(), OPTIONAL.len());
     }
 }

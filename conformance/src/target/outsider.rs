@@ -1,49 +1,50 @@
-//! A server of the outside world in the suite's own process: it keeps every byte that it is sent, and answers what it was told to.
+//! A target host in the suite's own process: it records every byte it receives and sends a fixed response.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Context;
-use crate::failure::{Failure, check};
-use crate::poll::eventually;
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check};
+use crate::harness::poll::eventually;
 
-/// An answer that ends with its connection.
+/// A response that ends with its connection.
 pub const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
-/// How long what was sent may take to be here.
+/// How long sent bytes may take to arrive.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(10);
 
-/// One that listens on the loopback interface, as long as the scenario goes on.
+/// A target that listens on the loopback interface until the scenario ends.
 #[derive(Debug, Clone)]
 pub struct Outsider {
-    /// Where.
+    /// Its address.
     pub address: String,
     seen: Arc<Mutex<Vec<u8>>>,
     connections: Arc<AtomicUsize>,
 }
 
 impl Outsider {
-    /// Everything it was sent, over all connections.
+    /// Everything it received, over all connections.
     #[must_use]
     pub fn seen(&self) -> String {
-        String::from_utf8_lossy(&self.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        String::from_utf8_lossy(&self.seen.lock()).into_owned()
     }
 
-    /// How often somebody connected.
+    /// The number of connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits until it was sent this text.
+    /// Waits until it has received this text.
     ///
     /// # Errors
-    /// It was not, in time.
+    /// It has not, in time.
     pub async fn has_seen(&self, text: &str) -> Result<(), Failure> {
         eventually(ARRIVAL_LIMIT, format!("{text:?} to arrive"), async || {
             let seen = self.seen();
@@ -54,8 +55,8 @@ impl Outsider {
 }
 
 impl Context {
-    /// Listens, and answers once the end of a head has come: every one where the answer keeps the connection, else the first. With
-    /// nothing, it only listens.
+    /// Listens, and responds to the end of a request head: to every head if the response keeps the connection, else to the first. With
+    /// an empty response it only listens.
     ///
     /// # Errors
     /// No port is free.
@@ -69,7 +70,7 @@ impl Context {
             let mut connections = JoinSet::new();
             let accept = async {
                 loop {
-                    // A client that is gone before it was accepted is no concern of it.
+                    // Ignores a client that disconnects before it is accepted.
                     if let Ok((stream, _)) = listener.accept().await {
                         of.connections.fetch_add(1, Ordering::SeqCst);
                         connections.spawn(serve(stream, of.seen.clone(), answer.clone()));
@@ -89,15 +90,15 @@ impl Context {
 
 async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<u8>>>, answer: Arc<Vec<u8>>) {
     let (mut head, mut buffer, mut answered) = (Vec::new(), [0; 8192], false);
-    // One that said that it keeps its connection, and ended it, would be asked the same once more on another.
+    // A client retries on a new connection if a kept connection is closed.
     let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
     let keeps = text.contains("content-length:") && !text.contains("connection: close");
-    // However a connection ends, what came over it counts.
+    // What a connection carried counts, however it ends.
     while let Ok(size) = stream.read(&mut buffer).await {
         if size == 0 {
             return;
         }
-        seen.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..size]);
+        seen.lock().extend_from_slice(&buffer[..size]);
         head.extend_from_slice(&buffer[..size]);
         let is_whole = head.windows(4).any(|window| window == b"\r\n\r\n");
         if is_whole && !answer.is_empty() && (keeps || !answered) {

@@ -1,56 +1,56 @@
-//! A Docker engine of the suite's own, which may be stopped, started and cut off: the machine's engine is others' too.
+//! A Docker engine of the suite's own, which may be stopped, restarted and killed, because the machine's engine is shared.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::cgroup;
 use super::contained::on_path;
-use super::engine::Engine;
 use super::fixtures::harness;
-use super::image;
 use super::process::{Process, Program, Restartable};
-use crate::context::Context;
-use crate::failure::Failure;
-use crate::poll::eventually;
-use crate::run::Made;
+use super::{cgroup, image};
+use crate::harness::context::Context;
+use crate::harness::engine::Engine;
+use crate::harness::failure::Failure;
+use crate::harness::ledger::Made;
+use crate::harness::poll::eventually;
+use crate::harness::tree;
 
-/// How long the engine may take until it answers.
+/// How long the engine may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take to stop; it gives a container ten seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// Its socket, and the directory of what it keeps while it runs: of other sockets, too, whose paths may have 107 bytes at most.
+/// Its socket, and its runtime directory with further sockets, whose paths may have 107 bytes at most.
 const SOCKET: &str = "docker.sock";
 const EXEC: &str = "exec";
-/// A user of every machine, whose numbers the containers of an engine that remaps have.
+/// A user that exists on every machine; containers of a remapping engine get its subordinate ids.
 const REMAPPED: &str = "daemon";
-/// Puts a file in the place of those that say which numbers a user may give away (subuid(5)), and becomes the engine.
+/// Mounts files over /etc/subuid and /etc/subgid (subuid(5)), and executes the engine.
 const REMAP: &str =
     r#"for there in /etc/subuid /etc/subgid; do mount --bind "$1" "$there" || exit; done; shift; exec "$@""#;
-/// What is in the image for people's programs, and in none of those scenarios.
+/// Directories of the image that none of these scenarios needs.
 const UNUSED: &[&str] = &["/usr/lib/gcc", "/usr/include", "/usr/share/nodejs", "/usr/lib/git-core"];
-/// How long an image may take from one engine into another.
+/// How long copying an image between engines may take.
 const IMAGE_LIMIT: Duration = Duration::from_secs(120);
 
-/// A `dockerd` in namespaces of its own for processes, mounts and network: however it ends, its containers, its helpers and its mounts
-/// end with it, and the network of the machine's engine is not touched (one without a bridge takes `docker0` away).
+/// A `dockerd` in process, mount and network namespaces of its own: however it ends, its containers, helpers and mounts
+/// end with it, and the network of the machine's engine is untouched (an engine without a bridge removes `docker0`).
 #[derive(Debug, Clone)]
 pub struct OwnEngine {
     daemon: Restartable,
-    /// Where its images are, and its log.
+    /// The directory of its images and its log.
     dir: PathBuf,
-    /// Where its sockets are, and what else it keeps while it runs.
+    /// Its runtime directory, with its sockets.
     short_dir: PathBuf,
     /// Control group of its containers.
     group: String,
 }
 
 impl OwnEngine {
-    /// Where `dockerd` and `unshare` are.
+    /// The paths of `dockerd` and `unshare`.
     ///
     /// # Errors
-    /// One of them is not there, or who runs the suite is not root.
+    /// One of them is missing, or the suite does not run as root.
     pub fn find() -> Result<(PathBuf, PathBuf), String> {
         if !rustix::process::geteuid().is_root() {
             return Err("only root starts a Docker engine".to_owned());
@@ -74,13 +74,13 @@ impl OwnEngine {
         answers.await.map_err(harness)
     }
 
-    /// Stops it in order, as `systemctl stop docker` does: it ends its containers first.
+    /// Stops it gracefully, as `systemctl stop docker` does: it stops its containers first.
     ///
     /// # Errors
     /// It does not stop.
     pub async fn stop(&self) -> Result<(), Failure> {
         let process = self.process();
-        // unshare itself does not pass signals on.
+        // unshare itself does not forward signals.
         let children = format!("/proc/{0}/task/{0}/children", process.pid());
         let child = std::fs::read_to_string(children)?.trim().parse::<i32>().ok().and_then(Pid::from_raw);
         let child = child.ok_or_else(|| Failure::harness("dockerd does not run"))?;
@@ -88,17 +88,17 @@ impl OwnEngine {
         process.wait(STOP_LIMIT).await.map(|_| ()).map_err(harness)
     }
 
-    /// Ends it, and all its containers, at once: as when a machine loses its power.
+    /// Kills it and all its containers at once, as a power failure does.
     ///
     /// # Errors
     /// It cannot be ended.
     pub async fn cut_off(&self) -> Result<(), Failure> {
         self.process().kill().await?;
-        // Nobody is left to remove its socket, and nobody may mistake it for an engine.
+        // The killed engine cannot remove its socket, which must not be mistaken for a running engine.
         Ok(empty(&self.short_dir)?)
     }
 
-    /// Starts it again after [`OwnEngine::stop`] or [`OwnEngine::cut_off`], with the containers and images it had.
+    /// Restarts it after [`OwnEngine::stop`] or [`OwnEngine::cut_off`] with its containers and images.
     ///
     /// # Errors
     /// It does not answer.
@@ -110,15 +110,15 @@ impl OwnEngine {
 }
 
 impl Context {
-    /// Starts an engine of the scenario's own that has the rooms' image.
+    /// Starts an engine for this scenario, with the workspace image.
     ///
     /// # Errors
-    /// It does not start, or does not take the image.
+    /// It does not start, or does not load the image.
     pub async fn own_engine(&self) -> Result<(OwnEngine, Engine), Failure> {
         self.own_engine_that(false).await
     }
 
-    /// The same, which gives its containers' users other numbers on the host (`userns-remap`).
+    /// As [`Context::own_engine`], with `userns-remap`: users in containers have other ids on the host.
     ///
     /// # Errors
     /// As [`Context::own_engine`].
@@ -151,7 +151,7 @@ impl Context {
         ];
         let mut engine: Vec<String> = engine.into();
         if remaps {
-            // Whose numbers are whose is the machine's to say; in a namespace for mounts, it says something else.
+            // The machine's subordinate ids stay as they are; only the mount namespace sees these files.
             let numbers = dir.join("numbers");
             std::fs::write(&numbers, format!("{REMAPPED}:200000:65536\n"))?;
             engine.push(format!("--userns-remap={REMAPPED}"));
@@ -167,18 +167,18 @@ impl Context {
         let to_end = own.clone();
         self.resources.add("an engine of the scenario's own", move || async move {
             to_end.cut_off().await?;
-            // A process that was killed may take a moment to be out of its group.
+            // A killed process may take a moment to leave its control group.
             let removed = eventually(STOP_LIMIT, "an empty control group", async || cgroup::remove(&to_end.group));
             removed.await.map_err(harness)?;
-            super::tree::remove(&to_end.dir.join("data")).await.map_err(Failure::harness)
+            tree::remove(&to_end.dir.join("data")).await.map_err(Failure::harness)
         });
         let engine = own.connect().await?;
         let copied = tokio::time::timeout(IMAGE_LIMIT, self.give_image(&engine, &own.dir)).await;
-        copied.map_err(|_| Failure::harness(format!("the image was not copied in {IMAGE_LIMIT:?}")))??;
+        copied.map_err(|_| Failure::harness(format!("the image was not copied within {IMAGE_LIMIT:?}")))??;
         Ok((own, engine))
     }
 
-    /// Gives the rooms' image to an engine, without what no scenario with an engine of its own asks a room for.
+    /// Copies the workspace image to an engine, without the parts that no scenario with its own engine needs.
     async fn give_image(&self, to: &Engine, dir: &Path) -> Result<(), Failure> {
         let (from, image) = (self.engine()?, &self.run.options.image);
         let name = self.own_container("pack", from)?;
@@ -188,7 +188,7 @@ impl Context {
     }
 }
 
-/// Empties a directory of what an engine keeps in it while it runs.
+/// Empties an engine's runtime directory.
 fn empty(short_dir: &Path) -> std::io::Result<()> {
     let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
     for removed in [std::fs::remove_file(short_dir.join(SOCKET)), std::fs::remove_dir_all(short_dir.join(EXEC))] {
@@ -200,7 +200,7 @@ fn empty(short_dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What an engine keeps while it runs is in a directory that a reboot empties, on any machine.
+/// A reboot empties the runtime directory on a real machine.
 fn reboot(short_dir: &Path) -> std::io::Result<()> {
     empty(short_dir)?;
     std::fs::create_dir(short_dir.join(EXEC))

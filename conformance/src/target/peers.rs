@@ -1,4 +1,4 @@
-//! What stands beside a deployment, each for one scenario.
+//! Services beside a deployment, each for one scenario.
 
 use rand::RngExt;
 
@@ -10,9 +10,8 @@ use super::prometheus::Prometheus;
 use super::redis::Redis;
 use super::services::Services;
 use super::storage::Storage;
-use crate::context::Context;
-use crate::evidence::Witness;
-use crate::failure::Failure;
+use crate::harness::context::Context;
+use crate::harness::failure::Failure;
 
 impl Context {
     /// Starts a Redis server.
@@ -81,7 +80,7 @@ impl Context {
         std::fs::create_dir(&dir)?;
         let process = self.start_fixture(&Services::program(&self.run.capabilities.fixtures, &dir, hosts), &name)?;
         let services = Services::ready(&process, &dir, self.exchanges().clone()).await?;
-        self.add_witness(Witness::Services(services.clone()));
+        self.add_witness(services.clone());
         Ok(services)
     }
 

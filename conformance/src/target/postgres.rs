@@ -1,4 +1,4 @@
-//! A real PostgreSQL server of the suite's own, and what can befall it.
+//! A PostgreSQL server of the suite's own, and its failures.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::backing::Backing;
 use super::fixtures::harness;
 use super::process::{Program, Restartable};
-use crate::context::Context;
-use crate::failure::{Failure, check};
-use crate::poll::eventually;
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check};
+use crate::harness::poll::eventually;
 
-/// How long it may take to make its files and to answer, and to end.
+/// How long it may take to initialise and answer, and to stop.
 const LIMIT: Duration = Duration::from_secs(40);
-/// Where Debian has its programs, by version.
+/// Where Debian installs its programs, by version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
 /// A server on a port of the loopback interface.
@@ -21,7 +21,7 @@ pub struct Postgres {
     server: Server,
 }
 
-/// Where it runs.
+/// How it runs.
 #[derive(Debug, Clone)]
 enum Server {
     Process { server: Restartable, url_file: PathBuf },
@@ -29,7 +29,7 @@ enum Server {
 }
 
 impl Postgres {
-    /// Whether its programs are there.
+    /// Checks that its programs are installed.
     ///
     /// # Errors
     /// They are not.
@@ -56,7 +56,7 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// What `DATABASE_URL` is to be, once it answers.
+    /// The value for `DATABASE_URL`, once it answers.
     ///
     /// # Errors
     /// It does not.
@@ -72,10 +72,10 @@ impl Postgres {
         }
     }
 
-    /// What `psql` prints of a statement.
+    /// The output of `psql` for a statement.
     ///
     /// # Errors
-    /// It is refused, or has not ended within `limit`.
+    /// The statement is refused, or has not ended within `limit`.
     pub async fn sql(&self, run: &str, statement: &str, limit: Duration) -> Result<String, Failure> {
         let psql = |url: &str| ["psql", url, "-v", "ON_ERROR_STOP=1", "-tAc", statement].map(str::to_owned);
         match &self.server {
@@ -85,10 +85,10 @@ impl Postgres {
                 let program = program.ok_or_else(|| Failure::could_not_run(format!("no psql below {VERSIONS}")))?;
                 let url = self.url().await?;
                 let output = Program::new(&program, &psql(&url)[1..]).output(run, limit).await?;
-                let told = String::from_utf8_lossy(&output.stdout).into_owned();
+                let printed = String::from_utf8_lossy(&output.stdout).into_owned();
                 let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-                check(output.status.success(), format!("psql: {told}{complaint}")).map_err(harness)?;
-                Ok(told)
+                check(output.status.success(), format!("psql: {printed}{complaint}")).map_err(harness)?;
+                Ok(printed)
             }
             Server::Container { server, url } => {
                 let inside = url.replace(&format!("@127.0.0.1:{}/", server.port), "@127.0.0.1:5432/");
@@ -97,7 +97,7 @@ impl Postgres {
         }
     }
 
-    /// Stops it at once, as a crash would; one that is stopped is no error.
+    /// Kills it, as a crash would; a stopped one is no error.
     ///
     /// # Errors
     /// It does not stop.
@@ -113,7 +113,7 @@ impl Postgres {
         server.process().stop(LIMIT).await.map(drop).map_err(harness)
     }
 
-    /// Starts it again after [`Postgres::stop`], with what it had.
+    /// Restarts it after [`Postgres::stop`] with its data.
     ///
     /// # Errors
     /// It does not answer.

@@ -1,4 +1,4 @@
-//! A program the suite started, and that it will stop.
+//! Programs that the suite starts and stops.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -6,8 +6,8 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,31 +15,32 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
-use crate::failure::{Failure, check};
-use crate::run::Run;
-use crate::underway;
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check};
+use crate::harness::pending;
+use crate::harness::run::Run;
 
-/// Marks every process of a run in its environment, so that `gc` finds what a killed run left.
+/// Environment variable that marks every process of a run, so that `gc` finds those that a killed run left.
 pub const RUN_MARK: &str = "NAGAYA_CONFORMANCE_RUN";
 
-/// How long a server may take to stop at the end of a scenario; its settings ask for less.
+/// How long a server may take to stop at the end of a scenario; its settings require less.
 const RETIRE_LIMIT: Duration = Duration::from_secs(25);
 
-/// What to start, and with what.
+/// A program with its arguments and environment.
 #[derive(Debug, Clone)]
 pub struct Program {
     /// The executable.
     pub path: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Its whole environment, but for [`RUN_MARK`].
+    /// Its whole environment, except [`RUN_MARK`].
     pub env: BTreeMap<String, String>,
-    /// Where it is started; `None` is where the suite was.
+    /// Its working directory; `None` is that of the suite.
     pub dir: Option<PathBuf>,
 }
 
 impl Program {
-    /// A program with arguments and nothing in its environment.
+    /// A program with arguments and an empty environment.
     pub fn new<A: Into<OsString>>(path: &Path, args: impl IntoIterator<Item = A>) -> Self {
         Self {
             path: path.to_owned(),
@@ -55,7 +56,7 @@ impl Program {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
-        // A group of its own: a SIGINT from the terminal is for the suite, which then stops everything in order.
+        // A process group of its own: a SIGINT from the terminal must reach only the suite, which then stops everything in order.
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         command
     }
@@ -63,7 +64,7 @@ impl Program {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// It cannot be started, or has not ended within `limit`; then it was killed.
+    /// It cannot be started, or has not ended within `limit` and was killed.
     pub async fn output(&self, run: &str, limit: Duration) -> Result<std::process::Output, Failure> {
         let name = self.path.display();
         match tokio::time::timeout(limit, self.command(run).output()).await {
@@ -74,7 +75,7 @@ impl Program {
         }
     }
 
-    /// Runs it to its end, also if nobody waits for that any more: it has the engine make `name`, and the engine would go on without it.
+    /// Runs it to its end, even if the caller is cancelled: it makes the engine create `name`, and the engine completes that anyway.
     ///
     /// # Errors
     /// As [`Program::output`], or it was killed.
@@ -85,18 +86,18 @@ impl Program {
             let killed = |signal| Failure::harness(format!("{} was ended by signal {signal}", self.path.display()));
             output.status.signal().map(killed).map_or(Ok(output), Err)
         };
-        underway::to_its_end(run, name, to_its_end).await
+        pending::complete(run.ledger(), name, to_its_end).await
     }
 }
 
-/// A running program; what it prints is in [`Process::log`].
+/// A running program; its output is in [`Process::log`].
 #[derive(Debug, Clone)]
 pub struct Process {
     name: String,
     pid: u32,
     log: PathBuf,
     child: Arc<Mutex<Child>>,
-    /// Somebody waited for its end, so that it is no surprise.
+    /// A caller has waited for its end, so the end is expected.
     end_was_seen: Arc<AtomicBool>,
 }
 
@@ -114,23 +115,23 @@ impl Process {
             .stderr(out)
             .spawn()
             .with_context(|| format!("cannot start {}", program.path.display()))?;
-        let pid = child.id().context("ended before it could be looked at")?;
+        let pid = child.id().context("the process ended at once")?;
         Ok(Self { name, pid, log: log.to_owned(), child: Arc::new(Mutex::new(child)), end_was_seen: Arc::default() })
     }
 
-    /// Its process id; another process may have it once this one has ended.
+    /// Its process id, which another process may get once this one has exited.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     #[must_use]
     pub fn printed(&self) -> String {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// Its status, if it has ended.
+    /// Its exit status, if it has exited.
     pub async fn ended(&self) -> Option<ExitStatus> {
         self.child.lock().await.try_wait().ok().flatten()
     }
@@ -138,7 +139,7 @@ impl Process {
     /// Waits for its end.
     ///
     /// # Errors
-    /// It goes on beyond `limit`.
+    /// It still runs after `limit`.
     pub async fn wait(&self, limit: Duration) -> Result<ExitStatus, Failure> {
         let mut child = self.child.lock().await;
         match tokio::time::timeout(limit, child.wait()).await {
@@ -154,12 +155,12 @@ impl Process {
         }
     }
 
-    /// Sends a signal; nothing happens where it has ended already.
+    /// Sends a signal; does nothing if it has exited already.
     ///
     /// # Errors
     /// The signal cannot be sent.
     pub async fn signal(&self, signal: Signal) -> Result<(), Failure> {
-        // Until it is waited for, its pid cannot become another's: the lock keeps others from waiting meanwhile.
+        // The pid is not reused until the process has been waited for, and the lock prevents that meanwhile.
         let mut child = self.child.lock().await;
         if child.try_wait()?.is_some() {
             return Ok(());
@@ -169,7 +170,7 @@ impl Process {
         kill_process(pid, signal).map_err(|error| Failure::harness(format!("{signal:?} to {}: {error}", self.name)))
     }
 
-    /// SIGTERM, and SIGKILL once `limit` is over.
+    /// Sends SIGTERM, and SIGKILL after `limit`.
     ///
     /// # Errors
     /// It had to be killed.
@@ -182,7 +183,7 @@ impl Process {
         stopped.map_err(|failure| failure.during("after SIGTERM"))
     }
 
-    /// SIGKILL, and waits.
+    /// Sends SIGKILL, and waits.
     ///
     /// # Errors
     /// It cannot be killed.
@@ -193,11 +194,11 @@ impl Process {
 }
 
 impl Process {
-    /// The end of a scenario: the process must still be there, unless the scenario itself has seen it end, and must go, with
-    /// status 0, when told to.
+    /// Ends the process at the end of a scenario: it must still run, unless the scenario itself has seen it exit, and must exit with
+    /// status 0 on SIGTERM.
     ///
     /// # Errors
-    /// One of these is not so.
+    /// It has exited early, does not exit, or exits with another status.
     pub async fn retire(&self) -> Result<(), Failure> {
         if self.end_was_seen.load(Ordering::Relaxed) {
             return Ok(());
@@ -214,13 +215,13 @@ impl Process {
     }
 }
 
-/// A program that is ended and started again, with whatever it keeps in its files.
+/// A program that is stopped and restarted with its files.
 #[derive(Debug, Clone)]
 pub struct Restartable {
     program: Program,
     run: String,
     log: PathBuf,
-    process: Arc<std::sync::Mutex<Process>>,
+    process: Arc<parking_lot::Mutex<Process>>,
 }
 
 impl Restartable {
@@ -229,28 +230,28 @@ impl Restartable {
     /// # Errors
     /// It cannot be started.
     pub fn start(program: Program, run: &str, log: PathBuf) -> anyhow::Result<Self> {
-        let process = Arc::new(std::sync::Mutex::new(Process::start(&program, run, &log)?));
+        let process = Arc::new(parking_lot::Mutex::new(Process::start(&program, run, &log)?));
         Ok(Self { program, run: run.to_owned(), log, process })
     }
 
     /// The process that was started last.
     #[must_use]
     pub fn process(&self) -> Process {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.process.lock().clone()
     }
 
-    /// Starts it once more; the one before must have ended.
+    /// Starts it again; the previous process must have exited.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn start_again(&self) -> anyhow::Result<()> {
         let process = Process::start(&self.program, &self.run, &self.log)?;
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        *self.process.lock() = process;
         Ok(())
     }
 }
 
-/// The most memory a process has had, in bytes (`VmHWM`, proc_pid_status(5)).
+/// The peak memory of a process in bytes (`VmHWM`, proc_pid_status(5)).
 ///
 /// # Errors
 /// It does not run.
@@ -261,10 +262,18 @@ pub fn peak_memory(pid: u32) -> Result<u64, Failure> {
     line.map(|kib| kib << 10).ok_or_else(|| Failure::harness(format!("no VmHWM of process {pid}")))
 }
 
+impl Context {
+    /// Registers a running server: it must exit when the scenario ends, and not before.
+    pub fn now_runs(&self, server: &Process) {
+        let server = server.clone();
+        self.resources.add(format!("server, pid {}", server.pid()), move || async move { server.retire().await });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::poll::eventually;
+    use crate::harness::poll::eventually;
 
     async fn shell(line: &str, log: &Path) -> Process {
         let process = Process::start(&Program::new(Path::new("/bin/sh"), ["-c", line]), "test", log).expect("started");

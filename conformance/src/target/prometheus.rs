@@ -1,6 +1,5 @@
 //! A real Prometheus of the suite's own, with the configuration and the rules that are delivered.
 
-use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,16 +8,16 @@ use serde_json::Value;
 
 use super::fixtures::harness;
 use super::process::{Process, Program};
-use crate::client::exchange::Exchanges;
 use crate::client::http::Api;
-use crate::failure::{Failure, check};
-use crate::poll::eventually;
+use crate::harness::exchanges::Exchanges;
+use crate::harness::failure::{Failure, check};
+use crate::harness::poll::eventually;
 
 /// The configuration as it is delivered.
 const CONFIG: &str = include_str!("../../../deploy/prometheus/prometheus.yml");
 /// The alerts as they are delivered.
 pub const RULES: &str = include_str!("../../../deploy/prometheus/rules.yml");
-/// What of the configuration is the deployment's own: where the server is, and how often is looked.
+/// Parts of the configuration that depend on the deployment: the server's address, and the intervals.
 const OWN: [(&str, &str); 2] = [("_interval: 15s", "_interval: 1s"), ("nagaya:8000", "{target}")];
 /// How long it may take to start.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -30,10 +29,10 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Where the programs `prometheus` and `promtool` are.
+    /// The paths of `prometheus` and `promtool`.
     ///
     /// # Errors
-    /// One of them is not there.
+    /// One of them is missing.
     pub fn find() -> Result<(PathBuf, PathBuf), String> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let find = |name: &str| {
@@ -60,7 +59,7 @@ impl Prometheus {
         }
         std::fs::write(dir.join("prometheus.yml"), config)?;
         std::fs::write(dir.join("rules.yml"), RULES)?;
-        // Free at this moment; should somebody else be quicker, the server says so and ends.
+        // The port is free now; if another process takes it first, the server reports it and exits.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let args = [
             format!("--config.file={}", dir.join("prometheus.yml").display()),
@@ -77,18 +76,19 @@ impl Prometheus {
         Ok((Self { api }, process))
     }
 
-    /// What a query comes to now: the samples of its result.
+    /// Evaluates a query now, and returns the samples of its result.
     ///
     /// # Errors
     /// The query does not parse, or cannot be evaluated.
     pub async fn query(&self, query: &str) -> Result<Vec<Value>, Failure> {
-        let reply = self.api.get(&format!("/api/v1/query?query={}", encoded(query))).await?;
+        let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        let reply = self.api.get(&format!("/api/v1/query?query={query}")).await?;
         let answer = reply.json()?;
         check(answer["status"] == "success", format!("{query}: {answer}"))?;
         Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Every rule, as it stands.
+    /// Every rule, with its state.
     ///
     /// # Errors
     /// It does not answer.
@@ -101,7 +101,7 @@ impl Prometheus {
     /// Waits until an alert is `pending` or `firing`.
     ///
     /// # Errors
-    /// It is not in time.
+    /// It does not become so in time.
     pub async fn alerts(&self, name: &str, state: &str, limit: Duration) -> Result<(), Failure> {
         eventually(limit, format!("{name} {state}"), async || {
             let found = self.query(&format!("ALERTS{{alertname=\"{name}\",alertstate=\"{state}\"}}")).await?;
@@ -115,7 +115,7 @@ impl Prometheus {
     }
 }
 
-/// Checks a page of metrics with `promtool`, and gives what that has to say; nothing where it is content.
+/// Checks a page of metrics with `promtool`, and returns its remarks; empty if there are none.
 ///
 /// # Errors
 /// The page is not in the format, or the program cannot be run.
@@ -125,23 +125,12 @@ pub async fn lint(run: &str, dir: &Path, page: &str) -> Result<String, Failure> 
     std::fs::write(&file, page)?;
     let line = format!("exec '{}' check metrics <'{}'", promtool.display(), file.display());
     let output = Program::new(Path::new("/bin/sh"), ["-c", &line]).output(run, Duration::from_secs(20)).await?;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let tool_output = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     match output.status.code() {
-        // 3 is for what could be named or told better.
-        Some(0 | 3) => Ok(told),
-        other => Err(Failure::assertion(format!("promtool check metrics ended with {other:?}: {told}"))),
+        // 3 stands for remarks about names and help texts.
+        Some(0 | 3) => Ok(tool_output),
+        other => Err(Failure::assertion(format!("promtool check metrics ended with {other:?}: {tool_output}"))),
     }
-}
-
-fn encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() {
-            encoded.push(byte.into());
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-        encoded
-    })
 }
 
 #[cfg(test)]
@@ -168,13 +157,13 @@ mod tests {
         }
         let (_, promtool) = Prometheus::find().expect("scripts/setup.sh installs it");
         let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
-        let told = std::process::Command::new(promtool)
+        let tool_output = std::process::Command::new(promtool)
             .args(["test", "rules", "rules_test.yml"])
             .current_dir(rules)
             .output()
             .expect("promtool runs");
-        let printed = String::from_utf8_lossy(&told.stdout) + String::from_utf8_lossy(&told.stderr);
-        assert!(told.status.success(), "{printed}");
+        let printed = String::from_utf8_lossy(&tool_output.stdout) + String::from_utf8_lossy(&tool_output.stderr);
+        assert!(tool_output.status.success(), "{printed}");
     }
 
     #[test]

@@ -9,11 +9,11 @@ use rustix::process::Signal;
 use super::backing::Backing;
 use super::fixtures::harness;
 use super::process::{Program, Restartable};
-use crate::context::Context;
-use crate::failure::{Failure, check};
-use crate::poll::eventually;
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check};
+use crate::harness::poll::eventually;
 
-/// How long it may take to answer, and to end.
+/// How long it may take to answer, and to exit.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A Redis server on a port of the loopback interface that keeps nothing on disk.
@@ -24,7 +24,7 @@ pub struct Redis {
     server: Server,
 }
 
-/// Where it runs.
+/// How it runs.
 #[derive(Debug, Clone)]
 enum Server {
     Process(Restartable),
@@ -32,10 +32,10 @@ enum Server {
 }
 
 impl Redis {
-    /// Where the server's and the client's programs are.
+    /// The paths of the server's and the client's programs.
     ///
     /// # Errors
-    /// One of them is not there.
+    /// One of them is missing.
     pub fn find() -> Result<(PathBuf, PathBuf), String> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let find = |name: &str| {
@@ -47,7 +47,7 @@ impl Redis {
 
     /// Starts it as a process.
     pub(super) async fn start(run: &str, dir: &Path) -> Result<Self, Failure> {
-        // Free at this moment; should somebody else be quicker, the server says so and ends.
+        // The port is free now; if another process takes it first, the server reports it and exits.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let (binary, _) = Self::find().map_err(Failure::harness)?;
         let (port_text, dir_text) = (port.to_string(), dir.display().to_string());
@@ -67,7 +67,7 @@ impl Redis {
         Ok(redis)
     }
 
-    /// What `REDIS_URL` is to be.
+    /// The value for `REDIS_URL`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
@@ -88,7 +88,7 @@ impl Redis {
         answers.await.map_err(harness)
     }
 
-    /// One command, as `redis-cli` takes it; gives what that prints.
+    /// Runs one command with `redis-cli`, and returns its output.
     ///
     /// # Errors
     /// It does not answer, or refuses.
@@ -106,12 +106,12 @@ impl Redis {
         let first = ["-e", "-p", &port].map(std::ffi::OsString::from);
         let program = Program::new(&cli, first.into_iter().chain(args));
         let output = program.output(&self.run, LIMIT).await?;
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        check(output.status.success(), format!("redis-cli: {told}{}", String::from_utf8_lossy(&output.stderr)))?;
-        Ok(told)
+        let reply = String::from_utf8_lossy(&output.stdout).into_owned();
+        check(output.status.success(), format!("redis-cli: {reply}{}", String::from_utf8_lossy(&output.stderr)))?;
+        Ok(reply)
     }
 
-    /// Ends it at once; one that has ended is no error.
+    /// Kills it; a stopped one is no error.
     ///
     /// # Errors
     /// It cannot be ended.
@@ -122,7 +122,7 @@ impl Redis {
         }
     }
 
-    /// Starts it again after [`Redis::kill`]: on the same port, and empty.
+    /// Restarts it after [`Redis::kill`], on the same port and empty.
     ///
     /// # Errors
     /// It does not start.
@@ -134,7 +134,7 @@ impl Redis {
         self.answers().await
     }
 
-    /// It stands still: connections are accepted, nothing is answered.
+    /// Freezes it: connections are accepted, nothing is answered.
     ///
     /// # Errors
     /// It does not run.
@@ -145,7 +145,7 @@ impl Redis {
         }
     }
 
-    /// It goes on.
+    /// Unfreezes it.
     ///
     /// # Errors
     /// It does not run.

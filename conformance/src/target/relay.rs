@@ -4,15 +4,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::tamper::Wire;
-use crate::failure::Failure;
+use super::tamper::{Duplex, Wire};
+use crate::harness::failure::Failure;
 
-/// Where a relay leads to.
+/// The far side of a relay.
 #[derive(Debug, Clone)]
 pub enum To {
     /// A Unix socket.
@@ -30,7 +29,7 @@ impl To {
     }
 }
 
-/// A running relay. [`Relay::stop`] takes it away with every connection through it.
+/// A running relay. [`Relay::stop`] removes it with every connection through it.
 #[derive(Debug, Clone)]
 pub struct Relay {
     address: String,
@@ -40,8 +39,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens on a Unix socket at `path`, which must not exist, and leads to another, byte by byte. It is whose its directory is: a
-    /// server that is somebody else must be able to use it, and nobody besides.
+    /// Listens on a Unix socket at `path`, which must not exist, and forwards bytes to another. The socket gets the owner of its directory: a
+    /// server with another user must be able to use it, and nobody else.
     ///
     /// # Errors
     /// The socket cannot be made.
@@ -49,7 +48,7 @@ impl Relay {
         Self::unix_with(path, To::Unix(to.to_owned()), Wire::Plain)
     }
 
-    /// The same with something in between.
+    /// As [`Relay::unix`], with a defect.
     ///
     /// # Errors
     /// The socket cannot be made.
@@ -64,7 +63,7 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Listens on a free port of the loopback interface and leads to a Unix socket, byte by byte.
+    /// Listens on a free port of the loopback interface and forwards bytes to a Unix socket.
     ///
     /// # Errors
     /// There is none.
@@ -72,7 +71,7 @@ impl Relay {
         Self::tcp_with(To::Unix(to.to_owned()), Wire::Plain).await
     }
 
-    /// Listens on a free port of the loopback interface, with something in between.
+    /// Listens on a free port of the loopback interface, with a defect.
     ///
     /// # Errors
     /// There is none.
@@ -102,12 +101,12 @@ impl Relay {
     fn serve(&self, to: To, wire: Wire, listener: Listener) {
         let (cancel, tasks) = (self.cancel.clone(), self.tasks.clone());
         self.tasks.spawn(async move {
-            // A failed accept (too many files, say) ends the relay; the scenario then sees a Docker that is not there.
+            // A failed accept (for example, too many files) ends the relay; the scenario then finds no Docker.
             while let Some(Ok(client)) = cancel.run_until_cancelled(listener.accept()).await {
                 let (cancel, to, wire) = (cancel.clone(), to.clone(), wire.clone());
                 tasks.spawn(async move {
                     let relayed = async { wire.join(client, to.connect().await?).await };
-                    // Either side may hang up at any time; that is no news to a relay.
+                    // Either side may close at any time.
                     let _ = cancel.run_until_cancelled(relayed).await;
                 });
             }
@@ -128,10 +127,6 @@ impl Relay {
         }
     }
 }
-
-/// A connection of either kind.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 enum Listener {
     Unix(UnixListener),

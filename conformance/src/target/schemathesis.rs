@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::process::Program;
-use crate::failure::Failure;
+use crate::harness::failure::Failure;
 
-/// Names the program.
+/// Environment variable with the path of the program.
 pub const SCHEMATHESIS_VARIABLE: &str = "SCHEMATHESIS_BIN";
 
-/// Where the program is: the variable, else the search path.
+/// The path of the program: by the variable, else on the search path.
 ///
 /// # Errors
-/// It is not there.
+/// It is not installed.
 pub fn find() -> Result<PathBuf, String> {
     if let Some(named) = std::env::var_os(SCHEMATHESIS_VARIABLE).filter(|named| !named.is_empty()) {
         let named = PathBuf::from(named);
@@ -28,16 +28,16 @@ pub fn find() -> Result<PathBuf, String> {
     })
 }
 
-/// What one run of it came to.
+/// The result of a run of Schemathesis.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Whether nothing was found.
+    /// Whether it found no error.
     pub passed: bool,
-    /// What it printed.
+    /// Its output.
     pub report: String,
 }
 
-/// Lets it test the API described at `url`, with its configuration in the folder `dir`.
+/// Tests the API described at `url`, with the configuration in the folder `dir`.
 ///
 /// # Errors
 /// It cannot be started, or does not end within `limit`.
@@ -50,7 +50,7 @@ pub async fn run(run: &str, dir: &Path, url: &str, seed: u64, limit: Duration) -
         "run".to_owned(),
         format!("{url}/openapi.json"),
         format!("--seed={seed}"),
-        // Enough for every bound of every field: those are tried one by one, whatever this number is.
+        // Sufficient, because every bound of every field is tried in addition.
         "--max-examples=5".to_owned(),
         "--generation-database=none".to_owned(),
         "--request-timeout=30".to_owned(),
@@ -59,7 +59,7 @@ pub async fn run(run: &str, dir: &Path, url: &str, seed: u64, limit: Duration) -
     program.env.insert("HOME".to_owned(), dir.display().to_string());
     program.env.insert("PATH".to_owned(), std::env::var("PATH").unwrap_or_default());
     program.env.insert("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned());
-    // It leaves a cache where it is started.
+    // It leaves a cache in its working directory.
     program.dir = Some(dir.to_owned());
     let output = program.output(run, limit).await?;
     let report = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -8,43 +8,43 @@ use serde::de::DeserializeOwned;
 
 use super::fixtures::{address, harness};
 use super::process::{Process, Program};
-use crate::client::exchange::Exchanges;
 use crate::client::http::Api;
-use crate::failure::Failure;
+use crate::harness::exchanges::Exchanges;
+use crate::harness::failure::Failure;
 
 /// How long it may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// Services that listen, on the loopback interface.
+/// Running services on the loopback interface.
 #[derive(Debug, Clone)]
 pub struct Services {
-    /// Where they speak HTTP.
+    /// Their address for HTTP.
     pub http: String,
-    /// Where they speak HTTPS.
+    /// Their address for HTTPS.
     pub https: String,
-    /// The certificate authority that vouches for them, as PEM.
+    /// The certificate authority of their certificates, as PEM.
     pub ca_pem: String,
-    /// What they have to offer.
+    /// Their content.
     pub facts: Facts,
     control: Api,
 }
 
-/// What the services have to offer, by their own account.
+/// The content of the services, as they describe it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Facts {
     /// Name of the package on both indexes.
     pub package: String,
     /// Its version.
     pub version: String,
-    /// What its code says.
+    /// The text in its code.
     pub greeting: String,
     /// The last commit of the git repository.
     pub commit: String,
-    /// What the README in it says.
+    /// The text of its README.
     pub readme: String,
 }
 
-/// A request as the services saw it.
+/// A request as the services received it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Seen {
     /// `http` or `https`.
@@ -55,49 +55,49 @@ pub struct Seen {
     pub path: String,
     /// Headers.
     pub headers: Vec<(String, String)>,
-    /// What it was answered with.
+    /// The status of the response.
     pub status: u16,
 }
 
 impl Seen {
-    /// A header's value; the first, where there are several.
+    /// A header's value; the first if there are several.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// A WebSocket's conversation as the services saw it.
+/// A WebSocket connection as the services saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Conversation {
-    /// Texts they were sent.
+    /// Text messages that they received.
     pub texts: Vec<String>,
-    /// Lengths of binary messages they were sent.
+    /// Lengths of binary messages that they received.
     pub binaries: Vec<usize>,
-    /// The code the client closed with; none where the connection broke.
+    /// The client's close code; none if the connection broke.
     pub closed: Option<u16>,
 }
 
 impl Services {
-    /// What to start, with certificates for these names; `dir` must exist.
+    /// The program, with certificates for these names; `dir` must exist.
     #[must_use]
     pub fn program(binary: &Path, dir: &Path, hosts: &[&str]) -> Program {
         let mut program = Program::new(
             binary,
             ["services".to_owned(), format!("--dir={}", dir.display()), format!("--hosts={}", hosts.join(","))],
         );
-        // They run git, which is looked for there.
+        // They run git, which is found on the search path.
         program.env.extend(std::env::var("PATH").map(|path| ("PATH".to_owned(), path)));
         program
     }
 
-    /// Waits until started ones listen.
+    /// Waits until the started services listen.
     ///
     /// # Errors
     /// They do not.
     pub async fn ready(process: &Process, dir: &Path, exchanges: Exchanges) -> Result<Self, Failure> {
         let file = |name: &str| dir.join(name);
-        // The control's address comes last: once it is there, the others are.
+        // The control address is written last, after the others.
         let control = address(process, &file("control.addr"), START_LIMIT).await.map_err(harness)?;
         let text = |name: &str| std::fs::read_to_string(file(name)).map(|text| text.trim().to_owned());
         let (http, https, ca_pem) = (text("http.addr")?, text("https.addr")?, text("ca.pem")? + "\n");
@@ -109,15 +109,15 @@ impl Services {
     /// Every request they have answered, in the order of the answers.
     ///
     /// # Errors
-    /// They do not say.
+    /// They do not answer.
     pub async fn requests(&self) -> Result<Vec<Seen>, Failure> {
         ask(&self.control, "/requests").await
     }
 
-    /// Every WebSocket conversation that has ended, in the order of the ends.
+    /// Every WebSocket connection that has ended, in the order of their ends.
     ///
     /// # Errors
-    /// They do not say.
+    /// They do not answer.
     pub async fn conversations(&self) -> Result<Vec<Conversation>, Failure> {
         ask(&self.control, "/conversations").await
     }

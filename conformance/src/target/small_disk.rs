@@ -7,17 +7,17 @@ use std::path::PathBuf;
 use super::contained::on_path;
 use super::deployment::Server;
 use super::process::Program;
-use crate::failure::Failure;
+use crate::harness::failure::Failure;
 
-/// Mounts, in a namespace of the process's own, and becomes the server: the file system goes when that ends.
+/// Mounts in a mount namespace of its own and executes the server: the file system disappears when the server exits.
 const MOUNT: &str = r#"mount -t tmpfs -o "size=$1,mode=0700" tmpfs "$STATE_DIR" && shift && exec "$@""#;
-/// What takes all the room there is.
+/// Name of the file that fills the disk.
 const FILL: &str = "fill";
 
-/// Whether file systems can be mounted here.
+/// Checks that file systems can be mounted here.
 ///
 /// # Errors
-/// Why not.
+/// Why they cannot.
 pub fn find() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("only root mounts file systems".to_owned());
@@ -25,7 +25,7 @@ pub fn find() -> Result<(), String> {
     on_path("unshare").map(drop).ok_or_else(|| "unshare is not on the search path".to_owned())
 }
 
-/// The same program with so many MiB for its state directory.
+/// The same program with a state directory of so many MiB.
 ///
 /// # Errors
 /// File systems cannot be mounted here, or it has no `STATE_DIR`.
@@ -41,7 +41,7 @@ pub fn with_state_of(mib: u32, program: Program) -> Result<Program, Failure> {
 }
 
 impl Server {
-    /// A file of its state directory, as it sees it.
+    /// A file of its state directory, in its mount namespace.
     fn in_state(&self, name: &str) -> Result<PathBuf, Failure> {
         let state =
             self.program.env.get("STATE_DIR").ok_or_else(|| Failure::harness("a server without a STATE_DIR"))?;
@@ -52,10 +52,10 @@ impl Server {
     /// Fills its state directory to the last byte.
     ///
     /// # Errors
-    /// It is not on a file system of its own, or more goes into it than there is.
+    /// It is not on a file system of its own, or more fits into it than expected.
     pub fn fill_state(&self) -> Result<(), Failure> {
         let mut file = File::create(self.in_state(FILL)?)?;
-        // In ever smaller pieces: what is left at the end takes nothing at all.
+        // In ever smaller pieces, until not a single byte is left.
         for piece in [1 << 20, 1 << 12, 1] {
             let zeros = vec![0; piece];
             for _ in 0..4096 {
@@ -72,10 +72,10 @@ impl Server {
         }
     }
 
-    /// Makes room in it again.
+    /// Frees the space again.
     ///
     /// # Errors
-    /// [`Server::fill_state`] did not come before.
+    /// [`Server::fill_state`] was not called before.
     pub fn empty_state(&self) -> Result<(), Failure> {
         Ok(std::fs::remove_file(self.in_state(FILL)?)?)
     }

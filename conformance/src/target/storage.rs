@@ -8,21 +8,21 @@ use serde::Deserialize;
 
 use super::fixtures::{Credentials, address, harness};
 use super::process::{Process, Program};
-use crate::client::exchange::Exchanges;
 use crate::client::http::Api;
-use crate::failure::Failure;
+use crate::harness::exchanges::Exchanges;
+use crate::harness::failure::Failure;
 
 /// Name of its bucket.
 pub const BUCKET: &str = "rooms";
 /// How long it may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// An S3 server that listens, on the loopback interface.
+/// A running S3 server on the loopback interface.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    /// Where it speaks S3.
+    /// Its address for S3.
     pub address: String,
-    /// What requests to it are signed with.
+    /// The credentials that it accepts.
     pub credentials: Credentials,
     control: Api,
 }
@@ -30,25 +30,25 @@ pub struct Storage {
 /// An object in the bucket.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Object {
-    /// Its name.
+    /// Its key.
     pub key: String,
-    /// Its content, where it is text.
+    /// Its content, if it is text.
     pub text: Option<String>,
 }
 
-/// A request as the server saw it.
+/// A request as the server received it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Asked {
     /// Method.
     pub method: String,
     /// Path and query.
     pub path: String,
-    /// What it was answered with; 0 where it was not.
+    /// The status of the response; 0 if there was none.
     pub status: u16,
 }
 
 impl Storage {
-    /// What to start; `dir` must exist.
+    /// The program; `dir` must exist.
     #[must_use]
     pub fn program(binary: &Path, dir: &Path, credentials: &Credentials) -> Program {
         let (id, secret) = (&credentials.id, &credentials.secret);
@@ -57,7 +57,7 @@ impl Storage {
         Program::new(binary, args.into_iter().chain(keys))
     }
 
-    /// Waits until a started one listens.
+    /// Waits until a started server listens.
     ///
     /// # Errors
     /// It does not.
@@ -67,34 +67,34 @@ impl Storage {
         credentials: Credentials,
         exchanges: Exchanges,
     ) -> Result<Self, Failure> {
-        // The control's address comes last: once it is there, the other is.
+        // The control address is written last, after the other.
         let control = address(process, &dir.join("control.addr"), START_LIMIT).await.map_err(harness)?;
         let address = std::fs::read_to_string(dir.join("s3.addr"))?.trim().to_owned();
         Ok(Self { address, credentials, control: Api::new(&format!("http://{control}"), None, exchanges)? })
     }
 
-    /// From here on this is wrong with it: `none`, `refuse`, `hang`, `fail`, `down`, or the number of the one request that
+    /// Sets the fault of the server: `none`, `refuse`, `hang`, `fail`, `down`, or the number of the one request that
     /// fails.
     ///
     /// # Errors
-    /// It does not take it.
+    /// It refuses the setting.
     pub async fn fault(&self, fault: &str) -> Result<(), Failure> {
         let reply = self.control.send(Method::PUT, "/fault", Some(fault), &[]).await;
         reply.and_then(|reply| reply.expect(204)).map_err(harness).map(|_| ())
     }
 
-    /// Every object there is, by its key.
+    /// Every object, ordered by key.
     ///
     /// # Errors
-    /// It does not say.
+    /// It does not answer.
     pub async fn objects(&self) -> Result<Vec<Object>, Failure> {
         self.ask("/objects").await
     }
 
-    /// Every request it has seen.
+    /// Every request that it has received.
     ///
     /// # Errors
-    /// It does not say.
+    /// It does not answer.
     pub async fn requests(&self) -> Result<Vec<Asked>, Failure> {
         self.ask("/requests").await
     }

@@ -1,27 +1,30 @@
 //! What a relay may do to what it carries: nothing, or what a broken deployment would.
 
 use std::convert::Infallible;
-use std::fmt;
-use std::io;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use futures::stream;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, BodyStream, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::memory::Memory;
-use super::relay::Duplex;
 use crate::client::sse::{SseEvent, SseReader};
 
-/// A request on its way.
+/// A TCP or Unix connection.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// A request that passes a relay.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// Method.
@@ -41,26 +44,26 @@ impl Asked {
         self.path.split('?').next().unwrap_or_default()
     }
 
-    /// Whether it is a request of this method whose path, without the query, ends so.
+    /// Whether it has this method and a path, without the query, that ends with this text.
     #[must_use]
     pub fn is(&self, method: Method, end: &str) -> bool {
         self.method == method && self.route().ends_with(end)
     }
 }
 
-/// A whole answer on its way back.
+/// A whole response that passes a relay.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// Status.
     pub status: u16,
-    /// Headers; the length is set anew.
+    /// Headers; Content-Length is recomputed.
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
 }
 
 impl Answer {
-    /// An answer that nobody but the relay gave.
+    /// A response of the relay itself.
     #[must_use]
     pub fn json(status: u16, body: &Value) -> Self {
         let mut answer = Self { status, headers: HeaderMap::new(), body: Bytes::new() };
@@ -70,18 +73,18 @@ impl Answer {
         answer
     }
 
-    /// The body as JSON; `null` where it is not.
+    /// The body as JSON; `null` if it is not JSON.
     #[must_use]
     pub fn value(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// Another body.
+    /// Replaces the body.
     pub fn set(&mut self, body: &Value) {
         self.body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
     }
 
-    /// The body as JSON, changed.
+    /// Changes the body as JSON.
     pub fn edit(&mut self, change: impl FnOnce(&mut Value)) {
         let mut value = self.value();
         change(&mut value);
@@ -89,21 +92,21 @@ impl Answer {
     }
 }
 
-/// Changes a request, or answers it in the other side's place.
+/// Changes a request, or answers it in place of the server.
 pub type AskFn = fn(&mut Asked, &Memory) -> Option<Answer>;
-/// Changes a whole answer.
+/// Changes a whole response.
 pub type AnswerFn = fn(&Asked, &mut Answer, &Memory);
-/// What is sent in an event's place, as text of a stream; `None` ends the stream, after what the function before gave.
+/// Replaces an event by text of the stream; `None` ends the stream.
 pub type EventFn = fn(SseEvent, &Memory) -> Option<String>;
 
-/// A defect in HTTP that is carried.
+/// A defect in relayed HTTP.
 #[derive(Clone, Copy, Default)]
 pub struct Tamper {
-    /// What becomes of requests.
+    /// Changes requests.
     pub ask: Option<AskFn>,
-    /// What becomes of answers that are not streams.
+    /// Changes responses that are not event streams.
     pub answer: Option<AnswerFn>,
-    /// What becomes of events of event streams.
+    /// Changes events of event streams.
     pub event: Option<EventFn>,
 }
 
@@ -114,22 +117,22 @@ impl fmt::Debug for Tamper {
     }
 }
 
-/// What a relay does between its two ends.
+/// How a relay forwards bytes.
 #[derive(Debug, Clone)]
 pub enum Wire {
-    /// Bytes go through as they are.
+    /// Bytes are forwarded unchanged.
     Plain,
-    /// HTTP/1.1, with a defect.
+    /// HTTP/1.1 with a defect.
     Http(Tamper, Memory),
-    /// Bytes go through as they are; once the far side has ended, this comes after.
+    /// Bytes are forwarded unchanged; after the far side's last byte, this is added.
     Trailing(&'static [u8]),
-    /// Bytes go through, but this many of the far side's first ones.
+    /// Bytes are forwarded, except this many of the far side's first ones.
     Swallowing(usize),
-    /// What the far side says is passed on once it has said all.
+    /// The far side's bytes are forwarded only once it has sent all of them.
     Holding,
-    /// Bytes go through as they are; once the near side has ended, nothing but zeros comes after, until the far side has heard enough.
+    /// Bytes are forwarded unchanged; after the near side's last byte, zeros follow until the far side closes.
     Padding,
-    /// Wherever the near side says the first text at one go, the far side hears the second.
+    /// Where the near side sends the first text in one piece, the far side receives the second.
     Replacing(&'static str, &'static str),
 }
 
@@ -178,7 +181,7 @@ async fn one_way(
     tokio::try_join!(up, down).map(|_| ())
 }
 
-/// Copies both ways, but the far side's bytes all at once.
+/// Copies both ways, the far side's bytes all at once.
 async fn holding(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = tokio::io::split(server);
@@ -195,12 +198,12 @@ async fn holding(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result
     tokio::try_join!(up, down).map(|_| ())
 }
 
-/// Copies both ways, and goes on for a near side that has ended.
+/// Copies both ways, and continues for a near side that has ended.
 async fn padding(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let up = async {
-        // It may hear no more; what it says is still to be passed on.
+        // It may read no more; what it sends is still forwarded.
         let copied = tokio::io::copy(&mut from_client, &mut to_server).await;
         while copied.is_ok() && to_server.write_all(&[0; 1 << 12]).await.is_ok() {}
         std::future::pending::<()>().await;
@@ -215,7 +218,7 @@ async fn padding(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result
     }
 }
 
-/// Copies both ways, the near side's bytes with `with` in the place of `text`.
+/// Copies both ways, replacing `text` by `with` in the near side's bytes.
 async fn replacing(client: Box<dyn Duplex>, server: Box<dyn Duplex>, text: &str, with: &str) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = tokio::io::split(server);
@@ -226,7 +229,7 @@ async fn replacing(client: Box<dyn Duplex>, server: Box<dyn Duplex>, text: &str,
             if read == 0 {
                 return to_server.shutdown().await;
             }
-            // Only text is to be changed; anything else goes as it is.
+            // Only text is changed; anything else is forwarded as it is.
             match std::str::from_utf8(&buffer[..read]) {
                 Ok(said) => to_server.write_all(said.replace(text, with).as_bytes()).await?,
                 Err(_) => to_server.write_all(&buffer[..read]).await?,
@@ -246,7 +249,7 @@ fn whole(body: Bytes) -> Body {
     Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-/// Speaks HTTP with both sides, until the near one hangs up or asks for something that the far one does not answer any more.
+/// Speaks HTTP with both sides, until the near side closes or the far side no longer responds.
 async fn http(client: Box<dyn Duplex>, server: Box<dyn Duplex>, tamper: Tamper, memory: Memory) -> io::Result<()> {
     let (sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(server)).await.map_err(io::Error::other)?;
@@ -256,7 +259,7 @@ async fn http(client: Box<dyn Duplex>, server: Box<dyn Duplex>, tamper: Tamper, 
         async move { exchange(request, &sender, tamper, &memory).await }
     });
     let serve = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service);
-    // The far side may hang up first: what it has said is still to be passed on.
+    // The far side may close first; what it has sent is still forwarded.
     let far = async {
         let ended = connection.await;
         std::future::pending::<()>().await;
@@ -358,7 +361,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives every request the same answer, and hangs up after one.
+    /// Sends the same response to every connection, and closes it.
     fn answering(answer: &'static str) -> Box<dyn Duplex> {
         let (near, far) = tokio::io::duplex(1 << 16);
         tokio::spawn(async move {
@@ -373,7 +376,7 @@ mod tests {
 
     async fn read_all(mut from: impl AsyncRead + AsyncWrite + Unpin) -> String {
         let mut text = Vec::new();
-        // A far side that hangs up is how these exchanges end.
+        // These exchanges end when the far side closes.
         let _ = from.read_to_end(&mut text).await;
         String::from_utf8_lossy(&text).into_owned()
     }

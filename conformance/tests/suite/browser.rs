@@ -122,8 +122,8 @@ impl Browser {
     }
 
     async fn tell(&self, command: &'static str, params: Value) {
-        let told = self.client.issue_cmd(Device(command, params));
-        tokio::time::timeout(LIMIT, told).await.expect("in time").unwrap_or_else(|error| panic!("{command}: {error}"));
+        let reply = self.client.issue_cmd(Device(command, params));
+        tokio::time::timeout(LIMIT, reply).await.expect("in time").unwrap_or_else(|error| panic!("{command}: {error}"));
     }
 
     async fn likes(&self, scheme: &str) {

@@ -5,7 +5,7 @@ use crate::fixture::{Fixture, Manner, ends};
 #[test]
 fn mistakes_on_the_command_line_are_64() {
     for (args, says) in [
-        (&["explain", "BUG-99"][..], "in this family there are"),
+        (&["explain", "BUG-99"][..], "this family has"),
         (&["explain", "NOPE-1"], "no scenario has the id"),
         (&["run", "--filter", "id("], "--filter"),
         (&["run", "--filter", "severity(urgent)"], "there are critical"),

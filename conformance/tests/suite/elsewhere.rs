@@ -1,30 +1,16 @@
-//! The suite against a deployment that somebody else has launched: with nothing but its address, and with its engine as well.
+//! The suite against a deployment that it has not launched: with only its address, and with its engine as well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use nagaya_conformance::capabilities::Capabilities;
-use nagaya_conformance::context::Context;
-use nagaya_conformance::run::{Options, Run};
-use nagaya_conformance::scenario::{Profile, Scenario, Severity};
+use nagaya_conformance::harness::capabilities::Capabilities;
+use nagaya_conformance::harness::context::Context;
+use nagaya_conformance::harness::options::Options;
+use nagaya_conformance::harness::run::Run;
 use nagaya_conformance::target::launch::Launch;
 use serde_json::Value;
 
 use crate::fixture::ends;
-
-/// What the deployment is launched for; it is not a scenario of the registry.
-static LAUNCHED: Scenario = Scenario {
-    id: "ELSEWHERE",
-    title: "a deployment that is there already",
-    severity: Severity::Low,
-    requirement: "",
-    requires: &[],
-    profile: Profile::Full,
-    destructive: false,
-    limit: Duration::from_secs(120),
-    body: |_| Box::pin(std::future::ready(Ok(()))),
-};
 
 /// The suite's command in a thread of its own, so that what it tests goes on.
 async fn run(args: &[&str]) -> (i32, String, Value) {
@@ -53,7 +39,7 @@ async fn core_needs_an_address_and_host_the_engine_and_neither_leaves_anything()
     let options = Options::default();
     let capabilities = Capabilities::settle(&options).await.expect("settled");
     let suite = Arc::new(Run::begin(options, capabilities).expect("begun"));
-    let context = Context::new(suite.clone(), &LAUNCHED).expect("a directory");
+    let context = Context::new(suite.clone(), "ELSEWHERE", &[]).expect("a directory");
     let tested = test(&context).await;
     let leftovers = context.resources.release().await;
     suite.end().expect("the run's directory goes");
@@ -61,7 +47,7 @@ async fn core_needs_an_address_and_host_the_engine_and_neither_leaves_anything()
     tested.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-async fn test(context: &Context) -> Result<(), nagaya_conformance::failure::Failure> {
+async fn test(context: &Context) -> Result<(), nagaya_conformance::harness::failure::Failure> {
     let deployment = context.launch(Launch::new()).await?;
     let (engine, id) = deployment.engine()?;
     let (url, socket) = (deployment.api.base().to_owned(), engine.socket().display().to_string());

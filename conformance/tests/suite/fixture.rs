@@ -139,11 +139,12 @@ fn send(client: &mut TcpStream, status: u16, body: &str) {
 /// How long what is waited for may take: a room to be there, a broken-off run to end, an engine to answer.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until it is so.
+/// Waits until a condition holds.
 pub fn wait(what: &str, mut until: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !until() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
+        #[expect(clippy::disallowed_methods, reason = "the pause between two checks of a condition with a deadline")]
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -163,10 +164,10 @@ pub fn kill(child: &Child, signal: Signal) {
 
 /// Runs it to its end: its exit status, and all it printed.
 pub fn ends<'a>(args: impl IntoIterator<Item = &'a str>) -> (i32, String) {
-    told(&suite(args).output().expect("started"))
+    status_and_output(&suite(args).output().expect("started"))
 }
 
-pub fn told(output: &Output) -> (i32, String) {
+pub fn status_and_output(output: &Output) -> (i32, String) {
     let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
 }

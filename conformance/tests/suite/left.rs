@@ -1,4 +1,4 @@
-//! A run that is broken off while it has rooms: told to end, it leaves nothing; killed, it leaves nothing that `gc` does not find.
+//! A run that ends while it has workspaces: interrupted, it leaves nothing; killed, it leaves nothing that `gc` does not find.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::fixture::{kill, suite, told, wait};
+use crate::fixture::{kill, status_and_output, suite, wait};
 use crate::slow_engine::SlowEngine;
 
 /// The id of the one run below `dir`, and that run's directory.
@@ -103,13 +103,14 @@ impl Running {
 
     /// Has what it left collected.
     fn collect(&self) {
-        let (status, text) = told(&suite(["gc"]).env("TMPDIR", self.dir.path()).output().expect("started"));
+        let (status, text) =
+            status_and_output(&suite(["gc"]).env("TMPDIR", self.dir.path()).output().expect("started"));
         assert_eq!(status, 0, "{text}");
     }
 }
 
 #[test]
-fn one_that_is_told_to_end_leaves_nothing() {
+fn an_interrupted_run_leaves_nothing() {
     let mut it = running();
     it.interrupt();
     it.assert_nothing_left("SIGINT");
@@ -174,8 +175,8 @@ fn a_room_that_a_killed_server_had_asked_for_is_waited_for() {
     let log = dir.path().join("log");
     let mut command = suite(["gc"]);
     let mut gc = command.env("TMPDIR", dir.path()).stderr(File::create(&log).expect("made")).spawn().expect("started");
-    let told = || std::fs::read_to_string(&log).expect("readable");
-    wait("a word of what it waits for", || told().contains("may still be making a room"));
+    let log_text = || std::fs::read_to_string(&log).expect("readable");
+    wait("a message about the wait", || log_text().contains("may still be making a workspace"));
     let name = format!("conf-{run}-late");
     let create = Command::new("docker")
         .args(["create", "--network=none", &format!("--name={name}")])
@@ -187,6 +188,6 @@ fn a_room_that_a_killed_server_had_asked_for_is_waited_for() {
         .expect("docker");
     assert!(create.status.success(), "{}", String::from_utf8_lossy(&create.stderr));
     let status = gc.wait().expect("ended");
-    assert_eq!(status.code(), Some(0), "{}", told());
+    assert_eq!(status.code(), Some(0), "{}", log_text());
     Running { child: gc, dir, run }.assert_nothing_left("gc");
 }

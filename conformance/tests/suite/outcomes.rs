@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use nagaya_conformance::client::exchange::{Exchanges, Secrets};
 use nagaya_conformance::client::http::Api;
-use nagaya_conformance::failure::Kind;
+use nagaya_conformance::harness::exchanges::{Exchanges, Secrets};
+use nagaya_conformance::harness::failure::Kind;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, Manner, ends, judged, kill, suite, told};
+use crate::fixture::{Fixture, Manner, ends, judged, kill, status_and_output, suite, wait};
 
 fn verdict(report: &Value) -> (&str, u64, &str) {
     let text = |value: &'static str| report[value].as_str().unwrap_or_default();
@@ -66,11 +66,8 @@ fn hanging(fixture: &Fixture, dir: &Path) -> (Child, PathBuf) {
     let mut command = suite(["run", "--target", &fixture.url, "--filter", "id(=HLTH-001)", "--report"]);
     command.arg(dir.join("report")).env("TMPDIR", dir).stderr(File::create(&log).expect("made"));
     let child = command.spawn().expect("started");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !std::fs::read_to_string(&log).unwrap_or_default().contains("start  HLTH-001") {
-        assert!(Instant::now() < deadline, "it did not begin");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let begun = || std::fs::read_to_string(&log).unwrap_or_default().contains("start  HLTH-001");
+    wait("the start of HLTH-001", begun);
     (child, log)
 }
 
@@ -101,7 +98,11 @@ fn an_interrupt_ends_the_run_and_it_is_still_reported() {
 fn what_a_killed_run_left_is_collected_and_a_living_one_is_not_touched() {
     let (fixture, dir) = (Fixture::start(Manner::Hangs), tempfile::tempdir().expect("a directory"));
     let (mut child, _) = hanging(&fixture, dir.path());
-    let gc = || told(&suite(["gc", "--docker", "/nowhere.sock"]).env("TMPDIR", dir.path()).output().expect("started"));
+    let gc = || {
+        status_and_output(
+            &suite(["gc", "--docker", "/nowhere.sock"]).env("TMPDIR", dir.path()).output().expect("started"),
+        )
+    };
     let (status, text) = gc();
     assert_eq!((status, runs(dir.path())), (0, 1), "a living run was touched: {text}");
     kill(&child, Signal::KILL);
@@ -166,7 +167,7 @@ fn known_failures_still_run_and_one_that_passes_fails() {
     assert_eq!((status, verdict(&report)), (0, ("conformant", 0, "known-failure")), "{text}");
     let (status, text, report) = judged(Manner::Good, &known);
     assert_eq!((status, verdict(&report)), (1, ("non-conformant", 1, "fail")), "{text}");
-    assert!(text.contains("take it off"), "{text}");
+    assert!(text.contains("remove it from the list"), "{text}");
     let (status, text, _) = judged(Manner::Fails, &[known[0], known[1], "--strict"]);
     assert_eq!(status, 1, "{text}");
 }
@@ -178,8 +179,9 @@ fn one_that_cannot_be_reached_or_wants_another_key_is_no_verdict() {
     assert_eq!(status, 3, "{text}");
     assert!(text.contains(&nobody.to_string()), "{text}");
     let locked = Fixture::start(Manner::Locked);
-    let (status, text) =
-        told(&suite(["run", "--target", &locked.url, "--api-key", "the-wrong-key-0000"]).output().expect("started"));
+    let (status, text) = status_and_output(
+        &suite(["run", "--target", &locked.url, "--api-key", "the-wrong-key-0000"]).output().expect("started"),
+    );
     assert_eq!(status, 3, "{text}");
     assert!(text.contains("--api-key") && !text.contains("the-wrong-key-0000"), "{text}");
     let (status, text) = ends(["run", "--target", "https://host"]);

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use nagaya_conformance::client::metrics::Metrics;
 use nagaya_conformance::client::sse::{SseEvent, SseReader};
 use nagaya_conformance::filter::Filter;
-use nagaya_conformance::scenario::Scenario;
+use nagaya_conformance::harness::scenario::Scenario;
 use nagaya_conformance::scenarios;
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ impl Meant {
         };
         match self {
             Self::Id(at) => format!("id(={})", ALL[at % ALL.len()].id),
-            Self::Family(at) => format!("family({})", scenarios::FAMILIES[at % scenarios::FAMILIES.len()].0),
+            Self::Family(at) => format!("family({})", scenarios::FAMILIES[at % scenarios::FAMILIES.len()].name),
             Self::Not(one) => format!("not {}", inside(one, |one| matches!(one, Self::And(..) | Self::Or(..)))),
             Self::And(one, other) => {
                 let less = |one: &Self| matches!(one, Self::Or(..));
@@ -43,7 +43,7 @@ impl Meant {
     fn holds(&self, scenario: &Scenario) -> bool {
         match self {
             Self::Id(at) => scenario.id == ALL[at % ALL.len()].id,
-            Self::Family(at) => scenario.family() == scenarios::FAMILIES[at % scenarios::FAMILIES.len()].0,
+            Self::Family(at) => scenario.family() == scenarios::FAMILIES[at % scenarios::FAMILIES.len()].name,
             Self::Not(one) => !one.holds(scenario),
             Self::And(one, other) => one.holds(scenario) && other.holds(scenario),
             Self::Or(one, other) => one.holds(scenario) || other.holds(scenario),

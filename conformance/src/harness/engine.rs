@@ -1,0 +1,300 @@
+//! The suite's own connection to the Docker engine, independent of the deployment.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::errors::Error as DockerError;
+use bollard::exec::{CreateExecOptions, StartExecResults};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder,
+};
+use futures::StreamExt;
+use serde_json::Value;
+
+use crate::harness::failure::Failure;
+use crate::harness::ledger::Ledger;
+use crate::harness::pending;
+
+/// Label that names the deployment a container belongs to.
+pub const LABEL_DEPLOYMENT: &str = "nagaya.deployment";
+/// Label that names the workspace.
+pub const LABEL_WORKSPACE: &str = "nagaya.workspace";
+/// Path of the socket directory inside a workspace.
+pub const ROOM_SOCKETS: &str = "/var/run/ws";
+/// How long a command in a workspace may take.
+const EXEC_LIMIT: Duration = Duration::from_secs(30);
+
+/// A connection to the engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    docker: Docker,
+    socket: PathBuf,
+}
+
+/// The result of a command in a container.
+#[derive(Debug, Clone)]
+pub struct ExecResult {
+    /// Its exit status.
+    pub status: i64,
+    /// Its output: standard error, then standard output. The order between the two streams is unknown, and chunks of one may
+    /// interrupt a line of the other.
+    pub printed: String,
+}
+
+impl Engine {
+    /// Connects and negotiates the API version.
+    ///
+    /// # Errors
+    /// No engine answers there.
+    pub async fn connect(socket: &str) -> anyhow::Result<Self> {
+        let path = PathBuf::from(socket.strip_prefix("unix://").unwrap_or(socket));
+        let text = path.to_str().context("the socket's path is not UTF-8")?;
+        let docker = Docker::connect_with_unix(text, 60, bollard::API_DEFAULT_VERSION)
+            .with_context(|| format!("Docker at {socket}"))?;
+        let docker = tokio::time::timeout(Duration::from_secs(5), docker.negotiate_version())
+            .await
+            .with_context(|| format!("Docker at {socket}: no answer"))?
+            .with_context(|| format!("Docker at {socket}"))?;
+        Ok(Self { docker, socket: path })
+    }
+
+    /// The engine's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The API itself.
+    #[must_use]
+    pub fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// The workspaces of a deployment, or only the running ones.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn rooms(&self, deployment: &str, running_only: bool) -> Result<Vec<Room>, Failure> {
+        let filters = HashMap::from([("label", vec![format!("{LABEL_DEPLOYMENT}={deployment}")])]);
+        let options = ListContainersOptionsBuilder::new().all(!running_only).filters(&filters).build();
+        let list = self.docker.list_containers(Some(options)).await?;
+        let room = |summary: bollard::models::ContainerSummary| Room {
+            engine: self.clone(),
+            id: summary.id.unwrap_or_default(),
+            workspace: summary.labels.and_then(|mut labels| labels.remove(LABEL_WORKSPACE)),
+        };
+        Ok(list.into_iter().map(room).collect())
+    }
+
+    /// All paths of the host that are mounted into a container.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn mounted(&self) -> Result<HashSet<PathBuf>, Failure> {
+        let list = self.docker.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await?;
+        let mounts = list.into_iter().flat_map(|summary| summary.mounts.unwrap_or_default());
+        Ok(mounts.filter_map(|mount| mount.source).map(PathBuf::from).collect())
+    }
+
+    /// Whether users in its containers have other ids on the host (`userns-remap`).
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn remaps(&self) -> Result<bool, Failure> {
+        let options = self.docker.info().await?.security_options.unwrap_or_default();
+        Ok(options.iter().any(|option| option.contains("name=userns")))
+    }
+
+    /// Creates a container of the suite's own. Its removal waits until it exists.
+    ///
+    /// # Errors
+    /// The engine refuses, or the ledger cannot be written.
+    pub async fn create(&self, ledger: &Ledger, name: &str, body: ContainerCreateBody) -> Result<Room, Failure> {
+        let (docker, options) = (self.docker.clone(), CreateContainerOptionsBuilder::new().name(name).build());
+        let create = async move { docker.create_container(Some(options), body).await };
+        pending::complete(ledger, name, create).await?;
+        Ok(self.container(name))
+    }
+
+    /// A container by name or id.
+    #[must_use]
+    pub fn container(&self, name: &str) -> Room {
+        Room { engine: self.clone(), id: name.to_owned(), workspace: None }
+    }
+}
+
+/// `None` for a container that does not exist, or is being removed.
+fn unless_gone<T>(result: Result<T, DockerError>) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(DockerError::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One container.
+#[derive(Debug, Clone)]
+pub struct Room {
+    engine: Engine,
+    /// Docker's id or name.
+    pub id: String,
+    /// The workspace's id, from the label.
+    pub workspace: Option<String>,
+}
+
+impl Room {
+    /// Docker's description of it.
+    ///
+    /// # Errors
+    /// It is not there, or the engine does not answer.
+    pub async fn inspect(&self) -> Result<ContainerInspectResponse, Failure> {
+        Ok(self.engine.docker.inspect_container(&self.id, None).await?)
+    }
+
+    /// Docker's description as JSON, as `docker inspect` shows it.
+    ///
+    /// # Errors
+    /// As [`Room::inspect`].
+    pub async fn inspect_json(&self) -> Result<Value, Failure> {
+        serde_json::to_value(self.inspect().await?).map_err(Failure::harness)
+    }
+
+    /// Whether it is running; a missing one is not.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn is_running(&self) -> Result<bool, Failure> {
+        let found = unless_gone(self.engine.docker.inspect_container(&self.id, None).await)?;
+        Ok(found.and_then(|it| it.state).and_then(|state| state.running).unwrap_or(false))
+    }
+
+    /// The result of the image's health check: `healthy`, `unhealthy`, `starting`, `none`.
+    ///
+    /// # Errors
+    /// As [`Room::inspect`].
+    pub async fn health(&self) -> Result<String, Failure> {
+        let state = self.inspect().await?.state;
+        let status = state.and_then(|state| state.health).and_then(|health| health.status);
+        Ok(status.map_or_else(|| "none".to_owned(), |status| status.to_string()))
+    }
+
+    /// The directory on the host that holds its sockets.
+    ///
+    /// # Errors
+    /// It has none, or as [`Room::inspect`].
+    pub async fn socket_dir(&self) -> Result<PathBuf, Failure> {
+        let mounts = self.inspect().await?.mounts.unwrap_or_default();
+        let sockets = mounts.into_iter().find(|mount| mount.destination.as_deref() == Some(ROOM_SOCKETS));
+        sockets
+            .and_then(|mount| mount.source)
+            .map(PathBuf::from)
+            .ok_or_else(|| Failure::assertion(format!("container {} has nothing mounted at {ROOM_SOCKETS}", self.id)))
+    }
+
+    /// Runs a command in it, as its own user.
+    ///
+    /// # Errors
+    /// It cannot be run, or does not end.
+    pub async fn exec<S: Into<String>>(&self, command: impl IntoIterator<Item = S>) -> Result<ExecResult, Failure> {
+        let command: Vec<String> = command.into_iter().map(Into::into).collect();
+        let run = async {
+            let options = CreateExecOptions {
+                cmd: Some(command.clone()),
+                attach_stdout: Some(true),
+                attach_stderr: Some(true),
+                ..CreateExecOptions::default()
+            };
+            let exec = self.engine.docker.create_exec(&self.id, options).await?;
+            let (mut errors, mut rest) = (Vec::new(), Vec::new());
+            if let StartExecResults::Attached { mut output, .. } = self.engine.docker.start_exec(&exec.id, None).await?
+            {
+                while let Some(chunk) = output.next().await {
+                    match chunk? {
+                        LogOutput::StdErr { message } => errors.extend_from_slice(&message),
+                        other => rest.extend_from_slice(&other.into_bytes()),
+                    }
+                }
+            }
+            let status = self.engine.docker.inspect_exec(&exec.id).await?.exit_code.unwrap_or(-1);
+            let printed = [errors, rest].concat();
+            Ok::<_, DockerError>(ExecResult { status, printed: String::from_utf8_lossy(&printed).into_owned() })
+        };
+        match tokio::time::timeout(EXEC_LIMIT, run).await {
+            // A missing container is a failure of the deployment, not of Docker: the scenario has seen it before.
+            Ok(Err(DockerError::DockerResponseServerError { status_code: 404 | 409, message })) => {
+                Err(Failure::mismatch(
+                    format!("exec of {command:?} in workspace {}", self.id),
+                    "a workspace that runs",
+                    message,
+                ))
+            }
+            Ok(result) => result.map_err(|error| Failure::from(error).during(format!("exec of {command:?}"))),
+            Err(_) => {
+                Err(Failure::mismatch(format!("exec of {command:?}"), format!("an end in {EXEC_LIMIT:?}"), "none"))
+            }
+        }
+    }
+
+    /// As [`Room::exec`], for a shell line.
+    ///
+    /// # Errors
+    /// As [`Room::exec`].
+    pub async fn shell(&self, line: &str) -> Result<ExecResult, Failure> {
+        self.exec(["sh", "-c", line]).await
+    }
+
+    /// Sends a signal to its first process.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn kill(&self, signal: &str) -> Result<(), Failure> {
+        let options = KillContainerOptionsBuilder::new().signal(signal).build();
+        Ok(self.engine.docker.kill_container(&self.id, Some(options)).await?)
+    }
+
+    /// Freezes all its processes.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn pause(&self) -> Result<(), Failure> {
+        Ok(self.engine.docker.pause_container(&self.id).await?)
+    }
+
+    /// Unfreezes them.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn unpause(&self) -> Result<(), Failure> {
+        Ok(self.engine.docker.unpause_container(&self.id).await?)
+    }
+
+    /// The last lines of its output.
+    ///
+    /// # Errors
+    /// It is not there, or the engine does not answer.
+    pub async fn logs(&self) -> Result<String, Failure> {
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("60").build();
+        let mut stream = std::pin::pin!(self.engine.docker.logs(&self.id, Some(options)));
+        let mut text = String::new();
+        while let Some(chunk) = stream.next().await {
+            text.push_str(&String::from_utf8_lossy(&LogOutput::into_bytes(chunk?)));
+        }
+        Ok(text)
+    }
+
+    /// Removes it by force once the engine has created it; a missing one is no error.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    pub async fn remove(&self) -> Result<(), Failure> {
+        pending::completed(&self.id).await;
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        unless_gone(self.engine.docker.remove_container(&self.id, Some(options)).await).map(|_| ())
+    }
+}

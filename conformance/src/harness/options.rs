@@ -1,0 +1,63 @@
+//! What the command line asks of a run.
+
+use clap::ValueEnum;
+use rand::RngExt;
+use serde::Serialize;
+use strum::{Display, IntoStaticStr, VariantArray};
+
+use crate::harness::vocabulary::Capability;
+
+/// How the suite launches deployments.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ValueEnum, Display, IntoStaticStr, VariantArray,
+)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum LaunchAs {
+    /// The server is a process of this machine; so are PostgreSQL and Redis.
+    Process,
+    /// The server is a container of its image; PostgreSQL and Redis are containers of theirs.
+    Container,
+}
+
+/// The options of a run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Base URL of somebody else's deployment; `None`: the suite launches its own.
+    pub target: Option<String>,
+    /// How deployments are launched.
+    pub launch: LaunchAs,
+    /// The Docker socket; `None`: the usual one, where the suite launches the deployment.
+    pub docker: Option<String>,
+    /// Key for the API.
+    pub api_key: Option<String>,
+    /// The `nagaya.deployment` label of somebody else's deployment.
+    pub deployment: Option<String>,
+    /// Image of rooms in launched deployments.
+    pub image: String,
+    /// Whether scenarios that break or remove what they did not make may touch somebody else's deployment.
+    pub allow_destructive: bool,
+    /// Whether scenarios may ask the model of somebody else's deployment.
+    pub allow_model_calls: bool,
+    /// Optional features that the deployment does not have, by `--without`.
+    pub without: Vec<Capability>,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            target: None,
+            launch: LaunchAs::Process,
+            docker: None,
+            api_key: None,
+            deployment: None,
+            image: "workspace-base:latest".to_owned(),
+            allow_destructive: false,
+            allow_model_calls: false,
+            without: Vec::new(),
+            seed: rand::rng().random(),
+        }
+    }
+}

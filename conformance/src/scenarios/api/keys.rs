@@ -1,0 +1,226 @@
+//! API keys: authentication, tenant isolation, rate limits.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::client::http::{Api, Reply};
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::target::deployment::{Conversation, Deployment};
+use crate::target::launch::Launch;
+
+/// Keys of launched deployments: an operator's, and two tenants'.
+const OPERATOR: &str = "operators-key-0123456789";
+const OURS: &str = "ours-key-0123456789abcdef";
+const THEIRS: &str = "theirs-key-0123456789abc";
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "API-010",
+        "Without a valid key only the public routes answer, however the key is wrong",
+        "X-API-Key: KEY or Authorization: Bearer KEY; open without a key: /, /health*, /openapi.json, /docs",
+        body!(no_key),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch]),
+    Scenario::new(
+        "API-011",
+        "On every route of a tenant, another tenant's key is answered with 404 and changes nothing",
+        "a tenant's key on another tenant's path gets 404, as if it were not there",
+        body!(isolation),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch]),
+    Scenario::new(
+        "API-012",
+        "A tenant's key is refused with 403 on every operator's route",
+        "FORBIDDEN 403; /api/admin: operator's key only",
+        body!(operators_only),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch, Capability::Admin]),
+    Scenario::new(
+        "API-013",
+        "A key over its rate limit receives 429 with the headers, other keys do not, and it recovers after Retry-After",
+        "RATE_LIMIT_EXCEEDED 429 (with Retry-After, X-RateLimit-*); per key",
+        body!(too_often),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch]),
+];
+
+/// A deployment with keys, two tenants, and a conversation of the second one.
+async fn with_keys(context: &Context, launch: Launch) -> Result<(Deployment, Conversation, String), Failure> {
+    for key in [OPERATOR, OURS, THEIRS] {
+        context.secrets().add(key);
+    }
+    let (ours, theirs) = (context.unique("ours"), context.unique("theirs"));
+    let keys = format!("{OPERATOR},{ours}:{OURS},{theirs}:{THEIRS}");
+    let mut deployment = context.launch(launch.without_model().not_waiting().set("API_KEYS", keys)).await?;
+    deployment.api = deployment.api.with_key(Some(OPERATOR));
+    let any = deployment.conversation(context).await?;
+    for tenant in [&ours, &theirs] {
+        deployment.api.post("/api/tenants", &json!({"tenant_id": tenant, "model_id": any.model})).await?.expect(201)?;
+    }
+    let conversation = deployment.another_conversation(context, &theirs, &any.model).await?;
+    Ok((deployment, conversation, ours))
+}
+
+/// Every route of the description that needs a key, with its method and with values for its parameters.
+async fn routes(api: &Api, conversation: &Conversation) -> Result<Vec<(Method, String, String)>, Failure> {
+    let description = api.get("/openapi.json").await?.expect(200)?.json()?;
+    let mut routes = Vec::new();
+    for (template, operations) in description["paths"].as_object().into_iter().flatten() {
+        let path = template
+            .replace("{tenant_id}", &conversation.tenant)
+            .replace("{conversation_id}", &conversation.id)
+            .replace("{model_id}", &conversation.model)
+            .replace(['{', '}'], "");
+        for method in operations.as_object().into_iter().flatten().map(|(method, _)| method) {
+            let method = method.to_uppercase().parse().map_err(Failure::harness)?;
+            routes.push((method, template.clone(), path.clone()));
+        }
+    }
+    check(routes.len() > 15, format!("/openapi.json describes {} operations: {description}", routes.len()))?;
+    Ok(routes)
+}
+
+fn is_open(path: &str) -> bool {
+    matches!(path, "/" | "/docs" | "/openapi.json" | "/metrics") || path.starts_with("/health")
+}
+
+async fn send(api: &Api, method: &Method, path: &str, headers: &[(&str, &str)]) -> Result<Reply, Failure> {
+    let body = matches!(*method, Method::POST | Method::PUT | Method::PATCH).then_some("{}");
+    api.send(method.clone(), path, body, headers).await
+}
+
+async fn no_key(context: &Context) -> Result<(), Failure> {
+    let (deployment, conversation, _) = with_keys(context, Launch::new()).await?;
+    let nobody = deployment.api.with_key(None);
+    for path in ["/", "/health", "/health/live", "/openapi.json", "/docs"] {
+        nobody.get(path).await?.expect(200)?;
+    }
+    for (method, _, path) in routes(&nobody, &conversation).await?.into_iter().filter(|(_, _, path)| !is_open(path)) {
+        send(&nobody, &method, &path, &[]).await?.expect_error(401, "UNAUTHORIZED")?;
+    }
+    // The control: with the key, in either header, the same request is answered.
+    let bearer = format!("Bearer {OPERATOR}");
+    for header in [("X-API-Key", OPERATOR), ("Authorization", bearer.as_str())] {
+        send(&nobody, &Method::GET, "/api/tenants", &[header]).await?.expect(200)?;
+    }
+    let (half, longer, lower) = (&OPERATOR[..20], format!("{OPERATOR}0"), OPERATOR.to_uppercase());
+    let basic = format!("Basic {OPERATOR}");
+    for header in [
+        ("X-API-Key", ""),
+        ("X-API-Key", half),
+        ("X-API-Key", longer.as_str()),
+        ("X-API-Key", lower.as_str()),
+        ("X-API-Key", "\u{e9}"),
+        ("Authorization", OPERATOR),
+        ("Authorization", basic.as_str()),
+        ("Authorization", "Bearer "),
+    ] {
+        let reply = send(&nobody, &Method::GET, "/api/tenants", &[header]).await?;
+        reply.expect_error(401, "UNAUTHORIZED").map_err(|failure| failure.during(header.0))?;
+    }
+    Ok(())
+}
+
+async fn isolation(context: &Context) -> Result<(), Failure> {
+    let (deployment, theirs, ours) = with_keys(context, Launch::new()).await?;
+    let (intruder, owner) = (deployment.api.with_key(Some(OURS)), deployment.api.with_key(Some(THEIRS)));
+    // The control: each tenant sees its own.
+    let before = owner.get(&theirs.path("")).await?.expect(200)?.json()?;
+    intruder.get(&format!("/api/tenants/{ours}")).await?.expect(200)?;
+    let routes = routes(&deployment.api, &theirs).await?;
+    let tenants: Vec<_> = routes.into_iter().filter(|(_, template, _)| template.contains("{tenant_id}")).collect();
+    check(tenants.len() > 8, format!("{} operations name a tenant", tenants.len()))?;
+    for (method, _, path) in &tenants {
+        send(&intruder, method, path, &[]).await?.expect_error(404, "NOT_FOUND")?;
+        // The other tenant's conversation on a path of the intruder's own tenant.
+        let disguised = path.replacen(&theirs.tenant, &ours, 1);
+        if disguised.contains(&theirs.id) {
+            let reply = send(&intruder, method, &disguised, &[]).await?;
+            let hidden = reply.status == 404 || reply.status == 422;
+            check(hidden, format!("{}: {}", reply.asked, reply.status))?;
+        }
+    }
+    let after = owner.get(&theirs.path("")).await?.expect(200)?.json()?;
+    check_eq("the other tenant's conversation afterwards", after, before)
+}
+
+async fn operators_only(context: &Context) -> Result<(), Failure> {
+    let (deployment, conversation, _) = with_keys(context, Launch::new()).await?;
+    let tenant = deployment.api.with_key(Some(THEIRS));
+    let own = format!("/api/tenants/{}", conversation.tenant);
+    tenant.get(&own).await?.expect(200)?;
+    let model = format!("/api/models/{}", conversation.model);
+    let refused: [(Method, &str, Value); 11] = [
+        (Method::GET, "/api/tenants", Value::Null),
+        (Method::POST, "/api/tenants", json!({"tenant_id": "another"})),
+        (Method::PUT, &own, json!({"status": "inactive"})),
+        (Method::DELETE, &own, Value::Null),
+        (Method::PUT, &model, json!({"display_name": "mine"})),
+        (Method::DELETE, &model, Value::Null),
+        (Method::GET, "/api/admin/workspaces", Value::Null),
+        (Method::DELETE, "/api/admin/workspaces/any", Value::Null),
+        (Method::GET, "/api/admin/pool", Value::Null),
+        (Method::PUT, "/api/admin/pool", json!({"min_size": 0, "max_size": 0})),
+        (Method::POST, "/api/admin/gc", json!({})),
+    ];
+    for (method, path, body) in refused {
+        let body = (!body.is_null()).then(|| body.to_string());
+        tenant.send(method, path, body.as_deref(), &[]).await?.expect_error(403, "FORBIDDEN")?;
+    }
+    let still = tenant.get(&own).await?.expect(200)?.json()?;
+    check_eq("the tenant's status afterwards", still["status"].as_str(), Some("active"))
+}
+
+async fn too_often(context: &Context) -> Result<(), Failure> {
+    // Set-up used some of the operator's requests; a tenant's budget is untouched.
+    let launch = Launch::new().set("RATE_LIMIT_REQUESTS", 20).set("RATE_LIMIT_PERIOD", 40);
+    let (deployment, conversation, _) = with_keys(context, launch).await?;
+    let (busy, quiet) = (deployment.api.with_key(Some(THEIRS)), deployment.api.with_key(Some(OURS)));
+    let path = conversation.path("");
+    let number = |reply: &Reply, name: &str| {
+        let value = reply.header(name).and_then(|text| text.parse::<u64>().ok());
+        value.ok_or_else(|| Failure::assertion(format!("{}: no number in {name}: {:?}", reply.asked, reply.headers)))
+    };
+    let first = busy.get(&path).await?.expect(200)?;
+    check_eq("X-RateLimit-Limit", number(&first, "x-ratelimit-limit")?, 20)?;
+    check(number(&first, "x-ratelimit-remaining")? < 20, "the first request is not counted")?;
+    number(&first, "x-ratelimit-reset")?;
+    let mut asked = 1;
+    let refusal = loop {
+        let reply = busy.get(&path).await?;
+        if reply.status != 200 {
+            break reply;
+        }
+        asked += 1;
+        check(asked < 60, "60 requests were answered where 20 in 40 s are allowed")?;
+    };
+    check(asked >= 20, format!("only {asked} requests were answered where 20 are allowed"))?;
+    refusal.expect_error(429, "RATE_LIMIT_EXCEEDED")?;
+    check_eq("X-RateLimit-Remaining", number(&refusal, "x-ratelimit-remaining")?, 0)?;
+    let wait = number(&refusal, "retry-after")?;
+    check((1..=40).contains(&wait), format!("Retry-After: {wait}"))?;
+    // Other keys are not affected.
+    quiet.get("/api/models").await?.expect(200)?;
+    for path in ["/health", "/health/live"] {
+        busy.get(path).await?.expect(200)?;
+    }
+    eventually(Duration::from_secs(wait + 5), "the key may ask again", async || {
+        busy.get(&path).await.and_then(|reply| reply.expect(200))
+    })
+    .await
+    .map(|_| ())
+}

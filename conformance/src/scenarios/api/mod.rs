@@ -1,0 +1,12 @@
+//! The scenarios of the family API.
+
+mod description;
+mod errors;
+mod keys;
+mod limits;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] =
+    &[description::SCENARIOS, errors::SCENARIOS, keys::SCENARIOS, limits::SCENARIOS];

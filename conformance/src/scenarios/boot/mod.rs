@@ -1,0 +1,9 @@
+//! The scenarios of the family BOOT.
+
+mod configuration_errors;
+mod second_signal;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] = &[configuration_errors::SCENARIOS, second_signal::SCENARIOS];

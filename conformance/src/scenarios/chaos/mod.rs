@@ -1,0 +1,22 @@
+//! The scenarios of the family CHAOS.
+
+mod agent_fails;
+mod disk_full;
+mod engine_hangs;
+mod engine_restarts;
+mod engine_stops;
+mod room_killed;
+mod server_killed;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] = &[
+    agent_fails::SCENARIOS,
+    disk_full::SCENARIOS,
+    engine_hangs::SCENARIOS,
+    engine_restarts::SCENARIOS,
+    engine_stops::SCENARIOS,
+    room_killed::SCENARIOS,
+    server_killed::SCENARIOS,
+];

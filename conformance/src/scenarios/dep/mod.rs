@@ -1,0 +1,10 @@
+//! The scenarios of the family DEP.
+
+mod compose;
+mod replacement;
+mod userns_remap;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] = &[compose::SCENARIOS, replacement::SCENARIOS, userns_remap::SCENARIOS];

@@ -1,0 +1,28 @@
+//! The scenarios of the family EGR.
+
+mod allow_list;
+mod ambiguous_requests;
+mod bodies_and_heads;
+mod credentials;
+mod curl;
+mod host_spellings;
+mod languages;
+mod package_managers;
+mod slow_clients;
+mod tunnels;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] = &[
+    allow_list::SCENARIOS,
+    ambiguous_requests::SCENARIOS,
+    bodies_and_heads::SCENARIOS,
+    credentials::SCENARIOS,
+    curl::SCENARIOS,
+    host_spellings::SCENARIOS,
+    languages::SCENARIOS,
+    package_managers::SCENARIOS,
+    slow_clients::SCENARIOS,
+    tunnels::SCENARIOS,
+];

@@ -1,0 +1,247 @@
+//! What a tunnel carries.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+
+use crate::client::tunnel::{client_hello, nameless_hello};
+use crate::client::{raw, tunnel};
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::outside::{DENIED, HOST, NEEDS};
+use crate::target::deployment::Deployment;
+use crate::target::fixtures::OriginKind;
+use crate::target::launch::Launch;
+use crate::target::process::peak_memory;
+
+/// How long bytes may take to arrive.
+const THROUGH_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes sent through one tunnel.
+const LARGE: u64 = 1 << 30;
+/// How much the server's memory may grow meanwhile.
+const GROWTH: u64 = 64 << 20;
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "EGR-207",
+        "A tunnel carries only a TLS connection whose ClientHello names its own host",
+        "the ClientHello's SNI must equal the CONNECT host, also when split over segments; one response per CONNECT",
+        body!(greetings),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(90),
+    Scenario::new(
+        "EGR-208",
+        "Each event of a stream is forwarded before the next one is sent",
+        "responses flushed chunk by chunk (event streams)",
+        body!(event_by_event),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(90),
+    Scenario::new(
+        "EGR-209",
+        "1 GiB passes through a tunnel, and the memory of the server does not grow with it",
+        "1 GiB through a tunnel with flat memory",
+        body!(large),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(90),
+    Scenario::new(
+        "EGR-210",
+        "A target without TLS or with a wrong or untrusted certificate is answered with 502 and receives no credential",
+        "upstream with a wrong-name or self-signed certificate: 502; credentials leave by verified TLS only",
+        body!(unverified),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(90),
+];
+
+/// Launches a deployment, and returns the proxy socket of the workspace in its pool.
+async fn way_out(context: &Context, launch: Launch) -> Result<(Deployment, PathBuf), Failure> {
+    let deployment = context.launch(launch.without_model().set("WARM_POOL_MIN_SIZE", 1)).await?;
+    deployment.metric("workspace_warm_pool_size", |waiting| waiting == 1.0, Duration::from_secs(20)).await?;
+    let proxy = deployment.only_room().await?.socket_dir().await?.join("proxy.sock");
+    Ok((deployment, proxy))
+}
+
+async fn greetings(context: &Context) -> Result<(), Failure> {
+    let peer = context.outsider("").await?;
+    let launch = Launch::new().set("PROXY_ALLOWED_DOMAINS", HOST).pin_address(HOST, 443, &peer.address);
+    let (_deployment, proxy) = way_out(context, launch).await?;
+    let authority = format!("{HOST}:443");
+    let marked = |greeting: Vec<u8>, mark: &str| [greeting, mark.as_bytes().to_vec()].concat();
+
+    let whole = tunnel::connect(&proxy, &authority, &marked(client_hello(HOST), "sent-whole")).await;
+    check_eq("status of CONNECT", whole.map_err(Failure::assertion)?.status, 200)?;
+    peer.has_seen("sent-whole").await?;
+    // Byte by byte, the first one together with the CONNECT request.
+    let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+    let bytes = [head.as_bytes(), &marked(client_hello(HOST), "sent-in-pieces")].concat();
+    let (early, late) = bytes.split_at(head.len() + 9);
+    let pieces: Vec<&[u8]> = std::iter::once(early).chain(late.chunks(1)).collect();
+    send_and_leave(&proxy, &pieces).await?;
+    peer.has_seen("sent-in-pieces").await?;
+
+    let before = peer.seen();
+    for (what, greeting) in [
+        ("a ClientHello for another host", client_hello(DENIED)),
+        ("a ClientHello for a subdomain", client_hello(&format!("x.{HOST}"))),
+        ("a ClientHello without a server name", nameless_hello()),
+        ("an HTTP request in place of a ClientHello", format!("GET / HTTP/1.1\r\nHost: {DENIED}\r\n\r\n").into_bytes()),
+        ("random bytes in place of a ClientHello", vec![0x80; 600]),
+    ] {
+        let answer = tunnel::connect(&proxy, &authority, &marked(greeting, "sneaked-through")).await;
+        // A connection reset counts as an end, too.
+        let received = answer.map(|answer| answer.received).unwrap_or_default();
+        check(
+            !String::from_utf8_lossy(&received).contains("HTTP/1.1"),
+            format!("{what} gets a second answer: {received:?}"),
+        )?;
+        check(peer.seen() == before, format!("{what} was let through: {:?}", peer.seen().split_off(before.len())))?;
+    }
+    Ok(())
+}
+
+/// Sends the pieces, reads the response head, and closes.
+async fn send_and_leave(proxy: &Path, pieces: &[&[u8]]) -> Result<(), Failure> {
+    let exchange = async {
+        let mut stream = UnixStream::connect(proxy).await?;
+        for piece in pieces {
+            stream.write_all(piece).await?;
+            tokio::task::yield_now().await;
+        }
+        stream.shutdown().await?;
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await?;
+        Ok::<_, Failure>(String::from_utf8_lossy(&received).into_owned())
+    };
+    let received = tokio::time::timeout(THROUGH_LIMIT, exchange)
+        .await
+        .map_err(|_| Failure::assertion("a tunnel has no end"))??;
+    check(received.starts_with("HTTP/1.1 200"), format!("a tunnel in pieces is answered with {received:?}"))
+}
+
+/// Reads until this text has arrived.
+async fn read_until(
+    stream: &mut (impl AsyncReadExt + Unpin),
+    text: &str,
+    received: &mut String,
+) -> Result<(), Failure> {
+    let read = async {
+        let mut buffer = [0; 4096];
+        while !received.contains(text) {
+            let size = stream.read(&mut buffer).await?;
+            check(size > 0, format!("the end, before {text:?}: {received:?}"))?;
+            received.push_str(&String::from_utf8_lossy(&buffer[..size]));
+        }
+        Ok(())
+    };
+    let ended = tokio::time::timeout(THROUGH_LIMIT, read).await;
+    ended.unwrap_or_else(|_| {
+        Err(Failure::mismatch("the event is held back", format!("{text:?}"), format!("{received:?}")))
+    })
+}
+
+async fn event_by_event(context: &Context) -> Result<(), Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let launch = Launch::new().set("PROXY_ALLOWED_DOMAINS", HOST).pin_address(HOST, 80, &address);
+    let (_deployment, proxy) = way_out(context, launch).await?;
+    let mut client = UnixStream::connect(&proxy).await?;
+    client.write_all(format!("GET http://{HOST}/events HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await?;
+    let accepted = tokio::time::timeout(THROUGH_LIMIT, listener.accept()).await;
+    let (mut origin, _) = accepted.map_err(|_| Failure::assertion("the request does not arrive"))??;
+    let (mut asked, mut received) = (String::new(), String::new());
+    read_until(&mut origin, "\r\n\r\n", &mut asked).await?;
+    origin
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await?;
+    // The next event is sent only after the previous one has arrived, so a buffering proxy would block here.
+    for number in 1..=20 {
+        let event = format!("data: event {number}.\n\n");
+        origin.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
+        read_until(&mut client, &event, &mut received).await?;
+    }
+    origin.write_all(b"0\r\n\r\n").await?;
+    read_until(&mut client, "\r\n0\r\n\r\n", &mut received).await
+}
+
+async fn large(context: &Context) -> Result<(), Failure> {
+    const PIECE: usize = 256 << 10;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let launch = Launch::new().set("PROXY_ALLOWED_DOMAINS", format!("{HOST}:8080")).pin_address(HOST, 8080, &address);
+    let (deployment, proxy) = way_out(context, launch).await?;
+    let server = deployment.server()?.pid();
+    let before = peak_memory(server)?;
+    let mut client = UnixStream::connect(&proxy).await?;
+    client.write_all(format!("CONNECT {HOST}:8080 HTTP/1.1\r\nHost: {HOST}:8080\r\n\r\n").as_bytes()).await?;
+    let mut head = String::new();
+    read_until(&mut client, "\r\n\r\n", &mut head).await?;
+    check(head.starts_with("HTTP/1.1 200"), format!("CONNECT is answered with {head:?}"))?;
+    let send = async {
+        let (mut origin, _) = listener.accept().await?;
+        let piece = vec![b'x'; PIECE];
+        for _ in 0..LARGE / PIECE as u64 {
+            origin.write_all(&piece).await?;
+        }
+        origin.shutdown().await
+    };
+    let count = async {
+        let (mut buffer, mut total) = (vec![0; PIECE], 0);
+        loop {
+            match client.read(&mut buffer).await? {
+                0 => return Ok::<u64, std::io::Error>(total),
+                size => total += size as u64,
+            }
+        }
+    };
+    let (sent, received) = tokio::join!(send, count);
+    sent?;
+    check_eq("bytes that came through the tunnel", received?, LARGE)?;
+    let grown = peak_memory(server)?.saturating_sub(before);
+    check(grown < GROWTH, format!("the server's memory grew by {} MiB at its peak", grown >> 20))
+}
+
+async fn unverified(context: &Context) -> Result<(), Failure> {
+    const KNOWN: &str = "known.conformance.test";
+    const UNKNOWN: &str = "unknown.conformance.test";
+    const OTHER: &str = "other.conformance.test";
+    const NO_TLS: &str = "plain.conformance.test";
+    let canary = context.unique("canary");
+    context.secrets().add(&canary);
+    let (known, unknown) =
+        (context.origin(OriginKind::Tls(KNOWN)).await?, context.origin(OriginKind::Tls(UNKNOWN)).await?);
+    let plain = context.origin(OriginKind::Plain).await?;
+    let hosts = [KNOWN, UNKNOWN, OTHER, NO_TLS];
+    let rules: Vec<String> = hosts.iter().map(|host| format!("{host}=header:x-canary:env:CANARY")).collect();
+    let launch = Launch::new()
+        .set("PROXY_ALLOWED_DOMAINS", hosts.join(","))
+        .set("PROXY_CREDENTIALS", rules.join(","))
+        .set("CANARY", &canary)
+        .pin(KNOWN, 443, &known)
+        // With a certificate of the first host's authority, for the first host's name.
+        .pin_address(OTHER, 443, &known.address)
+        .pin_address(UNKNOWN, 443, &unknown.address)
+        .pin_address(NO_TLS, 443, &plain.address);
+    let (_deployment, proxy) = way_out(context, launch).await?;
+    for (host, status) in [(KNOWN, 200), (UNKNOWN, 502), (OTHER, 502), (NO_TLS, 502)] {
+        let request = format!("GET http://{host}/echo HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = raw::talk(&proxy, request.as_bytes()).await.map_err(Failure::assertion)?;
+        check_eq(format!("status of a request to {host} ({answer:?})"), answer.status(), Some(status))?;
+        check_eq(format!("whether {host} got the credential"), answer.text.contains(&canary), status == 200)?;
+    }
+    Ok(())
+}

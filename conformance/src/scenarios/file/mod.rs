@@ -1,0 +1,10 @@
+//! The scenarios of the family FILE.
+
+mod attachments;
+mod bucket;
+mod transfer;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] = &[attachments::SCENARIOS, bucket::SCENARIOS, transfer::SCENARIOS];

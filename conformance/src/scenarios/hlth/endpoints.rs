@@ -1,0 +1,71 @@
+//! The health endpoints and the metrics page.
+
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::Severity;
+use crate::scenarios::common::health::check_health;
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "HLTH-001",
+        "The three health endpoints and the front page have the contract's shape",
+        "GET /, /health, /health/live, /health/ready",
+        body!(shapes),
+    )
+    .severity(Severity::High)
+    .limit(45),
+    Scenario::new(
+        "HLTH-002",
+        "The metrics page is in the Prometheus text format, with the contract's names and types",
+        "GET /metrics: gauges, histograms and counters of section 5; no id is ever a label",
+        body!(metrics),
+    )
+    .limit(45),
+];
+
+async fn shapes(context: &Context) -> Result<(), Failure> {
+    let api = context.deployment().await?.api;
+    let open = api.with_key(None);
+    let front = open.get("/").await?.expect(200)?.json()?;
+    for field in ["name", "version", "docs_url"] {
+        check(front[field].as_str().is_some_and(|text| !text.is_empty()), format!("{field} in /: {front}"))?;
+    }
+    check_health(&open.get("/health").await?.expect(200)?.json()?)?;
+    check_eq("/health/live", open.get("/health/live").await?.expect(200)?.json()?["status"].as_str(), Some("alive"))?;
+    let ready = open.get("/health/ready").await?;
+    match ready.status.as_u16() {
+        200 => check_eq("/health/ready", ready.json()?["status"].as_str(), Some("ready"))?,
+        _ => ready.expect_error(503, "SERVICE_UNAVAILABLE")?,
+    }
+    let openapi = open.get("/openapi.json").await?.expect(200)?.json()?;
+    let version = openapi["openapi"].as_str().unwrap_or_default();
+    check(version.starts_with("3.1"), format!("/openapi.json is of version {version:?}, not 3.1"))?;
+    check(
+        openapi["paths"].as_object().is_some_and(|paths| paths.contains_key("/health")),
+        "/openapi.json has no /health",
+    )?;
+    open.get("/docs").await?.expect(200).map(|_| ())
+}
+
+async fn metrics(context: &Context) -> Result<(), Failure> {
+    let api = context.deployment().await?.api;
+    let route = "/api/models/conformance-asks-for-no-such-model";
+    api.get(route).await?.expect(404)?;
+    let reply = api.get("/metrics").await?.expect(200)?;
+    let content_type = reply.header("content-type").unwrap_or_default();
+    check(content_type.starts_with("text/plain"), format!("the content type of /metrics is {content_type:?}"))?;
+    let page = crate::client::metrics::Metrics::parse(&reply.text()).map_err(Failure::assertion)?;
+    for (name, kind) in [
+        ("workspace_active_containers", "gauge"),
+        ("workspace_warm_pool_size", "gauge"),
+        ("workspace_proxies", "gauge"),
+        ("http_request_duration_seconds", "histogram"),
+        ("workspace_gc_cycles_total", "counter"),
+        ("workspace_requests_total", "counter"),
+    ] {
+        check_eq(format!("type of {name}"), page.types.get(name).map(String::as_str), Some(kind))?;
+    }
+    let leaked = page.samples.iter().find(|sample| sample.labels.values().any(|value| value.contains("no-such-model")));
+    check(leaked.is_none(), format!("an id is a label: {leaked:?}"))
+}

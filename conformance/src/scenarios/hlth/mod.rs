@@ -1,0 +1,12 @@
+//! The scenarios of the family HLTH.
+
+mod endpoints;
+mod metrics;
+mod prometheus;
+mod request_id;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] =
+    &[endpoints::SCENARIOS, metrics::SCENARIOS, prometheus::SCENARIOS, request_id::SCENARIOS];

@@ -1,0 +1,8 @@
+//! The scenarios of the family IMG.
+
+mod recipe;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] = &[recipe::SCENARIOS];

@@ -1,0 +1,11 @@
+//! The scenarios of the family LIFE.
+
+mod image_removed;
+mod pool_and_idle;
+mod stray_containers;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] =
+    &[image_removed::SCENARIOS, pool_and_idle::SCENARIOS, stray_containers::SCENARIOS];

@@ -1,0 +1,26 @@
+//! The scenarios of the family RUN.
+
+mod disconnect_and_cancel;
+mod events;
+mod greedy_workspace;
+mod large_answer;
+mod readers;
+mod restart;
+mod session;
+mod time_limit;
+mod whole_conversation;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] = &[
+    disconnect_and_cancel::SCENARIOS,
+    events::SCENARIOS,
+    greedy_workspace::SCENARIOS,
+    large_answer::SCENARIOS,
+    readers::SCENARIOS,
+    restart::SCENARIOS,
+    session::SCENARIOS,
+    time_limit::SCENARIOS,
+    whole_conversation::SCENARIOS,
+];

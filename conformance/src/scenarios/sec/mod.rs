@@ -1,0 +1,12 @@
+//! The scenarios of the family SEC.
+
+mod audit_trail;
+mod isolation;
+mod lockdown;
+mod planted_secrets;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] =
+    &[audit_trail::SCENARIOS, isolation::SCENARIOS, lockdown::SCENARIOS, planted_secrets::SCENARIOS];

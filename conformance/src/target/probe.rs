@@ -1,0 +1,181 @@
+//! Finds out what a run can reach and do.
+
+use anyhow::bail;
+
+use super::offers::{self, OPTIONAL};
+use super::own_engine::OwnEngine;
+use super::postgres::Postgres;
+use super::prometheus::Prometheus;
+use super::redis::Redis;
+use super::{backing, binaries, build, compose, contained, schemathesis, small_disk};
+use crate::client::http::Api;
+use crate::harness::capabilities::Capabilities;
+use crate::harness::engine::Engine;
+use crate::harness::exchanges::{Exchanges, Secrets};
+use crate::harness::options::{LaunchAs, Options};
+use crate::harness::vocabulary::Capability;
+
+/// Default path of the Docker socket.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// Environment variable with the path of the server's binary.
+pub const SERVER_VARIABLE: &str = "NAGAYA_BIN";
+/// Environment variable with the path of the fixtures' binary.
+pub const FIXTURES_VARIABLE: &str = "NAGAYA_FIXTURES_BIN";
+
+impl Capabilities {
+    /// Determines all capabilities once.
+    ///
+    /// # Errors
+    /// A target or a Docker socket that the options name does not answer.
+    pub async fn settle(options: &Options) -> anyhow::Result<Self> {
+        let mut found = Self::default();
+        found.lacks(&options.without, "--without says so");
+        found.settle_engine(options).await?;
+        match &options.target {
+            Some(target) => {
+                found.settle_target(target, options).await?;
+            }
+            None => {
+                found.settle_launch();
+                found.settle_containers(options.launch).await;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn settle_engine(&mut self, options: &Options) -> anyhow::Result<()> {
+        let socket = match (&options.docker, &options.target) {
+            (Some(socket), _) => socket,
+            (None, None) => DOCKER_SOCKET,
+            (None, Some(_)) => {
+                self.lacks(
+                    &[Capability::Docker, Capability::Image],
+                    "--docker is not set, so the target's Docker socket is unknown",
+                );
+                return Ok(());
+            }
+        };
+        match Engine::connect(socket).await {
+            Ok(engine) => {
+                if let Err(error) = engine.docker().inspect_image(&options.image).await {
+                    self.lacks(&[Capability::Image], &format!("image {}: {error}", options.image));
+                }
+                if options.target.is_some() && options.deployment.is_none() {
+                    self.lacks(
+                        &[Capability::Docker],
+                        "--deployment is not set, so the target's containers are unknown",
+                    );
+                }
+                self.engine = Some(engine);
+            }
+            Err(error) if options.docker.is_some() => return Err(error.context("--docker")),
+            Err(error) => self.lacks(&[Capability::Docker, Capability::Image], &format!("{error:#}")),
+        }
+        Ok(())
+    }
+
+    async fn settle_target(&mut self, target: &str, options: &Options) -> anyhow::Result<()> {
+        if !target.starts_with("http://") {
+            bail!("--target {target}: this version speaks plain HTTP only (http://host:port)");
+        }
+        let api = Api::new(target, options.api_key.as_deref(), Exchanges::new(Secrets::default()))
+            .map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        let reply = api.get("/health/live").await.map_err(|failure| anyhow::anyhow!("--target {target}: {failure}"))?;
+        if reply.status != 200 {
+            bail!(
+                "--target {target}: GET /health/live answered {}, not 200: is this a Nagaya deployment?",
+                reply.status
+            );
+        }
+        let keyed = api.get("/api/tenants").await.map_err(|failure| anyhow::anyhow!("--target {target}: {failure}"))?;
+        if keyed.status == 401 {
+            bail!("--target {target}: the API key was refused: give an operator's key (--api-key)");
+        }
+        self.settle_offers(&api, options).await.map_err(|error| error.context(format!("--target {target}")))?;
+        self.lacks(&[Capability::Launch], "the suite does not start or configure the target");
+        if !options.allow_model_calls {
+            let why = "calls to the target's model may cost money and need --allow-model-calls";
+            self.lacks(&[Capability::Model], why);
+        }
+        self.lacks(&[Capability::ServerImage, Capability::Compose], "the suite did not start the target");
+        self.lacks(&[Capability::Build], "the Dockerfile of the target's image is not available");
+        self.lacks(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
+        self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
+        Ok(())
+    }
+
+    /// Determines the optional parts of the target, which must not contradict `--without`.
+    async fn settle_offers(&mut self, api: &Api, options: &Options) -> anyhow::Result<()> {
+        let lacking = offers::probe(api).await.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        let is_there = |one: &&Capability| OPTIONAL.contains(one) && !lacking.iter().any(|(lacked, _)| lacked == *one);
+        if let Some(capability) = options.without.iter().find(is_there) {
+            bail!(
+                "--without {capability}: the target's /openapi.json describes that feature; remove the flag or the route"
+            );
+        }
+        for (capability, why) in &lacking {
+            self.lacks(&[*capability], why);
+        }
+        Ok(())
+    }
+
+    fn settle_launch(&mut self) {
+        match binaries::find("nagaya", SERVER_VARIABLE) {
+            Ok(path) => self.server = path,
+            Err(why) => self.lacks(&[Capability::Launch], &why),
+        }
+        match binaries::find("nagaya-fixtures", FIXTURES_VARIABLE) {
+            Ok(path) => self.fixtures = path,
+            Err(why) => self.lacks(&[Capability::Model, Capability::Origin], &why),
+        }
+        if let Err(why) = Prometheus::find() {
+            self.lacks(&[Capability::Prometheus], &why);
+        }
+        if let Err(why) = build::find() {
+            self.lacks(&[Capability::Build], &why);
+        }
+        if let Err(why) = schemathesis::find() {
+            self.lacks(&[Capability::Schemathesis], &why);
+        }
+    }
+
+    /// Determines the capabilities that depend on whether the server runs as a process or in a container.
+    async fn settle_containers(&mut self, launch: LaunchAs) {
+        let contained = launch == LaunchAs::Container;
+        let beside = [(Capability::Redis, backing::REDIS_VARIABLE), (Capability::Postgres, backing::POSTGRES_VARIABLE)];
+        if contained {
+            let why = "the server's container is on the engine of the workspaces, without mounts of its own (--launch container)";
+            self.lacks(&[Capability::Mount, Capability::OwnEngine], why);
+        } else {
+            let programs = [(Capability::Redis, Redis::find().map(drop)), (Capability::Postgres, Postgres::find())];
+            let rights =
+                [(Capability::Mount, small_disk::find()), (Capability::OwnEngine, OwnEngine::find().map(drop))];
+            for (capability, found) in programs.into_iter().chain(rights) {
+                found.unwrap_or_else(|why| self.lacks(&[capability], &why));
+            }
+        }
+        let Some(engine) = self.engine.clone() else {
+            let why = "no Docker engine is available";
+            self.lacks(&[Capability::ServerImage, Capability::Compose], why);
+            if contained {
+                self.lacks(&[Capability::Launch, Capability::Redis, Capability::Postgres], why);
+            }
+            return;
+        };
+        if let Err(why) = contained::find(&engine).await {
+            self.lacks(&[Capability::ServerImage, Capability::Compose], &why);
+            if contained {
+                self.lacks(&[Capability::Launch], &why);
+            }
+        }
+        if contained {
+            for (capability, variable) in beside {
+                let found = backing::find(&engine, variable).await;
+                found.unwrap_or_else(|why| self.lacks(&[capability], &why));
+            }
+        }
+        if let Err(why) = compose::find(&engine).await {
+            self.lacks(&[Capability::Compose], &why);
+        }
+    }
+}
