@@ -93,3 +93,28 @@ impl Drop for Denials {
         self.flush();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Trail for Nothing {
+        fn request(&self, _: &RequestRecord) {}
+    }
+
+    #[test]
+    fn refusals_beyond_the_rate_wait_their_turn() {
+        let denials = Denials::new(Arc::new(Nothing), &Limits { denials: 10, denials_burst: 5, ..Limits::default() });
+        let now = Instant::now() + Duration::from_secs(10);
+        let turns: Vec<Turn> = (0..20).map(|_| denials.turn(now)).collect();
+        assert_eq!(turns[..5], [Turn::Now; 5], "the burst");
+        let tenths = |n: u64| Turn::After(Duration::from_millis(100 * n));
+        let waits: Vec<Turn> = (1..=10).map(tenths).collect();
+        assert_eq!(turns[5..15], waits, "one by one, at the rate");
+        assert_eq!(turns[15..], [Turn::Last(LONGEST); 5], "beyond the longest delay");
+        assert_eq!(denials.turn(now + Duration::from_secs(1)), tenths(1), "what was turned away takes no turn");
+        assert_eq!(denials.turn(now + Duration::from_secs(60)), Turn::Now);
+    }
+}

@@ -140,3 +140,62 @@ impl Pool {
         self.kept.lock().clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::credentials::RuleId;
+    use crate::host::Host;
+    use crate::quota::Shared;
+    use crate::settings::Limits;
+
+    fn pool(limits: Limits) -> Pool {
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let dialer = Arc::new(Dialer::new(tls, limits.connect));
+        Pool::new(dialer, Shared::new(&limits).listener(None), limits.idle_connections)
+    }
+
+    #[tokio::test]
+    async fn connections_are_kept_apart_by_credential() {
+        let target = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addresses = [target.local_addr().expect("an address")];
+        let (pool, host) = (pool(Limits::default()), Host::parse("a.example").expect("a host"));
+        let to = |credential| Destination { tls: false, host: &host, addresses: &addresses, credential };
+        for credential in [None, Some(RuleId(0)), Some(RuleId(1))] {
+            let lease = pool.acquire(to(credential)).await.expect("connects");
+            assert!(!lease.reused, "{credential:?}: none was made for this one");
+            pool.put_back(lease);
+        }
+        for credential in [None, Some(RuleId(0)), Some(RuleId(1))] {
+            assert!(pool.acquire(to(credential)).await.expect("connects").reused, "{credential:?}");
+        }
+    }
+
+    /// A listener whose descriptors are all in kept connections can still connect to another target.
+    #[tokio::test]
+    async fn kept_connections_give_way_to_new_ones() {
+        let target = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addresses = [target.local_addr().expect("an address")];
+        let pool = pool(Limits { descriptors: 0, reserved_descriptors: 2, ..Limits::default() });
+        let hosts = ["a.example", "b.example", "c.example"].map(|host| Host::parse(host).expect("a host"));
+        for host in &hosts {
+            let to = Destination { tls: false, host, addresses: &addresses, credential: None };
+            pool.put_back(pool.acquire(to).await.expect("connects"));
+        }
+        let to = |host| Destination { tls: false, host, addresses: &addresses, credential: None };
+        let held = [
+            pool.acquire(to(&hosts[0])).await.expect("connects"),
+            pool.acquire(to(&hosts[1])).await.expect("connects"),
+        ];
+        let refused = pool.acquire(to(&hosts[2])).await.err().expect("none is left");
+        assert_eq!(refused, Refusal::too_many_connections());
+        drop(held);
+        assert!(pool.acquire(to(&hosts[2])).await.is_ok());
+    }
+}
