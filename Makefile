@@ -1,66 +1,79 @@
-# What a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
+# A newcomer needs `make demo` and `make test`; `make help` lists the rest. Each target names its stages, which are scripts;
+# scripts/stages.sh runs them and says which one it is at and how long it took so far.
 .DEFAULT_GOAL := help
-.PHONY: help setup build image images up down demo serve test check bench chaos mutants selftest fuzz fmt docs clean-host release
+.PHONY: help setup build image images up down demo serve test check lint msrv bench chaos mutants selftest fuzz fmt docs clean-host \
+	release release-files release-images
 
-help: ## List what can be done
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+stages := @scripts/stages.sh
 
-setup: ## Install what is missing (Docker, a C compiler, cargo-nextest), or say what to do
-	@scripts/setup.sh
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-build: setup ## Compile the server, the fixtures and the suite
-	@scripts/build.sh
+setup: ## Install whatever any target needs, or say what is missing and how to install it
+	$(stages) 'setup.sh check'
 
-image: build ## Build the image rooms start from, workspace-base:latest
-	@scripts/image.sh
+build: ## Compile the server, the fixtures and the conformance suite
+	$(stages) 'setup.sh build' build.sh
 
-images: image ## Build what deployments are tested with: server, scripted model, PostgreSQL, Redis
-	@NAGAYA_PROFILE=debug scripts/server-image.sh
-	@scripts/service-images.sh
+image: ## Build the image of workspaces, workspace-base:latest
+	$(stages) 'setup.sh demo' image.sh
 
-up: setup ## Bring up server, PostgreSQL and Redis by Compose; PROFILES=demo adds the scripted model
-	@scripts/image.sh
-	@PROFILES="$(PROFILES)" scripts/up.sh
+images: ## Build every image that tests use: workspaces, server, scripted model, PostgreSQL, Redis
+	$(stages) 'setup.sh demo' 'image.sh demo' images.sh
 
-down: ## Take it down again, with its data; KEEP_DATA=1 keeps that
+demo: ## Run one conversation end to end and prove that its workspace is locked; ends with "demo: ok"
+	$(stages) 'setup.sh demo' 'image.sh demo' demo.sh
+
+serve: ## Serve on 127.0.0.1:8000 with a scripted model; MODEL=bedrock for the real one
+	$(stages) 'setup.sh demo' 'image.sh demo' serve.sh
+
+up: ## Start server, PostgreSQL and Redis by Compose; PROFILES=demo adds the scripted model
+	@PROFILES="$(PROFILES)" scripts/stages.sh 'setup.sh up' image.sh up.sh
+
+down: ## Stop them and remove their data; KEEP_DATA=1 keeps the data
 	@scripts/down.sh
 
-demo: image ## One conversation end to end, with proof that its room is locked; ends with "demo: ok"
-	@scripts/demo.sh
+test: ## Run the cheap checks, then every test and scenario
+	$(stages) 'setup.sh test' checks.sh 'image.sh demo' images.sh test.sh
 
-serve: image ## Serve on 127.0.0.1:8000 with a scripted model; MODEL=bedrock for the real one
-	@scripts/serve.sh
+check: ## Everything a contribution must pass: make test, clippy, documentation, shellcheck, licences
+	$(stages) 'setup.sh check' checks.sh 'image.sh demo' images.sh test.sh check.sh
 
-test: images ## Every test and scenario
-	@scripts/test.sh
+lint: ## The lints of make check alone: clippy, documentation, shellcheck, licences
+	$(stages) 'setup.sh check' checks.sh check.sh
 
-check: build ## Formatting, lints, documentation, then every test and scenario
-	@scripts/check.sh
-	@$(MAKE) --no-print-directory test
+msrv: ## Compile everything with the oldest supported Rust (rust-version in Cargo.toml)
+	$(stages) 'setup.sh build' msrv.sh
 
-bench: image ## Measure rooms, and the egress proxy beside its peers; FILTER=bulk for a part
-	@FILTER="$(FILTER)" scripts/bench.sh
+bench: ## Measure workspaces, the service and the egress proxy; FILTER=bulk for a part
+	@FILTER="$(FILTER)" scripts/stages.sh 'setup.sh demo' image.sh bench.sh
 
-mutants: setup ## Weaken the egress proxy in every known way and see the tests catch it (some ten minutes)
-	@scripts/mutants.py
+mutants: ## Weaken the egress proxy in every known way and require that its tests notice (some ten minutes)
+	$(stages) 'setup.sh test' mutants.py
 
-selftest: image ## Launch broken deployments, each of which a named scenario must catch; FILTER='family(RUN)' for a part
-	@scripts/selftest.sh
+selftest: ## Launch broken deployments, each of which a named scenario must catch; FILTER='family(RUN)' for a part
+	@FILTER="$(FILTER)" scripts/stages.sh 'setup.sh test' 'image.sh all' selftest.sh
 
-fuzz: setup ## Fuzz what an attacker's bytes meet first, a minute each; FUZZ_SECONDS=…
-	@scripts/fuzz.sh
+chaos: ## Kill the server a hundred times at random moments; SEED=n repeats the run that began with that seed
+	$(stages) 'setup.sh test' 'image.sh demo' images.sh 'chaos.sh $(SEED)'
 
-fmt: ## Format the code
-	@cargo fmt --all
+fuzz: ## Fuzz the parsers that read an attacker's bytes first, a minute each; FUZZ_SECONDS=…
+	$(stages) 'setup.sh build' fuzz.sh
 
-docs: build ## Write what of docs/ is generated: the API's description, the catalogue of scenarios
-	@scripts/docs.sh
+fmt: ## Format every Rust file
+	@scripts/fmt.sh
 
-chaos: image ## Kill the server a hundred times at random moments; SEED=n repeats what began with that seed
-	@scripts/chaos.sh $(SEED)
+docs: ## Write the generated files of docs/: the API's description, the catalogue of scenarios
+	$(stages) 'setup.sh build' build.sh docs.sh
 
-release: setup ## An optimised server binary, target/release/nagaya
-	@cargo build --release --locked -p nagaya-server
+release: ## Build an optimised server, target/release/nagaya
+	$(stages) 'setup.sh build' 'build.sh release'
 
-clean-host: ## Remove every container, image and socket directory of ours from this machine
+release-files: ## Build static programs with checksums and an SBOM, target/release-files
+	$(stages) 'setup.sh build' release.sh
+
+release-images: ## Build the images of a release, named IMAGE_PREFIX/{workspace,server}:VERSION; PUSH=1 pushes them
+	@IMAGE_PREFIX="$(IMAGE_PREFIX)" VERSION="$(VERSION)" PUSH="$(PUSH)" scripts/stages.sh 'setup.sh demo' image.sh release-images.sh
+
+clean-host: ## Remove every container, image and socket directory of this project from this machine
 	@scripts/clean-host.sh

@@ -1,13 +1,13 @@
 #!/bin/sh
-# The first process of a PostgreSQL container: makes the database where there is none, then runs the command.
+# The first process of a PostgreSQL container: creates the database if there is none, then runs the command.
 #   POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, PGDATA   as in the official image
 set -eu
 umask 077
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-  : "${POSTGRES_PASSWORD:?is needed to make a database}"
+  : "${POSTGRES_PASSWORD:?is required to create a database}"
   user=${POSTGRES_USER:-postgres}
   database=${POSTGRES_DB:-$user}
-  # Beside its place, which it gets only once it is whole: a container may be killed at any time.
+  # Made beside its final path and moved there when complete, because a container can be killed at any time.
   new=$PGDATA.new
   rm -rf "$new"
   printf '%s\n' "$POSTGRES_PASSWORD" | initdb --pgdata="$new" --username="$user" --pwfile=/dev/stdin \

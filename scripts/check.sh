@@ -1,13 +1,32 @@
 #!/usr/bin/env bash
-# Formatting, lints and documentation: nothing may be said against any of them.
+# Lints, none of which may report anything.
+#   scripts/check.sh [shell] [clippy] [docs] [deny]      without arguments: all of them
 . "$(dirname "$0")/lib.sh"
-step "Formatting"
-cargo fmt --all --check
-step "Lints"
-cargo clippy --locked --workspace --all-targets -- -D warnings
-step "Documentation"
-# Nobody but ourselves reads it, so private items are in it and may be linked to.
-RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items --quiet
-step "Scripts"
-for script in scripts/*.sh ci/*.sh .ci/run; do bash -n "$script"; done
-for script in scripts/*.py; do python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' "$script"; done
+
+shell() {
+  step "Shell scripts"
+  shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh scripts/tests/*.sh ci/*.sh .ci/run deploy/*.sh
+}
+clippy() {
+  step "Clippy"
+  cargo clippy --locked --workspace --all-targets -- -D warnings
+}
+docs() {
+  step "Documentation"
+  # Its readers are the developers, so private items are in it and may be linked to.
+  RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+    cargo doc --locked --workspace --no-deps --document-private-items --quiet
+}
+deny() {
+  step "Licences, bans and sources of dependencies"
+  # Says which crates are there twice (warnings in deny.toml) without failing.
+  cargo deny --locked --log-level error check bans licenses sources
+}
+
+[ $# -gt 0 ] || set -- shell clippy docs deny
+for lint in "$@"; do
+  case $lint in
+    shell | clippy | docs | deny) "$lint" ;;
+    *) die "check.sh $lint: accepted: shell, clippy, docs, deny" ;;
+  esac
+done

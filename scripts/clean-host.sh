@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Removes every container, image and socket directory of ours from this machine, and stops what `make serve` left.
-# What others made is not touched: containers are found by our label, images by our names.
+# Removes every container, image and socket directory of this project from this machine, and a deployment by Compose.
+# Nothing else is touched: containers are found by the label nagaya.deployment, images by label and name.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/compose.sh"
 [ ! -e "$env_file" ] || scripts/down.sh

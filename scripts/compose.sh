@@ -1,11 +1,12 @@
-# What up.sh and down.sh have in common; sourced by both.
+# Shared by up.sh and down.sh, which source it.
+# shellcheck shell=bash
 project=${COMPOSE_PROJECT_NAME:-nagaya}
 if [ "$(id -u)" = 0 ]; then
   compose_dir=${NAGAYA_COMPOSE_DIR:-/var/lib/nagaya}/$project
 else
   compose_dir=${NAGAYA_COMPOSE_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/nagaya-compose}/$project
 fi
-# Secrets, and what is particular to this machine. Whoever may read it may read the containers' environment as well.
+# Secrets and settings of this machine. Whoever can read the file can read the containers' environment as well.
 env_file=$compose_dir/env
 
 compose() {
@@ -19,5 +20,5 @@ require_compose() {
     die "Compose is missing. Install Docker's plugin, or docker-compose 1.28 or later."
 }
 
-# Rooms are not Compose's: only their label says that they are this deployment's.
-rooms() { docker ps -aq --filter "label=nagaya.deployment=$project"; }
+# Containers of workspaces are not managed by Compose; their label says that they belong to this deployment.
+workspaces() { docker ps -aq --filter "label=nagaya.deployment=$project"; }

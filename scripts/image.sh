@@ -1,63 +1,110 @@
 #!/usr/bin/env bash
-# Builds the rooms' image, workspace-base:latest, unless one made of the same inputs is there.
+# Builds the image of workspaces, workspace-base:latest, unless one made of the same inputs is there.
+#   scripts/image.sh [demo|all]      compiles the programs for demo, or all of them, while the image's packages are fetched
 . "$(dirname "$0")/lib.sh"
 
 triple=$(rustc -vV | sed -n 's/^host: //p')
-target=${CARGO_TARGET_DIR:-target}
-agent=$target/$triple/agent/nagaya-agent
-room_uid=$(id -u)
-[ "$room_uid" != 0 ] || room_uid=1000
+agent=$TARGET_DIR/$triple/agent/nagaya-agent
+room_uid=$(image_uid)
 # Certificates that only this host knows, for builds behind a TLS-inspecting proxy; give a PEM file.
 extra_ca=${NAGAYA_EXTRA_CA:-}
 
-mkdir -p "$target"
+mkdir -p "$TARGET_DIR"
 # Two at once would share the build's context.
-exec 9>"$target/image.lock"
+exec 9>"$TARGET_DIR/image.lock"
 flock 9
 
+recipe=$({
+  cat workspace-base/Dockerfile workspace-base/node-proxy.js workspace-base/requirements.txt ${extra_ca:+"$extra_ca"}
+  echo "$room_uid $BASE_IMAGE"
+} | sha256sum | cut -c1-16)
+context=$TARGET_DIR/image-context
+build() { # ARGUMENTS… : docker build, quietly; what it prints is shown if it fails
+  docker build --quiet --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg ROOM_UID="$room_uid" \
+    ${extra_ca:+--build-arg REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt} "$@" >/dev/null
+}
+
+# Everything in the context but the agent.
+fill_context() {
+  local cli
+  cli=$(scripts/claude-cli.sh path)
+  rm -rf "$context"
+  # The image gets these modes.
+  install -d -m 0755 "$context" "$context"/{extra-ca,local,local/bin,local/share,local/share/nagaya}
+  install -m 0644 workspace-base/Dockerfile "$context/Dockerfile"
+  install -m 0644 workspace-base/node-proxy.js "$context/local/share/nagaya/node-proxy.js"
+  # A hard link costs nothing; across file systems a copy is needed.
+  cp -l "$cli" "$context/local/bin/claude" 2>/dev/null || cp "$cli" "$context/local/bin/claude"
+  touch "$context/extra-ca/none"
+  [ -z "$extra_ca" ] || install -m 0644 "$extra_ca" "$context/extra-ca/extra.crt"
+}
+
+# What needs no compiled program: the base image, its packages and, fetched beside them, the CLI. Much of it is waiting for the
+# network and the disk, so it runs while cargo has the processors.
+prepare() {
+  scripts/claude-cli.sh fetch &
+  local cli=$!
+  scripts/base-image.sh
+  step "Installing the image's packages (the first time some minutes)"
+  # Before the CLI is there: the stage copies nothing, so its context is the Dockerfile alone.
+  build --target packages -t nagaya/packages:latest - <workspace-base/Dockerfile
+  wait "$cli"
+  step "Adding the CLI (400 MB)"
+  fill_context
+  build --target tools -t nagaya/packages:latest "$context"
+}
+
+preparing='' prepared='' prepare_log=$TARGET_DIR/image-prepare.log
+stop_preparing() {
+  [ -z "$preparing" ] || kill -TERM -- "-$preparing" 2>/dev/null || true
+}
+trap stop_preparing EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+if [ "$(image_label recipe "$IMAGE")" != "$recipe" ]; then
+  step "Preparing the image beside the compiler: base, packages, CLI (log: $prepare_log)"
+  # Job control gives it a process group of its own, which is ended whole if compiling fails.
+  set -m
+  # `set -e` does not hold in a function whose status is tested; a shell of its own has no such caller.
+  (set -e; prepare) >"$prepare_log" 2>&1 </dev/null &
+  preparing=$!
+  set +m
+fi
+
+[ $# = 0 ] || scripts/build.sh "$1"
 step "Compiling the agent (static)"
+# Another profile and C library linking: nothing of the build for the host can be shared.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked -p nagaya-agent --profile agent --target "$triple"
 
 inputs=$({
-  cat "$agent" workspace-base/Dockerfile workspace-base/node-proxy.js workspace-base/requirements.txt ${extra_ca:+"$extra_ca"}
-  echo "$room_uid $BASE_IMAGE"
+  cat "$agent"
+  echo "$recipe"
 } | sha256sum | cut -c1-16)
-if [ "$(docker image inspect -f '{{index .Config.Labels "nagaya.image.inputs"}}' "$IMAGE" 2>/dev/null)" = "$inputs" ]; then
+if [ -n "$preparing" ]; then
+  step "Waiting for the image's packages and the CLI"
+  status=0
+  wait "$preparing" || status=$?
+  # Whatever is left of its process group after a failure.
+  stop_preparing
+  preparing=''
+  [ "$status" = 0 ] || die "The image cannot be prepared:
+$(tail -n 15 "$prepare_log")"
+  prepared=yes
+fi
+if [ "$(image_label inputs "$IMAGE")" = "$inputs" ]; then
   step "Image $IMAGE is up to date"
   exit 0
 fi
 
-scripts/base-image.sh
-
-# The CLI comes out of a wheel of the Python package index, pinned by version and hash.
-cli_dir=$target/claude-cli/$(sha256sum workspace-base/requirements.txt | cut -c1-16)
-if [ ! -x "$cli_dir/claude" ]; then
-  step "Fetching the Claude Code CLI (pinned, hash-checked; about 180 MB)"
-  python3 -m pip --version >/dev/null 2>&1 || { can_install && apt_install python3-pip; } ||
-    die "python3 with pip is missing. Install it, e.g.: sudo apt-get install python3-pip"
-  wheels=$(mktemp -d)
-  trap 'rm -rf "$wheels"' EXIT
-  python3 -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \
-    --dest "$wheels" -r workspace-base/requirements.txt
-  mkdir -p "$cli_dir"
-  python3 -m zipfile -e "$wheels"/claude_agent_sdk-*.whl "$wheels/unpacked"
-  install -m 0755 "$wheels/unpacked/claude_agent_sdk/_bundled/claude" "$cli_dir/claude.new"
-  mv "$cli_dir/claude.new" "$cli_dir/claude"
+step "Building $IMAGE"
+# Not prepared: only the agent differs from that of the image that is there.
+if [ -z "$prepared" ]; then
+  scripts/claude-cli.sh fetch
+  scripts/base-image.sh
+  fill_context
 fi
-
-step "Building $IMAGE (the first time some minutes; the CLI alone has 400 MB)"
-context=$target/image-context
-rm -rf "$context"
-mkdir -p "$context/extra-ca"
-cp workspace-base/Dockerfile workspace-base/node-proxy.js "$context/"
-# Links cost nothing; across file systems a copy is needed.
-cp -l "$cli_dir/claude" "$context/claude" 2>/dev/null || cp "$cli_dir/claude" "$context/claude"
 cp "$agent" "$context/nagaya-agent"
-touch "$context/extra-ca/none"
-[ -z "$extra_ca" ] || cp "$extra_ca" "$context/extra-ca/extra.crt"
-docker build --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg ROOM_UID="$room_uid" --build-arg INPUTS="$inputs" \
-  ${extra_ca:+--build-arg REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt} \
-  -t "$IMAGE" "$context"
+build --label nagaya.image.recipe="$recipe" --label nagaya.image.inputs="$inputs" -t "$IMAGE" "$context"
 rm -rf "$context"
-# What this one has taken the name of; rooms that still run from it keep it.
+# Removes the images whose name this one took; workspaces that run from one keep it.
 docker image prune -f --filter label=nagaya.image.inputs >/dev/null

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes weakened egress proxies, one at a time, and requires that the test named for each turns red.
+"""Weakens the egress proxy in one way at a time, and requires that the test named for each fails.
 
-Works in a copy (target/mutants), so the tree is never touched. A test that fails to compile has proven nothing and counts as
-an error, as does a defect that can no longer be made. Arguments: words; only attacks that contain all of them are tried.
+Works in a copy (target/mutants), so the tree is never touched. A test that does not compile proves nothing and counts as an
+error, as does a change that can no longer be applied. Arguments: words; only attacks that contain all of them are tried.
 """
 import pathlib, re, shutil, subprocess, sys, time, tomllib
 
@@ -14,7 +14,7 @@ TESTS_FAILED = 100
 
 
 def copy_tree():
-    """What git knows, as it is now; unchanged files keep their times, so that little is compiled anew."""
+    """Copies the tracked files; unchanged ones keep their times, so that cargo compiles little anew."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
     for name in filter(None, names.decode().split("\0")):
         source, copy = ROOT / name, WORK / "tree" / name
@@ -30,7 +30,7 @@ def nextest(expression):
 
 
 def weaken(mutant):
-    """The files that are changed, with what they were."""
+    """Applies the mutant; returns the changed files with their former text."""
     changes = [[mutant["from"], mutant["to"], mutant["file"]]]
     if also := mutant.get("also"):
         changes.append([*also[:2], also[2] if len(also) > 2 else mutant["file"]])
@@ -46,13 +46,13 @@ def weaken(mutant):
 
 
 def verdict(mutant):
-    """None where the named test caught the defect, else why not."""
+    """None if the named test caught the defect, otherwise the reason why not."""
     before = {path: path.read_text() for path in SOURCES.glob("*.rs")}
     try:
         weaken(mutant)
         run = nextest(f"test({mutant['red']})")
     except LookupError as error:
-        return f"cannot be made: {error}"
+        return f"cannot be applied: {error}"
     finally:
         for path, text in before.items():
             if path.read_text() != text:
@@ -68,12 +68,12 @@ def main():
     mutants = tomllib.loads((ROOT / "server" / "egress" / "mutants.toml").read_text())["mutant"]
     mutants = [mutant for mutant in mutants if all(word in mutant["attack"] for word in sys.argv[1:])]
     if not mutants:
-        sys.exit("mutants: no attack has these words")
+        sys.exit("mutants: no attack contains these words")
     copy_tree()
-    print("The proxy as it is: every named test must be green", flush=True)
+    print("The unchanged proxy: every named test must pass", flush=True)
     healthy = nextest(" + ".join(f"test({red})" for red in sorted({mutant["red"] for mutant in mutants})))
     if healthy.returncode != 0:
-        sys.exit(healthy.stdout + "\nmutants: red without any defect")
+        sys.exit(healthy.stdout + "\nmutants: a test fails without any defect")
     missed = 0
     for number, mutant in enumerate(mutants, 1):
         began = time.monotonic()

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Installs schemathesis, which tests an API by its description, into the target folder, unless it is there.
+# Installs schemathesis, which tests an API against its description, into the target directory, and prints its path.
 . "$(dirname "$0")/lib.sh"
 
 wanted=conformance/schema/requirements.txt
-place=${CARGO_TARGET_DIR:-$PWD/target}/schemathesis/$(sha256sum "$wanted" | cut -c1-16)
+place=$(realpath -m "$TARGET_DIR")/schemathesis/$(sha256sum "$wanted" | cut -c1-16)
 program=$place/bin/schemathesis
 
 if ! "$program" --version >/dev/null 2>&1; then
-  step "Installing schemathesis (pinned; tests compare the API with its description)" >&2
-  # On Debian `venv` is there, but what it unpacks is a package of its own.
+  step "Installing schemathesis (pinned; tests the API against its description)" >&2
+  # Debian's Python has the module venv, but ensurepip, which it needs, is in a package of its own.
   python3 -c 'import ensurepip' 2>/dev/null || { can_install && apt_install python3-venv >&2; } ||
     die "python3 with venv is missing. Install it, e.g.: sudo apt-get install python3-venv"
   rm -rf "$place"

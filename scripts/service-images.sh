@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Makes the images of what the server needs beside it: pulled where a registry answers, else made from Debian packages.
-#   scripts/service-images.sh [postgres] [redis] [prometheus]      without names: the first two
+# Provides the images of the services beside the server: pulled if a registry answers, otherwise built from Debian packages.
+#   scripts/service-images.sh [postgres] [redis] [prometheus]      without names: postgres and redis
 . "$(dirname "$0")/lib.sh"
 
 [ $# -gt 0 ] || set -- postgres redis
 for name in "$@"; do
   case $name in
-    # The versions of Debian 12, so that a volume fits whichever image it began with.
+    # The versions of Debian 12, so that a volume works with either image.
     postgres) official=postgres:15-bookworm ;;
     redis) official=redis:7-bookworm ;;
     prometheus) official=prom/prometheus:v2.42.0 ;;
-    *) die "no such image: $name" ;;
+    *) die "service-images.sh $name: accepted: postgres, redis, prometheus" ;;
   esac
   image=nagaya/$name:latest
   has_image "$image" && continue
   if [ "${registry:-yes}" = yes ]; then
-    step "Image $image: asking a registry for $official"
+    step "Image $image: pulling $official"
     if timeout "${PULL_TIMEOUT:-120}" docker pull -q "$official" >/dev/null 2>&1; then
       docker tag "$official" "$image"
       continue
@@ -23,7 +23,7 @@ for name in "$@"; do
     registry=no
   fi
   scripts/base-image.sh
-  step "No registry answers: making $image from Debian packages"
+  step "No registry answers: building $image from Debian packages"
   docker build -q --target "$name" --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg INPUTS=packages \
     -f deploy/services.Dockerfile -t "$image" deploy >/dev/null
 done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Brings up server, PostgreSQL and Redis by Compose, and waits until runs could start. Again with another image: an upgrade.
+# Starts server, PostgreSQL and Redis with Compose, and waits until runs can start. With another image it is an upgrade.
 #   PROFILES=demo,monitoring   also a scripted model, Prometheus
-#   NAGAYA_IMAGE=…             the server's image; without it, it is compiled and built
+#   NAGAYA_IMAGE=…             the server's image; without it the server is compiled and its image built
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/compose.sh"
 require_compose
@@ -11,7 +11,7 @@ PROFILES=${PROFILES:-}
 for profile in ${PROFILES//,/ }; do
   case $profile in
     demo | monitoring | grafana) ;;
-    *) die "PROFILES=$PROFILES: there is no profile \"$profile\"; demo, monitoring and grafana are accepted, divided by commas." ;;
+    *) die "PROFILES=$PROFILES: \"$profile\" is no profile; accepted: demo, monitoring, grafana, separated by commas." ;;
   esac
 done
 COMPOSE_PROFILES=$(tr -s ' ,' ',' <<<"${PROFILES:-}")
@@ -21,10 +21,10 @@ wants() { [[ $profiles = *,$1,* ]]; }
 
 mkdir -p "$compose_dir/sockets"
 docker_group=$(stat -Lc %g "${DOCKER_SOCKET:-/var/run/docker.sock}")
-# Also where the file says otherwise: a reinstalled engine may have another.
+# Takes precedence over the file: a reinstalled engine may have another group.
 export DOCKER_GID=$docker_group
 if [ ! -e "$env_file" ]; then
-  step "Making secrets: $env_file"
+  step "Generating secrets: $env_file"
   (
     umask 077
     cat >"$env_file.new" <<ENV
@@ -53,7 +53,7 @@ services=(postgres redis)
 scripts/service-images.sh "${services[@]}"
 
 if wants monitoring; then
-  # In production the metrics want a key, which the file for everybody cannot hold.
+  # In production /metrics requires a key, which the repository's file cannot contain.
   rm -rf "$compose_dir/prometheus"
   mkdir "$compose_dir/prometheus"
   cp deploy/prometheus/*.yml "$compose_dir/prometheus/"
@@ -65,19 +65,19 @@ if wants monitoring; then
   [ "$(id -u)" != 0 ] || chown -R "$(image_uid):$(image_uid)" "$compose_dir/prometheus"
 fi
 if wants demo; then
-  # Keys of the scripted model's own: it accepts exactly what is signed with them.
+  # The scripted model has keys of its own and accepts only what is signed with them.
   AWS_ACCESS_KEY_ID=AKIDNAGAYADEMO
   AWS_SECRET_ACCESS_KEY=$(sed -n 's/^MODEL_SECRET=//p' "$env_file")
-  # It answers under Bedrock's names in this project's network, whose addresses rooms could otherwise not be led to.
+  # It answers to Bedrock's names inside this project's network. Its addresses are private, which the proxy refuses unless allowed.
   PROXY_ALLOWED_NETWORKS=${PROXY_ALLOWED_NETWORKS:-10.0.0.0/8,172.16.0.0/12,192.168.0.0/16}
   PROXY_EXTRA_CA_FILE=/var/lib/nagaya-model/ca.pem
   export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY PROXY_ALLOWED_NETWORKS PROXY_EXTRA_CA_FILE
   step "Starting the scripted model"
   compose up -d model
-  # The server reads its certificate at the start.
+  # The server reads its certificate when it starts.
   wait_until 60 compose exec -T model test -s /var/lib/nagaya-model/ca.pem || die "The scripted model does not start: $(compose logs --tail 5 model)"
 fi
-step "Starting the server and what it needs"
+step "Starting the server, PostgreSQL and Redis"
 compose up -d
 wait_until "${UP_TIMEOUT:-90}" compose exec -T server nagaya health >/dev/null 2>&1 ||
   die "Not ready: $(compose exec -T server nagaya health 2>&1)
@@ -90,5 +90,5 @@ up: http://$address is ready. Its operator's key is API_KEYS in $env_file:
   curl -s http://$address/health
   curl -s -H "Authorization: Bearer \$(sed -n 's/^API_KEYS=//p' $env_file)" http://$address/api/admin/workspaces
 
-make down takes all of it down, with the data; KEEP_DATA=1 keeps that.
+make down removes all of it, with the data; KEEP_DATA=1 keeps the data.
 TEXT

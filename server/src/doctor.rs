@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::aws;
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::conversation::store::{Database, Store};
-use crate::engine::{Docker, Engine, EngineAddress, EngineError};
-use crate::files::{Bucket, StorageError};
-use crate::serve;
-use crate::state::{Redis, State, StateError, directory};
-use crate::workspace::sockets;
+use nagaya_workspace::directory;
+use nagaya_workspace::engine::{Docker, Engine, EngineAddress, EngineError};
+use nagaya_workspace::objects::{Bucket, StorageError};
+use nagaya_workspace::state::{Redis, State, StateError, directory as state_directory};
 
 /// How long the bucket may take to answer: it may have to be asked for credentials first.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -64,7 +64,7 @@ fn existing(path: &Path) -> &Path {
 fn writable(path: &Path, variable: &str) -> Finding {
     let nearest = existing(path);
     let shown = path.display();
-    if !sockets::is_writable_directory(nearest) {
+    if !directory::is_writable_directory(nearest) {
         let cure = format!(
             "Set {variable} to a directory this user may write to, or change the owner of {}.",
             nearest.display()
@@ -75,7 +75,7 @@ fn writable(path: &Path, variable: &str) -> Finding {
 }
 
 fn state_dir(path: &Path) -> Finding {
-    match (writable(path, "STATE_DIR"), directory::has_room(existing(path))) {
+    match (writable(path, "STATE_DIR"), state_directory::has_room(existing(path))) {
         (Finding::Good(_), Err(error)) => {
             Finding::Bad("no room for runs".into(), format!("{error}; or set STATE_DIR to a directory on another."))
         }
@@ -189,10 +189,10 @@ async fn object_storage(config: &Config) -> Finding {
     let Some(settings) = config.storage.bucket.clone() else {
         return Finding::Good("not configured: files stay in their rooms (set S3_BUCKET_NAME to keep them)".into());
     };
-    let region = &config.egress.region;
+    let region = &config.region;
     let shown =
         format!("{}{}", settings.name, settings.endpoint.as_ref().map_or(String::new(), |at| format!(" at {at}")));
-    let bucket = match Bucket::open(settings, region, serve::credentials(region).await) {
+    let bucket = match Bucket::open(settings, region, aws::credentials(region).await) {
         Ok(bucket) => bucket,
         Err(error) => return Finding::Bad(error.to_string(), "Install the host's certificate authorities.".into()),
     };

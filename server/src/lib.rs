@@ -1,17 +1,19 @@
-//! Nagaya: every AI-agent conversation in a locked room of its own.
+//! Nagaya: every AI-agent conversation in a locked container of its own.
 //!
-//! Arrows between the modules point one way: `api` → `conversation` → `workspace` → `engine`, `state`, `files` and the egress
-//! crate; `telemetry` and the protocol crate lie under everybody.
+//! Imports between the modules point one way, and `tests/architecture` keeps it so:
+//!
+//! ```text
+//! serve ─► config ─► api ─► conversation ─► cluster ─► nagaya-workspace ─► nagaya-egress
+//! aws, bedrock, nagaya-telemetry, nagaya-protocol: below everything, importing none of it
+//! ```
 
 pub mod api;
-pub mod ask;
+pub mod aws;
+pub mod bedrock;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod conversation;
 pub mod doctor;
-pub mod engine;
-pub mod files;
+pub mod probe;
 pub mod serve;
-pub mod state;
-pub mod telemetry;
-pub mod workspace;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nagaya_server::cli::{self, Cli, Command, Exit};
 use nagaya_server::config::Config;
-use nagaya_server::{api, ask, doctor, serve};
+use nagaya_server::{api, doctor, probe, serve};
 
 fn main() -> ExitCode {
     command().into()
@@ -30,7 +30,7 @@ fn command() -> Exit {
         Command::Config { json: true } => cli::print_json(&cli::SettingsJson::from(&config)),
         Command::Config { json: false } => cli::print_settings(&config),
         Command::Doctor => cli::run(doctor::run(config)),
-        Command::Health => cli::run(ask::run(config)),
+        Command::Health => cli::run(probe::run(config)),
         Command::Serve { addr_file } => cli::run(serve::run(config, addr_file)),
         Command::Openapi => Exit::Bug,
     }

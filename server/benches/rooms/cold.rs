@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use nagaya_server::engine::Engine;
-use nagaya_server::workspace::Origin;
-use nagaya_server::workspace::id::RoomId;
+use nagaya_workspace::Origin;
+use nagaya_workspace::engine::Engine;
+use nagaya_workspace::id::RoomId;
 
 use crate::agent::{round_trip, socket};
 use crate::deployment::Deployment;

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nagaya_server::engine::Engine;
-use nagaya_server::engine::memory::Memory;
-use nagaya_server::state::Record;
-use nagaya_server::workspace::clock::Clock;
-use nagaya_server::workspace::id::RoomId;
-use nagaya_server::workspace::{Why, Workspaces};
+use nagaya_server::cluster::Cluster;
+use nagaya_server::cluster::peers::Peers;
+use nagaya_workspace::clock::Clock;
+use nagaya_workspace::engine::Engine;
+use nagaya_workspace::engine::memory::Memory;
+use nagaya_workspace::id::RoomId;
+use nagaya_workspace::state::Record;
+use nagaya_workspace::{Why, Workspaces};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::deployment::{TTL, base, occupant, parts};
@@ -46,6 +48,7 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
 
 /// Rooms of conversations, of which one becomes idle each time the clock is put forward.
 struct House {
+    cluster: Arc<Cluster>,
     workspaces: Arc<Workspaces>,
     clock: Clock,
     rooms: usize,
@@ -62,8 +65,9 @@ impl House {
         let engine = Arc::new(Memory::new(None));
         let parts = parts(engine.clone(), "collection", dir.path()).await?;
         let (template, clock) = (parts.template.clone(), parts.clock.clone());
-        let workspaces = Workspaces::new(parts);
-        workspaces.start();
+        let cluster = Cluster::new(Workspaces::new(parts), Peers::alone("collection"));
+        let workspaces = cluster.workspaces().clone();
+        cluster.start();
         crate::stage::until(|| workspaces.is_reconciled()).await;
         for n in 0..rooms {
             let id = RoomId::generate("collection");
@@ -75,15 +79,15 @@ impl House {
         }
         // The first is idle, the second nearly.
         clock.advance(TTL.checked_sub(APART * u32::try_from(idle)?).context("too many rounds")? + APART / 2);
-        Ok(Self { workspaces, clock, rooms, _dir: dir })
+        Ok(Self { cluster, workspaces, clock, rooms, _dir: dir })
     }
 
     /// What a cycle costs.
     fn collect(&self, stage: &Stage) -> Result<Duration> {
-        let known = self.workspaces.list().len();
+        let known = self.workspaces.rooms().all().len();
         ensure!((self.rooms / 2..=self.rooms).contains(&known), "{known} rooms of {}", self.rooms);
         let before = cpu()?;
-        let report = stage.within(PATIENCE, "a cycle", self.workspaces.collect())?;
+        let report = stage.within(PATIENCE, "a cycle", self.cluster.collect())?;
         let took = cpu()?.saturating_sub(before);
         ensure!(report.errors.is_empty(), "{}", report.errors.join("; "));
         ensure!(matches!(report.reclaimed[..], [(_, Why::Idle)]), "reclaimed: {:?}", report.reclaimed);

@@ -5,18 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use nagaya_egress::{Egress, RequestRecord, Settings, Trail};
-use nagaya_server::config::RoomLimits;
-use nagaya_server::engine::{Docker, Engine, EngineAddress};
-use nagaya_server::state::{Embedded, PoolSize};
-use nagaya_server::telemetry::audit::Audit;
-use nagaya_server::telemetry::metrics::Metrics;
-use nagaya_server::workspace::clock::Clock;
-use nagaya_server::workspace::id::RoomId;
-use nagaya_server::workspace::peers::Peers;
-use nagaya_server::workspace::room::{Entry, Occupant, RoomState};
-use nagaya_server::workspace::sockets::{self, SocketBase};
-use nagaya_server::workspace::{Parts, Template, Workspaces};
+use nagaya_server::cluster::Cluster;
+use nagaya_server::cluster::peers::Peers;
+use nagaya_workspace::directory::{self, SocketBase};
+use nagaya_workspace::engine::{Docker, Engine, EngineAddress};
+use nagaya_workspace::id::RoomId;
+use nagaya_workspace::rooms::{Entry, Occupant, RoomState};
+use nagaya_workspace::state::PoolSize;
+use nagaya_workspace::{Parts, RoomLimits, Settings, Template, Workspaces, testing};
 
 use crate::engine::Counting;
 
@@ -25,16 +21,10 @@ pub(crate) const TTL: Duration = Duration::from_secs(3600);
 /// No room waits.
 pub(crate) const NO_POOL: PoolSize = PoolSize { min: 0, max: 0 };
 
-#[derive(Debug)]
-struct Nobody;
-
-impl Trail for Nobody {
-    fn request(&self, _: &RequestRecord) {}
-}
-
 /// Rooms on the real engine.
 #[derive(Debug)]
 pub(crate) struct Deployment {
+    pub(crate) cluster: Arc<Cluster>,
     pub(crate) workspaces: Arc<Workspaces>,
     pub(crate) engine: Arc<Counting>,
     pub(crate) sockets: SocketBase,
@@ -48,9 +38,9 @@ impl Deployment {
         let engine = Arc::new(Counting::new(docker()?));
         let parts = parts(engine.clone(), name, dir).await?;
         let (sockets, template) = (parts.sockets.clone(), parts.template.clone());
-        let workspaces = Workspaces::new(parts);
-        workspaces.start();
-        Ok(Self { workspaces, engine, sockets, template, base: base(dir) })
+        let cluster = Cluster::new(Workspaces::new(parts), Peers::alone(name));
+        cluster.start();
+        Ok(Self { workspaces: cluster.workspaces().clone(), cluster, engine, sockets, template, base: base(dir) })
     }
 
     /// The directory of a room.
@@ -73,31 +63,15 @@ pub(crate) fn docker() -> Result<Docker> {
 
 /// A server's own limits and image, with everything it keeps in `dir`; nothing is collected unless it is asked for.
 pub(crate) async fn parts(engine: Arc<dyn Engine>, name: &str, dir: &Path) -> Result<Parts> {
-    let base = base(dir);
-    let metrics = Arc::new(Metrics::new()?);
-    Ok(Parts {
-        engine,
-        egress: Egress::new(Settings::default(), None, Arc::new(Nobody))?,
-        sockets: SocketBase::prepare(base.clone(), base)?,
-        template: Template {
-            deployment: name.into(),
-            image: image(),
-            limits: RoomLimits { nano_cpus: 2_000_000_000, memory: 2 << 30, pids: 256, disk: 5 << 30 },
-            user: sockets::room_user(),
-            region: "us-east-1".into(),
-        },
-        state: Arc::new(Embedded::open(&dir.join("workspaces.sqlite")).await?),
-        bucket: None,
-        peers: Peers::alone(name),
-        audit: Arc::new(Audit::open(&dir.join("audit.jsonl"), metrics.clone())?),
-        metrics,
-        clock: Clock::default(),
-        ttl: TTL,
-        grace: Duration::from_secs(30),
-        gc_interval: Duration::from_secs(1_000_000),
-        pool: NO_POOL,
-        most: 0,
-    })
+    let parts = testing::parts(engine, name, dir).await.map_err(|error| anyhow::anyhow!(error))?;
+    let template = Template {
+        image: image(),
+        limits: RoomLimits { nano_cpus: 2_000_000_000, memory: 2 << 30, pids: 256, disk: 5 << 30 },
+        user: directory::room_user(),
+        ..parts.template.clone()
+    };
+    let settings = Settings { ttl: TTL, grace: Duration::from_secs(30), ..parts.settings.clone() };
+    Ok(Parts { template, settings, ..parts })
 }
 
 /// The image that rooms start from.
@@ -116,5 +90,5 @@ pub(crate) fn container(label: &str) -> Option<String> {
 
 /// The rooms of the pool.
 pub(crate) fn waiting(workspaces: &Workspaces) -> Vec<Entry> {
-    workspaces.list().into_iter().filter(|entry| entry.state == RoomState::Pooled).collect()
+    workspaces.rooms().all().into_iter().filter(|entry| entry.state == RoomState::Pooled).collect()
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nagaya_server::engine::{ContainerSpec, Docker, Engine, EngineError, EngineInfo, Listed};
+use nagaya_workspace::engine::{ContainerSpec, Docker, Engine, EngineError, EngineInfo, Listed};
 
 /// Docker, and how often it was asked anything.
 #[derive(Debug)]

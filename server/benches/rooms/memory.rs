@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
-use nagaya_server::engine::{ContainerSpec, Engine, EngineError, EngineInfo, Listed};
-use nagaya_server::state::PoolSize;
-use nagaya_server::workspace::Workspaces;
+use nagaya_server::cluster::Cluster;
+use nagaya_server::cluster::peers::Peers;
+use nagaya_workspace::Workspaces;
+use nagaya_workspace::engine::{ContainerSpec, Engine, EngineError, EngineInfo, Listed};
+use nagaya_workspace::state::PoolSize;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
@@ -63,8 +65,9 @@ pub(crate) fn play() -> Result<bool> {
     let each = runtime.block_on(async {
         let parts = parts(Arc::new(Elsewhere::start()?), "memory", dir.path()).await?;
         let egress = parts.egress.clone();
-        let workspaces = Workspaces::new(parts);
-        workspaces.start();
+        let cluster = Cluster::new(Workspaces::new(parts), Peers::alone("memory"));
+        let workspaces = cluster.workspaces().clone();
+        cluster.start();
         let size = |rooms| PoolSize { min: rooms, max: rooms };
         let full = async |rooms| -> Result<()> {
             let full = tokio::time::timeout(LONG, until(|| egress.open_listeners() >= rooms)).await;

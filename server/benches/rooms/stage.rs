@@ -5,10 +5,10 @@ use std::cell::OnceCell;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nagaya_server::config::AtShutdown;
-use nagaya_server::engine::Engine;
-use nagaya_server::state::PoolSize;
-use nagaya_server::workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Lease, Why};
+use nagaya_workspace::OnShutdown;
+use nagaya_workspace::engine::Engine;
+use nagaya_workspace::state::PoolSize;
+use nagaya_workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Lease, Why};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -89,12 +89,12 @@ impl Stage {
 
     /// A room for a conversation.
     pub(crate) fn acquire(&self, deployment: &Deployment, conversation: &str) -> Result<Lease> {
-        Ok(self.within(PATIENCE, "a room", deployment.workspaces.acquire(occupant(conversation)))??)
+        Ok(self.within(PATIENCE, "a room", deployment.cluster.acquire(occupant(conversation)))??)
     }
 
     /// Takes a conversation's room down.
     pub(crate) fn release(&self, deployment: &Deployment, conversation: &str) -> Result<()> {
-        let release = deployment.workspaces.release_conversation(conversation, Why::Conversation);
+        let release = deployment.cluster.release_conversation(conversation, Why::Conversation);
         Ok(self.within(PATIENCE, "a release", release)??)
     }
 
@@ -109,14 +109,14 @@ impl Stage {
     /// Takes every room of the pool down.
     pub(crate) fn empty_pool(&self, deployment: &Deployment) -> Result<()> {
         deployment.workspaces.set_pool_size(crate::deployment::NO_POOL);
-        self.until("an empty table", || deployment.workspaces.list().is_empty())
+        self.until("an empty table", || deployment.workspaces.rooms().all().is_empty())
     }
 
     fn clear(&mut self) -> Result<()> {
         self.closed = true;
         let Some(deployment) = self.deployment.take() else { return self.sweep() };
         if let Ok(deployment) = deployment {
-            self.runtime.block_on(deployment.workspaces.shutdown(AtShutdown::Destroy, LONG_PATIENCE));
+            self.runtime.block_on(deployment.cluster.shutdown(OnShutdown::Destroy, LONG_PATIENCE));
         }
         self.sweep()
     }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nagaya_server::workspace::{Lease, Origin};
+use nagaya_workspace::{Lease, Origin};
 
 use crate::agent::{round_trip, socket};
 use crate::deployment::{Deployment, waiting};

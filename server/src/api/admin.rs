@@ -10,10 +10,10 @@ use super::AppState;
 use super::auth::Operator;
 use super::error::{ApiError, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath};
-use crate::workspace::id::RoomId;
-use crate::workspace::pool::PoolSize;
-use crate::workspace::room::RoomState;
-use crate::workspace::{Why, state_name};
+use nagaya_workspace::Why;
+use nagaya_workspace::id::RoomId;
+use nagaya_workspace::rooms::RoomState;
+use nagaya_workspace::state::PoolSize;
 
 /// Largest pool taken.
 const LARGEST_POOL: usize = 1000;
@@ -35,7 +35,7 @@ pub(super) struct Workspace {
 /// Every room this server has. Other servers of the deployment have theirs.
 #[utoipa::path(get, path = "/api/admin/workspaces", tag = "admin", responses((status = 200, body = Vec<Workspace>)))]
 pub(super) async fn workspaces(_: Operator, State(app): State<AppState>) -> Json<Vec<Workspace>> {
-    let mut entries = app.workspaces.list();
+    let mut entries = app.workspaces.rooms().all();
     entries.sort_by_key(|entry| entry.room.created_at);
     let workspaces = entries.into_iter().map(|entry| {
         let occupant = match &entry.state {
@@ -46,7 +46,7 @@ pub(super) async fn workspaces(_: Operator, State(app): State<AppState>) -> Json
         Workspace {
             workspace_id: entry.room.id.to_string(),
             container: entry.room.id.container(),
-            state: state_name(&entry.state),
+            state: entry.state.name(),
             conversation_id,
             tenant_id,
             created_at: entry.room.created_at,
@@ -65,7 +65,7 @@ pub(super) async fn release(
     State(app): State<AppState>,
     ApiPath(id): ApiPath<String>,
 ) -> Result<StatusCode, ApiError> {
-    let known = RoomId::parse(&id).filter(|id| app.workspaces.list().iter().any(|entry| entry.room.id == *id));
+    let known = RoomId::parse(&id).filter(|id| app.workspaces.rooms().all().iter().any(|entry| entry.room.id == *id));
     let id = known.ok_or_else(|| ApiError::not_found("workspace"))?;
     app.workspaces.release(&id, Why::Operator).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -126,7 +126,7 @@ struct Reclaimed {
 /// Runs one garbage-collection cycle.
 #[utoipa::path(post, path = "/api/admin/gc", tag = "admin", responses((status = 200, body = Collected)))]
 pub(super) async fn collect(_: Operator, State(app): State<AppState>) -> Json<Collected> {
-    let report = app.workspaces.collect().await;
+    let report = app.cluster.collect().await;
     let reclaimed = report.reclaimed.into_iter().map(|(id, why)| Reclaimed {
         workspace_id: id.to_string(),
         reason: why.name(),

@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use super::AppState;
 use super::error::{ApiError, Code};
 use super::request_id;
-use crate::telemetry::audit::Event;
+use nagaya_telemetry::audit::Event;
 
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 /// Shortest key taken: below it, guessing is work for an afternoon.
@@ -80,7 +80,7 @@ impl ApiKeys {
     }
 
     /// Which key this is, by its place in the list, and whose. Looks at every key, so that the time taken tells nothing.
-    fn whose(&self, key: &str) -> Option<(usize, Principal)> {
+    fn find(&self, key: &str) -> Option<(usize, Principal)> {
         let hash = hash(key);
         let mut found = None;
         for (number, (known, principal)) in self.0.iter().enumerate() {
@@ -114,7 +114,7 @@ pub async fn layer(State(app): State<AppState>, request: Request, next: Next) ->
     if app.keys.is_empty() {
         return Ok(audited(&app, None, Principal::Operator, request, next).await);
     }
-    let known = presented(request.headers()).and_then(|key| app.keys.whose(key));
+    let known = presented(request.headers()).and_then(|key| app.keys.find(key));
     let (number, principal) = known
         .ok_or_else(|| ApiError::new(Code::Unauthorized, "send a valid key as X-API-Key or Authorization: Bearer"))?;
     let allowance = match app.rate_limits.as_ref().map_or(Ok(None), |limits| limits.take(number)) {
@@ -143,7 +143,7 @@ async fn audited(
     request.extensions_mut().insert(principal.clone());
     let response = next.run(request).await;
     if is_operators {
-        app.audit.tell(&Event::Operator {
+        app.audit.record(&Event::Operator {
             method: method.as_str(),
             path: &path,
             status: response.status().as_u16(),
@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn keys_are_read_and_known_again() {
         let keys = ApiKeys::parse("0123456789abcdef, acme:fedcba9876543210").expect("valid");
-        assert_eq!(keys.whose("0123456789abcdef"), Some((0, Principal::Operator)));
-        assert_eq!(keys.whose("fedcba9876543210"), Some((1, Principal::Tenant("acme".into()))));
-        assert_eq!(keys.whose("0123456789abcdeF"), None);
+        assert_eq!(keys.find("0123456789abcdef"), Some((0, Principal::Operator)));
+        assert_eq!(keys.find("fedcba9876543210"), Some((1, Principal::Tenant("acme".into()))));
+        assert_eq!(keys.find("0123456789abcdeF"), None);
         assert!(ApiKeys::parse("").expect("valid").is_empty());
     }
 

@@ -14,8 +14,8 @@ use super::extract::{ApiJson, ApiPath, ApiQuery, check_length};
 use crate::conversation::store::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, Message, ModelStatus, NewConversation,
 };
-use crate::workspace::Why;
-use crate::workspace::room::Occupant;
+use nagaya_workspace::Why;
+use nagaya_workspace::rooms::Occupant;
 
 /// Ids in a conversation's path.
 #[derive(Debug, Deserialize)]
@@ -198,7 +198,7 @@ async fn change_conversation(
     }
     let changed = app.store.update_conversation(tenant, id, change).await?;
     if archives {
-        app.workspaces.release_conversation(id, Why::Conversation).await?;
+        app.cluster.release_conversation(id, Why::Conversation).await?;
     }
     Ok(changed)
 }
@@ -219,7 +219,7 @@ pub(super) async fn delete(
     if !app.runs.end(id).await {
         return Err(ApiError::unavailable("the conversation's run did not end yet; delete again"));
     }
-    app.workspaces.release_conversation(id, Why::Deletion).await?;
+    app.cluster.release_conversation(id, Why::Deletion).await?;
     // Before the conversation itself: as long as it is there, what is left of it can be deleted once more.
     let occupant = Occupant { conversation: id.clone(), tenant: tenant.clone() };
     app.workspaces.delete_files(&occupant).await.map_err(|error| {

@@ -14,8 +14,8 @@ use utoipa::ToSchema;
 use super::request_id;
 use crate::conversation::runs::StartError;
 use crate::conversation::store::StoreError;
-use crate::state::StateError;
-use crate::workspace::{AcquireError, ReleaseError};
+use nagaya_workspace::state::StateError;
+use nagaya_workspace::{AcquireError, ReleaseError};
 
 /// What went wrong, for a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -181,7 +181,7 @@ impl From<ReleaseError> for ApiError {
             ReleaseError::Engine(cause) => Self::unavailable(format!("the room could not be released yet: {cause}")),
             ReleaseError::State(cause) => cause.into(),
             busy @ ReleaseError::Elsewhere => Self::new(Code::ResourceLocked, busy.to_string()),
-            later @ (ReleaseError::Slow(_) | ReleaseError::Peer(_)) => Self::unavailable(later.to_string()),
+            later @ (ReleaseError::Slow(_) | ReleaseError::Others(_)) => Self::unavailable(later.to_string()),
             other => Self::internal(&other),
         }
     }

@@ -18,10 +18,10 @@ use super::extract::{ApiPath, ApiQuery};
 use super::file_path::check_path;
 use super::request_id;
 use crate::conversation::store::ConversationStatus;
-use crate::files::LARGEST_FILE;
-use crate::telemetry::audit::{Event, Way, Whose};
-use crate::workspace::browse::{FileInfo, FilesError};
-use crate::workspace::room::Occupant;
+use nagaya_telemetry::audit::{Event, Subject, Way};
+use nagaya_workspace::files::{FileInfo, FilesError};
+use nagaya_workspace::objects::LARGEST_FILE;
+use nagaya_workspace::rooms::Occupant;
 
 /// Files of this folder are meant for the user.
 pub const PRESENTED: &str = "outputs/";
@@ -90,8 +90,9 @@ async fn occupant(app: &AppState, tenant: &str, id: &str, changes: bool) -> Resu
 }
 
 fn tell(app: &AppState, occupant: &Occupant, way: Way, path: &str, bytes: u64) {
-    let whose = Whose { workspace: None, conversation: Some(&occupant.conversation), tenant: Some(&occupant.tenant) };
-    app.audit.tell(&Event::File { whose, way, path, bytes, request_id: Some(&request_id::current()) });
+    let subject =
+        Subject { workspace: None, conversation: Some(&occupant.conversation), tenant: Some(&occupant.tenant) };
+    app.audit.record(&Event::File { subject, way, path, bytes, request_id: Some(&request_id::current()) });
 }
 
 async fn page(app: &AppState, occupant: &Occupant, query: ListQuery, prefix: &str) -> Result<FilePage, ApiError> {
@@ -99,7 +100,7 @@ async fn page(app: &AppState, occupant: &Occupant, query: ListQuery, prefix: &st
     if !(1..=10_000).contains(&limit) {
         return Err(ApiError::invalid("limit", "1 to 10000 is accepted"));
     }
-    let (files, complete) = app.workspaces.files(occupant).await?;
+    let (files, complete) = app.cluster.files(occupant).await?.list().await?;
     let wanted = query.prefix.unwrap_or_default();
     let fits = |file: &FileInfo| file.path.starts_with(prefix) && file.path.starts_with(&wanted);
     let mut items: Vec<FileInfo> = files.into_iter().filter(fits).collect();
@@ -154,7 +155,7 @@ pub(super) async fn download(
 ) -> Result<Response, ApiError> {
     check_path(&file)?;
     let occupant = occupant(&app, &tenant, &path.conversation_id, false).await?;
-    let (size, pieces) = app.workspaces.read_file(&occupant, &file).await?;
+    let (size, pieces) = app.cluster.files(&occupant).await?.read(&file).await?;
     tell(&app, &occupant, Way::Out, &file, size);
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
@@ -193,10 +194,10 @@ pub(super) async fn upload(
     let pieces = pieces.inspect_ok(move |piece| {
         counted.fetch_add(piece.len() as u64, std::sync::atomic::Ordering::Relaxed);
     });
-    app.workspaces.write_file(&occupant, &file, pieces.boxed()).await?;
+    app.cluster.write_file(&occupant, &file, pieces.boxed()).await?;
     // It may have been deleted or archived while the file came.
     if let Err(gone) = self::occupant(&app, &tenant, &path.conversation_id, true).await {
-        app.workspaces.take_back(&occupant, &file).await;
+        app.cluster.take_back(&occupant, &file).await;
         return Err(gone);
     }
     tell(&app, &occupant, Way::In, &file, seen.load(std::sync::atomic::Ordering::Relaxed));
@@ -216,7 +217,7 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, ApiError> {
     check_path(&file)?;
     let occupant = occupant(&app, &tenant, &path.conversation_id, true).await?;
-    app.workspaces.delete_file(&occupant, &file).await?;
+    app.cluster.files(&occupant).await?.delete(&file).await?;
     tell(&app, &occupant, Way::Delete, &file, 0);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -82,7 +82,7 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
         check(app.workspaces.engine().ping()),
         shared_state(&app),
         storage(&app),
-        app.workspaces.reality()
+        app.workspaces.counts()
     );
     // Nothing depends on what is not configured.
     let critical = [&database, &docker];
@@ -146,7 +146,7 @@ pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<Word>, Api
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, content_type = "text/plain", body = String),
     (status = 401, body = super::error::ErrorEnvelope), (status = 429, body = super::error::ErrorEnvelope)))]
 pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
-    let (Json(health), reality) = tokio::join!(health(State(app.clone())), app.workspaces.reality());
+    let (Json(health), reality) = tokio::join!(health(State(app.clone())), app.workspaces.counts());
     let Checks { database, redis, docker, s3 } = &health.checks;
     let is_well = |check: &Check| check.status == Status::Healthy;
     let components = [
@@ -185,7 +185,7 @@ async fn database(app: &AppState) -> Check {
 /// Where workspace records are; what could not be read of them is told, too.
 async fn shared_state(app: &AppState) -> Check {
     let state = app.workspaces.state();
-    let mut checked = match app.workspaces.is_shared() {
+    let mut checked = match app.cluster.is_shared() {
         true => check(state.ping()).await,
         false => absent("not configured: workspace records are kept in the state directory"),
     };

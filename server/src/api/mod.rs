@@ -5,11 +5,11 @@ pub mod auth;
 mod conversations;
 mod description;
 mod docs;
-mod elsewhere;
 pub mod error;
 mod extract;
 mod file_path;
 mod files;
+mod forward;
 mod health;
 mod models;
 pub mod rate_limit;
@@ -31,19 +31,39 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::Environment;
+use crate::cluster::Cluster;
 use crate::conversation::runs::Runs;
 use crate::conversation::store::Store;
 use crate::conversation::uploads::Uploads;
-use crate::state::directory::StateDir;
-use crate::telemetry::audit::Audit;
-use crate::telemetry::metrics::Metrics;
-use crate::workspace::Workspaces;
 use auth::ApiKeys;
 use description::Description;
-pub use elsewhere::door;
 use error::{ApiError, Code};
+pub use forward::peer_router;
+use nagaya_telemetry::audit::Audit;
+use nagaya_telemetry::metrics::Metrics;
+use nagaya_workspace::Workspaces;
+use nagaya_workspace::state::directory::StateDir;
 use rate_limit::RateLimits;
+
+/// Which set of safety rules applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// Open without keys; `/metrics` is open.
+    Development,
+    /// Keys are required.
+    Production,
+}
+
+impl Environment {
+    /// The name used in settings and answers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Production => "production",
+        }
+    }
+}
 
 /// What every handler may use.
 #[derive(Debug, Clone)]
@@ -62,7 +82,9 @@ pub struct AppState {
     pub uploads: Uploads,
     /// Runs.
     pub runs: Arc<Runs>,
-    /// Rooms.
+    /// The deployment's workspaces.
+    pub cluster: Arc<Cluster>,
+    /// This server's workspaces.
     pub workspaces: Arc<Workspaces>,
     /// Counts.
     pub metrics: Arc<Metrics>,
@@ -132,7 +154,7 @@ pub fn router(app: AppState) -> Router {
         Environment::Production => metrics.route_layer(authenticated()),
     };
     Router::new()
-        .merge(guarded.route_layer(from_fn_with_state(app.clone(), elsewhere::layer)).route_layer(authenticated()))
+        .merge(guarded.route_layer(from_fn_with_state(app.clone(), forward::layer)).route_layer(authenticated()))
         .merge(open)
         .merge(metrics)
         .merge(docs::router())

@@ -10,7 +10,7 @@ use super::AppState;
 use super::auth::Operator;
 use super::error::{ApiError, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath, check_id, check_length};
-use crate::config::is_region;
+use crate::bedrock::is_region;
 use crate::conversation::cost::Price;
 use crate::conversation::store::{Model, ModelChange, ModelStatus, NewModel};
 

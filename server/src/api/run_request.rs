@@ -19,8 +19,8 @@ use super::error::{ApiError, Code};
 use super::extract::{ApiJson, LARGEST_BODY, check_length, parse_json};
 use super::file_path::check_path;
 use crate::conversation::uploads::{Batch, MOST_UPLOADS, Uploaded, UploadedFile};
-use crate::files::LARGEST_FILE;
-use crate::workspace::browse::{FilesError, UPLOAD, keeping_its_error, limited};
+use nagaya_workspace::files::{FilesError, UPLOAD, keeping_its_error, limited};
+use nagaya_workspace::objects::LARGEST_FILE;
 
 /// Longest user input, in characters.
 const USER_INPUT: std::ops::RangeInclusive<usize> = 1..=200_000;

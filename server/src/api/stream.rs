@@ -20,7 +20,7 @@ use super::extract::{ApiPath, ApiQuery};
 use super::request_id;
 use super::run_request::{self, RunForm, RunRequest, Submission};
 use crate::conversation::journal::Journal;
-use crate::conversation::run::Order;
+use crate::conversation::order::Order;
 use crate::conversation::runs::StartError;
 use crate::conversation::store::{Conversation, ConversationStatus, Tenant, TenantStatus};
 
@@ -73,7 +73,7 @@ pub(super) async fn start(
     let Submission { request, files } = run_request::read(&app, request).await?;
     let (tenant, conversation) = startable(&app, &tenant, &path.conversation_id).await?;
     let model = app.store.model(&conversation.model_id).await?;
-    app.workspaces.admit(&conversation.conversation_id).await?;
+    app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
     let user = request.executor.and_then(|executor| executor.user_id);
     let (batch, uploads) = files.unzip();

@@ -1,7 +1,8 @@
-//! The configuration: parsed and checked whole, before anything is bound or started.
+//! The configuration. All of it is parsed and checked before anything is bound or started.
 //!
-//! One file per concern; each reads its settings from a [`reader::Reader`], which knows the precedence (environment,
-//! file, default), keeps what is needed to print the effective settings, and collects every fault.
+//! This module is on top of every part of the server: it reads the environment and the file into the settings types that the
+//! parts own, and no part imports it. One file per concern; each reads from a [`reader::Reader`], which knows the precedence
+//! (environment, file, default), keeps what is needed to print the effective settings, and collects every fault.
 
 mod egress;
 mod reader;
@@ -13,10 +14,9 @@ mod units;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use egress::{EgressSettings, bedrock_runtime_host, is_region};
 pub use reader::{Fault, Setting, Source};
-pub use rooms::{RoomLimits, Rooms};
-pub use service::{AtShutdown, Environment, Service};
+pub use rooms::Rooms;
+pub use service::Service;
 pub use storage::Storage;
 
 /// Everything the server was told.
@@ -29,7 +29,9 @@ pub struct Config {
     /// Rooms.
     pub rooms: Rooms,
     /// The way out of the rooms.
-    pub egress: EgressSettings,
+    pub egress: nagaya_egress::Settings,
+    /// `AWS_REGION`: the default region of model calls, and that of the bucket.
+    pub region: String,
     /// The same, for print: one line per setting.
     pub settings: Vec<Setting>,
 }
@@ -62,9 +64,9 @@ impl Config {
         let service = Service::read(&mut reader);
         let storage = Storage::read(&mut reader, home.as_deref());
         let rooms = Rooms::read(&mut reader);
-        let egress = EgressSettings::read(&mut reader);
+        let (egress, region) = egress::read(&mut reader);
         let settings = reader.finish()?;
-        Ok(Self { service, storage, rooms, egress, settings })
+        Ok(Self { service, storage, rooms, egress, region, settings })
     }
 }
 
@@ -86,7 +88,7 @@ mod tests {
     #[test]
     fn nothing_set_is_enough() {
         let config = parse(&[], None).expect("an empty environment is valid");
-        assert_eq!(config.rooms.gc_interval.as_secs(), 60);
+        assert_eq!(config.rooms.settings.gc_interval.as_secs(), 60);
         assert_eq!(config.rooms.socket_base, Path::new("/var/run/workspace-sockets"));
         assert_eq!(config.rooms.socket_host_base, config.rooms.socket_base);
     }
@@ -111,7 +113,7 @@ mod tests {
     fn environment_wins_over_file_and_file_over_default() {
         let config = parse(&[("CONTAINER_TTL", "5")], Some("container_ttl = 7\ncontainer_gc_interval = \"2m\"\n"))
             .expect("valid");
-        assert_eq!((config.rooms.ttl.as_secs(), config.rooms.gc_interval.as_secs()), (5, 120));
+        assert_eq!((config.rooms.settings.ttl.as_secs(), config.rooms.settings.gc_interval.as_secs()), (5, 120));
         let source = |name| config.settings.iter().find(|s| s.name == name).map(|s| s.source);
         assert_eq!(source("CONTAINER_TTL"), Some(Source::Environment));
         assert_eq!(source("CONTAINER_GC_INTERVAL"), Some(Source::File));

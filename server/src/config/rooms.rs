@@ -1,13 +1,14 @@
-//! Rooms: the engine, the image, limits, sockets, pool, garbage collection.
+//! Settings of workspaces: engine, image, limits, sockets, warm pool, garbage collection.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nagaya_workspace::engine::EngineAddress;
+use nagaya_workspace::state::PoolSize;
+use nagaya_workspace::{RoomLimits, Settings, directory};
+
 use super::reader::Reader;
 use super::units;
-use crate::engine::EngineAddress;
-use crate::workspace::pool::PoolSize;
-use crate::workspace::sockets;
 
 /// Settings of workspaces.
 #[derive(Debug, Clone)]
@@ -20,33 +21,12 @@ pub struct Rooms {
     pub socket_base: PathBuf,
     /// `WORKSPACE_SOCKET_HOST_PATH`
     pub socket_host_base: PathBuf,
-    /// `CONTAINER_TTL`
-    pub ttl: Duration,
-    /// `CONTAINER_GC_INTERVAL`
-    pub gc_interval: Duration,
-    /// `CONTAINER_GRACE_PERIOD`
-    pub grace: Duration,
     /// `CONTAINER_EXECUTION_TIMEOUT`
     pub execution_timeout: Duration,
-    /// What one room may use.
+    /// `CONTAINER_CPUS`, `CONTAINER_MEMORY`, `CONTAINER_PIDS`, `CONTAINER_DISK`
     pub limits: RoomLimits,
-    /// `CONTAINER_MAX`: never more rooms than this; 0 is no limit.
-    pub most: usize,
-    /// `WARM_POOL_MIN_SIZE`, `WARM_POOL_MAX_SIZE`
-    pub pool: PoolSize,
-}
-
-/// What one room may use.
-#[derive(Debug, Clone, Copy)]
-pub struct RoomLimits {
-    /// `CONTAINER_CPUS`, in billionths of a CPU (Docker's `NanoCpus`).
-    pub nano_cpus: i64,
-    /// `CONTAINER_MEMORY`, in bytes; swap is never added.
-    pub memory: i64,
-    /// `CONTAINER_PIDS`
-    pub pids: i64,
-    /// `CONTAINER_DISK`, in bytes: the size of `/workspace`.
-    pub disk: u64,
+    /// Life of workspaces, and the warm pool.
+    pub settings: Settings,
 }
 
 impl Rooms {
@@ -60,8 +40,8 @@ impl Rooms {
         let image = r.get("CONTAINER_IMAGE", "workspace-base:latest", "an image reference without spaces", |text| {
             (!text.contains(char::is_whitespace)).then(|| text.to_owned())
         });
-        let socket_base = path(r, "WORKSPACE_SOCKET_BASE_PATH", sockets::DEFAULT_BASE);
-        if let Err(why) = sockets::check_length(&socket_base) {
+        let socket_base = path(r, "WORKSPACE_SOCKET_BASE_PATH", directory::DEFAULT_BASE);
+        if let Err(why) = directory::check_length(&socket_base) {
             r.fault(format!("WORKSPACE_SOCKET_BASE_PATH={:?}: {why}", socket_base.display().to_string()));
         }
         let socket_host_base = path(r, "WORKSPACE_SOCKET_HOST_PATH", &socket_base.to_string_lossy());
@@ -70,26 +50,26 @@ impl Rooms {
         if min > max {
             r.fault(format!("WARM_POOL_MIN_SIZE={min}: must not exceed WARM_POOL_MAX_SIZE={max}"));
         }
-        Self {
-            engine,
-            image,
-            socket_base,
-            socket_host_base,
-            ttl: r.get("CONTAINER_TTL", "3600", units::DURATION, units::duration),
-            gc_interval: r.get("CONTAINER_GC_INTERVAL", "60", units::DURATION, units::duration),
-            grace: r.get("CONTAINER_GRACE_PERIOD", "30", units::DURATION, units::duration),
-            execution_timeout: r.get("CONTAINER_EXECUTION_TIMEOUT", "600", units::DURATION, units::duration),
-            limits: RoomLimits {
-                nano_cpus: r.get("CONTAINER_CPUS", "2", "a number of CPUs from 0.01 to 1024", nano_cpus),
-                memory: r.get("CONTAINER_MEMORY", "2GiB", units::BYTES, |text| i64::try_from(units::bytes(text)?).ok()),
-                pids: r.get("CONTAINER_PIDS", "256", "a whole number from 16 to 1000000", |text| {
-                    text.parse().ok().filter(|pids| (16..=1_000_000).contains(pids))
-                }),
-                disk: r.get("CONTAINER_DISK", "5GiB", units::BYTES, units::bytes),
-            },
-            most: r.get("CONTAINER_MAX", "0", "a whole number; 0 is no limit", |text| text.parse().ok()),
-            pool: PoolSize { min, max },
-        }
+        // In the order in which the settings are printed.
+        let ttl = r.get("CONTAINER_TTL", "3600", units::DURATION, units::duration);
+        let gc_interval = r.get("CONTAINER_GC_INTERVAL", "60", units::DURATION, units::duration);
+        let grace = r.get("CONTAINER_GRACE_PERIOD", "30", units::DURATION, units::duration);
+        let execution_timeout = r.get("CONTAINER_EXECUTION_TIMEOUT", "600", units::DURATION, units::duration);
+        let limits = limits(r);
+        let max_rooms = r.get("CONTAINER_MAX", "0", "a whole number; 0 means no limit", |text| text.parse().ok());
+        let settings = Settings { ttl, gc_interval, grace, pool: PoolSize { min, max }, max_rooms };
+        Self { engine, image, socket_base, socket_host_base, execution_timeout, limits, settings }
+    }
+}
+
+fn limits(r: &mut Reader) -> RoomLimits {
+    RoomLimits {
+        nano_cpus: r.get("CONTAINER_CPUS", "2", "a number of CPUs from 0.01 to 1024", nano_cpus),
+        memory: r.get("CONTAINER_MEMORY", "2GiB", units::BYTES, |text| i64::try_from(units::bytes(text)?).ok()),
+        pids: r.get("CONTAINER_PIDS", "256", "a whole number from 16 to 1000000", |text| {
+            text.parse().ok().filter(|pids| (16..=1_000_000).contains(pids))
+        }),
+        disk: r.get("CONTAINER_DISK", "5GiB", units::BYTES, units::bytes),
     }
 }
 

@@ -4,40 +4,14 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use nagaya_workspace::OnShutdown;
+
 use super::reader::Reader;
 use super::units;
+use crate::api::Environment;
 use crate::api::auth::ApiKeys;
 use crate::api::rate_limit::RateLimit;
-use crate::telemetry::logs::{LogFormat, LogSettings};
-
-/// Which set of safety rules applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Environment {
-    /// Open without keys; `/metrics` is open.
-    Development,
-    /// Keys are required.
-    Production,
-}
-
-impl Environment {
-    /// The name used in settings and answers.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Development => "development",
-            Self::Production => "production",
-        }
-    }
-}
-
-/// What becomes of the rooms when the server stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AtShutdown {
-    /// They stay and are adopted by the next start.
-    Keep,
-    /// All are released.
-    Destroy,
-}
+use nagaya_telemetry::logs::{LogFormat, LogSettings};
 
 /// Settings of the service itself.
 #[derive(Debug, Clone)]
@@ -53,7 +27,7 @@ pub struct Service {
     /// `SHUTDOWN_TIMEOUT`
     pub shutdown_timeout: Duration,
     /// `SHUTDOWN_WORKSPACES`
-    pub at_shutdown: AtShutdown,
+    pub at_shutdown: OnShutdown,
     /// `LOG_LEVEL`, `LOG_FORMAT`
     pub logs: LogSettings,
 }
@@ -85,8 +59,8 @@ impl Service {
             rate_limit: rate_limit(r),
             shutdown_timeout: r.get("SHUTDOWN_TIMEOUT", "30", units::DURATION, units::duration),
             at_shutdown: r.get("SHUTDOWN_WORKSPACES", "keep", "keep, destroy", |text| match text {
-                "keep" => Some(AtShutdown::Keep),
-                "destroy" => Some(AtShutdown::Destroy),
+                "keep" => Some(OnShutdown::Keep),
+                "destroy" => Some(OnShutdown::Destroy),
                 _ => None,
             }),
             logs: LogSettings {

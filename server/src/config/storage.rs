@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::reader::Reader;
 use super::units;
 use crate::conversation::store::Database;
-use crate::files::BucketSettings;
-use crate::state::RedisAddress;
+use nagaya_workspace::objects::BucketSettings;
+use nagaya_workspace::state::RedisAddress;
 
 /// Settings of what is kept.
 #[derive(Debug, Clone)]

@@ -3,9 +3,11 @@
 pub mod cost;
 pub mod event;
 pub mod journal;
+pub mod order;
 mod recovery;
 pub mod run;
 pub mod runs;
+pub mod services;
 pub mod store;
 mod translate;
 pub mod uploads;

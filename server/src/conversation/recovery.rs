@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use nagaya_protocol::AgentEvent;
 
-use crate::workspace::Lease;
-use crate::workspace::agent::{AgentError, EventStream};
+use nagaya_workspace::Lease;
+use nagaya_workspace::agent::{AgentError, EventStream};
 
 /// How long a broken connection is tried to be made again.
 const PATIENCE: Duration = Duration::from_secs(3);

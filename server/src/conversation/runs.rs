@@ -3,23 +3,23 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::journal::{Head, Journal, Note, Past, Shelf, Slip};
-use super::run::{Order, Outlook, Run};
-use super::store::Store;
-use super::uploads::Uploads;
-use crate::telemetry::audit::{self, Audit};
-use crate::telemetry::metrics::Metrics;
-use crate::workspace::Workspaces;
+use super::journal::{Head, Journal, JournalRef, Note, Past};
+use super::order::Order;
+use super::run::Run;
+use super::services::RunServices;
+use nagaya_telemetry::audit;
+use nagaya_workspace::OnShutdown;
 
 /// Journals kept of runs that ended, so that a reader who was away can still read the end; the oldest go first.
 const KEPT: usize = 1_000;
@@ -45,31 +45,10 @@ pub enum StartError {
     Stopping,
 }
 
-/// What runs are made with.
-#[derive(Debug, Clone)]
-pub struct Means {
-    /// Where rooms come from.
-    pub workspaces: Arc<Workspaces>,
-    /// Where messages go.
-    pub store: Store,
-    /// Where files are that came with a request.
-    pub uploads: Uploads,
-    /// Where journals stand.
-    pub shelf: Shelf,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
-    /// Keeps who ran what.
-    pub audit: Arc<Audit>,
-    /// How long one execution may take.
-    pub execution_timeout: Duration,
-    /// What becomes of a run that goes on when the server stops.
-    pub outlook: Outlook,
-}
-
 /// All runs.
 #[derive(Debug)]
 pub struct Runs {
-    means: Means,
+    services: RunServices,
     table: Mutex<Table>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -89,7 +68,7 @@ enum Entry {
     /// Its task goes on, if only to settle it with the database.
     Going { journal: Arc<Journal>, cancel: CancellationToken },
     /// Only its journal is left.
-    Ended(Slip),
+    Ended(JournalRef),
 }
 
 impl Runs {
@@ -97,47 +76,47 @@ impl Runs {
     ///
     /// # Errors
     /// The journals cannot be read.
-    pub fn new(means: Means) -> io::Result<Arc<Self>> {
+    pub fn new(services: RunServices) -> io::Result<Arc<Self>> {
         let this = Arc::new(Self {
-            means,
+            services,
             table: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
-        let shelf = &this.means.shelf;
+        let journals = &this.services.journals;
         let mut waited_for = Vec::new();
-        for slip in shelf.slips()? {
-            if shelf.is_settled(&slip)? {
-                this.keep(slip);
-            } else if let Some((journal, past)) = shelf.resume(&slip)? {
+        for reference in journals.slips()? {
+            if journals.is_settled(&reference)? {
+                this.keep(reference);
+            } else if let Some((journal, past)) = journals.resume(&reference)? {
                 tracing::info!(
-                    conversation = slip.conversation,
-                    run = slip.run_id,
+                    conversation = reference.conversation,
+                    run = reference.run_id,
                     events = past.seq,
                     "a run is taken up again"
                 );
                 let (journal, cancel) = (Arc::new(journal), CancellationToken::new());
                 let entry = Entry::Going { journal: journal.clone(), cancel: cancel.clone() };
-                let earlier = this.table().by_conversation.insert(slip.conversation.clone(), entry);
+                let earlier = this.table().by_conversation.insert(reference.conversation.clone(), entry);
                 this.discard(earlier);
                 waited_for.extend(past.head.order.uploads.clone());
                 this.spawn(past, journal, cancel);
             } else {
                 tracing::warn!(
-                    conversation = slip.conversation,
-                    run = slip.run_id,
+                    conversation = reference.conversation,
+                    run = reference.run_id,
                     "a journal without a beginning is removed"
                 );
-                shelf.remove(&slip)?;
+                journals.remove(&reference)?;
             }
         }
-        this.means.uploads.sweep(&waited_for)?;
+        this.services.uploads.sweep(&waited_for)?;
         Ok(this)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     /// Starts a run; it goes on whoever reads its journal.
@@ -151,19 +130,19 @@ impl Runs {
         let conversation = order.conversation.conversation_id.clone();
         self.table().is_free(&conversation)?;
         let head = Head { run_id: Uuid::now_v7().to_string(), began: Timestamp::now(), order };
-        let journal = Arc::new(self.means.shelf.begin(head.clone())?);
+        let journal = Arc::new(self.services.journals.begin(head.clone())?);
         let cancel = CancellationToken::new();
         let earlier = {
             let mut table = self.table();
             // Another may have been quicker while the file was made.
-            table.is_free(&conversation).inspect_err(|_| self.remove(&slip_of(&conversation, &journal)))?;
+            table.is_free(&conversation).inspect_err(|_| self.remove(&reference_to(&conversation, &journal)))?;
             table.take_ended(&conversation);
             let entry = Entry::Going { journal: journal.clone(), cancel: cancel.clone() };
             table.by_conversation.insert(conversation, entry)
         };
         self.discard(earlier);
-        self.means.audit.tell(&audit::Event::RunStarted {
-            whose: head.order.whose(None),
+        self.services.audit.record(&audit::Event::RunStarted {
+            subject: head.order.subject(None),
             run: &head.run_id,
             request_id: head.order.request_id.as_deref(),
             user: head.order.user.as_deref(),
@@ -178,7 +157,7 @@ impl Runs {
         // Its lines in the log are found by the request that asked for it, also after a restart.
         let (id, request_id) = (past.head.run_id.as_str(), past.head.order.request_id.as_deref());
         let span = tracing::info_span!("run", request_id, run = id, conversation, workspace = tracing::field::Empty);
-        let run = Run::new(self.means.clone(), past, journal.clone(), cancel, self.stop.clone());
+        let run = Run::new(self.services.clone(), past, journal.clone(), cancel, self.stop.clone());
         let this = self.clone();
         let work = async move {
             let closing = run.closing();
@@ -187,7 +166,7 @@ impl Runs {
                 Err(_) => closing.after_panic(),
             };
             if settled {
-                this.ended(slip_of(&conversation, &journal));
+                this.ended(reference_to(&conversation, &journal));
             } else {
                 journal.leave();
             }
@@ -196,30 +175,30 @@ impl Runs {
     }
 
     /// A run's task has ended, and nothing is left to be done.
-    fn ended(&self, slip: Slip) {
-        let is_last = match self.table().by_conversation.get(&slip.conversation) {
-            Some(Entry::Going { journal, .. }) => journal.run_id() == slip.run_id,
+    fn ended(&self, reference: JournalRef) {
+        let is_last = match self.table().by_conversation.get(&reference.conversation) {
+            Some(Entry::Going { journal, .. }) => journal.run_id() == reference.run_id,
             _ => false,
         };
         // Else its conversation was deleted, or the next run was quick.
-        if is_last { self.keep(slip) } else { self.remove(&slip) }
+        if is_last { self.keep(reference) } else { self.remove(&reference) }
     }
 
     /// Keeps the journal of a conversation's last run, within bounds.
-    fn keep(&self, slip: Slip) {
+    fn keep(&self, reference: JournalRef) {
         let mut gone = Vec::new();
         {
             let mut table = self.table();
-            gone.extend(table.take_ended(&slip.conversation));
-            table.ended_bytes += slip.bytes;
-            table.ended.push_back(slip.conversation.clone());
-            table.by_conversation.insert(slip.conversation.clone(), Entry::Ended(slip));
+            gone.extend(table.take_ended(&reference.conversation));
+            table.ended_bytes += reference.bytes;
+            table.ended.push_back(reference.conversation.clone());
+            table.by_conversation.insert(reference.conversation.clone(), Entry::Ended(reference));
             while table.ended.len() > KEPT || (table.ended_bytes > KEPT_BYTES && table.ended.len() > 1) {
                 let Some(oldest) = table.ended.front().cloned() else { break };
                 gone.extend(table.take_ended(&oldest));
             }
         }
-        gone.iter().for_each(|slip| self.remove(slip));
+        gone.iter().for_each(|reference| self.remove(reference));
     }
 
     /// Removes the journal of a conversation's earlier run.
@@ -228,14 +207,14 @@ impl Runs {
             Some(Entry::Going { journal, .. }) => {
                 tracing::debug!(run = journal.run_id(), "a run ended just as the next began");
             }
-            Some(Entry::Ended(slip)) => self.remove(&slip),
+            Some(Entry::Ended(reference)) => self.remove(&reference),
             None => {}
         }
     }
 
-    fn remove(&self, slip: &Slip) {
-        if let Err(error) = self.means.shelf.remove(slip) {
-            tracing::warn!(conversation = slip.conversation, run = slip.run_id, %error, "a journal is left");
+    fn remove(&self, reference: &JournalRef) {
+        if let Err(error) = self.services.journals.remove(reference) {
+            tracing::warn!(conversation = reference.conversation, run = reference.run_id, %error, "a journal is left");
         }
     }
 
@@ -247,7 +226,9 @@ impl Runs {
         let entry = self.table().by_conversation.get(conversation).cloned();
         match entry {
             Some(Entry::Going { journal, .. }) => Ok(Some(journal)),
-            Some(Entry::Ended(slip)) => self.means.shelf.read(&slip).map(|journal| Some(Arc::new(journal))),
+            Some(Entry::Ended(reference)) => {
+                self.services.journals.read(&reference).map(|journal| Some(Arc::new(journal)))
+            }
             None => Ok(None),
         }
     }
@@ -264,7 +245,7 @@ impl Runs {
     pub fn last(&self, conversation: &str) -> Option<(String, bool)> {
         match self.table().by_conversation.get(conversation)? {
             Entry::Going { journal, .. } => Some((journal.run_id().to_owned(), !journal.is_closed())),
-            Entry::Ended(slip) => Some((slip.run_id.clone(), false)),
+            Entry::Ended(reference) => Some((reference.run_id.clone(), false)),
         }
     }
 
@@ -295,16 +276,16 @@ impl Runs {
         {
             return false;
         }
-        let slip = {
+        let reference = {
             let mut table = self.table();
             let ended = table.take_ended(conversation);
             let going = table.by_conversation.remove(conversation);
             ended.or_else(|| match going? {
-                Entry::Going { journal, .. } => Some(slip_of(conversation, &journal)),
-                Entry::Ended(slip) => Some(slip),
+                Entry::Going { journal, .. } => Some(reference_to(conversation, &journal)),
+                Entry::Ended(reference) => Some(reference),
             })
         };
-        slip.iter().for_each(|slip| self.remove(slip));
+        reference.iter().for_each(|reference| self.remove(reference));
         true
     }
 
@@ -318,11 +299,11 @@ impl Runs {
         if tokio::time::timeout(deadline, self.tasks.wait()).await.is_ok() {
             return;
         }
-        match self.means.outlook {
-            Outlook::GoesOn => {
+        match self.services.on_shutdown {
+            OnShutdown::Keep => {
                 tracing::info!(runs = self.tasks.len(), "runs go on in their rooms; the next start takes them up");
             }
-            Outlook::Ends => {
+            OnShutdown::Destroy => {
                 tracing::warn!(runs = self.tasks.len(), "ending runs that go on");
             }
         }
@@ -347,15 +328,15 @@ impl Table {
         }
     }
 
-    fn take_ended(&mut self, conversation: &str) -> Option<Slip> {
-        let Some(Entry::Ended(slip)) = self.by_conversation.get(conversation).cloned() else { return None };
+    fn take_ended(&mut self, conversation: &str) -> Option<JournalRef> {
+        let Some(Entry::Ended(reference)) = self.by_conversation.get(conversation).cloned() else { return None };
         self.by_conversation.remove(conversation);
         self.ended.retain(|ended| ended != conversation);
-        self.ended_bytes -= slip.bytes;
-        Some(slip)
+        self.ended_bytes -= reference.bytes;
+        Some(reference)
     }
 }
 
-fn slip_of(conversation: &str, journal: &Journal) -> Slip {
-    Slip { conversation: conversation.into(), run_id: journal.run_id().into(), bytes: journal.bytes() }
+fn reference_to(conversation: &str, journal: &Journal) -> JournalRef {
+    JournalRef { conversation: conversation.into(), run_id: journal.run_id().into(), bytes: journal.bytes() }
 }

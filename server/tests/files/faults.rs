@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nagaya_fixtures::s3::{Fault, SECRET_KEY};
-use nagaya_server::files::StorageError;
+use nagaya_workspace::objects::StorageError;
 use tokio::time::Instant;
 
 use crate::support::{bucket, bucket_with, content, read, server, soon};
@@ -55,12 +55,12 @@ async fn wrong_credentials_and_a_wrong_bucket_are_told() {
     let refused = wrong.ping(soon()).await;
     assert!(matches!(refused, Err(StorageError::Refused(_))), "{refused:?}");
     let none = self::server().await;
-    let elsewhere = nagaya_server::files::BucketSettings {
+    let elsewhere = nagaya_workspace::objects::BucketSettings {
         name: "not-there".into(),
         prefix: "w/".into(),
         endpoint: Some(none.url()),
         patience: Duration::from_secs(10),
     };
-    let elsewhere = nagaya_server::files::Bucket::open(elsewhere, "us-east-1", None).expect("a client");
+    let elsewhere = nagaya_workspace::objects::Bucket::open(elsewhere, "us-east-1", None).expect("a client");
     assert!(matches!(elsewhere.ping(soon()).await, Err(StorageError::Refused(_))), "there are no credentials");
 }

@@ -1,7 +1,7 @@
 //! One conversation's place: what goes in comes out, under any name, and nowhere else.
 
 use nagaya_fixtures::s3::Fault;
-use nagaya_server::files::{Kept, Manifest, StorageError};
+use nagaya_workspace::objects::{Kept, Manifest, StorageError};
 
 use crate::support::{bucket, content, place, read, server, soon};
 

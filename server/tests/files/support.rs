@@ -12,7 +12,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use nagaya_fixtures::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
-use nagaya_server::files::{Bucket, BucketSettings, Content, Place, RoomFault, RoomFile, RoomFiles, StorageError};
+use nagaya_workspace::objects::{Bucket, BucketSettings, Content, Place, RoomFault, RoomFile, RoomFiles, StorageError};
 use tokio::time::Instant;
 
 pub(crate) async fn server() -> S3Server {

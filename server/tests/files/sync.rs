@@ -1,7 +1,7 @@
 //! A room and the bucket, made the same.
 
 use nagaya_fixtures::s3::Fault;
-use nagaya_server::files::{InStep, bring_in, take_out};
+use nagaya_workspace::objects::{InStep, bring_in, take_out};
 
 use crate::support::{Table, bucket, content, place, read, server, soon};
 

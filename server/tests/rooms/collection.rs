@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nagaya_server::engine::Engine;
-use nagaya_server::engine::memory::{Call, Memory};
-use nagaya_server::state::Record;
-use nagaya_server::workspace::Why;
-use nagaya_server::workspace::id::RoomId;
+use nagaya_workspace::Why;
+use nagaya_workspace::engine::Engine;
+use nagaya_workspace::engine::memory::{Call, Memory};
+use nagaya_workspace::id::RoomId;
+use nagaya_workspace::state::Record;
 
 use crate::support::{DEPLOYMENT, Host, NO_POOL, Server, occupant, template};
 
 fn collect(server: &Server) -> BTreeSet<&'static str> {
-    let report = server.runtime.block_on(server.workspaces.collect());
+    let report = server.runtime.block_on(server.cluster.collect());
     assert!(report.errors.is_empty(), "{:?}", report.errors);
     report.reclaimed.iter().map(|(_, why)| why.name()).collect()
 }
@@ -22,8 +22,8 @@ fn everything_that_is_nobodys_goes_once_it_is_old_and_nothing_else() {
     let host = Host::new();
     let server = Server::start(&host, NO_POOL);
     server.until("reconciliation", || server.workspaces.is_reconciled());
-    let used = server.runtime.block_on(server.workspaces.acquire(occupant("used"))).expect("a room");
-    drop(server.runtime.block_on(server.workspaces.acquire(occupant("idle"))).expect("a room"));
+    let used = server.runtime.block_on(server.cluster.acquire(occupant("used"))).expect("a room");
+    drop(server.runtime.block_on(server.cluster.acquire(occupant("idle"))).expect("a room"));
     host.stray_container(&server.runtime);
     host.stray_directory();
     assert_eq!(collect(&server), BTreeSet::new(), "what is young may be somebody's who is not done yet");
@@ -84,7 +84,7 @@ fn cycle(rooms: usize) -> (Vec<Call>, Duration) {
     engine.crash(&idle.container());
     drop(engine.take_calls());
     let before = cpu();
-    let report = server.runtime.block_on(server.workspaces.collect());
+    let report = server.runtime.block_on(server.cluster.collect());
     let took = cpu().saturating_sub(before);
     assert_eq!(report.reclaimed, [(idle, Why::Dead)]);
     assert_eq!(server.entries().len(), rooms - 1);

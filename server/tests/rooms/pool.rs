@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use nagaya_server::engine::memory::{Call, Fault};
-use nagaya_server::workspace::pool::PoolSize;
-use nagaya_server::workspace::{AcquireError, BuildError, Origin};
+use nagaya_workspace::engine::memory::{Call, Fault};
+use nagaya_workspace::state::PoolSize;
+use nagaya_workspace::{AcquireError, BuildError, Origin};
 
 use crate::support::{Host, NO_POOL, Server, occupant};
 
 const TWO: PoolSize = PoolSize { min: 2, max: 4 };
 
 fn metric(server: &Server, name: &str) -> u64 {
-    let reality = nagaya_server::telemetry::metrics::Reality::default();
+    let reality = nagaya_telemetry::metrics::Counts::default();
     let page = String::from_utf8(server.metrics.render(reality, &[]).expect("renders")).expect("text");
     let line = page.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("no {name}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
 }
 
 fn pooled(server: &Server) -> usize {
-    server.runtime.block_on(server.workspaces.reality()).warm_pool_size
+    server.runtime.block_on(server.workspaces.counts()).warm_pool_size
 }
 
 fn full(host: &Host, size: PoolSize) -> Server {
@@ -34,12 +34,12 @@ fn a_warm_room_costs_no_call_to_the_engine() {
     // The refill that follows would make calls of its own: it waits for one that hangs.
     host.engine.always(Call::Run, Fault::Hang(Duration::from_secs(600)));
     drop(host.engine.take_calls());
-    let lease = server.runtime.block_on(server.workspaces.acquire(occupant("c"))).expect("a room");
+    let lease = server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
     assert_eq!(lease.origin(), Origin::Warm);
     let calls = host.engine.take_calls();
     assert!(calls.iter().all(|call| *call == Call::Run), "{calls:?}");
     drop(lease);
-    let again = server.runtime.block_on(server.workspaces.acquire(occupant("c"))).expect("a room");
+    let again = server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
     assert_eq!(again.origin(), Origin::Reused);
     let calls = host.engine.take_calls();
     assert!(calls.iter().all(|call| *call == Call::Run), "{calls:?}");
@@ -51,7 +51,7 @@ fn a_pooled_room_whose_agent_is_silent_is_never_handed_out() {
     let server = full(&host, TWO);
     let names: Vec<String> = host.containers().into_iter().map(|(name, _)| name).collect();
     names.iter().for_each(|name| host.engine.silence(name));
-    let lease = server.runtime.block_on(server.workspaces.acquire(occupant("c"))).expect("a room");
+    let lease = server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
     assert!(!names.iter().any(|name| name.ends_with(lease.workspace_id())), "{} of {names:?}", lease.workspace_id());
     server.until("a full pool of other rooms", || {
         let there = host.containers();
@@ -65,7 +65,7 @@ fn a_silent_room_is_dropped_from_the_pool_before_anybody_asks_for_it() {
     let server = full(&host, TWO);
     let silent = host.containers()[0].0.clone();
     host.engine.silence(&silent);
-    let report = server.runtime.block_on(server.workspaces.collect());
+    let report = server.runtime.block_on(server.cluster.collect());
     let reclaimed: Vec<_> = report.reclaimed.iter().map(|(id, why)| (id.container(), why.name())).collect();
     assert_eq!(reclaimed, [(silent, "unhealthy")]);
 }
@@ -107,13 +107,13 @@ fn a_pool_can_be_resized_and_drained_also_while_it_cannot_be_filled() {
 fn a_conversation_gets_another_room_before_the_old_one_is_gone() {
     let host = Host::new();
     let server = full(&host, TWO);
-    let lease = server.runtime.block_on(server.workspaces.acquire(occupant("c"))).expect("a room");
+    let lease = server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
     let old = lease.workspace_id().to_owned();
     host.engine.always(Call::Remove, Fault::Hang(Duration::from_secs(600)));
-    let (_gone, lease) = server.runtime.block_on(lease.replace(nagaya_server::workspace::Why::Dead));
+    let (_gone, lease) = server.runtime.block_on(server.cluster.replace(lease, nagaya_workspace::Why::Dead));
     let lease = lease.expect("another room");
     assert_ne!(lease.workspace_id(), old);
-    let whose = |records: Vec<nagaya_server::state::Record>| {
+    let whose = |records: Vec<nagaya_workspace::state::Record>| {
         records
             .into_iter()
             .filter(|record| record.occupant.is_some())
@@ -129,7 +129,7 @@ fn a_pool_resized_by_an_operator_is_so_after_a_restart() {
     let server = full(&host, TWO);
     let size = PoolSize { min: 3, max: 5 };
     server.runtime.block_on(server.workspaces.resize_pool(size)).expect("resized");
-    let shutdown = server.workspaces.shutdown(nagaya_server::config::AtShutdown::Keep, crate::support::DEADLINE);
+    let shutdown = server.cluster.shutdown(nagaya_workspace::OnShutdown::Keep, crate::support::DEADLINE);
     server.runtime.block_on(shutdown);
     drop(server);
     let again = Server::start(&host, TWO);
@@ -142,9 +142,9 @@ fn there_are_never_more_rooms_than_there_may_be() {
     let host = Host::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut parts = runtime.block_on(host.parts(NO_POOL));
-    parts.most = 3;
+    parts.settings.max_rooms = 3;
     let server = Server::with(runtime, parts);
-    let asked = (0..8).map(|n| server.workspaces.acquire(occupant(&format!("c{n}")))).collect::<Vec<_>>();
+    let asked = (0..8).map(|n| server.cluster.acquire(occupant(&format!("c{n}")))).collect::<Vec<_>>();
     let (got, refused): (Vec<_>, Vec<_>) =
         server.runtime.block_on(futures::future::join_all(asked)).into_iter().partition(Result::is_ok);
     assert_eq!((got.len(), host.containers().len(), host.directories().len()), (3, 3, 3));
@@ -153,35 +153,35 @@ fn there_are_never_more_rooms_than_there_may_be() {
         assert!(matches!(error, AcquireError::Build(BuildError::Full(3))), "{error}");
         assert!(error.is_unavailable(), "a client is told to come again");
     }
-    assert!(server.runtime.block_on(server.workspaces.admit("c9")).is_err());
+    assert!(server.runtime.block_on(server.cluster.admit("c9")).is_err());
     drop(got);
     let first = server.entries()[0].room.id.clone();
-    let why = nagaya_server::workspace::Why::Operator;
+    let why = nagaya_workspace::Why::Operator;
     server.runtime.block_on(server.workspaces.release(&first, why)).expect("released");
-    server.runtime.block_on(server.workspaces.admit("c9")).expect("a place");
-    server.runtime.block_on(server.workspaces.acquire(occupant("c9"))).expect("a room");
+    server.runtime.block_on(server.cluster.admit("c9")).expect("a place");
+    server.runtime.block_on(server.cluster.acquire(occupant("c9"))).expect("a room");
 }
 
 #[test]
 fn a_room_that_is_begun_as_the_stop_comes_is_left_like_the_others() {
-    use nagaya_server::config::AtShutdown;
+    use nagaya_workspace::OnShutdown;
     // The stop comes a little later each time: before, while and after the room begins to be made.
     for moment in 0..40 {
-        for what in [AtShutdown::Keep, AtShutdown::Destroy] {
+        for what in [OnShutdown::Keep, OnShutdown::Destroy] {
             let host = Host::new();
             let server = Server::start(&host, NO_POOL);
             let conversation = format!("{moment} {what:?}");
-            let acquire = async { drop(server.workspaces.acquire(occupant(&conversation)).await) };
+            let acquire = async { drop(server.cluster.acquire(occupant(&conversation)).await) };
             let stop = async {
                 let began = std::time::Instant::now();
                 while began.elapsed() < Duration::from_micros(20 * moment) {
                     tokio::task::yield_now().await;
                 }
-                server.workspaces.shutdown(what, crate::support::DEADLINE).await;
+                server.cluster.shutdown(what, crate::support::DEADLINE).await;
             };
             server.runtime.block_on(async { tokio::join!(acquire, stop) });
             assert_eq!(server.egress.open_listeners(), 0, "proxies after a stop ({conversation})");
-            if what == AtShutdown::Destroy {
+            if what == OnShutdown::Destroy {
                 assert!(host.containers().is_empty() && host.directories().is_empty(), "left ({conversation})");
             }
         }

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use nagaya_server::engine::memory::Call;
-use nagaya_server::workspace::pool::PoolSize;
-use nagaya_server::workspace::sockets::SocketBase;
+use nagaya_workspace::directory::SocketBase;
+use nagaya_workspace::engine::memory::Call;
+use nagaya_workspace::state::PoolSize;
 
 use crate::support::{Host, NO_POOL, Server};
 

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nagaya_fixtures::redis::RedisServer;
-use nagaya_server::config::AtShutdown;
-use nagaya_server::state::{PoolSize, Record};
-use nagaya_server::workspace::{AcquireError, Lease, Origin, ReleaseError, Why};
+use nagaya_workspace::OnShutdown;
+use nagaya_workspace::state::{PoolSize, Record};
+use nagaya_workspace::{AcquireError, Lease, Origin, ReleaseError, Why};
 
 use crate::support::{DEADLINE, Host, NO_POOL, Server, occupant};
 
 fn acquire(server: &Server, conversation: &str) -> Result<Lease, AcquireError> {
-    server.runtime.block_on(server.workspaces.acquire(occupant(conversation)))
+    server.runtime.block_on(server.cluster.acquire(occupant(conversation)))
 }
 
 /// Acquires and gives back: the room stays, idle. Its id.
@@ -66,18 +66,18 @@ fn while_a_run_is_in_it_a_room_stays_and_nobody_gets_another() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(PoolSize { min: 1, max: 1 }));
     let lease = acquire(&one, "c").expect("a room");
-    assert!(matches!(two.runtime.block_on(two.workspaces.admit("c")), Err(AcquireError::Busy)));
+    assert!(matches!(two.runtime.block_on(two.cluster.admit("c")), Err(AcquireError::Busy)));
     assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
-    let released = two.runtime.block_on(two.workspaces.release_conversation("c", Why::Conversation));
+    let released = two.runtime.block_on(two.cluster.release_conversation("c", Why::Conversation));
     assert!(matches!(released, Err(ReleaseError::Elsewhere)), "{released:?}");
     // Also where shared state has forgotten everything.
     several.redis.flush().expect("flushes");
-    assert!(matches!(two.runtime.block_on(two.workspaces.admit("c")), Err(AcquireError::Busy)));
+    assert!(matches!(two.runtime.block_on(two.cluster.admit("c")), Err(AcquireError::Busy)));
     assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
     drop(lease);
-    two.runtime.block_on(two.workspaces.admit("c")).expect("admitted");
-    assert!(matches!(one.runtime.block_on(one.workspaces.admit("d")), Ok(())));
-    assert!(matches!(two.runtime.block_on(two.workspaces.admit("d")), Err(AcquireError::Busy)), "admitted elsewhere");
+    two.runtime.block_on(two.cluster.admit("c")).expect("admitted");
+    assert!(matches!(one.runtime.block_on(one.cluster.admit("d")), Ok(())));
+    assert!(matches!(two.runtime.block_on(two.cluster.admit("d")), Err(AcquireError::Busy)), "admitted elsewhere");
 }
 
 #[test]
@@ -87,8 +87,8 @@ fn of_many_that_ask_at_the_same_time_one_gets_the_room() {
     for round in 0..5 {
         let conversation = format!("c{round}");
         let asks = servers.iter().flat_map(|server| std::iter::repeat_n(server, 3)).map(|server| {
-            let (workspaces, conversation) = (server.workspaces.clone(), conversation.clone());
-            server.runtime.spawn(async move { workspaces.acquire(occupant(&conversation)).await })
+            let (cluster, conversation) = (server.cluster.clone(), conversation.clone());
+            server.runtime.spawn(async move { cluster.acquire(occupant(&conversation)).await })
         });
         let asked = futures::future::join_all(asks.collect::<Vec<_>>());
         let asked = servers[0].runtime.block_on(asked).into_iter().map(|task| task.expect("no panic"));
@@ -107,7 +107,7 @@ fn the_living_take_up_what_a_dead_server_left_and_nothing_of_the_living() {
     let left = use_once(&one, "of one");
     one.until("a full pool", || one.pooled() == 1);
     several.host.age();
-    let report = two.runtime.block_on(two.workspaces.collect());
+    let report = two.runtime.block_on(two.cluster.collect());
     // Only what it knows to be idle: its own.
     assert!(report.errors.is_empty() && report.reclaimed.len() == 1, "{report:?}");
     assert_eq!(report.reclaimed[0].0.as_str(), kept.0);
@@ -118,7 +118,7 @@ fn the_living_take_up_what_a_dead_server_left_and_nothing_of_the_living() {
         (left.0, Origin::Reused, Some("session of of one".into())),
         "when it is asked for"
     );
-    let report = two.runtime.block_on(two.workspaces.collect());
+    let report = two.runtime.block_on(two.cluster.collect());
     assert!(report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
     assert_eq!(two.entries().len(), 2, "and the rest when the collector comes by: {:?}", two.rooms());
     two.until("a pool as small as it should be", || two.entries().len() == 1);
@@ -133,13 +133,13 @@ fn a_room_that_is_just_being_taken_up_is_nobody_elses() {
     one.kill();
     // Its agent takes its time, so that two is found claiming the room, and not yet having it.
     several.host.engine.mute_agents(true);
-    let workspaces = two.workspaces.clone();
-    let taking = two.runtime.spawn(async move { workspaces.acquire(occupant("c")).await });
+    let cluster = two.cluster.clone();
+    let taking = two.runtime.spawn(async move { cluster.acquire(occupant("c")).await });
     let key = format!("nagaya:{{ours}}:room:{}", room.0);
     let claimed = || several.redis.command(&format!("GET {key}")).expect("asks").contains(two.workspaces.server_id());
     three.until("the claim", claimed);
     several.host.age();
-    let report = three.runtime.block_on(three.workspaces.collect());
+    let report = three.runtime.block_on(three.cluster.collect());
     assert!(report.errors.is_empty() && report.reclaimed.is_empty() && three.entries().is_empty(), "{report:?}");
     several.host.engine.mute_agents(false);
     let lease = two.runtime.block_on(taking).expect("no panic").expect("a room");
@@ -151,7 +151,7 @@ fn a_server_that_stops_leaves_its_rooms_to_the_others_or_to_its_next_start() {
     let several = Several::new();
     let one = several.start(NO_POOL);
     let room = use_once(&one, "c");
-    one.runtime.block_on(one.workspaces.shutdown(AtShutdown::Keep, DEADLINE));
+    one.runtime.block_on(one.cluster.shutdown(OnShutdown::Keep, DEADLINE));
     assert!(!several.host.base().join(".servers").exists(), "its socket is gone, and it was the last");
     one.kill();
     let two = several.start(NO_POOL);
@@ -163,7 +163,7 @@ fn a_server_that_stops_leaves_its_rooms_to_the_others_or_to_its_next_start() {
 fn what_holds_a_conversation_and_dies_holds_it_no_longer() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
-    one.runtime.block_on(one.workspaces.admit("c")).expect("admitted");
+    one.runtime.block_on(one.cluster.admit("c")).expect("admitted");
     assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
     one.kill();
     use_once(&two, "c");
@@ -174,13 +174,13 @@ fn a_conversation_that_is_deleted_on_one_server_has_no_room_on_another() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
     use_once(&one, "c");
-    two.runtime.block_on(two.workspaces.release_conversation("c", Why::Conversation)).expect("released");
+    two.runtime.block_on(two.cluster.release_conversation("c", Why::Conversation)).expect("released");
     assert_eq!((several.host.containers(), several.host.directories()), (vec![], BTreeSet::new()));
     assert!(one.entries().is_empty() && two.entries().is_empty());
     // And of a server that died.
     use_once(&one, "d");
     one.kill();
-    two.runtime.block_on(two.workspaces.release_conversation("d", Why::Conversation)).expect("released");
+    two.runtime.block_on(two.cluster.release_conversation("d", Why::Conversation)).expect("released");
     assert_eq!((several.host.containers(), several.records(&two)), (vec![], vec![]));
 }
 
@@ -195,14 +195,14 @@ fn without_redis_known_rooms_go_on_and_no_second_room_is_made() {
     for server in [&one, &two] {
         let error = acquire(server, "new").expect_err("refused");
         assert!(error.is_unavailable() && matches!(error, AcquireError::State(_)), "{error:?}");
-        let error = server.runtime.block_on(server.workspaces.admit("new")).expect_err("refused");
+        let error = server.runtime.block_on(server.cluster.admit("new")).expect_err("refused");
         assert!(error.is_unavailable(), "{error:?}");
     }
     assert!(acquire(&two, "c").is_err_and(|error| error.is_unavailable()));
     assert!(one.runtime.block_on(one.workspaces.resize_pool(NO_POOL)).is_err());
-    let report = two.runtime.block_on(two.workspaces.collect());
+    let report = two.runtime.block_on(two.cluster.collect());
     assert!(!report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
-    let released = one.runtime.block_on(one.workspaces.release_conversation("c", Why::Conversation));
+    let released = one.runtime.block_on(one.cluster.release_conversation("c", Why::Conversation));
     released.expect("a room that is known can be released");
     let again = one.entries().len();
     assert_eq!(again, 1, "the pool's room waits");
@@ -224,7 +224,7 @@ fn what_redis_forgets_is_written_again_and_harms_nobody() {
     several.redis.flush().expect("flushes");
     several.host.age();
     // Nobody's, by the records; its server says otherwise.
-    let report = two.runtime.block_on(two.workspaces.collect());
+    let report = two.runtime.block_on(two.cluster.collect());
     assert!(report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
     let key = format!("nagaya:{{ours}}:room:{}", room.0);
     one.until("its record", || several.redis.command(&format!("EXISTS {key}")).expect("asks") == "1");
@@ -249,7 +249,7 @@ fn a_record_that_cannot_be_read_harms_no_other_conversation_and_is_told_of() {
     assert_ne!(use_once(&one, "hurt").0, hurt.0);
     assert_eq!(use_once(&one, "well").0, well.0);
     several.host.age();
-    let report = one.runtime.block_on(one.workspaces.collect());
+    let report = one.runtime.block_on(one.cluster.collect());
     assert!(report.errors.is_empty(), "{report:?}");
     assert!(!several.host.containers().iter().any(|(name, _)| name.ends_with(&hurt.0)), "{report:?}");
 }
@@ -288,9 +288,9 @@ fn a_server_that_does_not_answer_is_not_robbed() {
     let held = Arc::new(std::sync::Mutex::new(held));
     one.runtime.spawn(async move { held.lock().map(|held| held.recv_timeout(Duration::from_secs(60)).ok()).ok() });
     let error = acquire(&two, "c").expect_err("refused");
-    assert!(matches!(error, AcquireError::Peer(_)) && error.is_unavailable(), "{error:?}");
+    assert!(matches!(error, AcquireError::Others(_)) && error.is_unavailable(), "{error:?}");
     several.host.age();
-    let report = two.runtime.block_on(two.workspaces.collect());
+    let report = two.runtime.block_on(two.cluster.collect());
     assert!(!report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
     drop(release);
     assert_eq!(several.host.containers().len(), 1);

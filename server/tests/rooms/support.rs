@@ -2,25 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nagaya_egress::{Egress, RequestRecord, Settings, Trail};
+use nagaya_egress::Egress;
 use nagaya_fixtures::redis::RedisServer;
-use nagaya_server::config::RoomLimits;
-use nagaya_server::engine::memory::Memory;
-use nagaya_server::engine::{ContainerSpec, Engine};
-use nagaya_server::state::{Embedded, Record, Redis, RedisAddress, State};
-use nagaya_server::telemetry::audit::Audit;
-use nagaya_server::telemetry::metrics::Metrics;
-use nagaya_server::workspace::clock::Clock;
-use nagaya_server::workspace::id::RoomId;
-use nagaya_server::workspace::peers::Peers;
-use nagaya_server::workspace::pool::PoolSize;
-use nagaya_server::workspace::room::{Entry, Occupant, RoomState};
-use nagaya_server::workspace::sockets::SocketBase;
-use nagaya_server::workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Parts, Template, Workspaces};
+use nagaya_server::cluster::Cluster;
+use nagaya_server::cluster::peers::Peers;
+use nagaya_telemetry::metrics::Metrics;
+use nagaya_workspace::clock::Clock;
+use nagaya_workspace::engine::memory::Memory;
+use nagaya_workspace::engine::{ContainerSpec, Engine};
+use nagaya_workspace::id::RoomId;
+use nagaya_workspace::rooms::{Entry, Occupant, RoomState};
+use nagaya_workspace::state::{Embedded, PoolSize, Record, Redis, RedisAddress, State};
+use nagaya_workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Parts, RoomLimits, Settings, Template, Workspaces, testing};
 use tokio::runtime::Runtime;
 
 /// Whose the rooms under test are, and whose the others.
@@ -32,12 +29,6 @@ pub(crate) const TTL: Duration = Duration::from_secs(60);
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
 /// How much older everything gets at once: beyond every age that matters.
 pub(crate) const AGES: Duration = Duration::from_secs(100);
-
-struct Nobody;
-
-impl Trail for Nobody {
-    fn request(&self, _: &RequestRecord) {}
-}
 
 /// What a server finds when it starts, and leaves when it dies.
 pub(crate) struct Host {
@@ -69,7 +60,7 @@ impl Host {
     }
 
     pub(crate) fn records_path(&self) -> PathBuf {
-        self.dir.path().join("w.sqlite")
+        self.dir.path().join("workspaces.sqlite")
     }
 
     /// Our containers: name, and whether it runs.
@@ -120,26 +111,10 @@ impl Host {
     }
 
     pub(crate) async fn parts(&self, pool: PoolSize) -> Parts {
-        let base = self.base();
-        let metrics = Arc::new(Metrics::new().expect("metrics"));
-        Parts {
-            engine: self.engine.clone(),
-            egress: Egress::new(Settings::default(), None, Arc::new(Nobody)).expect("a proxy"),
-            sockets: SocketBase::prepare(base.clone(), base).expect("a base"),
-            template: template(),
-            state: Arc::new(Embedded::open(&self.records_path()).await.expect("opens")),
-            bucket: None,
-            peers: Peers::alone(DEPLOYMENT),
-            audit: Arc::new(Audit::open(Path::new("/dev/null"), metrics.clone()).expect("opens")),
-            metrics,
-            clock: self.clock.clone(),
-            ttl: TTL,
-            grace: GRACE,
-            // Collection happens when a test says so.
-            gc_interval: Duration::from_secs(1_000_000),
-            pool,
-            most: 0,
-        }
+        let parts = testing::parts(self.engine.clone(), DEPLOYMENT, self.dir.path()).await.expect("parts");
+        // Collection happens when a test says so.
+        let settings = Settings { ttl: TTL, grace: GRACE, pool, ..parts.settings.clone() };
+        Parts { template: template(), clock: self.clock.clone(), settings, ..parts }
     }
 }
 
@@ -149,7 +124,7 @@ pub(crate) fn template() -> Template {
         image: "image".into(),
         limits: RoomLimits { nano_cpus: 1, memory: 1 << 20, pids: 16, disk: 1 << 20 },
         user: (1000, 1000),
-        region: "us-east-1".into(),
+        model_environment: Vec::new(),
     }
 }
 
@@ -162,6 +137,7 @@ fn spec(id: &RoomId, deployment: &str, dir: PathBuf) -> ContainerSpec {
 
 /// One life of a server. Dropping it is `kill -9`: every task ends where it stands.
 pub(crate) struct Server {
+    pub(crate) cluster: Arc<Cluster>,
     pub(crate) workspaces: Arc<Workspaces>,
     pub(crate) runtime: Runtime,
     pub(crate) egress: Arc<Egress>,
@@ -183,10 +159,12 @@ impl Server {
         runtime.block_on(parts.state.close());
         let address = RedisAddress::parse(&redis.url()).expect("an address");
         parts.state = Arc::new(Redis::new(address, DEPLOYMENT, TTL * 2).expect("a client"));
-        let _guard = runtime.enter();
-        parts.peers = Peers::among(&host.base(), DEPLOYMENT).expect("a place");
-        drop(_guard);
-        Self::with(runtime, parts)
+        let peers = {
+            let _guard = runtime.enter();
+            Peers::among(&host.base(), DEPLOYMENT).expect("a socket")
+        };
+        parts.server_id = peers.id().into();
+        Self::among(runtime, parts, peers)
     }
 
     /// SIGKILL: every task ends where it stands.
@@ -210,12 +188,16 @@ impl Server {
     }
 
     pub(crate) fn with(runtime: Runtime, parts: Parts) -> Self {
+        Self::among(runtime, parts, Peers::alone(DEPLOYMENT))
+    }
+
+    fn among(runtime: Runtime, parts: Parts, peers: Peers) -> Self {
         let (egress, metrics) = (parts.egress.clone(), parts.metrics.clone());
-        let workspaces = Workspaces::new(parts);
+        let cluster = Cluster::new(Workspaces::new(parts), peers);
         let _guard = runtime.enter();
-        workspaces.start();
+        cluster.start();
         drop(_guard);
-        Self { workspaces, runtime, egress, metrics }
+        Self { workspaces: cluster.workspaces().clone(), cluster, runtime, egress, metrics }
     }
 
     /// Lets background work go on until a condition holds.
@@ -230,7 +212,7 @@ impl Server {
     }
 
     pub(crate) fn entries(&self) -> Vec<Entry> {
-        self.workspaces.list()
+        self.workspaces.rooms().all()
     }
 
     /// Rooms and what they do, for a message.

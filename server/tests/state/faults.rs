@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nagaya_fixtures::redis::RedisServer;
-use nagaya_server::state::{Redis, State, StateError};
+use nagaya_workspace::state::{Redis, State, StateError};
 
 use crate::support::{DEPLOYMENT, record, redis};
 

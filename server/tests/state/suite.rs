@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nagaya_server::state::{PoolSize, Swap};
+use nagaya_workspace::state::{PoolSize, Swap};
 
 use crate::support::{Place, record};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nagaya_fixtures::redis::RedisServer;
-use nagaya_server::state::{Embedded, Record, Redis, RedisAddress, State, open_sqlite};
+use nagaya_workspace::state::{Embedded, Record, Redis, RedisAddress, State, open_sqlite};
 
 pub(crate) const DEPLOYMENT: &str = "ours";
 pub(crate) const TTL: Duration = Duration::from_secs(100);

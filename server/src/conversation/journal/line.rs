@@ -8,9 +8,9 @@ use nagaya_protocol::Usage;
 use serde::{Deserialize, Serialize};
 
 use crate::conversation::event::Done;
-use crate::conversation::run::Order;
+use crate::conversation::order::Order;
 use crate::conversation::store::RunTotals;
-use crate::telemetry::metrics::RunOutcome;
+use nagaya_telemetry::metrics::RunOutcome;
 
 /// What a restarted server must know of a run beyond what its readers saw.
 #[derive(Debug, Clone, Serialize, Deserialize)]

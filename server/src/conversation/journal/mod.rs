@@ -5,24 +5,25 @@
 //! process was killed. The disk is waited for only where a run begins to end (`Ending`) and where a server stops. When the power
 //! fails, the events of the last seconds may be gone, and whoever saw them has seen more than there is.
 
+mod directory;
 mod line;
 mod past;
 mod reader;
-mod shelf;
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use directory::{JournalDir, JournalRef};
 pub use line::{Ending, EventLine, Head, Note};
 pub use past::{Past, PastExecution};
 pub use reader::{Lines, Reader};
-pub use shelf::{Shelf, Slip};
 
 use super::event::Event;
 
@@ -116,7 +117,7 @@ impl Journal {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// The run's id: the first half of every event's id.

@@ -3,7 +3,7 @@ use std::io::{Read, Seek, Write};
 
 use super::*;
 use crate::conversation::event::{Done, DoneStatus, UsageReport};
-use crate::conversation::run::Order;
+use crate::conversation::order::Order;
 use crate::conversation::store::{Conversation, ConversationStatus, Model, ModelStatus, Tenant, TenantStatus};
 
 fn head() -> Head {
@@ -278,15 +278,15 @@ async fn a_disk_that_takes_nothing_keeps_no_end_from_its_readers() {
 #[test]
 fn the_shelf_knows_what_is_over() {
     let dir = tempfile::tempdir().expect("a directory");
-    let shelf = Shelf::open(dir.path().join("runs")).expect("opens");
-    fs::write(shelf.path().join("notes"), "of somebody else's").expect("writes");
-    let journal = shelf.begin(head()).expect("begins");
-    assert!(shelf.begin(head()).is_err(), "a run has one journal");
-    let slip = || shelf.slips().expect("lists").pop().expect("one");
-    assert_eq!((slip().conversation.as_str(), slip().run_id.as_str()), ("c", "r"));
-    assert!(!shelf.is_settled(&slip()).expect("reads"));
+    let journals = JournalDir::open(dir.path().join("runs")).expect("opens");
+    fs::write(journals.path().join("notes"), "of somebody else's").expect("writes");
+    let journal = journals.begin(head()).expect("begins");
+    assert!(journals.begin(head()).is_err(), "a run has one journal");
+    let reference = || journals.slips().expect("lists").pop().expect("one");
+    assert_eq!((reference().conversation.as_str(), reference().run_id.as_str()), ("c", "r"));
+    assert!(!journals.is_settled(&reference()).expect("reads"));
     a_run(&journal);
-    assert!(shelf.is_settled(&slip()).expect("reads"));
-    shelf.remove(&slip()).expect("removes");
-    assert!(shelf.slips().expect("lists").is_empty());
+    assert!(journals.is_settled(&reference()).expect("reads"));
+    journals.remove(&reference()).expect("removes");
+    assert!(journals.slips().expect("lists").is_empty());
 }

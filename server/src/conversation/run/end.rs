@@ -7,14 +7,16 @@ use jiff::Timestamp;
 use nagaya_protocol::Usage;
 use serde_json::json;
 
-use super::{Order, Outcome, Run, millis};
+use super::{Outcome, Run, millis};
 use crate::conversation::cost;
 use crate::conversation::event::{Done, DoneStatus, ErrorType, Event, UsageReport};
 use crate::conversation::journal::{Ending, Journal, Note};
-use crate::conversation::runs::Means;
+use crate::conversation::order::Order;
+use crate::conversation::services::RunServices;
 use crate::conversation::store::{EndedRun, RunTotals, StoreError};
-use crate::telemetry::audit;
-use crate::telemetry::metrics::RunOutcome;
+use nagaya_telemetry::audit;
+use nagaya_telemetry::metrics::RunOutcome;
+use nagaya_workspace::backoff::Backoff;
 
 /// How long the readers wait for the database before they are told the end without it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,7 +26,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// What still has to be said where a run's code panicked.
 pub(in crate::conversation) struct Closing {
     journal: Arc<Journal>,
-    means: Means,
+    services: RunServices,
     order: Order,
     began: Timestamp,
 }
@@ -47,11 +49,11 @@ impl Closing {
             tracing::error!(run = self.journal.run_id(), %error, "its end is not in the journal");
         }
         if let Some(uploads) = &self.order.uploads {
-            self.means.uploads.remove(uploads);
+            self.services.uploads.remove(uploads);
         }
-        self.means.metrics.run_ended(RunOutcome::Error);
-        self.means.audit.tell(&audit::Event::RunEnded {
-            whose: self.order.whose(None),
+        self.services.metrics.run_ended(RunOutcome::Error);
+        self.services.audit.record(&audit::Event::RunEnded {
+            subject: self.order.subject(None),
             run: self.journal.run_id(),
             request_id: self.order.request_id.as_deref(),
             status: RunOutcome::Error,
@@ -67,7 +69,7 @@ impl Run {
     pub(in crate::conversation) fn closing(&self) -> Closing {
         Closing {
             journal: self.journal.clone(),
-            means: self.means.clone(),
+            services: self.services.clone(),
             order: self.order.clone(),
             began: self.began,
         }
@@ -127,9 +129,9 @@ impl Run {
             self.journal.settle();
         }
         if !self.past.done {
-            self.means.metrics.run_ended(ending.outcome);
-            self.means.audit.tell(&audit::Event::RunEnded {
-                whose: self.order.whose(self.room.as_deref()),
+            self.services.metrics.run_ended(ending.outcome);
+            self.services.audit.record(&audit::Event::RunEnded {
+                subject: self.order.subject(self.room.as_deref()),
                 run: self.journal.run_id(),
                 request_id: self.order.request_id.as_deref(),
                 status: ending.outcome,
@@ -144,14 +146,13 @@ impl Run {
             self.told = 0;
             self.say(&Event::Done(ending.done.clone())).await;
         }
-        let mut pause = PAUSE.0;
+        let mut backoff = Backoff::new(PAUSE);
         while let Err(error) = settled {
             let conversation = &self.order.conversation.conversation_id;
             tracing::warn!(conversation, run = self.journal.run_id(), %error, "the run is not in the database yet");
-            if self.stop.clone().run_until_cancelled_owned(tokio::time::sleep(pause)).await.is_none() {
+            if self.stop.clone().run_until_cancelled_owned(backoff.pause()).await.is_none() {
                 return false;
             }
-            pause = (pause * 2).min(PAUSE.1);
             settled = self.settle(&ending).await;
         }
         self.settled()
@@ -170,7 +171,7 @@ impl Run {
     async fn settle(&mut self, ending: &Ending) -> Result<(), StoreError> {
         self.catch_up_now().await?;
         let status = json!(ending.done.status);
-        self.means
+        self.services
             .store
             .add_run(EndedRun {
                 id: self.journal.run_id(),

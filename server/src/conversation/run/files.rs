@@ -5,12 +5,12 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
-use super::{Outlook, PING, Run};
+use super::{PING, Run};
 use crate::conversation::event::{ErrorType, Event};
-use crate::files::Done;
-use crate::telemetry::audit;
-use crate::workspace::Lease;
-use crate::workspace::browse::FilesError;
+use nagaya_telemetry::audit;
+use nagaya_workspace::files::FilesError;
+use nagaya_workspace::objects::Done;
+use nagaya_workspace::{Lease, OnShutdown};
 
 /// What is worth telling of a sync that went well.
 const LONG: Duration = Duration::from_secs(1);
@@ -42,19 +42,19 @@ impl Run {
         let (cancel, stop) = (self.cancel.clone(), self.stop.clone());
         for (at, file) in uploads.files.iter().enumerate() {
             let told = |error: &dyn std::fmt::Display| format!("{}: {error}", file.path);
-            let content = self.means.uploads.read(&uploads, at).await.map_err(|error| told(&error))?;
+            let content = self.services.uploads.read(&uploads, at).await.map_err(|error| told(&error))?;
             let content = content.map_err(|error| FilesError::BrokenOff(error.to_string())).boxed();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
-                () = stop.cancelled() => match self.means.outlook {
-                    Outlook::GoesOn => return Ok(()),
-                    Outlook::Ends => return Err(told(&"the server is stopping")),
+                () = stop.cancelled() => match self.services.on_shutdown {
+                    OnShutdown::Keep => return Ok(()),
+                    OnShutdown::Destroy => return Err(told(&"the server is stopping")),
                 },
                 put = self.with_pings(lease.put_file(&file.path, Some(file.bytes), content)) => put.map_err(|error| told(&error))?,
             }
-            self.means.audit.tell(&audit::Event::File {
-                whose: self.order.whose(Some(lease.workspace_id())),
+            self.services.audit.record(&audit::Event::File {
+                subject: self.order.subject(Some(lease.workspace_id())),
                 way: audit::Way::In,
                 path: &file.path,
                 bytes: file.bytes,
@@ -68,7 +68,7 @@ impl Run {
     /// The room has them, or the run has ended: they are not needed any more.
     pub(super) fn forget_uploads(&self) {
         if let Some(uploads) = &self.order.uploads {
-            self.means.uploads.remove(uploads);
+            self.services.uploads.remove(uploads);
         }
     }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nagaya_protocol::{AgentEvent, ErrorKind, Usage};
 
-use super::{Outcome, Outlook, PING, Run};
+use super::{Outcome, PING, Run};
 use crate::conversation::event::{DoneStatus, ErrorType, Event};
 use crate::conversation::journal::Note;
 use crate::conversation::recovery::Stream;
 use crate::conversation::translate;
-use crate::telemetry::metrics::RunOutcome;
-use crate::workspace::{Lease, Why};
+use nagaya_telemetry::metrics::RunOutcome;
+use nagaya_workspace::{Lease, OnShutdown, Why};
 
 /// How long an agent that ends goes on answering, and some more.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ impl Run {
                     return Some(Outcome::cancelled());
                 }
                 () = self.stop.cancelled() => {
-                    if self.means.outlook == Outlook::GoesOn && stream.execution().is_some() {
+                    if self.services.on_shutdown == OnShutdown::Keep && stream.execution().is_some() {
                         return None;
                     }
                     self.fail(ErrorType::ServerStopping, "the server is stopping".into(), true).await;
@@ -135,7 +135,7 @@ impl Run {
     }
 
     async fn time_is_up(&mut self, lease: Lease) -> Outcome {
-        let limit = self.means.execution_timeout;
+        let limit = self.services.execution_timeout;
         // Nothing of it runs any more once the room is gone.
         lease.abandon(Why::Timeout).await;
         self.fail(ErrorType::TimeoutError, format!("the run took longer than {limit:?}; its room was replaced"), true)

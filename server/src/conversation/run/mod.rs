@@ -3,7 +3,7 @@
 mod end;
 mod files;
 mod follow;
-mod history;
+mod request;
 mod tell;
 
 use std::sync::Arc;
@@ -11,67 +11,27 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nagaya_protocol::Usage;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{DoneStatus, ErrorType, Event};
 use super::journal::{Journal, Note, Past, PastExecution};
+use super::order::Order;
 use super::recovery::Stream;
-use super::runs::Means;
-use super::store::{Conversation, ConversationStatus, Model, StoreError, Tenant};
+use super::services::RunServices;
+use super::store::{Conversation, ConversationStatus, StoreError};
 use super::translate::{self, Translator};
-use super::uploads::Uploaded;
-use crate::telemetry::audit::{self, Whose};
-use crate::telemetry::metrics::RunOutcome;
-use crate::workspace::room::Occupant;
-use crate::workspace::{AcquireError, Lease, Origin, Why};
+use nagaya_telemetry::audit;
+use nagaya_telemetry::metrics::RunOutcome;
+use nagaya_workspace::rooms::Occupant;
+use nagaya_workspace::{AcquireError, Lease, OnShutdown, Origin, Why};
 
 /// How often a reader hears that the run goes on.
 const PING: Duration = Duration::from_secs(10);
 
-/// What is to be run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Order {
-    /// In which conversation.
-    pub conversation: Conversation,
-    /// Whose it is.
-    pub tenant: Tenant,
-    /// With which model.
-    pub model: Model,
-    /// What the user asks for.
-    pub user_input: String,
-    /// The request that asked for it.
-    #[serde(default)]
-    pub request_id: Option<String>,
-    /// The user, as the client calls them.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// Files that came with the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uploads: Option<Uploaded>,
-}
-
-impl Order {
-    /// Whose the run is, for the audit trail; `workspace` is the room it is in.
-    pub(super) fn whose<'a>(&'a self, workspace: Option<&'a str>) -> Whose<'a> {
-        let conversation = &self.conversation;
-        Whose { workspace, conversation: Some(&conversation.conversation_id), tenant: Some(&conversation.tenant_id) }
-    }
-}
-
-/// What becomes of a run that goes on when the server stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outlook {
-    /// It goes on in its room, and the next server takes it up.
-    GoesOn,
-    /// It ends with the server.
-    Ends,
-}
-
 /// A run under way.
 #[derive(Debug)]
 pub(super) struct Run {
-    means: Means,
+    services: RunServices,
     order: Order,
     past: Past,
     journal: Arc<Journal>,
@@ -117,7 +77,7 @@ impl Outcome {
 impl Run {
     /// A run that goes on from its past, which may be nothing.
     pub(super) fn new(
-        means: Means,
+        services: RunServices,
         mut past: Past,
         journal: Arc<Journal>,
         cancel: CancellationToken,
@@ -130,7 +90,7 @@ impl Run {
             cancel.cancel();
         }
         Self {
-            means,
+            services,
             order,
             journal,
             cancel,
@@ -174,7 +134,7 @@ impl Run {
         // It may have been archived or deleted between its look-up and the run's entry into the table, from where on a
         // deletion sees the run: then no room must be opened for it any more.
         let (tenant, id) = (&self.order.conversation.tenant_id, &self.order.conversation.conversation_id);
-        match self.means.store.conversation(tenant, id).await {
+        match self.services.store.conversation(tenant, id).await {
             Ok(Conversation { status: ConversationStatus::Archived, .. }) | Err(StoreError::NotFound(_)) => {
                 return Some(Outcome::cancelled());
             }
@@ -182,7 +142,7 @@ impl Run {
             Err(error) => tracing::warn!(conversation = id, %error, "a run begins without a look at its conversation"),
         }
         self.say(&Event::setup("Opening a room")).await;
-        let lease = match self.means.workspaces.acquire(self.occupant()).await {
+        let lease = match self.services.cluster.acquire(self.occupant()).await {
             Ok(lease) => lease,
             Err(error) => {
                 let kind = match error {
@@ -211,7 +171,7 @@ impl Run {
         if self.cancel.is_cancelled() {
             return Some(Outcome::cancelled());
         }
-        if self.stop.is_cancelled() && self.means.outlook == Outlook::GoesOn {
+        if self.stop.is_cancelled() && self.services.on_shutdown == OnShutdown::Keep {
             return None;
         }
         // Before the agent is asked: from here on a restarted server must look into this room.
@@ -230,7 +190,7 @@ impl Run {
             }
         };
         match lease.execute(&request, self.order.request_id.as_deref()).await {
-            Ok(stream) => self.follow(lease, Stream::new(stream), self.means.execution_timeout).await,
+            Ok(stream) => self.follow(lease, Stream::new(stream), self.services.execution_timeout).await,
             Err(error) => Some(self.give_up(lease, error.to_string()).await),
         }
     }
@@ -238,12 +198,12 @@ impl Run {
     /// Takes up what an earlier process left in a room.
     async fn take_up(&mut self, room: &str, execution: Option<PastExecution>) -> Option<Outcome> {
         self.is_in(room);
-        let reattached = self.means.workspaces.reattach(self.occupant(), room);
+        let reattached = self.services.cluster.workspaces().reattach(self.occupant(), room);
         let Some(lease) = self.stop.run_until_cancelled(reattached).await? else {
             let why = "the room was lost: it did not outlive the server's absence".to_owned();
             self.crashed(&why);
             self.fail(ErrorType::ExecutionError, why, true).await;
-            let acquired = self.means.workspaces.acquire(self.occupant()).await;
+            let acquired = self.services.cluster.acquire(self.occupant()).await;
             self.move_on(acquired).await;
             return Some(Outcome::error());
         };
@@ -255,7 +215,7 @@ impl Run {
         // The last of the agent's events once more: it may have been told in part only.
         match Stream::take_up(&lease, id, self.past.agent.saturating_sub(1)).await {
             Ok(stream) => {
-                let left = self.means.execution_timeout.saturating_sub(since(began));
+                let left = self.services.execution_timeout.saturating_sub(since(began));
                 self.follow(lease, stream, left).await
             }
             Err(error) => Some(self.give_up(lease, error.to_string()).await),
@@ -270,11 +230,11 @@ impl Run {
     }
 
     fn crashed(&self, reason: &str) {
-        self.means.metrics.crashed();
+        self.services.metrics.crashed();
         let (run, request_id) = (self.journal.run_id(), self.order.request_id.as_deref());
-        let whose = self.order.whose(self.room.as_deref());
+        let subject = self.order.subject(self.room.as_deref());
         tracing::warn!(run, reason, "a room was lost under a run");
-        self.means.audit.tell(&audit::Event::RoomCrashed { whose, run, request_id, reason });
+        self.services.audit.record(&audit::Event::RoomCrashed { subject, run, request_id, reason });
     }
 
     fn occupant(&self) -> Occupant {
@@ -303,7 +263,8 @@ impl Run {
         self.agent = 0;
         self.fail(ErrorType::ExecutionError, format!("the room was lost: {why}"), true).await;
         // The new room need not wait until the old one is gone; the end of the run does: something may still go on in there.
-        let (old_is_gone, acquired) = lease.replace(Why::Dead).await;
+        let cluster = self.services.cluster.clone();
+        let (old_is_gone, acquired) = cluster.replace(lease, Why::Dead).await;
         self.move_on(acquired).await;
         old_is_gone.await;
         Outcome::error()

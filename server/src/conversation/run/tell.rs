@@ -65,7 +65,7 @@ impl Run {
     async fn message(&self, seq: usize, kind: &str, content: &Value) -> Result<(), StoreError> {
         let id = format!("{}:{seq}", self.journal.run_id());
         let conversation = &self.order.conversation.conversation_id;
-        self.means.store.add_message(NewMessage { id: &id, conversation, kind, subtype: None, content }).await
+        self.services.store.add_message(NewMessage { id: &id, conversation, kind, subtype: None, content }).await
     }
 
     /// Brings messages that are only in the journal into the database.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nagaya_server::config::AtShutdown;
-use nagaya_server::workspace::room::RoomState;
+use nagaya_workspace::OnShutdown;
+use nagaya_workspace::rooms::RoomState;
 
 use super::step::Step;
 use super::{Life, name};
@@ -57,7 +57,7 @@ impl Life {
         }
         assert_eq!(server.egress.open_listeners(), open, "proxies of {:?}", server.rooms());
         if !self.faulty {
-            let reality = server.runtime.block_on(server.workspaces.reality());
+            let reality = server.runtime.block_on(server.workspaces.counts());
             let running = containers.values().filter(|running| **running).count();
             assert_eq!(reality.active_containers, running, "gauge of containers");
         }
@@ -85,7 +85,7 @@ impl Life {
             self.perform(&Step::Finish(conversation));
         }
         let server = self.server.take().expect("a server runs");
-        server.runtime.block_on(server.workspaces.shutdown(AtShutdown::Destroy, Duration::from_secs(10)));
+        server.runtime.block_on(server.cluster.shutdown(OnShutdown::Destroy, Duration::from_secs(10)));
         assert_eq!(self.host.containers(), [], "containers after the shutdown");
         assert_eq!(self.host.directories(), BTreeSet::new(), "directories after the shutdown");
         assert_eq!(server.egress.open_listeners(), 0, "proxies after the shutdown");

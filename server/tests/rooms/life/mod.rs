@@ -10,10 +10,10 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use nagaya_server::config::AtShutdown;
-use nagaya_server::workspace::pool::PoolSize;
-use nagaya_server::workspace::room::RoomState;
-use nagaya_server::workspace::{Lease, Why};
+use nagaya_workspace::OnShutdown;
+use nagaya_workspace::rooms::RoomState;
+use nagaya_workspace::state::PoolSize;
+use nagaya_workspace::{Lease, Why};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 
@@ -53,10 +53,10 @@ impl Life {
 
     fn kill(&mut self) {
         // The runtime first: nothing gets to clean up. The leases are memory of a process that is gone.
-        let Server { workspaces, runtime, egress, metrics } = self.server.take().expect("a server runs");
+        let Server { cluster, workspaces, runtime, egress, metrics } = self.server.take().expect("a server runs");
         drop(runtime);
         self.leases.clear();
-        drop((workspaces, egress, metrics));
+        drop((cluster, workspaces, egress, metrics));
         // A database's own thread would die with its process; here it is waited for, or it wrote into the next life.
         let path = self.host.records_path();
         let open = || links().iter().any(|link| link.to_string_lossy().starts_with(&*path.to_string_lossy()));
@@ -76,12 +76,12 @@ impl Life {
     /// Does a step; `polls` is after how many polls of it the server dies.
     pub(super) fn act(&mut self, step: &Step, polls: Option<u16>) {
         let server = self.server.as_ref().expect("a server runs");
-        let workspaces = server.workspaces.clone();
+        let cluster = server.cluster.clone();
         let mut lease = None;
         let work = async {
             match step {
                 Step::Acquire(conversation) if !self.leases.contains_key(conversation) => {
-                    match workspaces.acquire(occupant(&name(*conversation))).await {
+                    match cluster.acquire(occupant(&name(*conversation))).await {
                         Ok(got) => lease = Some((*conversation, got)),
                         Err(error) => assert!(self.faulty, "no room though nothing is wrong: {error}"),
                     }
@@ -98,23 +98,23 @@ impl Life {
                 }
                 Step::Delete(conversation) => {
                     drop(self.leases.remove(conversation));
-                    let released = workspaces.release_conversation(&name(*conversation), Why::Conversation).await;
+                    let released = cluster.release_conversation(&name(*conversation), Why::Conversation).await;
                     if let Err(error) = released {
                         assert!(self.faulty, "not released though nothing is wrong: {error}");
                     }
                 }
                 Step::Release(which) => {
-                    let entries = workspaces.list();
+                    let entries = cluster.workspaces().rooms().all();
                     if !entries.is_empty() {
                         let id = entries[usize::from(*which) % entries.len()].room.id.clone();
-                        let released = workspaces.release(&id, Why::Operator).await;
+                        let released = cluster.workspaces().release(&id, Why::Operator).await;
                         if let Err(error) = released {
                             assert!(self.faulty, "not released though nothing is wrong: {error}");
                         }
                     }
                 }
                 Step::Collect => {
-                    let report = workspaces.collect().await;
+                    let report = cluster.collect().await;
                     assert!(self.faulty || report.errors.is_empty(), "{report:?}");
                 }
                 _ => {}
@@ -190,7 +190,7 @@ impl Life {
             Step::Restart => {
                 self.leases.clear();
                 let server = self.server.take().expect("a server runs");
-                server.runtime.block_on(server.workspaces.shutdown(AtShutdown::Keep, Duration::from_secs(10)));
+                server.runtime.block_on(server.cluster.shutdown(OnShutdown::Keep, Duration::from_secs(10)));
                 assert_eq!(server.egress.open_listeners(), 0, "proxies after a shutdown");
                 drop(server);
                 self.start();

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nagaya_fixtures::redis::RedisServer;
-use nagaya_server::config::AtShutdown;
-use nagaya_server::state::PoolSize;
-use nagaya_server::workspace::room::RoomState;
-use nagaya_server::workspace::{AcquireError, Lease, ReleaseError, Why};
+use nagaya_workspace::OnShutdown;
+use nagaya_workspace::rooms::RoomState;
+use nagaya_workspace::state::PoolSize;
+use nagaya_workspace::{AcquireError, Lease, ReleaseError, Why};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 
@@ -126,7 +126,7 @@ impl<'a> Life<'a> {
         match *step {
             Step::Acquire(server, conversation) => {
                 let on = &self.servers[&server];
-                let result = on.runtime.block_on(on.workspaces.acquire(occupant(&name(conversation))));
+                let result = on.runtime.block_on(on.cluster.acquire(occupant(&name(conversation))));
                 let taken = self.leases.contains_key(&conversation);
                 self.got(conversation, vec![(server, result)], taken);
             }
@@ -136,8 +136,8 @@ impl<'a> Life<'a> {
                     .servers
                     .iter()
                     .map(|(which, server)| {
-                        let workspaces = server.workspaces.clone();
-                        let ask = async move { workspaces.acquire(occupant(&name(conversation))).await };
+                        let cluster = server.cluster.clone();
+                        let ask = async move { cluster.acquire(occupant(&name(conversation))).await };
                         (*which, server.runtime.spawn(ask))
                     })
                     .collect();
@@ -158,7 +158,7 @@ impl<'a> Life<'a> {
                 }
                 let on = &self.servers[&server];
                 let released =
-                    on.runtime.block_on(on.workspaces.release_conversation(&name(conversation), Why::Conversation));
+                    on.runtime.block_on(on.cluster.release_conversation(&name(conversation), Why::Conversation));
                 match released {
                     Ok(()) => {}
                     Err(ReleaseError::Elsewhere) => assert!(self.down || self.leases.contains_key(&conversation)),
@@ -167,7 +167,7 @@ impl<'a> Life<'a> {
             }
             Step::Collect(server) => {
                 let on = &self.servers[&server];
-                let report = on.runtime.block_on(on.workspaces.collect());
+                let report = on.runtime.block_on(on.cluster.collect());
                 assert!(self.down || report.errors.is_empty(), "{report:?}");
             }
             Step::Age => self.host.age(),
@@ -181,7 +181,7 @@ impl<'a> Life<'a> {
                 let ended: Vec<u8> = self.leases.iter().filter(|(_, (on, _))| *on == which).map(|(c, _)| *c).collect();
                 ended.iter().for_each(|conversation| drop(self.leases.remove(conversation)));
                 let server = &self.servers[&which];
-                server.runtime.block_on(server.workspaces.shutdown(AtShutdown::Keep, DEADLINE));
+                server.runtime.block_on(server.cluster.shutdown(OnShutdown::Keep, DEADLINE));
                 self.kill(which);
                 self.start(which);
             }
@@ -190,8 +190,8 @@ impl<'a> Life<'a> {
                 self.start(which);
             }
             Step::KillDuring(which, conversation, micros) => {
-                let workspaces = self.servers[&which].workspaces.clone();
-                let ask = async move { workspaces.acquire(occupant(&name(conversation))).await.map(drop) };
+                let cluster = self.servers[&which].cluster.clone();
+                let ask = async move { cluster.acquire(occupant(&name(conversation))).await.map(drop) };
                 let ask = self.servers[&which].runtime.spawn(ask);
                 let until = std::time::Instant::now() + Duration::from_micros(micros.into());
                 while std::time::Instant::now() < until {

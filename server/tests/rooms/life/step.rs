@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nagaya_server::engine::memory::{Call, Fault};
+use nagaya_workspace::engine::memory::{Call, Fault};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]

@@ -1,0 +1,51 @@
+//! A conversation's files, wherever its workspace is.
+
+use nagaya_workspace::Why;
+use nagaya_workspace::files::{ConversationFiles, FilesError, Pieces, Source};
+use nagaya_workspace::rooms::Occupant;
+
+use super::Cluster;
+
+impl Cluster {
+    /// The files of a conversation: those in its workspace where it has one, else those in the bucket.
+    ///
+    /// # Errors
+    /// Another server has the workspace, or it cannot be found out who has it.
+    pub async fn files(&self, occupant: &Occupant) -> Result<ConversationFiles, FilesError> {
+        let room = self.room_of(occupant).await?;
+        Ok(self.workspaces().files_of(occupant, room))
+    }
+
+    /// Creates a file from what arrives, or replaces it once everything has arrived. A conversation that has neither a workspace
+    /// nor a bucket gets a workspace for it.
+    ///
+    /// # Errors
+    /// The file does not fit or breaks off. What was there before is still there.
+    pub async fn write_file(&self, occupant: &Occupant, path: &str, content: Pieces) -> Result<(), FilesError> {
+        let files = self.files(occupant).await?;
+        match files.source() {
+            Source::Nowhere => {
+                let lease = self.acquire(occupant.clone()).await?;
+                lease.put_file(path, None, nagaya_workspace::files::limited(content)).await
+            }
+            _ => files.write(path, content).await,
+        }
+    }
+
+    /// Undoes a write to a conversation that was deleted or archived meanwhile: its deletion looked for workspaces and files before
+    /// this one existed. What cannot be undone is logged.
+    pub async fn take_back(&self, occupant: &Occupant, path: &str) {
+        let conversation = &occupant.conversation;
+        let deleted = match self.files(occupant).await {
+            Ok(files) => files.delete(path).await,
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Ok(()) | Err(FilesError::NotFound) => {}
+            Err(error) => tracing::error!(conversation, path, %error, "a file that arrived too late is left"),
+        }
+        if let Err(error) = self.release_conversation(conversation, Why::Conversation).await {
+            tracing::error!(conversation, %error, "a workspace that was opened too late is left to garbage collection");
+        }
+    }
+}

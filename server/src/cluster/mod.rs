@@ -1,0 +1,451 @@
+//! Which server has what: the workspaces of a deployment among its servers.
+//!
+//! Servers of a deployment share a host, a directory of Unix sockets and the shared state. A running server's table of rooms is
+//! the truth about its rooms, and it answers other servers' questions about them ([`peers`]). Records in the shared state say
+//! what a server that has died had. So a room changes its server in one of two ways: a running server hands it over, or its
+//! record is claimed after its owner has died.
+//!
+//! [`Cluster`] stands above [`Workspaces`], which knows this server's rooms alone. A server that is the only one of its
+//! deployment goes through it as well; then there is nobody to ask.
+
+mod files;
+mod peer_api;
+pub mod peers;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nagaya_workspace::id::RoomId;
+use nagaya_workspace::rooms::{Handover, Occupant, Room};
+use nagaya_workspace::state::Record;
+use nagaya_workspace::{
+    AcquireError, Adoption, Lease, Lessee, OnShutdown, Others, OthersError, ReconcileError, ReleaseError, Why,
+    Workspaces, gc,
+};
+use parking_lot::Mutex;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use peer_api::{LastRun, PeerApi, PeerApiError};
+
+use nagaya_workspace::backoff::Backoff;
+use peers::{Answer, Handed, PeerError, Peers, Question};
+
+/// How long a conversation stays locked for a run that was admitted and is about to acquire its room.
+const ADMITTED: Duration = Duration::from_secs(10);
+/// How long it stays locked while its room is looked for or built, which never takes that long. A holder that dies is found out
+/// by its socket, so this is only the last resort.
+const HELD: Duration = Duration::from_secs(120);
+/// How often a room that is changing its server at this very moment is looked for again.
+const LOOKS: usize = 3;
+/// First and longest pause while the engine, the shared state or another server does not answer at the start.
+const RECONCILE_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Pause after a question of another server could not be accepted, most likely for lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long, at a shutdown, answers to other servers may take.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The workspaces of a deployment, as one of its servers sees them.
+#[derive(Debug)]
+pub struct Cluster {
+    workspaces: Arc<Workspaces>,
+    peers: Peers,
+    /// Conversations whose room this server is looking for or building.
+    acquiring: Mutex<HashSet<String>>,
+    /// Answers to other servers' questions, and the end of them.
+    answers: TaskTracker,
+    leaving: CancellationToken,
+}
+
+impl Cluster {
+    /// This server's workspaces among those of `peers`. Nothing runs yet.
+    #[must_use]
+    pub fn new(workspaces: Arc<Workspaces>, peers: Peers) -> Arc<Self> {
+        Arc::new(Self {
+            workspaces,
+            peers,
+            acquiring: Mutex::default(),
+            answers: TaskTracker::new(),
+            leaving: CancellationToken::new(),
+        })
+    }
+
+    /// This server's own workspaces.
+    #[must_use]
+    pub fn workspaces(&self) -> &Arc<Workspaces> {
+        &self.workspaces
+    }
+
+    /// Whether other servers may belong to the deployment.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        !self.peers.is_alone()
+    }
+
+    /// Starts the background work: reconciliation with what an earlier server left, then the warm pool, garbage collection and
+    /// the watch over directories. Returns at once; an engine that does not answer yet is waited for.
+    pub fn start(self: &Arc<Self>) {
+        if let Some(listener) = self.peers.listener() {
+            self.answers.spawn(self.clone().answer_peers(listener));
+            let workspaces = self.workspaces.clone();
+            self.workspaces.spawn(async move { workspaces.follow_state().await });
+        }
+        let this = self.clone();
+        self.workspaces.spawn(async move {
+            if this.workspaces.unless_stopped(this.reconcile_when_possible()).await.is_some() {
+                tokio::join!(this.workspaces.maintain(), this.workspaces.collect_regularly(|| this.others()));
+            }
+        });
+    }
+
+    /// Stops the background work, keeps or releases every workspace, then leaves the other servers.
+    pub async fn shutdown(&self, what: OnShutdown, deadline: Duration) {
+        self.workspaces.wind_down(what, deadline).await;
+        // Until here the other servers had to hear which rooms are not theirs to touch.
+        self.leaving.cancel();
+        self.answers.close();
+        if tokio::time::timeout(ANSWER_DEADLINE, self.answers.wait()).await.is_err() {
+            tracing::error!("answers to other servers did not end in time");
+        }
+        self.workspaces.close().await;
+        tracing::info!("workspaces {}", if what == OnShutdown::Keep { "kept for the next start" } else { "released" });
+    }
+
+    /// Reconciles once engine, shared state and the other servers answer.
+    async fn reconcile_when_possible(&self) {
+        let mut backoff = Backoff::new(RECONCILE_BACKOFF);
+        loop {
+            match self.reconcile().await {
+                Ok(()) => return,
+                Err(error) if backoff.is_first() => {
+                    tracing::warn!(%error, "workspaces of earlier servers cannot be examined yet; `nagaya doctor` says what to do");
+                }
+                Err(error) => tracing::debug!(%error, "workspaces of earlier servers still cannot be examined"),
+            }
+            backoff.pause().await;
+        }
+    }
+
+    async fn reconcile(&self) -> Result<(), ReconcileError> {
+        self.workspaces.reconcile(self.others()).await
+    }
+
+    /// Runs one cycle of garbage collection.
+    pub async fn collect(&self) -> gc::Report {
+        self.workspaces.collect(self.others()).await
+    }
+
+    /// The rooms of the other running servers.
+    async fn others(&self) -> Result<Others, OthersError> {
+        if self.peers.is_alone() {
+            return Ok(Others::None);
+        }
+        Ok(Others::Rooms(self.rooms_of_others().await?))
+    }
+
+    async fn rooms_of_others(&self) -> Result<HashSet<RoomId>, PeerError> {
+        let answers = self.peers.ask(&Question::Rooms).await?;
+        let rooms = answers.into_iter().filter_map(|answer| match answer {
+            Answer::Rooms(rooms) => Some(rooms),
+            _ => None,
+        });
+        Ok(rooms.flatten().filter_map(|id| RoomId::parse(&id)).collect())
+    }
+
+    /// Answers the other servers until this one leaves.
+    async fn answer_peers(self: Arc<Self>, listener: UnixListener) {
+        loop {
+            match self.leaving.run_until_cancelled(listener.accept()).await {
+                None => break,
+                Some(Ok((stream, _))) => {
+                    let this = self.clone();
+                    self.answers.spawn(peers::serve(stream, async move |question| this.answer(question).await));
+                }
+                Some(Err(error)) => {
+                    tracing::error!(%error, "a question of another server was not accepted");
+                    self.leaving.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+                }
+            }
+        }
+        self.peers.leave();
+    }
+
+    async fn answer(&self, question: Question) -> Answer {
+        let rooms = self.workspaces.rooms();
+        match question {
+            Question::Rooms => Answer::Rooms(rooms.own().iter().map(ToString::to_string).collect()),
+            Question::Runs(conversation) | Question::HandOver(conversation)
+                if self.acquiring.lock().contains(&conversation) =>
+            {
+                Answer::Busy
+            }
+            Question::Runs(conversation) => match rooms.is_leased(&conversation) {
+                true => Answer::Busy,
+                false => Answer::No,
+            },
+            Question::HandOver(conversation) => match rooms.hand_over(&conversation) {
+                Handover::Nothing => Answer::No,
+                Handover::Busy => Answer::Busy,
+                Handover::Room(room, session) => {
+                    room.close_listener(Duration::ZERO).await;
+                    tracing::info!(workspace = %room.id, "workspace handed over to another server");
+                    Answer::Handed(Handed { workspace: room.id.to_string(), session })
+                }
+            },
+        }
+    }
+
+    /// A workspace for a run of this conversation, whose agent has just answered: its own, wherever it is, else one of the warm
+    /// pool, else a new one.
+    ///
+    /// # Errors
+    /// None can be had.
+    pub async fn acquire(&self, occupant: Occupant) -> Result<Lease, AcquireError> {
+        let began = Instant::now();
+        let _turn = self.workspaces.turn(&occupant.conversation).await;
+        if let Some(lease) = self.workspaces.reuse(&occupant).await? {
+            return Ok(lease);
+        }
+        let find_or_make = async {
+            match self.fetch(&occupant).await? {
+                Some(lease) => Ok(lease),
+                None => self.workspaces.take_or_build(&occupant, began).await,
+            }
+        };
+        self.while_held(&occupant.conversation, find_or_make).await
+    }
+
+    /// Ends a lease and its workspace, and acquires another for the conversation. The future ends once the old workspace is gone,
+    /// or will not be gone soon.
+    pub async fn replace(&self, lease: Lease, why: Why) -> (impl Future<Output = ()>, Result<Lease, AcquireError>) {
+        let occupant = lease.occupant().clone();
+        let gone = lease.retire(why);
+        (gone, self.acquire(occupant).await)
+    }
+
+    /// Whether a run of this conversation could get a workspace now. It may be gone a moment later; then the run says so.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn admit(&self, conversation: &str) -> Result<(), AcquireError> {
+        if self.workspaces.rooms().of_conversation(conversation).is_some() {
+            return Ok(());
+        }
+        self.admit_among_others(conversation).await?;
+        self.workspaces.check_available().await
+    }
+
+    /// Releases the workspace of a conversation, if it has one, wherever it is.
+    ///
+    /// # Errors
+    /// As [`Workspaces::release`]; [`ReleaseError::Elsewhere`] where a run is in it on another server.
+    pub async fn release_conversation(&self, conversation: &str, why: Why) -> Result<(), ReleaseError> {
+        // A room that is being built for it must be waited for: nobody would find it afterwards.
+        let _turn = self.workspaces.turn(conversation).await;
+        match self.workspaces.rooms().of_conversation(conversation) {
+            Some(id) => self.workspaces.release(&id, why).await,
+            None => self.release_elsewhere(conversation, why).await,
+        }
+    }
+
+    /// The conversation's room, wherever it is, whether or not a run is in it; `None` where it has none.
+    ///
+    /// # Errors
+    /// Another server has it, and a run is in it; or another server or the shared state does not answer.
+    async fn room_of(&self, occupant: &Occupant) -> Result<Option<Arc<Room>>, AcquireError> {
+        let rooms = self.workspaces.rooms();
+        if let Some(room) = rooms.used_by(&occupant.conversation) {
+            return Ok(Some(room));
+        }
+        if !self.may_be_elsewhere() {
+            return Ok(None);
+        }
+        let _turn = self.workspaces.turn(&occupant.conversation).await;
+        if let Some(room) = rooms.used_by(&occupant.conversation) {
+            return Ok(Some(room));
+        }
+        let lease = self.while_held(&occupant.conversation, self.fetch(occupant)).await?;
+        Ok(lease.map(|lease| lease.room().clone()))
+    }
+
+    /// Whether a conversation's room may be anywhere but in this server's table.
+    fn may_be_elsewhere(&self) -> bool {
+        self.is_shared() || !self.workspaces.is_reconciled()
+    }
+
+    /// Locks a conversation against the other servers; [`AcquireError::Busy`] where a running one holds the lock.
+    async fn hold(&self, conversation: &str, ttl: Duration) -> Result<(), AcquireError> {
+        let (state, me) = (self.workspaces.state(), self.peers.id());
+        let Some(holder) = state.lock(conversation, me, None, ttl).await? else { return Ok(()) };
+        if self.peers.is_running(&holder).await? {
+            return Err(AcquireError::Busy);
+        }
+        match state.lock(conversation, me, Some(&holder), ttl).await? {
+            None => Ok(()),
+            Some(_) => Err(AcquireError::Busy),
+        }
+    }
+
+    async fn let_go(&self, conversation: &str) {
+        if let Err(error) = self.workspaces.state().unlock(conversation, self.peers.id()).await {
+            tracing::warn!(%error, conversation, "a conversation's lock was not removed; it expires by itself");
+        }
+    }
+
+    /// Reserves a conversation among all servers: until it has a room here, no other server starts a run of it.
+    async fn admit_among_others(&self, conversation: &str) -> Result<(), AcquireError> {
+        if self.peers.is_alone() {
+            return Ok(());
+        }
+        self.hold(conversation, ADMITTED).await?;
+        let answers = self.peers.ask(&Question::Runs(conversation.to_owned())).await;
+        let refused = match answers {
+            Ok(answers) if answers.iter().any(|answer| matches!(answer, Answer::Busy)) => Err(AcquireError::Busy),
+            other => other.map(drop).map_err(Into::into),
+        };
+        if refused.is_err() {
+            self.let_go(conversation).await;
+        }
+        refused
+    }
+
+    /// Does the work that gets a conversation its room, while no other server does.
+    async fn while_held<T>(
+        &self,
+        conversation: &str,
+        work: impl Future<Output = Result<T, AcquireError>>,
+    ) -> Result<T, AcquireError> {
+        if self.peers.is_alone() {
+            return work.await;
+        }
+        self.hold(conversation, HELD).await?;
+        let acquiring = Acquiring::new(self, conversation);
+        let done = work.await;
+        drop(acquiring);
+        self.let_go(conversation).await;
+        done
+    }
+
+    /// The room that the conversation has on another server, or had on one that died, leased.
+    async fn fetch(&self, occupant: &Occupant) -> Result<Option<Lease>, AcquireError> {
+        if !self.may_be_elsewhere() {
+            return Ok(None);
+        }
+        for _ in 0..LOOKS {
+            let Some(Found { id, old, session }) = self.find(&occupant.conversation).await? else { return Ok(None) };
+            let adopted =
+                self.workspaces.adopt(&id, old.as_ref(), Some(occupant.clone()), session.clone(), Lessee::Caller);
+            match adopted.await? {
+                Adoption::Done(room) => {
+                    return Ok(Some(self.workspaces.lease_adopted(room, occupant.clone(), session)));
+                }
+                Adoption::Unfit => return Ok(None),
+                Adoption::Lost => {}
+            }
+        }
+        Err(AcquireError::Busy)
+    }
+
+    /// A conversation's room that is in no server's table, or that another server has just handed over.
+    async fn find(&self, conversation: &str) -> Result<Option<Found>, AcquireError> {
+        let state = self.workspaces.state();
+        let mut handed = None;
+        for answer in self.peers.ask(&Question::HandOver(conversation.to_owned())).await? {
+            match answer {
+                Answer::Busy => return Err(AcquireError::Busy),
+                Answer::Handed(room) => handed = Some(room),
+                _ => {}
+            }
+        }
+        if let Some(handed) = handed
+            && let Some(id) = RoomId::parse(&handed.workspace)
+        {
+            return Ok(Some(Found { old: state.record(&handed.workspace).await?, id, session: handed.session }));
+        }
+        let Some(record) = state.record_of(conversation).await? else { return Ok(None) };
+        let Some(id) = RoomId::parse(&record.workspace) else { return Ok(None) };
+        if self.workspaces.rooms().contains(&id) || self.rooms_of_others().await?.contains(&id) {
+            // Its server is releasing it: it is no longer the conversation's.
+            self.workspaces.vacate(&record).await?;
+            return Ok(None);
+        }
+        Ok(Some(Found { id, session: record.session.clone(), old: Some(record) }))
+    }
+
+    /// Releases the room that a conversation has on another server, or had on one that died.
+    async fn release_elsewhere(&self, conversation: &str, why: Why) -> Result<(), ReleaseError> {
+        if !self.may_be_elsewhere() {
+            return Ok(());
+        }
+        match self.find(conversation).await {
+            Ok(None) => Ok(()),
+            Ok(Some(Found { id, old, .. })) => match self.workspaces.claim(&id, old.as_ref()).await? {
+                true => self.workspaces.release_left(&id, why).await,
+                false => Err(ReleaseError::Elsewhere),
+            },
+            Err(AcquireError::Busy) => Err(ReleaseError::Elsewhere),
+            Err(AcquireError::State(error)) => Err(error.into()),
+            Err(AcquireError::Others(error)) => Err(error.into()),
+            Err(AcquireError::Build(_)) => Err(ReleaseError::CutOff),
+        }
+    }
+
+    /// The socket on which this server answers the API to other servers; `None` where there are none.
+    ///
+    /// # Errors
+    /// The socket cannot be created.
+    pub fn bind_peer_api(&self) -> std::io::Result<Option<UnixListener>> {
+        self.peers.bind_api()
+    }
+
+    /// The API sockets of the other servers.
+    ///
+    /// # Errors
+    /// Their directory cannot be read.
+    pub fn peer_apis(&self) -> std::io::Result<Vec<PeerApi>> {
+        Ok(self.peers.api_sockets()?.into_iter().map(PeerApi::new).collect())
+    }
+}
+
+impl From<PeerError> for OthersError {
+    fn from(error: PeerError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<PeerError> for AcquireError {
+    fn from(error: PeerError) -> Self {
+        Self::Others(error.into())
+    }
+}
+
+/// A room that may be adopted.
+struct Found {
+    id: RoomId,
+    /// Its record at that moment, which a claim must find unchanged.
+    old: Option<Record>,
+    session: Option<String>,
+}
+
+/// Marks a conversation whose room is being looked for or built. Other servers hear of it even where the shared state has
+/// forgotten the lock.
+struct Acquiring<'a> {
+    cluster: &'a Cluster,
+    conversation: &'a str,
+}
+
+impl<'a> Acquiring<'a> {
+    /// At most one for a conversation at a time: the caller has its turn.
+    fn new(cluster: &'a Cluster, conversation: &'a str) -> Self {
+        cluster.acquiring.lock().insert(conversation.to_owned());
+        Self { cluster, conversation }
+    }
+}
+
+impl Drop for Acquiring<'_> {
+    fn drop(&mut self) {
+        self.cluster.acquiring.lock().remove(self.conversation);
+    }
+}

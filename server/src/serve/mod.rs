@@ -1,0 +1,271 @@
+//! The life of the server process: build the parts, bind, run until a signal, drain within bounds.
+
+mod descriptors;
+mod http;
+mod parts;
+mod signals;
+mod trail;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nagaya_telemetry::audit::Audit;
+use nagaya_telemetry::logs;
+use nagaya_telemetry::metrics::Metrics;
+use nagaya_workspace::state::StateError;
+use nagaya_workspace::state::directory::{DirectoryError, StateDir, write_whole};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::rate_limit::RateLimits;
+use crate::api::{self, AppState};
+use crate::cli::Exit;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::conversation::journal::JournalDir;
+use crate::conversation::runs::Runs;
+use crate::conversation::services::RunServices;
+use crate::conversation::store::{OpenError, Store};
+use crate::conversation::uploads::Uploads;
+
+use parts::ByAllowList;
+use signals::Signals;
+
+/// How long a client's connection may take to send the head of a request, and how long an idle one is kept.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// How long responses in progress may take once no run is left.
+const HTTP_DRAIN: Duration = Duration::from_secs(5);
+/// How much longer than the grace period releasing or keeping the workspaces may take.
+const ROOMS_DRAIN: Duration = Duration::from_secs(30);
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    State(#[from] DirectoryError),
+    #[error("the workspace records in {0:?}: {1}")]
+    Records(PathBuf, sqlx::Error),
+    #[error("REDIS_URL: {0}")]
+    Redis(#[from] StateError),
+    #[error("the database {0}: {1}")]
+    Database(String, OpenError),
+    #[error("the runs' journals in {0:?}: {1}; set STATE_DIR to a directory that this user may write to")]
+    Journals(PathBuf, io::Error),
+    #[error("WORKSPACE_SOCKET_BASE_PATH={0:?}: {1}; set it to a directory that this user may write to")]
+    Sockets(PathBuf, io::Error),
+    #[error("AUDIT_LOG={0:?}: {1}; set it to a file that this user may write to")]
+    Audit(PathBuf, io::Error),
+    #[error("S3_BUCKET_NAME: {0}")]
+    Bucket(#[from] nagaya_workspace::objects::SetupError),
+    #[error("the egress proxy: {0}")]
+    Egress(#[from] nagaya_egress::SetupError),
+    #[error("BIND_ADDR={0}: {1}; {cure}", cure = bind_cure(.1))]
+    Bind(std::net::SocketAddr, io::Error),
+    #[error("--addr-file {0:?}: {1}")]
+    AddrFile(PathBuf, io::Error),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("signals: {0}")]
+    Signals(io::Error),
+}
+
+impl StartError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Metrics(_) => Exit::Bug,
+            Self::State(_)
+            | Self::Sockets(..)
+            | Self::Database(..)
+            | Self::Records(..)
+            | Self::Journals(..)
+            | Self::Bind(..)
+            | Self::Audit(..) => Exit::Unavailable,
+            Self::Redis(_) | Self::Bucket(_) | Self::Egress(_) | Self::AddrFile(..) | Self::Signals(_) => Exit::Failed,
+        }
+    }
+}
+
+fn bind_cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "stop the program that listens there, or set another address",
+        io::ErrorKind::PermissionDenied => "ports below 1024 are reserved for root; set another port",
+        io::ErrorKind::AddrNotAvailable => "set an address that this machine has, or 0.0.0.0 for all of them",
+        _ => "set another address",
+    }
+}
+
+/// Serves until a signal ends the process.
+pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
+    logs::start(config.service.logs);
+    descriptors::raise_limit();
+    match serve(config, addr_file.as_deref()).await {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tracing::error!(%error, "the server does not start");
+            error.exit()
+        }
+    }
+}
+
+async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartError> {
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let (server, listener) = Server::build(&config).await?;
+    server.cluster.start();
+    announce(&config, &server, &listener, addr_file)?;
+    let listeners = server.listen(listener, &config)?;
+    let signal = signals.next().await;
+    tracing::info!(signal, "stopping; a second signal hastens it");
+    server.stop(&config, &mut signals, listeners).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Everything that serves requests.
+struct Server {
+    deployment: String,
+    app: AppState,
+    cluster: Arc<Cluster>,
+    runs: Arc<Runs>,
+    store: Store,
+    audit: Arc<Audit>,
+}
+
+/// Tasks that accept connections.
+struct Listeners {
+    closing: CancellationToken,
+    tasks: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Server {
+    /// Opens what is kept, binds the address and takes up the runs of an earlier process. The address is bound before any
+    /// workspace is touched: a second server on it must not get that far.
+    async fn build(config: &Config) -> Result<(Self, TcpListener), StartError> {
+        let state = Arc::new(StateDir::open(&config.storage.state_dir)?);
+        let deployment = config.storage.deployment_id.clone().map_or_else(|| state.deployment_id(), Ok)?;
+        let database = &config.storage.database;
+        let store = Store::open(database).await.map_err(|error| StartError::Database(database.to_string(), error))?;
+        let metrics = Arc::new(Metrics::new()?);
+        let audit_log = config.storage.audit_log.clone().unwrap_or_else(|| state.file("audit.jsonl"));
+        let audit = Audit::open(&audit_log, metrics.clone()).map_err(|error| StartError::Audit(audit_log, error))?;
+        let audit = Arc::new(audit);
+        let bind = config.service.bind;
+        let listener = TcpListener::bind(bind).await.map_err(|error| StartError::Bind(bind, error))?;
+        let cluster = parts::cluster(config, &state, deployment.clone(), metrics.clone(), audit.clone()).await?;
+        let uploads = state.file("uploads");
+        let uploads = Uploads::open(uploads.clone()).map_err(|error| StartError::Journals(uploads, error))?;
+        let journals = state.file("runs");
+        let unusable = |error| StartError::Journals(journals.clone(), error);
+        let runs = Runs::new(RunServices {
+            cluster: cluster.clone(),
+            store: store.clone(),
+            metrics: metrics.clone(),
+            audit: audit.clone(),
+            execution_timeout: config.rooms.execution_timeout,
+            uploads: uploads.clone(),
+            journals: JournalDir::open(journals.clone()).map_err(unusable)?,
+            on_shutdown: config.service.at_shutdown,
+        })
+        .map_err(unusable)?;
+        let keys = &config.service.keys;
+        let rate_limits = config.service.rate_limit.map(|limit| RateLimits::new(limit, keys.len()));
+        let app = AppState {
+            environment: config.service.environment,
+            keys: Arc::new(keys.clone()),
+            rate_limits: rate_limits.map(Arc::new),
+            state_dir: state,
+            uploads,
+            store: store.clone(),
+            runs: runs.clone(),
+            workspaces: cluster.workspaces().clone(),
+            cluster: cluster.clone(),
+            metrics,
+            audit: audit.clone(),
+            regions: Arc::new(ByAllowList(config.egress.allowed.clone())),
+        };
+        Ok((Self { deployment, app, cluster, runs, store, audit }, listener))
+    }
+
+    /// Accepts connections: those of clients, and those of the other servers.
+    fn listen(&self, listener: TcpListener, config: &Config) -> Result<Listeners, StartError> {
+        let sockets = |error| StartError::Sockets(config.rooms.socket_base.clone(), error);
+        let for_peers = self.cluster.bind_peer_api().map_err(sockets)?;
+        let closing = CancellationToken::new();
+        let mut tasks = Vec::new();
+        if let Some(for_peers) = for_peers {
+            let serve = axum::serve(for_peers, api::peer_router(self.app.clone()).into_make_service())
+                .with_graceful_shutdown(closing.clone().cancelled_owned());
+            tasks.push(tokio::spawn(serve.into_future()));
+        }
+        let limits = http::Limits { head: HEAD_DEADLINE, connections: descriptors::for_clients() };
+        tasks.push(tokio::spawn(http::serve(listener, api::router(self.app.clone()), limits, closing.clone())));
+        Ok(Listeners { closing, tasks })
+    }
+
+    /// Drains runs, then workspaces, then connections, each within its bounds. Another signal ends grace periods.
+    async fn stop(self, config: &Config, signals: &mut Signals, listeners: Listeners) {
+        let workspaces = self.cluster.workspaces();
+        tokio::select! {
+            () = self.runs.drain(config.service.shutdown_timeout) => {}
+            signal = signals.next() => {
+                tracing::warn!(signal, "hastened");
+                self.runs.hasten();
+                workspaces.hasten();
+                self.runs.drain(Duration::ZERO).await;
+            }
+        }
+        listeners.closing.cancel();
+        let deadline = config.rooms.settings.grace + ROOMS_DRAIN;
+        let shutdown = self.cluster.shutdown(config.service.at_shutdown, deadline);
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                signal = signals.next() => {
+                    tracing::warn!(signal, "hastened");
+                    workspaces.hasten();
+                }
+            }
+        }
+        for task in listeners.tasks {
+            drained(task).await;
+        }
+        self.store.close().await;
+        self.audit.close();
+    }
+}
+
+/// Says where the server listens, to `--addr-file` and in the log.
+fn announce(
+    config: &Config,
+    server: &Server,
+    listener: &TcpListener,
+    addr_file: Option<&Path>,
+) -> Result<(), StartError> {
+    let addr = listener.local_addr().map_err(|error| StartError::Bind(config.service.bind, error))?;
+    if let Some(path) = addr_file {
+        write_whole(path, &format!("{addr}\n")).map_err(|error| StartError::AddrFile(path.into(), error))?;
+    }
+    let environment = config.service.environment.name();
+    tracing::info!(%addr, deployment = server.deployment, environment, "serving");
+    match server.cluster.workspaces().bucket() {
+        Some(bucket) => tracing::info!(bucket = bucket.name(), "workspaces' files are kept in a bucket"),
+        None => tracing::info!("no S3_BUCKET_NAME: file sync is off"),
+    }
+    if config.service.keys.is_empty() {
+        tracing::warn!("no API_KEYS: whoever reaches this address is an operator");
+    }
+    Ok(())
+}
+
+/// Waits, for a while, until a listener's responses have ended.
+async fn drained(listener: JoinHandle<io::Result<()>>) {
+    match tokio::time::timeout(HTTP_DRAIN, listener).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::error!(%error, "the listener failed"),
+        Ok(Err(error)) => tracing::error!(%error, "the listener's task failed"),
+        Err(_) => tracing::warn!("connections were still open"),
+    }
+}

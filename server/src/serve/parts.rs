@@ -1,0 +1,104 @@
+//! Builds the parts of a server from its configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nagaya_egress::{AllowList, Egress};
+use nagaya_telemetry::audit::Audit;
+use nagaya_telemetry::metrics::Metrics;
+use nagaya_workspace::clock::Clock;
+use nagaya_workspace::directory::{self, SocketBase};
+use nagaya_workspace::engine::Docker;
+use nagaya_workspace::objects::Bucket;
+use nagaya_workspace::state::directory::StateDir;
+use nagaya_workspace::state::{Embedded, Redis, State};
+use nagaya_workspace::{Parts, Template, Workspaces};
+
+use super::StartError;
+use super::trail::EgressTrail;
+use crate::api::Regions;
+use crate::aws;
+use crate::bedrock;
+use crate::cluster::Cluster;
+use crate::cluster::peers::Peers;
+use crate::config::Config;
+
+/// How much longer than twice its refresh interval a record lives that no server refreshes.
+const RECORD_SLACK: Duration = Duration::from_secs(3600);
+
+/// The deployment's workspaces. Nothing runs yet.
+pub(super) async fn cluster(
+    config: &Config,
+    state: &StateDir,
+    deployment: String,
+    metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
+) -> Result<Arc<Cluster>, StartError> {
+    let rooms = &config.rooms;
+    let sockets = SocketBase::prepare(rooms.socket_base.clone(), rooms.socket_host_base.clone())
+        .map_err(|error| StartError::Sockets(rooms.socket_base.clone(), error))?;
+    let (shared, peers) = shared_state(config, state, &deployment).await?;
+    let aws = aws::credentials(&config.region).await;
+    let bucket = config.storage.bucket.clone();
+    let bucket = bucket.map(|bucket| Bucket::open(bucket, &config.region, aws.clone())).transpose()?;
+    let trail = EgressTrail { metrics: metrics.clone(), audit: audit.clone() };
+    let egress = Egress::new(config.egress.clone(), aws, Arc::new(trail))?;
+    let workspaces = Workspaces::new(Parts {
+        engine: Arc::new(Docker::new(rooms.engine.clone())),
+        egress,
+        sockets,
+        template: Template {
+            deployment,
+            image: rooms.image.clone(),
+            limits: rooms.limits,
+            user: directory::room_user(),
+            model_environment: bedrock::environment(&config.region),
+        },
+        state: shared,
+        bucket,
+        server_id: peers.id().to_owned(),
+        metrics,
+        audit,
+        clock: Clock::default(),
+        settings: rooms.settings.clone(),
+    });
+    Ok(Cluster::new(workspaces, peers))
+}
+
+/// The records of workspaces, and the other servers: in Redis among the servers that share it, else in a file of this server
+/// alone.
+async fn shared_state(
+    config: &Config,
+    state: &StateDir,
+    deployment: &str,
+) -> Result<(Arc<dyn State>, Peers), StartError> {
+    let Some(address) = config.storage.redis.clone() else {
+        let path = state.file("workspaces.sqlite");
+        let embedded = Embedded::open(&path).await.map_err(|error| StartError::Records(path, error))?;
+        return Ok((Arc::new(embedded), Peers::alone(deployment)));
+    };
+    let rooms = &config.rooms;
+    let redis = Redis::new(address, deployment, rooms.settings.ttl.max(rooms.settings.gc_interval) * 2 + RECORD_SLACK)?;
+    // Not there, or not willing: rooms that are known go on, the rest waits until it is.
+    match redis.ping().await {
+        Ok(()) => tracing::info!("workspace records, locks and the pool's size are in Redis"),
+        Err(error) => {
+            tracing::error!(%error, "starting without shared state; conversations get no new rooms until it answers");
+        }
+    }
+    let peers = Peers::among(&rooms.socket_base, deployment)
+        .map_err(|error| StartError::Sockets(rooms.socket_base.clone(), error))?;
+    Ok((Arc::new(redis), peers))
+}
+
+/// A region's models can be called if workspaces may reach the region's endpoint.
+#[derive(Debug)]
+pub(super) struct ByAllowList(pub(super) AllowList);
+
+impl Regions for ByAllowList {
+    fn unreachable(&self, region: &str) -> Option<String> {
+        let host = bedrock::runtime_host(region);
+        (!self.0.allows_host(&host, 443))
+            .then(|| format!("workspaces may not reach {host}; add it to PROXY_ALLOWED_DOMAINS"))
+    }
+}

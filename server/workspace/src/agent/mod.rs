@@ -1,0 +1,255 @@
+//! The client of a room's agent: HTTP/1.1 over a hardened connection to `agent.sock`.
+
+pub(crate) mod files;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use nagaya_protocol::{AgentEvent, AgentFault, ExecuteRequest, Health, REQUEST_ID, sse};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::directory::{ConnectError, RoomDir};
+
+/// How long the agent may take to answer a question that needs no work.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a cancel may take: it answers only once the whole process tree is gone.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest answer that is not a stream, in bytes.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// Why the agent did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its socket cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The conversation with it broke.
+    #[error("the agent's connection broke: {0}")]
+    Broken(String),
+    /// It did not answer in time.
+    #[error("the agent did not answer within {0:?}")]
+    Timeout(Duration),
+    /// It answered that it will not.
+    #[error("the agent answered {status}: {message}")]
+    Refused {
+        /// Status of its answer.
+        status: StatusCode,
+        /// Its words.
+        message: String,
+    },
+}
+
+/// Asks whether the agent is ready.
+///
+/// # Errors
+/// It is not, or cannot be reached.
+pub async fn health(dir: &RoomDir) -> Result<Health, AgentError> {
+    let (head, body, _connection) = send(dir, request(Method::GET, "/health", empty())?, ANSWER_DEADLINE).await?;
+    let bytes = whole(body, ANSWER_DEADLINE).await?;
+    refuse_unless_success(head, &bytes)?;
+    serde_json::from_slice(&bytes).map_err(|error| AgentError::Broken(format!("/health: {error}")))
+}
+
+/// Starts an execution, for a request with an id; its events follow.
+///
+/// # Errors
+/// The agent refused, or cannot be reached.
+pub async fn execute(
+    dir: &RoomDir,
+    what: &ExecuteRequest,
+    request_id: Option<&str>,
+) -> Result<EventStream, AgentError> {
+    let body = serde_json::to_vec(what).map_err(|error| AgentError::Broken(error.to_string()))?;
+    let mut request = request(Method::POST, "/execute", whole_body(body.into()))?;
+    if let Some(id) = request_id.and_then(|id| id.parse().ok()) {
+        request.headers_mut().insert(REQUEST_ID, id);
+    }
+    EventStream::open(dir, request).await
+}
+
+/// Follows an execution from after its event number `after`.
+///
+/// # Errors
+/// As [`execute`]; 404 where the agent does not know it, 410 where it no longer has those events.
+pub async fn follow(dir: &RoomDir, execution: &str, after: u64) -> Result<EventStream, AgentError> {
+    let path = format!("/executions/{execution}/events?after={after}");
+    EventStream::open(dir, request(Method::GET, &path, empty())?).await
+}
+
+/// Cancels an execution; when this returns, none of its processes lives.
+///
+/// # Errors
+/// The agent did not say so.
+pub async fn cancel(dir: &RoomDir, execution: &str) -> Result<(), AgentError> {
+    let request = request(Method::DELETE, &format!("/executions/{execution}"), empty())?;
+    let (head, body, _connection) = send(dir, request, CANCEL_DEADLINE).await?;
+    let bytes = whole(body, ANSWER_DEADLINE).await?;
+    if head == StatusCode::NOT_FOUND {
+        return Ok(());
+    }
+    refuse_unless_success(head, &bytes)
+}
+
+/// The events of an execution as the agent sends them.
+#[derive(Debug)]
+pub struct EventStream {
+    body: Incoming,
+    decoder: sse::Decoder,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl EventStream {
+    async fn open(dir: &RoomDir, request: Request<Body>) -> Result<Self, AgentError> {
+        let (status, body, connection) = send(dir, request, ANSWER_DEADLINE).await?;
+        if !status.is_success() {
+            let bytes = whole(body, ANSWER_DEADLINE).await?;
+            refuse_unless_success(status, &bytes)?;
+            return Err(AgentError::Broken("no stream".into()));
+        }
+        Ok(Self { body, decoder: sse::Decoder::new(), _connection: connection })
+    }
+
+    /// The next event with its number, or `None` where the stream ended. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection broke, or what came over it is no event.
+    pub async fn next(&mut self) -> Result<Option<(u64, AgentEvent)>, AgentError> {
+        loop {
+            if let Some(event) = self.arrived()? {
+                return Ok(Some(event));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(AgentError::Broken(error.to_string())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.decoder.push(&data);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next event, if it has arrived already.
+    ///
+    /// # Errors
+    /// What has arrived is no event.
+    pub fn arrived(&mut self) -> Result<Option<(u64, AgentEvent)>, AgentError> {
+        while let Some(event) = self.decoder.next_event().map_err(|e| AgentError::Broken(e.to_string()))? {
+            let number = event.id.as_deref().and_then(|id| id.parse().ok());
+            let number = number.ok_or_else(|| AgentError::Broken("an event without a number".into()))?;
+            match serde_json::from_str(&event.data) {
+                Ok(event) => return Ok(Some((number, event))),
+                // A newer agent may say more than this server knows.
+                Err(error) => tracing::warn!(number, name = event.name, %error, "skipped an event of the agent"),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The body of a request to an agent.
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// No body.
+pub(crate) fn empty() -> Body {
+    whole_body(Bytes::new())
+}
+
+fn whole_body(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// An answer that is read as it comes.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    body: Incoming,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Answer {
+    /// How long it says it is, in bytes.
+    pub(crate) fn length(&self) -> Option<u64> {
+        hyper::body::Body::size_hint(&self.body).exact()
+    }
+
+    /// The next piece; `None` at its end. Cancel-safe.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, AgentError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(AgentError::Broken(error.to_string())),
+                // Trailers carry nothing here.
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sends a request whose answer is read as it comes; a refusal is an error.
+pub(crate) async fn ask(dir: &RoomDir, request: Request<Body>, deadline: Duration) -> Result<Answer, AgentError> {
+    let (status, body, connection) = send(dir, request, deadline).await?;
+    if !status.is_success() {
+        let bytes = whole(body, ANSWER_DEADLINE).await?;
+        refuse_unless_success(status, &bytes)?;
+        return Err(AgentError::Broken("no answer".into()));
+    }
+    Ok(Answer { body, _connection: connection })
+}
+
+pub(crate) fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, AgentError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "agent")
+        .header("content-type", "application/json")
+        .body(body)
+        .map_err(|error| AgentError::Broken(error.to_string()))
+}
+
+async fn send(
+    dir: &RoomDir,
+    request: Request<Body>,
+    deadline: Duration,
+) -> Result<(StatusCode, Incoming, AbortOnDropHandle<()>), AgentError> {
+    let broken = |error: hyper::Error| AgentError::Broken(error.to_string());
+    let exchange = async {
+        let stream = dir.connect_agent().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to an agent ended");
+            }
+        }));
+        let response = sender.send_request(request).await.map_err(broken)?;
+        Ok((response.status(), response.into_body(), connection))
+    };
+    tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(AgentError::Timeout(deadline)))
+}
+
+async fn whole(body: Incoming, deadline: Duration) -> Result<Bytes, AgentError> {
+    match tokio::time::timeout(deadline, Limited::new(body, LONGEST_ANSWER).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) => Err(AgentError::Broken(error.to_string())),
+        Err(_) => Err(AgentError::Timeout(deadline)),
+    }
+}
+
+fn refuse_unless_success(status: StatusCode, body: &[u8]) -> Result<(), AgentError> {
+    if status.is_success() {
+        return Ok(());
+    }
+    let message = serde_json::from_slice::<AgentFault>(body)
+        .map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |fault| fault.error);
+    Err(AgentError::Refused { status, message })
+}

@@ -1,0 +1,264 @@
+//! The Docker Engine API through bollard.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::errors::Error;
+use bollard::models::{
+    ContainerCreateBody, HostConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
+    ResourcesUlimits,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    StopContainerOptionsBuilder,
+};
+use tokio::sync::OnceCell;
+
+use super::{ContainerSpec, Engine, EngineAddress, EngineError, EngineInfo, Listed};
+
+/// Longest a single change may take; creating a container on a busy host is the slowest of them.
+const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a question may take that the engine has to look around for: a list, or an inspection.
+const LOOK_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a question may take whose answer needs no work.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A Docker engine that may come and go: the client is made, and its API version agreed on, when the engine first
+/// answers.
+#[derive(Debug)]
+pub struct Docker {
+    address: EngineAddress,
+    client: OnceCell<bollard::Docker>,
+    /// Whether it gives its containers' users other numbers (`userns-remap`); asked once, as it is a matter of its start.
+    remaps: OnceCell<bool>,
+}
+
+impl Docker {
+    /// An engine at `address`; nothing is connected yet.
+    #[must_use]
+    pub fn new(address: EngineAddress) -> Self {
+        Self { address, client: OnceCell::new(), remaps: OnceCell::new() }
+    }
+
+    async fn client(&self) -> Result<&bollard::Docker, EngineError> {
+        self.client
+            .get_or_try_init(|| async {
+                // Generous, because `stop` answers only after the grace period; our own deadlines are shorter.
+                let timeout = 600;
+                let docker = match &self.address {
+                    EngineAddress::Unix(path) => bollard::Docker::connect_with_unix(
+                        &path.to_string_lossy(),
+                        timeout,
+                        bollard::API_DEFAULT_VERSION,
+                    ),
+                    EngineAddress::Tcp(authority) => {
+                        bollard::Docker::connect_with_http(authority, timeout, bollard::API_DEFAULT_VERSION)
+                    }
+                }
+                .map_err(|error| self.error("connect", PROBE_DEADLINE, error))?;
+                self.within(PROBE_DEADLINE, "negotiate the API version", docker.negotiate_version()).await
+            })
+            .await
+    }
+
+    async fn remaps(&self) -> Result<bool, EngineError> {
+        let ask = || async {
+            let info = self.within(LOOK_DEADLINE, "describe itself", self.client().await?.info()).await?;
+            Ok(info.security_options.iter().flatten().any(|option| option.contains("name=userns")))
+        };
+        self.remaps.get_or_try_init(ask).await.copied()
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, EngineError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => answer.map_err(|error| self.error(what, limit, error)),
+            Err(_) => Err(EngineError::Timeout { what, limit }),
+        }
+    }
+
+    fn error(&self, what: &'static str, limit: Duration, error: Error) -> EngineError {
+        match error {
+            Error::DockerResponseServerError { status_code: 404, message } => EngineError::NotFound(message),
+            // The API has no codes for these two, only messages (moby: `volume/mounts/validate.go`, `daemon/delete.go`).
+            Error::DockerResponseServerError { status_code: 400, message }
+                if message.contains("bind source path does not exist") =>
+            {
+                EngineError::NoSuchHostPath(message)
+            }
+            Error::DockerResponseServerError { status_code: 409, message }
+                if message.contains("already in progress") =>
+            {
+                EngineError::RemovalInProgress
+            }
+            Error::DockerResponseServerError { message, .. } => EngineError::Refused { what, why: message },
+            Error::RequestTimeoutError => EngineError::Timeout { what, limit },
+            other => EngineError::Unreachable { address: self.address.to_string(), why: root_cause(&other) },
+        }
+    }
+
+    async fn await_gone(&self, name: &str) -> Result<(), EngineError> {
+        let client = self.client().await?;
+        let what = "finish removing a container";
+        let gone = async {
+            loop {
+                match client.inspect_container(name, None).await {
+                    Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(()),
+                    Err(error) => return Err(error),
+                    Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        };
+        self.within(CALL_DEADLINE, what, gone).await
+    }
+}
+
+#[async_trait]
+impl Engine for Docker {
+    async fn ping(&self) -> Result<(), EngineError> {
+        let client = self.client().await?;
+        self.within(PROBE_DEADLINE, "answer a ping", client.ping()).await.map(|_| ())
+    }
+
+    async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let client = self.client().await?;
+        let info = self.within(LOOK_DEADLINE, "describe itself", client.info()).await?;
+        let lacks = |has: Option<bool>, name| (has != Some(true)).then_some(name);
+        let seccomp = info.security_options.iter().flatten().any(|option| option.contains("seccomp"));
+        let missing_limits = [
+            lacks(info.memory_limit, "memory"),
+            lacks(info.swap_limit, "swap"),
+            lacks(info.cpu_cfs_quota, "cpu"),
+            lacks(info.pids_limit, "pids"),
+            lacks(Some(seccomp), "seccomp"),
+        ];
+        Ok(EngineInfo {
+            version: info.server_version.unwrap_or_default(),
+            api_version: client.client_version().to_string(),
+            missing_limits: missing_limits.into_iter().flatten().collect(),
+        })
+    }
+
+    async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
+        let client = self.client().await?;
+        match self.within(PROBE_DEADLINE, "inspect the image", client.inspect_image(image)).await {
+            Ok(_) => Ok(true),
+            Err(EngineError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
+        let client = self.client().await?;
+        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
+        let body = create_request(spec, self.remaps().await?);
+        let create = client.create_container(Some(options), body);
+        let created = self.within(CALL_DEADLINE, "create a container", create).await?;
+        self.within(CALL_DEADLINE, "start a container", client.start_container(&created.id, None)).await?;
+        Ok(created.id)
+    }
+
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
+        let client = self.client().await?;
+        let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let listed = self.within(LOOK_DEADLINE, "list containers", client.list_containers(Some(options))).await?;
+        Ok(listed
+            .into_iter()
+            .map(|container| Listed {
+                id: container.id.unwrap_or_default(),
+                labels: container.labels.unwrap_or_default(),
+                running: container.state.is_some_and(|state| state.to_string() == "running"),
+                created: container.created.unwrap_or_default(),
+            })
+            .collect())
+    }
+
+    async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
+        let client = self.client().await?;
+        match self.within(LOOK_DEADLINE, "inspect a container", client.inspect_container(name, None)).await {
+            Ok(container) => Ok(container.state.and_then(|state| state.running).unwrap_or(false)),
+            Err(EngineError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError> {
+        let client = self.client().await?;
+        let seconds = i32::try_from(grace.as_secs().max(1)).unwrap_or(i32::MAX);
+        let stop = StopContainerOptionsBuilder::default().t(seconds).build();
+        let gone = |result: Result<(), EngineError>| match result {
+            Err(EngineError::NotFound(_)) => Ok(()),
+            other => other,
+        };
+        gone(self.within(grace + CALL_DEADLINE, "stop a container", client.stop_container(name, Some(stop))).await)?;
+        let remove = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let removed =
+            self.within(CALL_DEADLINE, "remove a container", client.remove_container(name, Some(remove))).await;
+        match gone(removed) {
+            // The container is gone only once that removal is over.
+            Err(EngineError::RemovalInProgress) => self.await_gone(name).await,
+            other => other,
+        }
+    }
+}
+
+/// The request of `POST /containers/create` (Docker Engine API 1.41), to an engine that may give users other numbers.
+pub(crate) fn create_request(spec: ContainerSpec, remaps: bool) -> ContainerCreateBody {
+    let (source, target) = spec.mount;
+    let bind = Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.to_string_lossy().into_owned()),
+        target: Some(target),
+        // A missing source is an error; `-v` would create it, and a wrong host path would go unnoticed.
+        bind_options: Some(MountBindOptions {
+            propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let ulimit = |name: &str, value| ResourcesUlimits { name: Some(name.into()), soft: Some(value), hard: Some(value) };
+    ContainerCreateBody {
+        image: Some(spec.image),
+        user: Some(spec.user),
+        env: Some(spec.env),
+        labels: Some(spec.labels),
+        host_config: Some(HostConfig {
+            network_mode: Some("none".into()),
+            readonly_rootfs: Some(true),
+            mounts: Some(vec![bind]),
+            tmpfs: Some(spec.tmpfs),
+            cap_drop: Some(vec!["ALL".into()]),
+            security_opt: Some(vec!["no-new-privileges:true".into(), format!("seccomp={}", spec.seccomp)]),
+            nano_cpus: Some(spec.nano_cpus),
+            memory: Some(spec.memory),
+            memory_swap: Some(spec.memory),
+            pids_limit: Some(spec.pids),
+            ulimits: Some(vec![ulimit("nofile", spec.open_files), ulimit("core", 0)]),
+            ipc_mode: Some("private".into()),
+            // Room and server share a directory, so a user must have the same number on both sides.
+            userns_mode: remaps.then(|| "host".into()),
+            log_config: Some(bollard::models::HostConfigLogConfig {
+                typ: Some("json-file".into()),
+                config: Some(HashMap::from([("max-size".into(), "1m".into()), ("max-file".into(), "1".into())])),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The innermost message: the outer ones say only that a request failed.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

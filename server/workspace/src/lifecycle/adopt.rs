@@ -1,0 +1,123 @@
+//! Adoption: a room that another server, or an earlier process of this one, has left becomes this server's.
+
+use std::sync::Arc;
+
+use nagaya_egress::Listener;
+use nagaya_telemetry::audit::Event;
+
+use crate::agent;
+use crate::directory::RoomDir;
+use crate::id::RoomId;
+use crate::lifecycle::build::subject;
+use crate::lifecycle::lease::{Lease, Origin};
+use crate::reason::Why;
+use crate::rooms::{Occupant, Room, RoomState};
+use crate::state::{Record, StateError, Swap};
+use crate::workspaces::Workspaces;
+
+/// What became of an adoption.
+#[derive(Debug)]
+pub enum Adoption {
+    /// The room is this server's.
+    Done(Arc<Room>),
+    /// The room cannot be used and is being released.
+    Unfit,
+    /// Another server has it.
+    Lost,
+}
+
+/// Whether an adopted room is lent to a run at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lessee {
+    /// The caller is about to run something in it.
+    Caller,
+    /// Nobody uses it yet.
+    Nobody,
+}
+
+impl Workspaces {
+    /// Adopts a running room that no server has, as its record says; `false` where nothing came of it.
+    pub(crate) async fn take_up(self: &Arc<Self>, id: &RoomId, record: &Record) -> Result<bool, StateError> {
+        let occupant = record.occupant.clone().map(|(conversation, tenant)| Occupant { conversation, tenant });
+        // A run that looks for its conversation's room must find it complete or not at all.
+        let _turn = match &occupant {
+            Some(occupant) => Some(self.turn(&occupant.conversation).await),
+            None => None,
+        };
+        let adoption = self.adopt(id, Some(record), occupant, record.session.clone(), Lessee::Nobody).await?;
+        self.pool_changed.notify_one();
+        Ok(matches!(adoption, Adoption::Done(_)))
+    }
+
+    /// Claims a room that no server has, opens its egress listener again and adds it to the table. A room that cannot be used is
+    /// released.
+    ///
+    /// # Errors
+    /// The shared state does not answer.
+    pub async fn adopt(
+        self: &Arc<Self>,
+        id: &RoomId,
+        old: Option<&Record>,
+        occupant: Option<Occupant>,
+        session: Option<String>,
+        lessee: Lessee,
+    ) -> Result<Adoption, StateError> {
+        let _incoming = self.rooms.announce(id);
+        let taken = |occupant: &Occupant| self.rooms.of_conversation(&occupant.conversation).is_some();
+        if self.rooms.contains(id) {
+            return Ok(Adoption::Lost);
+        }
+        let record = match occupant.as_ref().is_some_and(taken) {
+            // A run was quicker, and its conversation has a new room.
+            true => self.record_for(id, None, None),
+            false => self.record_for(id, occupant.as_ref(), session.clone()),
+        };
+        match self.parts.state.swap(id.as_str(), old, Some(&record)).await? {
+            Swap::Changed => return Ok(Adoption::Lost),
+            Swap::Taken => {
+                if self.claim(id, old).await? {
+                    self.release_left_in_background(id.clone(), Why::Orphan);
+                }
+                return Ok(Adoption::Unfit);
+            }
+            Swap::Done => {}
+        }
+        let opened = match record.occupant.is_none() && occupant.is_some() {
+            true => Err(std::io::Error::other("its conversation has another workspace")),
+            false => self.open_again(id, occupant.as_ref()).await,
+        };
+        let (dir, listener) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(workspace = %id, %error, "workspace of another server cannot be adopted");
+                if self.claim(id, Some(&record)).await? {
+                    self.release_left_in_background(id.clone(), Why::Orphan);
+                }
+                return Ok(Adoption::Unfit);
+            }
+        };
+        let state = match occupant {
+            Some(occupant) => RoomState::Bound { occupant, leased: lessee == Lessee::Caller, session },
+            None => RoomState::Pooled,
+        };
+        let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(dir), Some(listener)));
+        self.rooms.insert(room.clone(), state);
+        let occupant = room.occupant();
+        self.parts.audit.record(&Event::RoomAdopted { subject: subject(id, occupant.as_ref()) });
+        Ok(Adoption::Done(room))
+    }
+
+    /// The lease of a room that [`Workspaces::adopt`] has just lent to the caller.
+    #[must_use]
+    pub fn lease_adopted(self: &Arc<Self>, room: Arc<Room>, occupant: Occupant, session: Option<String>) -> Lease {
+        Lease::new(self.clone(), room, occupant, Origin::Reused, session)
+    }
+
+    /// Opens the directory and the egress listener of a running room.
+    async fn open_again(&self, id: &RoomId, occupant: Option<&Occupant>) -> std::io::Result<(RoomDir, Listener)> {
+        let dir = self.parts.sockets.open(id)?;
+        agent::health(&dir).await.map_err(std::io::Error::other)?;
+        let listener = self.open_listener(id, &dir, occupant)?;
+        Ok((dir, listener))
+    }
+}

@@ -1,0 +1,9 @@
+//! The life of a room: built or taken from the pool, lent to runs, adopted from another server, released.
+
+pub(crate) mod acquire;
+pub(crate) mod adopt;
+pub(crate) mod build;
+pub(crate) mod lease;
+pub(crate) mod pool;
+mod prove;
+pub(crate) mod release;

@@ -1,0 +1,188 @@
+//! Records of rooms in the shared state: who owns a room, which conversation it belongs to, and its driver's session.
+//!
+//! The table of a running server is the truth about its own rooms; records follow it. Records of a server that has died say
+//! what it had. Nobody touches a room that is not in its table before having claimed its record by compare-and-set, be it to
+//! adopt the room or to release it.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::id::RoomId;
+use crate::rooms::{Occupant, Room};
+use crate::state::{PoolSize, Record, StateError, Swap};
+use crate::workspaces::Workspaces;
+
+/// Time between two looks at the shared state.
+const FOLLOW: Duration = Duration::from_secs(2);
+
+/// Why a room's record was not written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    /// The shared state does not answer.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The conversation has another room by now.
+    #[error("the conversation has another workspace by now")]
+    Taken,
+}
+
+impl Workspaces {
+    /// Whether records may be missing from the shared state.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_behind(&self, behind: bool) {
+        self.behind.store(behind, Ordering::Relaxed);
+    }
+
+    /// The record that this server writes for a room.
+    pub(crate) fn record_for(&self, id: &RoomId, occupant: Option<&Occupant>, session: Option<String>) -> Record {
+        Record {
+            workspace: id.to_string(),
+            occupant: occupant.map(|o| (o.conversation.clone(), o.tenant.clone())),
+            session,
+            owner: self.server_id().to_owned(),
+        }
+    }
+
+    /// Claims a room that is in no server's table, so that this server may release it; `false` where another server was
+    /// quicker.
+    ///
+    /// # Errors
+    /// The shared state does not answer.
+    pub async fn claim(&self, id: &RoomId, old: Option<&Record>) -> Result<bool, StateError> {
+        let claimed = self.record_for(id, None, None);
+        Ok(self.parts.state.swap(id.as_str(), old, Some(&claimed)).await? == Swap::Done)
+    }
+
+    /// Writes a room's record; `false` where the room is being released, and nothing was written.
+    ///
+    /// # Errors
+    /// As [`RecordError`] says.
+    pub(crate) async fn remember(
+        &self,
+        room: &Room,
+        occupant: Option<&Occupant>,
+        session: Option<String>,
+    ) -> Result<bool, RecordError> {
+        // Under the gate: a release between the check and the write would leave a record of a room that is gone.
+        let _gate = room.gate.lock().await;
+        if !self.rooms.stands(&room.id) {
+            return Ok(false);
+        }
+        let record = self.record_for(&room.id, occupant, session);
+        let mut kept = self.parts.state.keep(&record).await?;
+        if kept == Swap::Taken
+            && let Some(occupant) = occupant
+        {
+            self.vacate_released(&occupant.conversation).await?;
+            kept = self.parts.state.keep(&record).await?;
+        }
+        if kept == Swap::Done { Ok(true) } else { Err(RecordError::Taken) }
+    }
+
+    /// Takes the conversation out of the record of a room that this server is releasing.
+    async fn vacate_released(&self, conversation: &str) -> Result<(), StateError> {
+        let Some(old) = self.parts.state.record_of(conversation).await? else { return Ok(()) };
+        let stands = RoomId::parse(&old.workspace).is_some_and(|id| self.rooms.stands(&id));
+        if old.owner == self.server_id() && !stands {
+            self.vacate(&old).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the conversation out of a record, unless the record has changed meanwhile.
+    ///
+    /// # Errors
+    /// The shared state does not answer.
+    pub async fn vacate(&self, old: &Record) -> Result<(), StateError> {
+        let vacant = Record { occupant: None, ..old.clone() };
+        self.parts.state.swap(&old.workspace, Some(old), Some(&vacant)).await?;
+        Ok(())
+    }
+
+    /// Sets the pool's size for every server of the deployment, now and after a restart.
+    ///
+    /// # Errors
+    /// The shared state does not answer; nothing was changed.
+    pub async fn resize_pool(&self, size: PoolSize) -> Result<(), StateError> {
+        self.parts.state.set_pool(size).await?;
+        self.set_pool_size(size);
+        Ok(())
+    }
+
+    /// Until the server stops: takes over the pool's size as other servers set it, and writes again what the shared state has
+    /// lost.
+    pub async fn follow_state(&self) {
+        let mut epoch = None;
+        let mut trouble = false;
+        let mut look = tokio::time::interval(FOLLOW);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(look.tick()).await.is_some() {
+            match self.look_at_state(&mut epoch).await {
+                Ok(()) if trouble => tracing::info!("the shared state answers again"),
+                Ok(()) => {}
+                Err(error) if !trouble => {
+                    tracing::error!(%error, "the shared state does not answer; conversations without a workspace on this server wait for it");
+                }
+                Err(error) => tracing::debug!(%error, "the shared state still does not answer"),
+            }
+            trouble = self.is_behind();
+        }
+    }
+
+    async fn look_at_state(&self, known: &mut Option<String>) -> Result<(), StateError> {
+        let looked = async {
+            let epoch = self.parts.state.epoch().await?;
+            if known.as_ref() != Some(&epoch) || self.is_behind() {
+                self.record_all().await?;
+                *known = Some(epoch);
+            }
+            if let Some(size) = self.parts.state.pool().await?
+                && size != self.pool_size()
+            {
+                self.set_pool_size(size);
+            }
+            Ok(())
+        };
+        let result = looked.await;
+        self.set_behind(result.is_err());
+        result
+    }
+
+    /// Writes the records that the shared state lacks, and extends the time to live of the others.
+    pub(crate) async fn record_all(&self) -> Result<(), StateError> {
+        let state = &self.parts.state;
+        let mut there: HashMap<String, Record> =
+            state.records().await?.into_iter().map(|record| (record.workspace.clone(), record)).collect();
+        let mut unchanged = Vec::new();
+        for entry in self.rooms.all() {
+            let Some((occupant, session)) = self.rooms.as_recorded(&entry.room.id) else { continue };
+            let record = self.record_for(&entry.room.id, occupant.as_ref(), session);
+            if there.remove(&record.workspace).as_ref() == Some(&record) {
+                unchanged.push(record);
+                continue;
+            }
+            let _gate = entry.room.gate.lock().await;
+            if !self.rooms.stands(&entry.room.id) {
+                continue;
+            }
+            match state.keep(&record).await? {
+                Swap::Done => {}
+                kept => tracing::error!(
+                    workspace = record.workspace,
+                    ?kept,
+                    "a workspace's record belongs to another server"
+                ),
+            }
+        }
+        state.refresh(&unchanged).await
+    }
+}
+
+/// A record with the id of its room; `None` where the record names no room.
+pub(crate) fn keyed(record: Record) -> Option<(RoomId, Record)> {
+    Some((RoomId::parse(&record.workspace)?, record))
+}

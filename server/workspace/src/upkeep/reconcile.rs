@@ -1,0 +1,119 @@
+//! Reconciliation: at the start, what an earlier server left is adopted or released.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::engine::EngineError;
+use crate::id::RoomId;
+use crate::others::{Others, OthersError};
+use crate::reason::Why;
+use crate::records::keyed;
+use crate::state::{Record, StateError};
+use crate::workspaces::Workspaces;
+
+/// Why reconciliation could not be carried out. It may be tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The engine does not list its containers.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The shared state does not answer.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The socket directories cannot be listed.
+    #[error("the socket directories: {0}")]
+    Directories(#[from] std::io::Error),
+    /// Another server does not say which rooms it has.
+    #[error(transparent)]
+    Others(#[from] OthersError),
+}
+
+impl Workspaces {
+    /// Adopts every running room with a record that no server has, and releases what else is left of earlier servers. `others`
+    /// is awaited last, so that it includes what other servers have begun meanwhile.
+    ///
+    /// # Errors
+    /// What had to be listed could not be listed.
+    pub async fn reconcile(
+        self: &Arc<Self>,
+        others: impl Future<Output = Result<Others, OthersError>>,
+    ) -> Result<(), ReconcileError> {
+        if let Some(size) = self.parts.state.pool().await? {
+            tracing::info!(min = size.min, max = size.max, "the pool's size is the one that an operator has set");
+            self.set_pool_size(size);
+        }
+        let containers = self.containers().await?;
+        let mut left: HashSet<RoomId> = containers.keys().cloned().collect();
+        let records: HashMap<RoomId, Record> =
+            self.parts.state.records().await?.into_iter().filter_map(keyed).collect();
+        left.extend(records.keys().cloned());
+        let ours = |id: &RoomId| id.is_of(&self.parts.template.deployment);
+        left.extend(self.parts.sockets.list()?.into_iter().map(|(id, _)| id).filter(ours));
+        let others = others.await?;
+        let (mut adopted, mut released) = (0, 0);
+        for id in left.iter().filter(|id| !others.have(id)) {
+            // This server already serves conversations: it may have built the room since, or be about to.
+            if self.rooms.is_own(id) {
+                continue;
+            }
+            let running = containers.get(id).is_some_and(|container| container.running);
+            let old = records.get(id);
+            if let Some(record) = old.filter(|_| running) {
+                adopted += usize::from(self.take_up(id, record).await?);
+                continue;
+            }
+            if matches!(others, Others::Rooms(_)) && old.is_none() {
+                // Another server may just be building it; garbage collection goes by its age.
+                continue;
+            }
+            if self.claim(id, old).await? {
+                let why = if containers.contains_key(id) { Why::Orphan } else { Why::StaleDirectory };
+                self.release_left_in_background(id.clone(), why);
+                released += 1;
+            }
+        }
+        if adopted + released > 0 {
+            tracing::info!(adopted, released, "workspaces of an earlier server");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::memory::Memory;
+    use crate::testing;
+
+    /// Runs are taken up while the start still looks around: of a room under construction it may see only the directory.
+    #[tokio::test]
+    async fn a_room_under_construction_is_not_taken_for_an_abandoned_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let parts = testing::parts(Arc::new(Memory::new(None)), "d", dir.path()).await.expect("parts");
+        let workspaces = Workspaces::new(parts);
+        let (built, left) = (RoomId::generate("d"), RoomId::generate("d"));
+        for id in [&built, &left] {
+            drop(workspaces.parts.sockets.create(id).expect("created"));
+        }
+        let exists = |id: &RoomId| dir.path().join("s").join(id.as_str()).exists();
+        let alone = async || Ok(Others::None);
+        let incoming = workspaces.rooms.announce(&built);
+        workspaces.reconcile(alone()).await.expect("reconciled");
+        workspaces.tasks.close();
+        tokio::time::timeout(Duration::from_secs(20), workspaces.tasks.wait()).await.expect("released");
+        workspaces.tasks.reopen();
+        assert!(exists(&built), "the directory of a room under construction was removed");
+        assert!(!exists(&left), "an abandoned directory was kept");
+        // The same holds for garbage collection, for which nothing here is too young.
+        workspaces.reconciled.send_replace(true);
+        let report = workspaces.collect(alone()).await;
+        assert!(exists(&built) && report.reclaimed.is_empty() && report.errors.is_empty(), "{report:?}");
+        drop(incoming);
+        let report = workspaces.collect(alone()).await;
+        assert_eq!(report.reclaimed, [(built.clone(), Why::StaleDirectory)], "{report:?}");
+        assert!(!exists(&built));
+        workspaces.close().await;
+    }
+}

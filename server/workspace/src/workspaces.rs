@@ -1,0 +1,287 @@
+//! All rooms of one server, and what they are built from.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nagaya_egress::{Egress, METHODS, POLICY_DENIALS};
+use nagaya_telemetry::audit::Audit;
+use nagaya_telemetry::metrics::{Counts, Metrics};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::directory::SocketBase;
+use crate::engine::Engine;
+use crate::id::RoomId;
+use crate::objects::Bucket;
+use crate::reason::Why;
+use crate::rooms::{Entry, LISTENER_DEADLINE, Occupant, Room, RoomState, Rooms};
+use crate::spec::{LABEL_DEPLOYMENT, Template};
+use crate::state::{PoolSize, State};
+
+/// How long a scrape waits for the engine's list of containers.
+const COUNT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What happens to workspaces when the server stops (`SHUTDOWN_WORKSPACES`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnShutdown {
+    /// They stay, runs in them included, and the next start adopts them.
+    Keep,
+    /// All are released; runs in them end.
+    Destroy,
+}
+
+/// Settings of the workspaces of a deployment.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Idle time after which a conversation's workspace is reclaimed (`CONTAINER_TTL`).
+    pub ttl: Duration,
+    /// Time between SIGTERM and SIGKILL, and the age below which an unknown container or directory is left alone
+    /// (`CONTAINER_GRACE_PERIOD`).
+    pub grace: Duration,
+    /// Time between two garbage-collection cycles (`CONTAINER_GC_INTERVAL`).
+    pub gc_interval: Duration,
+    /// Size of the warm pool (`WARM_POOL_MIN_SIZE`, `WARM_POOL_MAX_SIZE`).
+    pub pool: PoolSize,
+    /// Limit on workspaces (`CONTAINER_MAX`); 0 means no limit.
+    pub max_rooms: usize,
+}
+
+/// What [`Workspaces`] is built from.
+#[derive(Debug)]
+pub struct Parts {
+    /// Runs the containers.
+    pub engine: Arc<dyn Engine>,
+    /// Opens the egress listener of each room.
+    pub egress: Arc<Egress>,
+    /// The directory that holds the rooms' socket directories.
+    pub sockets: SocketBase,
+    /// Describes the container of a room.
+    pub template: Template,
+    /// Keeps the rooms' records.
+    pub state: Arc<dyn State>,
+    /// Keeps the rooms' files; `None` where no bucket is configured.
+    pub bucket: Option<Bucket>,
+    /// Id of this process among the servers of the deployment; records name it as the owner of a room.
+    pub server_id: String,
+    /// Metrics of the process.
+    pub metrics: Arc<Metrics>,
+    /// Audit trail of the process.
+    pub audit: Arc<Audit>,
+    /// Time source.
+    pub clock: Clock,
+    /// Settings.
+    pub settings: Settings,
+}
+
+/// All rooms of one server.
+#[derive(Debug)]
+pub struct Workspaces {
+    pub(crate) parts: Parts,
+    pub(crate) rooms: Rooms,
+    pub(crate) pool_size: watch::Sender<PoolSize>,
+    /// Whether everything that an earlier server left has been adopted or released.
+    pub(crate) reconciled: watch::Sender<bool>,
+    /// Why it is not yet certain that the engine's host has our socket directories; `None` once it is, or where nothing suggests
+    /// otherwise.
+    pub(crate) unproven: Mutex<Option<String>>,
+    /// Why the pool could not be filled, since the last time it could.
+    pub(crate) pool_trouble: Mutex<Option<String>>,
+    pub(crate) pool_changed: Notify,
+    /// One lock per conversation, under which its room is looked for, built or released.
+    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Whether records may be missing from the shared state.
+    pub(crate) behind: AtomicBool,
+    /// Last count of running containers, for scrapes that the engine does not answer in time.
+    counted: AtomicUsize,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    /// Once cancelled, no room gets its grace period any more.
+    pub(crate) haste: CancellationToken,
+}
+
+impl Workspaces {
+    /// Creates an empty table of rooms; nothing runs yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        parts.metrics.show_reasons(&Why::COLLECTED.map(Why::name), &METHODS, &POLICY_DENIALS);
+        Arc::new(Self {
+            pool_size: watch::Sender::new(parts.settings.pool),
+            reconciled: watch::Sender::new(false),
+            unproven: Mutex::default(),
+            pool_trouble: Mutex::default(),
+            rooms: Rooms::new(parts.clock.clone()),
+            parts,
+            pool_changed: Notify::new(),
+            turns: Mutex::default(),
+            behind: AtomicBool::new(false),
+            counted: AtomicUsize::new(0),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            haste: CancellationToken::new(),
+        })
+    }
+
+    /// Runs background work that [`Workspaces::wind_down`] waits for.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work);
+    }
+
+    /// The result of `work`, or `None` where the server stops first.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(work).await
+    }
+
+    /// Proves the host path of the socket base where it is in doubt, keeps the pool at its size, and watches the rooms' directories,
+    /// until the server stops. Call it once, after [`Workspaces::reconcile`].
+    pub async fn maintain(self: &Arc<Self>) {
+        let doubtful = self.doubts_host_path().await;
+        self.reconciled.send_replace(true);
+        let pool = async {
+            if doubtful {
+                self.prove_host_path().await;
+            }
+            self.keep_pool().await;
+        };
+        tokio::join!(pool, self.watch_directories());
+    }
+
+    /// Stops all background work, then keeps or releases every room.
+    pub async fn wind_down(self: &Arc<Self>, what: OnShutdown, deadline: Duration) {
+        self.stop.cancel();
+        let until = tokio::time::Instant::now() + deadline;
+        self.leave_rooms(what).await;
+        self.tasks.close();
+        if tokio::time::timeout_at(until, self.tasks.wait()).await.is_err() {
+            tracing::error!(
+                tasks = self.tasks.len(),
+                "work on workspaces did not end in time; the next start finishes it"
+            );
+        }
+        // A build that was under way when the stop came has put its room into the table by now.
+        self.leave_rooms(what).await;
+        if tokio::time::timeout_at(until, self.tasks.wait()).await.is_err() {
+            tracing::error!(
+                tasks = self.tasks.len(),
+                "workspaces created at the last moment are left to the next start"
+            );
+        }
+    }
+
+    /// Closes the shared state, the last step of a shutdown.
+    pub async fn close(&self) {
+        self.parts.state.close().await;
+    }
+
+    /// Closes the egress listener of every room, or begins to release every room.
+    async fn leave_rooms(self: &Arc<Self>, what: OnShutdown) {
+        let rooms = self.rooms.all();
+        if what == OnShutdown::Keep {
+            let stopped = rooms.iter().map(|entry| entry.room.close_listener(LISTENER_DEADLINE));
+            futures::future::join_all(stopped).await;
+            return;
+        }
+        for Entry { room, .. } in rooms {
+            let this = self.clone();
+            self.tasks.spawn(async move {
+                if let Err(error) = this.release(&room.id, Why::Shutdown).await {
+                    tracing::error!(workspace = %room.id, %error, "workspace not released at shutdown; the next start releases it");
+                }
+            });
+        }
+    }
+
+    /// Ends grace periods: from here on, containers are killed instead of stopped. Those already being stopped keep the rest of
+    /// their time.
+    pub fn hasten(&self) {
+        self.haste.cancel();
+    }
+
+    /// Counts for a scrape. Where the engine does not answer in time, its last count is used.
+    pub async fn counts(&self) -> Counts {
+        let list = self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment);
+        match tokio::time::timeout(COUNT_DEADLINE, list).await {
+            Ok(Ok(containers)) => {
+                self.counted.store(containers.iter().filter(|c| c.running).count(), Ordering::Relaxed);
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "containers not counted"),
+            Err(_) => tracing::debug!("containers not counted in time"),
+        }
+        Counts {
+            active_containers: self.counted.load(Ordering::Relaxed),
+            warm_pool_size: self.rooms.pooled(),
+            proxies: self.parts.egress.open_listeners(),
+            limit: self.parts.settings.max_rooms,
+        }
+    }
+
+    /// Whether everything that an earlier server left has been adopted or released. From then on the table is complete.
+    #[must_use]
+    pub fn is_reconciled(&self) -> bool {
+        *self.reconciled.borrow()
+    }
+
+    /// The table of this server's rooms.
+    #[must_use]
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    /// Adds a conversation's room that has neither a directory nor an egress listener. For tests with more rooms than a process
+    /// may have descriptors.
+    pub fn put_bound(&self, id: &RoomId, occupant: Occupant) {
+        let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None, None));
+        self.rooms.insert(room, RoomState::Bound { occupant, leased: false, session: None });
+    }
+
+    /// Time since a room was last used.
+    #[must_use]
+    pub fn idle(&self, entry: &Entry) -> Duration {
+        self.parts.clock.now().duration_since(entry.last_used)
+    }
+
+    /// The container engine.
+    #[must_use]
+    pub fn engine(&self) -> &dyn Engine {
+        self.parts.engine.as_ref()
+    }
+
+    /// The shared state.
+    #[must_use]
+    pub fn state(&self) -> &dyn State {
+        self.parts.state.as_ref()
+    }
+
+    /// Id of this process among the servers of the deployment.
+    #[must_use]
+    pub fn server_id(&self) -> &str {
+        &self.parts.server_id
+    }
+
+    /// The image that rooms start from.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        &self.parts.template.image
+    }
+
+    /// Waits for the conversation's turn: the lock under which its room is looked for, built or released.
+    pub async fn turn(&self, conversation: &str) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock();
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            match turns.get(conversation).and_then(Weak::upgrade) {
+                Some(turn) => turn,
+                None => {
+                    let turn = Arc::new(tokio::sync::Mutex::new(()));
+                    turns.insert(conversation.to_owned(), Arc::downgrade(&turn));
+                    turn
+                }
+            }
+        };
+        turn.lock_owned().await
+    }
+}
