@@ -1,4 +1,4 @@
-//! Who may be reached: deny by default, deny rules first.
+//! The allow-list: hosts and ports that clients may reach. Denied by default; deny rules win.
 
 use std::str::FromStr;
 
@@ -7,8 +7,9 @@ use crate::host::{Host, split_port};
 /// Ports of a pattern that names none.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
-/// Patterns of hosts that may be reached: `host`, `*.suffix` (not the suffix itself), an address; each with an optional
-/// `:port` (80 and 443 where none is given); `!` before a pattern denies, and wins.
+/// Patterns of hosts that clients may reach, separated by commas or white space: `host`, `*.suffix` (its subdomains, not the suffix
+/// itself) or an address, each with an optional `:port` (80 and 443 where none is given). `!` before a pattern denies; deny rules
+/// win.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowList {
     rules: Vec<Rule>,
@@ -28,14 +29,14 @@ enum Pattern {
     Below(String),
 }
 
-/// What the list says of a host and port.
+/// What the list says about a host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It may be reached, by this rule.
     Allowed(String),
     /// It may not, by this rule.
     DeniedBy(String),
-    /// No rule speaks of it.
+    /// No rule matches.
     Unlisted,
 }
 
@@ -120,7 +121,7 @@ impl AllowList {
         }
     }
 
-    /// Whether a host, as somebody would write it, may be reached on a port.
+    /// Whether the list allows `host`, in any spelling a client may use, on `port`. Addresses are not looked up.
     #[must_use]
     pub fn allows_host(&self, host: &str, port: u16) -> bool {
         Host::parse(host).is_ok_and(|host| matches!(self.verdict(&host, port), Verdict::Allowed(_)))

@@ -9,6 +9,25 @@ use crate::trail::Decision;
 /// Header of the proxy's own answers, which no target can forge: it is dropped from theirs.
 pub(crate) const X_NAGAYA_EGRESS: &str = "x-nagaya-egress";
 
+/// What comes after an answer on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The next request, maybe.
+    Next,
+    /// Nothing; the last answer has to arrive.
+    Close,
+    /// Nothing, at once: what was sent is not whole, and must not look so.
+    Cut,
+}
+
+/// Whether the proxy's own answer has its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Body {
+    Sent,
+    /// It answers HEAD.
+    Omitted,
+}
+
 /// Why a request is not, or cannot be, served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -33,7 +52,7 @@ impl Refusal {
 
     /// Policy does not allow it.
     pub(crate) fn denied(reason: &'static str) -> Self {
-        Self::denial(StatusCode::FORBIDDEN, reason, "policy does not allow this")
+        Self::denial(StatusCode::FORBIDDEN, reason, "policy does not allow this host, port or address")
     }
 
     /// The request was signed by its sender in a way that cannot be signed again.
@@ -47,7 +66,7 @@ impl Refusal {
     }
 
     pub(crate) fn expectation() -> Self {
-        Self::denial(StatusCode::EXPECTATION_FAILED, "expectation", "100-continue is all that can be expected")
+        Self::denial(StatusCode::EXPECTATION_FAILED, "expectation", "the only supported expectation is 100-continue")
     }
 
     pub(crate) fn head_too_large() -> Self {
@@ -56,34 +75,45 @@ impl Refusal {
     }
 
     pub(crate) fn head_timeout() -> Self {
-        Self::denial(StatusCode::REQUEST_TIMEOUT, "head_timeout", "the request's head took too long")
+        Self::denial(StatusCode::REQUEST_TIMEOUT, "head_timeout", "the request's head did not arrive in time")
     }
 
     pub(crate) fn body_timeout() -> Self {
-        Self::denial(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the request's body took too long")
+        Self::denial(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the request's body did not arrive in time")
+    }
+
+    pub(crate) fn upload_too_slow() -> Self {
+        let message = "the request's body came too slowly";
+        Self::denial(StatusCode::REQUEST_TIMEOUT, "upload_too_slow", message)
     }
 
     pub(crate) fn body_too_large() -> Self {
-        Self::denial(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "a body may not be this large")
+        Self::denial(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the body exceeds the limit for one request")
     }
 
     pub(crate) fn signed_body_too_large() -> Self {
-        let message = "a body that has to be signed may not be this large";
+        let message = "the body exceeds the limit for requests that have to be signed";
         Self::denial(StatusCode::PAYLOAD_TOO_LARGE, "signed_body_too_large", message)
     }
 
+    /// The listener's descriptors are used up.
+    pub(crate) fn too_many_connections() -> Self {
+        let message = "too many connections are open; close some, or try again later";
+        Self::denial(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", message)
+    }
+
     pub(crate) fn too_many() -> Self {
-        let message = "too many requests at once";
+        let message = "the limit of simultaneous requests is reached; try again later";
         Self::denial(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
     }
 
     pub(crate) fn no_buffers() -> Self {
-        let message = "too many bodies are being signed at once";
+        let message = "the limit of bodies held for signing is reached; try again later";
         Self::denial(StatusCode::TOO_MANY_REQUESTS, "no_buffers", message)
     }
 
     pub(crate) fn no_credentials() -> Self {
-        let message = "the proxy has no credentials for this host, and sends nothing without";
+        let message = "the proxy has no credentials for this host and does not forward requests without them";
         Self::failure(StatusCode::SERVICE_UNAVAILABLE, "no_credentials", message)
     }
 
@@ -94,7 +124,7 @@ impl Refusal {
 
     /// Something of the proxy's own.
     pub(crate) fn internal(reason: &'static str) -> Self {
-        Self::failure(StatusCode::INTERNAL_SERVER_ERROR, reason, "the proxy could not do this")
+        Self::failure(StatusCode::INTERNAL_SERVER_ERROR, reason, "internal error of the proxy")
     }
 
     pub(crate) fn timeout(reason: &'static str) -> Self {
@@ -120,16 +150,17 @@ impl Refusal {
     }
 
     /// The whole answer, as bytes. `host` is normalised: nothing of the request's own words is in it.
-    pub(crate) fn answer(&self, host: &str, close: bool, body: bool) -> Vec<u8> {
+    pub(crate) fn answer(&self, host: &str, then: Then, body: Body) -> Vec<u8> {
         let kind = if matches!(self.decision, Decision::Denied(_)) { "denied" } else { "failed" };
         let reason = self.decision.reason();
-        let told = json!({"error": {"code": self.code(), "reason": reason, "host": host, "message": self.message}});
-        let told = told.to_string();
+        let body_text =
+            json!({"error": {"code": self.code(), "reason": reason, "host": host, "message": self.message}});
+        let body_text = body_text.to_string();
         let phrase = self.status.canonical_reason().unwrap_or("Refused");
         let mut answer = format!(
             "HTTP/1.1 {} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{X_NAGAYA_EGRESS}: {kind}\r\n",
             self.status.as_u16(),
-            told.len(),
+            body_text.len(),
         );
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             answer.push_str("retry-after: 1\r\n");
@@ -138,12 +169,12 @@ impl Refusal {
             // RFC 9110, 15.5.6.
             answer.push_str("allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT\r\n");
         }
-        if close {
+        if then != Then::Next {
             answer.push_str("connection: close\r\n");
         }
         answer.push_str("\r\n");
-        if body {
-            answer.push_str(&told);
+        if body == Body::Sent {
+            answer.push_str(&body_text);
         }
         answer.into_bytes()
     }
@@ -170,7 +201,8 @@ mod tests {
 
     #[test]
     fn an_answer_says_who_refused_and_why() {
-        let text = String::from_utf8(Refusal::denied("not_allowed").answer("a.example", true, true)).expect("text");
+        let text = String::from_utf8(Refusal::denied("not_allowed").answer("a.example", Then::Close, Body::Sent))
+            .expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");
         assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{head}");
         assert!(head.contains("\r\nx-nagaya-egress: denied\r\n") && head.ends_with("connection: close"), "{head}");

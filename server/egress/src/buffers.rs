@@ -1,8 +1,11 @@
 //! Buffers that are only held while something is in them, so that an idle tunnel costs none.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::quota::{Quota, Resource, Share};
 
 /// A buffer while there are enough: large, as each call to the kernel has its price.
 const LARGE: usize = 256 * 1024;
@@ -11,27 +14,21 @@ const SMALL: usize = 8 * 1024;
 /// Large buffers that are kept while nobody needs them.
 const KEPT: usize = 16;
 
-/// The buffers of one proxy.
-#[derive(Debug)]
+/// Large buffers that nobody uses just now.
+#[derive(Debug, Default)]
 pub(crate) struct Buffers {
     free: Mutex<Vec<Box<[u8]>>>,
-    lent: AtomicUsize,
-    most: usize,
 }
 
 impl Buffers {
-    /// At most so many bytes are lent as large buffers.
-    pub(crate) fn new(budget: usize) -> Self {
-        Self { free: Mutex::default(), lent: AtomicUsize::new(0), most: budget / LARGE }
-    }
-
-    pub(crate) fn lend(&self) -> Buffer<'_> {
-        if self.lent.fetch_add(1, Ordering::Relaxed) >= self.most {
-            self.lent.fetch_sub(1, Ordering::Relaxed);
+    /// A buffer: a large one if the listener's quota has one.
+    pub(crate) fn lend(&self, quota: &Arc<Quota>) -> Buffer<'_> {
+        let Some(share) = quota.take(Resource::Buffers, LARGE as u64) else {
             return Buffer { bytes: vec![0; SMALL].into_boxed_slice(), home: None };
-        }
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Buffer { bytes: free.unwrap_or_else(|| vec![0; LARGE].into_boxed_slice()), home: Some(self) }
+        };
+        let free = self.free.lock().pop();
+        let bytes = free.unwrap_or_else(|| vec![0; LARGE].into_boxed_slice());
+        Buffer { bytes, home: Some((self, share)) }
     }
 }
 
@@ -39,7 +36,7 @@ impl Buffers {
 #[derive(Debug)]
 pub(crate) struct Buffer<'a> {
     bytes: Box<[u8]>,
-    home: Option<&'a Buffers>,
+    home: Option<(&'a Buffers, Share)>,
 }
 
 impl Deref for Buffer<'_> {
@@ -58,9 +55,8 @@ impl DerefMut for Buffer<'_> {
 
 impl Drop for Buffer<'_> {
     fn drop(&mut self) {
-        let Some(home) = self.home else { return };
-        home.lent.fetch_sub(1, Ordering::Relaxed);
-        let mut free = home.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((home, _share)) = self.home.take() else { return };
+        let mut free = home.free.lock();
         if free.len() < KEPT {
             free.push(std::mem::take(&mut self.bytes));
         }
@@ -70,13 +66,16 @@ impl Drop for Buffer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::Shared;
+    use crate::settings::Limits;
 
     #[test]
-    fn past_the_budget_buffers_are_small_and_nobody_waits() {
-        let buffers = Buffers::new(2 * LARGE);
-        let (first, second) = (buffers.lend(), buffers.lend());
-        assert_eq!((first.len(), second.len(), buffers.lend().len()), (LARGE, LARGE, SMALL));
+    fn past_the_quota_buffers_are_small_and_nobody_waits() {
+        let limits = Limits { buffers: 8 * LARGE, reserved_buffers: 0, ..Limits::default() };
+        let (buffers, quota) = (Buffers::default(), Shared::new(&limits).listener(None));
+        let (first, second) = (buffers.lend(&quota), buffers.lend(&quota));
+        assert_eq!((first.len(), second.len(), buffers.lend(&quota).len()), (LARGE, LARGE, SMALL));
         drop(first);
-        assert_eq!(buffers.lend().len(), LARGE);
+        assert_eq!(buffers.lend(&quota).len(), LARGE);
     }
 }

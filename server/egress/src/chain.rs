@@ -1,11 +1,11 @@
-//! The AWS credentials as they are now: asked of the chain when they are needed, and again when they end or are said to have.
+//! AWS credentials: fetched from the chain when they are needed, and again when they expire or a target says that they have.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use parking_lot::Mutex;
 
 use crate::answer::Refusal;
 
@@ -18,21 +18,22 @@ const ENDLESS: Duration = Duration::from_secs(5);
 /// Between two times that a target's word is taken for the end of credentials. A client can make a target say it.
 const BETWEEN_DOUBTS: Duration = Duration::from_secs(10);
 
-/// Why there are no credentials.
+/// Why no AWS credentials could be had.
 #[derive(Debug, thiserror::Error)]
 pub enum NoCredentials {
-    /// There is no chain to ask.
+    /// No credential chain is configured.
     #[error("there is no AWS credential chain")]
     NoChain,
-    /// It has none, or cannot tell.
+    /// The chain has none, or failed.
     #[error("no AWS credentials: {0}")]
     Refused(#[from] CredentialsError),
-    /// It did not answer in time.
+    /// The chain did not answer in time.
     #[error("no AWS credentials: the chain did not answer within {PATIENCE:?}")]
     Slow,
 }
 
-/// The standard AWS credential chain, whose answers are kept as long as they are good.
+/// The standard AWS credential chain, with a cache: credentials are kept until a minute before they expire, and those without
+/// an expiry for five seconds.
 pub struct Chain {
     provider: Option<SharedCredentialsProvider>,
     known: Mutex<Known>,
@@ -77,20 +78,20 @@ impl Known {
 }
 
 impl Chain {
-    /// Nothing is asked before the first need.
+    /// A chain that asks `provider`, not before credentials are needed.
     #[must_use]
     pub fn new(provider: Option<SharedCredentialsProvider>) -> Self {
         Self { provider, known: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> parking_lot::MutexGuard<'_, Known> {
+        self.known.lock()
     }
 
-    /// The credentials as they are now.
+    /// The current credentials.
     ///
     /// # Errors
-    /// There are none, or the chain takes too long.
+    /// There is no chain, it has no credentials, or it does not answer within ten seconds.
     pub async fn credentials(&self) -> Result<Credentials, NoCredentials> {
         let fresh = self.known().fresh();
         if let Some(credentials) = fresh {
@@ -99,7 +100,7 @@ impl Chain {
         let provider = self.provider.as_ref().ok_or(NoCredentials::NoChain)?;
         let lookup = async {
             let _alone = self.asking.lock().await;
-            // Who asked before may have been told.
+            // Another request may have fetched them meanwhile.
             let fresh = self.known().fresh();
             if let Some(credentials) = fresh {
                 return Ok(credentials);

@@ -1,11 +1,11 @@
 //! The clocks of targets: who signs for one whose clock is wrong signs by that clock.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use http::header::DATE;
+use parking_lot::Mutex;
 
 use crate::host::Host;
 
@@ -23,14 +23,14 @@ pub(crate) struct Clocks(Mutex<HashMap<Host, i64>>);
 impl Clocks {
     /// The time there.
     pub(crate) fn now(&self, host: &Host) -> SystemTime {
-        let ahead = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(host).copied().unwrap_or_default();
+        let ahead = self.0.lock().get(host).copied().unwrap_or_default();
         let by = Duration::from_secs(ahead.unsigned_abs());
         if ahead < 0 { SystemTime::now() - by } else { SystemTime::now() + by }
     }
 
     /// Forgets what was learned.
     pub(crate) fn unlearn(&self, host: &Host) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
+        self.0.lock().remove(host);
     }
 
     /// Learns from an answer's `Date`. True if a request that was refused may have been refused for its time, and is worth
@@ -53,7 +53,7 @@ impl Clocks {
             Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or_default(),
             Err(behind) => -i64::try_from(behind.duration().as_secs()).unwrap_or_default(),
         };
-        let mut clocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clocks = self.0.lock();
         // Nobody gets a signature for a time of their choice.
         if ahead.unsigned_abs() > FARTHEST.as_secs() || (clocks.len() >= MOST_CLOCKS && !clocks.contains_key(host)) {
             return false;

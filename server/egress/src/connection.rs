@@ -1,24 +1,26 @@
 //! One connection of a client: its requests, one after the other, each with one answer.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::{Method, StatusCode};
 use tokio::net::UnixStream;
 
 use crate::allow::Verdict;
-use crate::answer::Refusal;
+use crate::answer::{Body, Refusal, Then};
+use crate::denials::Turn;
 use crate::forward::{self, Admitted, Forwarded};
 use crate::head::{Framing, Head, Scan};
 use crate::listener::Shared;
-use crate::pool::Destination;
 use crate::proxy::{Egress, Gauge};
 use crate::record::Entry;
 use crate::socket;
 use crate::target::{Form, Target};
 use crate::trail::Decision;
 use crate::tunnel::{self, Watched};
+use crate::upstream::Destination;
 
 /// TLS's own port: nothing else is spoken there.
 const HTTPS: u16 = 443;
@@ -27,77 +29,203 @@ const READ: usize = 8 * 1024;
 /// How long a connection without a request keeps its buffer: one that is busy keeps it, one that is idle has none.
 const BUFFERED: Duration = Duration::from_secs(1);
 
-/// What comes after a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    /// The next one, maybe.
-    Next,
-    /// Nothing; the last answer has to arrive.
-    Close,
-    /// Nothing, at once: what was sent is not whole, and must not look so.
-    Cut,
-}
-
 /// How a request that was not refused ended.
 enum Served {
     Forwarded(Forwarded),
     Tunnelled(Decision),
 }
 
+/// A client's connection, and on whose behalf it is served.
+struct Connection<'a> {
+    egress: &'a Arc<Egress>,
+    shared: &'a Shared,
+    client: &'a UnixStream,
+}
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: UnixStream) {
+    let connection = Connection { egress: &egress, shared: &shared, client: &client };
     let mut buffer = BytesMut::new();
+    let mut patience = egress.limits.silent;
     loop {
-        let then = match next(&egress, &client, &mut buffer).await {
+        let then = match connection.next(&mut buffer, patience).await {
             Ok(None) => return,
-            Ok(Some(head)) => request(&egress, &shared, &client, &mut buffer, head).await,
-            Err(refusal) => {
-                let entry = Entry::new(&egress.trail, shared.identity(), None);
-                match refuse(&egress, &client, entry, &refusal, true, true).await {
-                    true => Then::Close,
-                    false => Then::Cut,
-                }
-            }
+            Ok(Some(head)) => connection.request(&mut buffer, head).await,
+            Err(refusal) => connection.refuse(connection.entry(None), &refusal, Then::Close, Body::Sent).await,
         };
         match then {
-            Then::Next => {}
+            Then::Next => patience = egress.limits.keep_alive,
             Then::Close => return socket::linger(&client).await,
             Then::Cut => return,
         }
     }
 }
 
-/// Tells a connection beyond the limit that it is one.
-pub(crate) async fn turn_away(egress: &Egress, shared: &Shared, client: &UnixStream) {
-    let entry = Entry::new(&egress.trail, shared.identity(), None);
-    if refuse(egress, client, entry, &Refusal::too_many(), true, true).await {
+/// Answers a connection beyond the limit with 429.
+pub(crate) async fn turn_away(egress: &Arc<Egress>, shared: &Shared, client: &UnixStream, refusal: &Refusal) {
+    let connection = Connection { egress, shared, client };
+    if connection.refuse(connection.entry(None), refusal, Then::Close, Body::Sent).await == Then::Close {
         socket::linger(client).await;
     }
 }
 
-/// The next request's head; `None` where there is none.
-async fn next(egress: &Egress, client: &UnixStream, buffer: &mut BytesMut) -> Result<Option<Head>, Refusal> {
-    if buffer.is_empty() && !arrives(egress.limits.idle, client, buffer).await {
-        return Ok(None);
+impl Connection<'_> {
+    fn entry(&self, method: Option<&Method>) -> Entry {
+        Entry::new(&self.egress.trail, self.shared.identity(), method)
     }
-    let mut scan = Scan::default();
-    let whole = async {
-        loop {
-            if let Some(head) = scan.next(buffer)? {
-                return Ok(Some(head));
-            }
-            match socket::read(client, buffer, READ).await {
-                Ok(0) if buffer.is_empty() => return Ok(None),
-                Ok(0) => return Err(Refusal::malformed("the head broke off")),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::trace!(%error, "a client left");
-                    return Ok(None);
+
+    /// The next request's head; `None` where there is none. Its first byte is waited for no longer than `patience`.
+    async fn next(&self, buffer: &mut BytesMut, patience: Duration) -> Result<Option<Head>, Refusal> {
+        let client = self.client;
+        if buffer.is_empty() && !arrives(patience, client, buffer).await {
+            return Ok(None);
+        }
+        let mut scan = Scan::default();
+        let whole = async {
+            loop {
+                if let Some(head) = scan.next(buffer)? {
+                    return Ok(Some(head));
+                }
+                match socket::read(client, buffer, READ).await {
+                    Ok(0) if buffer.is_empty() => return Ok(None),
+                    Ok(0) => return Err(Refusal::malformed("the head broke off")),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::trace!(%error, "a client left");
+                        return Ok(None);
+                    }
                 }
             }
+        };
+        tokio::time::timeout(self.egress.limits.head, whole).await.unwrap_or(Err(Refusal::head_timeout()))
+    }
+
+    async fn request(&self, buffer: &mut BytesMut, head: Head) -> Then {
+        let mut entry = self.entry(Some(&head.method));
+        let body = if head.method == Method::HEAD { Body::Omitted } else { Body::Sent };
+        // What follows a refused request may be its body, or what was meant for a tunnel: it is never read as a request.
+        let alone = head.framing == Framing::None && head.method != Method::CONNECT && head.keep_alive;
+        match self.admit(buffer, head, &mut entry).await {
+            Ok(Served::Forwarded(Forwarded::Whole { status, keep })) => {
+                entry.answered(status);
+                entry.ended(Decision::Allowed);
+                if keep { Then::Next } else { Then::Close }
+            }
+            Ok(Served::Forwarded(Forwarded::Cut { status, why })) => {
+                entry.answered(status);
+                entry.ended(why.decision);
+                Then::Cut
+            }
+            Ok(Served::Tunnelled(decision)) => {
+                entry.ended(decision);
+                if matches!(decision, Decision::Denied(_)) {
+                    self.take_turn(entry).await;
+                }
+                Then::Cut
+            }
+            Err(refusal) => {
+                let then = if alone && refusal.status != StatusCode::BAD_REQUEST { Then::Next } else { Then::Close };
+                self.refuse(entry, &refusal, then, body).await
+            }
         }
-    };
-    tokio::time::timeout(egress.limits.head, whole).await.unwrap_or(Err(Refusal::head_timeout()))
+    }
+
+    /// Records a refusal, and waits for the time at which it may be answered. Recorded first: who sees the answer may look for
+    /// the record.
+    async fn take_turn(&self, mut entry: Entry) -> Turn {
+        let turn = self.shared.denials.turn(Instant::now());
+        if turn != Turn::Now {
+            entry.recorded_together(&self.shared.denials);
+        }
+        drop(entry);
+        if let Turn::After(wait) | Turn::Last(wait) = turn {
+            tokio::time::sleep(wait).await;
+        }
+        turn
+    }
+
+    /// Answers with a refusal, after which the connection goes on as said, or ends earlier.
+    async fn refuse(&self, mut entry: Entry, refusal: &Refusal, then: Then, body: Body) -> Then {
+        entry.refused(refusal);
+        let host = entry.host().to_owned();
+        let then = match self.take_turn(entry).await {
+            Turn::Last(_) => Then::Close,
+            Turn::Now | Turn::After(_) => then,
+        };
+        let answer = refusal.answer(&host, then, body);
+        // A client that asks and does not read is not waited for longer than one that says nothing.
+        match tokio::time::timeout(self.egress.limits.idle, socket::write(self.client, &[&answer])).await {
+            Ok(Ok(())) => then,
+            Ok(Err(error)) => {
+                tracing::trace!(%error, "a client left before its answer");
+                Then::Cut
+            }
+            Err(_) => {
+                tracing::trace!("a client does not read its answers");
+                Then::Cut
+            }
+        }
+    }
+
+    /// Decides on a request, and does what it asks for. An error means that nothing was answered yet.
+    async fn admit(&self, buffer: &mut BytesMut, head: Head, entry: &mut Entry) -> Result<Served, Refusal> {
+        let (egress, shared) = (self.egress, self.shared);
+        let (target, path) = Target::read(&head, egress.gateway.as_ref())?;
+        entry.aimed_at(&target);
+        let (rule, credential) = egress.credentials.get(&target.host).unzip();
+        // A credential is only ever sent over TLS; plain HTTP's port then means TLS's.
+        let tls = credential.is_some() && target.form != Form::Connect;
+        let port = if tls && target.port == 80 { HTTPS } else { target.port };
+        match egress.allowed.verdict(&target.host, port) {
+            Verdict::Allowed(rule) => entry.ruled_by(rule),
+            Verdict::DeniedBy(rule) => {
+                entry.ruled_by(rule);
+                return Err(Refusal::denied("denied_by_rule"));
+            }
+            Verdict::Unlisted => return Err(Refusal::denied("not_allowed")),
+        }
+        if credential.is_some() && target.form == Form::Connect {
+            // Nobody could see what is in the tunnel, such as an account of the client's own.
+            return Err(Refusal::denied("credential_host"));
+        }
+        let _request = shared.requests.try_acquire().map_err(|_| Refusal::too_many())?;
+        let addresses = egress.resolver.resolve(&target.host, port).await?;
+        if target.form == Form::Connect {
+            let early = std::mem::take(buffer);
+            // An idle tunnel holds no more than it needs: not its request, nor the room for forwarding one.
+            drop(head);
+            let tunnel = Box::pin(self.open_tunnel(early, &target, &addresses, entry));
+            return tunnel.await.map(Served::Tunnelled);
+        }
+        let to = Destination { tls, host: &target.host, addresses: &addresses, credential: rule };
+        let port = Some(port).filter(|port| *port != if tls { HTTPS } else { 80 });
+        let admitted = Admitted { head, path, to, port, credential, pool: &shared.pool, quota: &shared.quota };
+        let forwarded = Box::pin(forward::forward(egress, self.client, buffer, admitted, &entry.meter));
+        forwarded.await.map(Served::Forwarded)
+    }
+
+    /// Connects to the target, and only then says so.
+    async fn open_tunnel(
+        &self,
+        early: BytesMut,
+        target: &Target,
+        addresses: &[SocketAddr],
+        entry: &mut Entry,
+    ) -> Result<Decision, Refusal> {
+        let (egress, shared, client) = (self.egress, self.shared, self.client);
+        let upstream = shared.pool.dial(addresses).await?;
+        let _gauge = Gauge::raise(egress, |egress| &egress.tunnels);
+        entry.answered(StatusCode::OK);
+        if socket::write(client, &[b"HTTP/1.1 200 Connection established\r\n\r\n"]).await.is_err() {
+            return Ok(Decision::Failed("client_gone"));
+        }
+        let to = Watched { host: &target.host, tls_only: target.port == HTTPS };
+        // An operator may know what else is spoken there.
+        let opaque = matches!(egress.opaque.verdict(&target.host, target.port), Verdict::Allowed(_));
+        let watched = (!opaque).then_some(to);
+        let buffers = (&egress.buffers, &shared.quota);
+        Ok(tunnel::carry(client, early, &upstream.stream, watched, &entry.meter, buffers, &egress.limits).await)
+    }
 }
 
 /// Whether something arrives within `patience`; the empty buffer is given up before long.
@@ -110,132 +238,4 @@ async fn arrives(patience: Duration, client: &UnixStream, buffer: &mut BytesMut)
         read = tokio::time::timeout(patience - soon, socket::read(client, buffer, READ)).await;
     }
     matches!(read, Ok(Ok(1..)))
-}
-
-async fn request(
-    egress: &Arc<Egress>,
-    shared: &Shared,
-    client: &UnixStream,
-    buffer: &mut BytesMut,
-    head: Head,
-) -> Then {
-    let mut entry = Entry::new(&egress.trail, shared.identity(), Some(&head.method));
-    let body = head.method != Method::HEAD;
-    // What follows a refused request may be its body, or what was meant for a tunnel: it is never read as a request.
-    let alone = head.framing == Framing::None && head.method != Method::CONNECT && head.keep_alive;
-    match admit(egress, shared, client, buffer, head, &mut entry).await {
-        Ok(Served::Forwarded(Forwarded::Whole { status, keep })) => {
-            entry.answered(status);
-            entry.ended(Decision::Allowed);
-            if keep { Then::Next } else { Then::Close }
-        }
-        Ok(Served::Forwarded(Forwarded::Cut { status, why })) => {
-            entry.answered(status);
-            entry.ended(why.decision);
-            Then::Cut
-        }
-        Ok(Served::Tunnelled(decision)) => {
-            entry.ended(decision);
-            Then::Cut
-        }
-        Err(refusal) => {
-            let close = !alone || refusal.status == StatusCode::BAD_REQUEST;
-            match refuse(egress, client, entry, &refusal, close, body).await {
-                true if close => Then::Close,
-                true => Then::Next,
-                false => Then::Cut,
-            }
-        }
-    }
-}
-
-/// Answers with a refusal; false where nobody reads it. The record is told first: who sees the answer may already look for it.
-async fn refuse(
-    egress: &Egress,
-    client: &UnixStream,
-    mut entry: Entry,
-    refusal: &Refusal,
-    close: bool,
-    body: bool,
-) -> bool {
-    entry.refused(refusal);
-    let answer = refusal.answer(entry.host(), close, body);
-    drop(entry);
-    // One that asks and does not read is not waited for longer than one that says nothing.
-    match tokio::time::timeout(egress.limits.idle, socket::write(client, &[&answer])).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            tracing::trace!(%error, "a client left before its answer");
-            false
-        }
-        Err(_) => {
-            tracing::trace!("a client does not read its answers");
-            false
-        }
-    }
-}
-
-/// Decides on a request, and does what it asks for. An error means that nothing was answered yet.
-async fn admit(
-    egress: &Arc<Egress>,
-    shared: &Shared,
-    client: &UnixStream,
-    buffer: &mut BytesMut,
-    head: Head,
-    entry: &mut Entry,
-) -> Result<Served, Refusal> {
-    let (target, path) = Target::read(&head, egress.gateway.as_ref())?;
-    entry.aimed_at(&target);
-    let credential = egress.credentials.get(&target.host);
-    // A credential is only ever sent over TLS; plain HTTP's port then means TLS's.
-    let tls = credential.is_some() && target.form != Form::Connect;
-    let port = if tls && target.port == 80 { 443 } else { target.port };
-    match egress.allowed.verdict(&target.host, port) {
-        Verdict::Allowed(rule) => entry.ruled_by(rule),
-        Verdict::DeniedBy(rule) => {
-            entry.ruled_by(rule);
-            return Err(Refusal::denied("denied_by_rule"));
-        }
-        Verdict::Unlisted => return Err(Refusal::denied("not_allowed")),
-    }
-    if credential.is_some() && target.form == Form::Connect {
-        // Nobody could see what is in the tunnel, such as an account of the client's own.
-        return Err(Refusal::denied("credential_host"));
-    }
-    let _request = shared.requests.try_acquire().map_err(|_| Refusal::too_many())?;
-    let addresses = egress.resolver.resolve(&target.host, port).await?;
-    if target.form == Form::Connect {
-        let early = std::mem::take(buffer);
-        // An idle tunnel holds no more than it needs: not its request, nor the room for forwarding one.
-        drop(head);
-        let tunnel = Box::pin(open_tunnel(egress, client, early, &target, &addresses, entry));
-        return tunnel.await.map(Served::Tunnelled);
-    }
-    let to = Destination { tls, host: &target.host, addresses: &addresses };
-    let port = Some(port).filter(|port| *port != if tls { 443 } else { 80 });
-    let admitted = Admitted { head, path, to, port, credential, budget: &shared.budget };
-    let forwarded = Box::pin(forward::forward(egress, client, buffer, admitted, &entry.meter));
-    forwarded.await.map(Served::Forwarded)
-}
-
-/// Connects to the target, and only then says so.
-async fn open_tunnel(
-    egress: &Arc<Egress>,
-    client: &UnixStream,
-    early: BytesMut,
-    target: &Target,
-    addresses: &[std::net::SocketAddr],
-    entry: &mut Entry,
-) -> Result<Decision, Refusal> {
-    let upstream = egress.pool.dial(addresses).await?;
-    let _gauge = Gauge::raise(egress, |egress| &egress.tunnels);
-    entry.answered(StatusCode::OK);
-    if socket::write(client, &[b"HTTP/1.1 200 Connection established\r\n\r\n"]).await.is_err() {
-        return Ok(Decision::Failed("client_gone"));
-    }
-    let to = Watched { host: &target.host, tls_only: target.port == HTTPS };
-    // An operator may know what else is spoken there.
-    let opaque = matches!(egress.opaque.verdict(&target.host, target.port), Verdict::Allowed(_));
-    let watched = (!opaque).then_some(to);
-    Ok(tunnel::carry(client, early, &upstream, watched, &entry.meter, &egress.buffers, &egress.limits).await)
 }

@@ -14,7 +14,11 @@ use crate::host::Host;
 #[derive(Debug, Clone, Default)]
 pub struct CredentialRules(Vec<(HostPattern, Credential)>);
 
-/// What is added to a request.
+/// Which of a proxy's rules a credential comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RuleId(pub(crate) usize);
+
+/// A credential that is added to requests.
 #[derive(Debug, Clone)]
 pub(crate) enum Credential {
     /// A signature (AWS Signature Version 4).
@@ -87,7 +91,7 @@ impl FromStr for CredentialRules {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let accepted = "HOST=sigv4:SERVICE:REGION, HOST=header:NAME:env:VARIABLE, HOST=header:NAME:file:/PATH";
-        // The item itself is not told: somebody may have written the secret into it.
+        // The message does not quote the item: somebody may have written the secret into it.
         let rules = items(text)
             .enumerate()
             .map(|(index, item)| parse(item).ok_or_else(|| format!("rule {}: accepted: {accepted}", index + 1)));
@@ -96,7 +100,8 @@ impl FromStr for CredentialRules {
 }
 
 impl CredentialRules {
-    /// Adds a rule with a secret that is already known. A host or name that is none adds nothing.
+    /// Adds a rule that sets the header `name` to `secret` on requests to `host`. Adds nothing if `host` is not a host pattern or
+    /// `name` not a header name.
     #[must_use]
     pub fn with_header(mut self, host: &str, name: &str, secret: &str) -> Self {
         if let (Some(pattern), Ok(name)) = (HostPattern::parse(host), name.to_ascii_lowercase().parse()) {
@@ -105,8 +110,10 @@ impl CredentialRules {
         self
     }
 
-    pub(crate) fn get(&self, host: &Host) -> Option<&Credential> {
-        self.0.iter().find(|(pattern, _)| pattern.matches(host)).map(|(_, credential)| credential)
+    /// The first rule for `host`, and its credential.
+    pub(crate) fn get(&self, host: &Host) -> Option<(RuleId, &Credential)> {
+        let (index, (_, credential)) = self.0.iter().enumerate().find(|(_, (pattern, _))| pattern.matches(host))?;
+        Some((RuleId(index), credential))
     }
 }
 
@@ -122,8 +129,8 @@ mod tests {
                 .expect("rules");
         let rules = rules.with_header("api.anthropic.com", "x-api-key", "hunter2");
         let get = |host: &str| rules.get(&Host::parse(host).expect("a host"));
-        assert!(matches!(get("bedrock-runtime.us-east-1.amazonaws.com"), Some(Credential::SigV4 { .. })));
-        assert!(matches!(get("a.example.com"), Some(Credential::Header(name, _)) if name == "x-key"));
+        assert!(matches!(get("bedrock-runtime.us-east-1.amazonaws.com"), Some((RuleId(0), Credential::SigV4 { .. }))));
+        assert!(matches!(get("a.example.com"), Some((RuleId(1), Credential::Header(name, _))) if name == "x-key"));
         assert!(get("example.com").is_none());
         assert!(!format!("{rules:?}").contains("hunter2"));
     }

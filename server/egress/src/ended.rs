@@ -1,4 +1,4 @@
-//! What a target says of credentials that have ended, though they do not say so themselves.
+//! Answers that say that the credentials have expired, though those name no expiry or a later one.
 
 use http::{HeaderMap, StatusCode};
 

@@ -1,4 +1,4 @@
-//! Doors for the fuzz targets (`make fuzz`): each takes any bytes, and panics where something does not hold.
+//! Entry points for the fuzz targets (`make fuzz`): each takes any bytes, and panics where something does not hold.
 
 use std::io::Cursor;
 
@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use rustls::server::Acceptor;
 
 use crate::body::{Decoder, Piece};
+use crate::handshake::{self, Watch};
 use crate::head::{Head, Scan};
 use crate::hello::{self, Hello};
 use crate::host::Host;
@@ -60,6 +61,13 @@ pub fn hello(bytes: &[u8]) {
             break;
         }
     }
+    if let Hello::For(name) = &ours
+        && let Ok(host) = Host::parse(name)
+    {
+        let mut scan = hello::Scan::default();
+        scan.next(bytes);
+        what_follows(&bytes[scan.seen()..], &host);
+    }
     let (mut acceptor, mut cursor) = (Acceptor::default(), Cursor::new(bytes));
     let theirs = loop {
         match acceptor.accept() {
@@ -73,5 +81,41 @@ pub fn hello(bytes: &[u8]) {
         Hello::For(name) => assert_eq!(theirs, Some(name.to_ascii_lowercase())),
         Hello::Nameless => assert_eq!(theirs, None),
         Hello::Incomplete | Hello::NotTls | Hello::Malformed | Hello::Hidden => {}
+    }
+}
+
+/// A HelloRetryRequest without extensions.
+const RETRY: [u8; 5 + 4 + 2] = [22, 3, 3, 0, 42, 2, 0, 0, 38, 3, 3];
+
+/// What follows the first ClientHello ends the same however it is cut, whether the server has asked for another one or not; and what
+/// passes as a second one names the host.
+fn what_follows(bytes: &[u8], host: &Host) {
+    for asked in [false, true] {
+        let watch = || {
+            let mut watch = Watch::new(0);
+            if asked {
+                watch.server_says(&[&RETRY[..], &handshake::RETRY, &[0, 0x13, 1, 0]].concat());
+            }
+            watch
+        };
+        let at_once = watch().client_says(bytes, host);
+        let (mut watch, mut held, mut passed) = (watch(), Vec::new(), Ok(0));
+        for piece in bytes.chunks(3) {
+            held.extend_from_slice(piece);
+            match watch.client_says(&held, host) {
+                Ok(more) => {
+                    held.drain(..more);
+                    passed = passed.map(|passed| passed + more);
+                }
+                Err(reason) => {
+                    passed = Err(reason);
+                    break;
+                }
+            }
+        }
+        assert_eq!(at_once, passed);
+        if let (true, Ok(passed @ 6..), 22) = (asked, at_once, bytes.first().copied().unwrap_or_default()) {
+            assert_eq!(hello::objection(&hello::read(&bytes[..passed]), host), None);
+        }
     }
 }

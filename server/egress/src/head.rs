@@ -8,6 +8,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::answer::Refusal;
+use crate::headers;
 
 /// Largest head, in bytes.
 pub(crate) const LARGEST: usize = 16 * 1024;
@@ -25,7 +26,7 @@ pub(crate) struct Head {
     pub(crate) framing: Framing,
     /// Whether another request may follow on this connection.
     pub(crate) keep_alive: bool,
-    /// The client waits to be told that it may send the body.
+    /// The client waits for `100 Continue` before it sends the body.
     pub(crate) expects_continue: bool,
     /// HTTP/1.1, not 1.0.
     pub(crate) modern: bool,
@@ -105,6 +106,11 @@ fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
         let name = HeaderName::from_bytes(line.name.as_bytes());
         let value = HeaderValue::from_bytes(line.value);
         let (Ok(name), Ok(value)) = (name, value) else { return Err(Refusal::malformed("a header is not one")) };
+        if headers::is_twin(&name) {
+            return Err(Refusal::malformed(
+                "a header's name is read as another's by some servers; write it with hyphens",
+            ));
+        }
         headers.append(name, value);
     }
     let modern = minor == 1;

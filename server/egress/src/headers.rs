@@ -7,10 +7,54 @@ use crate::answer::{Refusal, X_NAGAYA_EGRESS};
 use crate::credentials::Secret;
 use crate::head::{Framing, has_token};
 use crate::host::Host;
-use crate::sigv4::X_AMZ_TARGET;
 
-/// Headers between two hops (RFC 9110, 7.6.1), beside those that `Connection` names.
+/// Headers between two hops (RFC 9110, section 7.6.1), beside those that `Connection` names.
 const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+/// Headers that say where a message ends or whom it is for, beside the hop-by-hop ones.
+const FRAMING: [&str; 3] = ["content-length", "host", "expect"];
+/// Headers that authenticate a request. Those of Signature Version 4 are listed under "Elements of an AWS API request
+/// signature" in the AWS documentation, and `x-amz-s3session-token` under S3's `CreateSession`; all other `x-amz-*` headers are
+/// parts of the request itself.
+const AUTHENTICATION: [&str; 11] = [
+    "authorization",
+    "x-api-key",
+    "x-amz-algorithm",
+    "x-amz-content-sha256",
+    "x-amz-credential",
+    "x-amz-date",
+    "x-amz-region-set",
+    "x-amz-s3session-token",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-amz-signedheaders",
+];
+/// How the headers of AWS's own protocols begin.
+pub(crate) const X_AMZ: &str = "x-amz-";
+/// How the headers meant for a proxy begin.
+const PROXY: &str = "proxy-";
+
+/// Whether some servers read `name` as another header, one that this proxy sets, drops or relies on. CGI, WSGI, PHP and others
+/// turn punctuation in names into `_`, so that `X_Api_Key` and `X.Api.Key` reach the application as `X-Api-Key` does.
+pub(crate) fn is_twin(name: &HeaderName) -> bool {
+    let Some(read_as) = read_as(name) else { return false };
+    let read_as = read_as.as_str();
+    let lists = HOP_BY_HOP.iter().chain(&FRAMING).chain(&AUTHENTICATION);
+    read_as.starts_with(X_AMZ) || read_as.starts_with(PROXY) || lists.into_iter().any(|listed| *listed == read_as)
+}
+
+/// Whether one of the headers is read as `name` by some servers, and is not `name` itself.
+pub(crate) fn has_twin(headers: &HeaderMap, name: &HeaderName) -> bool {
+    let wanted = read_as(name).unwrap_or_else(|| name.as_str().to_owned());
+    headers.keys().any(|given| given != name && read_as(given).as_deref().unwrap_or(given.as_str()) == wanted)
+}
+
+/// The name with all punctuation read as `-`; `None` where there is no other than that.
+fn read_as(name: &HeaderName) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let name = name.as_str();
+    (!name.bytes().all(plain))
+        .then(|| name.bytes().map(|byte| if plain(byte) { char::from(byte) } else { '-' }).collect())
+}
 
 /// A request's headers as they go on: without body's framing, which is added when it is known.
 pub(crate) fn outgoing(given: &HeaderMap, host: &Host, port: Option<u16>) -> Result<HeaderMap, Refusal> {
@@ -36,7 +80,7 @@ fn end_to_end(given: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderVa
     given.iter().filter(move |(name, _)| {
         let name = name.as_str();
         let named = lists && has_token(given, &CONNECTION, name);
-        !named && !HOP_BY_HOP.contains(&name) && !name.starts_with("proxy-")
+        !named && !HOP_BY_HOP.contains(&name) && !name.starts_with(PROXY)
     })
 }
 
@@ -53,14 +97,9 @@ pub(crate) fn frame(headers: &mut HeaderMap, framing: Framing, length: Option<u6
     }
 }
 
-/// Drops credentials of the client's own: the rule's take their place, and never both.
+/// Drops the client's own authentication: the rule's credential takes its place, and the two are never sent together.
 pub(crate) fn strip_credentials(headers: &mut HeaderMap) {
-    let own = |name: &&HeaderName| {
-        let name = name.as_str();
-        name == "authorization" || name == "x-api-key" || (name.starts_with("x-amz-") && name != X_AMZ_TARGET)
-    };
-    let names: Vec<HeaderName> = headers.keys().filter(own).cloned().collect();
-    for name in names {
+    for name in AUTHENTICATION {
         headers.remove(name);
     }
 }
@@ -68,19 +107,22 @@ pub(crate) fn strip_credentials(headers: &mut HeaderMap) {
 /// Adds a secret.
 pub(crate) fn inject(headers: &mut HeaderMap, name: &HeaderName, secret: &Secret) -> Result<(), Refusal> {
     let secret = secret.read().ok_or_else(Refusal::no_credentials)?;
+    if has_twin(headers, name) {
+        return Err(Refusal::malformed("a header's name is read as the credential's by some servers"));
+    }
     let mut value = HeaderValue::from_str(&secret).map_err(|_| Refusal::no_credentials())?;
     value.set_sensitive(true);
     headers.insert(name.clone(), value);
     Ok(())
 }
 
-/// Whether the connection a request was sent on may serve another. Where a scheme authenticates the connection and not the
-/// request (NTLM, Negotiate), the next one would be somebody else's.
-pub(crate) fn poolable(sent: &HeaderMap) -> bool {
-    !authenticates_connection(sent, &AUTHORIZATION)
+/// Whether a request uses a scheme that authenticates the connection and not the request (NTLM, Negotiate): the next request
+/// on it would be made in the name of this one's sender.
+pub(crate) fn authenticates_request_connection(sent: &HeaderMap) -> bool {
+    authenticates_connection(sent, &AUTHORIZATION)
 }
 
-/// The same, seen from the answer. One that says two things about its length was read by RFC 9112, 6.3; what comes after
+/// Whether the connection that an answer came on may serve another request. One that says two things about its length was read by RFC 9112, 6.3; what comes after
 /// it is not trusted.
 pub(crate) fn leaves_no_doubt(answer: &HeaderMap) -> bool {
     let coded = answer.get_all(TRANSFER_ENCODING).iter().count();
@@ -132,17 +174,44 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_the_clients_own_go() {
-        let mut given = headers(&[
-            ("authorization", "AWS4-HMAC-SHA256 x"),
-            ("x-api-key", "k"),
-            ("x-amz-date", "d"),
-            ("x-amz-security-token", "t"),
-            ("x-amz-target", "Service.Operation"),
+    fn only_authentication_is_stripped() {
+        let kept = [
             ("content-type", "application/json"),
-        ]);
+            ("x-amz-copy-source", "/bucket/key"),
+            ("x-amz-meta-a", "1"),
+            ("x-amz-target", "Service.Operation"),
+            ("x-amzn-trace-id", "Root=1"),
+        ];
+        let mut given = headers(&kept);
+        for name in AUTHENTICATION {
+            given.insert(HeaderName::from_static(name), HeaderValue::from_static("theirs"));
+        }
         strip_credentials(&mut given);
-        assert_eq!(given, headers(&[("x-amz-target", "Service.Operation"), ("content-type", "application/json")]));
+        assert_eq!(given, headers(&kept));
+    }
+
+    #[test]
+    fn names_that_servers_read_as_another_header_are_twins() {
+        for twin in [
+            "transfer_encoding",
+            "transfer.encoding",
+            "content_length",
+            "x_api_key",
+            "x.api.key",
+            "x-api_key",
+            "x_amz_meta-a",
+            "x-amz_date",
+            "proxy_authorization",
+            "x|api~key",
+        ] {
+            assert!(is_twin(&HeaderName::from_static(twin)), "{twin}");
+        }
+        for fine in ["x-api-key", "transfer-encoding", "x_request_id", "authorization2", "sec_fetch_mode", "x.y"] {
+            assert!(!is_twin(&HeaderName::from_static(fine)), "{fine}");
+        }
+        let rule = HeaderName::from_static("x-private_token");
+        assert!(has_twin(&headers(&[("x_private.token", "1")]), &rule));
+        assert!(!has_twin(&headers(&[("x-private_token", "1"), ("x-private", "1")]), &rule));
     }
 
     #[test]
@@ -151,7 +220,7 @@ mod tests {
         assert!(!leaves_no_doubt(&headers(&[("content-length", "5"), ("transfer-encoding", "chunked")])));
         assert!(!leaves_no_doubt(&headers(&[("content-length", "5"), ("content-length", "5")])));
         assert!(!leaves_no_doubt(&headers(&[("www-authenticate", "NTLM")])));
-        assert!(!poolable(&headers(&[("authorization", "negotiate abc")])));
-        assert!(poolable(&headers(&[("authorization", "Bearer abc")])));
+        assert!(authenticates_request_connection(&headers(&[("authorization", "negotiate abc")])));
+        assert!(!authenticates_request_connection(&headers(&[("authorization", "Bearer abc")])));
     }
 }

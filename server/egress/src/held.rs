@@ -1,11 +1,10 @@
-//! Bodies that are held until all of them is there, because their hash goes ahead of them: in memory while they are small,
-//! then in a file without a name, and under one budget for all.
+//! Bodies that are held until they are complete, because their hash is sent ahead of them: in memory while they are small,
+//! then in a file without a name, within the listener's quota.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -14,93 +13,20 @@ use tokio_util::io::ReaderStream;
 
 use crate::answer::Refusal;
 use crate::body::Upload;
-use crate::settings::Limits;
+use crate::quota::{Quota, Resource, Share};
 
 /// Largest body that is held in memory, in bytes.
 const IN_MEMORY: usize = 1024 * 1024;
 /// Read from a file at once.
 const READ: usize = 256 * 1024;
 
-/// What all held bodies together may take, in bytes.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    memory: AtomicU64,
-    disk: AtomicU64,
-    /// What this one is a part of: both must have what is taken.
-    whole: Option<Arc<Budget>>,
-}
-
-/// No one listener gets more than this part of the whole budget, so that one client's bodies do not stop the others'.
-const PART: u64 = 4;
-
-impl Budget {
-    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
-        Arc::new(Self {
-            memory: AtomicU64::new(limits.held_in_memory as u64),
-            disk: AtomicU64::new(limits.held_on_disk),
-            whole: None,
-        })
-    }
-
-    /// One listener's part.
-    pub(crate) fn part(whole: &Arc<Self>, limits: &Limits) -> Arc<Self> {
-        Arc::new(Self {
-            memory: AtomicU64::new(limits.held_in_memory as u64 / PART),
-            disk: AtomicU64::new(limits.held_on_disk / PART),
-            whole: Some(whole.clone()),
-        })
-    }
-
-    fn take(&self, of: fn(&Self) -> &AtomicU64, bytes: u64) -> bool {
-        let taken = of(self).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok();
-        if taken && self.whole.as_ref().is_some_and(|whole| !whole.take(of, bytes)) {
-            of(self).fetch_add(bytes, Ordering::Relaxed);
-            return false;
-        }
-        taken
-    }
-
-    fn give_back(&self, of: fn(&Self) -> &AtomicU64, bytes: u64) {
-        of(self).fetch_add(bytes, Ordering::Relaxed);
-        if let Some(whole) = &self.whole {
-            whole.give_back(of, bytes);
-        }
-    }
-}
-
-/// A part of a budget, given back when dropped.
-#[derive(Debug)]
-struct Share {
-    budget: Arc<Budget>,
-    of: fn(&Budget) -> &AtomicU64,
-    bytes: u64,
-}
-
-impl Share {
-    fn new(budget: &Arc<Budget>, of: fn(&Budget) -> &AtomicU64) -> Self {
-        Self { budget: budget.clone(), of, bytes: 0 }
-    }
-
-    /// Takes so much more; false where there is not so much.
-    fn grow(&mut self, bytes: usize) -> bool {
-        let bytes = bytes as u64;
-        let taken = self.budget.take(self.of, bytes);
-        self.bytes += if taken { bytes } else { 0 };
-        taken
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.give_back(self.of, self.bytes);
-    }
-}
-
 /// A body that is being held.
 #[derive(Debug)]
 pub(crate) struct Holding {
-    budget: Arc<Budget>,
+    quota: Arc<Quota>,
     share: Share,
+    /// Of the file, and of the second look at it while it is sent.
+    descriptors: Option<Share>,
     hash: Sha256,
     length: u64,
     most: u64,
@@ -111,12 +37,13 @@ pub(crate) struct Holding {
 impl Holding {
     /// Holds at most so many bytes; so many are expected. Room for those is made at once, as it costs memory only where
     /// something is put.
-    pub(crate) fn new(budget: &Arc<Budget>, most: u64, expected: u64) -> Self {
+    pub(crate) fn new(quota: &Arc<Quota>, most: u64, expected: u64) -> Self {
         let expected = usize::try_from(expected).unwrap_or(IN_MEMORY);
         let memory = if expected > IN_MEMORY { BytesMut::new() } else { BytesMut::with_capacity(expected) };
         Self {
-            share: Share::new(budget, |budget| &budget.memory),
-            budget: budget.clone(),
+            share: Share::new(quota, Resource::Memory),
+            descriptors: None,
+            quota: quota.clone(),
             hash: Sha256::new(),
             length: 0,
             most,
@@ -136,7 +63,7 @@ impl Holding {
     pub(crate) fn read(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.lengthen(bytes)?;
         self.hash.update(&self.memory[self.memory.len() - bytes..]);
-        if self.share.grow(bytes) { Ok(()) } else { self.spill() }
+        if self.share.grow(bytes as u64) { Ok(()) } else { self.spill() }
     }
 
     /// Adds to it. Files are written where they are: what is written goes to the page cache.
@@ -159,15 +86,16 @@ impl Holding {
     }
 
     fn spill(&mut self) -> Result<(), Refusal> {
+        self.descriptors = Some(self.quota.take(Resource::Descriptors, 2).ok_or_else(Refusal::no_buffers)?);
         let file = nameless().map_err(|error| failed(&error))?;
-        self.share = Share::new(&self.budget, |budget| &budget.disk);
+        self.share = Share::new(&self.quota, Resource::Disk);
         self.file = Some(file);
         let memory = std::mem::take(&mut self.memory);
         self.write(&memory)
     }
 
     fn write(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        if !self.share.grow(data.len()) {
+        if !self.share.grow(data.len() as u64) {
             return Err(Refusal::no_buffers());
         }
         let file = self.file.as_mut().ok_or(Refusal::internal("buffer"))?;
@@ -176,7 +104,8 @@ impl Holding {
 
     pub(crate) fn finish(self) -> Held {
         let sha256 = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Held { memory: self.memory.freeze(), file: self.file, length: self.length, sha256, _share: self.share }
+        let shares = (self.share, self.descriptors);
+        Held { memory: self.memory.freeze(), file: self.file, length: self.length, sha256, _shares: shares }
     }
 }
 
@@ -188,7 +117,7 @@ pub(crate) struct Held {
     pub(crate) length: u64,
     /// Hexadecimal.
     pub(crate) sha256: String,
-    _share: Share,
+    _shares: (Share, Option<Share>),
 }
 
 impl Held {
@@ -218,9 +147,15 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::quota::Shared;
+    use crate::settings::Limits;
 
-    fn limits(held_in_memory: usize, held_on_disk: u64) -> Limits {
-        Limits { held_in_memory, held_on_disk, ..Limits::default() }
+    fn quota(held_in_memory: usize, held_on_disk: u64) -> Arc<Quota> {
+        // A listener gets a quarter of what is common.
+        let (held_in_memory, held_on_disk) = (4 * held_in_memory, 4 * held_on_disk);
+        let limits =
+            Limits { held_in_memory, held_on_disk, reserved_in_memory: 0, reserved_on_disk: 0, ..Limits::default() };
+        Shared::new(&limits).listener(None)
     }
 
     async fn sent(held: &Held) -> Bytes {
@@ -232,9 +167,9 @@ mod tests {
         for (size, spilled) in
             [(0, false), (1000, false), (IN_MEMORY, false), (IN_MEMORY + 1, true), (3 * IN_MEMORY, true)]
         {
-            let budget = Budget::new(&limits(64 << 20, 64 << 20));
+            let quota = quota(64 << 20, 64 << 20);
             let body: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).expect("small")).collect();
-            let mut holding = Holding::new(&budget, u64::MAX, 0);
+            let mut holding = Holding::new(&quota, u64::MAX, 0);
             for piece in body.chunks(100_000) {
                 holding.add(piece).expect("held");
             }
@@ -249,8 +184,8 @@ mod tests {
 
     #[test]
     fn there_is_no_room_in_memory_for_more_than_is_held_there() {
-        let budget = Budget::new(&limits(64 << 20, 64 << 20));
-        let mut holding = Holding::new(&budget, u64::MAX, 2 * IN_MEMORY as u64);
+        let quota = quota(64 << 20, 64 << 20);
+        let mut holding = Holding::new(&quota, u64::MAX, 2 * IN_MEMORY as u64);
         assert!(holding.room(u64::MAX).is_none(), "none is made for what will be in a file");
         // Memory grows by doubling.
         for piece in [IN_MEMORY / 2 + 1, 100] {
@@ -258,41 +193,24 @@ mod tests {
         }
         let room = holding.room(u64::MAX).map_or(0, |room| room.remaining_mut());
         assert!(room <= IN_MEMORY / 2 - 101, "{room}");
-        let mut small = Holding::new(&budget, u64::MAX, 1000);
+        let mut small = Holding::new(&quota, u64::MAX, 1000);
         assert_eq!(small.room(10).map(|room| room.remaining_mut()), Some(10), "nothing of what follows is read");
     }
 
     #[tokio::test]
-    async fn budgets_are_kept_and_given_back() {
-        let budget = Budget::new(&limits(1000, 2000));
-        let mut first = Holding::new(&budget, u64::MAX, 0);
+    async fn quotas_are_kept_and_given_back() {
+        let quota = quota(1000, 2000);
+        let mut first = Holding::new(&quota, u64::MAX, 0);
         first.add(&[1; 900]).expect("in memory");
-        let mut second = Holding::new(&budget, u64::MAX, 0);
+        let mut second = Holding::new(&quota, u64::MAX, 0);
         second.add(&[2; 900]).expect("in a file, as memory is used up");
         assert!(first.file.is_none() && second.file.is_some());
         let full = second.add(&[2; 1200]).expect_err("the disk's budget is used up, too");
         assert_eq!(full.status.as_u16(), 429);
         drop((first, second));
-        let mut third = Holding::new(&budget, 950, 0);
+        let mut third = Holding::new(&quota, 950, 0);
         third.add(&[3; 900]).expect("in memory again");
         assert!(third.file.is_none());
         assert_eq!(third.add(&[3; 51]).expect_err("too large").status.as_u16(), 413);
-    }
-
-    #[tokio::test]
-    async fn listeners_have_parts_of_one_budget_and_together_no_more_than_it() {
-        let limits = limits(4 << 20, 4 << 20);
-        let whole = Budget::new(&limits);
-        let full = || {
-            let mut holding = Holding::new(&Budget::part(&whole, &limits), u64::MAX, 0);
-            holding.add(&vec![7; 1 << 20]).map(|()| holding)
-        };
-        // In memory, then in files, until both are used up.
-        let all: Vec<Holding> = std::iter::from_fn(|| full().ok()).take(100).collect();
-        assert_eq!(all.len() as u64, 2 * PART, "each of a listener of its own");
-        assert_eq!(full().expect_err("nothing is left").status.as_u16(), 429);
-        drop(all);
-        let again: Vec<Holding> = std::iter::from_fn(|| full().ok()).take(100).collect();
-        assert_eq!(again.len() as u64, 2 * PART, "refusals took nothing, and all else was given back");
     }
 }

@@ -6,15 +6,16 @@
 use crate::host::Host;
 
 /// Longest first message that is waited for, in bytes. Post-quantum key shares make some of 2 KiB; nobody needs 16.
-const LONGEST: usize = 16 * 1024;
-/// Record and handshake types (RFC 8446, 5.1 and 4).
-const HANDSHAKE: u8 = 22;
-const CLIENT_HELLO: u8 = 1;
-/// How a record of a handshake begins, whatever its version; and the length of what stands before its content.
+pub(crate) const LONGEST: usize = 16 * 1024;
+/// Record and handshake types (RFC 8446, sections 5.1 and 4).
+pub(crate) const HANDSHAKE: u8 = 22;
+pub(crate) const CLIENT_HELLO: u8 = 1;
+/// How a record of a handshake begins, whatever its version.
 const RECORD: [u8; 2] = [HANDSHAKE, 3];
-const HEADER: usize = 5;
-/// Longest record, in bytes (RFC 8446, 5.1).
-const LONGEST_RECORD: usize = 1 << 14;
+/// Length of a record's header, in bytes.
+pub(crate) const HEADER: usize = 5;
+/// Longest record in plain text, in bytes (RFC 8446, section 5.1).
+pub(crate) const LONGEST_RECORD: usize = 1 << 14;
 /// Extensions (RFC 6066, 3; RFC 9849).
 const SERVER_NAME: u16 = 0;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
@@ -60,6 +61,10 @@ impl Scan {
             return Hello::NotTls;
         }
         loop {
+            // Looked at first: a message of another type may be whole already.
+            if self.message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+                return Hello::Malformed;
+            }
             match length_of(&self.message) {
                 Some(length) if length > LONGEST => return Hello::Malformed,
                 // Nothing may come between it and the server's answer that is part of the same message flight.
@@ -68,9 +73,6 @@ impl Scan {
                     return parse(&self.message[4..]).unwrap_or(Hello::Malformed);
                 }
                 _ => {}
-            }
-            if self.message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
-                return Hello::Malformed;
             }
             match record(&bytes[self.seen..]) {
                 Ok(Some(fragment)) => {
@@ -83,6 +85,13 @@ impl Scan {
                 Err(NotTls) => return Hello::Malformed,
             }
         }
+    }
+}
+
+impl Scan {
+    /// Bytes of the records that were read: once the message is whole, where it ends.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen
     }
 }
 
@@ -154,25 +163,25 @@ fn server_name(mut content: Reader<'_>) -> Option<String> {
 }
 
 /// What is still to be read.
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(crate) fn u16(&mut self) -> Option<u16> {
         self.take(2).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes)
     }
 
-    fn vector8(&mut self) -> Option<Reader<'a>> {
+    pub(crate) fn vector8(&mut self) -> Option<Reader<'a>> {
         let length = self.take(1)?[0];
         self.take(length.into()).map(Reader)
     }
 
-    fn vector16(&mut self) -> Option<Reader<'a>> {
+    pub(crate) fn vector16(&mut self) -> Option<Reader<'a>> {
         let length = self.u16()?;
         self.take(length.into()).map(Reader)
     }
@@ -195,4 +204,4 @@ pub(crate) fn objection(hello: &Hello, host: &Host) -> Option<&'static str> {
 
 #[cfg(test)]
 #[path = "hello_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -41,20 +41,20 @@ fn extension(kind: u16, content: &[u8]) -> Vec<u8> {
     [&kind.to_be_bytes()[..], &sized(2, content)].concat()
 }
 
-fn names(names: &[(u8, &[u8])]) -> Vec<u8> {
+pub(crate) fn names(names: &[(u8, &[u8])]) -> Vec<u8> {
     let entries: Vec<u8> = names.iter().flat_map(|(kind, name)| [&[*kind][..], &sized(2, name)].concat()).collect();
     extension(SERVER_NAME, &sized(2, &entries))
 }
 
 /// A message with these extensions, made by hand.
-fn made(extensions: &[u8]) -> Vec<u8> {
+pub(crate) fn client_hello(extensions: &[u8]) -> Vec<u8> {
     let fixed = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0]].concat();
     let message = [&[CLIENT_HELLO][..], &sized(3, &[fixed, sized(2, extensions)].concat())].concat();
     [&[HANDSHAKE, 3, 1][..], &sized(2, &message)].concat()
 }
 
 /// The same message in records of `step` bytes.
-fn in_records(bytes: &[u8], step: usize) -> Vec<u8> {
+pub(crate) fn in_records(bytes: &[u8], step: usize) -> Vec<u8> {
     bytes[5..].chunks(step).flat_map(|part| [&[HANDSHAKE, 3, 1][..], &sized(2, part)].concat()).collect()
 }
 
@@ -98,22 +98,25 @@ fn what_was_read_once_is_not_read_again() {
 #[test]
 fn what_two_programs_could_read_differently_is_malformed() {
     let name = names(&[(0, b"api.example")]);
-    assert_eq!(read(&made(&name)), Hello::For("api.example".into()), "the control");
-    let whole = made(&name);
+    assert_eq!(read(&client_hello(&name)), Hello::For("api.example".into()), "the control");
+    let whole = client_hello(&name);
     let two_messages = [&whole[..3], &sized(2, &[&whole[5..], b"\x02\0\0\0"].concat())].concat();
     for (what, bytes) in [
         ("another message", vec![HANDSHAKE, 3, 1, 0, 4, 2, 0, 0, 0]),
+        ("a hello of another type", [&whole[..5], &[2], &whole[6..]].concat()),
+        ("the same in two records", in_records(&[&whole[..5], &[2], &whole[6..]].concat(), 40)),
+        ("the beginning of another type", vec![HANDSHAKE, 3, 1, 0, 1, 0]),
         ("an empty record", vec![HANDSHAKE, 3, 1, 0, 0]),
         ("a record that is too long", vec![HANDSHAKE, 3, 1, 0x40, 1]),
         ("a message that is too long", vec![HANDSHAKE, 3, 1, 0, 4, 1, 1, 0, 0]),
         ("a second message in the record", two_messages),
-        ("the name twice", made(&[name.clone(), name.clone()].concat())),
-        ("two names", made(&names(&[(0, b"api.example"), (0, b"evil.example")]))),
-        ("a name of another type", made(&names(&[(1, b"api.example")]))),
-        ("no name in the list", made(&names(&[]))),
-        ("an empty name", made(&names(&[(0, b"")]))),
-        ("a name that is no text", made(&names(&[(0, b"\xff")]))),
-        ("extensions that are cut off", made(&name[..name.len() - 1])),
+        ("the name twice", client_hello(&[name.clone(), name.clone()].concat())),
+        ("two names", client_hello(&names(&[(0, b"api.example"), (0, b"evil.example")]))),
+        ("a name of another type", client_hello(&names(&[(1, b"api.example")]))),
+        ("no name in the list", client_hello(&names(&[]))),
+        ("an empty name", client_hello(&names(&[(0, b"")]))),
+        ("a name that is no text", client_hello(&names(&[(0, b"\xff")]))),
+        ("extensions that are cut off", client_hello(&name[..name.len() - 1])),
         ("another kind of record in between", [&in_records(&whole, 9)[..14], b"\x14\x03\x03\0\x01\x01"].concat()),
     ] {
         assert_eq!(read(&bytes), Hello::Malformed, "{what}");
@@ -153,7 +156,8 @@ fn only_the_target_itself_may_be_asked_for() {
         assert_eq!(objection(&hello, host), Some(reason), "{hello:?}");
     }
     // The name outside is the one asked for; which one is inside, nobody can see.
-    let hidden = read(&made(&[names(&[(0, b"api.example")]), extension(ENCRYPTED_CLIENT_HELLO, &[0; 40])].concat()));
+    let hidden =
+        read(&client_hello(&[names(&[(0, b"api.example")]), extension(ENCRYPTED_CLIENT_HELLO, &[0; 40])].concat()));
     assert_eq!(objection(&hidden, &host), Some("sni_hidden"));
 }
 
@@ -180,6 +184,6 @@ proptest! {
     fn nothing_makes_it_fall_over(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let whole = [&[HANDSHAKE, 3, 1][..], &sized(2, &bytes)].concat();
         let _ = (read(&bytes), read(&whole));
-        let _ = read(&made(&bytes));
+        let _ = read(&client_hello(&bytes));
     }
 }

@@ -1,13 +1,16 @@
-//! An egress proxy on Unix sockets, which decides who may be reached and adds the credentials its clients must not have.
+//! An egress proxy on Unix sockets: it decides which hosts its clients may reach, and adds credentials that they must not see.
 //!
-//! One listener per client; who asks is known from the listener that accepted, never from what the client says. A request
-//! is parsed once into a [`target::Target`]; allow-list, addresses, credentials and connection all look at that.
+//! There is one listener per client; the client is known from the listener that accepted, never from what it says. A request is
+//! parsed once into a [`target::Target`]; allow-list, address policy, credentials and connection all use that.
 //!
-//! - `https://…` by CONNECT: bytes are carried exactly, half-closes kept, the TLS server name held against the target.
+//! Clients are hostile to each other: no connection to a target is used by two listeners ([`pool`]), and each listener has a reserve in
+//! everything that is shared ([`quota`]).
+//!
+//! - `https://…` by CONNECT: bytes are copied exactly, half-closes are kept, the TLS server name must be the target's host.
 //! - `http://…` in absolute form, and origin form for the configured gateway: forwarded; where a credential rule matches the
 //!   host, over TLS and with the credential.
 //!
-//! This crate knows sockets, policies and credentials. What is on the other side of a listener is no business of its own.
+//! This crate knows sockets, policies and credentials. It does not know what its clients are.
 
 mod address;
 mod allow;
@@ -18,11 +21,14 @@ mod chain;
 mod clocks;
 mod connection;
 mod credentials;
+mod denials;
+mod dialer;
 mod ended;
 mod forward;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handshake;
 mod head;
 mod headers;
 mod held;
@@ -34,6 +40,7 @@ mod pins;
 mod place;
 mod pool;
 mod proxy;
+mod quota;
 mod record;
 mod relay;
 mod resolver;
@@ -43,6 +50,8 @@ mod socket;
 mod target;
 mod trail;
 mod tunnel;
+mod upload;
+mod upstream;
 
 pub use address::Networks;
 pub use allow::AllowList;

@@ -1,29 +1,35 @@
-//! One listener: who is on the other side of a socket, and all that is done for them.
+//! One listener: a client's socket, and everything that is done for this client.
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::answer::Refusal;
 use crate::connection;
-use crate::held::Budget;
+use crate::denials::Denials;
 use crate::place::{Bound, Place};
+use crate::pool::Pool;
 use crate::proxy::{Egress, Gauge};
+use crate::quota::{Quota, Resource};
+use crate::settings::REFUSED_AT_ONCE;
 use crate::trail::Identity;
 
-/// How often it is looked whether the socket is still the one that was made.
+/// How often the listener checks that its socket file is still the one it made, and does its upkeep.
 const MEND: Duration = Duration::from_secs(1);
-/// Connections beyond the limit that are told so at the same time.
-const REFUSALS: usize = 16;
 /// Before the next connection is accepted after one could not be: this process is out of descriptors, most likely.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The same after one was closed without an answer, so that connecting in a loop costs the other listeners next to nothing.
+const BRAKE: Duration = Duration::from_millis(2);
 
-/// An open listener; ends when stopped or dropped.
+/// An open listener. It ends when it is stopped or dropped.
 #[derive(Debug)]
 pub struct Listener {
     shared: Arc<Shared>,
@@ -31,27 +37,36 @@ pub struct Listener {
 }
 
 /// What the connections of one listener share.
-#[derive(Debug)]
 pub(crate) struct Shared {
     identity: Mutex<Identity>,
     /// Requests and tunnels that may be served now.
     pub(crate) requests: Semaphore,
     /// Connections that may be open now.
     connections: Arc<Semaphore>,
-    /// Connections beyond those that are being told so.
+    /// Connections beyond those that are being refused.
     refusals: Arc<Semaphore>,
-    /// What the bodies that are held for this listener may take.
-    pub(crate) budget: Arc<Budget>,
+    /// Refusals of its requests.
+    pub(crate) denials: Arc<Denials>,
+    /// Its connections to targets.
+    pub(crate) pool: Pool,
+    /// What it may take of what all listeners share.
+    pub(crate) quota: Arc<Quota>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("identity", &self.identity()).finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     pub(crate) fn identity(&self) -> Identity {
-        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.identity.lock().clone()
     }
 
-    /// Runs something that ends, at the latest, with the listener.
+    /// Runs a task that is cancelled when the listener stops.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -65,12 +80,15 @@ impl Listener {
         let place = Place::new(dir, name);
         let bound = place.bind()?;
         let stop = CancellationToken::new();
+        let quota = egress.quotas.listener(identity.tenant.as_deref());
         let shared = Arc::new(Shared {
             identity: Mutex::new(identity),
             requests: Semaphore::new(egress.limits.concurrent),
             connections: Arc::new(Semaphore::new(egress.limits.connections)),
-            refusals: Arc::new(Semaphore::new(REFUSALS)),
-            budget: Budget::part(&egress.budget, &egress.limits),
+            refusals: Arc::new(Semaphore::new(REFUSED_AT_ONCE)),
+            denials: Arc::new(Denials::new(egress.trail.clone(), &egress.limits)),
+            pool: Pool::new(egress.dialer.clone(), quota.clone(), egress.limits.idle_connections),
+            quota,
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
@@ -78,21 +96,23 @@ impl Listener {
         let accepting = shared.clone();
         shared.tasks.spawn(async move {
             accept(&egress, &accepting, &place, bound).await;
+            accepting.pool.clear();
+            accepting.denials.flush();
             drop(gauge);
-            if egress.open_listeners() == 0 {
-                // Nobody is left who could use them; and what is over leaves nothing open.
-                egress.pool.clear();
-            }
         });
         Ok(Self { shared, stop: stop.drop_guard() })
     }
 
-    /// From here on, whoever asks is somebody else.
+    /// From now on, the listener serves `identity`: new records name it, and what the listener takes counts for its tenant.
     pub fn identify(&self, identity: Identity) {
-        *self.shared.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+        // What was refused so far was refused to the one before.
+        self.shared.denials.flush();
+        self.shared.quota.belongs_to(identity.tenant.as_deref());
+        *self.shared.identity.lock() = identity;
     }
 
-    /// Ends it: nothing is accepted, requests and tunnels end, the socket is removed if it is still the one that was made.
+    /// Stops the listener: it accepts no connection any more, cancels requests and tunnels, removes its socket file if that is
+    /// still the one it made, and waits until all of this is done, at most for `deadline`.
     pub async fn stop(self, deadline: Duration) {
         let Self { shared, stop } = self;
         drop(stop);
@@ -103,21 +123,36 @@ impl Listener {
     }
 }
 
-/// A connection is served if there is room for it, told if there is not, and dropped where too many would have to be told:
-/// none of them costs more than that.
-fn admit(egress: &Arc<Egress>, shared: &Arc<Shared>, stream: UnixStream) {
+/// Whether a connection that was accepted has cost anything.
+#[derive(PartialEq, Eq)]
+enum Admission {
+    Served,
+    /// It was closed without an answer.
+    Dropped,
+}
+
+/// Serves a connection if there is room for it, refuses it if there is not, and drops it where too many would have to be refused.
+fn admit(egress: &Arc<Egress>, shared: &Arc<Shared>, stream: UnixStream) -> Admission {
     let (egress, this) = (egress.clone(), shared.clone());
-    if let Ok(permit) = shared.connections.clone().try_acquire_owned() {
-        shared.spawn(async move {
-            connection::serve(egress, this, stream).await;
-            drop(permit);
-        });
-    } else if let Ok(permit) = shared.refusals.clone().try_acquire_owned() {
-        shared.spawn(async move {
-            connection::turn_away(&egress, &this, &stream).await;
-            drop(permit);
-        });
-    }
+    let refusal = match shared.connections.clone().try_acquire_owned() {
+        Ok(permit) => match shared.quota.take(Resource::Descriptors, 1) {
+            Some(descriptor) => {
+                shared.spawn(async move {
+                    connection::serve(egress, this, stream).await;
+                    drop((permit, descriptor));
+                });
+                return Admission::Served;
+            }
+            None => Refusal::too_many_connections(),
+        },
+        Err(_) => Refusal::too_many(),
+    };
+    let Ok(permit) = shared.refusals.clone().try_acquire_owned() else { return Admission::Dropped };
+    shared.spawn(async move {
+        connection::turn_away(&egress, &this, &stream, &refusal).await;
+        drop(permit);
+    });
+    Admission::Served
 }
 
 async fn accept(egress: &Arc<Egress>, shared: &Arc<Shared>, place: &Place, mut bound: Bound) {
@@ -128,18 +163,19 @@ async fn accept(egress: &Arc<Egress>, shared: &Arc<Shared>, place: &Place, mut b
             biased;
             () = shared.stop.cancelled() => break,
             _ = mend.tick() => {
-                egress.sweep();
+                shared.pool.sweep();
+                shared.denials.flush();
                 if !place.holds(&bound) {
                     match place.bind() {
                         Ok(anew) => {
                             let workspace = shared.identity().workspace;
-                            tracing::warn!(workspace, "the socket was removed or replaced, and made again");
+                            tracing::warn!(workspace, "the socket was removed or replaced; it was made again");
                             (bound, broken) = (anew, false);
                         }
-                        // Told once: it is tried again every second, and the clients may keep it so for ever.
+                        // Logged once: it is tried again every second, and the clients may keep it so for ever.
                         Err(error) if !broken => {
                             let workspace = shared.identity().workspace;
-                            tracing::warn!(workspace, %error, "the socket was removed, and cannot be made again");
+                            tracing::warn!(workspace, %error, "the socket was removed and cannot be made again; trying every second");
                             broken = true;
                         }
                         Err(_) => {}
@@ -147,9 +183,13 @@ async fn accept(egress: &Arc<Egress>, shared: &Arc<Shared>, place: &Place, mut b
                 }
             }
             accepted = bound.listener.accept() => match accepted {
-                Ok((stream, _)) => admit(egress, shared, stream),
+                Ok((stream, _)) => {
+                    if admit(egress, shared, stream) == Admission::Dropped {
+                        tokio::time::sleep(BRAKE).await;
+                    }
+                }
                 Err(error) => {
-                    tracing::error!(%error, "connection not accepted");
+                    tracing::error!(%error, "a connection could not be accepted");
                     tokio::time::sleep(PAUSE).await;
                 }
             },

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use crate::allow::items;
 use crate::host::{Host, split_port};
 
-/// `host:port:address` or `host:port:address:port`. A pinned address counts as allowed.
+/// Pins of the form `host:port:address` or `host:port:address:port`, separated by commas or white space. A pinned address counts as
+/// allowed, whatever network it is in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pins(Vec<(Host, u16, SocketAddr)>);
 

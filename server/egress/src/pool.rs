@@ -1,161 +1,78 @@
-//! Connections to targets: made under a deadline, kept while they are good.
+//! The connections to targets that one listener keeps.
+//!
+//! A pool belongs to one listener, never to the whole proxy: a target that loses count of its answers, by itself or because a
+//! client made it, then mixes up answers of one client only.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use parking_lot::Mutex;
 
 use crate::answer::Refusal;
 use crate::body::Upload;
-use crate::host::Host;
-use crate::settings::Limits;
+use crate::dialer::Dialer;
+use crate::quota::{Quota, Resource, Share};
+use crate::upstream::{Connection, Destination, Dialled, Key, Lease, broken};
 
-/// After so long without an answer the next address is tried beside it (RFC 8305, 5).
-const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of one host that are tried.
-const MOST_ADDRESSES: usize = 8;
-/// Connections that are kept all together.
-const MOST_KEPT: usize = 256;
-/// What one connection may hold of a request or an answer, in bytes.
-const BUFFER: usize = 64 * 1024;
+/// Connections that one listener keeps, to all targets together.
+const MOST_KEPT: usize = 64;
 /// How long a connection is kept without being used: shorter than targets themselves do, so that they rarely close one just
 /// as it is taken.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// Where a request goes: resolved and judged.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Destination<'a> {
-    pub(crate) tls: bool,
-    pub(crate) host: &'a Host,
-    pub(crate) addresses: &'a [SocketAddr],
-}
-
-/// What two requests must have in common to share a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    tls: bool,
-    host: Host,
-    address: SocketAddr,
-}
-
-/// A connection: what is told to it, and the work that it takes, which whoever uses it does. A task of its own would have
-/// to be woken twice for each request.
-struct Connection {
-    sender: SendRequest<Upload>,
-    /// `None` once it has ended.
-    work: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
-}
-
-impl Connection {
-    fn work(&mut self, cx: &mut Context<'_>) {
-        if let Some(Poll::Ready(ended)) = self.work.as_mut().map(|work| work.as_mut().poll(cx)) {
-            self.work = None;
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection to a target ended");
-            }
-        }
-    }
-
-    /// Whether it is still open, as far as the target has said.
-    fn is_open(&mut self) -> bool {
-        self.work(&mut Context::from_waker(Waker::noop()));
-        self.work.is_some() && !self.sender.is_closed()
-    }
-}
-
-/// A connection in use.
-pub(crate) struct Lease {
-    key: Key,
-    connection: Connection,
-    reused: bool,
-}
-
-impl Lease {
-    /// Does something that needs the connection, and meanwhile the connection's own work.
-    pub(crate) async fn during<T>(&mut self, something: impl Future<Output = T>) -> T {
-        during(&mut self.connection, something).await
-    }
-
-    /// The same, as far as that goes without waiting.
-    pub(crate) fn now<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
-        let (mut something, cx) = (pin!(something), &mut Context::from_waker(Waker::noop()));
-        if let Poll::Ready(done) = something.as_mut().poll(cx) {
-            return Some(done);
-        }
-        self.connection.work(cx);
-        match something.as_mut().poll(cx) {
-            Poll::Ready(done) => Some(done),
-            Poll::Pending => None,
-        }
-    }
-}
-
-async fn during<T>(connection: &mut Connection, something: impl Future<Output = T>) -> T {
-    let mut something = pin!(something);
-    poll_fn(|cx| {
-        if let Poll::Ready(done) = something.as_mut().poll(cx) {
-            return Poll::Ready(done);
-        }
-        connection.work(cx);
-        something.as_mut().poll(cx)
-    })
-    .await
-}
+/// A request made anew, for a target that closed a kept connection before it answered.
+pub(crate) type Again<'a> = &'a (dyn Fn() -> Result<Request<Upload>, Refusal> + Sync);
 
 /// A connection that waits, and since when.
 type Kept = (Connection, Instant);
 
-/// Connections of the whole proxy.
+/// The connections of one listener.
 pub(crate) struct Pool {
-    limits: Limits,
-    tls: TlsConnector,
+    dialer: Arc<Dialer>,
+    quota: Arc<Quota>,
+    /// Kept for one target at most.
+    each: usize,
     kept: Mutex<HashMap<Key, Vec<Kept>>>,
 }
 
 impl Pool {
-    pub(crate) fn new(limits: Limits, tls: ClientConfig) -> Self {
-        Self { limits, tls: TlsConnector::from(Arc::new(tls)), kept: Mutex::default() }
-    }
-
-    /// Connects to the first of `addresses` that answers.
-    pub(crate) async fn dial(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Refusal> {
-        match tokio::time::timeout(self.limits.connect, connect(addresses)).await {
-            Ok(connected) => connected.map_err(|error| not_connected(&error)),
-            Err(_) => Err(Refusal::timeout("connect_timeout")),
-        }
+    /// A pool that keeps at most `each` idle connections for one target.
+    pub(crate) fn new(dialer: Arc<Dialer>, quota: Arc<Quota>, each: usize) -> Self {
+        Self { dialer, quota, each, kept: Mutex::default() }
     }
 
     /// A connection: a kept one, else a new one.
     pub(crate) async fn acquire(&self, to: Destination<'_>) -> Result<Lease, Refusal> {
         for address in to.addresses {
-            let key = Key { tls: to.tls, host: to.host.clone(), address: *address };
+            let key = Key::new(to, *address);
             if let Some(connection) = self.take(&key) {
                 return Ok(Lease { key, connection, reused: true });
             }
         }
-        self.connect(to).await
+        self.open(to).await
     }
 
-    async fn connect(&self, to: Destination<'_>) -> Result<Lease, Refusal> {
-        let stream = self.dial(to.addresses).await?;
-        let address = stream.peer_addr().map_err(|error| not_connected(&error))?;
-        let connection = if to.tls { self.secure(to.host, stream).await? } else { handshake(stream).await? };
-        Ok(Lease { key: Key { tls: to.tls, host: to.host.clone(), address }, connection, reused: false })
+    /// Connects to the first of `addresses` that answers.
+    pub(crate) async fn dial(&self, addresses: &[SocketAddr]) -> Result<Dialled, Refusal> {
+        let descriptor = self.descriptor().ok_or_else(Refusal::too_many_connections)?;
+        Ok(Dialled { stream: self.dialer.dial(addresses).await?, _descriptor: descriptor })
+    }
+
+    async fn open(&self, to: Destination<'_>) -> Result<Lease, Refusal> {
+        self.dialer.begin(to, self.dial(to.addresses).await?).await
+    }
+
+    /// A descriptor for a new connection, if need be in place of those that are kept.
+    fn descriptor(&self) -> Option<Share> {
+        let take = || self.quota.take(Resource::Descriptors, 1);
+        take().or_else(|| {
+            self.clear();
+            take()
+        })
     }
 
     /// Sends a request and returns the head of its answer. Where a kept connection turns out to be closed, it is sent
@@ -165,11 +82,11 @@ impl Pool {
         to: Destination<'_>,
         mut lease: Lease,
         mut request: Request<Upload>,
-        again: Option<&(dyn Fn() -> Result<Request<Upload>, Refusal> + Sync)>,
+        again: Option<Again<'_>>,
     ) -> Result<(Response<Incoming>, Lease), Refusal> {
         loop {
             let sent = lease.connection.sender.try_send_request(request);
-            let mut failed = match during(&mut lease.connection, sent).await {
+            let mut failed = match lease.connection.during(sent).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(failed) => failed,
             };
@@ -178,42 +95,41 @@ impl Pool {
                 (None, Some(again)) if lease.reused && failed.error().is_incomplete_message() => again()?,
                 _ => return Err(broken(failed.error())),
             };
-            lease = self.connect(to).await?;
+            lease = self.open(to).await?;
         }
     }
 
     fn take(&self, key: &Key) -> Option<Connection> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         let connections = kept.get_mut(key)?;
         // The last one in is the least likely to be closed by its target just now.
         while let Some((mut connection, since)) = connections.pop() {
             if since.elapsed() >= KEPT {
                 // So are all below it.
                 connections.clear();
-            } else if connection.is_open() && connection.sender.is_ready() {
+            } else if connection.is_unused() {
                 return Some(connection);
             }
         }
         None
     }
 
-    /// Keeps a connection whose exchange is over, and was without doubt about where it ended.
+    /// Keeps a connection whose exchange is over and left no doubt about where it ended.
     pub(crate) fn put_back(&self, lease: Lease) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         // However many targets a client asks for.
         if kept.values().map(Vec::len).sum::<usize>() >= MOST_KEPT {
             return;
         }
         let connections = kept.entry(lease.key).or_default();
-        if connections.len() < self.limits.idle_connections {
+        if connections.len() < self.each {
             connections.push((lease.connection, Instant::now()));
         }
     }
 
-    /// Drops what was kept too long, or was closed by its target.
+    /// Drops what was kept too long, and what its target has closed or written to.
     pub(crate) fn sweep(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|_, connections| {
+        self.kept.lock().retain(|_, connections| {
             connections.retain_mut(|(connection, since)| since.elapsed() < KEPT && connection.is_open());
             !connections.is_empty()
         });
@@ -221,86 +137,65 @@ impl Pool {
 
     /// Drops all that is kept.
     pub(crate) fn clear(&self) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.kept.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::credentials::RuleId;
+    use crate::host::Host;
+    use crate::quota::Shared;
+    use crate::settings::Limits;
+
+    fn pool(limits: Limits) -> Pool {
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let dialer = Arc::new(Dialer::new(tls, limits.connect));
+        Pool::new(dialer, Shared::new(&limits).listener(None), limits.idle_connections)
     }
 
-    async fn secure(&self, host: &Host, stream: TcpStream) -> Result<Connection, Refusal> {
-        let name = match host {
-            Host::Name(name) => {
-                ServerName::try_from(name.clone()).map_err(|_| Refusal::malformed("no TLS server name"))?
-            }
-            Host::Address(address) => ServerName::from(*address),
-        };
-        match tokio::time::timeout(self.limits.connect, self.tls.connect(name, stream)).await {
-            Ok(Ok(stream)) => handshake(stream).await,
-            Ok(Err(error)) => {
-                tracing::warn!(%host, %error, "TLS to a target");
-                let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-                Err(match inner {
-                    Some(rustls::Error::InvalidCertificate(_)) => {
-                        Refusal::failed("tls_certificate", "the target's certificate is not to be trusted")
-                    }
-                    _ => Refusal::failed("tls", "the target's TLS failed"),
-                })
-            }
-            Err(_) => Err(Refusal::timeout("tls_timeout")),
+    #[tokio::test]
+    async fn connections_are_kept_apart_by_credential() {
+        let target = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addresses = [target.local_addr().expect("an address")];
+        let (pool, host) = (pool(Limits::default()), Host::parse("a.example").expect("a host"));
+        let to = |credential| Destination { tls: false, host: &host, addresses: &addresses, credential };
+        for credential in [None, Some(RuleId(0)), Some(RuleId(1))] {
+            let lease = pool.acquire(to(credential)).await.expect("connects");
+            assert!(!lease.reused, "{credential:?}: none was made for this one");
+            pool.put_back(lease);
+        }
+        for credential in [None, Some(RuleId(0)), Some(RuleId(1))] {
+            assert!(pool.acquire(to(credential)).await.expect("connects").reused, "{credential:?}");
         }
     }
-}
 
-async fn handshake<S>(stream: S) -> Result<Connection, Refusal>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, work) = http1::Builder::new()
-        .max_buf_size(BUFFER)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| broken(&error))?;
-    Ok(Connection { sender, work: Some(Box::pin(work)) })
-}
-
-async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut rest = addresses.iter().take(MOST_ADDRESSES);
-    let mut attempts = FuturesUnordered::new();
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    loop {
-        match rest.next() {
-            Some(address) => attempts.push(TcpStream::connect(address)),
-            None if attempts.is_empty() => return Err(last),
-            None => {}
+    /// A listener whose descriptors are all in kept connections can still connect to another target.
+    #[tokio::test]
+    async fn kept_connections_give_way_to_new_ones() {
+        let target = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addresses = [target.local_addr().expect("an address")];
+        let pool = pool(Limits { descriptors: 0, reserved_descriptors: 2, ..Limits::default() });
+        let hosts = ["a.example", "b.example", "c.example"].map(|host| Host::parse(host).expect("a host"));
+        for host in &hosts {
+            let to = Destination { tls: false, host, addresses: &addresses, credential: None };
+            pool.put_back(pool.acquire(to).await.expect("connects"));
         }
-        tokio::select! {
-            Some(attempt) = attempts.next() => match attempt {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            },
-            () = tokio::time::sleep(STAGGER), if rest.len() > 0 => {}
-        }
-    }
-}
-
-fn not_connected(error: &io::Error) -> Refusal {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => Refusal::failed("refused", "the target refused the connection"),
-        io::ErrorKind::ConnectionReset => Refusal::failed("reset", "the target reset the connection"),
-        _ => Refusal::failed("unreachable", "the target cannot be reached"),
-    }
-}
-
-/// Why an exchange broke off.
-pub(crate) fn broken(error: &hyper::Error) -> Refusal {
-    tracing::debug!(error = error as &dyn std::error::Error, "an exchange with a target");
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    let closed = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .is_some_and(|error| matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof));
-    if closed || error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        Refusal::failed("reset", "the target closed the connection")
-    } else {
-        Refusal::failed("protocol", "the target's answer is not HTTP/1.1")
+        let to = |host| Destination { tls: false, host, addresses: &addresses, credential: None };
+        let held = [
+            pool.acquire(to(&hosts[0])).await.expect("connects"),
+            pool.acquire(to(&hosts[1])).await.expect("connects"),
+        ];
+        let refused = pool.acquire(to(&hosts[2])).await.err().expect("none is left");
+        assert_eq!(refused, Refusal::too_many_connections());
+        drop(held);
+        assert!(pool.acquire(to(&hosts[2])).await.is_ok());
     }
 }

@@ -4,8 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 use rustls::pki_types::CertificateDer;
@@ -15,17 +14,14 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::allow::AllowList;
 use crate::buffers::Buffers;
 use crate::credentials::CredentialRules;
-use crate::held::Budget;
+use crate::dialer::Dialer;
 use crate::host::Host;
 use crate::listener::Listener;
-use crate::pool::Pool;
+use crate::quota;
 use crate::resolver::Resolver;
 use crate::settings::{Limits, Settings, SetupError};
 use crate::sigv4::Signer;
 use crate::trail::{Identity, Trail};
-
-/// Between two looks at the kept connections, in seconds.
-const SWEEP: u64 = 5;
 
 /// A proxy: policy, credentials and connections, shared by all its listeners.
 pub struct Egress {
@@ -36,15 +32,12 @@ pub struct Egress {
     pub(crate) signer: Signer,
     pub(crate) resolver: Resolver,
     pub(crate) opaque: AllowList,
-    pub(crate) pool: Pool,
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) dialer: Arc<Dialer>,
+    pub(crate) quotas: Arc<quota::Shared>,
     pub(crate) buffers: Buffers,
     pub(crate) trail: Arc<dyn Trail>,
     pub(crate) listeners: AtomicUsize,
     pub(crate) tunnels: AtomicUsize,
-    began: Instant,
-    /// When the pool was swept last, in seconds from the beginning.
-    swept: AtomicU64,
 }
 
 impl fmt::Debug for Egress {
@@ -54,10 +47,11 @@ impl fmt::Debug for Egress {
 }
 
 impl Egress {
-    /// A proxy without a listener.
+    /// A proxy without a listener. `aws` is the credential chain that signatures are made with; each request's record goes to
+    /// `trail`.
     ///
     /// # Errors
-    /// The settings do not make sense.
+    /// The gateway is no host name, or `extra_ca_pem` holds no certificate.
     pub fn new(
         settings: Settings,
         aws: Option<SharedCredentialsProvider>,
@@ -65,54 +59,56 @@ impl Egress {
     ) -> Result<Arc<Self>, SetupError> {
         let gateway =
             settings.gateway.map(|text| Host::parse(&text).map_err(|_| SetupError::Gateway(text))).transpose()?;
+        let limits = within_descriptors(settings.limits);
         let tls = tls(settings.extra_ca_pem.as_deref())?;
         Ok(Arc::new(Self {
             allowed: settings.allowed,
             credentials: settings.credentials,
             gateway,
-            limits: settings.limits,
+            limits,
             signer: Signer::new(aws),
             resolver: Resolver::new(settings.networks, settings.pins, &settings.name_servers),
             opaque: settings.opaque,
-            pool: Pool::new(settings.limits, tls),
-            budget: Budget::new(&settings.limits),
-            buffers: Buffers::new(settings.limits.buffers),
+            dialer: Arc::new(Dialer::new(tls, limits.connect)),
+            quotas: quota::Shared::new(&limits),
+            buffers: Buffers::default(),
             trail,
             listeners: AtomicUsize::new(0),
             tunnels: AtomicUsize::new(0),
-            began: Instant::now(),
-            swept: AtomicU64::new(0),
         }))
     }
 
-    /// Binds `name` in the directory `dir` and serves whoever connects to it as `identity`. The socket belongs to the
-    /// directory's owner; where it is removed or replaced, it is made again.
+    /// Binds the socket `name` in the directory `dir` and serves every connection to it as `identity`. The socket is owned by the
+    /// directory's owner. If it is removed or replaced, it is made again within a second.
     ///
     /// # Errors
-    /// The socket cannot be made.
+    /// The socket cannot be bound, or its owner cannot be set.
     pub fn open(self: &Arc<Self>, dir: OwnedFd, name: &str, identity: Identity) -> io::Result<Listener> {
         Listener::open(self.clone(), dir, name, identity)
     }
 
-    /// Listeners that are open.
+    /// Number of open listeners.
     #[must_use]
     pub fn open_listeners(&self) -> usize {
         self.listeners.load(Ordering::Relaxed)
     }
 
-    /// Tunnels that are open.
+    /// Number of open tunnels.
     #[must_use]
     pub fn open_tunnels(&self) -> usize {
         self.tunnels.load(Ordering::Relaxed)
     }
+}
 
-    /// Drops connections to targets that were kept too long. Any listener may call; once in a while it is done.
-    pub(crate) fn sweep(&self) {
-        let (now, last) = (self.began.elapsed().as_secs(), self.swept.load(Ordering::Relaxed));
-        if now >= last + SWEEP && self.swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.pool.sweep();
-        }
+/// The limits, with no more descriptors in common than a quarter of those that this process may have. The rest of the process
+/// needs some, too, and without them it cannot even refuse a connection.
+fn within_descriptors(limits: Limits) -> Limits {
+    let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let quarter = soft.map_or(usize::MAX, |soft| usize::try_from(soft / 4).unwrap_or(usize::MAX));
+    if limits.descriptors > quarter {
+        tracing::warn!(wanted = limits.descriptors, given = quarter, "few descriptors: raise the limit (ulimit -n)");
     }
+    Limits { descriptors: limits.descriptors.min(quarter), ..limits }
 }
 
 /// TLS to targets: the system's authorities and any further ones.
@@ -142,7 +138,7 @@ fn tls(extra_ca_pem: Option<&[u8]>) -> Result<ClientConfig, SetupError> {
     Ok(config)
 }
 
-/// Counts something for as long as it lives.
+/// Counts one of something for as long as it lives.
 pub(crate) struct Gauge(Arc<Egress>, fn(&Egress) -> &AtomicUsize);
 
 impl Gauge {

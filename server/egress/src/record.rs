@@ -1,4 +1,4 @@
-//! The record of a request in the making. It is told when it is dropped: however a request ends, there is one.
+//! The record of a request in progress. It is written when it is dropped, so there is one however a request ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,20 +6,23 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use crate::answer::Refusal;
+use crate::denials::Denials;
 use crate::meter::Meter;
 use crate::target::Target;
 use crate::trail::{Decision, Identity, METHODS, RequestRecord, Trail};
 
-/// A record in the making.
+/// A record in progress.
 pub(crate) struct Entry {
     trail: Arc<dyn Trail>,
+    /// Set where it is not recorded on its own.
+    together: Option<Arc<Denials>>,
     record: RequestRecord,
     /// What the request moves.
     pub(crate) meter: Meter,
 }
 
 impl Entry {
-    /// Until it is said otherwise, the request was cut off: nothing but the listener's end leaves it so.
+    /// Begins as the record of a request that was cut off, which only the listener's end leaves as it is.
     pub(crate) fn new(trail: &Arc<dyn Trail>, identity: Identity, method: Option<&Method>) -> Self {
         let method = method.map(Method::as_str).filter(|method| METHODS.contains(method)).unwrap_or("OTHER");
         let record = RequestRecord {
@@ -33,8 +36,9 @@ impl Entry {
             bytes_up: 0,
             bytes_down: 0,
             duration: Duration::ZERO,
+            count: 1,
         };
-        Self { trail: trail.clone(), record, meter: Meter::new() }
+        Self { trail: trail.clone(), together: None, record, meter: Meter::new() }
     }
 
     pub(crate) fn aimed_at(&mut self, target: &Target) {
@@ -56,7 +60,12 @@ impl Entry {
         self.record.decision = refusal.decision;
     }
 
-    /// It ended so.
+    /// It is recorded together with others like it.
+    pub(crate) fn recorded_together(&mut self, denials: &Arc<Denials>) {
+        self.together = Some(denials.clone());
+    }
+
+    /// Sets how the request ended.
     pub(crate) fn ended(&mut self, decision: Decision) {
         self.record.decision = decision;
     }
@@ -72,6 +81,9 @@ impl Drop for Entry {
         self.record.bytes_up = self.meter.up();
         self.record.bytes_down = self.meter.down();
         self.record.duration = self.meter.elapsed();
-        self.trail.request(&self.record);
+        match &self.together {
+            Some(denials) => denials.add(&self.record),
+            None => self.trail.request(&self.record),
+        }
     }
 }

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{BufMut, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::net::UnixStream;
 
 use crate::answer::Refusal;
-use crate::head::Head;
+use crate::head::{Framing, Head};
 use crate::headers;
 use crate::meter::Meter;
-use crate::pool::{Lease, broken};
 use crate::socket;
+use crate::upstream::{Lease, broken};
 
 /// Pieces of a body are gathered up to this size while more is there already; larger ones are not copied.
 const GATHERED: usize = 32 * 1024;
@@ -28,7 +28,22 @@ pub(crate) struct Terms<'a> {
     /// Whether all of the request was received.
     pub(crate) received: &'a AtomicBool,
     /// Whether, as far as the request goes, its connection may serve another.
-    pub(crate) poolable: bool,
+    pub(crate) reuse: Reuse,
+}
+
+/// Whether a target's connection may serve another request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    Yes,
+    No,
+}
+
+/// What a request means for the connection it is sent on. Only POST, PUT and PATCH give a body a meaning; servers ignore the
+/// body of other methods, leave it on the connection, and read it as the next request (RFC 9110, section 9.3.1).
+pub(crate) fn reuse_after(head: &Head, sent: &HeaderMap) -> Reuse {
+    let no_body = matches!(head.framing, Framing::None | Framing::Length(0));
+    let framed = no_body || [Method::POST, Method::PUT, Method::PATCH].contains(&head.method);
+    if framed && !headers::authenticates_request_connection(sent) { Reuse::Yes } else { Reuse::No }
 }
 
 /// How an answer ended, all of which was relayed.
@@ -36,7 +51,7 @@ pub(crate) struct Relayed {
     /// Whether another request may follow from the client.
     pub(crate) keep: bool,
     /// Whether the target's connection may serve another.
-    pub(crate) reusable: bool,
+    pub(crate) upstream: Reuse,
 }
 
 /// How the relayed body is delimited.
@@ -48,7 +63,8 @@ enum Delimited {
     ByClose,
 }
 
-/// Relays an answer. `look` gets to see its body before the client does, an empty piece first; `answered` is set as soon as any of it may have reached the client.
+/// Relays an answer. `look` gets to see its body before the client does, an empty piece first; `answered` is set as soon as any
+/// of it may have reached the client. Where the answer breaks off, what came of it is passed on before the error is returned.
 pub(crate) async fn relay(
     client: &UnixStream,
     response: Response<Incoming>,
@@ -58,15 +74,8 @@ pub(crate) async fn relay(
     answered: &OnceLock<StatusCode>,
     meter: &Meter,
 ) -> Result<Relayed, Refusal> {
-    let (parts, mut body) = response.into_parts();
-    if parts.status.is_informational() {
-        return Err(Refusal::failed("protocol", "the target switched protocols without being asked to"));
-    }
-    if parts.headers.get_all(TRANSFER_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-    {
-        // What is under the chunks would arrive without a word of how it is coded.
-        return Err(Refusal::failed("protocol", "the target's transfer coding is not understood"));
-    }
+    let (parts, body) = response.into_parts();
+    refuse_untranslatable(&parts)?;
     let bodiless =
         terms.head.method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = body.size_hint().exact();
@@ -76,9 +85,37 @@ pub(crate) async fn relay(
         None if terms.head.modern => Delimited::InChunks,
         None => Delimited::ByClose,
     };
-    let received = || terms.received.load(Ordering::Relaxed);
-    let keep = terms.head.keep_alive && delimited != Delimited::ByClose && received();
+    // A target that answers ahead of the end of a body may take the rest of it for a request.
+    let received = terms.received.load(Ordering::Relaxed);
+    let keep = terms.head.keep_alive && delimited != Delimited::ByClose && received;
 
+    let mut out = head(&parts, delimited, length, keep);
+    let _ = answered.set(parts.status);
+    meter.moved();
+    look(&[]);
+    let passed = pass_on(client, body, lease, delimited, &mut out, look, meter).await;
+    flush(client, &mut out).await?;
+    passed?;
+    // A target that sends a body where there is none would answer the next request with it.
+    let clean = delimited != Delimited::Nothing && received && headers::leaves_no_doubt(&parts.headers);
+    Ok(Relayed { keep, upstream: if clean { terms.reuse } else { Reuse::No } })
+}
+
+/// What a client would not understand, or understand as something else.
+fn refuse_untranslatable(parts: &http::response::Parts) -> Result<(), Refusal> {
+    if parts.status.is_informational() {
+        return Err(Refusal::failed("protocol", "the target switched protocols without being asked to"));
+    }
+    if parts.headers.get_all(TRANSFER_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        // The content under the chunks would arrive without a word about how it is coded.
+        return Err(Refusal::failed("protocol", "the target's transfer coding is not supported"));
+    }
+    Ok(())
+}
+
+/// The head of the answer as the client gets it.
+fn head(parts: &http::response::Parts, delimited: Delimited, length: Option<u64>, keep: bool) -> BytesMut {
     let mut out = BytesMut::with_capacity(1024);
     let phrase = parts.status.canonical_reason().unwrap_or_default();
     append(&mut out, format_args!("HTTP/1.1 {} {phrase}\r\n", parts.status.as_u16()));
@@ -87,7 +124,7 @@ pub(crate) async fn relay(
     }
     match delimited {
         Delimited::Nothing => {
-            // What a GET would have been answered with (RFC 9110, 8.6).
+            // What a GET would have been answered with (RFC 9110, section 8.6).
             if let Some(length) = parts.headers.get(CONTENT_LENGTH).filter(|_| parts.status != StatusCode::NO_CONTENT) {
                 line(&mut out, CONTENT_LENGTH.as_str(), length.as_bytes());
             }
@@ -100,19 +137,29 @@ pub(crate) async fn relay(
         out.put_slice(b"connection: close\r\n");
     }
     out.put_slice(b"\r\n");
+    out
+}
 
-    let _ = answered.set(parts.status);
-    meter.moved();
-    look(&[]);
+/// Passes the body on as it comes; what is gathered in `out` when this returns, by whatever end, is still to be written.
+async fn pass_on(
+    client: &UnixStream,
+    mut body: Incoming,
+    lease: &mut Lease,
+    delimited: Delimited,
+    out: &mut BytesMut,
+    look: &mut (impl FnMut(&[u8]) + Send),
+    meter: &Meter,
+) -> Result<(), Refusal> {
+    let chunks = delimited == Delimited::InChunks;
     loop {
         let frame = match lease.now(body.frame()) {
             Some(frame) => frame,
             None => {
-                flush(client, &mut out).await?;
+                flush(client, out).await?;
                 lease.during(body.frame()).await
             }
         };
-        // Trailers are dropped: nobody was asked whether they are understood (RFC 9110, 6.5.1).
+        // Trailers are dropped: nobody was asked whether they are understood (RFC 9110, section 6.5.1).
         let data = match frame.transpose().map_err(|error| broken(&error))?.map(http_body::Frame::into_data) {
             None => break,
             Some(Err(_trailers)) => continue,
@@ -120,13 +167,12 @@ pub(crate) async fn relay(
             Some(Ok(data)) => data,
         };
         look(&data);
-        let chunks = delimited == Delimited::InChunks;
         if chunks {
-            append(&mut out, format_args!("{:x}\r\n", data.len()));
+            append(out, format_args!("{:x}\r\n", data.len()));
         }
         let end: &[u8] = if chunks { b"\r\n" } else { b"" };
         if out.len() + data.len() > GATHERED {
-            socket::write(client, &[&out, &data, end]).await.map_err(|_| Refusal::client_gone())?;
+            socket::write(client, &[out, &data, end]).await.map_err(|_| Refusal::client_gone())?;
             out.clear();
         } else {
             out.put_slice(&data);
@@ -134,14 +180,10 @@ pub(crate) async fn relay(
         }
         meter.count_down(data.len());
     }
-    if delimited == Delimited::InChunks {
+    if chunks {
         out.put_slice(b"0\r\n\r\n");
     }
-    flush(client, &mut out).await?;
-    // A target that sends a body where there is none would answer the next request with it.
-    let reusable =
-        delimited != Delimited::Nothing && terms.poolable && received() && headers::leaves_no_doubt(&parts.headers);
-    Ok(Relayed { keep, reusable })
+    Ok(())
 }
 
 async fn flush(client: &UnixStream, out: &mut BytesMut) -> Result<(), Refusal> {

@@ -8,56 +8,97 @@ use crate::allow::AllowList;
 use crate::credentials::CredentialRules;
 use crate::pins::Pins;
 
+/// Connections beyond a listener's limit that are answered at the same time; further ones are closed without an answer.
+pub(crate) const REFUSED_AT_ONCE: usize = 4;
+
 /// What a proxy is set up with.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// Who may be reached.
+    /// Hosts and ports that clients may reach; all others are denied.
     pub allowed: AllowList,
-    /// Special networks that may be reached.
+    /// Networks that may be reached although their addresses are private, reserved or otherwise special.
     pub networks: Networks,
-    /// Names that lead to given addresses.
+    /// Names that resolve to given addresses, without DNS.
     pub pins: Pins,
-    /// DNS servers that are asked; none means those of the system.
+    /// DNS servers; empty for those of the system.
     pub name_servers: Vec<SocketAddr>,
-    /// Targets whose tunnels may carry anything, TLS to another name included.
+    /// Targets whose tunnels are not inspected: they may carry anything, TLS for another host included.
     pub opaque: AllowList,
-    /// Which hosts get which credential.
+    /// Rules that say which hosts get which credential.
     pub credentials: CredentialRules,
-    /// Host that requests in origin form go to; `None` refuses them.
+    /// Host that requests in origin form (`GET /path`) go to; `None` refuses them.
     pub gateway: Option<String>,
-    /// Certificates of further authorities to believe, PEM.
+    /// Certificates of further authorities to trust, in PEM.
     pub extra_ca_pem: Option<Vec<u8>>,
-    /// How much, how long.
+    /// Limits in time and size.
     pub limits: Limits,
 }
 
-/// How much, how long.
+/// Limits in time and size.
+///
+/// What all listeners share has a common part, of which one listener gets at most a quarter and the listeners of one tenant
+/// together at most half, and a reserve for each listener, which is its own whatever the others hold. Needed at most is the
+/// common part, and the reserve times the number of listeners.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Until a connection to the target stands; TLS gets as long again.
+    /// Until a connection to the target is established; TLS gets as long again. Default: 10 s.
     pub connect: Duration,
-    /// Without a byte in either direction.
+    /// Without a byte in either direction, of a request or tunnel. Default: 300 s.
     pub idle: Duration,
-    /// The same for a tunnel of which one direction is closed already.
+    /// The same for a tunnel of which one direction is closed already. Default: 60 s.
     pub drain: Duration,
-    /// From the first byte of a request's head to its last; also of a TLS client's first message in a tunnel.
+    /// Until the first byte of a new connection. Default: 10 s.
+    pub silent: Duration,
+    /// Between two requests on a connection. Default: 75 s.
+    pub keep_alive: Duration,
+    /// From the first byte of a request's head to its last; also of each ClientHello in a tunnel. Default: 10 s.
     pub head: Duration,
-    /// Requests and tunnels of one listener at once.
+    /// The least rate at which a client must send a request's body, in bytes per second. Only time in which the proxy waits
+    /// for the client counts. Default: 1024.
+    pub upload_rate: u64,
+    /// Over so much time of waiting for the client that rate is measured. Default: 30 s.
+    pub upload_window: Duration,
+    /// Requests and tunnels of one listener at once. Default: 128.
     pub concurrent: usize,
-    /// Connections of one listener at once, idle ones included.
+    /// Connections of one listener at once, idle ones included, as far as its descriptors reach. Default: 512.
     pub connections: usize,
-    /// Bytes of a request's body.
+    /// Refusals per second that one listener gets without delay, each with a record of its own. Default: 20.
+    pub denials: u32,
+    /// Refusals that one listener gets ahead of that rate. Default: 100.
+    pub denials_burst: u32,
+    /// Bytes of a request's body. Default: 5 GiB, the most that S3 takes in one request.
     pub body: u64,
-    /// Bytes of a body that has to be hashed before it is sent.
+    /// Bytes of a body that has to be hashed before it is sent. Default: 128 MiB. Bedrock takes 20 MB at most; S3 takes more,
+    /// but then in parts.
     pub signed_body: u64,
-    /// Bytes of all bodies that are being hashed, as far as they are in memory.
+    /// Common part, in bytes, of all bodies that are being hashed, as far as they are in memory. Default: 64 MiB.
     pub held_in_memory: usize,
-    /// The same, as far as they are in files.
+    /// Reserve of each listener for the same. Default: 1 MiB.
+    pub reserved_in_memory: usize,
+    /// Common part, in bytes, of all bodies that are being hashed, as far as they are in files. Default: 1 GiB.
     pub held_on_disk: u64,
-    /// Bytes of all buffers of all tunnels; past it they go on with small ones.
+    /// Reserve of each listener for the same. Default: 32 MiB, so that a call of Bedrock always finds room.
+    pub reserved_on_disk: u64,
+    /// Common part, in bytes, of the buffers of all tunnels; past it they go on with small ones. Default: 64 MiB.
     pub buffers: usize,
-    /// Idle connections kept for one target.
+    /// Reserve of each listener for the same. Default: 512 KiB, which is two buffers.
+    pub reserved_buffers: usize,
+    /// Common part of the descriptors of all listeners: connections of clients, connections to targets, files. Default: 1024;
+    /// never more than a quarter of the process's soft limit.
+    pub descriptors: usize,
+    /// Reserve of each listener for the same. Default: 16.
+    pub reserved_descriptors: usize,
+    /// Idle connections kept for one target. Default: 32.
     pub idle_connections: usize,
+}
+
+impl Limits {
+    /// Descriptors that a proxy with so many listeners may have open at most: the common part, each listener's reserve, its
+    /// socket and its directory, and the connections that are just being refused.
+    #[must_use]
+    pub fn descriptors_of(&self, listeners: usize) -> usize {
+        self.descriptors.saturating_add(listeners.saturating_mul(self.reserved_descriptors + REFUSED_AT_ONCE + 3))
+    }
 }
 
 impl Default for Limits {
@@ -67,16 +108,25 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             idle: Duration::from_secs(300),
             drain: Duration::from_secs(60),
+            silent: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
             head: Duration::from_secs(10),
+            upload_rate: 1024,
+            upload_window: Duration::from_secs(30),
             concurrent: 128,
             connections: 512,
-            // What S3 takes in one request.
+            denials: 20,
+            denials_burst: 100,
             body: 5 * 1024 * MIB,
-            // Bedrock takes 20 MB at most; S3 more, but then in parts.
             signed_body: 128 * MIB,
             held_in_memory: 64 * 1024 * 1024,
+            reserved_in_memory: 1024 * 1024,
             held_on_disk: 1024 * MIB,
+            reserved_on_disk: 32 * MIB,
             buffers: 64 * 1024 * 1024,
+            reserved_buffers: 512 * 1024,
+            descriptors: 1024,
+            reserved_descriptors: 16,
             idle_connections: 32,
         }
     }
@@ -85,13 +135,13 @@ impl Default for Limits {
 /// Why a proxy cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The further authorities' certificates.
+    /// The certificates of the further authorities cannot be read.
     #[error("the extra certificates: {0}")]
     ExtraCa(String),
-    /// TLS.
+    /// TLS cannot be set up.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// The gateway.
-    #[error("the gateway {0:?} is no host")]
+    /// The gateway is no host name.
+    #[error("the gateway {0:?} is not a host name")]
     Gateway(String),
 }

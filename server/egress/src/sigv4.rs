@@ -12,15 +12,14 @@ use aws_sigv4::sign::v4;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 use crate::answer::Refusal;
 use crate::chain::Chain;
 use crate::clocks::Clocks;
 use crate::head::Head;
+use crate::headers::X_AMZ;
 use crate::host::Host;
-
-/// Header that names the operation in AWS's JSON protocols: a part of the request, not of its signature.
-pub(crate) const X_AMZ_TARGET: &str = "x-amz-target";
 
 /// Signs requests.
 pub(crate) struct Signer {
@@ -57,7 +56,8 @@ impl Signer {
 
 /// Signs a request whose path and body are exactly those that will be sent.
 ///
-/// Signed are host, content type, time, session token and what names the operation: nothing that a hop on the way may change.
+/// The host, the content type and all `x-amz-*` headers are signed (AWS, "Create a signed AWS API request"): what names the
+/// operation, and copy sources, metadata, access control and encryption of S3. No header that a hop on the way may change is.
 fn add_signature(
     credentials: &Credentials,
     scope: Scope<'_>,
@@ -85,14 +85,15 @@ fn add_signature(
         .map_err(|_| Refusal::internal("signing"))?;
     let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let uri = format!("https://{host}{path}");
-    let signed = [HOST, CONTENT_TYPE, HeaderName::from_static(X_AMZ_TARGET)];
-    if signed.iter().any(|name| headers.get_all(name).iter().count() > 1) {
-        return Err(Refusal::malformed("a header that is signed is there twice"));
+    let signed: Vec<&HeaderName> =
+        headers.keys().filter(|name| [HOST, CONTENT_TYPE].contains(name) || name.as_str().starts_with(X_AMZ)).collect();
+    if signed.iter().any(|name| headers.get_all(*name).iter().count() > 1) {
+        return Err(Refusal::malformed("a header that is signed occurs more than once"));
     }
-    if signed.iter().filter_map(|name| headers.get(name)).any(|value| value.to_str().is_err()) {
+    if signed.iter().filter_map(|name| headers.get(*name)).any(|value| value.to_str().is_err()) {
         return Err(Refusal::malformed("a header that is signed is not plain ASCII"));
     }
-    let signed = signed.iter().filter_map(|name| Some((name.as_str(), headers.get(name)?.to_str().ok()?)));
+    let signed = signed.into_iter().filter_map(|name| Some((name.as_str(), headers.get(name)?.to_str().ok()?)));
     let request = SignableRequest::new(method.as_str(), uri, signed, SignableBody::Precomputed(body_sha256.to_owned()))
         .map_err(|_| Refusal::malformed("the request cannot be signed"))?;
     let made = sign(request, &parameters.into()).map_err(|_| Refusal::malformed("the request cannot be signed"))?;
@@ -117,62 +118,51 @@ fn is_s3(service: &str) -> bool {
 /// [`spelled_out`].
 pub(crate) fn unambiguous(path: &PathAndQuery, service: &str) -> Result<PathAndQuery, Refusal> {
     let normal = if is_s3(service) { encoded(path.path()) } else { without_dots(path.path()) };
-    let whole = match path.query() {
-        Some(query) => format!("{normal}?{}", spelled_out(query)?),
-        None => normal,
+    let whole = match path.query().map(spelled_out).transpose()? {
+        Some(query) if !query.is_empty() => format!("{normal}?{query}"),
+        _ => normal,
     };
     whole.parse().map_err(|_| Refusal::malformed("the path is not understood"))
 }
 
-/// A query in which nothing is left to how it is read. A `+` means a space to some and itself to others; it is sent as the space
-/// that forms mean by it. A `%` that begins no escape is sent as the character that it is. What is no text is refused: it is
-/// signed as text, and every reader makes another of it.
+/// A query in which nothing is left to how it is read.
+///
+/// A `+` means a space to some and itself to others; it is sent as the space that forms mean by it. A `%` that begins no escape
+/// is sent as the character that it is. Pairs that are empty (`&&`) are left out, as they are left out of what is signed. An
+/// escape that is not UTF-8 is refused: queries are signed as text, and every reader makes another text of it.
 fn spelled_out(query: &str) -> Result<String, Refusal> {
-    if std::str::from_utf8(&decoded(query)).is_err() {
+    if percent_decode_str(query).decode_utf8().is_err() {
         return Err(Refusal::malformed("a query that is signed has to be UTF-8 in its escapes"));
     }
-    let mut out = String::with_capacity(query.len());
-    for (at, character) in query.char_indices() {
+    let pairs: Vec<String> = query.split('&').filter(|pair| !pair.is_empty()).map(pair_spelled_out).collect();
+    Ok(pairs.join("&"))
+}
+
+fn pair_spelled_out(pair: &str) -> String {
+    let mut out = String::with_capacity(pair.len());
+    for (at, character) in pair.char_indices() {
         match character {
             '+' => out.push_str("%20"),
-            '%' if escape(&query.as_bytes()[at..]).is_none() => out.push_str("%25"),
+            '%' if !begins_escape(&pair.as_bytes()[at..]) => out.push_str("%25"),
             other => out.push(other),
         }
-    }
-    Ok(out)
-}
-
-/// All but the unreserved characters and slashes percent-encoded (RFC 3986, 2.3), once.
-fn encoded(path: &str) -> String {
-    decoded(path).into_iter().fold(String::with_capacity(path.len()), |mut out, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-        out
-    })
-}
-
-/// Percent-decoded; what is no encoding stays as it is.
-fn decoded(text: &str) -> Vec<u8> {
-    let (mut rest, mut out) = (text.as_bytes(), Vec::with_capacity(text.len()));
-    while let Some(&first) = rest.first() {
-        let escaped = escape(rest);
-        rest = &rest[if escaped.is_some() { 3 } else { 1 }..];
-        out.push(escaped.unwrap_or(first));
     }
     out
 }
 
-/// What is escaped at the beginning of `text`, if anything is.
-fn escape(text: &[u8]) -> Option<u8> {
-    let [b'%', digits @ ..] = text.first_chunk::<3>()? else { return None };
-    // `from_str_radix` would take a sign.
-    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
-    u8::from_str_radix(digits, 16).ok()
+fn begins_escape(text: &[u8]) -> bool {
+    matches!(text, [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
 }
 
-/// RFC 3986, 5.2.4, and no empty segments.
+/// All but the unreserved characters (RFC 3986, section 2.3) and slashes.
+const NOT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+/// A path with everything but the unreserved characters and slashes percent-encoded, once.
+fn encoded(path: &str) -> String {
+    percent_encode(&percent_decode_str(path).collect::<Vec<u8>>(), NOT_UNRESERVED).to_string()
+}
+
+/// Without dot segments (RFC 3986, section 5.2.4), and without empty ones.
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.split('/') {
@@ -191,12 +181,12 @@ fn without_dots(path: &str) -> String {
 /// What follows `X-Amz-` in the parameters of a pre-signed query.
 const SIGNING: [&str; 4] = ["signature", "credential", "algorithm", "security-token"];
 
-/// A request that its sender has signed in its query or its body cannot be signed again, and is told so.
+/// Refuses a request that its sender has signed in its query or body: it cannot be signed again.
 pub(crate) fn refuse_signed(head: &Head, path: &PathAndQuery, service: &str) -> Result<(), Refusal> {
     let names = path.query().into_iter().flat_map(|query| query.split('&')).filter_map(|pair| pair.split('=').next());
     for name in names {
         // Signature Version 4's, and Version 2's, however they are spelled.
-        let name = String::from_utf8_lossy(&decoded(name)).to_ascii_lowercase();
+        let name = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
         if name.starts_with("x-amz-") && SIGNING.contains(&&name[6..])
             || ["signature", "awsaccesskeyid"].contains(&&*name)
         {

@@ -11,8 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::Shutdown;
 use tokio::net::{TcpStream, UnixStream};
 
-/// How long, and how much, is read from a client that is told something final while it is still sending. Without this the
-/// kernel tells it "connection reset", and the answer is lost.
+/// How long, and how much, is read from a client that still sends after its last answer. Closing at once would make the kernel reset
+/// the connection, and the client would lose the answer.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
 /// A connected stream socket.
@@ -130,7 +130,7 @@ pub(crate) async fn linger(socket: &impl Socket) {
     match tokio::time::timeout(patience, drained).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::trace!(%error, "a client left"),
-        Err(_) => tracing::trace!("a client that was told to leave goes on sending"),
+        Err(_) => tracing::trace!("a client goes on sending after its last answer"),
     }
 }
 

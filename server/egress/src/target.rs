@@ -3,6 +3,7 @@
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::answer::Refusal;
 use crate::head::{Framing, Head};
@@ -75,8 +76,21 @@ impl Target {
     }
 }
 
+/// WHATWG URL, "path percent-encode set". `#`, `?`, spaces, controls and what is not ASCII do not get here.
+const PATH: &AsciiSet = &CONTROLS.add(b'"').add(b'<').add(b'>').add(b'^').add(b'`').add(b'{').add(b'}');
+/// WHATWG URL, "special-query percent-encode set".
+const QUERY: &AsciiSet = &CONTROLS.add(b'"').add(b'<').add(b'>').add(b'\'');
+
+/// A path and query, with the characters that browsers encode encoded: clients such as curl send them as they are, and not every
+/// server takes them.
 fn path(text: &str) -> Result<PathAndQuery, Refusal> {
-    text.parse().map_err(|_| Refusal::malformed("the path is not understood"))
+    let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
+    let mut encoded = utf8_percent_encode(path, PATH).to_string();
+    if let Some(query) = query {
+        encoded.push('?');
+        encoded.extend(utf8_percent_encode(query, QUERY));
+    }
+    encoded.parse().map_err(|_| Refusal::malformed("the path is not understood"))
 }
 
 fn authority(text: &str) -> Result<(Host, Option<u16>), Refusal> {
@@ -121,6 +135,14 @@ mod tests {
                 "a.example",
                 ("a.example", 80, Form::Absolute, "/http://b.example/"),
             ),
+            (
+                "GET",
+                "http://a.example/<a>`b\"{c}^'|?q=<d>\"`{}|^'%zz",
+                "a.example",
+                ("a.example", 80, Form::Absolute, "/%3Ca%3E%60b%22%7Bc%7D%5E'|?q=%3Cd%3E%22`{}|^%27%zz"),
+            ),
+            ("GET", "http://a.example?<", "a.example", ("a.example", 80, Form::Absolute, "/?%3C")),
+            ("GET", "/a?b?<?>", "a.example", ("gateway.example", 80, Form::Origin, "/a?b?%3C?%3E")),
             ("POST", "/model/x:0/invoke", "127.0.0.1:8080", ("gateway.example", 80, Form::Origin, "/model/x:0/invoke")),
             ("GET", "//a.example/", "127.0.0.1:8080", ("gateway.example", 80, Form::Origin, "//a.example/")),
         ] {

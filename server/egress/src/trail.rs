@@ -1,13 +1,13 @@
-//! What is told of each request, and to whom.
+//! The record of each request, and the trait of whoever keeps the records.
 
 use std::time::Duration;
 
-/// Methods that are told apart in [`RequestRecord::method`]; what others are called is a client's to choose, and would make a
-/// label of it.
+/// The values of [`RequestRecord::method`], a closed set that may serve as a metric label: clients choose method names freely, so
+/// all others are recorded as `OTHER`.
 pub const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "OTHER"];
 
-/// Reasons for which policy denies a request that is well formed; what is malformed or too large has others.
-pub const POLICY_DENIALS: [&str; 13] = [
+/// Reasons for which policy denies a well-formed request. Malformed and oversized requests have other reasons.
+pub const POLICY_DENIALS: [&str; 14] = [
     "not_allowed",
     "denied_by_rule",
     "credential_host",
@@ -21,32 +21,33 @@ pub const POLICY_DENIALS: [&str; 13] = [
     "sni_missing",
     "sni_mismatch",
     "too_many_requests",
+    "too_many_connections",
 ];
 
-/// Who is on the other side of a listener.
+/// The client of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The workspace.
+    /// The workspace's id.
     pub workspace: String,
-    /// The conversation in it, if there is one.
+    /// The id of the conversation in that workspace; `None` while it has none.
     pub conversation: Option<String>,
-    /// The conversation's tenant.
+    /// The id of the conversation's tenant. Listeners without a tenant share limits as if they had one in common.
     pub tenant: Option<String>,
 }
 
-/// What became of a request. Reasons come from a closed set and may serve as a label.
+/// How a request ended. Reasons come from a closed set and may serve as a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// It was let through.
+    /// It was forwarded.
     Allowed,
-    /// Policy, or its form, forbade it.
+    /// Policy or a limit refused it, or it was malformed.
     Denied(&'static str),
-    /// It was let through and did not succeed.
+    /// It was allowed and failed.
     Failed(&'static str),
 }
 
 impl Decision {
-    /// Why it was denied or failed.
+    /// Why the request was denied or failed, for example `not_allowed`; `None` for an allowed one.
     #[must_use]
     pub fn reason(&self) -> Option<&'static str> {
         match self {
@@ -56,33 +57,47 @@ impl Decision {
     }
 }
 
-/// One request or tunnel that has ended. It holds no path, query or header: those may be secret.
+/// Requests or tunnels that have ended: mostly one; refusals beyond a listener's rate are recorded together. It holds no path,
+/// query or header: those may be secret.
 #[derive(Debug, Clone)]
 pub struct RequestRecord {
-    /// Who asked.
+    /// The client that sent the request.
     pub identity: Identity,
     /// HTTP method; `OTHER` for an unusual one.
     pub method: String,
-    /// Host that was asked for; empty where none could be read.
+    /// The requested host, normalised; empty where the request names none that can be parsed.
     pub host: String,
-    /// Port that was asked for.
+    /// The requested port; 0 where the request names none that can be parsed.
     pub port: u16,
-    /// What became of it.
+    /// How it ended.
     pub decision: Decision,
-    /// Rule of the allow-list that decided.
+    /// The allow-list rule that decided, as it was configured; `None` where none matched.
     pub rule: Option<String>,
-    /// Status of the answer.
+    /// HTTP status of the answer; 499 where the client left before it, 0 where the request was cut off by the listener's end.
     pub status: u16,
-    /// Bytes of body, or of the tunnel, from the client.
+    /// Bytes of the body, or of the tunnel, from the client to the target.
     pub bytes_up: u64,
-    /// The same to the client.
+    /// Bytes of the body, or of the tunnel, from the target to the client.
     pub bytes_down: u64,
-    /// From the request's head to its last byte.
+    /// Time from the request's head to the last byte of its answer; of several requests, the sum.
     pub duration: Duration,
+    /// How many requests this is the record of: 1, or more for refusals of the same kind that were recorded together.
+    pub count: u64,
 }
 
-/// Whoever keeps the records.
+impl RequestRecord {
+    /// Adds another of the same kind.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.bytes_up = self.bytes_up.saturating_add(other.bytes_up);
+        self.bytes_down = self.bytes_down.saturating_add(other.bytes_down);
+        self.duration = self.duration.saturating_add(other.duration);
+        self.count = self.count.saturating_add(other.count);
+    }
+}
+
+/// Keeps the records of requests.
 pub trait Trail: Send + Sync + 'static {
-    /// A request has ended. Called on the proxy's own tasks: it must not block.
+    /// A request has ended, or several refused ones of the same kind (see [`RequestRecord::count`]). Called on the proxy's own
+    /// tasks: it must not block.
     fn request(&self, record: &RequestRecord);
 }

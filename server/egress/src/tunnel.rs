@@ -2,13 +2,17 @@
 
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 
 use crate::buffers::Buffers;
+use crate::handshake::Watch;
 use crate::hello::{self, Hello, Scan};
 use crate::host::Host;
 use crate::meter::Meter;
+use crate::quota::Quota;
 use crate::settings::Limits;
 use crate::socket::{self, Socket};
 use crate::trail::Decision;
@@ -36,28 +40,33 @@ enum Broken {
 
 /// Carries bytes until both sides have closed. `early` is what the client sent behind its request.
 ///
-/// Where it is watched, a client that opens TLS must ask for the very host it was connected to; until it has, the target
-/// receives nothing.
+/// Where it is watched, a client that opens TLS must ask for the very host it was connected to, in each ClientHello; until it
+/// has, the target receives nothing.
 pub(crate) async fn carry(
     client: &impl Socket,
     early: BytesMut,
     target: &impl Socket,
     watched: Option<Watched<'_>>,
     meter: &Meter,
-    buffers: &Buffers,
+    (buffers, quota): (&Buffers, &Arc<Quota>),
     limits: &Limits,
 ) -> Decision {
+    // `None` where the handshake is not watched, or is over.
+    let watch = Mutex::new(None);
     let up = async {
-        let first = match watched {
-            Some(watched) => greet(client, early, watched, limits).await?,
-            None => early,
-        };
-        meter.count_up(first.len());
-        socket::write(target, &[&first]).await.map_err(Broken::Target)?;
-        drop(first);
+        let mut first = early;
+        if let Some(watched) = watched
+            && greet(client, &mut first, watched, limits, &watch).await? == Greeting::Tls
+        {
+            follow(client, target, first, watched.host, &watch, meter, limits).await?;
+        } else {
+            meter.count_up(first.len());
+            socket::write(target, &[&first]).await.map_err(Broken::Target)?;
+            drop(first);
+        }
         loop {
             socket::readable(client).await.map_err(Broken::Client)?;
-            let mut buffer = buffers.lend();
+            let mut buffer = buffers.lend(quota);
             match client.try_read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => {
@@ -73,10 +82,13 @@ pub(crate) async fn carry(
     let down = async {
         loop {
             socket::readable(target).await.map_err(Broken::Target)?;
-            let mut buffer = buffers.lend();
+            let mut buffer = buffers.lend(quota);
             match target.try_read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => {
+                    if let Some(watch) = &mut *watch.lock() {
+                        watch.server_says(&buffer[..read]);
+                    }
                     socket::write(client, &[&buffer[..read]]).await.map_err(Broken::Client)?;
                     meter.count_down(read);
                 }
@@ -137,24 +149,32 @@ async fn alert(client: &impl Socket) {
     socket::linger(client).await;
 }
 
-/// Reads what the client says first, and holds the name in it against the target's.
+/// What a client begins with.
+#[derive(Debug, PartialEq, Eq)]
+enum Greeting {
+    /// A ClientHello that names the tunnel's host; what follows is watched.
+    Tls,
+    /// Anything else that may pass, as it is.
+    Other,
+}
+
+/// Reads what the client says first into `bytes`, and compares the name in it with the target's.
 async fn greet(
     client: &impl Socket,
-    early: BytesMut,
+    bytes: &mut BytesMut,
     Watched { host, tls_only }: Watched<'_>,
     limits: &Limits,
-) -> Result<BytesMut, Broken> {
-    let mut bytes = early;
+    watch: &Mutex<Option<Watch>>,
+) -> Result<Greeting, Broken> {
     // A client may open a tunnel ahead of need, and on other ports the target may be the one to speak first.
-    if bytes.is_empty() && socket::read(client, &mut bytes, FIRST).await.map_err(Broken::Client)? == 0 {
-        return Ok(bytes);
+    if bytes.is_empty() && socket::read(client, bytes, FIRST).await.map_err(Broken::Client)? == 0 {
+        return Ok(Greeting::Other);
     }
     let mut scan = Scan::default();
     let whole = async {
         loop {
-            let hello = scan.next(&bytes);
-            if hello != Hello::Incomplete || socket::read(client, &mut bytes, FIRST).await.map_err(Broken::Client)? == 0
-            {
+            let hello = scan.next(bytes);
+            if hello != Hello::Incomplete || socket::read(client, bytes, FIRST).await.map_err(Broken::Client)? == 0 {
                 return Ok(hello);
             }
         }
@@ -162,8 +182,56 @@ async fn greet(
     let hello = tokio::time::timeout(limits.head, whole).await.unwrap_or(Ok(Hello::Incomplete))?;
     match hello::objection(&hello, host) {
         // What begins as TLS must go on so on every port; what begins as nothing like it may be anything else.
-        _ if hello == Hello::NotTls && !tls_only => Ok(bytes),
+        _ if hello == Hello::NotTls && !tls_only => Ok(Greeting::Other),
         Some(reason) => Err(Broken::Denied(reason)),
-        None => Ok(bytes),
+        None => {
+            *watch.lock() = Some(Watch::new(scan.seen()));
+            Ok(Greeting::Tls)
+        }
+    }
+}
+
+/// Passes the client's bytes on until the handshake can name no other host any more. `bytes` begin with its ClientHello.
+async fn follow(
+    client: &impl Socket,
+    target: &impl Socket,
+    mut bytes: BytesMut,
+    host: &Host,
+    watch: &Mutex<Option<Watch>>,
+    meter: &Meter,
+    limits: &Limits,
+) -> Result<(), Broken> {
+    loop {
+        let (passed, over) = {
+            let mut watch = watch.lock();
+            let Some(watching) = &mut *watch else { return Ok(()) };
+            let passed = watching.client_says(&bytes, host).map_err(Broken::Denied)?;
+            let over = watching.is_over();
+            if over {
+                *watch = None;
+            }
+            (passed, over)
+        };
+        let ready = bytes.split_to(passed);
+        meter.count_up(ready.len());
+        socket::write(target, &[&ready]).await.map_err(Broken::Target)?;
+        drop(ready);
+        if over {
+            return Ok(());
+        }
+        let idle = bytes.is_empty();
+        let more = socket::read(client, &mut bytes, FIRST);
+        let read = if idle {
+            more.await
+        } else {
+            // The same limit as for the first ClientHello.
+            tokio::time::timeout(limits.head, more).await.map_err(|_| Broken::Denied("tls_malformed"))?
+        };
+        match read.map_err(Broken::Client)? {
+            // The end. Of a ClientHello that is not whole nothing is passed on.
+            0 if idle => return Ok(()),
+            0 => return Err(Broken::Denied("tls_malformed")),
+            _ => {}
+        }
     }
 }

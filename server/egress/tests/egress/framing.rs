@@ -28,6 +28,14 @@ async fn a_request_that_could_end_in_two_places_ends_the_connection() {
         "content-length: +1\r\n\r\na",
         "content-length: 0x1\r\n\r\na",
         "content-length: 1 \x0b\r\n\r\na",
+        // Names that some servers read as those headers.
+        "transfer_encoding: chunked\r\n\r\n0\r\n\r\n",
+        "content-length: 4\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\nContent.Length: 4\r\n\r\n0\r\n\r\n",
+        "Content_Length: 4\r\n\r\nbody",
+        "X_Api_Key: k\r\ncontent-length: 1\r\n\r\na",
+        "X.Api.Key: k\r\ncontent-length: 1\r\n\r\na",
+        "Proxy_Authorization: k\r\ncontent-length: 1\r\n\r\na",
         "content-length: 18446744073709551616\r\n\r\na",
         // Chunks.
         "transfer-encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n",

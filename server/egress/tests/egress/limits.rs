@@ -34,7 +34,7 @@ async fn heads_have_a_size() {
 #[tokio::test]
 async fn nobody_is_waited_for_for_ever() {
     let (silent, short) = (Peer::answering("").await, Duration::from_millis(150));
-    let limits = Limits { head: short, idle: short, ..Limits::default() };
+    let limits = Limits { head: short, idle: short, silent: short, ..Limits::default() };
     let begun = "GET http://web.example/ HTTP/1.1\r\nhost: web.exa";
     let body = "POST http://web.example/ HTTP/1.1\r\nhost: web.example\r\ncontent-length: 9\r\n\r\nhalf";
     for (sent, status, reason) in
@@ -252,7 +252,7 @@ async fn failures_of_a_target_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_idle_clients_keep_nobody_out() {
     let peer = Peer::content().await;
-    let limits = Limits { concurrent: 400, connections: 400, ..Limits::default() };
+    let limits = Limits { concurrent: 400, connections: 400, descriptors: 4000, ..Limits::default() };
     let proxy = with(limits, &peer);
     let mut idle = Vec::new();
     for n in 0..300 {
@@ -280,10 +280,10 @@ async fn a_flood_of_connections_is_not_kept() {
         flood.push(proxy.connect().await);
     }
     // Each client's own end, and of the proxy's the four that are served and the few that are told.
-    eventually("the rest is dropped", || descriptors() <= before + 300 + 4 + 16).await;
-    // Sixteen at a time are told, and listened to for a while; all others are not.
+    eventually("the rest is dropped", || descriptors() <= before + 300 + 4 + 4).await;
+    // Four at a time are refused, and listened to for a while; all others are not.
     let told = proxy.records.all().len();
-    assert!((16..150).contains(&told), "{told} were told");
+    assert!((4..150).contains(&told), "{told} were refused");
     drop(flood);
     eventually("and it serves on", || descriptors() <= before).await;
     assert!(proxy.talk(GET).await.starts_with("HTTP/1.1 200 "));
@@ -332,6 +332,6 @@ async fn kept_connections_have_a_number() {
         assert!(proxy.talk(request).await.starts_with("HTTP/1.1 200 "));
     }
     // Both ends of each are in this process.
-    eventually("at most 256 are kept", || descriptors() <= before + 2 * 256).await;
-    assert!(descriptors() >= before + 200, "the control: some are");
+    eventually("at most 64 are kept", || descriptors() <= before + 2 * 64).await;
+    assert!(descriptors() >= before + 100, "the control: some are");
 }

@@ -1,13 +1,16 @@
 //! The proxy from the outside: bytes on its socket, real peers behind it.
 
+mod budgets;
 mod chain;
 mod connect;
+mod cut;
 mod forward;
 mod framing;
 mod hosts;
 mod lifecycle;
 mod limits;
 mod peer;
+mod sharing;
 mod signing;
 mod soak;
 mod support;

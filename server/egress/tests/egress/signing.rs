@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{DEADLINE, Proxy, any, read_all, read_head, settings};
 
-const HOST: &str = "example.amazonaws.com";
+pub(crate) const HOST: &str = "example.amazonaws.com";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 
 /// What a target was asked, and whether it was signed: the scope, or what is wrong.
@@ -33,7 +33,7 @@ struct Seen {
 }
 
 /// A target that verifies, with a clock of its own.
-struct Verifier {
+pub(crate) struct Verifier {
     listening: Listening,
     ca_pem: String,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -41,7 +41,7 @@ struct Verifier {
 }
 
 impl Verifier {
-    async fn start(token: Option<&str>, ahead: i64) -> Self {
+    pub(crate) async fn start(token: Option<&str>, ahead: i64) -> Self {
         let tls = Tls::new(&[HOST.to_owned()]).expect("a certificate");
         let (ca_pem, seen) = (tls.ca_pem.clone(), Arc::<Mutex<Vec<Seen>>>::default());
         let credentials = sigv4::Credentials {
@@ -55,7 +55,7 @@ impl Verifier {
         Self { listening, ca_pem, seen, token: token.map(Into::into) }
     }
 
-    fn proxy(&self, service: &str, limits: Limits) -> Proxy {
+    pub(crate) fn proxy(&self, service: &str, limits: Limits) -> Proxy {
         let settings = Settings {
             credentials: format!("{HOST}=sigv4:{service}:us-east-1").parse().expect("a rule"),
             extra_ca_pem: Some(self.ca_pem.clone().into_bytes()),
@@ -174,6 +174,12 @@ async fn odd_paths_and_queries_are_signed_as_they_are_sent() {
             "/?A=1&a=2&B=3",
             "/?=v",
             "/?&&a=1&",
+            "/?a=1&",
+            "/?a=1&&",
+            "/?&",
+            "/?",
+            "/?a=\"<b>\"&'",
+            "/<a>`b\"{c}^",
             "/%FF",
             "/a%zz%",
             "/?a=%zz&b=%&c=%4&%=1",
@@ -185,6 +191,14 @@ async fn odd_paths_and_queries_are_signed_as_they_are_sent() {
             assert_eq!(seen.verdict, valid(service), "{path}: {answer}");
             // What is no escape is sent as the character that it is.
             let sent = path.replace("c=+", "c=%20").replace("?a=%zz&b=%&c=%4&%=1", "?a=%25zz&b=%25&c=%254&%25=1");
+            // What browsers encode is sent as browsers do, and pairs that are empty are not sent: they are not signed either.
+            let sent = match path {
+                "/?&&a=1&" | "/?a=1&" | "/?a=1&&" => "/?a=1".to_owned(),
+                "/?&" | "/?" => "/".to_owned(),
+                "/?a=\"<b>\"&'" => "/?a=%22%3Cb%3E%22&%27".to_owned(),
+                "/<a>`b\"{c}^" => "/%3Ca%3E%60b%22%7Bc%7D%5E".to_owned(),
+                _ => sent,
+            };
             if service == "bedrock" {
                 assert_eq!(seen.path, sent, "{path}: it is sent as it came");
             }
@@ -239,6 +253,52 @@ async fn bodies_are_signed_whole() {
     }
 }
 
+/// Only authentication is replaced: all other headers of AWS's protocols arrive, and are signed.
+#[tokio::test]
+async fn headers_of_the_request_itself_are_kept_and_signed() {
+    let verifier = Verifier::start(Some("token"), 0).await;
+    let kept = [
+        ("x-amz-copy-source", "/bucket/a%20key?versionId=1"),
+        ("x-amz-metadata-directive", "REPLACE"),
+        ("x-amz-meta-colour", "dark   blue"),
+        ("x-amz-acl", "bucket-owner-full-control"),
+        ("x-amz-storage-class", "GLACIER"),
+        ("x-amz-server-side-encryption", "aws:kms"),
+        ("x-amz-tagging", "a=b&c=d"),
+        ("x-amz-checksum-crc32", "AAAAAA=="),
+        ("x-amz-invocation-type", "Event"),
+        ("x-amz-client-context", "e30="),
+        ("x-amz-target", "Service.Operation"),
+        ("x-amz-anything-new", "1"),
+    ];
+    let replaced = [
+        ("authorization", "AWS4-HMAC-SHA256 theirs"),
+        ("x-api-key", "theirs"),
+        ("x-amz-date", "20000101T000000Z"),
+        ("x-amz-security-token", "theirs"),
+        ("x-amz-content-sha256", "theirs"),
+        ("x-amz-s3session-token", "theirs"),
+    ];
+    for service in ["s3", "lambda"] {
+        let proxy = verifier.proxy(service, Limits::default());
+        for framing in ["content-length: 0\r\n\r\n", "transfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"] {
+            let lines: String =
+                kept.iter().chain(&replaced).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let head = format!("PUT http://{HOST}/key HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n{lines}");
+            let answer = proxy.talk(format!("{head}{framing}")).await;
+            let seen = verifier.last();
+            assert_eq!(seen.verdict, valid(service), "{answer}");
+            let signed = seen.headers["authorization"].to_str().expect("text").to_owned();
+            for (name, value) in kept {
+                assert_eq!(seen.headers.get(name).map(http::HeaderValue::as_bytes), Some(value.as_bytes()), "{name}");
+                assert!(signed.contains(&format!(";{name}")), "{name} is not signed: {signed}");
+            }
+            assert!(!format!("{:?}", seen.headers).contains("theirs"), "{:?}", seen.headers);
+            assert!(!seen.headers.contains_key("x-amz-s3session-token"), "{:?}", seen.headers);
+        }
+    }
+}
+
 /// A body ends where it ends, also where it is read straight to where it is held.
 #[tokio::test]
 async fn what_follows_a_body_that_is_held_is_the_next_request() {
@@ -268,7 +328,13 @@ async fn a_body_that_is_too_large_to_sign_is_told_so_before_it_is_sent() {
     let answer = proxy.talk(format!("{unknown}3e9\r\n{}\r\n0\r\n\r\n", "x".repeat(1001))).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     // All bodies together have a budget, too.
-    let limits = Limits { held_in_memory: 10, held_on_disk: 100, ..Limits::default() };
+    let limits = Limits {
+        held_in_memory: 40,
+        held_on_disk: 400,
+        reserved_in_memory: 0,
+        reserved_on_disk: 0,
+        ..Limits::default()
+    };
     let tight = verifier.proxy("bedrock", limits);
     let request =
         format!("PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 101\r\n\r\n{}", "x".repeat(101));
@@ -345,7 +411,14 @@ async fn a_clock_that_is_absurd_is_not_believed() {
 #[tokio::test]
 async fn one_listener_does_not_hold_all_there_is() {
     let verifier = Verifier::start(None, 0).await;
-    let limits = Limits { held_in_memory: 1 << 20, held_on_disk: 1 << 20, idle: DEADLINE, ..Limits::default() };
+    let limits = Limits {
+        held_in_memory: 1 << 20,
+        held_on_disk: 1 << 20,
+        reserved_in_memory: 0,
+        reserved_on_disk: 0,
+        idle: DEADLINE,
+        ..Limits::default()
+    };
     let proxy = verifier.proxy("bedrock", limits);
     let body = |path: &str, length: usize, sent: usize| {
         let head = format!(

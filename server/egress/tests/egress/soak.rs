@@ -108,7 +108,10 @@ async fn good_and_bad_requests_leave_nothing_behind() {
         ("gone.example:80", nobody),
         ("junk.example:80", junk.addr()),
     ]);
-    let mut proxy = Proxy::start(Settings { limits: Limits::default(), ..settings });
+    let mut proxy = Proxy::start(Settings {
+        limits: Limits { denials: u32::MAX, denials_burst: u32::MAX, ..Limits::default() },
+        ..settings
+    });
     // What is allocated once is allocated now.
     run(&proxy, 2 * PART, seed).await;
     let calm = async || {

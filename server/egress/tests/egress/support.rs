@@ -73,6 +73,7 @@ impl Proxy {
         settings: Settings,
         aws: Option<aws_credential_types::provider::SharedCredentialsProvider>,
     ) -> Self {
+        raise_descriptors();
         let dir = tempfile::tempdir().expect("a directory");
         let records = Arc::new(Records::default());
         let egress = Egress::new(settings, aws, records.clone()).expect("settings that make sense");
@@ -83,9 +84,13 @@ impl Proxy {
 
     /// Another client's listener of the same proxy.
     pub(crate) fn another(&self) -> (tempfile::TempDir, Listener, PathBuf) {
+        self.another_as(identity("another"))
+    }
+
+    pub(crate) fn another_as(&self, identity: Identity) -> (tempfile::TempDir, Listener, PathBuf) {
         let dir = tempfile::tempdir().expect("a directory");
         let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
-        let listener = self.egress.open(fd, "proxy.sock", identity("another")).expect("listens");
+        let listener = self.egress.open(fd, "proxy.sock", identity).expect("listens");
         let path = dir.path().join("proxy.sock");
         (dir, listener, path)
     }
@@ -135,6 +140,13 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
         assert!(began.elapsed() < DEADLINE, "not in time: {what}");
         tokio::task::yield_now().await;
     }
+}
+
+/// Both ends of all connections are in this process, so the usual 1024 descriptors are few.
+fn raise_descriptors() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a soft limit may be raised");
 }
 
 /// Descriptors this process has open.

@@ -1,0 +1,220 @@
+//! Connections to targets, driven by whoever uses them.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustix::net::{RecvFlags, Shutdown};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::answer::Refusal;
+use crate::body::Upload;
+use crate::credentials::RuleId;
+use crate::host::Host;
+use crate::quota::Share;
+
+/// What one connection may buffer of a request or an answer, in bytes.
+const BUFFER: usize = 64 * 1024;
+
+/// Where a request goes: resolved and judged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Destination<'a> {
+    pub(crate) tls: bool,
+    pub(crate) host: &'a Host,
+    pub(crate) addresses: &'a [SocketAddr],
+    /// The rule whose credential the request carries.
+    pub(crate) credential: Option<RuleId>,
+}
+
+/// What two requests of a listener must have in common to share a connection. All connections of a proxy use the same TLS
+/// settings, so `tls` and the host, which is the server name, stand for them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    tls: bool,
+    host: Host,
+    address: SocketAddr,
+    credential: Option<RuleId>,
+}
+
+impl Key {
+    pub(crate) fn new(to: Destination<'_>, address: SocketAddr) -> Self {
+        Self { tls: to.tls, host: to.host.clone(), address, credential: to.credential }
+    }
+}
+
+/// The socket under a connection. hyper owns the connection; the pool keeps a handle to look for bytes nobody asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Wire(Arc<Dialled>);
+
+/// A socket to a target, and the share of its listener's descriptors that it takes.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    pub(crate) stream: TcpStream,
+    pub(crate) _descriptor: Share,
+}
+
+impl Wire {
+    pub(crate) fn new(dialled: Dialled) -> Self {
+        Self(Arc::new(dialled))
+    }
+
+    /// Whether the target has sent nothing that is still unread, not even its end. The kernel is asked directly: tokio
+    /// learns of new bytes only when its driver runs next, and a request sent before that would be answered by them.
+    fn is_silent(&self) -> bool {
+        let seen = rustix::net::recv(&self.0.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(seen, Err(rustix::io::Errno::AGAIN))
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.stream.poll_read_ready(cx))?;
+            match self.0.stream.try_read_buf(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done.map(|_read| ())),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(from)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.stream.poll_write_ready(cx))?;
+            match self.0.stream.try_write_vectored(from) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match rustix::net::shutdown(&self.0.stream, Shutdown::Write) {
+            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+/// A connection: its sender, and the work it takes, which whoever uses it does. A task of its own would have to be woken
+/// twice for each request.
+pub(crate) struct Connection {
+    pub(crate) sender: SendRequest<Upload>,
+    /// `None` once it has ended.
+    work: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
+    wire: Wire,
+}
+
+impl Connection {
+    /// Begins HTTP/1.1 on `stream`, which is `wire` or TLS on it.
+    pub(crate) async fn begin<S>(stream: S, wire: Wire) -> Result<Self, Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, work) = http1::Builder::new()
+            .max_buf_size(BUFFER)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        Ok(Self { sender, work: Some(Box::pin(work)), wire })
+    }
+
+    fn work(&mut self, cx: &mut Context<'_>) {
+        if let Some(Poll::Ready(ended)) = self.work.as_mut().map(|work| work.as_mut().poll(cx)) {
+            self.work = None;
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to a target ended");
+            }
+        }
+    }
+
+    /// Whether it is still open, as far as hyper has read what the target sent.
+    pub(crate) fn is_open(&mut self) -> bool {
+        self.work(&mut Context::from_waker(Waker::noop()));
+        self.work.is_some() && !self.sender.is_closed()
+    }
+
+    /// Whether another request may be sent on it: the last exchange is over, and not a byte has come since. What hyper has
+    /// read beyond the last answer ends the connection; what it has not read yet is seen in the socket.
+    pub(crate) fn is_unused(&mut self) -> bool {
+        self.is_open() && self.sender.is_ready() && self.wire.is_silent()
+    }
+
+    /// Runs `something` that needs the connection, and meanwhile the connection's own work.
+    pub(crate) async fn during<T>(&mut self, something: impl Future<Output = T>) -> T {
+        let mut something = pin!(something);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = something.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            self.work(cx);
+            something.as_mut().poll(cx)
+        })
+        .await
+    }
+}
+
+/// A connection in use.
+pub(crate) struct Lease {
+    pub(crate) key: Key,
+    pub(crate) connection: Connection,
+    /// It has served a request before.
+    pub(crate) reused: bool,
+}
+
+impl Lease {
+    /// Runs `something` that needs the connection, and meanwhile the connection's own work.
+    pub(crate) async fn during<T>(&mut self, something: impl Future<Output = T>) -> T {
+        self.connection.during(something).await
+    }
+
+    /// The same, as far as that goes without waiting.
+    pub(crate) fn now<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
+        let (mut something, cx) = (pin!(something), &mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(done) = something.as_mut().poll(cx) {
+            return Some(done);
+        }
+        self.connection.work(cx);
+        match something.as_mut().poll(cx) {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => None,
+        }
+    }
+}
+
+/// Why an exchange broke off.
+pub(crate) fn broken(error: &hyper::Error) -> Refusal {
+    tracing::debug!(error = error as &dyn std::error::Error, "an exchange with a target");
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let closed = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof));
+    if closed || error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        Refusal::failed("reset", "the target closed the connection")
+    } else {
+        Refusal::failed("protocol", "the target's answer is not HTTP/1.1")
+    }
+}
