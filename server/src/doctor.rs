@@ -75,7 +75,7 @@ fn writable(path: &Path, variable: &str) -> Finding {
 }
 
 fn state_dir(path: &Path) -> Finding {
-    match (writable(path, "STATE_DIR"), state_directory::has_room(existing(path))) {
+    match (writable(path, "STATE_DIR"), state_directory::check_free_space(existing(path))) {
         (Finding::Good(_), Err(error)) => {
             Finding::Bad("no room for runs".into(), format!("{error}; or set STATE_DIR to a directory on another."))
         }

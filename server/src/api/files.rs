@@ -20,7 +20,7 @@ use super::request_id;
 use crate::conversation::store::ConversationStatus;
 use nagaya_telemetry::audit::{Event, Subject, Way};
 use nagaya_workspace::files::{FileInfo, FilesError};
-use nagaya_workspace::objects::LARGEST_FILE;
+use nagaya_workspace::objects::MAX_FILE_BYTES;
 use nagaya_workspace::rooms::Occupant;
 
 /// Files of this folder are meant for the user.
@@ -184,13 +184,13 @@ pub(super) async fn upload(
 ) -> Result<StatusCode, ApiError> {
     check_path(&file)?;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > LARGEST_FILE) {
+    if length.is_some_and(|length| length > MAX_FILE_BYTES) {
         return Err(FilesError::TooLarge.into());
     }
     let occupant = occupant(&app, &tenant, &path.conversation_id, true).await?;
     let seen = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let counted = seen.clone();
-    let pieces = body.into_data_stream().map_err(|error| FilesError::BrokenOff(error.to_string()));
+    let pieces = body.into_data_stream().map_err(|error| FilesError::Interrupted(error.to_string()));
     let pieces = pieces.inspect_ok(move |piece| {
         counted.fetch_add(piece.len() as u64, std::sync::atomic::Ordering::Relaxed);
     });
@@ -242,9 +242,9 @@ impl From<FilesError> for ApiError {
     fn from(error: FilesError) -> Self {
         match error {
             FilesError::NotFound => Self::not_found("file"),
-            unfit @ FilesError::Unfit(_) => Self::new(Code::PathTraversal, unfit.to_string()),
+            unfit @ FilesError::InvalidPath(_) => Self::new(Code::PathTraversal, unfit.to_string()),
             large @ (FilesError::TooLarge | FilesError::Full(_)) => Self::new(Code::PayloadTooLarge, large.to_string()),
-            FilesError::BrokenOff(why) => Self::invalid("body", format!("it broke off: {why}")),
+            FilesError::Interrupted(why) => Self::invalid("body", format!("it broke off: {why}")),
             FilesError::Acquire(error) => error.into(),
             later @ (FilesError::Room(_) | FilesError::Storage(_)) => Self::unavailable(later.to_string()),
         }

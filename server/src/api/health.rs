@@ -87,7 +87,7 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
     // Nothing depends on what is not configured.
     let critical = [&database, &docker];
     // Without a pool every conversation still gets a room, only later.
-    let trouble = app.workspaces.pool_trouble();
+    let trouble = app.workspaces.pool_problem();
     let status = match trouble {
         _ if critical.iter().any(|check| check.status != Status::Healthy) => Status::Unhealthy,
         Some(_) => Status::Degraded,
@@ -133,7 +133,7 @@ pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<Word>, Api
         Ok(true) if !app.workspaces.is_reconciled() => {
             Err(ApiError::unavailable("docker: what an earlier server left is still being looked through"))
         }
-        Ok(true) => match app.workspaces.unproven() {
+        Ok(true) => match app.workspaces.host_path_problem() {
             Some(why) => Err(ApiError::unavailable(format!("sockets: {why}"))),
             None => Ok(Json(Word { status: "ready" })),
         },
@@ -154,7 +154,7 @@ pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, Api
         ("redis", is_well(redis)),
         ("docker", is_well(docker)),
         ("s3", is_well(s3)),
-        ("pool", app.workspaces.pool_trouble().is_none()),
+        ("pool", app.workspaces.pool_problem().is_none()),
     ];
     let text = app.metrics.render(reality, &components).map_err(|error| ApiError::internal(&error))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
@@ -175,7 +175,7 @@ async fn check<E: std::fmt::Display>(probe: impl Future<Output = Result<(), E>>)
 async fn database(app: &AppState) -> Check {
     let mut checked = check(app.store.ping()).await;
     if checked.status == Status::Healthy
-        && let Err(error) = app.state_dir.has_room()
+        && let Err(error) = app.state_dir.check_free_space()
     {
         (checked.status, checked.message) = (Status::Unhealthy, error.to_string());
     }

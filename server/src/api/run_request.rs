@@ -19,8 +19,8 @@ use super::error::{ApiError, Code};
 use super::extract::{ApiJson, LARGEST_BODY, check_length, parse_json};
 use super::file_path::check_path;
 use crate::conversation::uploads::{Batch, MOST_UPLOADS, Uploaded, UploadedFile};
-use nagaya_workspace::files::{FilesError, UPLOAD, keeping_its_error, limited};
-use nagaya_workspace::objects::LARGEST_FILE;
+use nagaya_workspace::files::{FilesError, UPLOAD_DEADLINE, capture_error, limit_upload};
+use nagaya_workspace::objects::MAX_FILE_BYTES;
 
 /// Longest user input, in characters.
 const USER_INPUT: std::ops::RangeInclusive<usize> = 1..=200_000;
@@ -122,13 +122,13 @@ async fn form(app: &AppState, request: Request, kind: &str) -> Result<Submission
     let boundary =
         multer::parse_boundary(kind).map_err(|error| ApiError::invalid("Content-Type", error.to_string()))?;
     let pieces = request.into_body().into_data_stream();
-    let pieces = pieces.map_err(|error| FilesError::BrokenOff(error.to_string()));
+    let pieces = pieces.map_err(|error| FilesError::Interrupted(error.to_string()));
     // Silence and size are judged here; the parser only sees that the body broke off.
-    let (pieces, wrong) = keeping_its_error(limited(pieces.boxed()));
+    let (pieces, wrong) = capture_error(limit_upload(pieces.boxed()));
     let ahead = Arc::new(AtomicUsize::new(0));
     let mut form = Form { app, parts: Multipart::new(in_steps(pieces, ahead.clone()), boundary), ahead };
-    match timeout_at(Instant::now() + UPLOAD, form.read()).await {
-        Err(_) => Err(ApiError::invalid("body", format!("it has not ended within {UPLOAD:?}"))),
+    match timeout_at(Instant::now() + UPLOAD_DEADLINE, form.read()).await {
+        Err(_) => Err(ApiError::invalid("body", format!("it has not ended within {UPLOAD_DEADLINE:?}"))),
         Ok(Err(Fault::Form(error))) => {
             // The parser's own words for what it could not read on are no help.
             let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
@@ -255,7 +255,7 @@ impl Form<'_> {
             unlooked += piece.len();
             if unlooked >= LOOK_EVERY {
                 unlooked = 0;
-                self.app.state_dir.has_room().map_err(|error| {
+                self.app.state_dir.check_free_space().map_err(|error| {
                     tracing::error!(%error, "an upload is refused");
                     ApiError::unavailable("the server has no room for the files; try again later")
                 })?;
@@ -264,7 +264,7 @@ impl Form<'_> {
             file.write_all(&piece).await?;
         }
         file.flush().await?;
-        debug_assert!(bytes <= LARGEST_FILE, "the body as a whole has no more");
+        debug_assert!(bytes <= MAX_FILE_BYTES, "the body as a whole has no more");
         Ok(bytes)
     }
 }

@@ -83,10 +83,10 @@ fn bucket(r: &mut Reader) -> Option<BucketSettings> {
             false => endpoint(text).map(Some),
         },
     );
-    let patience = r.get("S3_SYNC_TIMEOUT", "30", "a time from 1s to 60s", |text| {
+    let sync_timeout = r.get("S3_SYNC_TIMEOUT", "30", "a time from 1s to 60s", |text| {
         units::duration(text).filter(|time| (1..=60).contains(&time.as_secs()))
     });
-    (!name.is_empty()).then_some(BucketSettings { name, prefix, endpoint, patience })
+    (!name.is_empty()).then_some(BucketSettings { name, prefix, endpoint, sync_timeout })
 }
 
 /// Amazon S3, "General purpose bucket naming rules", as far as a name could be taken for something else.

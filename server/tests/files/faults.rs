@@ -11,7 +11,7 @@ use crate::support::{bucket, bucket_with, content, read, server, soon};
 #[tokio::test]
 async fn each_fault_is_called_by_its_name_and_passes() {
     let server = server().await;
-    let place = bucket(&server).place("acme", "c1");
+    let place = bucket(&server).conversation_store("acme", "c1");
     place.write("a", content("x"), soon()).await.expect("writes");
     for fault in [Fault::Refuse, Fault::Down, Fault::Fail, Fault::Hang] {
         server.set_fault(fault).await.expect("is set");
@@ -25,9 +25,9 @@ async fn each_fault_is_called_by_its_name_and_passes() {
         for error in errors {
             let right = match fault {
                 Fault::Refuse => matches!(error, StorageError::Refused(_)),
-                Fault::Down => matches!(error, StorageError::Unreachable(_) | StorageError::Slow(_)),
-                Fault::Fail => matches!(error, StorageError::Failed(_) | StorageError::Slow(_)),
-                _ => matches!(error, StorageError::Slow(_)),
+                Fault::Down => matches!(error, StorageError::Unreachable(_) | StorageError::Timeout(_)),
+                Fault::Fail => matches!(error, StorageError::Failed(_) | StorageError::Timeout(_)),
+                _ => matches!(error, StorageError::Timeout(_)),
             };
             assert!(right, "{fault:?} is told as {error:?}");
             assert!(!error.to_string().contains(SECRET_KEY));
@@ -40,7 +40,7 @@ async fn each_fault_is_called_by_its_name_and_passes() {
 #[tokio::test]
 async fn one_failure_is_tried_again_and_nobody_notices() {
     let server = server().await;
-    let place = bucket(&server).place("acme", "c1");
+    let place = bucket(&server).conversation_store("acme", "c1");
     server.set_fault(Fault::FailOne(1)).await.expect("is set");
     place.write("a", content("x"), soon()).await.expect("writes");
     let statuses: Vec<u16> = server.asked().iter().map(|asked| asked.status).collect();
@@ -59,7 +59,7 @@ async fn wrong_credentials_and_a_wrong_bucket_are_told() {
         name: "not-there".into(),
         prefix: "w/".into(),
         endpoint: Some(none.url()),
-        patience: Duration::from_secs(10),
+        sync_timeout: Duration::from_secs(10),
     };
     let elsewhere = nagaya_workspace::objects::Bucket::open(elsewhere, "us-east-1", None).expect("a client");
     assert!(matches!(elsewhere.ping(soon()).await, Err(StorageError::Refused(_))), "there are no credentials");

@@ -1,7 +1,7 @@
 //! One conversation's place: what goes in comes out, under any name, and nowhere else.
 
 use nagaya_fixtures::s3::Fault;
-use nagaya_workspace::objects::{Kept, Manifest, StorageError};
+use nagaya_workspace::objects::{Manifest, ManifestEntry, StorageError};
 
 use crate::support::{bucket, content, place, read, server, soon};
 
@@ -24,11 +24,11 @@ async fn what_is_written_is_listed_and_read_under_any_name() {
     server.put("workspaces/acme/c1/files/%2E%2E/passwd", "x");
     server.put("workspaces/acme/c1/files/a%2fb", "x");
     assert_eq!(place.list(soon()).await.expect("lists").len(), 7);
-    assert!(!place.takes("../up") && !place.takes("/etc/passwd") && !place.takes(&"a/".repeat(600)));
+    assert!(!place.accepts("../up") && !place.accepts("/etc/passwd") && !place.accepts(&"a/".repeat(600)));
     let refused = place.write("../up", content("x"), soon()).await;
-    assert!(matches!(refused, Err(StorageError::Missing(_))), "{refused:?}");
+    assert!(matches!(refused, Err(StorageError::NotFound(_))), "{refused:?}");
     place.delete(["a.txt".to_owned(), "not there".to_owned()], soon()).await.expect("deletes");
-    assert!(matches!(place.read("a.txt", soon()).await, Err(StorageError::Missing(_))));
+    assert!(matches!(place.read("a.txt", soon()).await, Err(StorageError::NotFound(_))));
 }
 
 #[tokio::test]
@@ -55,7 +55,11 @@ async fn a_large_file_goes_in_parts_and_one_that_breaks_off_leaves_nothing() {
 async fn deleting_all_leaves_nothing_of_this_conversation_and_all_of_others() {
     let server = server().await;
     let bucket = bucket(&server);
-    let (mine, longer, other) = (bucket.place("acme", "c1"), bucket.place("acme", "c11"), bucket.place("b/c", "c1"));
+    let (mine, longer, other) = (
+        bucket.conversation_store("acme", "c1"),
+        bucket.conversation_store("acme", "c11"),
+        bucket.conversation_store("b/c", "c1"),
+    );
     for place in [&mine, &longer, &other] {
         for number in 0..3 {
             place.write(&format!("{number}"), content("x"), soon()).await.expect("writes");
@@ -76,7 +80,7 @@ async fn a_manifest_comes_back_and_one_that_is_none_is_as_good_as_gone() {
     let server = server().await;
     let place = place(&server);
     assert_eq!(place.manifest(soon()).await.expect("reads"), Manifest::default());
-    let kept = Kept { size: 1, sha256: "ab".into(), mode: 0o600 };
+    let kept = ManifestEntry { size: 1, sha256: "ab".into(), mode: 0o600 };
     let manifest = Manifest { room: Some("r".into()), files: [("a".to_owned(), kept)].into() };
     place.set_manifest(&manifest, soon()).await.expect("writes");
     assert_eq!(place.manifest(soon()).await.expect("reads"), manifest);

@@ -12,16 +12,22 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use nagaya_fixtures::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
-use nagaya_workspace::objects::{Bucket, BucketSettings, Content, Place, RoomFault, RoomFile, RoomFiles, StorageError};
+use nagaya_workspace::objects::{
+    Bucket, BucketSettings, Content, ConversationStore, RoomFile, RoomFiles, RoomFilesError, StorageError,
+};
 use tokio::time::Instant;
 
 pub(crate) async fn server() -> S3Server {
     S3Server::start(SocketAddr::from(([127, 0, 0, 1], 0)), BUCKET).await.expect("listens")
 }
 
-pub(crate) fn bucket_with(server: &S3Server, secret: &str, patience: Duration) -> Bucket {
-    let settings =
-        BucketSettings { name: BUCKET.into(), prefix: "workspaces/".into(), endpoint: Some(server.url()), patience };
+pub(crate) fn bucket_with(server: &S3Server, secret: &str, sync_timeout: Duration) -> Bucket {
+    let settings = BucketSettings {
+        name: BUCKET.into(),
+        prefix: "workspaces/".into(),
+        endpoint: Some(server.url()),
+        sync_timeout: patience,
+    };
     let credentials = Credentials::new(ACCESS_KEY, secret, None, None, "test");
     Bucket::open(settings, "us-east-1", Some(SharedCredentialsProvider::new(credentials))).expect("a client")
 }
@@ -30,8 +36,8 @@ pub(crate) fn bucket(server: &S3Server) -> Bucket {
     bucket_with(server, SECRET_KEY, Duration::from_secs(60))
 }
 
-pub(crate) fn place(server: &S3Server) -> Place {
-    bucket(server).place("acme", "c1")
+pub(crate) fn place(server: &S3Server) -> ConversationStore {
+    bucket(server).conversation_store("acme", "c1")
 }
 
 pub(crate) fn soon() -> Instant {
@@ -44,7 +50,7 @@ pub(crate) fn content(bytes: impl Into<Bytes>) -> Content {
     futures::stream::iter(chunks).boxed()
 }
 
-pub(crate) async fn read(place: &Place, path: &str) -> Vec<u8> {
+pub(crate) async fn read(place: &ConversationStore, path: &str) -> Vec<u8> {
     let (size, content) = place.read(path, soon()).await.expect("is there");
     let whole = content.try_collect::<Vec<_>>().await.expect("comes").concat();
     assert_eq!(whole.len() as u64, size);
@@ -96,7 +102,7 @@ impl Table {
 
 #[async_trait]
 impl RoomFiles for Table {
-    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFault> {
+    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFilesError> {
         let files = self.files();
         let told = files.iter().take(most).map(|(path, (content, version, mode))| RoomFile {
             path: path.clone(),
@@ -107,9 +113,9 @@ impl RoomFiles for Table {
         Ok((told.collect(), !self.cut && files.len() <= most))
     }
 
-    async fn read(&self, file: &RoomFile) -> Result<Content, RoomFault> {
+    async fn read(&self, file: &RoomFile) -> Result<Content, RoomFilesError> {
         let found = self.files().get(&file.path).map(|(content, ..)| content.clone());
-        found.map(content).ok_or(RoomFault::Changed)
+        found.map(content).ok_or(RoomFilesError::Changed)
     }
 
     async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError> {

@@ -16,7 +16,7 @@ use bollard::query_parameters::{
 };
 use tokio::sync::OnceCell;
 
-use super::{ContainerSpec, Engine, EngineAddress, EngineError, EngineInfo, Listed};
+use super::{ContainerSpec, Engine, EngineAddress, EngineError, EngineInfo, ListedContainer};
 
 /// Longest a single change may take; creating a container on a busy host is the slowest of them.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
@@ -164,14 +164,14 @@ impl Engine for Docker {
         Ok(created.id)
     }
 
-    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<ListedContainer>, EngineError> {
         let client = self.client().await?;
         let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let listed = self.within(LOOK_DEADLINE, "list containers", client.list_containers(Some(options))).await?;
         Ok(listed
             .into_iter()
-            .map(|container| Listed {
+            .map(|container| ListedContainer {
                 id: container.id.unwrap_or_default(),
                 labels: container.labels.unwrap_or_default(),
                 running: container.state.is_some_and(|state| state.to_string() == "running"),

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::{ContainerSpec, Engine, EngineError, EngineInfo, Listed};
+use super::{ContainerSpec, Engine, EngineError, EngineInfo, ListedContainer};
 
 /// A question or a request, as the engine keeps count of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,7 +71,7 @@ struct World {
 
 #[derive(Debug)]
 struct Container {
-    listed: Listed,
+    listed: ListedContainer,
     agent: Option<AbortHandle>,
 }
 
@@ -96,17 +96,17 @@ impl Memory {
     }
 
     /// From here on every such call goes wrong.
-    pub fn always(&self, call: Call, fault: Fault) {
+    pub fn fail_always(&self, call: Call, fault: Fault) {
         self.world().always.insert(call, fault);
     }
 
     /// The next such call goes wrong.
-    pub fn once(&self, call: Call, fault: Fault) {
+    pub fn fail_once(&self, call: Call, fault: Fault) {
         self.world().once.entry(call).or_default().push_back(fault);
     }
 
     /// Nothing goes wrong any more.
-    pub fn heal(&self) {
+    pub fn clear_faults(&self) {
         let mut world = self.world();
         world.always.clear();
         world.once.clear();
@@ -118,9 +118,14 @@ impl Memory {
         self.world().images_gone = true;
     }
 
-    /// From here on agents accept whoever asks, and answer nobody until this is over.
-    pub fn mute_agents(&self, mute: bool) {
-        self.mute.send_replace(mute);
+    /// From now on agents accept connections and answer none until [`Memory::unmute_agents`].
+    pub fn mute_agents(&self) {
+        self.mute.send_replace(true);
+    }
+
+    /// Agents answer again, connections that are already open first.
+    pub fn unmute_agents(&self) {
+        self.mute.send_replace(false);
     }
 
     /// Every call since the last look.
@@ -192,7 +197,7 @@ impl Memory {
         let id = format!("{:064x}", world.made);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let created = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let listed = Listed { id: id.clone(), labels: spec.labels, running: false, created };
+        let listed = ListedContainer { id: id.clone(), labels: spec.labels, running: false, created };
         world.containers.insert(spec.name, Container { listed, agent: None });
         Ok(id)
     }
@@ -263,7 +268,7 @@ impl Engine for Memory {
         if fault == Some(Fault::NoAnswer) { Err(refused("start a container")) } else { Ok(id) }
     }
 
-    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<ListedContainer>, EngineError> {
         self.ask(Call::List, "list containers").await?;
         let world = self.world();
         let listed = world.containers.values().map(|container| &container.listed);

@@ -46,7 +46,7 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// As the engine says.
-    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError>;
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<ListedContainer>, EngineError>;
 
     /// Whether a container's first process lives; `false` also where there is no such container.
     ///
@@ -126,7 +126,7 @@ pub struct ContainerSpec {
 
 /// A container of ours as the engine lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedContainer {
     /// Engine's id.
     pub id: String,
     /// Its labels.
