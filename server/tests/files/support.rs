@@ -1,4 +1,4 @@
-//! A bucket, and rooms that are tables.
+//! A bucket, and workspaces whose files are a table in memory.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -51,27 +51,27 @@ pub(crate) fn content(bytes: impl Into<Bytes>) -> Content {
 }
 
 pub(crate) async fn read(place: &ConversationStore, path: &str) -> Vec<u8> {
-    let (size, content) = place.read(path, soon()).await.expect("is there");
-    let whole = content.try_collect::<Vec<_>>().await.expect("comes").concat();
+    let (size, content) = place.read(path, soon()).await.expect("the file exists");
+    let whole = content.try_collect::<Vec<_>>().await.expect("reads").concat();
     assert_eq!(whole.len() as u64, size);
     whole
 }
 
-/// By its path, what a file holds, its version and its mode.
+/// Files by path: content, version and mode.
 type Files = BTreeMap<String, (Vec<u8>, i64, u32)>;
 
-/// A room.
+/// The files of a workspace, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     files: Mutex<Files>,
     next: AtomicI64,
-    /// Whether its list ends early.
+    /// Whether the list of files is reported as incomplete.
     pub(crate) cut: bool,
 }
 
 impl Table {
     fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().expect("nobody panics")
+        self.files.lock().expect("not poisoned")
     }
 
     pub(crate) fn of(files: &[(&str, &str)]) -> Self {
@@ -89,8 +89,8 @@ impl Table {
         self.files().remove(path);
     }
 
-    /// Paths and texts.
-    pub(crate) fn told(&self) -> Vec<(String, String)> {
+    /// Paths and contents of all files.
+    pub(crate) fn contents(&self) -> Vec<(String, String)> {
         let text = |content: &[u8]| String::from_utf8_lossy(content).into_owned();
         self.files().iter().map(|(path, (content, ..))| (path.clone(), text(content))).collect()
     }
@@ -104,13 +104,13 @@ impl Table {
 impl RoomFiles for Table {
     async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFilesError> {
         let files = self.files();
-        let told = files.iter().take(most).map(|(path, (content, version, mode))| RoomFile {
+        let listed = files.iter().take(most).map(|(path, (content, version, mode))| RoomFile {
             path: path.clone(),
             size: content.len() as u64,
             version: *version,
             mode: *mode,
         });
-        Ok((told.collect(), !self.cut && files.len() <= most))
+        Ok((listed.collect(), !self.cut && files.len() <= most))
     }
 
     async fn read(&self, file: &RoomFile) -> Result<Content, RoomFilesError> {
