@@ -16,7 +16,7 @@ use nagaya_workspace::rooms::RoomState;
 use nagaya_workspace::state::PoolSize;
 
 /// Upper limit of `max_size`.
-const LARGEST_POOL: usize = 1000;
+const MAX_POOL_SIZE: usize = 1000;
 
 /// A workspace: one locked container with its socket directory and egress proxy.
 #[derive(Debug, Serialize, ToSchema)]
@@ -113,8 +113,8 @@ pub(super) async fn set_pool(
     State(app): State<AppState>,
     ApiJson(pool): ApiJson<Pool>,
 ) -> Result<Json<Pool>, ApiError> {
-    if pool.max_size > LARGEST_POOL {
-        return Err(ApiError::invalid("max_size", format!("0 to {LARGEST_POOL} is accepted")));
+    if pool.max_size > MAX_POOL_SIZE {
+        return Err(ApiError::invalid("max_size", format!("must be from 0 to {MAX_POOL_SIZE}")));
     }
     if pool.min_size > pool.max_size {
         return Err(ApiError::invalid("min_size", "must not exceed max_size"));
