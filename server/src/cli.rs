@@ -1,4 +1,4 @@
-//! The command line: what can be said, and how it is answered.
+//! The command line: arguments, output and exit codes.
 
 use std::future::Future;
 use std::io::Write;
@@ -10,19 +10,19 @@ use serde::Serialize;
 
 use crate::config::{Config, Setting};
 
-/// How the program ends (sysexits(3)).
+/// Exit code of the program (sysexits(3)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// All went well.
+    /// The command succeeded.
     Ok = 0,
-    /// The thing failed.
+    /// The command failed.
     Failed = 1,
     /// The command line or the configuration is wrong (`EX_USAGE`).
     Usage = 64,
-    /// Something that is depended on is not there (`EX_UNAVAILABLE`).
+    /// A dependency does not work, or the address is in use (`EX_UNAVAILABLE`).
     Unavailable = 69,
-    /// A bug of ours (`EX_SOFTWARE`).
+    /// A bug in this program (`EX_SOFTWARE`).
     Bug = 70,
 }
 
@@ -32,42 +32,42 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Every AI-agent conversation in a locked room of its own.
+/// Gives every AI-agent conversation a locked workspace of its own.
 #[derive(Debug, Parser)]
 #[command(name = "nagaya", version)]
 pub struct Cli {
-    /// TOML file with settings, in lower case; the environment wins over it.
+    /// TOML file with settings, named in lower case; environment variables override it.
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to do.
+    /// Command to execute.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the server's program can do.
+/// The program's commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve until told to stop (SIGTERM, SIGINT).
+    /// Run the server until it receives SIGTERM or SIGINT.
     Serve {
-        /// Write the address that was bound to this file.
+        /// File to write the bound address to, for example if BIND_ADDR has port 0.
         #[arg(long, value_name = "FILE")]
         addr_file: Option<PathBuf>,
     },
-    /// Print every effective setting and where it came from; secrets are redacted.
+    /// Print every effective setting and its source; secrets are redacted.
     Config {
-        /// For a program.
+        /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
     },
-    /// Check what the server needs, and say what to do.
+    /// Check everything the server depends on, and print what to do about each problem.
     Doctor,
-    /// Ask the server on this machine whether a run could start; status 0 where it says so.
+    /// Ask the server on this machine whether a run could start; exit with status 0 if so.
     Health,
-    /// Print the OpenAPI description of the service.
+    /// Print the OpenAPI document of the service.
     Openapi,
 }
 
-/// The settings for a program.
+/// The effective settings in the form that `nagaya config --json` prints.
 #[derive(Debug, Serialize)]
 pub struct SettingsJson<'a> {
     settings: &'a [Setting],
@@ -79,17 +79,17 @@ impl<'a> From<&'a Config> for SettingsJson<'a> {
     }
 }
 
-/// Answers a command line that was not understood, or asked for help.
+/// Prints help, version or a usage error, and returns the exit code for it.
 #[must_use]
 pub fn usage(error: &clap::Error) -> Exit {
     let printed = error.print();
     if error.use_stderr() || printed.is_err() { Exit::Usage } else { Exit::Ok }
 }
 
-/// Prints something as JSON.
+/// Prints a value as JSON.
 #[must_use]
-pub fn print_json(what: &impl Serialize) -> Exit {
-    match serde_json::to_string_pretty(what) {
+pub fn print_json(value: &impl Serialize) -> Exit {
+    match serde_json::to_string_pretty(value) {
         Ok(text) => print(&format!("{text}\n")),
         Err(error) => {
             eprintln!("nagaya: {error}");
@@ -98,7 +98,7 @@ pub fn print_json(what: &impl Serialize) -> Exit {
     }
 }
 
-/// Prints the settings for a person.
+/// Prints the effective settings as a table.
 #[must_use]
 pub fn print_settings(config: &Config) -> Exit {
     let width = config.settings.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
@@ -109,7 +109,7 @@ pub fn print_settings(config: &Config) -> Exit {
     print(&lines.collect::<String>())
 }
 
-/// Prints to standard output; a reader that has gone is no fault of ours to tell.
+/// Prints to standard output. A closed pipe fails without a message.
 fn print(text: &str) -> Exit {
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => Exit::Ok,
@@ -117,12 +117,12 @@ fn print(text: &str) -> Exit {
     }
 }
 
-/// Runs a command that waits for things.
+/// Runs an asynchronous command to its end.
 pub fn run(command: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(command),
         Err(error) => {
-            eprintln!("nagaya: the runtime does not start: {error}");
+            eprintln!("nagaya: cannot start the async runtime: {error}");
             Exit::Failed
         }
     }

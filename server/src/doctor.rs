@@ -1,5 +1,6 @@
-//! `nagaya doctor`: whether what the server needs is there, and what to do where it is not.
+//! `nagaya doctor`: checks everything the server depends on and prints what to do about each problem.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
@@ -15,26 +16,28 @@ use nagaya_workspace::engine::{Docker, Engine, EngineAddress, EngineError};
 use nagaya_workspace::objects::{Bucket, StorageError};
 use nagaya_workspace::state::{Redis, State, StateError, directory as state_directory};
 
-/// How long the bucket may take to answer: it may have to be asked for credentials first.
-const ANSWER: Duration = Duration::from_secs(15);
+/// Time limit for the bucket's answer, which may include fetching credentials.
+const BUCKET_DEADLINE: Duration = Duration::from_secs(15);
 
-/// What one look found.
+/// Result of one check.
 enum Finding {
-    Good(String),
-    /// The server runs, but not as it should.
-    Doubtful(String, String),
-    /// The server cannot do its work: what is wrong, and the cure.
+    /// No problem: the state that was found.
+    Ok(String),
+    /// The server works, but with a limitation: the state, and what to do.
+    Note(String, String),
+    /// The server cannot do its work: the problem, and what to do.
     Bad(String, String),
 }
 
-/// Looks at everything and tells.
+/// Runs all checks and prints their findings: [`Exit::Unavailable`] if there is a problem that keeps the server from working.
 pub async fn run(config: Config) -> Exit {
     let mut findings = vec![("state directory", state_dir(&config.storage.state_dir))];
     findings.push(("socket directory", socket_base(&config.rooms.socket_base)));
     let engine = Docker::new(config.rooms.engine.clone());
-    let (found, answers) = engine_finding(&engine, &config.rooms.engine).await;
-    findings.push(("container engine", found));
-    if answers {
+    let finding = container_engine(&engine, &config.rooms.engine).await;
+    let engine_works = !matches!(finding, Finding::Bad(..));
+    findings.push(("container engine", finding));
+    if engine_works {
         findings.push(("image", image(&engine, &config.rooms.image).await));
     }
     findings.push(("database", database(&config.storage.database).await));
@@ -43,12 +46,12 @@ pub async fn run(config: Config) -> Exit {
     findings.push(("address", address(config.service.bind)));
     findings.push(("API keys", keys(&config)));
     let mut exit = Exit::Ok;
-    for (what, finding) in findings {
+    for (subject, finding) in findings {
         match finding {
-            Finding::Good(state) => println!("ok    {what}: {state}"),
-            Finding::Doubtful(state, cure) => println!("note  {what}: {state}\n      {cure}"),
-            Finding::Bad(state, cure) => {
-                println!("BAD   {what}: {state}\n      {cure}");
+            Finding::Ok(state) => println!("ok    {subject}: {state}"),
+            Finding::Note(state, remedy) => println!("note  {subject}: {state}\n      {remedy}"),
+            Finding::Bad(problem, remedy) => {
+                println!("BAD   {subject}: {problem}\n      {remedy}");
                 exit = Exit::Unavailable;
             }
         }
@@ -56,37 +59,38 @@ pub async fn run(config: Config) -> Exit {
     exit
 }
 
-/// The nearest directory that exists: what does not exist yet is made at start, if that one may be written to.
-fn existing(path: &Path) -> &Path {
+/// The nearest existing ancestor of a directory. The server creates missing directories at start if it may write to that one.
+fn nearest_existing(path: &Path) -> &Path {
     path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path)
 }
 
 fn writable(path: &Path, variable: &str) -> Finding {
-    let nearest = existing(path);
-    let shown = path.display();
+    let nearest = nearest_existing(path);
+    let path_text = path.display();
     if !directory::is_writable_directory(nearest) {
-        let cure = format!(
+        let remedy = format!(
             "Set {variable} to a directory this user may write to, or change the owner of {}.",
             nearest.display()
         );
-        return Finding::Bad(format!("{} cannot be written to", nearest.display()), cure);
+        return Finding::Bad(format!("{} is not writable", nearest.display()), remedy);
     }
-    Finding::Good(if nearest == path { format!("{shown}") } else { format!("{shown} (will be made)") })
+    Finding::Ok(if nearest == path { format!("{path_text}") } else { format!("{path_text} (will be created)") })
 }
 
 fn state_dir(path: &Path) -> Finding {
-    match (writable(path, "STATE_DIR"), state_directory::has_room(existing(path))) {
-        (Finding::Good(_), Err(error)) => {
-            Finding::Bad("no room for runs".into(), format!("{error}; or set STATE_DIR to a directory on another."))
-        }
-        (found, _) => found,
+    match (writable(path, "STATE_DIR"), state_directory::check_free_space(nearest_existing(path))) {
+        (Finding::Ok(_), Err(error)) => Finding::Bad(
+            "not enough free space for runs".into(),
+            format!("{error}; or set STATE_DIR to a directory on another file system."),
+        ),
+        (finding, _) => finding,
     }
 }
 
 async fn database(database: &Database) -> Finding {
     match Store::look(database).await {
-        Ok(()) => Finding::Good(match database {
-            Database::Sqlite(path) if !path.exists() => format!("{} (will be made)", path.display()),
+        Ok(()) => Finding::Ok(match database {
+            Database::Sqlite(path) if !path.exists() => format!("{} (will be created)", path.display()),
             Database::Sqlite(path) => path.display().to_string(),
             Database::Postgres(_) => format!("PostgreSQL answers at {database}"),
         }),
@@ -94,127 +98,139 @@ async fn database(database: &Database) -> Finding {
     }
 }
 
-/// Whether the address is free. One that is taken may be taken by the very server that is asked about.
+/// Checks that the address is free. One in use is only a note, because the server itself may be running there.
 fn address(bind: SocketAddr) -> Finding {
     match TcpListener::bind(bind) {
-        Ok(_) => Finding::Good(format!("{bind} is free")),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::Doubtful(
-            format!("something listens at BIND_ADDR={bind}"),
-            "Fine if it is this server; else stop it, or set another.".into(),
+        Ok(_) => Finding::Ok(format!("{bind} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Finding::Note(
+            format!("BIND_ADDR={bind} is in use"),
+            "If it is not this server that listens there, stop the other program or set another BIND_ADDR.".into(),
         ),
-        Err(error) => Finding::Bad(format!("BIND_ADDR={bind}: {error}"), "Give another address or port.".into()),
+        Err(error) => {
+            Finding::Bad(format!("BIND_ADDR={bind}: {error}"), "Set BIND_ADDR to another address or port.".into())
+        }
     }
 }
 
 fn socket_base(path: &Path) -> Finding {
     match writable(path, "WORKSPACE_SOCKET_BASE_PATH") {
-        Finding::Good(shown) if !is_tmpfs(existing(path)) => Finding::Doubtful(
-            format!("{shown} is on a disk"),
-            "A room may take of that what it writes in a second or two. Put WORKSPACE_SOCKET_BASE_PATH on a tmpfs, as /run is.".into(),
+        Finding::Ok(path_text) if !is_tmpfs(nearest_existing(path)) => Finding::Note(
+            format!("{path_text} is on a disk"),
+            "A workspace can fill that disk for a second or two before the server notices. Set WORKSPACE_SOCKET_BASE_PATH to a \
+             directory on a tmpfs such as /run."
+                .into(),
         ),
-        found => found,
+        finding => finding,
     }
 }
 
-/// Whether what is written there counts as its writer's memory (tmpfs(5), cgroups(7)).
+/// Whether a path is on a tmpfs, where written bytes count towards the memory limit of the writer's cgroup (tmpfs(5), cgroups(7)).
 fn is_tmpfs(path: &Path) -> bool {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
     rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
 }
 
-async fn engine_finding(engine: &dyn Engine, address: &EngineAddress) -> (Finding, bool) {
+async fn container_engine(engine: &dyn Engine, address: &EngineAddress) -> Finding {
     match engine.info().await {
         Ok(info) if info.missing_limits.is_empty() => {
-            (Finding::Good(format!("Docker {} at {address}, API {}", info.version, info.api_version)), true)
+            Finding::Ok(format!("Docker {} at {address}, API {}", info.version, info.api_version))
         }
         Ok(info) => {
             let missing = info.missing_limits.join(", ");
-            let cure = "Enable these in the kernel (cgroup_enable=memory swapaccount=1) and restart the engine.";
-            (Finding::Doubtful(format!("Docker {} cannot limit: {missing}", info.version), cure.into()), true)
+            let remedy = "Enable these in the kernel (cgroup_enable=memory swapaccount=1) and restart the engine.";
+            Finding::Note(format!("Docker {} does not support limits of: {missing}", info.version), remedy.into())
         }
-        Err(error) => (Finding::Bad(error.to_string(), engine_cure(address, &error)), false),
+        Err(error) => Finding::Bad(error.to_string(), engine_remedy(address, &error)),
     }
 }
 
-fn engine_cure(address: &EngineAddress, error: &EngineError) -> String {
+fn engine_remedy(address: &EngineAddress, error: &EngineError) -> String {
     let EngineAddress::Unix(path) = address else {
-        return "Start the engine, or set DOCKER_SOCKET_PATH to where it listens.".into();
+        return "Start the engine, or set DOCKER_SOCKET_PATH to its address.".into();
     };
     if !path.exists() {
-        return "Start Docker (systemctl start docker), or set DOCKER_SOCKET_PATH to its socket. A server that is \
-                already running will notice by itself."
+        return "Start Docker (systemctl start docker), or set DOCKER_SOCKET_PATH to its socket. A running server connects to \
+                it without a restart."
             .into();
     }
-    if error.to_string().to_lowercase().contains("permission denied") {
+    if matches!(error, EngineError::Unreachable { io_error: Some(ErrorKind::PermissionDenied), .. }) {
         return "Add this user to the socket's group (usermod -aG docker USER) and log in again.".into();
     }
-    "The socket is there but nobody answers: start or restart Docker (systemctl restart docker).".into()
+    "The socket exists but Docker does not answer: start or restart it (systemctl restart docker).".into()
 }
 
 async fn image(engine: &dyn Engine, image: &str) -> Finding {
     match engine.has_image(image).await {
-        Ok(true) => Finding::Good(image.into()),
+        Ok(true) => Finding::Ok(image.into()),
         Ok(false) => Finding::Bad(
-            format!("there is no {image}"),
-            "Build it with `make image`, or set CONTAINER_IMAGE to one that is there.".into(),
+            format!("{image} does not exist"),
+            "Build it with `make image`, or set CONTAINER_IMAGE to an existing image.".into(),
         ),
-        Err(error) => Finding::Bad(error.to_string(), "Ask again.".into()),
+        Err(error) => Finding::Bad(error.to_string(), "Run `nagaya doctor` again.".into()),
     }
 }
 
 async fn shared_state(config: &Config) -> Finding {
     let Some(address) = config.storage.redis.clone() else {
-        return Finding::Good("a file in the state directory (set REDIS_URL where several servers share it)".into());
+        return Finding::Ok("a file in the state directory (set REDIS_URL to share it between several servers)".into());
     };
-    let shown = address.to_string();
-    // No key is touched, so it does not matter whose they would be.
-    let pinged = match Redis::new(address, "doctor", Duration::ZERO) {
+    let address_text = address.to_string();
+    // PING uses no keys, so the deployment id that prefixes them does not matter.
+    let result = match Redis::new(address, "doctor", Duration::ZERO) {
         Ok(redis) => redis.ping().await,
         Err(error) => Err(error),
     };
-    match pinged {
-        Ok(()) => Finding::Good(format!("Redis answers at {shown}")),
+    match result {
+        Ok(()) => Finding::Ok(format!("Redis answers at {address_text}")),
         Err(error @ StateError::Refused { .. }) => {
-            Finding::Bad(error.to_string(), "The server starts, but conversations get no new rooms.".into())
+            Finding::Bad(error.to_string(), "Until then the server starts, but creates no new workspaces.".into())
         }
         Err(error) => {
-            let cure = "Start Redis, or set REDIS_URL to where it is. The server starts without and takes it up when it \
-                        answers; until then conversations get no new rooms.";
-            Finding::Bad(error.to_string(), cure.into())
+            let remedy = "Start Redis, or set REDIS_URL to its address. The server starts without Redis and connects once it \
+                          answers; until then it creates no new workspaces.";
+            Finding::Bad(error.to_string(), remedy.into())
         }
     }
 }
 
 async fn object_storage(config: &Config) -> Finding {
     let Some(settings) = config.storage.bucket.clone() else {
-        return Finding::Good("not configured: files stay in their rooms (set S3_BUCKET_NAME to keep them)".into());
+        return Finding::Ok(
+            "not configured: files are deleted with their workspace (set S3_BUCKET_NAME to keep them)".into(),
+        );
     };
     let region = &config.region;
-    let shown =
-        format!("{}{}", settings.name, settings.endpoint.as_ref().map_or(String::new(), |at| format!(" at {at}")));
+    let endpoint = settings.endpoint.as_ref().map_or(String::new(), |endpoint| format!(" at {endpoint}"));
+    let bucket_text = format!("{}{endpoint}", settings.name);
     let bucket = match Bucket::open(settings, region, aws::credentials(region).await) {
         Ok(bucket) => bucket,
-        Err(error) => return Finding::Bad(error.to_string(), "Install the host's certificate authorities.".into()),
+        Err(error) => {
+            return Finding::Bad(
+                error.to_string(),
+                "Install the CA certificates of the operating system (package ca-certificates).".into(),
+            );
+        }
     };
-    let cure = "Runs go on without it, and files stay in their rooms until it answers.";
-    match bucket.ping(Instant::now() + ANSWER).await {
-        Ok(()) => Finding::Good(format!("the bucket {shown} answers")),
+    let impact = "Runs work without the bucket; their files stay in the workspaces until it answers.";
+    match bucket.ping(Instant::now() + BUCKET_DEADLINE).await {
+        Ok(()) => Finding::Ok(format!("the bucket {bucket_text} answers")),
         Err(error @ StorageError::Refused(_)) => Finding::Bad(
-            format!("{shown}: {error}"),
-            format!("Give the AWS credentials s3:ListBucket, GetObject, PutObject and DeleteObject on it. {cure}"),
+            format!("{bucket_text}: {error}"),
+            format!(
+                "Allow the AWS credentials s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on it. {impact}"
+            ),
         ),
         Err(error) => Finding::Bad(
-            format!("{shown}: {error}"),
-            format!("Look at S3_BUCKET_NAME, S3_ENDPOINT_URL and AWS_REGION. {cure}"),
+            format!("{bucket_text}: {error}"),
+            format!("Check S3_BUCKET_NAME, S3_ENDPOINT_URL and AWS_REGION. {impact}"),
         ),
     }
 }
 
 fn keys(config: &Config) -> Finding {
     if config.service.keys.is_empty() {
-        let cure =
-            format!("Fine while only this machine reaches {}; set API_KEYS before others do.", config.service.bind);
-        return Finding::Doubtful("none: everybody is an operator".into(), cure);
+        let remedy = format!("Set API_KEYS before any other machine can reach {}.", config.service.bind);
+        return Finding::Note("none: every client is an operator".into(), remedy);
     }
-    Finding::Good(format!("{:?}", config.service.keys))
+    Finding::Ok(format!("{:?}", config.service.keys))
 }

@@ -1,4 +1,4 @@
-//! The command line of the server: one call for each command.
+//! Entry point: parses the command line and calls the command's function.
 
 use std::process::ExitCode;
 
@@ -21,8 +21,8 @@ fn command() -> Exit {
     }
     let config = match Config::load(cli.config.as_deref()) {
         Ok(config) => config,
-        Err(faults) => {
-            faults.iter().for_each(|fault| eprintln!("{fault}"));
+        Err(errors) => {
+            errors.iter().for_each(|error| eprintln!("{error}"));
             return Exit::Usage;
         }
     };

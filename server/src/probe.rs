@@ -1,4 +1,5 @@
-//! `nagaya health`: asks the server on this machine whether a run could start, so that an image's health check needs no other program.
+//! `nagaya health`: asks the server on this machine whether a run could start. It lets an image's health check do without an HTTP
+//! client such as curl.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -14,13 +15,13 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::cli::Exit;
 use crate::config::Config;
 
-/// How long the server may take to answer; it asks its database and its engine first.
+/// Time limit for the response. It is longer than the server's own limit for its checks of database and engine.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Longest answer that is read, in bytes.
-const LONGEST_ANSWER: usize = 16 * 1024;
+/// Size limit of the response body, in bytes.
+const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
-/// Asks `/health/ready` and prints the answer: [`Exit::Ok`] for 200, [`Exit::Failed`] for any other, [`Exit::Unavailable`]
-/// where nobody answers.
+/// Requests `/health/ready` and prints the response: [`Exit::Ok`] for status 200, [`Exit::Failed`] for any other status,
+/// [`Exit::Unavailable`] if no server answers.
 pub async fn run(config: Config) -> Exit {
     let address = reachable(config.service.bind);
     match tokio::time::timeout(DEADLINE, probe(address)).await {
@@ -29,21 +30,22 @@ pub async fn run(config: Config) -> Exit {
             Exit::Ok
         }
         Ok(Ok((status, text))) => {
-            eprintln!("{address} answers {status}: {text}");
+            eprintln!("nagaya: the server at {address} answered {status}: {text}");
             Exit::Failed
         }
         Ok(Err(error)) => {
-            eprintln!("no server answers at {address}: {error}");
+            eprintln!("nagaya: no server answers at {address}: {error}");
             Exit::Unavailable
         }
         Err(_) => {
-            eprintln!("{address} does not answer within {DEADLINE:?}");
+            eprintln!("nagaya: the server at {address} did not answer within {DEADLINE:?}");
             Exit::Unavailable
         }
     }
 }
 
-/// Where one connects to in order to reach who listens on `bind`: whoever listens on every address listens on loopback.
+/// The address at which a server that is bound to `bind` can be reached from this machine: the loopback address if it listens on
+/// all addresses.
 fn reachable(bind: SocketAddr) -> SocketAddr {
     let address = match bind.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -53,28 +55,28 @@ fn reachable(bind: SocketAddr) -> SocketAddr {
     SocketAddr::new(address, bind.port())
 }
 
-/// Why a server did not answer.
+/// Why the server's response could not be read.
 #[derive(Debug, thiserror::Error)]
 enum ProbeError {
     #[error("cannot connect: {0}")]
     Connect(#[from] std::io::Error),
-    #[error("the exchange broke off: {0}")]
+    #[error("the HTTP exchange failed: {0}")]
     Exchange(#[from] hyper::Error),
-    #[error("the request: {0}")]
+    #[error("invalid request: {0}")]
     Request(#[from] http::Error),
-    #[error("the answer: {0}")]
-    Answer(Box<str>),
+    #[error("cannot read the response: {0}")]
+    Response(Box<str>),
 }
 
 async fn probe(address: SocketAddr) -> Result<(StatusCode, String), ProbeError> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Its errors come out at the sender as well.
+    // hyper also reports the connection's errors through the sender.
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let request = Request::get("/health/ready").header("host", address.to_string()).body(Empty::<Bytes>::new())?;
     let (head, body) = sender.send_request(request).await?.into_parts();
-    let body = Limited::new(body, LONGEST_ANSWER).collect().await;
-    let body = body.map_err(|error| ProbeError::Answer(error.to_string().into()))?.to_bytes();
+    let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await;
+    let body = body.map_err(|error| ProbeError::Response(error.to_string().into()))?.to_bytes();
     Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
 }
 
@@ -86,19 +88,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_listens_on_every_address_is_asked_on_loopback() {
-        for (bind, asked) in [
+    fn a_server_that_listens_on_all_addresses_is_reached_on_loopback() {
+        for (bind, expected) in [
             ("0.0.0.0:1", "127.0.0.1:1"),
             ("[::]:2", "[::1]:2"),
             ("127.0.0.1:3", "127.0.0.1:3"),
             ("10.0.0.7:4", "10.0.0.7:4"),
         ] {
-            assert_eq!(reachable(bind.parse().expect("an address")).to_string(), asked);
+            assert_eq!(reachable(bind.parse().expect("an address")).to_string(), expected);
         }
     }
 
     #[tokio::test]
-    async fn the_answer_is_passed_on_as_it_is() {
+    async fn status_and_body_of_the_response_are_returned() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("an address");
         let server = tokio::spawn(async move {
@@ -109,9 +111,9 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.expect("writes");
             String::from_utf8_lossy(request.get(..length).unwrap_or_default()).into_owned()
         });
-        let (status, text) = probe(address).await.expect("an answer");
+        let (status, text) = probe(address).await.expect("a response");
         assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "not yet"));
         assert!(server.await.expect("served").starts_with("GET /health/ready HTTP/1.1\r\n"));
-        assert!(probe(address).await.is_err(), "nobody listens any more");
+        assert!(probe(address).await.is_err(), "the listener is closed");
     }
 }

@@ -12,7 +12,7 @@ use nagaya_workspace::engine::Engine;
 use nagaya_workspace::engine::memory::Memory;
 use nagaya_workspace::id::RoomId;
 use nagaya_workspace::state::Record;
-use nagaya_workspace::{Why, Workspaces};
+use nagaya_workspace::{ReleaseReason, Workspaces};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::deployment::{TTL, base, occupant, parts};
@@ -90,7 +90,7 @@ impl House {
         let report = stage.within(PATIENCE, "a cycle", self.cluster.collect())?;
         let took = cpu()?.saturating_sub(before);
         ensure!(report.errors.is_empty(), "{}", report.errors.join("; "));
-        ensure!(matches!(report.reclaimed[..], [(_, Why::Idle)]), "reclaimed: {:?}", report.reclaimed);
+        ensure!(matches!(report.reclaimed[..], [(_, ReleaseReason::Idle)]), "reclaimed: {:?}", report.reclaimed);
         self.clock.advance(APART);
         Ok(took)
     }
@@ -99,14 +99,14 @@ impl House {
 /// A room as it is there while nothing runs in it, without the descriptors that ten thousand would take.
 async fn put(workspaces: &Workspaces, id: &RoomId, dir: &Path) -> Result<()> {
     std::fs::create_dir(base(dir).join(id.as_str()))?;
-    workspaces.put_bound(id, occupant(id.as_str()));
+    workspaces.insert_bound(id, occupant(id.as_str()));
     let record = Record {
         workspace: id.to_string(),
         occupant: Some((id.to_string(), "bench".into())),
         session: None,
         owner: workspaces.server_id().into(),
     };
-    workspaces.state().keep(&record).await?;
+    workspaces.state().put_owned(&record).await?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nagaya_workspace::engine::{ContainerSpec, Docker, Engine, EngineError, EngineInfo, Listed};
+use nagaya_workspace::engine::{ContainerSpec, Docker, Engine, EngineError, EngineInfo, ListedContainer};
 
 /// Docker, and how often it was asked anything.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Engine for Counting {
         self.counted().run(spec).await
     }
 
-    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<ListedContainer>, EngineError> {
         self.counted().list(label, value).await
     }
 

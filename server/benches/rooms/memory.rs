@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use nagaya_server::cluster::Cluster;
 use nagaya_server::cluster::peers::Peers;
 use nagaya_workspace::Workspaces;
-use nagaya_workspace::engine::{ContainerSpec, Engine, EngineError, EngineInfo, Listed};
+use nagaya_workspace::engine::{ContainerSpec, Engine, EngineError, EngineInfo, ListedContainer};
 use nagaya_workspace::state::PoolSize;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -71,7 +71,7 @@ pub(crate) fn play() -> Result<bool> {
         let size = |rooms| PoolSize { min: rooms, max: rooms };
         let full = async |rooms| -> Result<()> {
             let full = tokio::time::timeout(LONG, until(|| egress.open_listeners() >= rooms)).await;
-            full.with_context(|| format!("no pool of {rooms} within {LONG:?}: {:?}", workspaces.pool_trouble()))
+            full.with_context(|| format!("no pool of {rooms} within {LONG:?}: {:?}", workspaces.pool_problem()))
         };
         workspaces.set_pool_size(size(FIRST));
         full(FIRST).await?;
@@ -125,7 +125,7 @@ async fn answer(listener: tokio::net::UnixListener) {
 #[derive(Debug)]
 struct Elsewhere {
     agents: tokio::sync::Mutex<(ChildStdin, BufReader<ChildStdout>)>,
-    containers: std::sync::Mutex<BTreeMap<String, Listed>>,
+    containers: std::sync::Mutex<BTreeMap<String, ListedContainer>>,
     _process: Child,
 }
 
@@ -149,7 +149,7 @@ impl Elsewhere {
         if said == 0 { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
-    fn containers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Listed>> {
+    fn containers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ListedContainer>> {
         self.containers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -171,12 +171,12 @@ impl Engine for Elsewhere {
     async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
         let started = self.agent(&spec.mount.0).await;
         started.map_err(|error| EngineError::Refused { what: "start a container", why: error.to_string() })?;
-        let listed = Listed { id: spec.name.clone(), labels: spec.labels, running: true, created: 0 };
+        let listed = ListedContainer { id: spec.name.clone(), labels: spec.labels, running: true, created: 0 };
         self.containers().insert(spec.name.clone(), listed);
         Ok(spec.name)
     }
 
-    async fn list(&self, _: &str, _: &str) -> Result<Vec<Listed>, EngineError> {
+    async fn list(&self, _: &str, _: &str) -> Result<Vec<ListedContainer>, EngineError> {
         Ok(self.containers().values().cloned().collect())
     }
 

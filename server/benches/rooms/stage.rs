@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nagaya_workspace::OnShutdown;
 use nagaya_workspace::engine::Engine;
 use nagaya_workspace::state::PoolSize;
-use nagaya_workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Lease, Why};
+use nagaya_workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Lease, ReleaseReason};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -94,7 +94,7 @@ impl Stage {
 
     /// Takes a conversation's room down.
     pub(crate) fn release(&self, deployment: &Deployment, conversation: &str) -> Result<()> {
-        let release = deployment.cluster.release_conversation(conversation, Why::Conversation);
+        let release = deployment.cluster.release_conversation(conversation, ReleaseReason::Conversation);
         Ok(self.within(PATIENCE, "a release", release)??)
     }
 

@@ -1,4 +1,4 @@
-//! Who asks: operators and tenants, told apart by their keys.
+//! Authentication by API key, and the authorization of operators and tenants.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,19 +18,19 @@ use super::request_id;
 use nagaya_telemetry::audit::Event;
 
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
-/// Shortest key taken: below it, guessing is work for an afternoon.
+/// Minimum length of a key, in characters: shorter ones can be guessed by brute force.
 const SHORTEST_KEY: usize = 16;
 
-/// Whom a key speaks for.
+/// The caller that a key authenticates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
-    /// The deployment's operator; also anybody, where there are no keys.
+    /// The deployment's operator; every caller is one when no keys are configured.
     Operator,
-    /// One tenant.
+    /// The tenant with this id.
     Tenant(String),
 }
 
-/// The keys, as hashes: whoever reads the process's memory later does not find them.
+/// The configured keys, kept as SHA-256 hashes so that a memory dump does not reveal them.
 #[derive(Clone, Default)]
 pub struct ApiKeys(Vec<([u8; 32], Principal)>);
 
@@ -41,10 +41,10 @@ impl fmt::Debug for ApiKeys {
 }
 
 impl ApiKeys {
-    /// Reads `KEY,TENANT:KEY,…`.
+    /// Parses `KEY,TENANT:KEY,…`: operators' keys and tenants' keys.
     ///
     /// # Errors
-    /// What is accepted; never a key.
+    /// A message with the number of the invalid key and the accepted form; it never contains a key.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut seen = HashMap::new();
         let mut keys = Vec::new();
@@ -52,11 +52,11 @@ impl ApiKeys {
             let number = keys.len() + 1;
             let (principal, key) = match item.split_once(':') {
                 Some((tenant, key)) if is_id(tenant) => (Principal::Tenant(tenant.to_owned()), key),
-                Some(_) => return Err(format!("key {number}: before the ':' a tenant's id is accepted")),
+                Some(_) => return Err(format!("key {number}: accepted before the ':': a tenant's id")),
                 None => (Principal::Operator, item),
             };
             if key.len() < SHORTEST_KEY || !key.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(format!("key {number}: accepted: {SHORTEST_KEY} or more visible ASCII characters"));
+                return Err(format!("key {number}: accepted: at least {SHORTEST_KEY} visible ASCII characters"));
             }
             let hash = hash(key);
             if let Some(earlier) = seen.insert(hash, number) {
@@ -67,19 +67,20 @@ impl ApiKeys {
         Ok(Self(keys))
     }
 
-    /// How many there are.
+    /// The number of configured keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none, so that everybody is an operator.
+    /// Whether no keys are configured, which makes every caller an operator.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Which key this is, by its place in the list, and whose. Looks at every key, so that the time taken tells nothing.
+    /// The index of a key and its principal. Compares with every configured key in constant time, so that the response time does not
+    /// reveal how much of a key matches.
     fn find(&self, key: &str) -> Option<(usize, Principal)> {
         let hash = hash(key);
         let mut found = None;
@@ -96,7 +97,7 @@ fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }
 
-/// Whether a text can be the id of a tenant or a model.
+/// Whether `text` is a valid tenant or model id.
 #[must_use]
 pub fn is_id(text: &str) -> bool {
     (1..=64).contains(&text.len())
@@ -104,12 +105,13 @@ pub fn is_id(text: &str) -> bool {
         && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
 }
 
+/// The key that a request presents, in `X-API-Key` or else as a bearer token.
 fn presented(headers: &HeaderMap) -> Option<&str> {
     let bearer = || headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ");
     headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).or_else(bearer)
 }
 
-/// Lets a request pass with its [`Principal`], or answers 401, or 429 where the key has asked too often.
+/// Attaches the [`Principal`] to a request. Answers 401 without a valid key and 429 when the key's rate limit is exceeded.
 pub async fn layer(State(app): State<AppState>, request: Request, next: Next) -> Result<Response, ApiError> {
     if app.keys.is_empty() {
         return Ok(audited(&app, None, Principal::Operator, request, next).await);
@@ -119,16 +121,17 @@ pub async fn layer(State(app): State<AppState>, request: Request, next: Next) ->
         .ok_or_else(|| ApiError::new(Code::Unauthorized, "send a valid key as X-API-Key or Authorization: Bearer"))?;
     let allowance = match app.rate_limits.as_ref().map_or(Ok(None), |limits| limits.take(number)) {
         Ok(allowance) => allowance,
-        Err(none_left) => return Ok(none_left.refusal()),
+        Err(exhausted) => return Ok(exhausted.response()),
     };
     let mut response = audited(&app, Some(number + 1), principal, request, next).await;
     if let Some(allowance) = allowance {
-        allowance.tell(response.headers_mut());
+        allowance.write_headers(response.headers_mut());
     }
     Ok(response)
 }
 
-/// Answers for `principal`; what changes, or would change, more than a conversation is kept in the audit trail.
+/// Runs the request as `principal`. Records it in the audit trail if its method and route are able to change more than a
+/// conversation: a tenant, a model, the pool or a workspace.
 async fn audited(
     app: &AppState,
     key: Option<usize>,
@@ -137,12 +140,11 @@ async fn audited(
     next: Next,
 ) -> Response {
     let route = request.extensions().get::<MatchedPath>();
-    let is_operators =
-        !request.method().is_safe() && route.is_none_or(|path| !path.as_str().contains("/conversations"));
+    let is_audited = !request.method().is_safe() && route.is_none_or(|path| !path.as_str().contains("/conversations"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(principal.clone());
     let response = next.run(request).await;
-    if is_operators {
+    if is_audited {
         app.audit.record(&Event::Operator {
             method: method.as_str(),
             path: &path,
@@ -159,10 +161,10 @@ async fn audited(
 }
 
 fn principal(parts: &Parts) -> Result<&Principal, ApiError> {
-    parts.extensions.get().ok_or_else(|| ApiError::internal(&"a route without authentication"))
+    parts.extensions.get().ok_or_else(|| ApiError::internal(&"the route lacks the authentication layer"))
 }
 
-/// Proof that an operator asks.
+/// Extractor that accepts only operators; other callers get 403.
 #[derive(Debug)]
 pub struct Operator;
 
@@ -172,12 +174,13 @@ impl<S: Sync> FromRequestParts<S> for Operator {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         match principal(parts)? {
             Principal::Operator => Ok(Self),
-            Principal::Tenant(_) => Err(ApiError::new(Code::Forbidden, "an operator's key is needed")),
+            Principal::Tenant(_) => Err(ApiError::new(Code::Forbidden, "this route requires an operator's key")),
         }
     }
 }
 
-/// The path's tenant, whom the caller may speak for. Another tenant's is answered as if it were not there.
+/// Extractor of the path's `tenant_id`, if the caller may act for that tenant. Otherwise the answer is 404, so that a tenant
+/// cannot find out which other tenants exist.
 #[derive(Debug)]
 pub struct TenantScope(pub String);
 
@@ -188,7 +191,7 @@ impl<S: Send + Sync> FromRequestParts<S> for TenantScope {
         let params =
             RawPathParams::from_request_parts(parts, state).await.map_err(|_| ApiError::not_found("tenant"))?;
         let tenant = params.iter().find(|(name, _)| *name == "tenant_id").map(|(_, value)| value.to_owned());
-        let tenant = tenant.ok_or_else(|| ApiError::internal(&"a tenant's route without a tenant"))?;
+        let tenant = tenant.ok_or_else(|| ApiError::internal(&"the route has no tenant_id in its path"))?;
         match principal(parts)? {
             Principal::Tenant(own) if *own != tenant => Err(ApiError::not_found("tenant")),
             _ => Ok(Self(tenant)),
@@ -201,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_read_and_known_again() {
+    fn a_configured_key_is_found_with_its_principal() {
         let keys = ApiKeys::parse("0123456789abcdef, acme:fedcba9876543210").expect("valid");
         assert_eq!(keys.find("0123456789abcdef"), Some((0, Principal::Operator)));
         assert_eq!(keys.find("fedcba9876543210"), Some((1, Principal::Tenant("acme".into()))));
@@ -210,10 +213,10 @@ mod tests {
     }
 
     #[test]
-    fn no_fault_tells_a_key() {
+    fn error_messages_and_debug_output_contain_no_key() {
         for bad in ["hunter2", "te nant:0123456789abcdef", "acme:hunter2", "0123456789abcdef,0123456789abcdef"] {
-            let told = ApiKeys::parse(bad).expect_err("refused");
-            assert!(!told.contains("hunter2") && !told.contains("0123456789abcdef"), "{told}");
+            let message = ApiKeys::parse(bad).expect_err("invalid");
+            assert!(!message.contains("hunter2") && !message.contains("0123456789abcdef"), "{message}");
         }
         let keys = ApiKeys::parse("0123456789abcdef").expect("valid");
         assert!(!format!("{keys:?}").contains("0123"));

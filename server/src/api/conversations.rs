@@ -1,4 +1,4 @@
-//! `/api/tenants/{tenant_id}/conversations`
+//! `/api/tenants/{tenant_id}/conversations`: conversations and their messages.
 
 use axum::Json;
 use axum::extract::State;
@@ -11,82 +11,90 @@ use super::AppState;
 use super::auth::TenantScope;
 use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath, ApiQuery, check_length};
+use super::tenants::TenantPath;
 use crate::conversation::store::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, Message, ModelStatus, NewConversation,
 };
-use nagaya_workspace::Why;
+use nagaya_workspace::ReleaseReason;
 use nagaya_workspace::rooms::Occupant;
 
-/// Ids in a conversation's path.
-#[derive(Debug, Deserialize)]
+/// Path parameters of the routes of one conversation.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
 pub(super) struct ConversationPath {
-    #[allow(dead_code, reason = "read by TenantScope, which also judges it")]
+    /// Id of the conversation's tenant.
+    #[allow(dead_code, reason = "TenantScope reads it and checks that the caller may use it")]
     tenant_id: String,
+    /// Id of the conversation.
     pub(super) conversation_id: String,
 }
 
-/// What makes a conversation.
+/// A conversation to create.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ConversationCreation, example = json!({"user_id": "ada"}))]
 pub(super) struct Creation {
-    /// Which of the tenant's users; 1 to 256 characters.
+    /// The tenant's own id of the user, 1 to 256 characters.
     #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
     user_id: String,
-    /// Default is the tenant's.
+    /// Id of an active model; defaults to the tenant's model.
     model_id: Option<String>,
-    /// Whether its runs have a room; default true.
+    /// Whether the conversation gets a workspace, without which it cannot run; default true.
     workspace_enabled: Option<bool>,
 }
 
-/// What of a conversation is to change.
+/// Changes to a conversation; absent fields keep their value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ConversationUpdate, example = json!({"title": "Invoices of March"}))]
 pub(super) struct Update {
-    /// Up to 500 characters.
+    /// New title, up to 500 characters.
     #[schema(max_length = 500, pattern = r"^[^\u0000]*$")]
     title: Option<String>,
-    /// Whether it may go on.
+    /// New status: `active` accepts runs, `archived` does not.
     status: Option<ConversationStatus>,
 }
 
-/// Which conversations are wanted.
+/// Filter and page of a list of conversations.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Filter {
-    /// This user's.
+    /// Only conversations of this user.
     user_id: Option<String>,
-    /// In this status.
+    /// Only conversations with this status.
     status: Option<ConversationStatus>,
-    /// Created at or after (RFC 3339).
+    /// Only conversations created at or after this time (RFC 3339).
     #[param(value_type = Option<String>, format = DateTime)]
     from_date: Option<Timestamp>,
-    /// Created at or before (RFC 3339).
+    /// Only conversations created at or before this time (RFC 3339).
     #[param(value_type = Option<String>, format = DateTime)]
     to_date: Option<Timestamp>,
-    /// At most so many: 1 to 100, default 50.
+    /// Page size: 1 to 100, default 50.
     #[param(minimum = 1, maximum = 100, default = 50)]
     limit: Option<i64>,
-    /// After so many; default 0.
+    /// Number of conversations to skip; default 0.
     #[param(minimum = 0, default = 0)]
     offset: Option<i64>,
 }
 
-/// A page of conversations.
+/// One page of a list of conversations.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ConversationPage {
+    /// The conversations of this page, newest first.
     items: Vec<Conversation>,
+    /// Number of conversations that match the filter, on all pages.
     total: i64,
+    /// Page size that was applied.
     limit: i64,
+    /// Number of conversations that were skipped.
     offset: i64,
 }
 
-/// A tenant's conversations, newest first.
+/// Lists a tenant's conversations, newest first.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations", tag = "conversations",
-    params(("tenant_id" = String, Path), Filter),
-    responses((status = 200, body = ConversationPage), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    params(TenantPath, Filter),
+    responses((status = 200, body = ConversationPage, description = "The requested page"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn list(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -95,10 +103,10 @@ pub(super) async fn list(
     app.store.tenant(&tenant).await?;
     let (limit, offset) = (filter.limit.unwrap_or(50), filter.offset.unwrap_or(0));
     if !(1..=100).contains(&limit) {
-        return Err(ApiError::invalid("limit", "1 to 100 is accepted"));
+        return Err(ApiError::invalid("limit", "must be from 1 to 100"));
     }
     if offset < 0 {
-        return Err(ApiError::invalid("offset", "0 or more is accepted"));
+        return Err(ApiError::invalid("offset", "must be 0 or more"));
     }
     let filter = ConversationFilter {
         user_id: filter.user_id,
@@ -112,10 +120,10 @@ pub(super) async fn list(
     Ok(Json(ConversationPage { items: page.items, total: page.total, limit, offset }))
 }
 
-/// Creates a conversation.
+/// Creates a conversation for one of the tenant's users.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations", tag = "conversations",
-    params(("tenant_id" = String, Path)), request_body = Creation,
-    responses((status = 201, body = Conversation), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    params(TenantPath), request_body = Creation,
+    responses((status = 201, body = Conversation, description = "The created conversation"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn create(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -126,7 +134,7 @@ pub(super) async fn create(
     let model_id = new
         .model_id
         .or(tenant.model_id)
-        .ok_or_else(|| ApiError::invalid("model_id", "the tenant has no model of its own, so one has to be named"))?;
+        .ok_or_else(|| ApiError::invalid("model_id", "required, because the tenant has no default model"))?;
     let model = app.store.model(&model_id).await?;
     if model.status == ModelStatus::Deprecated {
         return Err(ApiError::invalid("model_id", "the model is deprecated; choose an active one"));
@@ -140,10 +148,10 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(app.store.create_conversation(new).await?)))
 }
 
-/// One conversation.
+/// Returns one conversation.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}", tag = "conversations",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)),
-    responses((status = 200, body = Conversation), (status = 404, body = ErrorEnvelope)))]
+    params(ConversationPath),
+    responses((status = 200, body = Conversation, description = "The requested conversation"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -152,10 +160,10 @@ pub(super) async fn get(
     Ok(Json(app.store.conversation(&tenant, &path.conversation_id).await?))
 }
 
-/// Changes a conversation; what is left out stays.
+/// Changes a conversation; absent fields keep their value. Setting the status to `archived` archives it.
 #[utoipa::path(put, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}", tag = "conversations",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)), request_body = Update,
-    responses((status = 200, body = Conversation), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
+    params(ConversationPath), request_body = Update,
+    responses((status = 200, body = Conversation, description = "The changed conversation"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
         (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn update(
     TenantScope(tenant): TenantScope,
@@ -170,10 +178,10 @@ pub(super) async fn update(
     Ok(Json(change_conversation(&app, &tenant, &path.conversation_id, change).await?))
 }
 
-/// Archives a conversation: it is kept, takes no further run, and its room is released.
+/// Archives a conversation: it is kept but accepts no further runs, and its workspace is released.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/archive", tag = "conversations",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)),
-    responses((status = 200, body = Conversation), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
+    params(ConversationPath),
+    responses((status = 200, body = Conversation, description = "The archived conversation"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn archive(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -189,50 +197,55 @@ async fn change_conversation(
     id: &str,
     change: ConversationChange,
 ) -> Result<Conversation, ApiError> {
-    let archives = change.status == Some(ConversationStatus::Archived);
-    if archives {
+    let archive = change.status == Some(ConversationStatus::Archived);
+    if archive {
         app.store.conversation(tenant, id).await?;
         if app.runs.is_going(id) {
-            return Err(ApiError::new(Code::ResourceLocked, "a run is going on in this conversation; cancel it first"));
+            return Err(ApiError::new(
+                Code::ResourceLocked,
+                "a run is in progress in this conversation; cancel it first",
+            ));
         }
     }
     let changed = app.store.update_conversation(tenant, id, change).await?;
-    if archives {
-        app.cluster.release_conversation(id, Why::Conversation).await?;
+    if archive {
+        app.cluster.release_conversation(id, ReleaseReason::Conversation).await?;
     }
     Ok(changed)
 }
 
-/// Deletes a conversation: ends its run, releases its room, deletes its stored files and its messages.
+/// Deletes a conversation: ends its run, releases its workspace, and deletes its stored files and messages.
 #[utoipa::path(delete, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}", tag = "conversations",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)),
-    responses((status = 204), (status = 404, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
+    params(ConversationPath),
+    responses((status = 204, description = "The conversation is deleted"), (status = 404, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
 pub(super) async fn delete(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ConversationPath>,
 ) -> Result<StatusCode, ApiError> {
     let id = &path.conversation_id;
-    // Archived first: no new run starts while the old one ends.
+    // Archiving first keeps a new run from starting while the current one ends.
     let archived = ConversationChange { status: Some(ConversationStatus::Archived), ..ConversationChange::default() };
     app.store.update_conversation(&tenant, id, archived).await?;
     if !app.runs.end(id).await {
-        return Err(ApiError::unavailable("the conversation's run did not end yet; delete again"));
+        return Err(ApiError::unavailable("the conversation's run has not ended yet; repeat the request"));
     }
-    app.cluster.release_conversation(id, Why::Deletion).await?;
-    // Before the conversation itself: as long as it is there, what is left of it can be deleted once more.
+    app.cluster.release_conversation(id, ReleaseReason::Deletion).await?;
+    // The conversation's record goes last: while it exists, a failed deletion can be repeated.
     let occupant = Occupant { conversation: id.clone(), tenant: tenant.clone() };
     app.workspaces.delete_files(&occupant).await.map_err(|error| {
-        ApiError::unavailable(format!("the conversation's stored files are not deleted yet ({error}); delete again"))
+        ApiError::unavailable(format!(
+            "the conversation's stored files could not be deleted ({error}); repeat the request"
+        ))
     })?;
     app.store.delete_conversation(&tenant, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// All messages of a conversation, in order.
+/// Lists all messages of a conversation, oldest first.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/messages", tag = "conversations",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)),
-    responses((status = 200, body = Vec<Message>), (status = 404, body = ErrorEnvelope)))]
+    params(ConversationPath),
+    responses((status = 200, body = Vec<Message>, description = "All messages of the conversation"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn messages(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,

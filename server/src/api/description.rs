@@ -1,4 +1,4 @@
-//! The OpenAPI description of the service: what every handler says of itself, and what is true of all of them.
+//! The OpenAPI document: assembled from the handlers' own annotations and from what all operations have in common.
 
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::response::{Response, ResponseBuilder};
@@ -9,25 +9,26 @@ use utoipa::{Modify, OpenApi};
 use super::error::ErrorEnvelope;
 use crate::conversation::event::Event;
 
-/// What is said once for the whole.
+/// The document's title, description and shared schemas.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Nagaya",
-        description = "Every AI-agent conversation in a locked room of its own. Errors always have the same envelope; every \
-                       answer carries X-Request-ID, and where keys are limited, X-RateLimit-Limit, -Remaining and -Reset."
+        description = "Gives every AI-agent conversation a locked workspace of its own. Every error has the same envelope. Every \
+                       response carries X-Request-ID and, if a rate limit is configured, X-RateLimit-Limit, \
+                       X-RateLimit-Remaining and X-RateLimit-Reset."
     ),
     components(schemas(ErrorEnvelope, Event)),
-    modifiers(&Keys)
+    modifiers(&SecuritySchemes)
 )]
 pub(super) struct Description;
 
 const API_KEY: &str = "api_key";
 const BEARER: &str = "bearer";
 
-struct Keys;
+struct SecuritySchemes;
 
-impl Modify for Keys {
+impl Modify for SecuritySchemes {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let components = api.components.get_or_insert_default();
         components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))));
@@ -35,41 +36,46 @@ impl Modify for Keys {
     }
 }
 
-/// Answers that any route with a key may give, beside its own.
-const GUARDED: [(&str, &str); 3] = [
-    ("401", "UNAUTHORIZED: no valid key"),
-    ("403", "FORBIDDEN: an operator's key is needed"),
-    ("429", "RATE_LIMIT_EXCEEDED: Retry-After says when there is something left"),
-];
-/// Answers of any route.
-const ANY: [(&str, &str); 2] = [
-    ("500", "INTERNAL_ERROR: a fault of the server; its log has the cause under the request's id"),
-    ("503", "SERVICE_UNAVAILABLE: Retry-After says when it may go better"),
-];
-/// Answers of a route that takes parameters.
-const WITH_PARAMETERS: [(&str, &str); 2] = [
-    ("404", "NOT_FOUND: it is not there, or not the caller's"),
-    ("422", "VALIDATION_ERROR: `details` names the field and what is accepted"),
-];
-/// Answers of a route that takes a body.
-const WITH_BODY: [(&str, &str); 2] = [
-    ("413", "PAYLOAD_TOO_LARGE: the body is longer than is taken"),
-    ("422", "VALIDATION_ERROR: `details` names the field and what is accepted"),
-];
+/// Status and description of an error response.
+type ErrorResponse = (&'static str, &'static str);
 
-/// Adds to the routes that need a key what is true of all such routes.
+const UNAUTHORIZED: ErrorResponse = ("401", "UNAUTHORIZED: the request has no valid key");
+const FORBIDDEN: ErrorResponse = ("403", "FORBIDDEN: the operation requires an operator's key");
+const NOT_FOUND: ErrorResponse = ("404", "NOT_FOUND: the resource does not exist or belongs to another tenant");
+const CONFLICT: ErrorResponse =
+    ("409", "CONFLICT or RESOURCE_LOCKED: the resource's current state does not allow the operation");
+const PAYLOAD_TOO_LARGE: ErrorResponse = ("413", "PAYLOAD_TOO_LARGE: the body exceeds the size limit");
+const VALIDATION_ERROR: ErrorResponse =
+    ("422", "VALIDATION_ERROR: `details` names each invalid field and what is accepted");
+const RATE_LIMIT_EXCEEDED: ErrorResponse =
+    ("429", "RATE_LIMIT_EXCEEDED: the key's limit is used up until the time in Retry-After");
+const INTERNAL_ERROR: ErrorResponse =
+    ("500", "INTERNAL_ERROR: the server failed; its log has the cause under the request's id");
+const SERVICE_UNAVAILABLE: ErrorResponse =
+    ("503", "SERVICE_UNAVAILABLE: a dependency does not work; retry after the seconds in Retry-After");
+
+/// Describes the error responses that operations without a mandatory key declare.
+pub(super) fn open(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    for operation in operations(&mut api) {
+        describe(operation, &[UNAUTHORIZED, RATE_LIMIT_EXCEEDED, SERVICE_UNAVAILABLE]);
+    }
+    api
+}
+
+/// Adds the security schemes to operations that require a key, and the error responses that follow from the key, the parameters and
+/// the body.
 pub(super) fn guarded(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     for operation in operations(&mut api) {
         let none: [&str; 0] = [];
         operation.security =
             Some([API_KEY, BEARER].map(|scheme| SecurityRequirement::new(scheme, none)).into_iter().collect());
-        add(operation, &GUARDED);
-        add(operation, &ANY);
+        describe(operation, &[CONFLICT]);
+        add(operation, &[UNAUTHORIZED, FORBIDDEN, RATE_LIMIT_EXCEEDED, INTERNAL_ERROR, SERVICE_UNAVAILABLE]);
         if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) {
-            add(operation, &WITH_PARAMETERS);
+            add(operation, &[NOT_FOUND, VALIDATION_ERROR]);
         }
         if operation.request_body.is_some() {
-            add(operation, &WITH_BODY);
+            add(operation, &[PAYLOAD_TOO_LARGE, VALIDATION_ERROR]);
         }
     }
     api
@@ -82,19 +88,25 @@ fn operations(api: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut O
     })
 }
 
-/// What an operation says of itself stays.
-fn add(operation: &mut Operation, answers: &[(&str, &str)]) {
-    for (status, what) in answers {
+/// Adds error responses to an operation. A description that the operation has itself stays.
+fn add(operation: &mut Operation, responses: &[ErrorResponse]) {
+    for (status, description) in responses {
         let envelope = RefOr::Ref(Ref::from_schema_name("ErrorEnvelope"));
         let content = ContentBuilder::new().schema(Some(envelope)).build();
-        let answer: Response = ResponseBuilder::new().description(*what).content("application/json", content).build();
-        let responses = &mut operation.responses.responses;
-        match responses.get_mut(*status) {
-            Some(RefOr::T(own)) if own.description.is_empty() => own.description = (*what).to_owned(),
-            Some(_) => {}
-            None => {
-                responses.insert((*status).to_owned(), RefOr::T(answer));
-            }
+        let response: Response =
+            ResponseBuilder::new().description(*description).content("application/json", content).build();
+        operation.responses.responses.entry((*status).to_owned()).or_insert(RefOr::T(response));
+    }
+    describe(operation, responses);
+}
+
+/// Describes those of the responses that an operation declares without a description.
+fn describe(operation: &mut Operation, responses: &[ErrorResponse]) {
+    for (status, description) in responses {
+        if let Some(RefOr::T(own)) = operation.responses.responses.get_mut(*status)
+            && own.description.is_empty()
+        {
+            (*description).clone_into(&mut own.description);
         }
     }
 }
@@ -102,48 +114,127 @@ fn add(operation: &mut Operation, answers: &[(&str, &str)]) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
 
     use serde_json::Value;
 
-    fn described() -> Value {
-        serde_json::to_value(super::super::openapi()).expect("a description")
+    fn document() -> Value {
+        serde_json::to_value(super::super::openapi()).expect("the OpenAPI document serializes")
     }
 
     #[test]
-    fn the_committed_description_is_the_servers() {
+    fn the_committed_document_is_up_to_date() {
         let committed: Value = serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("JSON");
-        assert!(committed == described(), "docs/openapi.json is stale: run `make docs` and commit it");
+        assert!(committed == document(), "docs/openapi.json is stale: run `make docs` and commit it");
     }
 
     #[test]
-    fn every_route_is_described_with_its_errors_and_no_name_is_used_twice() {
-        let description = described();
+    fn every_operation_documents_its_errors_and_has_an_id_of_its_own() {
+        let document = document();
         let mut ids = BTreeSet::new();
-        for (path, item) in description["paths"].as_object().expect("paths") {
+        for (path, item) in document["paths"].as_object().expect("paths") {
             for (method, operation) in item.as_object().expect("operations") {
-                let what = format!("{method} {path}");
-                assert!(operation["summary"].is_string(), "{what} has no summary");
+                let name = format!("{method} {path}");
+                assert!(operation["summary"].is_string(), "{name} has no summary");
                 let id = operation["operationId"].as_str().expect("an id").to_owned();
-                assert!(ids.insert((id, operation["tags"].to_string())), "{what}: two with the same id");
-                let responses = operation["responses"].as_object().expect("responses");
+                assert!(ids.insert((id, operation["tags"].to_string())), "{name}: another operation has its id");
                 if path.starts_with("/api/") {
                     for status in ["401", "403", "429", "500", "503"] {
-                        assert!(responses.contains_key(status), "{what} does not tell of {status}");
+                        assert!(operation["responses"][status].is_object(), "{name} does not document {status}");
                     }
-                    assert!(operation["security"].is_array(), "{what} asks for no key");
+                    assert!(operation["security"].is_array(), "{name} does not require a key");
                 }
-                let undescribed = responses.iter().filter(|(_, answer)| answer["description"].as_str() == Some(""));
-                let undescribed: Vec<_> =
-                    undescribed.map(|(status, _)| status).filter(|s| !s.starts_with('2')).collect();
-                assert!(undescribed.is_empty(), "{what}: {undescribed:?} are not explained");
             }
         }
-        // Two types of one name would silently describe each other's bodies.
+        // utoipa overwrites one of two schemas with the same name, so the request bodies would silently be mixed up.
         let body = |path: &str| {
-            let body =
-                &description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+            let body = &document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"];
             body.as_str().expect("a body").to_owned()
         };
         assert_ne!(body("/api/tenants"), body("/api/models"));
+    }
+
+    /// Collects every summary and description below `value` with its JSON pointer; examples are data and are left out.
+    fn collect_texts<'a>(value: &'a Value, pointer: &str, texts: &mut Vec<(String, &'a str)>) {
+        let children: Vec<(String, &Value)> = match value {
+            Value::Object(fields) => fields.iter().map(|(name, child)| (name.clone(), child)).collect(),
+            Value::Array(items) => items.iter().enumerate().map(|(at, child)| (at.to_string(), child)).collect(),
+            _ => return,
+        };
+        for (name, child) in children {
+            match (name.as_str(), child) {
+                ("summary" | "description", Value::String(text)) => texts.push((format!("{pointer}/{name}"), text)),
+                ("example" | "examples", _) => {}
+                _ => collect_texts(child, &format!("{pointer}/{}", name.replace('/', "~1")), texts),
+            }
+        }
+    }
+
+    /// Collects the JSON pointers of operations, parameters, responses, schemas and properties that have no description. A property
+    /// that is a reference has the description of the schema it refers to.
+    fn collect_undescribed(value: &Value, pointer: &str, undescribed: &mut Vec<String>) {
+        let described = |child: &Value| child["description"].is_string() || child["$ref"].is_string();
+        for part in ["parameters", "responses", "schemas", "properties"] {
+            let children: Vec<(String, &Value)> = match &value[part] {
+                Value::Object(fields) => fields.iter().map(|(name, child)| (name.clone(), child)).collect(),
+                Value::Array(items) => items.iter().map(|child| (child["name"].to_string(), child)).collect(),
+                _ => continue,
+            };
+            let missing = children.iter().filter(|(_, child)| !described(child));
+            undescribed.extend(missing.map(|(name, _)| format!("{pointer}/{part}/{name}")));
+        }
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(name, child)| {
+                collect_undescribed(child, &format!("{pointer}/{}", name.replace('/', "~1")), undescribed);
+            }),
+            Value::Array(items) => items.iter().enumerate().for_each(|(at, child)| {
+                collect_undescribed(child, &format!("{pointer}/{at}"), undescribed);
+            }),
+            _ => {}
+        }
+    }
+
+    /// Why an API client cannot use a description: it is too short to say anything, or cites a text that is not published.
+    fn fault(text: &str) -> Option<String> {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let words = text.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).count();
+        if words < 4 {
+            return Some(format!("has {words} words"));
+        }
+        if let Some(internal) = ["CONTRACT", "EGRESS", "§"].into_iter().find(|name| text.contains(name)) {
+            return Some(format!("cites {internal}"));
+        }
+        let is_part_of_path = |c: char| c.is_alphanumeric() || "-_./".contains(c);
+        let mut names = text.split(|c| !is_part_of_path(c)).map(|word| word.trim_end_matches('.'));
+        let page = names.find(|name| name.ends_with(".md") && !docs.join(name.trim_start_matches("docs/")).is_file());
+        page.map(|page| format!("cites {page}, which is not below docs/"))
+    }
+
+    #[test]
+    fn every_description_says_something_and_cites_only_published_pages() {
+        let document = document();
+        let mut texts = Vec::new();
+        collect_texts(&document, "", &mut texts);
+        assert!(texts.len() > 200, "only {} descriptions were found", texts.len());
+        let mut faults: Vec<String> = texts
+            .into_iter()
+            .filter_map(|(pointer, text)| fault(text).map(|fault| format!("{pointer} {fault}: {text:?}")))
+            .collect();
+        let mut undescribed = Vec::new();
+        collect_undescribed(&document, "", &mut undescribed);
+        faults.extend(undescribed.into_iter().map(|pointer| format!("{pointer} has no description")));
+        assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    }
+
+    #[test]
+    fn a_description_that_is_short_or_cites_an_unpublished_page_is_a_fault() {
+        for text in
+            ["The conversation's id.", "Events as CONTRACT defines them.", "See docs/internal.md for all of it.", ""]
+        {
+            assert!(fault(text).is_some(), "{text:?}");
+        }
+        for text in ["The id of the conversation.", "See docs/api.md for the events."] {
+            assert_eq!(fault(text), None, "{text:?}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The description of the service, for programs and for people.
+//! `/openapi.json` and `/docs`: the OpenAPI document, and a page that renders it.
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -6,12 +6,12 @@ use axum::response::Html;
 use axum::routing::get;
 use bytes::Bytes;
 
-/// Open without a key.
+/// The routes of the API's documentation, which need no key.
 pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    // As text, and shared: a handler is cloned again and again, with all it holds.
-    let description = super::openapi().to_json().map(Bytes::from);
-    let description = description.unwrap_or_else(|error| unreachable!("a description is plain data: {error}"));
+    // Serialized once into shared bytes, because axum clones the handler and its captures for every request.
+    let document = super::openapi().to_json().map(Bytes::from);
+    let document = document.unwrap_or_else(|error| unreachable!("the OpenAPI document is plain data: {error}"));
     Router::new()
-        .route("/openapi.json", get(async move || ([(CONTENT_TYPE, "application/json")], description)))
+        .route("/openapi.json", get(async move || ([(CONTENT_TYPE, "application/json")], document)))
         .route("/docs", get(async || Html(include_str!("docs.html"))))
 }

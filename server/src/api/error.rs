@@ -1,7 +1,7 @@
-//! The one mapping from what went wrong to what a client sees.
+//! The error envelope, and the mapping from the server's errors to status, code and message.
 //!
-//! Policy: a client learns what it did wrong and what to do; of a fault of ours it learns only that there was one, and
-//! the request id under which the log has the rest.
+//! Policy: for a client's mistake, the message says what is wrong and what is accepted. For a failure of the server, the client
+//! gets only INTERNAL_ERROR and the request id; the cause is in the log under that id.
 
 use std::time::Duration;
 
@@ -17,22 +17,33 @@ use crate::conversation::store::StoreError;
 use nagaya_workspace::state::StateError;
 use nagaya_workspace::{AcquireError, ReleaseError};
 
-/// What went wrong, for a program.
+/// Machine-readable code of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[allow(missing_docs, reason = "the names are CONTRACT §2's and say it")]
 pub enum Code {
+    /// The request has no valid key.
     Unauthorized,
+    /// The key may not do this.
     Forbidden,
+    /// A path leads out of the workspace.
     PathTraversal,
+    /// The resource does not exist, or the caller may not know that it does.
     NotFound,
+    /// The route does not support the method.
     MethodNotAllowed,
+    /// The resource's current state does not allow the operation.
     Conflict,
+    /// A run uses the resource.
     ResourceLocked,
+    /// The body exceeds the size limit.
     PayloadTooLarge,
+    /// A field, parameter or header is invalid.
     ValidationError,
+    /// The key's rate limit is used up.
     RateLimitExceeded,
+    /// The server failed.
     InternalError,
+    /// A dependency does not work at the moment.
     ServiceUnavailable,
 }
 
@@ -53,16 +64,16 @@ impl Code {
     }
 }
 
-/// One field that is wrong, and how.
+/// One invalid field of a request.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Detail {
-    /// Path of the field.
+    /// Path of the field, or the name of the parameter or header.
     pub field: String,
-    /// What is wrong with it.
+    /// Why the value is invalid, or what is accepted.
     pub message: String,
 }
 
-/// An answer that is not a success.
+/// An error response.
 #[derive(Debug)]
 pub struct ApiError {
     code: Code,
@@ -71,35 +82,40 @@ pub struct ApiError {
     retry_after: Option<Duration>,
 }
 
-/// The body of every answer that is not a success.
+/// The body of every error response.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorEnvelope {
     error: ErrorBody,
 }
 
+/// An error with everything needed to report it.
 #[derive(Debug, Serialize, ToSchema)]
 struct ErrorBody {
     code: Code,
+    /// What went wrong and, where possible, what to do; its text may change.
     message: String,
+    /// The invalid fields of the request; empty for other errors.
     details: Vec<Detail>,
+    /// Id of the request, as in `X-Request-ID` and in the server's log.
     request_id: String,
+    /// When the response was made.
     #[schema(value_type = String, format = DateTime)]
     timestamp: jiff::Timestamp,
 }
 
 impl ApiError {
-    /// An error with a code and a message for a person.
+    /// An error with a code and a human-readable message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), details: Vec::new(), retry_after: None }
     }
 
-    /// What went wrong, for a program.
+    /// The machine-readable code.
     #[cfg(test)]
     pub(super) fn code(&self) -> Code {
         self.code
     }
 
-    /// A field that is wrong.
+    /// 422 for one invalid field.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         let (field, message) = (field.into(), message.into());
         Self {
@@ -108,23 +124,23 @@ impl ApiError {
         }
     }
 
-    /// Something that is not there, or that the caller must not know of.
+    /// 404 for a resource that does not exist or that the caller must not know of.
     pub fn not_found(what: &str) -> Self {
         Self::new(Code::NotFound, format!("no such {what}"))
     }
 
-    /// A fault of ours: the log gets the cause, the client does not.
+    /// 500 for a failure of the server. The cause is logged and not sent to the client.
     pub fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!(%cause, request_id = request_id::current(), "request failed");
         Self::new(Code::InternalError, "the server failed; its log has the cause under this request id")
     }
 
-    /// Something that may well work later.
+    /// 503 with a Retry-After of 5 seconds.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(Code::ServiceUnavailable, message).retry_after(Duration::from_secs(5))
     }
 
-    /// It may go better after this time, in whole seconds.
+    /// Sets the Retry-After header, in whole seconds.
     #[must_use]
     pub fn retry_after(self, time: Duration) -> Self {
         Self { retry_after: Some(time), ..self }
@@ -155,9 +171,9 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Conflict(why) => Self::new(Code::Conflict, why),
-            away if away.is_unavailable() => {
-                tracing::warn!(error = %away, request_id = request_id::current(), "database");
-                Self::unavailable("the database cannot be used at the moment; try again")
+            unavailable if unavailable.is_unavailable() => {
+                tracing::warn!(error = %unavailable, request_id = request_id::current(), "the database is unavailable");
+                Self::unavailable("the database is unavailable; try again")
             }
             other => Self::internal(&other),
         }
@@ -178,10 +194,12 @@ impl From<StartError> for ApiError {
 impl From<ReleaseError> for ApiError {
     fn from(error: ReleaseError) -> Self {
         match error {
-            ReleaseError::Engine(cause) => Self::unavailable(format!("the room could not be released yet: {cause}")),
+            ReleaseError::Engine(cause) => {
+                Self::unavailable(format!("the workspace could not be released yet: {cause}"))
+            }
             ReleaseError::State(cause) => cause.into(),
-            busy @ ReleaseError::Elsewhere => Self::new(Code::ResourceLocked, busy.to_string()),
-            later @ (ReleaseError::Slow(_) | ReleaseError::Others(_)) => Self::unavailable(later.to_string()),
+            busy @ ReleaseError::BusyElsewhere => Self::new(Code::ResourceLocked, busy.to_string()),
+            later @ (ReleaseError::Timeout(_) | ReleaseError::Peer(_)) => Self::unavailable(later.to_string()),
             other => Self::internal(&other),
         }
     }
@@ -191,7 +209,7 @@ impl From<AcquireError> for ApiError {
     fn from(error: AcquireError) -> Self {
         match error {
             AcquireError::Busy => StartError::Locked.into(),
-            other => Self::unavailable(format!("no room can be opened: {other}")),
+            other => Self::unavailable(format!("no workspace can be provided: {other}")),
         }
     }
 }

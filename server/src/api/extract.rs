@@ -1,4 +1,4 @@
-//! Extractors whose rejections are our envelope, with the field that is wrong.
+//! Extractors that reject a request with the error envelope and the name of the invalid field.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
 
-/// Largest JSON body, in bytes.
-pub const LARGEST_BODY: usize = 1024 * 1024;
-/// How much of a larger one is read before it is refused.
-const MOST_READ: usize = 64 * LARGEST_BODY;
-/// How long a body may take to arrive.
-const LONGEST_READ: Duration = Duration::from_secs(60);
+/// Size limit of a JSON body, in bytes.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// Number of bytes of an oversized body that are read and discarded before it is rejected.
+const MAX_DISCARDED_BYTES: usize = 64 * MAX_BODY_BYTES;
+/// Time limit for receiving a whole body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A JSON body.
+/// Extractor of a JSON object of type `T`.
 #[derive(Debug)]
 pub struct ApiJson<T>(pub T);
 
@@ -29,54 +29,54 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
         let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if kind != "application/json" {
-            return Err(ApiError::invalid("Content-Type", "application/json is accepted"));
+            return Err(ApiError::invalid("Content-Type", "must be application/json"));
         }
-        let body = whole(request.into_body()).await?;
+        let body = read_body(request.into_body()).await?;
         parse_json(&body).map(Self)
     }
 }
 
-/// Reads a body. Of one that is too large some more is read than is kept: a client that is still sending when its connection is closed
-/// sees that, and not why.
-async fn whole(body: Body) -> Result<Vec<u8>, ApiError> {
+/// Reads a whole body. An oversized one is read on and discarded up to [`MAX_DISCARDED_BYTES`]: a client that is still sending when
+/// the server closes the connection gets a connection reset instead of the response (RFC 9112, section 9.6).
+async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
     let (mut body, mut kept, mut length) = (body.into_data_stream(), Vec::new(), 0_usize);
     let read = async {
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|error| ApiError::invalid("body", error.to_string()))?;
             length += piece.len();
-            if length <= LARGEST_BODY {
+            if length <= MAX_BODY_BYTES {
                 kept.extend_from_slice(&piece);
             } else {
                 kept = Vec::new();
             }
-            if length > MOST_READ {
+            if length > MAX_DISCARDED_BYTES {
                 break;
             }
         }
         Ok::<_, ApiError>(())
     };
-    let in_time = tokio::time::timeout(LONGEST_READ, read).await;
-    if length > LARGEST_BODY {
-        return Err(ApiError::new(Code::PayloadTooLarge, format!("the body has more than {LARGEST_BODY} bytes")));
+    let result = tokio::time::timeout(BODY_TIMEOUT, read).await;
+    if length > MAX_BODY_BYTES {
+        return Err(ApiError::new(Code::PayloadTooLarge, format!("the body exceeds {MAX_BODY_BYTES} bytes")));
     }
-    in_time.map_err(|_| ApiError::invalid("body", "it did not arrive in time"))??;
+    result.map_err(|_| ApiError::invalid("body", format!("must be received within {BODY_TIMEOUT:?}")))??;
     Ok(kept)
 }
 
-/// Reads a JSON object.
+/// Parses a JSON object.
 ///
 /// # Errors
-/// It is none, or a field of it is wrong.
+/// [`Code::ValidationError`]: `body` is not a JSON object, or one of its fields is invalid; the error names the field.
 pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    // The deserializer would also take an array, field by field.
+    // serde also deserializes a struct from an array, field by field.
     if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(ApiError::invalid("body", "a JSON object is accepted"));
+        return Err(ApiError::invalid("body", "must be a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
-        // Where the text itself breaks off or is no JSON, the place it does so in belongs to no field.
+        // A syntax error is an error of the whole body, although the parser was at some field when it met it.
         let of_field = error.is_data() && path != ".";
         ApiError::invalid(if of_field { path } else { "body".to_owned() }, error.to_string())
     })?;
@@ -84,7 +84,7 @@ pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// Query parameters.
+/// Extractor of query parameters.
 #[derive(Debug)]
 pub struct ApiQuery<T>(pub T);
 
@@ -99,7 +99,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for ApiQuery<T> {
     }
 }
 
-/// Path parameters; one that cannot be read names nothing.
+/// Extractor of path parameters. An invalid one answers 404, because no resource has such an id.
 #[derive(Debug)]
 pub struct ApiPath<T>(pub T);
 
@@ -114,25 +114,25 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for ApiPath
     }
 }
 
-/// Checks a text's length in characters.
+/// Checks a text's length, in characters, and that it has no NUL, which PostgreSQL does not store.
 ///
 /// # Errors
-/// It is too short or too long.
+/// [`Code::ValidationError`] with the accepted length.
 pub fn check_length(field: &str, text: &str, range: std::ops::RangeInclusive<usize>) -> Result<(), ApiError> {
     if range.contains(&text.chars().count()) && !text.contains('\0') {
         return Ok(());
     }
     let (low, high) = (range.start(), range.end());
-    Err(ApiError::invalid(field, format!("{low} to {high} characters, none of them NUL, are accepted")))
+    Err(ApiError::invalid(field, format!("must have {low} to {high} characters, none of them NUL")))
 }
 
-/// Checks an id that a client chooses.
+/// Checks an id that the client chooses: that of a tenant or a model.
 ///
 /// # Errors
-/// It is none.
+/// [`Code::ValidationError`] with the accepted form.
 pub fn check_id(field: &str, text: &str) -> Result<(), ApiError> {
     if super::auth::is_id(text) {
         return Ok(());
     }
-    Err(ApiError::invalid(field, "1 to 64 letters, digits, '-', '_', '.' are accepted, the first a letter or digit"))
+    Err(ApiError::invalid(field, "must have 1 to 64 letters, digits, '-', '_' or '.', the first a letter or digit"))
 }

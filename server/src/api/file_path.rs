@@ -1,35 +1,37 @@
-//! Which texts name a file of the workspace.
+//! Validation of paths of workspace files.
 
 use super::error::{ApiError, Code};
 
-/// Bytes of one part of a path, and of a whole one, at most (`NAME_MAX` and `PATH_MAX` of limits.h, less its NUL).
-const LONGEST_PART: usize = 255;
-const LONGEST_PATH: usize = 4095;
-/// How often a text may have been percent-encoded before it is taken for what it says.
-const DECODED: usize = 3;
+/// Maximum length of one path component, in bytes (`NAME_MAX` in limits.h).
+const MAX_COMPONENT_BYTES: usize = 255;
+/// Maximum length of a path, in bytes (`PATH_MAX` in limits.h, less the terminating NUL).
+const MAX_PATH_BYTES: usize = 4095;
+/// How many layers of percent-encoding are looked through for `..`.
+const MAX_DECODINGS: usize = 3;
 
-/// Checks a path below the workspace.
+/// Checks a file's path relative to the workspace.
 ///
 /// # Errors
-/// It leads out of it (`PATH_TRAVERSAL`), or is no path.
+/// [`Code::PathTraversal`]: the path leads out of the workspace. [`Code::ValidationError`]: it is not a valid path.
 pub(super) fn check_path(path: &str) -> Result<(), ApiError> {
-    // Also as some client or proxy may have encoded it once too often: no file is called that by chance.
-    let mut read = path.to_owned();
-    for _ in 0..DECODED {
-        if leads_out(&read) {
-            return Err(ApiError::new(Code::PathTraversal, "path: it leads out of the workspace"));
+    // A client or proxy may have percent-encoded the path more than once, so every layer is checked.
+    let mut text = path.to_owned();
+    for _ in 0..MAX_DECODINGS {
+        if leads_out(&text) {
+            return Err(ApiError::new(Code::PathTraversal, "path: leads out of the workspace"));
         }
-        match decoded(&read) {
-            Some(further) if further != read => read = further,
+        match percent_decode(&text) {
+            Some(decoded) if decoded != text => text = decoded,
             _ => break,
         }
     }
-    let unfit = |part: &str| matches!(part, "" | ".") || part.len() > LONGEST_PART;
-    if path.len() > LONGEST_PATH || path.contains('\0') || path.split('/').any(unfit) {
+    let is_invalid = |component: &str| matches!(component, "" | ".") || component.len() > MAX_COMPONENT_BYTES;
+    if path.len() > MAX_PATH_BYTES || path.contains('\0') || path.split('/').any(is_invalid) {
         return Err(ApiError::invalid(
             "path",
             format!(
-                "accepted: parts of 1 to {LONGEST_PART} bytes divided by '/', none of them '.', no NUL, {LONGEST_PATH} bytes in all"
+                "must have components of 1 to {MAX_COMPONENT_BYTES} bytes separated by '/', none of them '.', no NUL, and at \
+                 most {MAX_PATH_BYTES} bytes in total"
             ),
         ));
     }
@@ -37,10 +39,10 @@ pub(super) fn check_path(path: &str) -> Result<(), ApiError> {
 }
 
 fn leads_out(path: &str) -> bool {
-    path.starts_with('/') || path.split(['/', '\\']).any(|part| part == "..")
+    path.starts_with('/') || path.split(['/', '\\']).any(|component| component == "..")
 }
 
-fn decoded(text: &str) -> Option<String> {
+fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -59,12 +61,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_leads_out_is_told_from_what_is_no_path() {
+    fn a_path_out_of_the_workspace_is_path_traversal_and_an_invalid_path_a_validation_error() {
         let code = |path: &str| check_path(path).map_err(|error| error.code());
-        for good in ["a", "a/b.txt", "長屋/a b", "..a/b..", "100%", "a%zz", ".hidden", &"x".repeat(255)] {
-            assert!(code(good).is_ok(), "{good:?}");
+        for valid in ["a", "a/b.txt", "長屋/a b", "..a/b..", "100%", "a%zz", ".hidden", &"x".repeat(255)] {
+            assert!(code(valid).is_ok(), "{valid:?}");
         }
-        for out in [
+        for traversal in [
             "..",
             "../a",
             "a/../b",
@@ -77,10 +79,10 @@ mod tests {
             "%2fetc",
             "a/..%2fb",
         ] {
-            assert_eq!(code(out), Err(Code::PathTraversal), "{out:?}");
+            assert_eq!(code(traversal), Err(Code::PathTraversal), "{traversal:?}");
         }
-        for bad in ["", "a//b", "a/", "./a", "a/./b", "a\0", &"x".repeat(256), &"x/".repeat(3000)] {
-            assert_eq!(code(bad), Err(Code::ValidationError), "{bad:?}");
+        for invalid in ["", "a//b", "a/", "./a", "a/./b", "a\0", &"x".repeat(256), &"x/".repeat(3000)] {
+            assert_eq!(code(invalid), Err(Code::ValidationError), "{invalid:?}");
         }
     }
 }

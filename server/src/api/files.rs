@@ -1,4 +1,4 @@
-//! Files of a conversation: `…/files`.
+//! `/api/tenants/{tenant_id}/conversations/{conversation_id}/files`: files of a conversation's workspace.
 
 use axum::Json;
 use axum::body::Body;
@@ -20,67 +20,80 @@ use super::request_id;
 use crate::conversation::store::ConversationStatus;
 use nagaya_telemetry::audit::{Event, Subject, Way};
 use nagaya_workspace::files::{FileInfo, FilesError};
-use nagaya_workspace::objects::LARGEST_FILE;
+use nagaya_workspace::objects::MAX_FILE_BYTES;
 use nagaya_workspace::rooms::Occupant;
 
-/// Files of this folder are meant for the user.
+/// Prefix of the files that the agent presents to the user.
 pub const PRESENTED: &str = "outputs/";
 
-/// Which file.
+/// Query parameter of the routes of one file.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct FileQuery {
-    /// Its path below the workspace: parts of at most 255 bytes, divided by `/`, none of them `.` or `..`.
+    /// Path of the file, relative to the workspace: components of at most 255 bytes separated by `/`, none of them `.` or `..`.
     #[param(min_length = 1, max_length = 4095)]
     path: String,
 }
 
-/// Which files are wanted.
+/// Filter and page of a list of files.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
-    /// Those whose path begins so.
+    /// Only files whose path starts with this text.
     prefix: Option<String>,
-    /// At most so many: 1 to 10,000, default 1,000.
+    /// Page size: 1 to 10,000, default 1,000.
     #[param(minimum = 1, maximum = 10_000, default = 1000)]
     limit: Option<usize>,
-    /// After so many; default 0.
+    /// Number of files to skip; default 0.
     #[param(minimum = 0, default = 0)]
     offset: Option<usize>,
 }
 
-/// A file.
+/// A file of a workspace.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct File {
-    /// Below the workspace.
+    /// Path of the file, relative to the workspace.
     path: String,
-    /// In bytes.
+    /// Size of the file in bytes.
     size: u64,
-    /// When it was last changed, or stored.
+    /// When the file was last changed in the workspace, or stored in the bucket.
     #[schema(value_type = String, format = DateTime)]
     modified_at: jiff::Timestamp,
 }
 
-/// A page of files, by their paths.
+/// One page of a list of files.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct FilePage {
+    /// The files of this page, ordered by path.
     items: Vec<File>,
+    /// Number of files that match the filter, on all pages.
     total: usize,
+    /// Page size that was applied.
     limit: usize,
+    /// Number of files that were skipped.
     offset: usize,
-    /// `false` where there are files that cannot be told: too many, or with names that are no text.
+    /// `false` if the workspace has files that are not listed: it has too many, or their names are not UTF-8.
     complete: bool,
 }
 
-/// The conversation, as one that has files.
-async fn occupant(app: &AppState, tenant: &str, id: &str, changes: bool) -> Result<Occupant, ApiError> {
+/// What a request does with a conversation's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// List or download; allowed also while the conversation is archived.
+    Read,
+    /// Upload or delete.
+    Write,
+}
+
+/// The conversation as the occupant of a workspace, if it has one and allows the access.
+async fn occupant(app: &AppState, tenant: &str, id: &str, access: Access) -> Result<Occupant, ApiError> {
     let conversation = app.store.conversation(tenant, id).await?;
     if !conversation.workspace_enabled {
         return Err(ApiError::invalid("conversation_id", "the conversation was created without a workspace"));
     }
-    if changes && conversation.status == ConversationStatus::Archived {
+    if access == Access::Write && conversation.status == ConversationStatus::Archived {
         return Err(ApiError::invalid(
             "conversation_id",
             "the conversation is archived; set its status to active first",
@@ -89,7 +102,7 @@ async fn occupant(app: &AppState, tenant: &str, id: &str, changes: bool) -> Resu
     Ok(Occupant { conversation: conversation.conversation_id, tenant: conversation.tenant_id })
 }
 
-fn tell(app: &AppState, occupant: &Occupant, way: Way, path: &str, bytes: u64) {
+fn audit(app: &AppState, occupant: &Occupant, way: Way, path: &str, bytes: u64) {
     let subject =
         Subject { workspace: None, conversation: Some(&occupant.conversation), tenant: Some(&occupant.tenant) };
     app.audit.record(&Event::File { subject, way, path, bytes, request_id: Some(&request_id::current()) });
@@ -98,12 +111,12 @@ fn tell(app: &AppState, occupant: &Occupant, way: Way, path: &str, bytes: u64) {
 async fn page(app: &AppState, occupant: &Occupant, query: ListQuery, prefix: &str) -> Result<FilePage, ApiError> {
     let (limit, offset) = (query.limit.unwrap_or(1000), query.offset.unwrap_or(0));
     if !(1..=10_000).contains(&limit) {
-        return Err(ApiError::invalid("limit", "1 to 10000 is accepted"));
+        return Err(ApiError::invalid("limit", "must be from 1 to 10000"));
     }
     let (files, complete) = app.cluster.files(occupant).await?.list().await?;
     let wanted = query.prefix.unwrap_or_default();
-    let fits = |file: &FileInfo| file.path.starts_with(prefix) && file.path.starts_with(&wanted);
-    let mut items: Vec<FileInfo> = files.into_iter().filter(fits).collect();
+    let matches = |file: &FileInfo| file.path.starts_with(prefix) && file.path.starts_with(&wanted);
+    let mut items: Vec<FileInfo> = files.into_iter().filter(matches).collect();
     let total = items.len();
     items.drain(..offset.min(total));
     items.truncate(limit);
@@ -114,39 +127,41 @@ async fn page(app: &AppState, occupant: &Occupant, query: ListQuery, prefix: &st
     Ok(FilePage { items, total, limit, offset, complete })
 }
 
-/// The workspace's files: out of the conversation's room, or where it has none, as they are stored.
+/// Lists the files of a conversation's workspace or, while the conversation has no workspace, its stored files.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files", tag = "files",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path), ListQuery),
-    responses((status = 200, body = FilePage), (status = 409, body = ErrorEnvelope)))]
+    params(ConversationPath, ListQuery),
+    responses((status = 200, body = FilePage, description = "The requested page"), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn list(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ConversationPath>,
     ApiQuery(query): ApiQuery<ListQuery>,
 ) -> Result<Json<FilePage>, ApiError> {
-    let occupant = occupant(&app, &tenant, &path.conversation_id, false).await?;
+    let occupant = occupant(&app, &tenant, &path.conversation_id, Access::Read).await?;
     Ok(Json(page(&app, &occupant, query, "").await?))
 }
 
-/// The files that are meant for the user: those in the workspace's folder `outputs`.
+/// Lists the files that the agent presents to the user: those in the workspace's folder `outputs`.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files/presented", tag = "files",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path), ListQuery),
-    responses((status = 200, body = FilePage), (status = 409, body = ErrorEnvelope)))]
+    params(ConversationPath, ListQuery),
+    responses((status = 200, body = FilePage, description = "The requested page"), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn presented(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ConversationPath>,
     ApiQuery(query): ApiQuery<ListQuery>,
 ) -> Result<Json<FilePage>, ApiError> {
-    let occupant = occupant(&app, &tenant, &path.conversation_id, false).await?;
+    let occupant = occupant(&app, &tenant, &path.conversation_id, Access::Read).await?;
     Ok(Json(page(&app, &occupant, query, PRESENTED).await?))
 }
 
-/// What a file holds. Links are not followed.
+/// Downloads a file of the workspace. Symbolic links are not followed.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files/download", tag = "files",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path), FileQuery),
-    responses((status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: it leads out of the workspace, or through a link"),
-        (status = 200, content_type = "application/octet-stream", body = String), (status = 409, body = ErrorEnvelope)))]
+    params(ConversationPath, FileQuery),
+    responses((status = 403, body = ErrorEnvelope,
+            description = "PATH_TRAVERSAL: the path leads out of the workspace or through a symbolic link"),
+        (status = 200, content_type = "application/octet-stream", body = String, description = "The content of the file"),
+        (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn download(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -154,9 +169,9 @@ pub(super) async fn download(
     ApiQuery(FileQuery { path: file }): ApiQuery<FileQuery>,
 ) -> Result<Response, ApiError> {
     check_path(&file)?;
-    let occupant = occupant(&app, &tenant, &path.conversation_id, false).await?;
+    let occupant = occupant(&app, &tenant, &path.conversation_id, Access::Read).await?;
     let (size, pieces) = app.cluster.files(&occupant).await?.read(&file).await?;
-    tell(&app, &occupant, Way::Out, &file, size);
+    audit(&app, &occupant, Way::Out, &file, size);
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -164,15 +179,16 @@ pub(super) async fn download(
         (CONTENT_DISPOSITION, disposition(&file)),
     ];
     let conversation = occupant.conversation;
-    let pieces = pieces.inspect_err(move |error| tracing::warn!(conversation, %error, "a download is cut off"));
+    let pieces = pieces.inspect_err(move |error| tracing::warn!(conversation, %error, "a download was interrupted"));
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
-/// Makes a file of the body, or replaces it. It is there whole, or as it was before.
+/// Creates or replaces a file with the body as its content. The change is atomic: after a failure the previous file is unchanged.
 #[utoipa::path(put, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files", tag = "files",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path), FileQuery),
-    request_body(content = String, content_type = "application/octet-stream", description = "Up to 1 GiB"),
-    responses((status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: it leads out of the workspace, or through a link"),
+    params(ConversationPath, FileQuery),
+    request_body(content = String, content_type = "application/octet-stream", description = "The content of the file, up to 1 GiB"),
+    responses((status = 403, body = ErrorEnvelope,
+            description = "PATH_TRAVERSAL: the path leads out of the workspace or through a symbolic link"),
         (status = 204), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn upload(
     TenantScope(tenant): TenantScope,
@@ -184,30 +200,31 @@ pub(super) async fn upload(
 ) -> Result<StatusCode, ApiError> {
     check_path(&file)?;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > LARGEST_FILE) {
+    if length.is_some_and(|length| length > MAX_FILE_BYTES) {
         return Err(FilesError::TooLarge.into());
     }
-    let occupant = occupant(&app, &tenant, &path.conversation_id, true).await?;
-    let seen = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let counted = seen.clone();
-    let pieces = body.into_data_stream().map_err(|error| FilesError::BrokenOff(error.to_string()));
+    let occupant = occupant(&app, &tenant, &path.conversation_id, Access::Write).await?;
+    let received = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counter = received.clone();
+    let pieces = body.into_data_stream().map_err(|error| FilesError::Interrupted(error.to_string()));
     let pieces = pieces.inspect_ok(move |piece| {
-        counted.fetch_add(piece.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        counter.fetch_add(piece.len() as u64, std::sync::atomic::Ordering::Relaxed);
     });
     app.cluster.write_file(&occupant, &file, pieces.boxed()).await?;
-    // It may have been deleted or archived while the file came.
-    if let Err(gone) = self::occupant(&app, &tenant, &path.conversation_id, true).await {
+    // The conversation may have been deleted or archived during the upload.
+    if let Err(error) = self::occupant(&app, &tenant, &path.conversation_id, Access::Write).await {
         app.cluster.take_back(&occupant, &file).await;
-        return Err(gone);
+        return Err(error);
     }
-    tell(&app, &occupant, Way::In, &file, seen.load(std::sync::atomic::Ordering::Relaxed));
+    audit(&app, &occupant, Way::In, &file, received.load(std::sync::atomic::Ordering::Relaxed));
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Deletes a file.
+/// Deletes a file of the workspace.
 #[utoipa::path(delete, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files", tag = "files",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path), FileQuery),
-    responses((status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: it leads out of the workspace, or through a link"),
+    params(ConversationPath, FileQuery),
+    responses((status = 403, body = ErrorEnvelope,
+            description = "PATH_TRAVERSAL: the path leads out of the workspace or through a symbolic link"),
         (status = 204), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn delete(
     TenantScope(tenant): TenantScope,
@@ -216,13 +233,14 @@ pub(super) async fn delete(
     ApiQuery(FileQuery { path: file }): ApiQuery<FileQuery>,
 ) -> Result<StatusCode, ApiError> {
     check_path(&file)?;
-    let occupant = occupant(&app, &tenant, &path.conversation_id, true).await?;
+    let occupant = occupant(&app, &tenant, &path.conversation_id, Access::Write).await?;
     app.cluster.files(&occupant).await?.delete(&file).await?;
-    tell(&app, &occupant, Way::Delete, &file, 0);
+    audit(&app, &occupant, Way::Delete, &file, 0);
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// To be saved, not shown, under the file's own name (RFC 6266, RFC 8187).
+/// Content-Disposition that makes a browser save the file under its own name instead of showing it (RFC 6266). The name is sent
+/// twice: as ASCII, and percent-encoded as UTF-8 (RFC 8187).
 fn disposition(path: &str) -> HeaderValue {
     let name = path.rsplit('/').next().unwrap_or_default();
     let plain = |c: char| if c.is_ascii_alphanumeric() || " .-_".contains(c) { c } else { '_' };
@@ -242,11 +260,11 @@ impl From<FilesError> for ApiError {
     fn from(error: FilesError) -> Self {
         match error {
             FilesError::NotFound => Self::not_found("file"),
-            unfit @ FilesError::Unfit(_) => Self::new(Code::PathTraversal, unfit.to_string()),
-            large @ (FilesError::TooLarge | FilesError::Full(_)) => Self::new(Code::PayloadTooLarge, large.to_string()),
-            FilesError::BrokenOff(why) => Self::invalid("body", format!("it broke off: {why}")),
+            error @ FilesError::InvalidPath(_) => Self::new(Code::PathTraversal, error.to_string()),
+            error @ (FilesError::TooLarge | FilesError::Full(_)) => Self::new(Code::PayloadTooLarge, error.to_string()),
+            FilesError::Interrupted(why) => Self::invalid("body", format!("interrupted: {why}")),
             FilesError::Acquire(error) => error.into(),
-            later @ (FilesError::Room(_) | FilesError::Storage(_)) => Self::unavailable(later.to_string()),
+            error @ (FilesError::Room(_) | FilesError::Storage(_)) => Self::unavailable(error.to_string()),
         }
     }
 }
@@ -256,10 +274,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_told_whatever_it_is() {
-        let told = disposition("a/b \"長\"\r\n.txt");
+    fn a_name_with_quotes_and_line_breaks_is_encoded() {
+        let header = disposition("a/b \"長\"\r\n.txt");
         assert_eq!(
-            told.to_str().expect("text"),
+            header.to_str().expect("text"),
             "attachment; filename=\"b _____.txt\"; filename*=UTF-8''b%20%22%E9%95%B7%22%0D%0A.txt"
         );
     }

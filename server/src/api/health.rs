@@ -1,4 +1,4 @@
-//! Health, readiness, metrics: what a load balancer and an operator look at.
+//! Health, readiness and metrics, for load balancers and operators.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -13,39 +13,50 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::ApiError;
 
-/// How long one component may take to answer.
+/// Time limit for the check of one component.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// What the service is.
+/// Name and version of the service.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct About {
+    /// Name of the service: `nagaya`.
     name: &'static str,
+    /// Version of the server.
     version: &'static str,
+    /// Path of the API's documentation.
     docs_url: &'static str,
 }
 
-/// What the service is.
-#[utoipa::path(get, path = "/", tag = "health", responses((status = 200, body = About)))]
+/// Returns name and version of the service.
+#[utoipa::path(get, path = "/", tag = "health",
+    responses((status = 200, body = About, description = "Name and version of the service")))]
 pub(super) async fn root() -> Json<About> {
     Json(About { name: "nagaya", version: env!("CARGO_PKG_VERSION"), docs_url: "/docs" })
 }
 
+/// Health of the service or of one component. `degraded`: runs work, but an optional component does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Status {
+    /// Everything works.
     Healthy,
-    /// Runs work, but something does not.
+    /// Runs work, but an optional component does not.
     Degraded,
+    /// A component that every run needs does not work.
     Unhealthy,
 }
 
+/// Result of the check of one component.
 #[derive(Debug, Serialize, ToSchema)]
 struct Check {
     status: Status,
+    /// `ok`, why the component is unhealthy, or that it is not configured.
     message: String,
+    /// Duration of the check in milliseconds.
     latency_ms: f64,
 }
 
+/// Results of the checks of all components. One that is not configured counts as healthy.
 #[derive(Debug, Serialize, ToSchema)]
 struct Checks {
     database: Check,
@@ -54,28 +65,35 @@ struct Checks {
     s3: Check,
 }
 
+/// Containers of the deployment and the warm pool of this server.
 #[derive(Debug, Serialize, ToSchema)]
 struct ContainerSystem {
+    /// Number of running containers of the deployment, those in warm pools included.
     active_containers: usize,
+    /// Number of workspaces in this server's warm pool.
     warm_pool_size: usize,
-    /// `ok`, or why the pool is not filled.
+    /// `ok`, or why the warm pool is not filled.
     message: String,
 }
 
-/// How the service and what it needs are.
+/// Health of the service and of its dependencies.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
     status: Status,
+    /// Version of the server.
     version: &'static str,
+    /// The configured environment: `development` or `production`.
     environment: &'static str,
+    /// When the response was made.
     #[schema(value_type = String, format = DateTime)]
     timestamp: jiff::Timestamp,
     checks: Checks,
     container_system: ContainerSystem,
 }
 
-/// How the service and what it needs are. Always 200: the answer is in the body.
-#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Health)))]
+/// Checks the service and its dependencies. The status is always 200; the result is in the body.
+#[utoipa::path(get, path = "/health", tag = "health",
+    responses((status = 200, body = Health, description = "Result of the checks")))]
 pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
     let (database, docker, redis, s3, reality) = tokio::join!(
         database(&app),
@@ -84,14 +102,14 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
         storage(&app),
         app.workspaces.counts()
     );
-    // Nothing depends on what is not configured.
+    // No run works without these two; the others are optional.
     let critical = [&database, &docker];
-    // Without a pool every conversation still gets a room, only later.
-    let trouble = app.workspaces.pool_trouble();
-    let status = match trouble {
+    // While the pool is not filled, a conversation's workspace is created on demand, which takes longer.
+    let pool_problem = app.workspaces.pool_problem();
+    let status = match pool_problem {
         _ if critical.iter().any(|check| check.status != Status::Healthy) => Status::Unhealthy,
         Some(_) => Status::Degraded,
-        // Rooms that are there go on, and files wait in them.
+        // Existing workspaces keep working and keep their files until Redis or the bucket answers again.
         None if [&redis, &s3].iter().any(|check| check.status != Status::Healthy) => Status::Degraded,
         None => Status::Healthy,
     };
@@ -104,26 +122,30 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
         container_system: ContainerSystem {
             active_containers: reality.active_containers,
             warm_pool_size: reality.warm_pool_size,
-            message: trouble.map_or_else(|| "ok".into(), |why| format!("the warm pool is not filled: {why}")),
+            message: pool_problem.map_or_else(|| "ok".into(), |why| format!("the warm pool is not filled: {why}")),
         },
     })
 }
 
-/// Whether the process runs.
-#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Word)))]
-pub(super) async fn live() -> Json<Word> {
-    Json(Word { status: "alive" })
+/// Liveness probe: answers 200 while the process accepts requests.
+#[utoipa::path(get, path = "/health/live", tag = "health",
+    responses((status = 200, body = ProbeResult, description = "The server is alive")))]
+pub(super) async fn live() -> Json<ProbeResult> {
+    Json(ProbeResult { status: "alive" })
 }
 
+/// Result of a successful probe.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Word {
+pub(super) struct ProbeResult {
+    /// Result of the probe: `alive` or `ready`.
     status: &'static str,
 }
 
-/// Whether a run could start.
+/// Readiness probe: answers 200 if a run could start, that is, if the database and the container engine work and the image exists.
 #[utoipa::path(get, path = "/health/ready", tag = "health",
-    responses((status = 200, body = Word), (status = 503, body = super::error::ErrorEnvelope)))]
-pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<Word>, ApiError> {
+    responses((status = 200, body = ProbeResult, description = "A run could start"),
+        (status = 503, body = super::error::ErrorEnvelope, description = "A run could not start; the message says why")))]
+pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<ProbeResult>, ApiError> {
     let database = database(&app).await;
     if database.status != Status::Healthy {
         return Err(ApiError::unavailable(format!("database: {}", database.message)));
@@ -131,30 +153,33 @@ pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<Word>, Api
     let image = app.workspaces.image();
     match app.workspaces.engine().has_image(image).await {
         Ok(true) if !app.workspaces.is_reconciled() => {
-            Err(ApiError::unavailable("docker: what an earlier server left is still being looked through"))
+            Err(ApiError::unavailable("docker: workspaces of an earlier server process are still being reconciled"))
         }
-        Ok(true) => match app.workspaces.unproven() {
+        Ok(true) => match app.workspaces.host_path_problem() {
             Some(why) => Err(ApiError::unavailable(format!("sockets: {why}"))),
-            None => Ok(Json(Word { status: "ready" })),
+            None => Ok(Json(ProbeResult { status: "ready" })),
         },
-        Ok(false) => Err(ApiError::unavailable(format!("docker: there is no image {image}; `make image` builds it"))),
+        Ok(false) => {
+            Err(ApiError::unavailable(format!("docker: the image {image} does not exist; build it with `make image`")))
+        }
         Err(error) => Err(ApiError::unavailable(format!("docker: {error}"))),
     }
 }
 
-/// The metrics in the Prometheus text format. In production a key is needed.
-#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, content_type = "text/plain", body = String),
+/// Returns the metrics in the Prometheus text format. In the production environment a key is required.
+#[utoipa::path(get, path = "/metrics", tag = "health",
+    responses((status = 200, content_type = "text/plain", body = String, description = "Metrics in the Prometheus text format"),
     (status = 401, body = super::error::ErrorEnvelope), (status = 429, body = super::error::ErrorEnvelope)))]
 pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
     let (Json(health), reality) = tokio::join!(health(State(app.clone())), app.workspaces.counts());
     let Checks { database, redis, docker, s3 } = &health.checks;
-    let is_well = |check: &Check| check.status == Status::Healthy;
+    let is_healthy = |check: &Check| check.status == Status::Healthy;
     let components = [
-        ("database", is_well(database)),
-        ("redis", is_well(redis)),
-        ("docker", is_well(docker)),
-        ("s3", is_well(s3)),
-        ("pool", app.workspaces.pool_trouble().is_none()),
+        ("database", is_healthy(database)),
+        ("redis", is_healthy(redis)),
+        ("docker", is_healthy(docker)),
+        ("s3", is_healthy(s3)),
+        ("pool", app.workspaces.pool_problem().is_none()),
     ];
     let text = app.metrics.render(reality, &components).map_err(|error| ApiError::internal(&error))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
@@ -171,38 +196,38 @@ async fn check<E: std::fmt::Display>(probe: impl Future<Output = Result<(), E>>)
     Check { status, message, latency_ms }
 }
 
-/// Where conversations and runs are kept. Runs have journals in the state directory, wherever the database is.
+/// Checks the database and the free space of the state directory, where the runs' journals are, whichever database is used.
 async fn database(app: &AppState) -> Check {
-    let mut checked = check(app.store.ping()).await;
-    if checked.status == Status::Healthy
-        && let Err(error) = app.state_dir.has_room()
+    let mut result = check(app.store.ping()).await;
+    if result.status == Status::Healthy
+        && let Err(error) = app.state_dir.check_free_space()
     {
-        (checked.status, checked.message) = (Status::Unhealthy, error.to_string());
+        (result.status, result.message) = (Status::Unhealthy, error.to_string());
     }
-    checked
+    result
 }
 
-/// Where workspace records are; what could not be read of them is told, too.
+/// Checks where workspace records are kept. The message also reports records that were set aside because they could not be read.
 async fn shared_state(app: &AppState) -> Check {
     let state = app.workspaces.state();
-    let mut checked = match app.cluster.is_shared() {
+    let mut result = match app.cluster.is_shared() {
         true => check(state.ping()).await,
-        false => absent("not configured: workspace records are kept in the state directory"),
+        false => not_configured("not configured: workspace records are kept in the state directory"),
     };
-    if let Some(told) = state.quarantined() {
-        checked.message = format!("{}; {told}", checked.message);
+    if let Some(quarantined) = state.quarantined() {
+        result.message = format!("{}; {quarantined}", result.message);
     }
-    checked
+    result
 }
 
-/// Where rooms' files are kept.
+/// Checks the bucket in which the workspaces' files are kept.
 async fn storage(app: &AppState) -> Check {
     match app.workspaces.bucket() {
         Some(bucket) => check(bucket.ping(tokio::time::Instant::now() + DEADLINE)).await,
-        None => absent("not configured: no file sync"),
+        None => not_configured("not configured: no file sync"),
     }
 }
 
-fn absent(message: &str) -> Check {
+fn not_configured(message: &str) -> Check {
     Check { status: Status::Healthy, message: message.into(), latency_ms: 0.0 }
 }

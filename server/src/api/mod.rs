@@ -1,4 +1,4 @@
-//! HTTP in and out: one file per resource.
+//! The HTTP API: routing, authentication, validation and error mapping; one file per resource.
 
 mod admin;
 pub mod auth;
@@ -45,17 +45,17 @@ use nagaya_workspace::Workspaces;
 use nagaya_workspace::state::directory::StateDir;
 use rate_limit::RateLimits;
 
-/// Which set of safety rules applies.
+/// The deployment's environment (`APP_ENV`), which decides where keys are required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
-    /// Open without keys; `/metrics` is open.
+    /// Keys are optional on a loopback address, and `/metrics` is open.
     Development,
-    /// Keys are required.
+    /// Keys are required, also for `/metrics`.
     Production,
 }
 
 impl Environment {
-    /// The name used in settings and answers.
+    /// The name used in settings and responses.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -65,42 +65,42 @@ impl Environment {
     }
 }
 
-/// What every handler may use.
+/// The state that all handlers share.
 #[derive(Debug, Clone)]
 pub struct AppState {
-    /// Which safety rules apply.
+    /// The deployment's environment.
     pub environment: Environment,
-    /// Who may ask.
+    /// The configured keys.
     pub keys: Arc<ApiKeys>,
-    /// How often each key may ask; `None` where nobody counts.
+    /// The rate limit of each key; `None` if requests are not limited.
     pub rate_limits: Option<Arc<RateLimits>>,
-    /// Where this server keeps what is its own.
+    /// This server's state directory.
     pub state_dir: Arc<StateDir>,
-    /// What is kept.
+    /// The database of tenants, models, conversations and messages.
     pub store: Store,
-    /// Where files are that came with a run's request.
+    /// Files that were sent with a run's request and are not in its workspace yet.
     pub uploads: Uploads,
-    /// Runs.
+    /// Runs of this server.
     pub runs: Arc<Runs>,
-    /// The deployment's workspaces.
+    /// Workspaces of all servers of the deployment.
     pub cluster: Arc<Cluster>,
-    /// This server's workspaces.
+    /// Workspaces of this server.
     pub workspaces: Arc<Workspaces>,
-    /// Counts.
+    /// Prometheus metrics.
     pub metrics: Arc<Metrics>,
-    /// Keeps what operators do.
+    /// The audit trail.
     pub audit: Arc<Audit>,
-    /// Whether the way out leads to models of a region.
+    /// Which AWS regions the egress proxy allows.
     pub regions: Arc<dyn Regions>,
 }
 
-/// Which regions' models the rooms can reach.
+/// Which regions' model endpoints the workspaces can reach through the egress proxy.
 pub trait Regions: std::fmt::Debug + Send + Sync {
-    /// Why a model in this region could not be called; `None` where it can.
+    /// Why a model in this region cannot be called; `None` if it can.
     fn unreachable(&self, region: &str) -> Option<String>;
 }
 
-/// Every route with its description.
+/// The routes that require a key, if keys are configured.
 fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(tenants::list, tenants::create))
@@ -123,6 +123,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(admin::collect))
 }
 
+/// The routes that never require a key.
 fn open_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(health::root))
@@ -131,19 +132,19 @@ fn open_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(health::ready))
 }
 
-/// Open in development, guarded in production.
+/// `/metrics` requires a key only in the production environment.
 fn metrics_route() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(health::metrics))
 }
 
-/// The OpenAPI description of the service.
+/// The OpenAPI document of the service.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let guarded = description::guarded(routes().into_openapi());
-    open_routes().merge(metrics_route()).into_openapi().merge_from(guarded)
+    description::open(open_routes().merge(metrics_route()).into_openapi()).merge_from(guarded)
 }
 
-/// The whole service.
+/// The router of the whole service, with its middleware.
 pub fn router(app: AppState) -> Router {
     let authenticated = || from_fn_with_state(app.clone(), auth::layer);
     let (guarded, _) = routes().split_for_parts();
@@ -158,17 +159,18 @@ pub fn router(app: AppState) -> Router {
         .merge(open)
         .merge(metrics)
         .merge(docs::router())
-        .fallback(async || ApiError::not_found("route; /docs lists them"))
+        .fallback(async || ApiError::not_found("route; see /docs for all routes"))
         .method_not_allowed_fallback(async || {
-            ApiError::new(Code::MethodNotAllowed, "the route does not have this method; /docs lists them")
+            ApiError::new(Code::MethodNotAllowed, "the route does not support this method; see /docs")
         })
-        .layer(DefaultBodyLimit::max(extract::LARGEST_BODY))
+        .layer(DefaultBodyLimit::max(extract::MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(after_panic))
         .layer(from_fn_with_state(app.clone(), measure))
         .layer(from_fn(request_id::layer))
         .with_state(app)
 }
 
+/// Counts the request in the metrics and logs its result.
 async fn measure(State(app): State<AppState>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = match request.method().as_str() {
@@ -181,7 +183,7 @@ async fn measure(State(app): State<AppState>, request: Request, next: Next) -> R
     let (status, took) = (response.status().as_u16(), began.elapsed());
     app.metrics.answered(&method, &route, status, took);
     let took_ms = took.as_millis();
-    // Load balancers and Prometheus ask all the time.
+    // Load balancers and Prometheus send these every few seconds.
     if route.starts_with("/health") || route == "/metrics" {
         tracing::debug!(method, route, status, took_ms, "answered");
     } else {
@@ -190,6 +192,7 @@ async fn measure(State(app): State<AppState>, request: Request, next: Next) -> R
     response
 }
 
+/// Answers 500 after a handler has panicked, with the panic's message in the log.
 fn after_panic(panic: Box<dyn Any + Send>) -> Response {
     let message = panic.downcast_ref::<String>().map(String::as_str);
     let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");

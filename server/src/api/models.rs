@@ -1,10 +1,10 @@
-//! `/api/models`
+//! `/api/models`: Bedrock models that conversations may use, which operators create.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::auth::Operator;
@@ -14,10 +14,18 @@ use crate::bedrock::is_region;
 use crate::conversation::cost::Price;
 use crate::conversation::store::{Model, ModelChange, ModelStatus, NewModel};
 
-/// Largest count of tokens taken: well beyond any model.
-const MOST_TOKENS: i64 = 100_000_000;
+/// Upper limit of token counts, far beyond any model's.
+const MAX_TOKENS: i64 = 100_000_000;
 
-/// What makes a model.
+/// Path parameter of the routes of one model.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct ModelPath {
+    /// Id of the model.
+    model_id: String,
+}
+
+/// A model to create.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ModelCreation, example = json!({
@@ -25,67 +33,68 @@ const MOST_TOKENS: i64 = 100_000_000;
     "context_window": 200_000, "max_output_tokens": 64_000, "input_token_price": "0.003", "output_token_price": "0.015"
 }))]
 pub(super) struct Creation {
-    /// 1 to 64 letters, digits, `-`, `_`, `.`
+    /// Id of the model: 1 to 64 letters, digits, `-`, `_` or `.`, the first a letter or digit.
     #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     model_id: String,
-    /// 1 to 200 characters.
+    /// Name to show to users, 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000]*$")]
     display_name: String,
-    /// Bedrock's model or inference-profile id; 1 to 256 characters.
+    /// Id of the Bedrock model or inference profile, 1 to 256 characters.
     #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
     bedrock_model_id: String,
-    /// AWS region that serves it; default is the server's `AWS_REGION`.
+    /// AWS region in which the model is called; defaults to the server's `AWS_REGION`.
     #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
     model_region: Option<String>,
-    /// Tokens the model takes.
+    /// Size of the model's context window in tokens, 1 to 100,000,000.
     #[schema(minimum = 1, maximum = 100_000_000)]
     context_window: i64,
-    /// Tokens it gives at most.
+    /// Maximum output of one model call in tokens, 1 to 100,000,000.
     #[schema(minimum = 1, maximum = 100_000_000)]
     max_output_tokens: i64,
-    /// USD per 1,000 input tokens.
+    /// Price in USD per 1,000 input tokens.
     input_token_price: Price,
-    /// USD per 1,000 output tokens.
+    /// Price in USD per 1,000 output tokens.
     output_token_price: Price,
 }
 
-/// What of a model is to change.
+/// Changes to a model; absent fields keep their value.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = ModelUpdate, example = json!({"display_name": "Sonnet, of old"}))]
+#[schema(as = ModelUpdate, example = json!({"display_name": "Sonnet (legacy)"}))]
 pub(super) struct Update {
-    /// As at creation.
+    /// New name to show to users, 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000]*$")]
     display_name: Option<String>,
-    /// As at creation.
+    /// New id of the Bedrock model or inference profile, 1 to 256 characters.
     #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
     bedrock_model_id: Option<String>,
-    /// As at creation.
+    /// New AWS region in which the model is called.
     #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
     model_region: Option<String>,
-    /// As at creation.
+    /// New size of the context window in tokens, 1 to 100,000,000.
     #[schema(minimum = 1, maximum = 100_000_000)]
     context_window: Option<i64>,
-    /// As at creation.
+    /// New maximum output of one model call in tokens, 1 to 100,000,000.
     #[schema(minimum = 1, maximum = 100_000_000)]
     max_output_tokens: Option<i64>,
-    /// As at creation.
+    /// New price in USD per 1,000 input tokens.
     input_token_price: Option<Price>,
-    /// As at creation.
+    /// New price in USD per 1,000 output tokens.
     output_token_price: Option<Price>,
-    /// Whether new conversations may choose it.
+    /// New status: new conversations cannot use a `deprecated` model, existing ones still can.
     status: Option<ModelStatus>,
 }
 
-/// A model's new status.
+/// The new status of a model.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ModelStatusUpdate, example = json!({"status": "deprecated"}))]
 pub(super) struct StatusUpdate {
-    /// Whether new conversations may choose it.
+    /// New status: new conversations cannot use a `deprecated` model, existing ones still can.
     status: ModelStatus,
 }
 
+/// Validates the fields that a creation or a change sets.
 fn check(app: &AppState, change: &ModelChange) -> Result<(), ApiError> {
     if let Some(name) = &change.display_name {
         check_length("display_name", name, 1..=200)?;
@@ -95,13 +104,13 @@ fn check(app: &AppState, change: &ModelChange) -> Result<(), ApiError> {
     }
     for (field, tokens) in [("context_window", change.context_window), ("max_output_tokens", change.max_output_tokens)]
     {
-        if tokens.is_some_and(|tokens| !(1..=MOST_TOKENS).contains(&tokens)) {
-            return Err(ApiError::invalid(field, format!("a whole number from 1 to {MOST_TOKENS} is accepted")));
+        if tokens.is_some_and(|tokens| !(1..=MAX_TOKENS).contains(&tokens)) {
+            return Err(ApiError::invalid(field, format!("must be a whole number from 1 to {MAX_TOKENS}")));
         }
     }
     if let Some(region) = &change.model_region {
         if !is_region(region) {
-            return Err(ApiError::invalid("model_region", "a region's name, as us-east-1, is accepted"));
+            return Err(ApiError::invalid("model_region", "must be the name of an AWS region, for example us-east-1"));
         }
         if let Some(why) = app.regions.unreachable(region) {
             return Err(ApiError::invalid("model_region", why));
@@ -110,15 +119,16 @@ fn check(app: &AppState, change: &ModelChange) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// All models.
-#[utoipa::path(get, path = "/api/models", tag = "models", responses((status = 200, body = Vec<Model>)))]
+/// Lists all models of the deployment.
+#[utoipa::path(get, path = "/api/models", tag = "models",
+    responses((status = 200, body = Vec<Model>, description = "All models of the deployment")))]
 pub(super) async fn list(State(app): State<AppState>) -> Result<Json<Vec<Model>>, ApiError> {
     Ok(Json(app.store.models().await?))
 }
 
-/// Creates a model.
+/// Creates a model with an id of the operator's choice.
 #[utoipa::path(post, path = "/api/models", tag = "models", request_body = Creation,
-    responses((status = 201, body = Model), (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 201, body = Model, description = "The created model"), (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn create(
     _: Operator,
     State(app): State<AppState>,
@@ -147,21 +157,24 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(app.store.create_model(new).await?)))
 }
 
-/// One model.
-#[utoipa::path(get, path = "/api/models/{model_id}", tag = "models", params(("model_id" = String, Path)),
-    responses((status = 200, body = Model), (status = 404, body = ErrorEnvelope)))]
-pub(super) async fn get(State(app): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Json<Model>, ApiError> {
-    Ok(Json(app.store.model(&id).await?))
+/// Returns one model.
+#[utoipa::path(get, path = "/api/models/{model_id}", tag = "models", params(ModelPath),
+    responses((status = 200, body = Model, description = "The requested model"), (status = 404, body = ErrorEnvelope)))]
+pub(super) async fn get(
+    State(app): State<AppState>,
+    ApiPath(path): ApiPath<ModelPath>,
+) -> Result<Json<Model>, ApiError> {
+    Ok(Json(app.store.model(&path.model_id).await?))
 }
 
-/// Changes a model; what is left out stays.
-#[utoipa::path(put, path = "/api/models/{model_id}", tag = "models", params(("model_id" = String, Path)),
+/// Changes a model; absent fields keep their value.
+#[utoipa::path(put, path = "/api/models/{model_id}", tag = "models", params(ModelPath),
     request_body = Update,
-    responses((status = 200, body = Model), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = Model, description = "The changed model"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn update(
     _: Operator,
     State(app): State<AppState>,
-    ApiPath(id): ApiPath<String>,
+    ApiPath(path): ApiPath<ModelPath>,
     ApiJson(update): ApiJson<Update>,
 ) -> Result<Json<Model>, ApiError> {
     let change = ModelChange {
@@ -175,31 +188,31 @@ pub(super) async fn update(
         status: update.status,
     };
     check(&app, &change)?;
-    Ok(Json(app.store.update_model(&id, change).await?))
+    Ok(Json(app.store.update_model(&path.model_id, change).await?))
 }
 
-/// Changes a model's status.
-#[utoipa::path(patch, path = "/api/models/{model_id}/status", tag = "models", params(("model_id" = String, Path)),
+/// Changes the status of a model.
+#[utoipa::path(patch, path = "/api/models/{model_id}/status", tag = "models", params(ModelPath),
     request_body = StatusUpdate,
-    responses((status = 200, body = Model), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = Model, description = "The changed model"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn set_status(
     _: Operator,
     State(app): State<AppState>,
-    ApiPath(id): ApiPath<String>,
+    ApiPath(path): ApiPath<ModelPath>,
     ApiJson(update): ApiJson<StatusUpdate>,
 ) -> Result<Json<Model>, ApiError> {
     let change = ModelChange { status: Some(update.status), ..ModelChange::default() };
-    Ok(Json(app.store.update_model(&id, change).await?))
+    Ok(Json(app.store.update_model(&path.model_id, change).await?))
 }
 
-/// Deletes a model that nothing refers to.
-#[utoipa::path(delete, path = "/api/models/{model_id}", tag = "models", params(("model_id" = String, Path)),
-    responses((status = 204), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
+/// Deletes a model, which must not be used by any tenant or conversation.
+#[utoipa::path(delete, path = "/api/models/{model_id}", tag = "models", params(ModelPath),
+    responses((status = 204, description = "The model is deleted"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn delete(
     _: Operator,
     State(app): State<AppState>,
-    ApiPath(id): ApiPath<String>,
+    ApiPath(path): ApiPath<ModelPath>,
 ) -> Result<StatusCode, ApiError> {
-    app.store.delete_model(&id).await?;
+    app.store.delete_model(&path.model_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

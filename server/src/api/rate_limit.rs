@@ -1,6 +1,7 @@
-//! How often a key may ask: an allowance that fills up again evenly (GCRA, ITU-T I.371), one for every key.
+//! Rate limiting per key with the generic cell rate algorithm (GCRA, ITU-T I.371): a burst of the whole limit is allowed, and
+//! the limit is replenished evenly over its period.
 //!
-//! Every answer to a key says how much of it is left; a request too many is answered 429 and costs nothing further.
+//! Every response to a key states what remains of its limit. A request over the limit is answered 429 before anything else is done.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -19,12 +20,12 @@ const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// How many requests a key may make in how long.
+/// The number of requests that a key may send in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// So many at once, after a pause.
+    /// Requests per period, all of which may be sent at once.
     pub requests: NonZeroU32,
-    /// In this time the whole allowance is back.
+    /// Time in which a used-up limit is fully replenished.
     pub period: Duration,
 }
 
@@ -36,7 +37,7 @@ impl RateLimit {
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
-/// What every key has left.
+/// The rate limiters of all keys.
 #[derive(Debug)]
 pub struct RateLimits {
     limit: RateLimit,
@@ -44,19 +45,20 @@ pub struct RateLimits {
     clock: DefaultClock,
 }
 
-/// What one key has left.
+/// What remains of one key's limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Allowance {
     limit: RateLimit,
     remaining: u32,
-    /// Until all of it is back.
+    /// Time until the limit is fully replenished.
     full_in: Duration,
-    /// Until there is one more; zero where there is one.
+    /// Time until the next request is allowed; zero if one is allowed now.
     wait: Duration,
 }
 
 impl RateLimits {
-    /// Full allowances for so many keys. More requests than the period has nanoseconds are no limit.
+    /// Unused limits for `keys` keys. A limit of more requests than its period has nanoseconds cannot be represented and is not
+    /// applied.
     #[must_use]
     pub fn new(limit: RateLimit, keys: usize) -> Self {
         let quota = Quota::with_period(limit.per_request()).map(|quota| quota.allow_burst(limit.requests));
@@ -67,10 +69,10 @@ impl RateLimits {
         Self { limit, keys: keys.unwrap_or_default(), clock: DefaultClock::default() }
     }
 
-    /// Takes one request off the allowance of key `number`; `Err` where there is none.
+    /// Counts one request of the key with index `number`; `None` if no limit applies.
     ///
     /// # Errors
-    /// Nothing is left; the allowance says for how long.
+    /// The limit is used up; the allowance has the time until the next request is allowed.
     pub(super) fn take(&self, number: usize) -> Result<Option<Allowance>, Allowance> {
         let Some(limiter) = self.keys.get(number) else { return Ok(None) };
         let limit = self.limit;
@@ -80,8 +82,8 @@ impl RateLimits {
                 let full_in = limit.per_request() * limit.requests.get().saturating_sub(remaining);
                 Ok(Some(Allowance { limit, remaining, full_in, wait: Duration::ZERO }))
             }
-            Err(refused) => {
-                let wait = refused.wait_time_from(self.clock.now());
+            Err(exceeded) => {
+                let wait = exceeded.wait_time_from(self.clock.now());
                 Err(Allowance { limit, remaining: 0, full_in: limit.period, wait })
             }
         }
@@ -89,8 +91,9 @@ impl RateLimits {
 }
 
 impl Allowance {
-    /// Says so in an answer: `X-RateLimit-Limit`, `-Remaining`, and `-Reset`, the time in Unix seconds at which all is back.
-    pub(super) fn tell(self, headers: &mut HeaderMap) {
+    /// Sets `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, the Unix time in seconds at which the limit is
+    /// fully replenished.
+    pub(super) fn write_headers(self, headers: &mut HeaderMap) {
         let now = Timestamp::now().as_second();
         let reset = now.saturating_add(i64::try_from(whole_seconds(self.full_in)).unwrap_or(i64::MAX));
         headers.insert(LIMIT, HeaderValue::from(self.limit.requests.get()));
@@ -98,19 +101,19 @@ impl Allowance {
         headers.insert(RESET, HeaderValue::from(reset));
     }
 
-    /// The answer to one request too many.
-    pub(super) fn refusal(self) -> Response {
+    /// The 429 response to a request over the limit.
+    pub(super) fn response(self) -> Response {
         let seconds = whole_seconds(self.wait).max(1);
         let RateLimit { requests, period } = self.limit;
-        let message = format!("this key may ask {requests} times in {period:?}; ask again in {seconds} s");
-        let refusal = ApiError::new(Code::RateLimitExceeded, message).retry_after(Duration::from_secs(seconds));
-        let mut response = refusal.into_response();
-        self.tell(response.headers_mut());
+        let message = format!("this key may send {requests} requests in {period:?}; retry in {seconds} s");
+        let error = ApiError::new(Code::RateLimitExceeded, message).retry_after(Duration::from_secs(seconds));
+        let mut response = error.into_response();
+        self.write_headers(response.headers_mut());
         response
     }
 }
 
-/// Rounded up: whoever waits so long has waited long enough.
+/// The time in whole seconds, rounded up so that a client that waits this long does not retry too early.
 fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
@@ -120,30 +123,33 @@ mod tests {
     use super::*;
 
     fn limits(requests: u32, period: u64, keys: usize) -> RateLimits {
-        let requests = NonZeroU32::new(requests).expect("more than none");
+        let requests = NonZeroU32::new(requests).expect("not zero");
         RateLimits::new(RateLimit { requests, period: Duration::from_secs(period) }, keys)
     }
 
     #[test]
-    fn an_allowance_is_used_up_and_each_key_has_its_own() {
+    fn a_limit_is_used_up_by_its_own_key_only() {
         let limits = limits(3, 3600, 2);
         let left: Vec<u32> = (0..3).map(|_| limits.take(0).expect("allowed").expect("counted").remaining).collect();
         assert_eq!(left, [2, 1, 0]);
-        let refused = limits.take(0).expect_err("used up");
-        assert!(refused.wait <= Duration::from_secs(1200) && refused.wait > Duration::from_secs(1000), "{refused:?}");
-        assert_eq!(refused.full_in, Duration::from_secs(3600));
-        assert_eq!(limits.take(1).expect("the other's").expect("counted").remaining, 2);
+        let exceeded = limits.take(0).expect_err("used up");
+        assert!(
+            exceeded.wait <= Duration::from_secs(1200) && exceeded.wait > Duration::from_secs(1000),
+            "{exceeded:?}"
+        );
+        assert_eq!(exceeded.full_in, Duration::from_secs(3600));
+        assert_eq!(limits.take(1).expect("allowed").expect("counted").remaining, 2);
     }
 
     #[test]
-    fn it_says_when_all_is_back() {
+    fn every_request_delays_the_time_of_full_replenishment() {
         let limits = limits(10, 100, 1);
         assert_eq!(limits.take(0).expect("allowed").expect("counted").full_in, Duration::from_secs(10));
         assert_eq!(limits.take(0).expect("allowed").expect("counted").full_in, Duration::from_secs(20));
     }
 
     #[test]
-    fn a_part_of_a_second_is_a_whole_one() {
+    fn seconds_are_rounded_up() {
         assert_eq!(whole_seconds(Duration::from_secs(2)), 2);
         assert_eq!(whole_seconds(Duration::from_millis(1001)), 2);
     }

@@ -1,4 +1,4 @@
-//! `X-Request-ID`: the client's if it is sane, else a new one; on every answer, in every error, in the log.
+//! `X-Request-ID`: taken from the request if valid, otherwise generated. It is on every response, in every error and in the log.
 
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue};
@@ -8,26 +8,26 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// Longest id taken from a client, in characters.
-const LONGEST: usize = 128;
+/// Maximum length of a client's id, in characters.
+const MAX_LENGTH: usize = 128;
 
 tokio::task_local! {
     static CURRENT: String;
 }
 
-/// The id of the request being answered; empty outside of one.
+/// The id of the request that the current task handles; empty outside a request.
 #[must_use]
 pub fn current() -> String {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
 }
 
-fn is_sane(id: &str) -> bool {
-    (1..=LONGEST).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+fn is_valid(id: &str) -> bool {
+    (1..=MAX_LENGTH).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-/// Gives the request its id.
+/// Sets the id for the request's task, its tracing span and its response.
 pub async fn layer(request: Request, next: Next) -> Response {
-    let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok()).filter(|id| is_sane(id));
+    let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok()).filter(|id| is_valid(id));
     let id = given.map_or_else(|| Uuid::new_v4().to_string(), ToOwned::to_owned);
     let span = tracing::info_span!("request", request_id = %id);
     let mut response = CURRENT.scope(id.clone(), next.run(request).instrument(span)).await;

@@ -1,4 +1,4 @@
-//! What starts a run: a JSON object, or a form that has files beside it (RFC 7578).
+//! Parsing of the request that starts a run: a JSON object, or a multipart form with files (RFC 7578).
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -16,80 +16,80 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{ApiError, Code};
-use super::extract::{ApiJson, LARGEST_BODY, check_length, parse_json};
+use super::extract::{ApiJson, MAX_BODY_BYTES, check_length, parse_json};
 use super::file_path::check_path;
 use crate::conversation::uploads::{Batch, MOST_UPLOADS, Uploaded, UploadedFile};
-use nagaya_workspace::files::{FilesError, UPLOAD, keeping_its_error, limited};
-use nagaya_workspace::objects::LARGEST_FILE;
+use nagaya_workspace::files::{FilesError, UPLOAD_DEADLINE, capture_error, limit_upload};
+use nagaya_workspace::objects::MAX_FILE_BYTES;
 
-/// Longest user input, in characters.
+/// Accepted length of the user input, in characters.
 const USER_INPUT: std::ops::RangeInclusive<usize> = 1..=200_000;
-/// Bytes that may come in front of a form's next part, its head included.
-const LONGEST_HEAD: usize = 64 * 1024;
-/// Between two looks at how much the disk has left, in bytes.
-const LOOK_EVERY: usize = 1 << 20;
+/// Bytes that the multipart parser may buffer before it yields the next part: the part's headers and whatever precedes them.
+const MAX_PART_HEAD_BYTES: usize = 64 * 1024;
+/// Bytes that are written between two checks of the disk's free space.
+const SPACE_CHECK_INTERVAL: usize = 1 << 20;
 
-/// What starts a run.
+/// A run to start.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"user_input": "Add up the invoices", "executor": {"user_id": "ada"}}))]
 pub(super) struct RunRequest {
-    /// What the user asks for; 1 to 200,000 characters.
+    /// The user's message to the agent, 1 to 200,000 characters.
     #[schema(min_length = 1, max_length = 200_000, pattern = r"^[^\u0000]*$")]
     pub(super) user_input: String,
-    /// Who asks, for the log.
+    /// The person on whose behalf the run starts.
     pub(super) executor: Option<Executor>,
 }
 
-/// Who asks.
+/// The person on whose behalf a run starts. Only the user id is used, in the server's log and in the audit trail.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Executor {
-    /// Up to 256 characters.
+    /// The tenant's own id of the user, up to 256 characters.
     #[schema(max_length = 256, pattern = r"^[^\u0000]*$")]
     pub(super) user_id: Option<String>,
-    /// Up to 256 characters.
+    /// Name of the user, up to 256 characters.
     #[schema(max_length = 256, pattern = r"^[^\u0000]*$")]
     name: Option<String>,
-    /// Up to 256 characters.
+    /// Email address of the user, up to 256 characters.
     #[schema(max_length = 256, pattern = r"^[^\u0000]*$")]
     email: Option<String>,
 }
 
-/// A form that starts a run, with files that are in the workspace before it begins. In all it has at most 1 GiB.
+/// A form that starts a run with files, which are in the workspace before the run begins. The whole form has at most 1 GiB.
 #[derive(Deserialize, ToSchema)]
-#[allow(dead_code, reason = "it describes what is read part by part")]
+#[allow(dead_code, reason = "it only documents the form, which is read part by part")]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunForm {
-    /// A `RunRequest`, as JSON.
+    /// A `RunRequest` encoded as JSON.
     #[schema(content_media_type = "application/json", example = r#"{"user_input": "Add up the invoices"}"#)]
     request_data: String,
-    /// Up to 100 files. Each goes where its part's `filename` says, below the workspace.
+    /// Up to 100 files. The `filename` of a part is the file's path, relative to the workspace.
     #[schema(content_media_type = "application/octet-stream", max_items = 100)]
     files: Option<Vec<String>>,
-    /// Where the files go instead, as JSON: an array of as many `{"path": "…"}` as there are files, in their order.
+    /// Paths that replace the parts' `filename`s, as JSON: an array with one `{"path": "…"}` for each file, in the files' order.
     #[schema(content_media_type = "application/json", example = r#"[{"path": "invoices/2026.csv"}]"#)]
     file_metadata: Option<String>,
 }
 
-/// Where a file of a form goes.
+/// One entry of `file_metadata`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileMetadata {
     path: String,
 }
 
-/// A request that was read and is valid.
+/// A valid request to start a run.
 pub(super) struct Submission {
     pub(super) request: RunRequest,
-    /// Files, and what the run is told of them. They are removed unless it keeps them.
+    /// The uploaded files on disk, which are removed unless [`Batch::keep`] is called, and their list for the run.
     pub(super) files: Option<(Batch, Uploaded)>,
 }
 
-/// Reads what starts a run.
+/// Reads and validates a request to start a run.
 ///
 /// # Errors
-/// Something in it is not accepted, breaks off, or does not fit; then nothing of it is left.
+/// The request is invalid, too large or incomplete, or the disk is full. Files that were already written are removed.
 pub(super) async fn read(app: &AppState, request: Request) -> Result<Submission, ApiError> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
     let submission = match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
@@ -98,7 +98,7 @@ pub(super) async fn read(app: &AppState, request: Request) -> Result<Submission,
             let ApiJson(request) = ApiJson::from_request(request, app).await?;
             Submission { request, files: None }
         }
-        _ => return Err(ApiError::invalid("Content-Type", "application/json and multipart/form-data are accepted")),
+        _ => return Err(ApiError::invalid("Content-Type", "must be application/json or multipart/form-data")),
     };
     check(&submission.request)?;
     Ok(submission)
@@ -122,39 +122,39 @@ async fn form(app: &AppState, request: Request, kind: &str) -> Result<Submission
     let boundary =
         multer::parse_boundary(kind).map_err(|error| ApiError::invalid("Content-Type", error.to_string()))?;
     let pieces = request.into_body().into_data_stream();
-    let pieces = pieces.map_err(|error| FilesError::BrokenOff(error.to_string()));
-    // Silence and size are judged here; the parser only sees that the body broke off.
-    let (pieces, wrong) = keeping_its_error(limited(pieces.boxed()));
-    let ahead = Arc::new(AtomicUsize::new(0));
-    let mut form = Form { app, parts: Multipart::new(in_steps(pieces, ahead.clone()), boundary), ahead };
-    match timeout_at(Instant::now() + UPLOAD, form.read()).await {
-        Err(_) => Err(ApiError::invalid("body", format!("it has not ended within {UPLOAD:?}"))),
-        Ok(Err(Fault::Form(error))) => {
-            // The parser's own words for what it could not read on are no help.
+    let pieces = pieces.map_err(|error| FilesError::Interrupted(error.to_string()));
+    // The limits of time and size end the stream with an error, which the multipart parser would replace by one of its own.
+    let (pieces, stream_error) = capture_error(limit_upload(pieces.boxed()));
+    let buffered = Arc::new(AtomicUsize::new(0));
+    let mut form = Form { app, parts: Multipart::new(limit_buffering(pieces, buffered.clone()), boundary), buffered };
+    match timeout_at(Instant::now() + UPLOAD_DEADLINE, form.read()).await {
+        Err(_) => Err(ApiError::invalid("body", format!("must be received within {UPLOAD_DEADLINE:?}"))),
+        Ok(Err(FormError::Multipart(error))) => {
+            // The parser wraps errors of the stream in a message that does not say more than "failed to read stream".
             let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            Err(wrong.try_recv().map_or_else(|_| ApiError::invalid("body", cause), Into::into))
+            Err(stream_error.try_recv().map_or_else(|_| ApiError::invalid("body", cause), Into::into))
         }
-        Ok(Err(Fault::Api(error))) => Err(error),
+        Ok(Err(FormError::Api(error))) => Err(error),
         Ok(Ok(submission)) => Ok(submission),
     }
 }
 
-/// The parser takes all that is there at once, and in front of a part it waits for a head of any length: so it gets one piece at a
-/// time, and no more than `LONGEST_HEAD` before something has come of it.
-fn in_steps(
+/// Limits what the multipart parser buffers. multer reads its stream until it is pending and has no limit for a part's headers, so the
+/// stream is pending after each piece, and fails once [`MAX_PART_HEAD_BYTES`] were read since `buffered` was last reset to zero.
+fn limit_buffering(
     pieces: BoxStream<'static, std::io::Result<Bytes>>,
-    ahead: Arc<AtomicUsize>,
+    buffered: Arc<AtomicUsize>,
 ) -> impl futures::Stream<Item = std::io::Result<Bytes>> + Send {
     futures::stream::unfold((pieces, false), move |(mut pieces, paused)| {
-        let ahead = ahead.clone();
+        let buffered = buffered.clone();
         async move {
             if paused {
                 tokio::task::yield_now().await;
             }
             let piece = pieces.next().await?;
             let length = piece.as_ref().map_or(0, Bytes::len);
-            let piece = if ahead.fetch_add(length, Ordering::Relaxed) > LONGEST_HEAD {
-                Err(std::io::Error::other(format!("more than {LONGEST_HEAD} bytes in front of a part")))
+            let piece = if buffered.fetch_add(length, Ordering::Relaxed) > MAX_PART_HEAD_BYTES {
+                Err(std::io::Error::other(format!("the headers of a part exceed {MAX_PART_HEAD_BYTES} bytes")))
             } else {
                 piece
             };
@@ -163,31 +163,32 @@ fn in_steps(
     })
 }
 
-enum Fault {
-    Form(multer::Error),
+/// Why a form could not be read.
+enum FormError {
+    Multipart(multer::Error),
     Api(ApiError),
 }
 
-impl From<multer::Error> for Fault {
+impl From<multer::Error> for FormError {
     fn from(error: multer::Error) -> Self {
-        Self::Form(error)
+        Self::Multipart(error)
     }
 }
 
-impl From<ApiError> for Fault {
+impl From<ApiError> for FormError {
     fn from(error: ApiError) -> Self {
         Self::Api(error)
     }
 }
 
-/// What the disk did not take.
-impl From<std::io::Error> for Fault {
+/// An upload could not be written to disk.
+impl From<std::io::Error> for FormError {
     fn from(error: std::io::Error) -> Self {
         Self::Api(match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                ApiError::unavailable("the server has no room for the files; try again later")
+                ApiError::unavailable("the server has no disk space for the files; try again later")
             }
-            _ => ApiError::internal(&format!("an upload cannot be written: {error}")),
+            _ => ApiError::internal(&format!("an uploaded file could not be written: {error}")),
         })
     }
 }
@@ -196,21 +197,21 @@ impl From<std::io::Error> for Fault {
 struct Form<'a> {
     app: &'a AppState,
     parts: Multipart<'static>,
-    /// Bytes that the parser has had since something came of them.
-    ahead: Arc<AtomicUsize>,
+    /// Bytes that the parser has read since it last yielded something.
+    buffered: Arc<AtomicUsize>,
 }
 
 impl Form<'_> {
-    async fn read(&mut self) -> Result<Submission, Fault> {
+    async fn read(&mut self) -> Result<Submission, FormError> {
         let mut batch = self.app.uploads.begin()?;
         let (mut data, mut metadata, mut files) = (None, None, Vec::new());
         while let Some(mut part) = self.parts.next_field().await? {
-            self.ahead.store(0, Ordering::Relaxed);
+            self.buffered.store(0, Ordering::Relaxed);
             match part.name() {
                 Some("request_data") if data.is_none() => data = Some(self.text(&mut part).await?),
                 Some("file_metadata") if metadata.is_none() => metadata = Some(self.text(&mut part).await?),
                 Some("files") if files.len() == MOST_UPLOADS => {
-                    return Err(ApiError::invalid("files", format!("at most {MOST_UPLOADS} are accepted")).into());
+                    return Err(ApiError::invalid("files", format!("must be at most {MOST_UPLOADS} files")).into());
                 }
                 Some("files") => {
                     let path = part.file_name().unwrap_or_default().to_owned();
@@ -218,64 +219,65 @@ impl Form<'_> {
                     files.push(UploadedFile { path, bytes });
                 }
                 _ => {
-                    let accepted = "request_data, file_metadata, once each, and files are accepted";
+                    let accepted = "must have the parts request_data, file_metadata (each at most once) and files only";
                     return Err(ApiError::invalid("body", accepted).into());
                 }
             }
         }
-        let data = data.ok_or_else(|| ApiError::invalid("request_data", "it is missing"))?;
+        let data = data.ok_or_else(|| ApiError::invalid("request_data", "required"))?;
         let request = parse_json(&data)?;
         if let Some(metadata) = metadata {
-            place(&mut files, &metadata)?;
+            apply_metadata(&mut files, &metadata)?;
         }
         check_paths(&files)?;
-        let told = batch.told(files);
-        Ok(Submission { request, files: Some((batch, told)) })
+        let uploaded = batch.told(files);
+        Ok(Submission { request, files: Some((batch, uploaded)) })
     }
 
-    async fn text(&self, part: &mut Field<'_>) -> Result<Vec<u8>, Fault> {
+    async fn text(&self, part: &mut Field<'_>) -> Result<Vec<u8>, FormError> {
         let mut text = Vec::new();
         while let Some(piece) = part.chunk().await? {
-            self.ahead.store(0, Ordering::Relaxed);
+            self.buffered.store(0, Ordering::Relaxed);
             text.extend_from_slice(&piece);
-            if text.len() > LARGEST_BODY {
-                let why = format!("a part that is no file has at most {LARGEST_BODY} bytes");
-                return Err(ApiError::new(Code::PayloadTooLarge, why).into());
+            if text.len() > MAX_BODY_BYTES {
+                let message = format!("request_data or file_metadata exceeds {MAX_BODY_BYTES} bytes");
+                return Err(ApiError::new(Code::PayloadTooLarge, message).into());
             }
         }
         Ok(text)
     }
 
-    /// Takes a file in, and leaves the disk what runs need.
-    async fn file(&self, part: &mut Field<'_>, batch: &mut Batch) -> Result<u64, Fault> {
+    /// Writes a file to disk and returns its length in bytes. Stops while the disk still has the space that runs need for their
+    /// journals.
+    async fn file(&self, part: &mut Field<'_>, batch: &mut Batch) -> Result<u64, FormError> {
         let mut file = batch.file().await?;
-        let (mut bytes, mut unlooked) = (0, LOOK_EVERY);
+        let (mut bytes, mut unchecked) = (0, SPACE_CHECK_INTERVAL);
         while let Some(piece) = part.chunk().await? {
-            self.ahead.store(0, Ordering::Relaxed);
-            unlooked += piece.len();
-            if unlooked >= LOOK_EVERY {
-                unlooked = 0;
-                self.app.state_dir.has_room().map_err(|error| {
-                    tracing::error!(%error, "an upload is refused");
-                    ApiError::unavailable("the server has no room for the files; try again later")
+            self.buffered.store(0, Ordering::Relaxed);
+            unchecked += piece.len();
+            if unchecked >= SPACE_CHECK_INTERVAL {
+                unchecked = 0;
+                self.app.state_dir.check_free_space().map_err(|error| {
+                    tracing::error!(%error, "an upload was rejected");
+                    ApiError::unavailable("the server has no disk space for the files; try again later")
                 })?;
             }
             bytes += piece.len() as u64;
             file.write_all(&piece).await?;
         }
         file.flush().await?;
-        debug_assert!(bytes <= LARGEST_FILE, "the body as a whole has no more");
+        debug_assert!(bytes <= MAX_FILE_BYTES, "limit_upload limits the whole body");
         Ok(bytes)
     }
 }
 
-/// Gives files the paths that the metadata has for them.
-fn place(files: &mut [UploadedFile], metadata: &[u8]) -> Result<(), ApiError> {
-    let accepted =
-        |why: String| ApiError::invalid("file_metadata", format!("{why}; an array of {{\"path\": …}} is accepted"));
-    let entries: Vec<FileMetadata> = serde_json::from_slice(metadata).map_err(|error| accepted(error.to_string()))?;
+/// Replaces the files' paths by those in the metadata.
+fn apply_metadata(files: &mut [UploadedFile], metadata: &[u8]) -> Result<(), ApiError> {
+    let invalid =
+        |why: String| ApiError::invalid("file_metadata", format!("{why}; must be an array of {{\"path\": …}}"));
+    let entries: Vec<FileMetadata> = serde_json::from_slice(metadata).map_err(|error| invalid(error.to_string()))?;
     if entries.len() != files.len() {
-        return Err(accepted(format!("{} entries for {} files", entries.len(), files.len())));
+        return Err(invalid(format!("{} entries for {} files", entries.len(), files.len())));
     }
     for (file, entry) in files.iter_mut().zip(entries) {
         file.path = entry.path;
@@ -283,18 +285,18 @@ fn place(files: &mut [UploadedFile], metadata: &[u8]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Every file has a path of its own, and none is another's folder.
+/// Checks that the paths are valid and distinct, and that none is a folder of another.
 fn check_paths(files: &[UploadedFile]) -> Result<(), ApiError> {
     let mut paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     paths.iter().try_for_each(|path| check_path(path))?;
     paths.sort_unstable();
     let known: std::collections::HashSet<&str> = paths.iter().copied().collect();
-    let parents = |path: &str| path.match_indices('/').any(|(at, _)| known.contains(&path[..at]));
+    let is_below_file = |path: &str| path.match_indices('/').any(|(at, _)| known.contains(&path[..at]));
     if let Some(path) = paths.windows(2).find_map(|two| (two[0] == two[1]).then_some(two[0])) {
-        return Err(ApiError::invalid("files", format!("two of them are called {path:?}")));
+        return Err(ApiError::invalid("files", format!("two files have the path {path:?}")));
     }
-    if let Some(path) = paths.iter().find(|path| parents(path)) {
-        return Err(ApiError::invalid("files", format!("another file is a folder of {path:?}")));
+    if let Some(path) = paths.iter().find(|path| is_below_file(path)) {
+        return Err(ApiError::invalid("files", format!("a folder of {path:?} is another file")));
     }
     Ok(())
 }
@@ -304,34 +306,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_a_form_do_not_clash() {
+    fn equal_paths_and_files_below_files_are_rejected() {
         let files = |paths: &[&str]| -> Vec<UploadedFile> {
             paths.iter().map(|path| UploadedFile { path: (*path).into(), bytes: 0 }).collect()
         };
-        for good in [&["a", "b"][..], &["a/b", "a/c"], &["a", "ab/c"], &["a-b", "a/b"], &[]] {
-            assert!(check_paths(&files(good)).is_ok(), "{good:?}");
+        for valid in [&["a", "b"][..], &["a/b", "a/c"], &["a", "ab/c"], &["a-b", "a/b"], &[]] {
+            assert!(check_paths(&files(valid)).is_ok(), "{valid:?}");
         }
-        for bad in [&["a", "a"][..], &["a", "a/b"], &["a/b/c", "a"], &["a", "a-b", "a/b"], &["../a"], &[""]] {
-            assert!(check_paths(&files(bad)).is_err(), "{bad:?}");
+        for invalid in [&["a", "a"][..], &["a", "a/b"], &["a/b/c", "a"], &["a", "a-b", "a/b"], &["../a"], &[""]] {
+            assert!(check_paths(&files(invalid)).is_err(), "{invalid:?}");
         }
     }
 
     #[test]
-    fn metadata_is_for_every_file_or_for_none() {
+    fn metadata_must_have_one_entry_for_each_file() {
         let mut files = vec![UploadedFile { path: "a".into(), bytes: 1 }, UploadedFile { path: "b".into(), bytes: 2 }];
-        place(&mut files, br#"[{"path": "x/a"}, {"path": "x/b"}]"#).expect("placed");
+        apply_metadata(&mut files, br#"[{"path": "x/a"}, {"path": "x/b"}]"#).expect("valid");
         assert_eq!((files[0].path.as_str(), files[1].path.as_str()), ("x/a", "x/b"));
-        for bad in ["[]", "{}", r#"[{"path": "a"}]"#, r#"[{"path": "a"}, {"name": "b"}]"#, "junk"] {
-            assert!(place(&mut files, bad.as_bytes()).is_err(), "{bad}");
+        for invalid in ["[]", "{}", r#"[{"path": "a"}]"#, r#"[{"path": "a"}, {"name": "b"}]"#, "junk"] {
+            assert!(apply_metadata(&mut files, invalid.as_bytes()).is_err(), "{invalid}");
         }
     }
 
     #[tokio::test]
-    async fn no_more_than_a_head_is_held_before_something_comes_of_it() {
+    async fn the_parser_buffers_no_more_than_the_headers_of_one_part() {
         let pieces = futures::stream::repeat_with(|| Ok(Bytes::from(vec![b'x'; 16 * 1024]))).take(1000).boxed();
-        let ahead = Arc::new(AtomicUsize::new(0));
-        let mut parts = Multipart::new(in_steps(pieces, ahead.clone()), "b");
+        let buffered = Arc::new(AtomicUsize::new(0));
+        let mut parts = Multipart::new(limit_buffering(pieces, buffered.clone()), "b");
         assert!(parts.next_field().await.is_err());
-        assert!(ahead.load(Ordering::Relaxed) < 2 * LONGEST_HEAD);
+        assert!(buffered.load(Ordering::Relaxed) < 2 * MAX_PART_HEAD_BYTES);
     }
 }

@@ -1,4 +1,4 @@
-//! Runs: started, followed, cancelled. Events are server-sent (WHATWG HTML, "Server-sent events").
+//! Starting, following and cancelling runs. Their events are server-sent events (WHATWG HTML, "Server-sent events").
 
 use std::io;
 use std::sync::Arc;
@@ -27,36 +27,39 @@ use crate::conversation::store::{Conversation, ConversationStatus, Tenant, Tenan
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// From where a run is followed.
+/// Query parameter of following a run.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct FollowQuery {
-    /// As `Last-Event-ID`: `<run_id>:<seq>`, or a bare number for the current or last run.
+    /// Id of the last event received, if the client cannot send `Last-Event-ID`: `<run_id>:<seq>`, or only `<seq>` for the
+    /// current or last run.
     after: Option<String>,
 }
 
 /// One server-sent event of a run.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "it describes what the journal writes")]
+#[allow(dead_code, reason = "it only documents what the journal writes")]
 pub(super) struct RunEvent {
-    /// `<run_id>:<seq>`; `seq` begins with 1 and has no gaps.
+    /// Id of the event, `<run_id>:<seq>`; `seq` starts at 1 and has no gaps.
     #[schema(pattern = "^[0-9a-f-]{36}:[1-9][0-9]*$")]
     id: String,
-    /// The event's name: `progress`, `init`, `assistant`, `text_delta`, `thinking`, `tool_call`, `tool_result`,
-    /// `subagent_start`, `subagent_end`, `title`, `ping`, `context_status`, `error`, `container_recovered`; the last is `done`.
+    /// Name of the event: `progress`, `init`, `assistant`, `text_delta`, `thinking`, `tool_call`, `tool_result`,
+    /// `subagent_start`, `subagent_end`, `title`, `ping`, `context_status`, `error`, `container_recovered` or, for the last event, `done`.
     #[schema(pattern = "^[a-z_]+$")]
     event: String,
-    /// A JSON object: `seq`, `timestamp`, and the event's own fields (`RunEventData`).
+    /// A JSON object with `seq`, `timestamp` and the event's own fields (`RunEventData`).
     #[schema(content_media_type = "application/json")]
     data: String,
 }
 
-/// Starts a run; its events follow. Leaving does not end it. Files that come with it are in the workspace before it begins.
+/// Starts a run and streams its events. Closing the connection does not end the run. Files that are sent with the request are in the
+/// workspace before the run begins.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/stream", tag = "runs",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)),
+    params(ConversationPath),
     request_body(content((RunRequest = "application/json"), (RunForm = "multipart/form-data"))),
-    responses((status = 200, content_type = "text/event-stream", body = RunEvent), (status = 404, body = ErrorEnvelope),
+    responses((status = 200, content_type = "text/event-stream", body = RunEvent, description = "The events of the run"),
+        (status = 404, body = ErrorEnvelope),
         (status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: a file's path leads out of the workspace"),
         (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
 pub(super) async fn start(
@@ -65,13 +68,13 @@ pub(super) async fn start(
     ApiPath(path): ApiPath<ConversationPath>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    // Before a body is taken that may be large, and once more for what changed meanwhile.
-    startable(&app, &tenant, &path.conversation_id).await?;
+    // Checked before the body, which may be large, is read, and again afterwards, as the conversation may have changed meanwhile.
+    check_startable(&app, &tenant, &path.conversation_id).await?;
     if app.runs.is_going(&path.conversation_id) {
         return Err(StartError::Locked.into());
     }
     let Submission { request, files } = run_request::read(&app, request).await?;
-    let (tenant, conversation) = startable(&app, &tenant, &path.conversation_id).await?;
+    let (tenant, conversation) = check_startable(&app, &tenant, &path.conversation_id).await?;
     let model = app.store.model(&conversation.model_id).await?;
     app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
@@ -93,8 +96,8 @@ pub(super) async fn start(
     Ok(events(&journal, 0))
 }
 
-/// A conversation that takes a run, and its tenant.
-async fn startable(app: &AppState, tenant: &str, id: &str) -> Result<(Tenant, Conversation), ApiError> {
+/// Returns the conversation and its tenant if both allow a run to start.
+async fn check_startable(app: &AppState, tenant: &str, id: &str) -> Result<(Tenant, Conversation), ApiError> {
     let tenant = app.store.tenant(tenant).await?;
     let conversation = app.store.conversation(&tenant.tenant_id, id).await?;
     if tenant.status == TenantStatus::Inactive {
@@ -110,16 +113,17 @@ async fn startable(app: &AppState, tenant: &str, id: &str) -> Result<(Tenant, Co
         return Err(ApiError::invalid("conversation_id", "the conversation was created without a workspace"));
     }
     if conversation.context_limit_reached {
-        return Err(ApiError::new(Code::Conflict, "the model's context is full; begin a new conversation"));
+        return Err(ApiError::new(Code::Conflict, "the model's context window is full; create a new conversation"));
     }
     Ok((tenant, conversation))
 }
 
-/// Follows the current or last run, from its beginning or from after a given event.
+/// Streams the events of the current or last run, from its beginning or from after a given event.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/stream", tag = "runs",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path), FollowQuery,
-        ("Last-Event-ID" = Option<String>, Header)),
-    responses((status = 200, content_type = "text/event-stream", body = RunEvent), (status = 404, body = ErrorEnvelope),
+    params(ConversationPath, FollowQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event received; takes precedence over `after`")),
+    responses((status = 200, content_type = "text/event-stream", body = RunEvent, description = "The events of the run"),
+        (status = 404, body = ErrorEnvelope),
         (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn follow(
     TenantScope(tenant): TenantScope,
@@ -136,10 +140,10 @@ pub(super) async fn follow(
     Ok(events(&journal, after))
 }
 
-/// Asks the current run to end; its last event tells that it has.
+/// Cancels the current run, which ends asynchronously with a `done` event.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/cancel", tag = "runs",
-    params(("tenant_id" = String, Path), ("conversation_id" = String, Path)),
-    responses((status = 202), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
+    params(ConversationPath),
+    responses((status = 202, description = "The run will end soon"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn cancel(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -149,24 +153,25 @@ pub(super) async fn cancel(
     if app.runs.cancel(&path.conversation_id) {
         Ok(StatusCode::ACCEPTED)
     } else {
-        Err(ApiError::new(Code::Conflict, "no run is going on in this conversation"))
+        Err(ApiError::new(Code::Conflict, "no run is in progress in this conversation"))
     }
 }
 
-/// Where in `journal` an event id points. An id of an earlier run means: all of this one.
+/// The sequence number in `journal` that an event id refers to; 0, the beginning, if the id belongs to another run.
 fn position(text: &str, journal: &Journal) -> Result<usize, ApiError> {
     let (run, seq) = text.rsplit_once(':').map_or((None, text), |(run, seq)| (Some(run), seq));
-    let seq = seq.parse().map_err(|_| ApiError::invalid("Last-Event-ID", "<run_id>:<seq> is accepted"))?;
+    let seq = seq.parse().map_err(|_| ApiError::invalid("Last-Event-ID", "must be <run_id>:<seq> or <seq>"))?;
     Ok(if run.is_none_or(|run| run == journal.run_id()) { seq } else { 0 })
 }
 
+/// The response that streams a run's events after the given sequence number.
 fn events(journal: &Arc<Journal>, after: usize) -> Response {
     let run = journal.run_id().to_owned();
     let pieces = futures::stream::try_unfold(journal.reader(after), async |mut reader| {
         let piece = reader.next().await?;
         Ok::<_, io::Error>(piece.map(|piece| (piece, reader)))
     });
-    let pieces = pieces.inspect_err(move |error| tracing::error!(run, %error, "a journal cannot be read"));
+    let pieces = pieces.inspect_err(move |error| tracing::error!(run, %error, "the journal of a run cannot be read"));
     let headers =
         [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache"), (X_ACCEL_BUFFERING, "no")];
     (headers, Body::from_stream(pieces)).into_response()

@@ -1,10 +1,10 @@
-//! `/api/tenants`
+//! `/api/tenants`: tenants, which operators create and which own conversations.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::auth::{Operator, TenantScope};
@@ -12,35 +12,44 @@ use super::error::{ApiError, ErrorEnvelope};
 use super::extract::{ApiJson, check_id, check_length};
 use crate::conversation::store::{NewTenant, Tenant, TenantChange, TenantStatus};
 
-/// Longest system prompt, in characters.
+/// Accepted length of a system prompt, in characters.
 const SYSTEM_PROMPT: std::ops::RangeInclusive<usize> = 0..=100_000;
 
-/// What makes a tenant.
+/// Path parameter of the routes of one tenant.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code, reason = "it only documents the parameter, which TenantScope reads")]
+pub(super) struct TenantPath {
+    /// Id of the tenant.
+    tenant_id: String,
+}
+
+/// A tenant to create.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = TenantCreation, example = json!({"tenant_id": "acme", "model_id": "sonnet"}))]
 pub(super) struct Creation {
-    /// 1 to 64 letters, digits, `-`, `_`, `.`
+    /// Id of the tenant: 1 to 64 letters, digits, `-`, `_` or `.`, the first a letter or digit.
     #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     tenant_id: String,
-    /// Added to the driver's own system prompt; up to 100,000 characters.
+    /// Text that is appended to the agent's own system prompt; up to 100,000 characters.
     #[schema(max_length = 100_000, pattern = r"^[^\u0000]*$")]
     system_prompt: Option<String>,
-    /// Model of conversations that name none.
+    /// Id of the default model of the tenant's conversations.
     model_id: Option<String>,
 }
 
-/// What of a tenant is to change.
+/// Changes to a tenant; absent fields keep their value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = TenantUpdate, example = json!({"status": "inactive"}))]
 pub(super) struct Update {
-    /// Added to the driver's own system prompt; up to 100,000 characters.
+    /// Text that is appended to the agent's own system prompt; up to 100,000 characters.
     #[schema(max_length = 100_000, pattern = r"^[^\u0000]*$")]
     system_prompt: Option<String>,
-    /// Model of conversations that name none.
+    /// Id of the default model of the tenant's conversations.
     model_id: Option<String>,
-    /// Whether it may start runs.
+    /// New status: only an `active` tenant can start runs.
     status: Option<TenantStatus>,
 }
 
@@ -48,15 +57,16 @@ fn check_prompt(prompt: Option<&String>) -> Result<(), ApiError> {
     prompt.map_or(Ok(()), |prompt| check_length("system_prompt", prompt, SYSTEM_PROMPT))
 }
 
-/// All tenants.
-#[utoipa::path(get, path = "/api/tenants", tag = "tenants", responses((status = 200, body = Vec<Tenant>)))]
+/// Lists all tenants of the deployment.
+#[utoipa::path(get, path = "/api/tenants", tag = "tenants",
+    responses((status = 200, body = Vec<Tenant>, description = "All tenants of the deployment")))]
 pub(super) async fn list(_: Operator, State(app): State<AppState>) -> Result<Json<Vec<Tenant>>, ApiError> {
     Ok(Json(app.store.tenants().await?))
 }
 
-/// Creates a tenant.
+/// Creates a tenant with an id of the operator's choice.
 #[utoipa::path(post, path = "/api/tenants", tag = "tenants", request_body = Creation,
-    responses((status = 201, body = Tenant), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
+    responses((status = 201, body = Tenant, description = "The created tenant"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
         (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn create(
     _: Operator,
@@ -69,19 +79,19 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(app.store.create_tenant(new).await?)))
 }
 
-/// One tenant.
-#[utoipa::path(get, path = "/api/tenants/{tenant_id}", tag = "tenants", params(("tenant_id" = String, Path)),
-    responses((status = 200, body = Tenant), (status = 404, body = ErrorEnvelope)))]
+/// Returns one tenant.
+#[utoipa::path(get, path = "/api/tenants/{tenant_id}", tag = "tenants", params(TenantPath),
+    responses((status = 200, body = Tenant, description = "The requested tenant"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(TenantScope(id): TenantScope, State(app): State<AppState>) -> Result<Json<Tenant>, ApiError> {
     Ok(Json(app.store.tenant(&id).await?))
 }
 
-/// Changes a tenant; what is left out stays.
-#[utoipa::path(put, path = "/api/tenants/{tenant_id}", tag = "tenants", params(("tenant_id" = String, Path)),
+/// Changes a tenant; absent fields keep their value.
+#[utoipa::path(put, path = "/api/tenants/{tenant_id}", tag = "tenants", params(TenantPath),
     request_body = Update,
-    responses((status = 200, body = Tenant), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = Tenant, description = "The changed tenant"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn update(
-    // First: another tenant's key must not learn that the tenant is there.
+    // TenantScope comes before Operator so that a key of another tenant gets 404 and not 403, which would reveal the tenant.
     TenantScope(id): TenantScope,
     _: Operator,
     State(app): State<AppState>,
@@ -92,9 +102,9 @@ pub(super) async fn update(
     Ok(Json(app.store.update_tenant(&id, change).await?))
 }
 
-/// Deletes a tenant that has no conversations.
-#[utoipa::path(delete, path = "/api/tenants/{tenant_id}", tag = "tenants", params(("tenant_id" = String, Path)),
-    responses((status = 204), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
+/// Deletes a tenant, which must not have any conversations.
+#[utoipa::path(delete, path = "/api/tenants/{tenant_id}", tag = "tenants", params(TenantPath),
+    responses((status = 204, description = "The tenant is deleted"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn delete(
     TenantScope(id): TenantScope,
     _: Operator,

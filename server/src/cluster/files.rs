@@ -1,7 +1,7 @@
 //! A conversation's files, wherever its workspace is.
 
-use nagaya_workspace::Why;
-use nagaya_workspace::files::{ConversationFiles, FilesError, Pieces, Source};
+use nagaya_workspace::ReleaseReason;
+use nagaya_workspace::files::{ConversationFiles, FileStream, FilesError, Source};
 use nagaya_workspace::rooms::Occupant;
 
 use super::Cluster;
@@ -21,12 +21,12 @@ impl Cluster {
     ///
     /// # Errors
     /// The file does not fit or breaks off. What was there before is still there.
-    pub async fn write_file(&self, occupant: &Occupant, path: &str, content: Pieces) -> Result<(), FilesError> {
+    pub async fn write_file(&self, occupant: &Occupant, path: &str, content: FileStream) -> Result<(), FilesError> {
         let files = self.files(occupant).await?;
         match files.source() {
             Source::Nowhere => {
                 let lease = self.acquire(occupant.clone()).await?;
-                lease.put_file(path, None, nagaya_workspace::files::limited(content)).await
+                lease.put_file(path, None, nagaya_workspace::files::limit_upload(content)).await
             }
             _ => files.write(path, content).await,
         }
@@ -44,7 +44,7 @@ impl Cluster {
             Ok(()) | Err(FilesError::NotFound) => {}
             Err(error) => tracing::error!(conversation, path, %error, "a file that arrived too late is left"),
         }
-        if let Err(error) = self.release_conversation(conversation, Why::Conversation).await {
+        if let Err(error) = self.release_conversation(conversation, ReleaseReason::Conversation).await {
             tracing::error!(conversation, %error, "a workspace that was opened too late is left to garbage collection");
         }
     }

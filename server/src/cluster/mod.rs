@@ -20,8 +20,8 @@ use nagaya_workspace::id::RoomId;
 use nagaya_workspace::rooms::{Handover, Occupant, Room};
 use nagaya_workspace::state::Record;
 use nagaya_workspace::{
-    AcquireError, Adoption, Lease, Lessee, OnShutdown, Others, OthersError, ReconcileError, ReleaseError, Why,
-    Workspaces, gc,
+    AcquireError, AdoptAs, Adoption, Lease, OnShutdown, PeerRooms, PeerUnavailable, ReconcileError, ReleaseError,
+    ReleaseReason, Workspaces, gc,
 };
 use parking_lot::Mutex;
 use tokio::net::UnixListener;
@@ -102,7 +102,7 @@ impl Cluster {
 
     /// Stops the background work, keeps or releases every workspace, then leaves the other servers.
     pub async fn shutdown(&self, what: OnShutdown, deadline: Duration) {
-        self.workspaces.wind_down(what, deadline).await;
+        self.workspaces.shut_down(what, deadline).await;
         // Until here the other servers had to hear which rooms are not theirs to touch.
         self.leaving.cancel();
         self.answers.close();
@@ -138,11 +138,11 @@ impl Cluster {
     }
 
     /// The rooms of the other running servers.
-    async fn others(&self) -> Result<Others, OthersError> {
+    async fn others(&self) -> Result<PeerRooms, PeerUnavailable> {
         if self.peers.is_alone() {
-            return Ok(Others::None);
+            return Ok(PeerRooms::NoPeers);
         }
-        Ok(Others::Rooms(self.rooms_of_others().await?))
+        Ok(PeerRooms::Rooms(self.rooms_of_others().await?))
     }
 
     async fn rooms_of_others(&self) -> Result<HashSet<RoomId>, PeerError> {
@@ -175,7 +175,7 @@ impl Cluster {
     async fn answer(&self, question: Question) -> Answer {
         let rooms = self.workspaces.rooms();
         match question {
-            Question::Rooms => Answer::Rooms(rooms.own().iter().map(ToString::to_string).collect()),
+            Question::Rooms => Answer::Rooms(rooms.own_ids().iter().map(ToString::to_string).collect()),
             Question::Runs(conversation) | Question::HandOver(conversation)
                 if self.acquiring.lock().contains(&conversation) =>
             {
@@ -186,7 +186,7 @@ impl Cluster {
                 false => Answer::No,
             },
             Question::HandOver(conversation) => match rooms.hand_over(&conversation) {
-                Handover::Nothing => Answer::No,
+                Handover::NoRoom => Answer::No,
                 Handover::Busy => Answer::Busy,
                 Handover::Room(room, session) => {
                     room.close_listener(Duration::ZERO).await;
@@ -204,7 +204,7 @@ impl Cluster {
     /// None can be had.
     pub async fn acquire(&self, occupant: Occupant) -> Result<Lease, AcquireError> {
         let began = Instant::now();
-        let _turn = self.workspaces.turn(&occupant.conversation).await;
+        let _turn = self.workspaces.lock_conversation(&occupant.conversation).await;
         if let Some(lease) = self.workspaces.reuse(&occupant).await? {
             return Ok(lease);
         }
@@ -219,9 +219,13 @@ impl Cluster {
 
     /// Ends a lease and its workspace, and acquires another for the conversation. The future ends once the old workspace is gone,
     /// or will not be gone soon.
-    pub async fn replace(&self, lease: Lease, why: Why) -> (impl Future<Output = ()>, Result<Lease, AcquireError>) {
+    pub async fn replace(
+        &self,
+        lease: Lease,
+        why: ReleaseReason,
+    ) -> (impl Future<Output = ()>, Result<Lease, AcquireError>) {
         let occupant = lease.occupant().clone();
-        let gone = lease.retire(why);
+        let gone = lease.begin_release(why);
         (gone, self.acquire(occupant).await)
     }
 
@@ -240,10 +244,10 @@ impl Cluster {
     /// Releases the workspace of a conversation, if it has one, wherever it is.
     ///
     /// # Errors
-    /// As [`Workspaces::release`]; [`ReleaseError::Elsewhere`] where a run is in it on another server.
-    pub async fn release_conversation(&self, conversation: &str, why: Why) -> Result<(), ReleaseError> {
+    /// As [`Workspaces::release`]; [`ReleaseError::BusyElsewhere`] where a run is in it on another server.
+    pub async fn release_conversation(&self, conversation: &str, why: ReleaseReason) -> Result<(), ReleaseError> {
         // A room that is being built for it must be waited for: nobody would find it afterwards.
-        let _turn = self.workspaces.turn(conversation).await;
+        let _turn = self.workspaces.lock_conversation(conversation).await;
         match self.workspaces.rooms().of_conversation(conversation) {
             Some(id) => self.workspaces.release(&id, why).await,
             None => self.release_elsewhere(conversation, why).await,
@@ -256,14 +260,14 @@ impl Cluster {
     /// Another server has it, and a run is in it; or another server or the shared state does not answer.
     async fn room_of(&self, occupant: &Occupant) -> Result<Option<Arc<Room>>, AcquireError> {
         let rooms = self.workspaces.rooms();
-        if let Some(room) = rooms.used_by(&occupant.conversation) {
+        if let Some(room) = rooms.touch_room_of(&occupant.conversation) {
             return Ok(Some(room));
         }
         if !self.may_be_elsewhere() {
             return Ok(None);
         }
-        let _turn = self.workspaces.turn(&occupant.conversation).await;
-        if let Some(room) = rooms.used_by(&occupant.conversation) {
+        let _turn = self.workspaces.lock_conversation(&occupant.conversation).await;
+        if let Some(room) = rooms.touch_room_of(&occupant.conversation) {
             return Ok(Some(room));
         }
         let lease = self.while_held(&occupant.conversation, self.fetch(occupant)).await?;
@@ -336,13 +340,13 @@ impl Cluster {
         for _ in 0..LOOKS {
             let Some(Found { id, old, session }) = self.find(&occupant.conversation).await? else { return Ok(None) };
             let adopted =
-                self.workspaces.adopt(&id, old.as_ref(), Some(occupant.clone()), session.clone(), Lessee::Caller);
+                self.workspaces.adopt(&id, old.as_ref(), Some(occupant.clone()), session.clone(), AdoptAs::Leased);
             match adopted.await? {
-                Adoption::Done(room) => {
+                Adoption::Adopted(room) => {
                     return Ok(Some(self.workspaces.lease_adopted(room, occupant.clone(), session)));
                 }
-                Adoption::Unfit => return Ok(None),
-                Adoption::Lost => {}
+                Adoption::Unusable => return Ok(None),
+                Adoption::OwnedElsewhere => {}
             }
         }
         Err(AcquireError::Busy)
@@ -364,31 +368,31 @@ impl Cluster {
         {
             return Ok(Some(Found { old: state.record(&handed.workspace).await?, id, session: handed.session }));
         }
-        let Some(record) = state.record_of(conversation).await? else { return Ok(None) };
+        let Some(record) = state.record_by_conversation(conversation).await? else { return Ok(None) };
         let Some(id) = RoomId::parse(&record.workspace) else { return Ok(None) };
         if self.workspaces.rooms().contains(&id) || self.rooms_of_others().await?.contains(&id) {
             // Its server is releasing it: it is no longer the conversation's.
-            self.workspaces.vacate(&record).await?;
+            self.workspaces.clear_conversation(&record).await?;
             return Ok(None);
         }
         Ok(Some(Found { id, session: record.session.clone(), old: Some(record) }))
     }
 
     /// Releases the room that a conversation has on another server, or had on one that died.
-    async fn release_elsewhere(&self, conversation: &str, why: Why) -> Result<(), ReleaseError> {
+    async fn release_elsewhere(&self, conversation: &str, why: ReleaseReason) -> Result<(), ReleaseError> {
         if !self.may_be_elsewhere() {
             return Ok(());
         }
         match self.find(conversation).await {
             Ok(None) => Ok(()),
             Ok(Some(Found { id, old, .. })) => match self.workspaces.claim(&id, old.as_ref()).await? {
-                true => self.workspaces.release_left(&id, why).await,
-                false => Err(ReleaseError::Elsewhere),
+                true => self.workspaces.release_unowned(&id, why).await,
+                false => Err(ReleaseError::BusyElsewhere),
             },
-            Err(AcquireError::Busy) => Err(ReleaseError::Elsewhere),
+            Err(AcquireError::Busy) => Err(ReleaseError::BusyElsewhere),
             Err(AcquireError::State(error)) => Err(error.into()),
-            Err(AcquireError::Others(error)) => Err(error.into()),
-            Err(AcquireError::Build(_)) => Err(ReleaseError::CutOff),
+            Err(AcquireError::Peer(error)) => Err(error.into()),
+            Err(AcquireError::Build(_)) => Err(ReleaseError::Interrupted),
         }
     }
 
@@ -409,7 +413,7 @@ impl Cluster {
     }
 }
 
-impl From<PeerError> for OthersError {
+impl From<PeerError> for PeerUnavailable {
     fn from(error: PeerError) -> Self {
         Self(error.to_string())
     }
@@ -417,7 +421,7 @@ impl From<PeerError> for OthersError {
 
 impl From<PeerError> for AcquireError {
     fn from(error: PeerError) -> Self {
-        Self::Others(error.into())
+        Self::Peer(error.into())
     }
 }
 

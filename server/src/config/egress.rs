@@ -10,14 +10,14 @@ use crate::bedrock;
 
 const ANTHROPIC_API: &str = "api.anthropic.com";
 
-/// The settings of the egress proxy, and the default region of model calls (`AWS_REGION`).
+/// Reads the settings of the egress proxy, and the default region of model calls (`AWS_REGION`).
 pub(super) fn read(r: &mut Reader) -> (Settings, String) {
-    let region = r.get("AWS_REGION", "us-east-1", "a region's name, for example us-east-1", |text| {
+    let region = r.get("AWS_REGION", "us-east-1", "the name of an AWS region, for example us-east-1", |text| {
         bedrock::is_region(text).then(|| text.to_owned())
     });
     let anthropic_key = r.secret("ANTHROPIC_API_KEY", |text| {
-        let fit = text.bytes().all(|b| b.is_ascii_graphic());
-        if fit {
+        let is_valid = text.bytes().all(|b| b.is_ascii_graphic());
+        if is_valid {
             Ok(Some(text.to_owned()).filter(|key| !key.is_empty()))
         } else {
             Err("accepted: one line of visible ASCII".into())
@@ -56,7 +56,7 @@ pub(super) fn read(r: &mut Reader) -> (Settings, String) {
     (settings, region)
 }
 
-/// Addresses of name servers, each with an optional port.
+/// Parses addresses of name servers, separated by commas, each with an optional port (default 53).
 fn name_servers(text: &str) -> Result<Vec<SocketAddr>, String> {
     let servers = text.split(',').map(str::trim).filter(|server| !server.is_empty()).map(|server| {
         let address = server.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53));

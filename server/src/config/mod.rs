@@ -1,8 +1,8 @@
 //! The configuration. All of it is parsed and checked before anything is bound or started.
 //!
-//! This module is on top of every part of the server: it reads the environment and the file into the settings types that the
-//! parts own, and no part imports it. One file per concern; each reads from a [`reader::Reader`], which knows the precedence
-//! (environment, file, default), keeps what is needed to print the effective settings, and collects every fault.
+//! This module is above all other parts of the server: it reads the environment and the file into the settings types that the
+//! parts own, and no part imports it. Each file reads the settings of one concern from a [`reader::Reader`], which implements the
+//! precedence (environment, file, default), records the effective settings for printing, and collects all errors.
 
 mod egress;
 mod reader;
@@ -14,38 +14,38 @@ mod units;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use reader::{Fault, Setting, Source};
+pub use reader::{ConfigError, Setting, Source};
 pub use rooms::Rooms;
 pub use service::Service;
 pub use storage::Storage;
 
-/// Everything the server was told.
+/// The complete, valid configuration of the server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Clients, keys, logs, shutdown.
+    /// Address, keys, logs and shutdown.
     pub service: Service,
-    /// What is kept, and where.
+    /// Database, shared state, audit trail and bucket.
     pub storage: Storage,
-    /// Rooms.
+    /// Container engine, workspaces and warm pool.
     pub rooms: Rooms,
-    /// The way out of the rooms.
+    /// Egress proxy of the workspaces.
     pub egress: nagaya_egress::Settings,
-    /// `AWS_REGION`: the default region of model calls, and that of the bucket.
+    /// `AWS_REGION`: the default region of model calls, and the region of the bucket.
     pub region: String,
-    /// The same, for print: one line per setting.
+    /// Every effective setting as text, with its source.
     pub settings: Vec<Setting>,
 }
 
 impl Config {
-    /// Reads the process's environment and the file, if one is named.
+    /// Reads the process's environment and, if given, the TOML file.
     ///
     /// # Errors
-    /// All faults found, each with what is accepted.
-    pub fn load(file: Option<&Path>) -> Result<Self, Vec<Fault>> {
+    /// All errors at once, each with the setting, its value (unless it is a secret) and what is accepted.
+    pub fn load(file: Option<&Path>) -> Result<Self, Vec<ConfigError>> {
         let text = file
             .map(|path| {
                 std::fs::read_to_string(path)
-                    .map_err(|error| vec![Fault::new(format!("--config {}: {error}", path.display()))])
+                    .map_err(|error| vec![ConfigError::new(format!("--config {}: {error}", path.display()))])
             })
             .transpose()?;
         let environment = std::env::vars_os()
@@ -54,11 +54,11 @@ impl Config {
         Self::parse(environment, text.as_deref())
     }
 
-    /// Reads a given environment and the text of a file.
+    /// Reads the given environment and the text of a TOML file.
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn parse(environment: BTreeMap<String, String>, toml: Option<&str>) -> Result<Self, Vec<Fault>> {
+    pub fn parse(environment: BTreeMap<String, String>, toml: Option<&str>) -> Result<Self, Vec<ConfigError>> {
         let home = environment.get("HOME").filter(|home| home.starts_with('/')).cloned();
         let mut reader = reader::Reader::new(environment, toml);
         let service = Service::read(&mut reader);
@@ -76,17 +76,17 @@ mod tests {
 
     use super::*;
 
-    fn parse(pairs: &[(&str, &str)], toml: Option<&str>) -> Result<Config, Vec<Fault>> {
+    fn parse(pairs: &[(&str, &str)], toml: Option<&str>) -> Result<Config, Vec<ConfigError>> {
         Config::parse(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(), toml)
     }
 
-    fn faults(pairs: &[(&str, &str)], toml: Option<&str>) -> String {
-        let faults = parse(pairs, toml).expect_err("must be refused");
-        faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    fn errors(pairs: &[(&str, &str)], toml: Option<&str>) -> String {
+        let errors = parse(pairs, toml).expect_err("must be rejected");
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
-    fn nothing_set_is_enough() {
+    fn an_empty_environment_is_valid() {
         let config = parse(&[], None).expect("an empty environment is valid");
         assert_eq!(config.rooms.settings.gc_interval.as_secs(), 60);
         assert_eq!(config.rooms.socket_base, Path::new("/var/run/workspace-sockets"));
@@ -94,23 +94,23 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_at_once_and_no_secret_is() {
-        let told = faults(
+    fn all_errors_are_reported_at_once_and_contain_no_secret() {
+        let message = errors(
             &[("CONTAINER_GC_INTERVAL", "0"), ("BIND_ADDR", "here"), ("API_KEYS", "hunter2"), ("APP_ENV", "prod")],
             Some("container_ttl = -1\nno_such = 3\n"),
         );
         for part in
             ["CONTAINER_GC_INTERVAL=\"0\"", "BIND_ADDR=\"here\"", "API_KEYS", "APP_ENV", "CONTAINER_TTL", "no_such"]
         {
-            assert!(told.contains(part), "{part} in {told}");
+            assert!(message.contains(part), "{part} in {message}");
         }
-        assert!(!told.contains("hunter2"), "{told}");
-        let told = faults(&[("PROXY_CREDENTIALS", "a.example=header:X-Key:hunter2")], None);
-        assert!(told.contains("PROXY_CREDENTIALS: rule 1") && !told.contains("hunter2"), "{told}");
+        assert!(!message.contains("hunter2"), "{message}");
+        let message = errors(&[("PROXY_CREDENTIALS", "a.example=header:X-Key:hunter2")], None);
+        assert!(message.contains("PROXY_CREDENTIALS: rule 1") && !message.contains("hunter2"), "{message}");
     }
 
     #[test]
-    fn environment_wins_over_file_and_file_over_default() {
+    fn the_environment_overrides_the_file_and_the_file_the_default() {
         let config = parse(&[("CONTAINER_TTL", "5")], Some("container_ttl = 7\ncontainer_gc_interval = \"2m\"\n"))
             .expect("valid");
         assert_eq!((config.rooms.settings.ttl.as_secs(), config.rooms.settings.gc_interval.as_secs()), (5, 120));
@@ -121,24 +121,24 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_path_too_long_for_the_kernel_is_refused_with_the_sum() {
+    fn a_socket_path_that_is_too_long_for_the_kernel_is_rejected_with_the_limit() {
         let long = format!("/{}", "a".repeat(90));
-        let told = faults(&[("WORKSPACE_SOCKET_BASE_PATH", &long)], None);
-        assert!(told.contains("107"), "{told}");
+        let message = errors(&[("WORKSPACE_SOCKET_BASE_PATH", &long)], None);
+        assert!(message.contains("107"), "{message}");
     }
 
-    /// The first column of the tables in docs/configuration.md, and the settings there are.
+    /// Compares the first column of the tables in docs/configuration.md with the settings that are read.
     #[test]
-    fn every_setting_is_in_the_docs_and_no_other() {
+    fn the_docs_list_exactly_the_settings_that_exist() {
         let rows = include_str!("../../../docs/configuration.md").lines().filter(|line| line.starts_with("| `"));
         let first = rows.filter_map(|row| row.split('|').nth(1));
         let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-        let told: BTreeSet<&str> =
+        let documented: BTreeSet<&str> =
             first.flat_map(|cell| cell.split('`')).filter(|part| part.len() > 1 && is_name(part)).collect();
         let config = parse(&[], None).expect("valid");
-        let known: BTreeSet<&str> = config.settings.iter().map(|setting| setting.name).collect();
-        let missing: Vec<_> = known.difference(&told).collect();
-        let unknown: Vec<_> = told.difference(&known).collect();
+        let existing: BTreeSet<&str> = config.settings.iter().map(|setting| setting.name).collect();
+        let missing: Vec<_> = existing.difference(&documented).collect();
+        let unknown: Vec<_> = documented.difference(&existing).collect();
         assert!(
             missing.is_empty() && unknown.is_empty(),
             "not in docs/configuration.md: {missing:?}; only there: {unknown:?}"
@@ -147,8 +147,8 @@ mod tests {
 
     #[test]
     fn keys_are_required_beyond_loopback_and_in_production() {
-        assert!(faults(&[("BIND_ADDR", "0.0.0.0:8000")], None).contains("API_KEYS"));
-        assert!(faults(&[("APP_ENV", "production")], None).contains("API_KEYS"));
+        assert!(errors(&[("BIND_ADDR", "0.0.0.0:8000")], None).contains("API_KEYS"));
+        assert!(errors(&[("APP_ENV", "production")], None).contains("API_KEYS"));
         parse(&[("APP_ENV", "production"), ("API_KEYS", "0123456789abcdef"), ("BIND_ADDR", "0.0.0.0:1")], None)
             .expect("valid");
     }

@@ -1,11 +1,11 @@
-//! Looks settings up — environment, then file, then default — and keeps account of where each came from.
+//! Looks settings up in the environment, then in the file, then among the defaults, and records the source of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
 
-/// Where a setting's value came from.
+/// Source of a setting's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -13,7 +13,7 @@ pub enum Source {
     Environment,
     /// The file given with `--config`.
     File,
-    /// Nobody said otherwise.
+    /// The built-in default, because neither environment nor file sets it.
     Default,
 }
 
@@ -27,54 +27,56 @@ impl fmt::Display for Source {
     }
 }
 
-/// One effective setting, fit to be printed.
+/// One effective setting in printable form.
 #[derive(Debug, Clone, Serialize)]
 pub struct Setting {
-    /// The variable's name.
+    /// Name of the environment variable.
     pub name: &'static str,
-    /// The value, as one would write it; `[redacted]` for a secret that is set.
+    /// The value in the form in which it is set; `[redacted]` for a secret that is set.
     pub value: String,
-    /// Where it came from.
+    /// Source of the value.
     pub source: Source,
 }
 
-/// One thing wrong with the configuration.
+/// One error of the configuration, as a line to print.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault(String);
+pub struct ConfigError(String);
 
-impl Fault {
-    /// A fault that is not about a single value's form.
+impl ConfigError {
+    /// An error with a complete message.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// Where a setting's value is shown.
+/// Where the value of a setting may be printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    Everywhere,
-    /// Not in a fault: a secret may have been written where only its place belongs.
-    OnceValid,
-    Nowhere,
+enum Visibility {
+    /// In errors and in the list of effective settings.
+    Public,
+    /// Only in the list, if valid. An invalid value may contain a secret in place of a reference to one.
+    WhenValid,
+    /// Never.
+    Secret,
 }
 
-/// What stands in for a secret's value wherever it would be shown.
+/// Printed instead of a secret's value.
 const REDACTED: &str = "[redacted]";
 
-/// Reads settings one by one; faults are collected, so that all of them can be told at once.
+/// Reads settings one by one and collects errors, so that all of them are reported at once.
 #[derive(Debug)]
 pub struct Reader {
     environment: BTreeMap<String, String>,
     file: BTreeMap<String, String>,
     known: BTreeSet<&'static str>,
     settings: Vec<Setting>,
-    faults: Vec<Fault>,
+    errors: Vec<ConfigError>,
 }
 
 impl Reader {
@@ -85,11 +87,11 @@ impl Reader {
             file: BTreeMap::new(),
             known: BTreeSet::new(),
             settings: Vec::new(),
-            faults: Vec::new(),
+            errors: Vec::new(),
         };
         match toml.map(str::parse::<toml::Table>) {
             None => {}
-            Some(Err(error)) => reader.faults.push(Fault(format!("configuration file: {}", error.message()))),
+            Some(Err(error)) => reader.errors.push(ConfigError(format!("configuration file: {}", error.message()))),
             Some(Ok(table)) => table.into_iter().for_each(|(key, value)| reader.file_entry(&key, value)),
         }
         reader
@@ -104,18 +106,22 @@ impl Reader {
             toml::Value::Array(items) if items.iter().all(toml::Value::is_str) => {
                 items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
             }
-            _ => return self.fault(format!("configuration file: {key}: a text, number or list of texts is accepted")),
+            _ => {
+                return self.error(format!(
+                    "configuration file: {key}: accepted: a string, number, boolean or list of strings"
+                ));
+            }
         };
         self.file.insert(key.to_ascii_uppercase(), text);
     }
 
-    /// Records something wrong that no single [`Reader::get`] could see.
-    pub fn fault(&mut self, message: impl Into<String>) {
-        self.faults.push(Fault::new(message));
+    /// Records an error that concerns more than the form of a single value.
+    pub fn error(&mut self, message: impl Into<String>) {
+        self.errors.push(ConfigError::new(message));
     }
 
-    /// The value of `name` through `parse`; an empty text counts as unset. `accepted` completes "… is accepted".
-    /// After a fault it is the default's value, which only serves to find further faults.
+    /// The value of `name`, parsed; an empty value counts as unset. `accepted` says in an error message what is accepted.
+    /// After an error the default's value is returned, so that the remaining settings can be checked as well.
     pub fn get<T>(
         &mut self,
         name: &'static str,
@@ -123,39 +129,39 @@ impl Reader {
         accepted: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> T {
-        self.read(name, default, Shown::Everywhere, |text| parse(text).ok_or_else(|| format!("accepted: {accepted}")))
+        self.read(name, default, Visibility::Public, |text| parse(text).ok_or_else(|| format!("accepted: {accepted}")))
     }
 
-    /// As [`Reader::get`], for a parser that explains itself.
+    /// Like [`Reader::get`], with a parser that returns its own error message.
     pub fn parse<T, E: fmt::Display>(
         &mut self,
         name: &'static str,
         default: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> T {
-        self.read(name, default, Shown::Everywhere, |text| parse(text).map_err(|error| error.to_string()))
+        self.read(name, default, Visibility::Public, |text| parse(text).map_err(|error| error.to_string()))
     }
 
-    /// As [`Reader::parse`], for a value that tells where secrets are: a faulty one may hold the secret itself, and is not shown.
+    /// Like [`Reader::parse`], for a value that refers to secrets. An invalid value may contain the secret itself and is not printed.
     pub fn reference<T, E: fmt::Display>(
         &mut self,
         name: &'static str,
         default: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> T {
-        self.read(name, default, Shown::OnceValid, |text| parse(text).map_err(|error| error.to_string()))
+        self.read(name, default, Visibility::WhenValid, |text| parse(text).map_err(|error| error.to_string()))
     }
 
-    /// As [`Reader::parse`], for a value that is never shown, also not in a fault.
+    /// Like [`Reader::parse`], for a secret: its value is never printed, not even in an error.
     pub fn secret<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> T {
-        self.read(name, "", Shown::Nowhere, parse)
+        self.read(name, "", Visibility::Secret, parse)
     }
 
     fn read<T>(
         &mut self,
         name: &'static str,
         default: &str,
-        shown: Shown,
+        visibility: Visibility,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> T {
         self.known.insert(name);
@@ -165,24 +171,28 @@ impl Reader {
             (None, Some(text)) => (text, Source::File),
             (None, None) => (default.to_owned(), Source::Default),
         };
-        let printed = if shown == Shown::Nowhere && !text.is_empty() { REDACTED.to_owned() } else { text.clone() };
+        let printed =
+            if visibility == Visibility::Secret && !text.is_empty() { REDACTED.to_owned() } else { text.clone() };
         let value = parse(&text).or_else(|why| {
-            let told = if shown == Shown::Everywhere { format!("={text:?}") } else { String::new() };
-            self.faults.push(Fault(format!("{name}{told}: {why}")));
+            let shown = if visibility == Visibility::Public { format!("={text:?}") } else { String::new() };
+            self.errors.push(ConfigError(format!("{name}{shown}: {why}")));
             parse(default)
         });
         self.settings.push(Setting { name, value: printed, source });
         match value {
             Ok(value) => value,
-            Err(why) => unreachable!("the default of {name} is valid, but: {why}"),
+            Err(why) => unreachable!("the default of {name} is invalid: {why}"),
         }
     }
 
-    /// All settings read, or all faults found.
-    pub fn finish(mut self) -> Result<Vec<Setting>, Vec<Fault>> {
+    /// All settings that were read.
+    ///
+    /// # Errors
+    /// All errors that were found, settings of the file that do not exist included.
+    pub fn finish(mut self) -> Result<Vec<Setting>, Vec<ConfigError>> {
         for key in self.file.keys().filter(|key| !self.known.contains(key.as_str())) {
-            self.faults.push(Fault(format!("configuration file: {}: no such setting", key.to_ascii_lowercase())));
+            self.errors.push(ConfigError(format!("configuration file: {}: unknown setting", key.to_ascii_lowercase())));
         }
-        if self.faults.is_empty() { Ok(self.settings) } else { Err(self.faults) }
+        if self.errors.is_empty() { Ok(self.settings) } else { Err(self.errors) }
     }
 }

@@ -13,19 +13,19 @@ use super::units;
 /// Settings of workspaces.
 #[derive(Debug, Clone)]
 pub struct Rooms {
-    /// `DOCKER_SOCKET_PATH`
+    /// `DOCKER_SOCKET_PATH`: address of the container engine.
     pub engine: EngineAddress,
-    /// `CONTAINER_IMAGE`
+    /// `CONTAINER_IMAGE`: image of the workspaces' containers.
     pub image: String,
-    /// `WORKSPACE_SOCKET_BASE_PATH`
+    /// `WORKSPACE_SOCKET_BASE_PATH`: directory of the workspaces' socket directories, as the server sees it.
     pub socket_base: PathBuf,
-    /// `WORKSPACE_SOCKET_HOST_PATH`
+    /// `WORKSPACE_SOCKET_HOST_PATH`: the same directory as the container engine's host sees it.
     pub socket_host_base: PathBuf,
-    /// `CONTAINER_EXECUTION_TIMEOUT`
+    /// `CONTAINER_EXECUTION_TIMEOUT`: time limit of a run.
     pub execution_timeout: Duration,
-    /// `CONTAINER_CPUS`, `CONTAINER_MEMORY`, `CONTAINER_PIDS`, `CONTAINER_DISK`
+    /// `CONTAINER_CPUS`, `CONTAINER_MEMORY`, `CONTAINER_PIDS`, `CONTAINER_DISK`: resource limits of each workspace.
     pub limits: RoomLimits,
-    /// Life of workspaces, and the warm pool.
+    /// Lifetime and number of workspaces, and the size of the warm pool.
     pub settings: Settings,
 }
 
@@ -42,13 +42,13 @@ impl Rooms {
         });
         let socket_base = path(r, "WORKSPACE_SOCKET_BASE_PATH", directory::DEFAULT_BASE);
         if let Err(why) = directory::check_length(&socket_base) {
-            r.fault(format!("WORKSPACE_SOCKET_BASE_PATH={:?}: {why}", socket_base.display().to_string()));
+            r.error(format!("WORKSPACE_SOCKET_BASE_PATH={:?}: {why}", socket_base.display().to_string()));
         }
         let socket_host_base = path(r, "WORKSPACE_SOCKET_HOST_PATH", &socket_base.to_string_lossy());
         let min = r.get("WARM_POOL_MIN_SIZE", "2", "a whole number from 0 to 1000", pool_size);
         let max = r.get("WARM_POOL_MAX_SIZE", "10", "a whole number from 0 to 1000", pool_size);
         if min > max {
-            r.fault(format!("WARM_POOL_MIN_SIZE={min}: must not exceed WARM_POOL_MAX_SIZE={max}"));
+            r.error(format!("WARM_POOL_MIN_SIZE={min}: must not exceed WARM_POOL_MAX_SIZE={max}"));
         }
         // In the order in which the settings are printed.
         let ttl = r.get("CONTAINER_TTL", "3600", units::DURATION, units::duration);

@@ -1,4 +1,4 @@
-//! How the process meets its clients: address, keys, logs, shutdown.
+//! Settings of the service: address, keys, rate limit, logs, shutdown.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -13,22 +13,22 @@ use crate::api::auth::ApiKeys;
 use crate::api::rate_limit::RateLimit;
 use nagaya_telemetry::logs::{LogFormat, LogSettings};
 
-/// Settings of the service itself.
+/// Settings of the service.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// `APP_ENV`
+    /// `APP_ENV`: decides where keys are required.
     pub environment: Environment,
-    /// `BIND_ADDR`
+    /// `BIND_ADDR`: address and port to listen on.
     pub bind: SocketAddr,
-    /// `API_KEYS`
+    /// `API_KEYS`: keys of operators and tenants.
     pub keys: ApiKeys,
-    /// `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`: what a key may ask; `None` for as often as it likes
+    /// `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`: rate limit of each key; `None` for no limit.
     pub rate_limit: Option<RateLimit>,
-    /// `SHUTDOWN_TIMEOUT`
+    /// `SHUTDOWN_TIMEOUT`: time that runs get to end after SIGTERM.
     pub shutdown_timeout: Duration,
-    /// `SHUTDOWN_WORKSPACES`
+    /// `SHUTDOWN_WORKSPACES`: whether workspaces outlive the server.
     pub at_shutdown: OnShutdown,
-    /// `LOG_LEVEL`, `LOG_FORMAT`
+    /// `LOG_LEVEL`, `LOG_FORMAT`: verbosity and format of the log.
     pub logs: LogSettings,
 }
 
@@ -39,17 +39,19 @@ impl Service {
             "production" => Some(Environment::Production),
             _ => None,
         });
-        let bind: SocketAddr =
-            r.get("BIND_ADDR", "127.0.0.1:8000", "an address and port, as 127.0.0.1:8000 or [::1]:8000", |text| {
-                text.parse().ok()
-            });
+        let bind: SocketAddr = r.get(
+            "BIND_ADDR",
+            "127.0.0.1:8000",
+            "an address and port, for example 127.0.0.1:8000 or [::1]:8000",
+            |text| text.parse().ok(),
+        );
         let keys = r.secret("API_KEYS", ApiKeys::parse);
         if keys.is_empty() && environment == Environment::Production {
-            r.fault("API_KEYS: APP_ENV=production needs at least one key: KEY (operator) or TENANT:KEY");
+            r.error("API_KEYS: APP_ENV=production requires at least one key: KEY (operator) or TENANT:KEY");
         }
         if keys.is_empty() && !bind.ip().is_loopback() {
-            r.fault(format!(
-                "BIND_ADDR={bind}: without API_KEYS only a loopback address is accepted; set API_KEYS to listen further"
+            r.error(format!(
+                "BIND_ADDR={bind}: without API_KEYS only a loopback address is accepted; set API_KEYS to listen on this one"
             ));
         }
         Self {
@@ -77,7 +79,7 @@ impl Service {
 }
 
 fn rate_limit(r: &mut Reader) -> Option<RateLimit> {
-    let requests = r.get("RATE_LIMIT_REQUESTS", "100", "a number up to 1000000; 0 for no limit", |text| {
+    let requests = r.get("RATE_LIMIT_REQUESTS", "100", "a whole number from 0 to 1000000; 0 means no limit", |text| {
         text.parse().ok().filter(|number| *number <= 1_000_000u32)
     });
     let period = r.get("RATE_LIMIT_PERIOD", "60", "a time from 1s to 24h", |text| {

@@ -1,4 +1,4 @@
-//! Where state lives.
+//! Settings of storage: state directory, database, shared state, audit trail, bucket.
 
 use std::path::PathBuf;
 
@@ -8,25 +8,25 @@ use crate::conversation::store::Database;
 use nagaya_workspace::objects::BucketSettings;
 use nagaya_workspace::state::RedisAddress;
 
-/// Settings of what is kept.
+/// Settings of storage.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    /// `STATE_DIR`
+    /// `STATE_DIR`: directory for this server's journals, uploads and, by default, its database and audit trail.
     pub state_dir: PathBuf,
-    /// `DATABASE_URL`
+    /// `DATABASE_URL`: SQLite or PostgreSQL database.
     pub database: Database,
-    /// `REDIS_URL`: state that several servers share; `None` is a file in the state directory.
+    /// `REDIS_URL`: Redis in which several servers share workspace records; `None` for a file in the state directory.
     pub redis: Option<RedisAddress>,
-    /// `AUDIT_LOG`: the audit trail's file; `None` is the one in the state directory.
+    /// `AUDIT_LOG`: file of the audit trail; `None` for one in the state directory.
     pub audit_log: Option<PathBuf>,
-    /// `DEPLOYMENT_ID`; `None` is the one kept in the state directory.
+    /// `DEPLOYMENT_ID`: marks the containers of this deployment; `None` for the id in the state directory.
     pub deployment_id: Option<String>,
-    /// `S3_BUCKET_NAME`, `S3_WORKSPACE_PREFIX`, `S3_ENDPOINT_URL`, `S3_SYNC_TIMEOUT`: where rooms' files are kept; `None`
-    /// is nowhere.
+    /// `S3_BUCKET_NAME`, `S3_WORKSPACE_PREFIX`, `S3_ENDPOINT_URL`, `S3_SYNC_TIMEOUT`: bucket in which the workspaces' files are
+    /// stored; `None` for no file sync.
     pub bucket: Option<BucketSettings>,
 }
 
-/// Characters of a deployment id: it becomes a Docker label and part of a directory's name.
+/// Whether `text` is a valid deployment id, which becomes a Docker label and part of a directory's name.
 fn is_deployment_id(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
@@ -37,7 +37,7 @@ impl Storage {
         let state_dir = r.get("STATE_DIR", &default, "an absolute path", |text| {
             Some(PathBuf::from(text)).filter(|path| path.is_absolute())
         });
-        // It may hold a password.
+        // A secret, because the URL may contain a password.
         let file = Database::Sqlite(state_dir.join("nagaya.sqlite"));
         let database = r.secret("DATABASE_URL", |text| match text.is_empty() {
             true => Ok(file.clone()),
@@ -60,36 +60,37 @@ impl Storage {
     }
 }
 
-/// Where rooms' files are kept; `None` where no bucket is named.
+/// Reads the settings of the bucket; `None` if no bucket is named.
 fn bucket(r: &mut Reader) -> Option<BucketSettings> {
     let name = r.get(
         "S3_BUCKET_NAME",
         "",
-        "a bucket's name: 3 to 63 lower-case letters, digits, '-', '.'; or nothing for no file sync",
+        "the name of a bucket: 3 to 63 lower-case letters, digits, '-', '.'; or nothing for no file sync",
         |text| (text.is_empty() || is_bucket(text)).then(|| text.to_owned()),
     );
     let prefix = r.get(
         "S3_WORKSPACE_PREFIX",
         "workspaces/",
-        "up to 200 letters, digits, '-', '_', '.', in parts that '/' ends, as workspaces/",
+        "up to 200 letters, digits, '-', '_', '.', in components that end with '/', for example workspaces/",
         prefix,
     );
     let endpoint = r.get(
         "S3_ENDPOINT_URL",
         "",
-        "http://HOST[:PORT] or https://HOST[:PORT], or nothing for the region's own",
+        "http://HOST[:PORT] or https://HOST[:PORT], or nothing for the endpoint of AWS_REGION",
         |text| match text.is_empty() {
             true => Some(None),
             false => endpoint(text).map(Some),
         },
     );
-    let patience = r.get("S3_SYNC_TIMEOUT", "30", "a time from 1s to 60s", |text| {
+    let sync_timeout = r.get("S3_SYNC_TIMEOUT", "30", "a time from 1s to 60s", |text| {
         units::duration(text).filter(|time| (1..=60).contains(&time.as_secs()))
     });
-    (!name.is_empty()).then_some(BucketSettings { name, prefix, endpoint, patience })
+    (!name.is_empty()).then_some(BucketSettings { name, prefix, endpoint, sync_timeout })
 }
 
-/// Amazon S3, "General purpose bucket naming rules", as far as a name could be taken for something else.
+/// Whether `text` can be a bucket's name. Of Amazon S3's "General purpose bucket naming rules" it checks those that keep a name from
+/// being mistaken for another part of a URL.
 fn is_bucket(text: &str) -> bool {
     (3..=63).contains(&text.len())
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c))
@@ -98,7 +99,7 @@ fn is_bucket(text: &str) -> bool {
         && !text.contains("..")
 }
 
-/// The prefix with its last '/'.
+/// Normalizes the prefix of object keys so that it ends with '/'.
 fn prefix(text: &str) -> Option<String> {
     let parts = text.strip_suffix('/').unwrap_or(text);
     let is_part = |part: &str| {
@@ -107,12 +108,12 @@ fn prefix(text: &str) -> Option<String> {
     (parts.len() <= 200 && parts.split('/').all(is_part)).then(|| format!("{parts}/"))
 }
 
-/// The endpoint without its last '/'.
+/// Normalizes the endpoint's URL so that it does not end with '/'.
 fn endpoint(text: &str) -> Option<String> {
     let url = url::Url::parse(text).ok()?;
     let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-    let fit = matches!(url.scheme(), "http" | "https") && url.has_host() && bare && url.password().is_none();
-    fit.then(|| url.as_str().trim_end_matches('/').to_owned())
+    let is_valid = matches!(url.scheme(), "http" | "https") && url.has_host() && bare && url.password().is_none();
+    is_valid.then(|| url.as_str().trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]
@@ -120,22 +121,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_a_prefix_and_an_endpoint_are_known_from_what_is_none() {
-        for good in ["abc", "my-rooms.eu", "0rooms9"] {
-            assert!(is_bucket(good), "{good}");
+    fn bucket_names_prefixes_and_endpoints_are_validated() {
+        for valid in ["abc", "my-files.eu", "0files9"] {
+            assert!(is_bucket(valid), "{valid}");
         }
-        for bad in ["ab", "Rooms", "a..b", "-rooms", "rooms-", "a/b", "a b", &"a".repeat(64)] {
-            assert!(!is_bucket(bad), "{bad}");
+        for invalid in ["ab", "Files", "a..b", "-files", "files-", "a/b", "a b", &"a".repeat(64)] {
+            assert!(!is_bucket(invalid), "{invalid}");
         }
         assert_eq!(prefix("workspaces/").as_deref(), Some("workspaces/"));
         assert_eq!(prefix("a/b_c.d").as_deref(), Some("a/b_c.d/"));
-        for bad in ["", "/", "/a", "a//b", "a/../b", "a/./", "a b/", "ä/"] {
-            assert_eq!(prefix(bad), None, "{bad}");
+        for invalid in ["", "/", "/a", "a//b", "a/../b", "a/./", "a b/", "ä/"] {
+            assert_eq!(prefix(invalid), None, "{invalid}");
         }
         assert_eq!(endpoint("http://127.0.0.1:9000/").as_deref(), Some("http://127.0.0.1:9000"));
         assert_eq!(endpoint("https://s3.example.com").as_deref(), Some("https://s3.example.com"));
-        for bad in ["s3.example.com", "ftp://h", "http://u:hunter2@h", "http://h/bucket", "http://h/?x=1", "http://"] {
-            assert_eq!(endpoint(bad), None, "{bad}");
+        for invalid in
+            ["s3.example.com", "ftp://h", "http://u:hunter2@h", "http://h/bucket", "http://h/?x=1", "http://"]
+        {
+            assert_eq!(endpoint(invalid), None, "{invalid}");
         }
     }
 }

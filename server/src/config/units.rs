@@ -1,13 +1,13 @@
-//! Parsers for values with a unit.
+//! Parsers for durations and sizes with a unit.
 
 use std::time::Duration;
 
-/// What [`duration`] takes.
+/// What [`duration`] accepts, for error messages.
 pub const DURATION: &str = "a time above zero: seconds (60), or with a unit (500ms, 60s, 5m, 1h)";
-/// What [`bytes()`] takes.
+/// What [`bytes()`] accepts, for error messages.
 pub const BYTES: &str = "a size above zero: bytes, or with a unit (512MiB, 2GiB, 2g)";
 
-/// A time above zero.
+/// Parses a time above zero; without a unit it is in seconds.
 pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let millis = match unit {
@@ -20,7 +20,7 @@ pub fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(number.checked_mul(millis)?)).filter(|time| !time.is_zero())
 }
 
-/// A size in bytes, above zero; units are powers of 1,024.
+/// Parses a size above zero, in bytes; units are powers of 1,024.
 pub fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let scale: u64 = match unit.to_ascii_lowercase().as_str() {
@@ -43,17 +43,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_are_told_apart() {
+    fn durations_and_sizes_are_parsed_with_their_units() {
         assert_eq!(duration("60"), Some(Duration::from_mins(1)));
         assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
         assert_eq!(duration("5m"), Some(Duration::from_mins(5)));
         assert_eq!(bytes("2GiB"), Some(2 << 30));
         assert_eq!(bytes("2 g"), Some(2 << 30));
-        for bad in ["", "0", "-1", "abc", "1.5", "1d", "99999999999999999999", "18446744073709551615h"] {
-            assert_eq!(duration(bad), None, "{bad}");
+        for invalid in ["", "0", "-1", "abc", "1.5", "1d", "99999999999999999999", "18446744073709551615h"] {
+            assert_eq!(duration(invalid), None, "{invalid}");
         }
-        for bad in ["", "0", "-1", "2TB!", "18446744073709551615g"] {
-            assert_eq!(bytes(bad), None, "{bad}");
+        for invalid in ["", "0", "-1", "2TB!", "18446744073709551615g"] {
+            assert_eq!(bytes(invalid), None, "{invalid}");
         }
     }
 }

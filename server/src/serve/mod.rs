@@ -15,7 +15,7 @@ use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::logs;
 use nagaya_telemetry::metrics::Metrics;
 use nagaya_workspace::state::StateError;
-use nagaya_workspace::state::directory::{DirectoryError, StateDir, write_whole};
+use nagaya_workspace::state::directory::{DirectoryError, StateDir, write_atomically};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -212,7 +212,7 @@ impl Server {
             signal = signals.next() => {
                 tracing::warn!(signal, "hastened");
                 self.runs.hasten();
-                workspaces.hasten();
+                workspaces.skip_grace_periods();
                 self.runs.drain(Duration::ZERO).await;
             }
         }
@@ -225,7 +225,7 @@ impl Server {
                 () = &mut shutdown => break,
                 signal = signals.next() => {
                     tracing::warn!(signal, "hastened");
-                    workspaces.hasten();
+                    workspaces.skip_grace_periods();
                 }
             }
         }
@@ -246,7 +246,7 @@ fn announce(
 ) -> Result<(), StartError> {
     let addr = listener.local_addr().map_err(|error| StartError::Bind(config.service.bind, error))?;
     if let Some(path) = addr_file {
-        write_whole(path, &format!("{addr}\n")).map_err(|error| StartError::AddrFile(path.into(), error))?;
+        write_atomically(path, &format!("{addr}\n")).map_err(|error| StartError::AddrFile(path.into(), error))?;
     }
     let environment = config.service.environment.name();
     tracing::info!(%addr, deployment = server.deployment, environment, "serving");

@@ -1,4 +1,4 @@
-//! What `nagaya doctor` says of the bucket, and what the configuration says of its settings.
+//! `nagaya doctor` checks the bucket, and `nagaya config` its settings.
 
 use std::process::Output;
 
@@ -13,17 +13,17 @@ async fn nagaya(command: &str, environment: &[(&str, &str)]) -> (Output, String)
     nagaya.env("AWS_EC2_METADATA_DISABLED", "true");
     nagaya.env("WORKSPACE_SOCKET_BASE_PATH", home.path().join("s")).envs(environment.iter().copied());
     let output = nagaya.output().await.expect("runs");
-    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(!told.contains(SECRET_KEY), "a secret is told: {told}");
-    (output, told)
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!text.contains(SECRET_KEY), "the output shows a secret: {text}");
+    (output, text)
 }
 
-fn line<'a>(told: &'a str, start: &str) -> &'a str {
-    told.lines().find(|line| line.contains(start)).unwrap_or_else(|| panic!("no {start:?} in {told}"))
+fn line<'a>(text: &'a str, start: &str) -> &'a str {
+    text.lines().find(|line| line.contains(start)).unwrap_or_else(|| panic!("no {start:?} in {text}"))
 }
 
 #[tokio::test]
-async fn the_bucket_is_well_or_it_is_told_what_to_do() {
+async fn doctor_reports_a_usable_bucket_or_says_what_to_do() {
     let server = server().await;
     let url = server.url();
     let right = [
@@ -32,35 +32,35 @@ async fn the_bucket_is_well_or_it_is_told_what_to_do() {
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
         ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
     ];
-    let (_, told) = nagaya("doctor", &right).await;
-    assert!(line(&told, "object storage").starts_with("ok "), "{told}");
-    let (_, told) = nagaya("doctor", &[]).await;
-    assert!(line(&told, "object storage").contains("not configured"), "{told}");
-    let (_, told) = nagaya("doctor", &right[..2]).await;
-    assert!(line(&told, "object storage").starts_with("BAD ") && told.contains("s3:ListBucket"), "{told}");
-    server.set_fault(Fault::Refuse).await.expect("is set");
-    let (output, told) = nagaya("doctor", &right).await;
-    assert!(line(&told, "object storage").starts_with("BAD ") && told.contains("s3:ListBucket"), "{told}");
+    let (_, text) = nagaya("doctor", &right).await;
+    assert!(line(&text, "object storage").starts_with("ok "), "{text}");
+    let (_, text) = nagaya("doctor", &[]).await;
+    assert!(line(&text, "object storage").contains("not configured"), "{text}");
+    let (_, text) = nagaya("doctor", &right[..2]).await;
+    assert!(line(&text, "object storage").starts_with("BAD ") && text.contains("s3:ListBucket"), "{text}");
+    server.set_fault(Fault::Refuse).await.expect("sets the fault");
+    let (output, text) = nagaya("doctor", &right).await;
+    assert!(line(&text, "object storage").starts_with("BAD ") && text.contains("s3:ListBucket"), "{text}");
     assert_eq!(output.status.code(), Some(69));
-    server.set_fault(Fault::Down).await.expect("is set");
-    let (_, told) = nagaya("doctor", &right).await;
-    assert!(line(&told, "object storage").starts_with("BAD ") && told.contains("S3_ENDPOINT_URL"), "{told}");
+    server.set_fault(Fault::Down).await.expect("sets the fault");
+    let (_, text) = nagaya("doctor", &right).await;
+    assert!(line(&text, "object storage").starts_with("BAD ") && text.contains("S3_ENDPOINT_URL"), "{text}");
 }
 
 #[tokio::test]
-async fn every_bad_setting_is_told_at_once() {
+async fn every_invalid_setting_is_reported_at_once() {
     let bad = [
         ("S3_BUCKET_NAME", "Not A Bucket"),
         ("S3_WORKSPACE_PREFIX", "/../"),
         ("S3_ENDPOINT_URL", "s3.example.com"),
         ("S3_SYNC_TIMEOUT", "0"),
     ];
-    let (output, told) = nagaya("config", &bad).await;
-    assert_eq!(output.status.code(), Some(64), "{told}");
+    let (output, text) = nagaya("config", &bad).await;
+    assert_eq!(output.status.code(), Some(64), "{text}");
     for (name, _) in bad {
-        assert!(told.contains(&format!("{name}=")), "{name} in {told}");
+        assert!(text.contains(&format!("{name}=")), "{name} in {text}");
     }
-    let (output, told) = nagaya("config", &[("S3_BUCKET_NAME", "rooms"), ("S3_WORKSPACE_PREFIX", "a/b")]).await;
-    assert_eq!(output.status.code(), Some(0), "{told}");
-    assert!(line(&told, "S3_SYNC_TIMEOUT").contains("30"), "{told}");
+    let (output, text) = nagaya("config", &[("S3_BUCKET_NAME", "rooms"), ("S3_WORKSPACE_PREFIX", "a/b")]).await;
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(line(&text, "S3_SYNC_TIMEOUT").contains("30"), "{text}");
 }

@@ -1,12 +1,12 @@
-//! One conversation's place: what goes in comes out, under any name, and nowhere else.
+//! One conversation's objects in the bucket: files of any name are stored and read back, and those of others stay untouched.
 
 use nagaya_fixtures::s3::Fault;
-use nagaya_workspace::objects::{Kept, Manifest, StorageError};
+use nagaya_workspace::objects::{Manifest, ManifestEntry, StorageError};
 
 use crate::support::{bucket, content, place, read, server, soon};
 
 #[tokio::test]
-async fn what_is_written_is_listed_and_read_under_any_name() {
+async fn a_file_of_any_name_is_written_listed_and_read() {
     let server = server().await;
     let place = place(&server);
     let longest = "a".repeat(255);
@@ -20,31 +20,31 @@ async fn what_is_written_is_listed_and_read_under_any_name() {
     let listed = place.list(soon()).await.expect("lists");
     assert_eq!(listed.len(), 7);
     assert!(listed.iter().any(|file| file.path == "new\nline" && file.size == 11), "{listed:?}");
-    // Somebody else's objects there are nobody's files.
+    // Objects that another client has put under the prefix are not files.
     server.put("workspaces/acme/c1/files/%2E%2E/passwd", "x");
     server.put("workspaces/acme/c1/files/a%2fb", "x");
     assert_eq!(place.list(soon()).await.expect("lists").len(), 7);
-    assert!(!place.takes("../up") && !place.takes("/etc/passwd") && !place.takes(&"a/".repeat(600)));
+    assert!(!place.accepts("../up") && !place.accepts("/etc/passwd") && !place.accepts(&"a/".repeat(600)));
     let refused = place.write("../up", content("x"), soon()).await;
-    assert!(matches!(refused, Err(StorageError::Missing(_))), "{refused:?}");
+    assert!(matches!(refused, Err(StorageError::NotFound(_))), "{refused:?}");
     place.delete(["a.txt".to_owned(), "not there".to_owned()], soon()).await.expect("deletes");
-    assert!(matches!(place.read("a.txt", soon()).await, Err(StorageError::Missing(_))));
+    assert!(matches!(place.read("a.txt", soon()).await, Err(StorageError::NotFound(_))));
 }
 
 #[tokio::test]
-async fn a_large_file_goes_in_parts_and_one_that_breaks_off_leaves_nothing() {
+async fn a_large_file_is_uploaded_in_parts_and_a_failed_upload_leaves_nothing() {
     let server = server().await;
     let place = place(&server);
     let large: Vec<u8> = (0..20_000_000u32).map(|at| u8::try_from(at % 251).expect("small")).collect();
     place.write("large", content(large.clone()), soon()).await.expect("writes");
-    assert!(read(&place, "large").await == large, "other bytes came back");
-    assert_eq!(server.asked().iter().filter(|asked| asked.path.contains("partNumber=")).count(), 3);
+    assert!(read(&place, "large").await == large, "the content differs");
+    assert_eq!(server.requests().iter().filter(|request| request.path.contains("partNumber=")).count(), 3);
     // The third part is refused: the object stays as it was, and no upload is left open.
-    let before = server.asked().len();
-    server.set_fault(Fault::Refuse).await.expect("is set");
+    let before = server.requests().len();
+    server.set_fault(Fault::Refuse).await.expect("sets the fault");
     place.write("large", content(large), soon()).await.expect_err("is refused");
-    assert!(server.asked().len() > before);
-    server.set_fault(Fault::None).await.expect("is set");
+    assert!(server.requests().len() > before);
+    server.set_fault(Fault::None).await.expect("sets the fault");
     let breaking = futures::stream::iter([Ok(vec![7; 9 << 20].into()), Err(StorageError::Failed("breaks".into()))]);
     place.write("large", Box::pin(breaking), soon()).await.expect_err("breaks off");
     assert_eq!(server.open_uploads(), 0, "an upload is left open");
@@ -52,17 +52,21 @@ async fn a_large_file_goes_in_parts_and_one_that_breaks_off_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn deleting_all_leaves_nothing_of_this_conversation_and_all_of_others() {
+async fn deleting_a_conversations_files_leaves_those_of_other_conversations() {
     let server = server().await;
     let bucket = bucket(&server);
-    let (mine, longer, other) = (bucket.place("acme", "c1"), bucket.place("acme", "c11"), bucket.place("b/c", "c1"));
+    let (mine, longer, other) = (
+        bucket.conversation_store("acme", "c1"),
+        bucket.conversation_store("acme", "c11"),
+        bucket.conversation_store("b/c", "c1"),
+    );
     for place in [&mine, &longer, &other] {
         for number in 0..3 {
             place.write(&format!("{number}"), content("x"), soon()).await.expect("writes");
         }
         place.set_manifest(&Manifest::default(), soon()).await.expect("writes");
     }
-    // More than a page of a list, and than one request deletes.
+    // More than one page of a list, and more than one request deletes.
     (0..2500).for_each(|number| server.put(&format!("workspaces/acme/c1/files/many/{number}"), "x"));
     mine.delete_all(soon()).await.expect("deletes");
     let left = server.objects();
@@ -72,11 +76,11 @@ async fn deleting_all_leaves_nothing_of_this_conversation_and_all_of_others() {
 }
 
 #[tokio::test]
-async fn a_manifest_comes_back_and_one_that_is_none_is_as_good_as_gone() {
+async fn a_manifest_is_read_back_and_an_invalid_one_counts_as_missing() {
     let server = server().await;
     let place = place(&server);
     assert_eq!(place.manifest(soon()).await.expect("reads"), Manifest::default());
-    let kept = Kept { size: 1, sha256: "ab".into(), mode: 0o600 };
+    let kept = ManifestEntry { size: 1, sha256: "ab".into(), mode: 0o600 };
     let manifest = Manifest { room: Some("r".into()), files: [("a".to_owned(), kept)].into() };
     place.set_manifest(&manifest, soon()).await.expect("writes");
     assert_eq!(place.manifest(soon()).await.expect("reads"), manifest);

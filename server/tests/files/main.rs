@@ -1,4 +1,4 @@
-//! Rooms' files in a bucket, over the real S3 protocol: what is kept, what a sync does, and what faults come to.
+//! Workspace files in a bucket, over the real S3 protocol: storage, synchronisation, and the bucket's faults.
 
 mod doctor;
 mod faults;

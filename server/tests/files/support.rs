@@ -1,4 +1,4 @@
-//! A bucket, and rooms that are tables.
+//! A bucket, and workspaces whose files are a table in memory.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,16 +12,22 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use nagaya_fixtures::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
-use nagaya_workspace::objects::{Bucket, BucketSettings, Content, Place, RoomFault, RoomFile, RoomFiles, StorageError};
+use nagaya_workspace::objects::{
+    Bucket, BucketSettings, Content, ConversationStore, RoomFile, RoomFiles, RoomFilesError, StorageError,
+};
 use tokio::time::Instant;
 
 pub(crate) async fn server() -> S3Server {
     S3Server::start(SocketAddr::from(([127, 0, 0, 1], 0)), BUCKET).await.expect("listens")
 }
 
-pub(crate) fn bucket_with(server: &S3Server, secret: &str, patience: Duration) -> Bucket {
-    let settings =
-        BucketSettings { name: BUCKET.into(), prefix: "workspaces/".into(), endpoint: Some(server.url()), patience };
+pub(crate) fn bucket_with(server: &S3Server, secret: &str, sync_timeout: Duration) -> Bucket {
+    let settings = BucketSettings {
+        name: BUCKET.into(),
+        prefix: "workspaces/".into(),
+        endpoint: Some(server.url()),
+        sync_timeout: patience,
+    };
     let credentials = Credentials::new(ACCESS_KEY, secret, None, None, "test");
     Bucket::open(settings, "us-east-1", Some(SharedCredentialsProvider::new(credentials))).expect("a client")
 }
@@ -30,8 +36,8 @@ pub(crate) fn bucket(server: &S3Server) -> Bucket {
     bucket_with(server, SECRET_KEY, Duration::from_secs(60))
 }
 
-pub(crate) fn place(server: &S3Server) -> Place {
-    bucket(server).place("acme", "c1")
+pub(crate) fn place(server: &S3Server) -> ConversationStore {
+    bucket(server).conversation_store("acme", "c1")
 }
 
 pub(crate) fn soon() -> Instant {
@@ -44,28 +50,28 @@ pub(crate) fn content(bytes: impl Into<Bytes>) -> Content {
     futures::stream::iter(chunks).boxed()
 }
 
-pub(crate) async fn read(place: &Place, path: &str) -> Vec<u8> {
-    let (size, content) = place.read(path, soon()).await.expect("is there");
-    let whole = content.try_collect::<Vec<_>>().await.expect("comes").concat();
+pub(crate) async fn read(place: &ConversationStore, path: &str) -> Vec<u8> {
+    let (size, content) = place.read(path, soon()).await.expect("the file exists");
+    let whole = content.try_collect::<Vec<_>>().await.expect("reads").concat();
     assert_eq!(whole.len() as u64, size);
     whole
 }
 
-/// By its path, what a file holds, its version and its mode.
+/// Files by path: content, version and mode.
 type Files = BTreeMap<String, (Vec<u8>, i64, u32)>;
 
-/// A room.
+/// The files of a workspace, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     files: Mutex<Files>,
     next: AtomicI64,
-    /// Whether its list ends early.
+    /// Whether the list of files is reported as incomplete.
     pub(crate) cut: bool,
 }
 
 impl Table {
     fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().expect("nobody panics")
+        self.files.lock().expect("not poisoned")
     }
 
     pub(crate) fn of(files: &[(&str, &str)]) -> Self {
@@ -83,8 +89,8 @@ impl Table {
         self.files().remove(path);
     }
 
-    /// Paths and texts.
-    pub(crate) fn told(&self) -> Vec<(String, String)> {
+    /// Paths and contents of all files.
+    pub(crate) fn contents(&self) -> Vec<(String, String)> {
         let text = |content: &[u8]| String::from_utf8_lossy(content).into_owned();
         self.files().iter().map(|(path, (content, ..))| (path.clone(), text(content))).collect()
     }
@@ -96,20 +102,20 @@ impl Table {
 
 #[async_trait]
 impl RoomFiles for Table {
-    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFault> {
+    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFilesError> {
         let files = self.files();
-        let told = files.iter().take(most).map(|(path, (content, version, mode))| RoomFile {
+        let listed = files.iter().take(most).map(|(path, (content, version, mode))| RoomFile {
             path: path.clone(),
             size: content.len() as u64,
             version: *version,
             mode: *mode,
         });
-        Ok((told.collect(), !self.cut && files.len() <= most))
+        Ok((listed.collect(), !self.cut && files.len() <= most))
     }
 
-    async fn read(&self, file: &RoomFile) -> Result<Content, RoomFault> {
+    async fn read(&self, file: &RoomFile) -> Result<Content, RoomFilesError> {
         let found = self.files().get(&file.path).map(|(content, ..)| content.clone());
-        found.map(content).ok_or(RoomFault::Changed)
+        found.map(content).ok_or(RoomFilesError::Changed)
     }
 
     async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError> {

@@ -1,124 +1,124 @@
-//! A room and the bucket, made the same.
+//! Synchronisation of a workspace with the bucket.
 
 use nagaya_fixtures::s3::Fault;
-use nagaya_workspace::objects::{InStep, bring_in, take_out};
+use nagaya_workspace::objects::{SyncState, restore, save};
 
 use crate::support::{Table, bucket, content, place, read, server, soon};
 
-fn told(files: &[(&str, &str)]) -> Vec<(String, String)> {
+fn contents(files: &[(&str, &str)]) -> Vec<(String, String)> {
     files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
 }
 
 #[tokio::test]
-async fn what_one_room_leaves_the_next_one_has_with_its_modes() {
+async fn the_next_room_gets_the_files_and_modes_of_the_previous_one() {
     let server = server().await;
     let place = place(&server);
     let one = Table::of(&[("a.txt", "one"), ("src/b.rs", "two"), ("c", "")]);
-    let mut step = InStep::default();
-    bring_in(&place, "one", &one, &mut step, soon()).await.expect("nothing to bring");
-    let done = take_out(&place, "one", &one, &mut step, soon()).await.expect("goes out");
+    let mut step = SyncState::default();
+    restore(&place, "one", &one, &mut step, soon()).await.expect("restores nothing");
+    let done = save(&place, "one", &one, &mut step, soon()).await.expect("stores");
     assert_eq!((done.moved, done.deleted, done.skipped), (3, 0, 0));
     assert_eq!(read(&place, "src/b.rs").await, b"two");
 
-    // Deleted in the room it is deleted in the bucket; nothing else is asked of it for what stays the same.
+    // A file deleted in the room is deleted in the bucket; unchanged files cause no request.
     one.remove("c");
     one.put("a.txt", "changed");
-    let before = server.asked().len();
-    let done = take_out(&place, "one", &one, &mut step, soon()).await.expect("goes out");
+    let before = server.requests().len();
+    let done = save(&place, "one", &one, &mut step, soon()).await.expect("stores");
     assert_eq!((done.moved, done.deleted), (1, 1));
-    let asked: Vec<String> = server.asked()[before..].iter().map(|asked| asked.method.clone()).collect();
-    assert_eq!(asked, ["PUT", "POST", "PUT"], "the file, the deletion, the manifest");
-    let quiet = server.asked().len();
-    take_out(&place, "one", &one, &mut step, soon()).await.expect("nothing to do");
-    assert_eq!(server.asked().len(), quiet, "a room that has not changed asks nothing of the bucket");
+    let methods: Vec<String> = server.requests()[before..].iter().map(|request| request.method.clone()).collect();
+    assert_eq!(methods, ["PUT", "POST", "PUT"], "the file, the deletion, the manifest");
+    let count = server.requests().len();
+    save(&place, "one", &one, &mut step, soon()).await.expect("stores nothing");
+    assert_eq!(server.requests().len(), count, "an unchanged room causes no request");
 
     let two = Table::default();
-    let mut step = InStep::default();
-    let done = bring_in(&place, "two", &two, &mut step, soon()).await.expect("comes in");
+    let mut step = SyncState::default();
+    let done = restore(&place, "two", &two, &mut step, soon()).await.expect("restores");
     assert_eq!(done.moved, 2);
-    assert_eq!(two.told(), told(&[("a.txt", "changed"), ("src/b.rs", "two")]));
+    assert_eq!(two.contents(), contents(&[("a.txt", "changed"), ("src/b.rs", "two")]));
     assert_eq!(two.mode("a.txt"), Some(0o755));
 }
 
 #[tokio::test]
-async fn a_room_that_has_not_had_the_files_deletes_none() {
+async fn a_room_that_never_received_the_files_deletes_none() {
     let server = server().await;
     let place = place(&server);
     place.write("precious", content("x"), soon()).await.expect("writes");
     let room = Table::of(&[("new", "y")]);
-    let mut step = InStep::default();
-    server.set_fault(Fault::Refuse).await.expect("is set");
-    bring_in(&place, "one", &room, &mut step, soon()).await.expect_err("is refused");
-    server.set_fault(Fault::None).await.expect("is set");
-    let done = take_out(&place, "one", &room, &mut step, soon()).await.expect("goes out");
+    let mut step = SyncState::default();
+    server.set_fault(Fault::Refuse).await.expect("sets the fault");
+    restore(&place, "one", &room, &mut step, soon()).await.expect_err("the bucket refuses");
+    server.set_fault(Fault::None).await.expect("sets the fault");
+    let done = save(&place, "one", &room, &mut step, soon()).await.expect("stores");
     assert_eq!((done.moved, done.deleted), (1, 0));
     assert_eq!(place.list(soon()).await.expect("lists").len(), 2);
-    // The next run brings in what is missing, and leaves alone what the room has.
+    // The next run restores what is missing, and keeps the room's own files.
     place.write("new", content("older"), soon()).await.expect("writes");
-    bring_in(&place, "one", &room, &mut step, soon()).await.expect("comes in");
-    assert_eq!(room.told(), told(&[("new", "y"), ("precious", "x")]));
+    restore(&place, "one", &room, &mut step, soon()).await.expect("restores");
+    assert_eq!(room.contents(), contents(&[("new", "y"), ("precious", "x")]));
     room.remove("precious");
-    let done = take_out(&place, "one", &room, &mut step, soon()).await.expect("goes out");
-    assert_eq!(done.deleted, 1, "now it was the room that deleted it");
+    let done = save(&place, "one", &room, &mut step, soon()).await.expect("stores");
+    assert_eq!(done.deleted, 1, "the room had the file and deleted it");
 }
 
 #[tokio::test]
-async fn a_list_that_is_not_whole_deletes_nothing_and_says_so() {
+async fn an_incomplete_list_deletes_nothing_and_is_reported() {
     let server = server().await;
     let place = place(&server);
     let mut room = Table::of(&[("a", "x"), ("b", "y")]);
-    let mut step = InStep::default();
-    bring_in(&place, "one", &room, &mut step, soon()).await.expect("nothing");
-    take_out(&place, "one", &room, &mut step, soon()).await.expect("goes out");
+    let mut step = SyncState::default();
+    restore(&place, "one", &room, &mut step, soon()).await.expect("restores nothing");
+    save(&place, "one", &room, &mut step, soon()).await.expect("stores");
     room.remove("a");
     room.cut = true;
-    let done = take_out(&place, "one", &room, &mut step, soon()).await.expect("goes out");
+    let done = save(&place, "one", &room, &mut step, soon()).await.expect("stores");
     assert_eq!((done.deleted, done.skipped), (0, 1));
     assert_eq!(read(&place, "a").await, b"x");
     room.cut = false;
     room.put(&"d/".repeat(600), "too long");
-    let done = take_out(&place, "one", &room, &mut step, soon()).await.expect("goes out");
+    let done = save(&place, "one", &room, &mut step, soon()).await.expect("stores");
     assert_eq!((done.deleted, done.skipped), (1, 1));
-    assert!(done.why_skipped.is_some_and(|why| why.contains("too long")));
+    assert!(done.skip_reason.is_some_and(|why| why.contains("too long")));
 }
 
 #[tokio::test]
-async fn a_restarted_server_knows_what_the_room_has_had_and_sends_nothing_twice() {
+async fn a_restarted_server_deletes_what_the_room_deleted_and_uploads_nothing_twice() {
     let server = server().await;
     let place = place(&server);
     let room = Table::of(&[("a", "x"), ("b", "y")]);
-    let mut step = InStep::default();
-    bring_in(&place, "one", &room, &mut step, soon()).await.expect("nothing");
-    take_out(&place, "one", &room, &mut step, soon()).await.expect("goes out");
+    let mut step = SyncState::default();
+    restore(&place, "one", &room, &mut step, soon()).await.expect("restores nothing");
+    save(&place, "one", &room, &mut step, soon()).await.expect("stores");
     room.remove("a");
-    let mut step = InStep::default();
-    let before = server.asked().len();
-    let done = take_out(&place, "one", &room, &mut step, soon()).await.expect("goes out");
-    assert_eq!((done.moved, done.deleted), (0, 1), "the content of b is known by its hash");
-    assert!(!server.asked()[before..].iter().any(|asked| asked.path.ends_with("/files/b")));
-    // The same way in: nothing comes back that the room has deleted.
-    let mut step = InStep::default();
-    bring_in(&place, "one", &room, &mut step, soon()).await.expect("nothing");
-    assert_eq!(room.told(), told(&[("b", "y")]));
+    let mut step = SyncState::default();
+    let before = server.requests().len();
+    let done = save(&place, "one", &room, &mut step, soon()).await.expect("stores");
+    assert_eq!((done.moved, done.deleted), (0, 1), "the content of b is recognised by its hash");
+    assert!(!server.requests()[before..].iter().any(|request| request.path.ends_with("/files/b")));
+    // The same in the other direction: a file that the room deleted is not restored.
+    let mut step = SyncState::default();
+    restore(&place, "one", &room, &mut step, soon()).await.expect("restores nothing");
+    assert_eq!(room.contents(), contents(&[("b", "y")]));
 }
 
 #[tokio::test]
-async fn a_sync_cut_off_at_any_request_is_made_good_by_the_next() {
+async fn a_sync_aborted_at_any_request_is_completed_by_the_next() {
     for fails in 1.. {
         let server = server().await;
         let place = place(&server);
         let room = Table::of(&[("a", "1"), ("b", "2"), ("c", "3")]);
-        let mut step = InStep::default();
-        bring_in(&place, "one", &room, &mut step, soon()).await.expect("nothing");
-        take_out(&place, "one", &room, &mut step, soon()).await.expect("goes out");
+        let mut step = SyncState::default();
+        restore(&place, "one", &room, &mut step, soon()).await.expect("restores nothing");
+        save(&place, "one", &room, &mut step, soon()).await.expect("stores");
         room.put("a", "changed");
         room.put("d", "new");
         room.remove("b");
-        let before = server.asked().len();
-        // Retries would hide it: everything fails from that request on.
+        let before = server.requests().len();
+        // The sync is dropped at that request, since retries would hide a single failure.
         let cut = async {
-            let count = || server.asked().len() - before;
-            let work = take_out(&place, "one", &room, &mut step, soon());
+            let count = || server.requests().len() - before;
+            let work = save(&place, "one", &room, &mut step, soon());
             tokio::pin!(work);
             loop {
                 tokio::select! {
@@ -133,13 +133,13 @@ async fn a_sync_cut_off_at_any_request_is_made_good_by_the_next() {
             }
         };
         let whole = cut.await;
-        // Another process goes on, or the same one.
-        let mut fresh = InStep::default();
+        // The next sync runs in a new process (without memory of the room), or in the same one.
+        let mut fresh = SyncState::default();
         let step = if fails % 2 == 0 { &mut step } else { &mut fresh };
-        take_out(&place, "one", &room, step, soon()).await.expect("goes out");
+        save(&place, "one", &room, step, soon()).await.expect("stores");
         let next = Table::default();
-        bring_in(&place, "two", &next, &mut InStep::default(), soon()).await.expect("comes in");
-        assert_eq!(next.told(), room.told(), "cut off at request {fails}");
+        restore(&place, "two", &next, &mut SyncState::default(), soon()).await.expect("restores");
+        assert_eq!(next.contents(), room.contents(), "aborted at request {fails}");
         if whole {
             assert!(fails > 3, "there were only {fails} requests");
             break;
@@ -148,14 +148,14 @@ async fn a_sync_cut_off_at_any_request_is_made_good_by_the_next() {
 }
 
 #[tokio::test]
-async fn tenants_do_not_meet() {
+async fn a_conversation_sees_no_files_of_another_conversation_or_tenant() {
     let server = server().await;
     let bucket = bucket(&server);
     let room = Table::of(&[("secret", "acme's")]);
-    let mut step = InStep::default();
-    take_out(&bucket.place("acme", "c"), "one", &room, &mut step, soon()).await.expect("goes out");
+    let mut step = SyncState::default();
+    save(&bucket.conversation_store("acme", "c"), "one", &room, &mut step, soon()).await.expect("stores");
     for (tenant, conversation) in [("other", "c"), ("acme", "d"), ("acme/c", ""), ("..", "acme")] {
-        let place = bucket.place(tenant, conversation);
+        let place = bucket.conversation_store(tenant, conversation);
         let listed = place.list(soon()).await.map(|listed| listed.len());
         assert!(matches!(listed, Ok(0) | Err(_)), "{tenant}/{conversation}: {listed:?}");
     }

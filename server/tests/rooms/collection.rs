@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nagaya_workspace::Why;
+use nagaya_workspace::ReleaseReason;
 use nagaya_workspace::engine::Engine;
 use nagaya_workspace::engine::memory::{Call, Memory};
 use nagaya_workspace::id::RoomId;
@@ -45,7 +45,7 @@ fn a_record_without_a_room_goes() {
     server.until("reconciliation", || server.workspaces.is_reconciled());
     let workspace = RoomId::generate(DEPLOYMENT).to_string();
     let record = Record { workspace, occupant: None, session: None, owner: "dead".into() };
-    server.runtime.block_on(server.workspaces.state().keep(&record)).expect("writes");
+    server.runtime.block_on(server.workspaces.state().put_owned(&record)).expect("writes");
     assert_eq!(collect(&server), BTreeSet::from(["stale_record"]));
     assert_eq!(server.runtime.block_on(host.records()), []);
 }
@@ -78,7 +78,7 @@ fn cycle(rooms: usize) -> (Vec<Call>, Duration) {
     for _ in 0..rooms {
         let id = RoomId::generate(DEPLOYMENT);
         server.runtime.block_on(engine.run(template().room(&id, host.base()))).expect("runs");
-        server.workspaces.put_bound(&id, occupant(id.as_str()));
+        server.workspaces.insert_bound(&id, occupant(id.as_str()));
     }
     let idle = server.entries()[0].room.id.clone();
     engine.crash(&idle.container());
@@ -86,7 +86,7 @@ fn cycle(rooms: usize) -> (Vec<Call>, Duration) {
     let before = cpu();
     let report = server.runtime.block_on(server.cluster.collect());
     let took = cpu().saturating_sub(before);
-    assert_eq!(report.reclaimed, [(idle, Why::Dead)]);
+    assert_eq!(report.reclaimed, [(idle, ReleaseReason::Dead)]);
     assert_eq!(server.entries().len(), rooms - 1);
     (engine.take_calls(), took)
 }

@@ -32,7 +32,7 @@ fn a_warm_room_costs_no_call_to_the_engine() {
     let host = Host::new();
     let server = full(&host, TWO);
     // The refill that follows would make calls of its own: it waits for one that hangs.
-    host.engine.always(Call::Run, Fault::Hang(Duration::from_secs(600)));
+    host.engine.fail_always(Call::Run, Fault::Hang(Duration::from_secs(600)));
     drop(host.engine.take_calls());
     let lease = server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
     assert_eq!(lease.origin(), Origin::Warm);
@@ -76,13 +76,13 @@ fn a_pool_that_cannot_be_filled_says_so_and_heals() {
     host.engine.lose_images();
     let server = Server::start(&host, TWO);
     server.until("two failures", || metric(&server, "workspace_warm_pool_refill_failures_total") >= 2);
-    let trouble = server.workspaces.pool_trouble().expect("a reason");
+    let trouble = server.workspaces.pool_problem().expect("a reason");
     assert!(trouble.contains("No such image"), "{trouble}");
     let tried = host.engine.take_calls().iter().filter(|call| **call == Call::Run).count();
     assert!(tried <= 8, "{tried} attempts without a pause");
-    host.engine.heal();
+    host.engine.clear_faults();
     server.until("a full pool", || server.pooled() == 2);
-    server.until("no trouble", || server.workspaces.pool_trouble().is_none());
+    server.until("no trouble", || server.workspaces.pool_problem().is_none());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_pool_can_be_resized_and_drained_also_while_it_cannot_be_filled() {
     server.workspaces.set_pool_size(NO_POOL);
     server.until("an empty pool", || host.containers().is_empty() && server.entries().is_empty());
     assert_eq!(pooled(&server), 0);
-    server.until("no trouble", || server.workspaces.pool_trouble().is_none());
+    server.until("no trouble", || server.workspaces.pool_problem().is_none());
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn a_conversation_gets_another_room_before_the_old_one_is_gone() {
     let server = full(&host, TWO);
     let lease = server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
     let old = lease.workspace_id().to_owned();
-    host.engine.always(Call::Remove, Fault::Hang(Duration::from_secs(600)));
-    let (_gone, lease) = server.runtime.block_on(server.cluster.replace(lease, nagaya_workspace::Why::Dead));
+    host.engine.fail_always(Call::Remove, Fault::Hang(Duration::from_secs(600)));
+    let (_gone, lease) = server.runtime.block_on(server.cluster.replace(lease, nagaya_workspace::ReleaseReason::Dead));
     let lease = lease.expect("another room");
     assert_ne!(lease.workspace_id(), old);
     let whose = |records: Vec<nagaya_workspace::state::Record>| {
@@ -156,7 +156,7 @@ fn there_are_never_more_rooms_than_there_may_be() {
     assert!(server.runtime.block_on(server.cluster.admit("c9")).is_err());
     drop(got);
     let first = server.entries()[0].room.id.clone();
-    let why = nagaya_workspace::Why::Operator;
+    let why = nagaya_workspace::ReleaseReason::Operator;
     server.runtime.block_on(server.workspaces.release(&first, why)).expect("released");
     server.runtime.block_on(server.cluster.admit("c9")).expect("a place");
     server.runtime.block_on(server.cluster.acquire(occupant("c9"))).expect("a room");

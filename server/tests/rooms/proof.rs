@@ -19,7 +19,7 @@ fn server_with(host: &Host, elsewhere: &Path, pool: PoolSize) -> Server {
 }
 
 fn ready(server: &Server) -> bool {
-    server.workspaces.is_reconciled() && server.workspaces.unproven().is_none()
+    server.workspaces.is_reconciled() && server.workspaces.host_path_problem().is_none()
 }
 
 #[test]
@@ -28,14 +28,14 @@ fn a_wrong_host_path_is_told_and_heals_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let elsewhere = folder.path().join("elsewhere");
     let server = server_with(&host, &elsewhere, PoolSize { min: 1, max: 1 });
-    server.until("a reason", || server.workspaces.unproven().is_some_and(|why| why.contains("does not have")));
-    let why = server.workspaces.unproven().expect("a reason");
+    server.until("a reason", || server.workspaces.host_path_problem().is_some_and(|why| why.contains("does not have")));
+    let why = server.workspaces.host_path_problem().expect("a reason");
     assert!(why.contains("WORKSPACE_SOCKET_HOST_PATH") && why.contains("elsewhere"), "{why}");
-    assert_eq!(server.workspaces.pool_trouble(), Some(why), "the pool says why it is not filled");
+    assert_eq!(server.workspaces.pool_problem(), Some(why), "the pool says why it is not filled");
     // As if it were mounted there now.
     symlink(host.base(), &elsewhere).expect("links");
     server.until("proof", || ready(&server));
-    server.until("a full pool", || server.pooled() == 1 && server.workspaces.pool_trouble().is_none());
+    server.until("a full pool", || server.pooled() == 1 && server.workspaces.pool_problem().is_none());
     assert_eq!(host.containers().len(), 1, "the room that proved it is the one that waits");
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nagaya_fixtures::redis::RedisServer;
 use nagaya_workspace::OnShutdown;
 use nagaya_workspace::state::{PoolSize, Record};
-use nagaya_workspace::{AcquireError, Lease, Origin, ReleaseError, Why};
+use nagaya_workspace::{AcquireError, Lease, Origin, ReleaseError, ReleaseReason};
 
 use crate::support::{DEADLINE, Host, NO_POOL, Server, occupant};
 
@@ -68,8 +68,8 @@ fn while_a_run_is_in_it_a_room_stays_and_nobody_gets_another() {
     let lease = acquire(&one, "c").expect("a room");
     assert!(matches!(two.runtime.block_on(two.cluster.admit("c")), Err(AcquireError::Busy)));
     assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
-    let released = two.runtime.block_on(two.cluster.release_conversation("c", Why::Conversation));
-    assert!(matches!(released, Err(ReleaseError::Elsewhere)), "{released:?}");
+    let released = two.runtime.block_on(two.cluster.release_conversation("c", ReleaseReason::Conversation));
+    assert!(matches!(released, Err(ReleaseError::BusyElsewhere)), "{released:?}");
     // Also where shared state has forgotten everything.
     several.redis.flush().expect("flushes");
     assert!(matches!(two.runtime.block_on(two.cluster.admit("c")), Err(AcquireError::Busy)));
@@ -132,7 +132,7 @@ fn a_room_that_is_just_being_taken_up_is_nobody_elses() {
     let room = use_once(&one, "c");
     one.kill();
     // Its agent takes its time, so that two is found claiming the room, and not yet having it.
-    several.host.engine.mute_agents(true);
+    several.host.engine.mute_agents();
     let cluster = two.cluster.clone();
     let taking = two.runtime.spawn(async move { cluster.acquire(occupant("c")).await });
     let key = format!("nagaya:{{ours}}:room:{}", room.0);
@@ -141,7 +141,7 @@ fn a_room_that_is_just_being_taken_up_is_nobody_elses() {
     several.host.age();
     let report = three.runtime.block_on(three.cluster.collect());
     assert!(report.errors.is_empty() && report.reclaimed.is_empty() && three.entries().is_empty(), "{report:?}");
-    several.host.engine.mute_agents(false);
+    several.host.engine.unmute_agents();
     let lease = two.runtime.block_on(taking).expect("no panic").expect("a room");
     assert_eq!((lease.workspace_id(), lease.origin()), (room.0.as_str(), Origin::Reused));
 }
@@ -174,13 +174,13 @@ fn a_conversation_that_is_deleted_on_one_server_has_no_room_on_another() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
     use_once(&one, "c");
-    two.runtime.block_on(two.cluster.release_conversation("c", Why::Conversation)).expect("released");
+    two.runtime.block_on(two.cluster.release_conversation("c", ReleaseReason::Conversation)).expect("released");
     assert_eq!((several.host.containers(), several.host.directories()), (vec![], BTreeSet::new()));
     assert!(one.entries().is_empty() && two.entries().is_empty());
     // And of a server that died.
     use_once(&one, "d");
     one.kill();
-    two.runtime.block_on(two.cluster.release_conversation("d", Why::Conversation)).expect("released");
+    two.runtime.block_on(two.cluster.release_conversation("d", ReleaseReason::Conversation)).expect("released");
     assert_eq!((several.host.containers(), several.records(&two)), (vec![], vec![]));
 }
 
@@ -202,7 +202,7 @@ fn without_redis_known_rooms_go_on_and_no_second_room_is_made() {
     assert!(one.runtime.block_on(one.workspaces.resize_pool(NO_POOL)).is_err());
     let report = two.runtime.block_on(two.cluster.collect());
     assert!(!report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
-    let released = one.runtime.block_on(one.cluster.release_conversation("c", Why::Conversation));
+    let released = one.runtime.block_on(one.cluster.release_conversation("c", ReleaseReason::Conversation));
     released.expect("a room that is known can be released");
     let again = one.entries().len();
     assert_eq!(again, 1, "the pool's room waits");
@@ -288,7 +288,7 @@ fn a_server_that_does_not_answer_is_not_robbed() {
     let held = Arc::new(std::sync::Mutex::new(held));
     one.runtime.spawn(async move { held.lock().map(|held| held.recv_timeout(Duration::from_secs(60)).ok()).ok() });
     let error = acquire(&two, "c").expect_err("refused");
-    assert!(matches!(error, AcquireError::Others(_)) && error.is_unavailable(), "{error:?}");
+    assert!(matches!(error, AcquireError::Peer(_)) && error.is_unavailable(), "{error:?}");
     several.host.age();
     let report = two.runtime.block_on(two.cluster.collect());
     assert!(!report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");

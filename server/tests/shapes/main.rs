@@ -1,5 +1,5 @@
-//! What programs read, and people who have seen it before: the printed configuration, health, and errors. What changes here is told
-//! in the changelog. `INSTA_UPDATE=always cargo nextest run -E 'binary(shapes)'` writes what is there now; look at the difference.
+//! Snapshots of output that programs parse: the printed configuration, health, and errors. A change of a snapshot belongs in the
+//! changelog. `INSTA_UPDATE=always cargo nextest run -E 'binary(shapes)'` updates them; review the difference.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,27 +9,27 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How long the server may take to listen, and to find out about its engine.
+/// Time limit for the server to listen and to check its container engine.
 const LIMIT: Duration = Duration::from_secs(20);
-/// What an operator's client sends.
+/// The operator's key.
 const KEY: &str = "an-operators-key-of-the-test";
 
 fn nagaya(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nagaya"));
     command.env_clear().env("HOME", home).env("NO_COLOR", "1").env("DEPLOYMENT_ID", "shapes");
-    // Nothing is to depend on the machine's engine.
+    // The snapshots must not depend on the machine's container engine.
     command.env("DOCKER_SOCKET_PATH", "/nonexistent/docker.sock");
     command
 }
 
 fn printed(args: &[&str], settings: &[(&str, &str)]) -> String {
-    let output = nagaya(Path::new("/home/somebody")).args(args).envs(settings.iter().copied()).output().expect("runs");
+    let output = nagaya(Path::new("/home/user")).args(args).envs(settings.iter().copied()).output().expect("runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]
-fn the_configuration_that_is_printed() {
+fn printed_configuration() {
     insta::assert_snapshot!("config", printed(&["config"], &[("STATE_DIR", "/var/lib/nagaya")]));
     let set = [
         ("STATE_DIR", "/var/lib/nagaya"),
@@ -42,22 +42,22 @@ fn the_configuration_that_is_printed() {
     insta::assert_json_snapshot!("config-json", serde_json::from_str::<Value>(&json).expect("JSON"));
 }
 
-/// A server that listens; it ends with the test.
-struct Serving {
+/// A running server, which is killed when the test ends.
+struct Server {
     child: Child,
     address: String,
     _home: tempfile::TempDir,
 }
 
-impl Drop for Serving {
+impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended; that is for the test to find out.
+        // Fails if the server has already exited, which the test itself notices.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Serving {
+impl Server {
     fn start() -> Self {
         let home = tempfile::tempdir().expect("a directory");
         let addr_file = home.path().join("addr");
@@ -66,16 +66,16 @@ impl Serving {
         command.env("API_KEYS", KEY).env("WORKSPACE_SOCKET_BASE_PATH", home.path().join("ws"));
         let log = std::fs::File::create(home.path().join("log")).expect("made");
         let child = command.stdout(log.try_clone().expect("a copy")).stderr(log).spawn().expect("starts");
-        let mut serving = Self { child, address: String::new(), _home: home };
+        let mut server = Self { child, address: String::new(), _home: home };
         wait("an address", || {
-            serving.address = std::fs::read_to_string(&addr_file).unwrap_or_default().trim().to_owned();
-            serving.address.contains(':')
+            server.address = std::fs::read_to_string(&addr_file).unwrap_or_default().trim().to_owned();
+            server.address.contains(':')
         });
-        serving
+        server
     }
 
-    /// Status and JSON body of an answer.
-    fn ask(&self, request: &str, key: &str, body: &str) -> (u16, Value) {
+    /// Sends a request and returns status and JSON body of the response.
+    fn send(&self, request: &str, key: &str, body: &str) -> (u16, Value) {
         let mut client = TcpStream::connect(&self.address).expect("connects");
         client.set_read_timeout(Some(LIMIT)).expect("a limit");
         let length = body.len();
@@ -85,31 +85,31 @@ impl Serving {
              X-Request-ID: shapes\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
         )
         .expect("sent");
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).expect("an answer");
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
-        (status.expect("a status"), serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
+        let mut response = String::new();
+        client.read_to_string(&mut response).expect("a response");
+        let status = response.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let (_, body) = response.split_once("\r\n\r\n").expect("a head");
+        (status.expect("a status"), serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {response}")))
     }
 }
 
-fn wait(what: &str, mut until: impl FnMut() -> bool) {
+fn wait(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
-    while !until() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Puts a word in the place of what differs from time to time; that it is of the right kind is seen first.
-fn settled(mut value: Value) -> Value {
+/// Replaces values that differ from run to run by placeholders, after checking their types.
+fn redact(mut value: Value) -> Value {
     fn walk(value: &mut Value) {
         match value {
             Value::Object(fields) => {
                 for (name, field) in fields.iter_mut() {
                     match (name.as_str(), &*field) {
                         ("timestamp", Value::String(text)) => {
-                            assert!(text.parse::<jiff::Timestamp>().is_ok(), "{text} is no time");
+                            assert!(text.parse::<jiff::Timestamp>().is_ok(), "{text} is not a timestamp");
                             *field = "[timestamp]".into();
                         }
                         ("latency_ms", Value::Number(_)) => *field = "[milliseconds]".into(),
@@ -128,17 +128,17 @@ fn settled(mut value: Value) -> Value {
 
 #[test]
 fn health_and_errors() {
-    let serving = Serving::start();
-    // It has looked for its engine, which is not there.
-    wait("a word about the engine", || {
-        let (_, health) = serving.ask("GET /health", KEY, "");
+    let server = Server::start();
+    // /health reports the missing container engine only after the first check.
+    wait("the check of the container engine", || {
+        let (_, health) = server.send("GET /health", KEY, "");
         health["checks"]["docker"]["message"].as_str().is_some_and(|message| message.contains("does not answer"))
     });
     for (name, request) in
         [("health", "GET /health"), ("health-live", "GET /health/live"), ("health-ready", "GET /health/ready")]
     {
-        let (status, body) = serving.ask(request, KEY, "");
-        insta::assert_json_snapshot!(name, serde_json::json!({"status": status, "body": settled(body)}));
+        let (status, body) = server.send(request, KEY, "");
+        insta::assert_json_snapshot!(name, serde_json::json!({"status": status, "body": redact(body)}));
     }
     for (name, request, key, body) in [
         ("error-no-such-route", "GET /no/such/route", KEY, ""),
@@ -148,7 +148,7 @@ fn health_and_errors() {
         ("error-field", "POST /api/tenants", KEY, r#"{"tenant_id": 7}"#),
         ("error-not-found", "GET /api/tenants/nobody", KEY, ""),
     ] {
-        let (status, body) = serving.ask(request, key, body);
-        insta::assert_json_snapshot!(name, serde_json::json!({"status": status, "body": settled(body)}));
+        let (status, body) = server.send(request, key, body);
+        insta::assert_json_snapshot!(name, serde_json::json!({"status": status, "body": redact(body)}));
     }
 }

@@ -30,12 +30,12 @@ async fn one_that_is_down_is_told_of_and_taken_up_when_it_is_there() {
     }
     server.start_again().expect("starts");
     heals(&state).await;
-    state.keep(&record("a", Some("c"), "me")).await.expect("writes");
+    state.put_owned(&record("a", Some("c"), "me")).await.expect("writes");
     server.start_again().expect("starts");
     // The first call may find the old connection closed; nothing is believed to be written that was not.
     heals(&state).await;
     assert_eq!(state.records().await.expect("reads"), []);
-    state.keep(&record("a", Some("c"), "me")).await.expect("writes, with scripts that are gone");
+    state.put_owned(&record("a", Some("c"), "me")).await.expect("writes, with scripts that are gone");
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn one_that_stands_still_is_not_waited_for() {
     state.ping().await.expect("answers");
     server.pause().expect("pauses");
     let began = Instant::now();
-    let calls = futures::future::join_all((0..50).map(|_| state.record_of("c"))).await;
+    let calls = futures::future::join_all((0..50).map(|_| state.record_by_conversation("c"))).await;
     assert!(calls.iter().all(Result::is_err));
     assert!(began.elapsed() < ANSWERED, "{:?}", began.elapsed());
     assert!(calls.into_iter().any(|call| call.expect_err("fails").to_string().contains("no answer")));
@@ -85,28 +85,28 @@ async fn one_that_is_full_refuses_and_heals() {
     let state = redis(&server.url());
     state.ping().await.expect("answers");
     server.command("CONFIG SET maxmemory 1").expect("changes");
-    let error = state.keep(&record("a", None, "me")).await.expect_err("full");
+    let error = state.put_owned(&record("a", None, "me")).await.expect_err("full");
     assert!(error.to_string().contains("OOM"), "{error}");
     server.command("CONFIG SET maxmemory 0").expect("changes");
-    state.keep(&record("a", None, "me")).await.expect("writes");
+    state.put_owned(&record("a", None, "me")).await.expect("writes");
 }
 
 #[tokio::test]
 async fn a_record_of_another_kind_is_moved_aside() {
     let server = RedisServer::start().expect("a Redis");
     let state = redis(&server.url());
-    state.keep(&record("a", Some("c"), "me")).await.expect("writes");
-    state.keep(&record("b", Some("d"), "me")).await.expect("writes");
+    state.put_owned(&record("a", Some("c"), "me")).await.expect("writes");
+    state.put_owned(&record("b", Some("d"), "me")).await.expect("writes");
     let key = |kind: &str| format!("nagaya:{{{DEPLOYMENT}}}:{kind}");
     for (kind, workspace) in [("room:a", "a"), ("conversation:d", "b")] {
         server.command(&format!("DEL {}", key(kind))).expect("deletes");
         server.command(&format!("LPUSH {} x", key(kind))).expect("pushes");
-        assert!(state.record_of(if workspace == "a" { "c" } else { "d" }).await.expect("reads").is_none());
+        assert!(state.record_by_conversation(if workspace == "a" { "c" } else { "d" }).await.expect("reads").is_none());
     }
     assert_eq!(state.records().await.expect("reads"), [record("b", Some("d"), "me")]);
     assert_eq!(server.command(&format!("TYPE {}", key("quarantine:a"))).expect("asks"), "list");
-    state.keep(&record("b", Some("d"), "me")).await.expect("the way to the room is written anew");
-    assert_eq!(state.record_of("d").await.expect("reads"), Some(record("b", Some("d"), "me")));
+    state.put_owned(&record("b", Some("d"), "me")).await.expect("the way to the room is written anew");
+    assert_eq!(state.record_by_conversation("d").await.expect("reads"), Some(record("b", Some("d"), "me")));
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn what_nobody_refreshes_goes_away_by_itself() {
     let server = RedisServer::start().expect("a Redis");
     let state = redis(&server.url());
     let kept = record("a", Some("c"), "me");
-    state.keep(&kept).await.expect("writes");
+    state.put_owned(&kept).await.expect("writes");
     let keys = ["room:a", "conversation:c", "rooms"].map(|kind| format!("nagaya:{{{DEPLOYMENT}}}:{kind}"));
     let left = |key: &str| server.command(&format!("PTTL {key}")).expect("asks").parse::<i64>().expect("a number");
     for key in &keys {
@@ -132,5 +132,5 @@ async fn what_nobody_refreshes_goes_away_by_itself() {
         }
     };
     tokio::time::timeout(ANSWERED, gone).await.expect("goes");
-    assert_eq!(state.record_of("c").await.expect("reads"), None);
+    assert_eq!(state.record_by_conversation("c").await.expect("reads"), None);
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What ended a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum ReleaseReason {
     /// It was not used for longer than `CONTAINER_TTL`.
     Idle,
     /// Its container ended by itself.
@@ -37,7 +37,7 @@ pub enum Why {
     Shutdown,
 }
 
-impl Why {
+impl ReleaseReason {
     /// Reasons for which a cycle of garbage collection releases a room.
     pub(crate) const COLLECTED: [Self; 7] = [
         Self::Idle,
@@ -94,17 +94,17 @@ impl Why {
     }
 
     /// Whether nobody is left in the room who could use a grace period.
-    pub(crate) fn is_beyond_warning(self) -> bool {
+    pub(crate) fn skips_grace_period(self) -> bool {
         matches!(self, Self::Dead | Self::Unhealthy)
     }
 
     /// Whether files cannot be had from the room any more, or nobody wants them.
-    pub(crate) fn is_without_files(self) -> bool {
-        self.is_beyond_warning() || matches!(self, Self::Deletion | Self::Surplus | Self::FailedCreation)
+    pub(crate) fn skips_final_sync(self) -> bool {
+        self.skips_grace_period() || matches!(self, Self::Deletion | Self::Surplus | Self::FailedCreation)
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for ReleaseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::id::RoomId;
 use crate::rooms::{Occupant, Room};
-use crate::state::{PoolSize, Record, StateError, Swap};
+use crate::state::{PoolSize, Record, StateError, WriteOutcome};
 use crate::workspaces::Workspaces;
 
 /// Time between two looks at the shared state.
@@ -29,7 +29,7 @@ pub(crate) enum RecordError {
 
 impl Workspaces {
     /// Whether records may be missing from the shared state.
-    pub(crate) fn is_behind(&self) -> bool {
+    pub(crate) fn is_records_stale(&self) -> bool {
         self.behind.load(Ordering::Relaxed)
     }
 
@@ -54,41 +54,41 @@ impl Workspaces {
     /// The shared state does not answer.
     pub async fn claim(&self, id: &RoomId, old: Option<&Record>) -> Result<bool, StateError> {
         let claimed = self.record_for(id, None, None);
-        Ok(self.parts.state.swap(id.as_str(), old, Some(&claimed)).await? == Swap::Done)
+        Ok(self.parts.state.compare_and_set(id.as_str(), old, Some(&claimed)).await? == WriteOutcome::Written)
     }
 
     /// Writes a room's record; `false` where the room is being released, and nothing was written.
     ///
     /// # Errors
     /// As [`RecordError`] says.
-    pub(crate) async fn remember(
+    pub(crate) async fn write_record(
         &self,
         room: &Room,
         occupant: Option<&Occupant>,
         session: Option<String>,
     ) -> Result<bool, RecordError> {
-        // Under the gate: a release between the check and the write would leave a record of a room that is gone.
-        let _gate = room.gate.lock().await;
-        if !self.rooms.stands(&room.id) {
+        // Under the teardown_lock: a release between the check and the write would leave a record of a room that is gone.
+        let _gate = room.teardown_lock.lock().await;
+        if !self.rooms.is_live(&room.id) {
             return Ok(false);
         }
         let record = self.record_for(&room.id, occupant, session);
-        let mut kept = self.parts.state.keep(&record).await?;
-        if kept == Swap::Taken
+        let mut kept = self.parts.state.put_owned(&record).await?;
+        if kept == WriteOutcome::ConversationTaken
             && let Some(occupant) = occupant
         {
             self.vacate_released(&occupant.conversation).await?;
-            kept = self.parts.state.keep(&record).await?;
+            kept = self.parts.state.put_owned(&record).await?;
         }
-        if kept == Swap::Done { Ok(true) } else { Err(RecordError::Taken) }
+        if kept == WriteOutcome::Written { Ok(true) } else { Err(RecordError::Taken) }
     }
 
     /// Takes the conversation out of the record of a room that this server is releasing.
     async fn vacate_released(&self, conversation: &str) -> Result<(), StateError> {
-        let Some(old) = self.parts.state.record_of(conversation).await? else { return Ok(()) };
-        let stands = RoomId::parse(&old.workspace).is_some_and(|id| self.rooms.stands(&id));
-        if old.owner == self.server_id() && !stands {
-            self.vacate(&old).await?;
+        let Some(old) = self.parts.state.record_by_conversation(conversation).await? else { return Ok(()) };
+        let is_live = RoomId::parse(&old.workspace).is_some_and(|id| self.rooms.is_live(&id));
+        if old.owner == self.server_id() && !is_live {
+            self.clear_conversation(&old).await?;
         }
         Ok(())
     }
@@ -97,9 +97,9 @@ impl Workspaces {
     ///
     /// # Errors
     /// The shared state does not answer.
-    pub async fn vacate(&self, old: &Record) -> Result<(), StateError> {
+    pub async fn clear_conversation(&self, old: &Record) -> Result<(), StateError> {
         let vacant = Record { occupant: None, ..old.clone() };
-        self.parts.state.swap(&old.workspace, Some(old), Some(&vacant)).await?;
+        self.parts.state.compare_and_set(&old.workspace, Some(old), Some(&vacant)).await?;
         Ok(())
     }
 
@@ -129,15 +129,15 @@ impl Workspaces {
                 }
                 Err(error) => tracing::debug!(%error, "the shared state still does not answer"),
             }
-            trouble = self.is_behind();
+            trouble = self.is_records_stale();
         }
     }
 
     async fn look_at_state(&self, known: &mut Option<String>) -> Result<(), StateError> {
         let looked = async {
             let epoch = self.parts.state.epoch().await?;
-            if known.as_ref() != Some(&epoch) || self.is_behind() {
-                self.record_all().await?;
+            if known.as_ref() != Some(&epoch) || self.is_records_stale() {
+                self.refresh_records().await?;
                 *known = Some(epoch);
             }
             if let Some(size) = self.parts.state.pool().await?
@@ -153,7 +153,7 @@ impl Workspaces {
     }
 
     /// Writes the records that the shared state lacks, and extends the time to live of the others.
-    pub(crate) async fn record_all(&self) -> Result<(), StateError> {
+    pub(crate) async fn refresh_records(&self) -> Result<(), StateError> {
         let state = &self.parts.state;
         let mut there: HashMap<String, Record> =
             state.records().await?.into_iter().map(|record| (record.workspace.clone(), record)).collect();
@@ -165,12 +165,12 @@ impl Workspaces {
                 unchanged.push(record);
                 continue;
             }
-            let _gate = entry.room.gate.lock().await;
-            if !self.rooms.stands(&entry.room.id) {
+            let _gate = entry.room.teardown_lock.lock().await;
+            if !self.rooms.is_live(&entry.room.id) {
                 continue;
             }
-            match state.keep(&record).await? {
-                Swap::Done => {}
+            match state.put_owned(&record).await? {
+                WriteOutcome::Written => {}
                 kept => tracing::error!(
                     workspace = record.workspace,
                     ?kept,

@@ -11,7 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::clock::Clock;
 use crate::directory::RoomDir;
 use crate::id::RoomId;
-use crate::objects::InStep;
+use crate::objects::SyncState;
 
 /// How long requests and tunnels of an egress listener get to end.
 pub(crate) const LISTENER_DEADLINE: Duration = Duration::from_secs(5);
@@ -37,11 +37,11 @@ pub struct Room {
     /// Its way out; taken by the release.
     pub(crate) listener: Mutex<Option<Listener>>,
     /// Held while the room is taken down: a second release waits for the first.
-    pub(crate) gate: tokio::sync::Mutex<()>,
+    pub(crate) teardown_lock: tokio::sync::Mutex<()>,
     /// What is known of its files and the bucket's; held while they are made the same.
-    pub(crate) files: tokio::sync::Mutex<InStep>,
+    pub(crate) files: tokio::sync::Mutex<SyncState>,
     /// Whether a sync is about to begin.
-    pub(crate) sync_ahead: AtomicBool,
+    pub(crate) sync_scheduled: AtomicBool,
     /// Whose it is or was: the table forgets that when its release begins, the release and the audit trail must not.
     occupant: Mutex<Option<Occupant>>,
 }
@@ -58,9 +58,9 @@ impl Room {
             created_at,
             dir,
             listener: Mutex::new(listener),
-            gate: tokio::sync::Mutex::default(),
+            teardown_lock: tokio::sync::Mutex::default(),
             files: tokio::sync::Mutex::default(),
-            sync_ahead: AtomicBool::default(),
+            sync_scheduled: AtomicBool::default(),
             occupant: Mutex::default(),
         }
     }
@@ -128,7 +128,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub enum Handover {
     /// The conversation has no room here.
-    Nothing,
+    NoRoom,
     /// A run is in the room.
     Busy,
     /// The room, with its driver's session; it is no longer in this server's table.
@@ -174,7 +174,7 @@ impl Rooms {
     }
 
     /// Marks a room as this server's before it is in the table, where other servers and our own garbage collection look.
-    pub(crate) fn announce(&self, id: &RoomId) -> Incoming<'_> {
+    pub(crate) fn reserve(&self, id: &RoomId) -> Incoming<'_> {
         self.incoming.lock().insert(id.clone());
         Incoming { rooms: self, id: id.clone() }
     }
@@ -188,7 +188,7 @@ impl Rooms {
 
     /// Every room that is this server's, or is about to be.
     #[must_use]
-    pub fn own(&self) -> Vec<RoomId> {
+    pub fn own_ids(&self) -> Vec<RoomId> {
         let incoming = self.incoming.lock().clone();
         self.all().into_iter().map(|entry| entry.room.id.clone()).chain(incoming).collect()
     }
@@ -212,7 +212,7 @@ impl Rooms {
     }
 
     /// Whether a room is known and nobody takes it down.
-    pub(crate) fn stands(&self, id: &RoomId) -> bool {
+    pub(crate) fn is_live(&self, id: &RoomId) -> bool {
         self.table().entries.get(id).is_some_and(|entry| entry.state != RoomState::Releasing)
     }
 
@@ -237,7 +237,7 @@ impl Rooms {
     }
 
     /// Takes the longest-waiting room out of the pool and gives it to `occupant`, leased.
-    pub(crate) fn take_pooled(&self, occupant: &Occupant) -> Option<Arc<Room>> {
+    pub(crate) fn lease_pooled(&self, occupant: &Occupant) -> Option<Arc<Room>> {
         let mut table = self.table();
         let id = table.pool.pop_front()?;
         let state = RoomState::Bound { occupant: occupant.clone(), leased: true, session: None };
@@ -246,7 +246,7 @@ impl Rooms {
     }
 
     /// The room of a conversation with its session, leased to the caller; `None` where there is none or a run is in it.
-    pub(crate) fn take_bound(&self, conversation: &str) -> Option<(Arc<Room>, Option<String>)> {
+    pub(crate) fn lease_bound(&self, conversation: &str) -> Option<(Arc<Room>, Option<String>)> {
         let mut table = self.table();
         let id = table.by_conversation.get(conversation)?.clone();
         let entry = table.entries.get_mut(&id)?;
@@ -259,7 +259,7 @@ impl Rooms {
 
     /// The room of a conversation, whether or not it is leased; it counts as used.
     #[must_use]
-    pub fn used_by(&self, conversation: &str) -> Option<Arc<Room>> {
+    pub fn touch_room_of(&self, conversation: &str) -> Option<Arc<Room>> {
         let mut table = self.table();
         let id = table.by_conversation.get(conversation)?.clone();
         let now = self.clock.now();
@@ -293,7 +293,7 @@ impl Rooms {
     /// Forgets the conversation's room for another server to have, unless something runs in it.
     pub fn hand_over(&self, conversation: &str) -> Handover {
         let mut table = self.table();
-        let Some(id) = table.by_conversation.get(conversation).cloned() else { return Handover::Nothing };
+        let Some(id) = table.by_conversation.get(conversation).cloned() else { return Handover::NoRoom };
         let found = table.entries.get(&id).map(|entry| (entry.room.clone(), entry.state.clone()));
         let Some((room, RoomState::Bound { leased: false, session, .. })) = found else { return Handover::Busy };
         table.unlink(&id);
@@ -311,7 +311,7 @@ impl Rooms {
     }
 
     /// As [`Rooms::begin_release`], if nothing has happened to the room since `seen`; says so.
-    pub(crate) fn begin_release_of(&self, seen: &Entry) -> bool {
+    pub(crate) fn begin_release_if_unchanged(&self, seen: &Entry) -> bool {
         let mut table = self.table();
         let id = &seen.room.id;
         let same = |now: &Entry| now.state == seen.state && now.last_used == seen.last_used;
@@ -332,7 +332,7 @@ impl Rooms {
 
     /// The same for a room that somebody left and this server has claimed: it becomes known, so that the work is not lost
     /// if it is cut off.
-    pub(crate) fn begin_release_left(&self, id: &RoomId) -> Arc<Room> {
+    pub(crate) fn begin_release_unowned(&self, id: &RoomId) -> Arc<Room> {
         let mut table = self.table();
         if !table.entries.contains_key(id) {
             let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None, None));
@@ -418,20 +418,20 @@ mod tests {
         rooms.insert(room.clone(), RoomState::Bound { occupant, leased: false, session: None });
         let seen = |rooms: &Rooms| rooms.all().pop().expect("a room");
         let idle = seen(&rooms);
-        rooms.take_bound("c").expect("a lease");
-        assert!(!rooms.begin_release_of(&idle), "a run has come in");
+        rooms.lease_bound("c").expect("a lease");
+        assert!(!rooms.begin_release_if_unchanged(&idle), "a run has come in");
         rooms.end_lease(&room.id, None);
-        assert!(!rooms.begin_release_of(&idle), "a run has come and gone");
-        assert!(rooms.begin_release_of(&seen(&rooms)));
-        assert!(!rooms.stands(&room.id));
+        assert!(!rooms.begin_release_if_unchanged(&idle), "a run has come and gone");
+        assert!(rooms.begin_release_if_unchanged(&seen(&rooms)));
+        assert!(!rooms.is_live(&room.id));
         rooms.remove(&room.id);
-        assert!(!rooms.begin_release_of(&idle) && !rooms.contains(&room.id), "another server has it");
+        assert!(!rooms.begin_release_if_unchanged(&idle) && !rooms.contains(&room.id), "another server has it");
     }
 
     #[test]
     fn a_room_is_given_up_only_if_nothing_runs_in_it() {
         let rooms = Rooms::new(Clock::default());
-        assert!(matches!(rooms.hand_over("c"), Handover::Nothing));
+        assert!(matches!(rooms.hand_over("c"), Handover::NoRoom));
         let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
         let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None, None));
         rooms.insert(room.clone(), RoomState::Bound { occupant, leased: true, session: Some("s".into()) });

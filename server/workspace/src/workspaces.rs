@@ -18,7 +18,7 @@ use crate::directory::SocketBase;
 use crate::engine::Engine;
 use crate::id::RoomId;
 use crate::objects::Bucket;
-use crate::reason::Why;
+use crate::reason::ReleaseReason;
 use crate::rooms::{Entry, LISTENER_DEADLINE, Occupant, Room, RoomState, Rooms};
 use crate::spec::{LABEL_DEPLOYMENT, Template};
 use crate::state::{PoolSize, State};
@@ -88,12 +88,12 @@ pub struct Workspaces {
     pub(crate) reconciled: watch::Sender<bool>,
     /// Why it is not yet certain that the engine's host has our socket directories; `None` once it is, or where nothing suggests
     /// otherwise.
-    pub(crate) unproven: Mutex<Option<String>>,
+    pub(crate) host_path_problem: Mutex<Option<String>>,
     /// Why the pool could not be filled, since the last time it could.
-    pub(crate) pool_trouble: Mutex<Option<String>>,
+    pub(crate) pool_problem: Mutex<Option<String>>,
     pub(crate) pool_changed: Notify,
     /// One lock per conversation, under which its room is looked for, built or released.
-    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    conversation_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Whether records may be missing from the shared state.
     pub(crate) behind: AtomicBool,
     /// Last count of running containers, for scrapes that the engine does not answer in time.
@@ -101,32 +101,32 @@ pub struct Workspaces {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     /// Once cancelled, no room gets its grace period any more.
-    pub(crate) haste: CancellationToken,
+    pub(crate) no_grace: CancellationToken,
 }
 
 impl Workspaces {
     /// Creates an empty table of rooms; nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        parts.metrics.show_reasons(&Why::COLLECTED.map(Why::name), &METHODS, &POLICY_DENIALS);
+        parts.metrics.show_reasons(&ReleaseReason::COLLECTED.map(ReleaseReason::name), &METHODS, &POLICY_DENIALS);
         Arc::new(Self {
             pool_size: watch::Sender::new(parts.settings.pool),
             reconciled: watch::Sender::new(false),
-            unproven: Mutex::default(),
-            pool_trouble: Mutex::default(),
+            host_path_problem: Mutex::default(),
+            pool_problem: Mutex::default(),
             rooms: Rooms::new(parts.clock.clone()),
             parts,
             pool_changed: Notify::new(),
-            turns: Mutex::default(),
+            conversation_locks: Mutex::default(),
             behind: AtomicBool::new(false),
             counted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            haste: CancellationToken::new(),
+            no_grace: CancellationToken::new(),
         })
     }
 
-    /// Runs background work that [`Workspaces::wind_down`] waits for.
+    /// Runs background work that [`Workspaces::shut_down`] waits for.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(work);
     }
@@ -139,19 +139,19 @@ impl Workspaces {
     /// Proves the host path of the socket base where it is in doubt, keeps the pool at its size, and watches the rooms' directories,
     /// until the server stops. Call it once, after [`Workspaces::reconcile`].
     pub async fn maintain(self: &Arc<Self>) {
-        let doubtful = self.doubts_host_path().await;
+        let doubtful = self.must_verify_host_path().await;
         self.reconciled.send_replace(true);
         let pool = async {
             if doubtful {
-                self.prove_host_path().await;
+                self.verify_host_path().await;
             }
-            self.keep_pool().await;
+            self.maintain_pool().await;
         };
         tokio::join!(pool, self.watch_directories());
     }
 
     /// Stops all background work, then keeps or releases every room.
-    pub async fn wind_down(self: &Arc<Self>, what: OnShutdown, deadline: Duration) {
+    pub async fn shut_down(self: &Arc<Self>, what: OnShutdown, deadline: Duration) {
         self.stop.cancel();
         let until = tokio::time::Instant::now() + deadline;
         self.leave_rooms(what).await;
@@ -188,7 +188,7 @@ impl Workspaces {
         for Entry { room, .. } in rooms {
             let this = self.clone();
             self.tasks.spawn(async move {
-                if let Err(error) = this.release(&room.id, Why::Shutdown).await {
+                if let Err(error) = this.release(&room.id, ReleaseReason::Shutdown).await {
                     tracing::error!(workspace = %room.id, %error, "workspace not released at shutdown; the next start releases it");
                 }
             });
@@ -197,8 +197,8 @@ impl Workspaces {
 
     /// Ends grace periods: from here on, containers are killed instead of stopped. Those already being stopped keep the rest of
     /// their time.
-    pub fn hasten(&self) {
-        self.haste.cancel();
+    pub fn skip_grace_periods(&self) {
+        self.no_grace.cancel();
     }
 
     /// Counts for a scrape. Where the engine does not answer in time, its last count is used.
@@ -233,14 +233,14 @@ impl Workspaces {
 
     /// Adds a conversation's room that has neither a directory nor an egress listener. For tests with more rooms than a process
     /// may have descriptors.
-    pub fn put_bound(&self, id: &RoomId, occupant: Occupant) {
+    pub fn insert_bound(&self, id: &RoomId, occupant: Occupant) {
         let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None, None));
         self.rooms.insert(room, RoomState::Bound { occupant, leased: false, session: None });
     }
 
     /// Time since a room was last used.
     #[must_use]
-    pub fn idle(&self, entry: &Entry) -> Duration {
+    pub fn idle_time(&self, entry: &Entry) -> Duration {
         self.parts.clock.now().duration_since(entry.last_used)
     }
 
@@ -269,15 +269,15 @@ impl Workspaces {
     }
 
     /// Waits for the conversation's turn: the lock under which its room is looked for, built or released.
-    pub async fn turn(&self, conversation: &str) -> OwnedMutexGuard<()> {
+    pub async fn lock_conversation(&self, conversation: &str) -> OwnedMutexGuard<()> {
         let turn = {
-            let mut turns = self.turns.lock();
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            match turns.get(conversation).and_then(Weak::upgrade) {
+            let mut conversation_locks = self.conversation_locks.lock();
+            conversation_locks.retain(|_, turn| turn.strong_count() > 0);
+            match conversation_locks.get(conversation).and_then(Weak::upgrade) {
                 Some(turn) => turn,
                 None => {
                     let turn = Arc::new(tokio::sync::Mutex::new(()));
-                    turns.insert(conversation.to_owned(), Arc::downgrade(&turn));
+                    conversation_locks.insert(conversation.to_owned(), Arc::downgrade(&turn));
                     turn
                 }
             }

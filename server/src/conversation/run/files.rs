@@ -9,7 +9,7 @@ use super::{PING, Run};
 use crate::conversation::event::{ErrorType, Event};
 use nagaya_telemetry::audit;
 use nagaya_workspace::files::FilesError;
-use nagaya_workspace::objects::Done;
+use nagaya_workspace::objects::SyncReport;
 use nagaya_workspace::{Lease, OnShutdown};
 
 /// What is worth telling of a sync that went well.
@@ -19,11 +19,11 @@ impl Run {
     /// The conversation's stored files, where the room has not had them yet.
     pub(super) async fn bring_files(&mut self, lease: &Lease) {
         let began = Instant::now();
-        match self.with_pings(lease.bring_files()).await {
-            Ok(Done { skipped, why_skipped: Some(why), .. }) => {
+        match self.with_pings(lease.restore_files()).await {
+            Ok(SyncReport { skipped, skip_reason: Some(why), .. }) => {
                 self.tell(format!("stored files that are not in the room: {skipped}; {why}")).await;
             }
-            Ok(Done { moved, .. }) if moved > 0 || began.elapsed() > LONG => {
+            Ok(SyncReport { moved, .. }) if moved > 0 || began.elapsed() > LONG => {
                 self.say(&Event::setup(format!("Stored files are in the room: {moved}"))).await;
             }
             Ok(_) => {}
@@ -43,7 +43,7 @@ impl Run {
         for (at, file) in uploads.files.iter().enumerate() {
             let told = |error: &dyn std::fmt::Display| format!("{}: {error}", file.path);
             let content = self.services.uploads.read(&uploads, at).await.map_err(|error| told(&error))?;
-            let content = content.map_err(|error| FilesError::BrokenOff(error.to_string())).boxed();
+            let content = content.map_err(|error| FilesError::Interrupted(error.to_string())).boxed();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
@@ -76,8 +76,8 @@ impl Run {
     pub(super) async fn part(&mut self, lease: Lease, session: Option<String>) {
         // From here on it is not the agent that is told of.
         (self.agent, self.told) = (0, 0);
-        match self.with_pings(lease.take_files()).await {
-            Ok(Done { skipped, why_skipped: Some(why), .. }) => {
+        match self.with_pings(lease.save_files()).await {
+            Ok(SyncReport { skipped, skip_reason: Some(why), .. }) => {
                 self.tell(format!("files that are not stored: {skipped}; {why}")).await;
             }
             Ok(_) => {}

@@ -11,7 +11,7 @@ use crate::conversation::journal::Note;
 use crate::conversation::recovery::Stream;
 use crate::conversation::translate;
 use nagaya_telemetry::metrics::RunOutcome;
-use nagaya_workspace::{Lease, OnShutdown, Why};
+use nagaya_workspace::{Lease, OnShutdown, ReleaseReason};
 
 /// How long an agent that ends goes on answering, and some more.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -129,7 +129,7 @@ impl Run {
             Ok(()) => self.part(lease, None).await,
             Err(error) => {
                 tracing::warn!(workspace = lease.workspace_id(), error, "execution not cancelled, so its room goes");
-                lease.abandon(Why::Unhealthy).await;
+                lease.release(ReleaseReason::Unhealthy).await;
             }
         }
     }
@@ -137,7 +137,7 @@ impl Run {
     async fn time_is_up(&mut self, lease: Lease) -> Outcome {
         let limit = self.services.execution_timeout;
         // Nothing of it runs any more once the room is gone.
-        lease.abandon(Why::Timeout).await;
+        lease.release(ReleaseReason::Timeout).await;
         self.fail(ErrorType::TimeoutError, format!("the run took longer than {limit:?}; its room was replaced"), true)
             .await;
         Outcome::without_result(DoneStatus::Error, RunOutcome::Timeout)

@@ -23,7 +23,7 @@ use super::translate::{self, Translator};
 use nagaya_telemetry::audit;
 use nagaya_telemetry::metrics::RunOutcome;
 use nagaya_workspace::rooms::Occupant;
-use nagaya_workspace::{AcquireError, Lease, OnShutdown, Origin, Why};
+use nagaya_workspace::{AcquireError, Lease, OnShutdown, Origin, ReleaseReason};
 
 /// How often a reader hears that the run goes on.
 const PING: Duration = Duration::from_secs(10);
@@ -264,7 +264,7 @@ impl Run {
         self.fail(ErrorType::ExecutionError, format!("the room was lost: {why}"), true).await;
         // The new room need not wait until the old one is gone; the end of the run does: something may still go on in there.
         let cluster = self.services.cluster.clone();
-        let (old_is_gone, acquired) = cluster.replace(lease, Why::Dead).await;
+        let (old_is_gone, acquired) = cluster.replace(lease, ReleaseReason::Dead).await;
         self.move_on(acquired).await;
         old_is_gone.await;
         Outcome::error()

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nagaya_workspace::OnShutdown;
 use nagaya_workspace::rooms::RoomState;
 use nagaya_workspace::state::PoolSize;
-use nagaya_workspace::{Lease, Why};
+use nagaya_workspace::{Lease, ReleaseReason};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 
@@ -93,12 +93,13 @@ impl Life {
                 }
                 Step::Abandon(conversation) => {
                     if let Some(lease) = self.leases.remove(conversation) {
-                        lease.abandon(Why::Dead).await;
+                        lease.release(ReleaseReason::Dead).await;
                     }
                 }
                 Step::Delete(conversation) => {
                     drop(self.leases.remove(conversation));
-                    let released = cluster.release_conversation(&name(*conversation), Why::Conversation).await;
+                    let released =
+                        cluster.release_conversation(&name(*conversation), ReleaseReason::Conversation).await;
                     if let Err(error) = released {
                         assert!(self.faulty, "not released though nothing is wrong: {error}");
                     }
@@ -107,7 +108,7 @@ impl Life {
                     let entries = cluster.workspaces().rooms().all();
                     if !entries.is_empty() {
                         let id = entries[usize::from(*which) % entries.len()].room.id.clone();
-                        let released = cluster.workspaces().release(&id, Why::Operator).await;
+                        let released = cluster.workspaces().release(&id, ReleaseReason::Operator).await;
                         if let Err(error) = released {
                             assert!(self.faulty, "not released though nothing is wrong: {error}");
                         }
@@ -172,11 +173,11 @@ impl Life {
                 self.strays = true;
             }
             Step::Once(call, fault) => {
-                self.host.engine.once(*call, *fault);
+                self.host.engine.fail_once(*call, *fault);
                 self.faulty = true;
             }
             Step::Always(call, fault) => {
-                self.host.engine.always(*call, *fault);
+                self.host.engine.fail_always(*call, *fault);
                 self.faulty = true;
             }
             Step::LoseImages => {
@@ -184,7 +185,7 @@ impl Life {
                 self.faulty = true;
             }
             Step::Heal => {
-                self.host.engine.heal();
+                self.host.engine.clear_faults();
                 self.faulty = false;
             }
             Step::Restart => {

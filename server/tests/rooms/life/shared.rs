@@ -8,7 +8,7 @@ use nagaya_fixtures::redis::RedisServer;
 use nagaya_workspace::OnShutdown;
 use nagaya_workspace::rooms::RoomState;
 use nagaya_workspace::state::PoolSize;
-use nagaya_workspace::{AcquireError, Lease, ReleaseError, Why};
+use nagaya_workspace::{AcquireError, Lease, ReleaseError, ReleaseReason};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 
@@ -157,11 +157,12 @@ impl<'a> Life<'a> {
                     drop(self.leases.remove(&conversation));
                 }
                 let on = &self.servers[&server];
-                let released =
-                    on.runtime.block_on(on.cluster.release_conversation(&name(conversation), Why::Conversation));
+                let released = on
+                    .runtime
+                    .block_on(on.cluster.release_conversation(&name(conversation), ReleaseReason::Conversation));
                 match released {
                     Ok(()) => {}
-                    Err(ReleaseError::Elsewhere) => assert!(self.down || self.leases.contains_key(&conversation)),
+                    Err(ReleaseError::BusyElsewhere) => assert!(self.down || self.leases.contains_key(&conversation)),
                     Err(error) => assert!(self.down, "not released though nothing is wrong: {error}"),
                 }
             }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::agent::{self, AgentError};
 use crate::directory::RoomDir;
-use crate::objects::{Content, RoomFault, RoomFile, RoomFiles, StorageError};
+use crate::objects::{Content, RoomFile, RoomFiles, RoomFilesError, StorageError};
 
 /// Bytes of the longest line that tells of a file.
 const LONGEST_LINE: usize = 32 * 1024;
@@ -39,14 +39,14 @@ impl<'a> AgentFiles<'a> {
         self.until.saturating_duration_since(Instant::now())
     }
 
-    async fn ask(&self, method: Method, query: &str, body: agent::Body) -> Result<agent::Answer, RoomFault> {
+    async fn ask(&self, method: Method, query: &str, body: agent::Body) -> Result<agent::Answer, RoomFilesError> {
         let request = agent::request(method, &format!("/files{query}"), body).map_err(fault)?;
         agent::ask(self.dir, request, self.patience()).await.map_err(fault)
     }
 }
 
-fn fault(error: AgentError) -> RoomFault {
-    RoomFault::Agent(error.to_string())
+fn fault(error: AgentError) -> RoomFilesError {
+    RoomFilesError::Agent(error.to_string())
 }
 
 impl From<AgentError> for StorageError {
@@ -55,8 +55,8 @@ impl From<AgentError> for StorageError {
     }
 }
 
-fn broken(error: impl std::fmt::Display) -> RoomFault {
-    RoomFault::Agent(format!("its connection broke: {error}"))
+fn broken(error: impl std::fmt::Display) -> RoomFilesError {
+    RoomFilesError::Agent(format!("its connection broke: {error}"))
 }
 
 /// The query that names a file.
@@ -68,7 +68,7 @@ pub(crate) fn named(path: &str) -> String {
 
 #[async_trait]
 impl RoomFiles for AgentFiles<'_> {
-    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFault> {
+    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFilesError> {
         let mut answer = self.ask(Method::GET, "", agent::empty()).await?;
         let mut files = Vec::new();
         let mut line = Vec::new();
@@ -77,7 +77,7 @@ impl RoomFiles for AgentFiles<'_> {
             for part in chunk.split_inclusive(|byte| *byte == b'\n') {
                 line.extend_from_slice(part);
                 if line.len() > LONGEST_LINE {
-                    return Err(RoomFault::Agent("a line of its list is too long".into()));
+                    return Err(RoomFilesError::Agent("a line of its list is too long".into()));
                 }
                 if line.last() != Some(&b'\n') {
                     continue;
@@ -95,14 +95,14 @@ impl RoomFiles for AgentFiles<'_> {
         Ok((files, whole))
     }
 
-    async fn read(&self, file: &RoomFile) -> Result<Content, RoomFault> {
+    async fn read(&self, file: &RoomFile) -> Result<Content, RoomFilesError> {
         let (size, pieces) = match open(self.dir, &file.path, self.patience()).await {
             // Gone since it was listed, most likely; the next list knows.
-            Err(AgentError::Refused { .. }) => return Err(RoomFault::Changed),
+            Err(AgentError::Refused { .. }) => return Err(RoomFilesError::Changed),
             other => other.map_err(fault)?,
         };
         if size != file.size {
-            return Err(RoomFault::Changed);
+            return Err(RoomFilesError::Changed);
         }
         Ok(pieces.map_err(|error| fault(error).into()).boxed())
     }
@@ -148,7 +148,7 @@ pub(crate) async fn put<E: fmt::Display + Send + From<AgentError> + 'static>(
     content: BoxStream<'static, Result<Bytes, E>>,
     deadline: Duration,
 ) -> Result<(), E> {
-    let (content, wrong) = keeping_its_error(content);
+    let (content, wrong) = capture_error(content);
     let body: agent::Body = StreamBody::new(content.map_ok(Frame::data)).boxed_unsync();
     let mut request = agent::request(Method::PUT, &format!("/files{}&mode={mode:o}", named(path)), body)?;
     if let Some(size) = size {
@@ -159,7 +159,7 @@ pub(crate) async fn put<E: fmt::Display + Send + From<AgentError> + 'static>(
 }
 
 /// A content whose error is kept: for who reads it, it is only a broken connection.
-pub fn keeping_its_error<E: fmt::Display + Send + 'static>(
+pub fn capture_error<E: fmt::Display + Send + 'static>(
     content: BoxStream<'static, Result<Bytes, E>>,
 ) -> (BoxStream<'static, io::Result<Bytes>>, Receiver<E>) {
     let (keep, kept) = sync_channel(1);

@@ -16,27 +16,26 @@ use bollard::query_parameters::{
 };
 use tokio::sync::OnceCell;
 
-use super::{ContainerSpec, Engine, EngineAddress, EngineError, EngineInfo, Listed};
+use super::{ContainerSpec, Engine, EngineAddress, EngineError, EngineInfo, ListedContainer};
 
-/// Longest a single change may take; creating a container on a busy host is the slowest of them.
+/// Time limit for a call that changes something; creating a container on a busy host is the slowest.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a question may take that the engine has to look around for: a list, or an inspection.
-const LOOK_DEADLINE: Duration = Duration::from_secs(15);
-/// How long a question may take whose answer needs no work.
+/// Time limit for a query for which the engine reads its state: a list or an inspection.
+const QUERY_DEADLINE: Duration = Duration::from_secs(15);
+/// Time limit for a query that the engine answers at once.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A Docker engine that may come and go: the client is made, and its API version agreed on, when the engine first
-/// answers.
+/// A Docker engine. The client is created, and its API version negotiated, at the first call that the engine answers.
 #[derive(Debug)]
 pub struct Docker {
     address: EngineAddress,
     client: OnceCell<bollard::Docker>,
-    /// Whether it gives its containers' users other numbers (`userns-remap`); asked once, as it is a matter of its start.
+    /// Whether the engine maps users of containers to other ids (`userns-remap`). Queried once: it is fixed when the engine starts.
     remaps: OnceCell<bool>,
 }
 
 impl Docker {
-    /// An engine at `address`; nothing is connected yet.
+    /// A client for the engine at `address`, not connected yet.
     #[must_use]
     pub fn new(address: EngineAddress) -> Self {
         Self { address, client: OnceCell::new(), remaps: OnceCell::new() }
@@ -45,7 +44,7 @@ impl Docker {
     async fn client(&self) -> Result<&bollard::Docker, EngineError> {
         self.client
             .get_or_try_init(|| async {
-                // Generous, because `stop` answers only after the grace period; our own deadlines are shorter.
+                // Long, because `stop` returns only after the grace period. The deadlines of this module are shorter.
                 let timeout = 600;
                 let docker = match &self.address {
                     EngineAddress::Unix(path) => bollard::Docker::connect_with_unix(
@@ -64,11 +63,11 @@ impl Docker {
     }
 
     async fn remaps(&self) -> Result<bool, EngineError> {
-        let ask = || async {
-            let info = self.within(LOOK_DEADLINE, "describe itself", self.client().await?.info()).await?;
+        let query = || async {
+            let info = self.within(QUERY_DEADLINE, "describe itself", self.client().await?.info()).await?;
             Ok(info.security_options.iter().flatten().any(|option| option.contains("name=userns")))
         };
-        self.remaps.get_or_try_init(ask).await.copied()
+        self.remaps.get_or_try_init(query).await.copied()
     }
 
     async fn within<T>(
@@ -86,7 +85,7 @@ impl Docker {
     fn error(&self, what: &'static str, limit: Duration, error: Error) -> EngineError {
         match error {
             Error::DockerResponseServerError { status_code: 404, message } => EngineError::NotFound(message),
-            // The API has no codes for these two, only messages (moby: `volume/mounts/validate.go`, `daemon/delete.go`).
+            // The API has no error codes for these two, only messages (moby: `volume/mounts/validate.go`, `daemon/delete.go`).
             Error::DockerResponseServerError { status_code: 400, message }
                 if message.contains("bind source path does not exist") =>
             {
@@ -99,7 +98,11 @@ impl Docker {
             }
             Error::DockerResponseServerError { message, .. } => EngineError::Refused { what, why: message },
             Error::RequestTimeoutError => EngineError::Timeout { what, limit },
-            other => EngineError::Unreachable { address: self.address.to_string(), why: root_cause(&other) },
+            other => EngineError::Unreachable {
+                address: self.address.to_string(),
+                why: root_cause(&other),
+                io_error: io_error_kind(&other),
+            },
         }
     }
 
@@ -128,7 +131,7 @@ impl Engine for Docker {
 
     async fn info(&self) -> Result<EngineInfo, EngineError> {
         let client = self.client().await?;
-        let info = self.within(LOOK_DEADLINE, "describe itself", client.info()).await?;
+        let info = self.within(QUERY_DEADLINE, "describe itself", client.info()).await?;
         let lacks = |has: Option<bool>, name| (has != Some(true)).then_some(name);
         let seccomp = info.security_options.iter().flatten().any(|option| option.contains("seccomp"));
         let missing_limits = [
@@ -164,14 +167,14 @@ impl Engine for Docker {
         Ok(created.id)
     }
 
-    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<ListedContainer>, EngineError> {
         let client = self.client().await?;
         let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let listed = self.within(LOOK_DEADLINE, "list containers", client.list_containers(Some(options))).await?;
+        let listed = self.within(QUERY_DEADLINE, "list containers", client.list_containers(Some(options))).await?;
         Ok(listed
             .into_iter()
-            .map(|container| Listed {
+            .map(|container| ListedContainer {
                 id: container.id.unwrap_or_default(),
                 labels: container.labels.unwrap_or_default(),
                 running: container.state.is_some_and(|state| state.to_string() == "running"),
@@ -182,7 +185,7 @@ impl Engine for Docker {
 
     async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
         let client = self.client().await?;
-        match self.within(LOOK_DEADLINE, "inspect a container", client.inspect_container(name, None)).await {
+        match self.within(QUERY_DEADLINE, "inspect a container", client.inspect_container(name, None)).await {
             Ok(container) => Ok(container.state.and_then(|state| state.running).unwrap_or(false)),
             Err(EngineError::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
@@ -202,21 +205,21 @@ impl Engine for Docker {
         let removed =
             self.within(CALL_DEADLINE, "remove a container", client.remove_container(name, Some(remove))).await;
         match gone(removed) {
-            // The container is gone only once that removal is over.
+            // Another client removes the container; wait until that removal has completed.
             Err(EngineError::RemovalInProgress) => self.await_gone(name).await,
             other => other,
         }
     }
 }
 
-/// The request of `POST /containers/create` (Docker Engine API 1.41), to an engine that may give users other numbers.
+/// The body of `POST /containers/create` (Docker Engine API 1.41). `remaps` is whether the engine maps users to other ids.
 pub(crate) fn create_request(spec: ContainerSpec, remaps: bool) -> ContainerCreateBody {
     let (source, target) = spec.mount;
     let bind = Mount {
         typ: Some(MountType::BIND),
         source: Some(source.to_string_lossy().into_owned()),
         target: Some(target),
-        // A missing source is an error; `-v` would create it, and a wrong host path would go unnoticed.
+        // With a mount, a missing source is an error. A bind (`-v`) would create it and hide a wrong host path.
         bind_options: Some(MountBindOptions {
             propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
             ..Default::default()
@@ -242,7 +245,7 @@ pub(crate) fn create_request(spec: ContainerSpec, remaps: bool) -> ContainerCrea
             pids_limit: Some(spec.pids),
             ulimits: Some(vec![ulimit("nofile", spec.open_files), ulimit("core", 0)]),
             ipc_mode: Some("private".into()),
-            // Room and server share a directory, so a user must have the same number on both sides.
+            // Container and server share a directory, so a user must have the same id on both sides.
             userns_mode: remaps.then(|| "host".into()),
             log_config: Some(bollard::models::HostConfigLogConfig {
                 typ: Some("json-file".into()),
@@ -254,11 +257,18 @@ pub(crate) fn create_request(spec: ContainerSpec, remaps: bool) -> ContainerCrea
     }
 }
 
-/// The innermost message: the outer ones say only that a request failed.
+/// The message of the innermost error; the outer ones say only that a request failed.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// The kind of the first I/O error among an error and its causes.
+fn io_error_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    std::iter::successors(Some(error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind)
 }

@@ -1,66 +1,66 @@
-//! A container engine that is a table: for tests of what the server does with an engine, at any scale and with any fault.
+//! A container engine in memory, for tests at any scale and with injected faults.
 //!
-//! It is as strict as Docker where the server could tell: names are unique, a bind mount's source must exist, a stopped
-//! container is still listed, one that is gone can be removed again. A running container's agent answers `/health` on the
-//! real socket in the room's real directory, so that a room is made here as it is made there.
+//! It behaves as Docker does as far as the server observes: names are unique, a bind mount's source must exist, a stopped container
+//! stays in the list, and removing a missing one succeeds. A running container's agent answers `/health` on a real socket in the room's
+//! directory, so a room is built in the same way as with Docker.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use nagaya_protocol::{AGENT_SOCKET, Health};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::{ContainerSpec, Engine, EngineError, EngineInfo, Listed};
+use super::{ContainerSpec, Engine, EngineError, EngineInfo, ListedContainer};
 
-/// A question or a request, as the engine keeps count of them.
+/// The calls of [`Engine`], as this engine counts them and fails them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Call {
-    /// [`Engine::ping`]
+    /// A call of [`Engine::ping`].
     Ping,
-    /// [`Engine::has_image`]
+    /// A call of [`Engine::has_image`].
     HasImage,
-    /// [`Engine::run`]
+    /// A call of [`Engine::run`].
     Run,
-    /// [`Engine::list`]
+    /// A call of [`Engine::list`].
     List,
-    /// [`Engine::is_running`]
+    /// A call of [`Engine::is_running`].
     IsRunning,
-    /// [`Engine::remove`]
+    /// A call of [`Engine::remove`].
     Remove,
 }
 
-/// How a call goes wrong.
+/// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Refused, and nothing happened.
+    /// The call is refused and has no effect.
     Refuse,
-    /// No answer until the caller's patience, this long, is over; nothing happened.
+    /// The call times out after this long and has no effect.
     Hang(Duration),
-    /// Half of it happened, then it was refused: a container that was created and not started, or stopped and not removed.
+    /// The call is refused half-way: a container is created but not started, or stopped but not removed.
     HalfWay,
-    /// It was done, but the answer got lost.
+    /// The call takes effect, but reports an error.
     NoAnswer,
 }
 
-/// The engine.
+/// The engine in memory.
 #[derive(Debug)]
 pub struct Memory {
-    world: Mutex<World>,
-    /// Where agents run; `None`: containers have none, and nothing in them answers.
+    state: Mutex<EngineState>,
+    /// Runtime of the agents; with `None`, containers have no agent and do not answer.
     agents: Option<Handle>,
-    /// Whether agents let whoever asks wait.
+    /// Whether agents accept connections without answering them.
     mute: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
-struct World {
+struct EngineState {
     containers: BTreeMap<String, Container>,
     images_gone: bool,
     always: HashMap<Call, Fault>,
@@ -71,7 +71,7 @@ struct World {
 
 #[derive(Debug)]
 struct Container {
-    listed: Listed,
+    listed: ListedContainer,
     agent: Option<AbortHandle>,
 }
 
@@ -85,88 +85,93 @@ impl Container {
 }
 
 impl Memory {
-    /// An engine whose containers' agents run on `agents`. An engine outlives its clients: so should that runtime.
+    /// Creates an engine whose agents run on the runtime `agents`, which must outlive the servers that use the engine.
     #[must_use]
     pub fn new(agents: Option<Handle>) -> Self {
-        Self { world: Mutex::default(), agents, mute: watch::Sender::new(false) }
+        Self { state: Mutex::default(), agents, mute: watch::Sender::new(false) }
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock()
+    fn state(&self) -> MutexGuard<'_, EngineState> {
+        self.state.lock()
     }
 
-    /// From here on every such call goes wrong.
-    pub fn always(&self, call: Call, fault: Fault) {
-        self.world().always.insert(call, fault);
+    /// Makes every call of this kind fail from now on.
+    pub fn fail_always(&self, call: Call, fault: Fault) {
+        self.state().always.insert(call, fault);
     }
 
-    /// The next such call goes wrong.
-    pub fn once(&self, call: Call, fault: Fault) {
-        self.world().once.entry(call).or_default().push_back(fault);
+    /// Makes the next call of this kind fail.
+    pub fn fail_once(&self, call: Call, fault: Fault) {
+        self.state().once.entry(call).or_default().push_back(fault);
     }
 
-    /// Nothing goes wrong any more.
-    pub fn heal(&self) {
-        let mut world = self.world();
-        world.always.clear();
-        world.once.clear();
-        world.images_gone = false;
+    /// Clears all injected faults.
+    pub fn clear_faults(&self) {
+        let mut state = self.state();
+        state.always.clear();
+        state.once.clear();
+        state.images_gone = false;
     }
 
-    /// No image is there any more; what runs goes on.
+    /// Removes all images. Running containers keep running.
     pub fn lose_images(&self) {
-        self.world().images_gone = true;
+        self.state().images_gone = true;
     }
 
-    /// From here on agents accept whoever asks, and answer nobody until this is over.
-    pub fn mute_agents(&self, mute: bool) {
-        self.mute.send_replace(mute);
+    /// From now on agents accept connections and answer none until [`Memory::unmute_agents`].
+    pub fn mute_agents(&self) {
+        self.mute.send_replace(true);
     }
 
-    /// Every call since the last look.
+    /// Agents answer again, connections that are already open first.
+    pub fn unmute_agents(&self) {
+        self.mute.send_replace(false);
+    }
+
+    /// Takes all calls recorded since the last call of this function.
     #[must_use]
     pub fn take_calls(&self) -> Vec<Call> {
-        std::mem::take(&mut self.world().calls)
+        std::mem::take(&mut self.state().calls)
     }
 
-    /// Names of all containers, and whether they run.
+    /// The names of all containers, each with whether it runs.
     #[must_use]
     pub fn containers(&self) -> Vec<(String, bool)> {
-        self.world().containers.iter().map(|(name, container)| (name.clone(), container.listed.running)).collect()
+        self.state().containers.iter().map(|(name, container)| (name.clone(), container.listed.running)).collect()
     }
 
-    /// A container's first process ends by itself.
+    /// Ends a container's first process.
     pub fn crash(&self, name: &str) {
-        if let Some(container) = self.world().containers.get_mut(name) {
+        if let Some(container) = self.state().containers.get_mut(name) {
             container.end();
         }
     }
 
-    /// A container's agent falls silent; its first process lives on.
+    /// Ends a container's agent; the container keeps running.
     pub fn silence(&self, name: &str) {
-        if let Some(agent) = self.world().containers.get_mut(name).and_then(|container| container.agent.take()) {
+        if let Some(agent) = self.state().containers.get_mut(name).and_then(|container| container.agent.take()) {
             agent.abort();
         }
     }
 
-    /// Somebody else removes a container.
+    /// Removes a container, as another client of the engine would.
     pub fn vanish(&self, name: &str) {
-        if let Some(mut container) = self.world().containers.remove(name) {
+        if let Some(mut container) = self.state().containers.remove(name) {
             container.end();
         }
     }
 
-    /// Counts a call; what it is to do wrong, if anything.
+    /// Records a call and returns the fault to inject, if any.
     fn enter(&self, call: Call) -> Option<Fault> {
-        let mut world = self.world();
-        world.calls.push(call);
-        let once = world.once.get_mut(&call).and_then(VecDeque::pop_front);
-        once.or_else(|| world.always.get(&call).copied())
+        let mut state = self.state();
+        state.calls.push(call);
+        let once = state.once.get_mut(&call).and_then(VecDeque::pop_front);
+        once.or_else(|| state.always.get(&call).copied())
     }
 
-    /// As [`Memory::enter`], for a question: it cannot be half answered.
-    async fn ask(&self, call: Call, what: &'static str) -> Result<(), EngineError> {
-        // A real engine is never quicker than its caller.
+    /// As [`Memory::enter`], for a query: every fault but a timeout is a refusal.
+    async fn query(&self, call: Call, what: &'static str) -> Result<(), EngineError> {
+        // A real engine never answers before its caller has yielded.
         tokio::task::yield_now().await;
         match self.enter(call) {
             None => Ok(()),
@@ -176,24 +181,24 @@ impl Memory {
     }
 
     fn create(&self, spec: ContainerSpec) -> Result<String, EngineError> {
-        let mut world = self.world();
-        if world.images_gone {
+        let mut state = self.state();
+        if state.images_gone {
             return Err(EngineError::NotFound(format!("No such image: {}", spec.image)));
         }
         if !spec.mount.0.is_dir() {
             let why = format!("invalid mount config: bind source path does not exist: {}", spec.mount.0.display());
             return Err(EngineError::NoSuchHostPath(why));
         }
-        if world.containers.contains_key(&spec.name) {
+        if state.containers.contains_key(&spec.name) {
             let why = format!("Conflict. The container name {:?} is already in use", spec.name);
             return Err(EngineError::Refused { what: "create a container", why });
         }
-        world.made += 1;
-        let id = format!("{:064x}", world.made);
+        state.made += 1;
+        let id = format!("{:064x}", state.made);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let created = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let listed = Listed { id: id.clone(), labels: spec.labels, running: false, created };
-        world.containers.insert(spec.name, Container { listed, agent: None });
+        let listed = ListedContainer { id: id.clone(), labels: spec.labels, running: false, created };
+        state.containers.insert(spec.name, Container { listed, agent: None });
         Ok(id)
     }
 
@@ -203,7 +208,7 @@ impl Memory {
             let mute = self.mute.subscribe();
             agents.spawn(async move { agent(&socket, mute).await }).abort_handle()
         });
-        match self.world().containers.get_mut(name) {
+        match self.state().containers.get_mut(name) {
             Some(container) => {
                 container.listed.running = true;
                 container.agent = agent;
@@ -215,7 +220,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.world().containers.values_mut().for_each(Container::end);
+        self.state().containers.values_mut().for_each(Container::end);
     }
 }
 
@@ -225,13 +230,13 @@ async fn hang(what: &'static str, limit: Duration) -> EngineError {
 }
 
 fn refused(what: &'static str) -> EngineError {
-    EngineError::Refused { what, why: "a fault was asked for".into() }
+    EngineError::Refused { what, why: "injected fault".into() }
 }
 
 #[async_trait]
 impl Engine for Memory {
     async fn ping(&self) -> Result<(), EngineError> {
-        self.ask(Call::Ping, "answer a ping").await
+        self.query(Call::Ping, "answer a ping").await
     }
 
     async fn info(&self) -> Result<EngineInfo, EngineError> {
@@ -239,8 +244,8 @@ impl Engine for Memory {
     }
 
     async fn has_image(&self, _: &str) -> Result<bool, EngineError> {
-        self.ask(Call::HasImage, "inspect the image").await?;
-        Ok(!self.world().images_gone)
+        self.query(Call::HasImage, "inspect the image").await?;
+        Ok(!self.state().images_gone)
     }
 
     async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
@@ -253,7 +258,7 @@ impl Engine for Memory {
         }
         let (name, sockets) = (spec.name.clone(), spec.mount.0.clone());
         let id = self.create(spec)?;
-        // Between the two calls a client can die.
+        // A client can be dropped between creating and starting.
         tokio::task::yield_now().await;
         if fault == Some(Fault::HalfWay) {
             return Err(refused("start a container"));
@@ -263,16 +268,16 @@ impl Engine for Memory {
         if fault == Some(Fault::NoAnswer) { Err(refused("start a container")) } else { Ok(id) }
     }
 
-    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
-        self.ask(Call::List, "list containers").await?;
-        let world = self.world();
-        let listed = world.containers.values().map(|container| &container.listed);
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<ListedContainer>, EngineError> {
+        self.query(Call::List, "list containers").await?;
+        let state = self.state();
+        let listed = state.containers.values().map(|container| &container.listed);
         Ok(listed.filter(|listed| listed.labels.get(label).is_some_and(|is| is == value)).cloned().collect())
     }
 
     async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
-        self.ask(Call::IsRunning, "inspect a container").await?;
-        Ok(self.world().containers.get(name).is_some_and(|container| container.listed.running))
+        self.query(Call::IsRunning, "inspect a container").await?;
+        Ok(self.state().containers.get(name).is_some_and(|container| container.listed.running))
     }
 
     async fn remove(&self, name: &str, _grace: Duration) -> Result<(), EngineError> {
@@ -294,32 +299,32 @@ impl Engine for Memory {
     }
 }
 
-/// The part of an agent that says it is ready.
+/// An agent that serves nothing but `/health`.
 async fn agent(socket: &Path, mut mute: watch::Receiver<bool>) {
     let listener = match UnixListener::bind(socket) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!(%error, socket = %socket.display(), "an agent has no socket");
+            tracing::warn!(%error, socket = %socket.display(), "the agent in memory cannot bind its socket");
             return;
         }
     };
     let health = Health { status: "ok".into(), version: "0".into(), driver: "none".into(), cli_version: None };
     let body = serde_json::to_string(&health).unwrap_or_default();
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
     while let Ok((mut client, _)) = listener.accept().await {
         if mute.wait_for(|mute| !mute).await.is_err() {
             return;
         }
-        if let Err(error) = say(&mut client, &answer).await {
-            tracing::trace!(%error, "a client of an agent left");
+        if let Err(error) = respond(&mut client, &response).await {
+            tracing::trace!(%error, "a client of the agent in memory disconnected");
         }
     }
 }
 
-async fn say(client: &mut UnixStream, answer: &str) -> std::io::Result<()> {
+async fn respond(client: &mut UnixStream, response: &str) -> std::io::Result<()> {
     let mut head = [0; 1024];
     if client.read(&mut head).await? > 0 {
-        client.write_all(answer.as_bytes()).await?;
+        client.write_all(response.as_bytes()).await?;
     }
     client.shutdown().await
 }

@@ -1,4 +1,4 @@
-//! What we ask of a container engine, in our own words; Docker's are in [`docker`], and [`memory`] is the one for tests.
+//! The interface to a container engine: [`docker`] implements it with the Docker Engine API, [`memory`] in memory for tests.
 
 mod docker;
 pub mod memory;
@@ -14,64 +14,64 @@ pub use docker::Docker;
 #[cfg(test)]
 pub(crate) use docker::create_request;
 
-/// A container engine that may come and go. No call waits for ever: each ends with an answer or [`EngineError::Timeout`].
+/// A container engine, which may be unavailable at any time. Every call returns a result or [`EngineError::Timeout`] within a bounded
+/// time.
 #[async_trait]
 pub trait Engine: Debug + Send + Sync {
-    /// Whether it answers, and quickly.
+    /// Checks that the engine answers within two seconds.
     ///
     /// # Errors
-    /// It does not.
+    /// The engine does not answer.
     async fn ping(&self) -> Result<(), EngineError>;
 
-    /// What it is and cannot do.
+    /// Versions of the engine, and limits that it cannot enforce.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The engine does not answer.
     async fn info(&self) -> Result<EngineInfo, EngineError>;
 
-    /// Whether an image is there.
+    /// Whether the engine has an image.
     ///
     /// # Errors
     /// The engine does not answer.
     async fn has_image(&self, image: &str) -> Result<bool, EngineError>;
 
-    /// Creates and starts a container; returns its id. Where starting fails, the container is left for the caller to
-    /// remove by its name.
+    /// Creates and starts a container; returns its id. If starting fails, the caller removes the container by its name.
     ///
     /// # Errors
-    /// As the engine says.
+    /// The engine refuses or does not answer.
     async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError>;
 
-    /// All containers with a label, running or not.
+    /// Lists all containers with a label, running or not.
     ///
     /// # Errors
-    /// As the engine says.
-    async fn list(&self, label: &str, value: &str) -> Result<Vec<Listed>, EngineError>;
+    /// The engine refuses or does not answer.
+    async fn list(&self, label: &str, value: &str) -> Result<Vec<ListedContainer>, EngineError>;
 
-    /// Whether a container's first process lives; `false` also where there is no such container.
+    /// Whether a container runs; `false` also if it does not exist.
     ///
     /// # Errors
-    /// As the engine says.
+    /// The engine refuses or does not answer.
     async fn is_running(&self, name: &str) -> Result<bool, EngineError>;
 
-    /// Stops a container — SIGTERM, and SIGKILL after `grace` — and removes it. One that is gone is fine.
+    /// Stops a container with SIGTERM, and SIGKILL after `grace`, and removes it. A missing container is no error.
     ///
     /// # Errors
-    /// The container may still be there.
+    /// The engine refuses or does not answer; the container may still exist.
     async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError>;
 }
 
-/// Where the engine listens.
+/// The address on which the engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineAddress {
-    /// A Unix socket.
+    /// Path of a Unix socket.
     Unix(PathBuf),
-    /// `host:port`, plain HTTP.
+    /// `host:port` of a plain HTTP listener.
     Tcp(String),
 }
 
 impl EngineAddress {
-    /// Reads `unix:///path`, a bare absolute path, `tcp://host:port` or `http://host:port`.
+    /// Parses `unix:///path`, a bare absolute path, `tcp://host:port` or `http://host:port`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let path = text.strip_prefix("unix://").unwrap_or(text);
@@ -95,93 +95,95 @@ impl std::fmt::Display for EngineAddress {
     }
 }
 
-/// Everything that makes up a container of ours.
+/// The specification of a room's container.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
-    /// Unique on the engine.
+    /// Name of the container, unique on the engine.
     pub name: String,
-    /// Image reference.
+    /// Reference of the image.
     pub image: String,
-    /// `uid:gid` of the first process.
+    /// User and group of the first process, as `uid:gid`.
     pub user: String,
-    /// Environment, `NAME=value`.
+    /// Environment variables, each as `NAME=value`.
     pub env: Vec<String>,
-    /// Labels.
+    /// Labels of the container.
     pub labels: HashMap<String, String>,
-    /// The one host directory it sees: host path and path inside.
+    /// The only bind mount: path on the engine's host and path in the container.
     pub mount: (PathBuf, String),
-    /// Memory file systems: path inside and mount options.
+    /// Memory file systems (tmpfs): mount options by path in the container.
     pub tmpfs: HashMap<String, String>,
-    /// Seccomp profile, as JSON.
+    /// Seccomp profile as JSON.
     pub seccomp: String,
-    /// CPU, in billionths.
+    /// CPU time in billionths of a CPU.
     pub nano_cpus: i64,
-    /// Memory in bytes, swap included.
+    /// Memory in bytes, including swap.
     pub memory: i64,
-    /// Processes and threads.
+    /// Maximum number of processes and threads.
     pub pids: i64,
-    /// Open files per process.
+    /// Maximum number of open files per process.
     pub open_files: i64,
 }
 
-/// A container of ours as the engine lists it.
+/// A container as the engine lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// Engine's id.
+pub struct ListedContainer {
+    /// Id that the engine gave the container.
     pub id: String,
-    /// Its labels.
+    /// Labels of the container.
     pub labels: HashMap<String, String>,
-    /// Whether its first process lives.
+    /// Whether the container runs.
     pub running: bool,
-    /// Seconds since the epoch.
+    /// Time of creation, in seconds since the Unix epoch.
     pub created: i64,
 }
 
-/// What `doctor` wants to know about an engine.
+/// Properties of an engine, for `doctor`.
 #[derive(Debug, Clone)]
 pub struct EngineInfo {
-    /// Its version.
+    /// Version of the engine.
     pub version: String,
-    /// API version agreed on.
+    /// API version negotiated with the engine.
     pub api_version: String,
-    /// Which of our limits it cannot enforce.
+    /// Limits of workspaces that the engine cannot enforce.
     pub missing_limits: Vec<&'static str>,
 }
 
-/// Why the engine did not do as asked.
+/// Why a call to the engine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// Nobody answers at its address.
+    /// The engine cannot be connected to.
     #[error("the container engine does not answer at {address}: {why}")]
     Unreachable {
-        /// Where it was looked for.
+        /// Address of the engine.
         address: String,
-        /// In the system's words.
+        /// The innermost error.
         why: String,
+        /// Kind of the I/O error of connecting or exchanging, if there was one.
+        io_error: Option<std::io::ErrorKind>,
     },
-    /// It did not answer in time.
+    /// The engine did not answer in time.
     #[error("the container engine took longer than {limit:?} to {what}")]
     Timeout {
-        /// What was asked.
+        /// The call, as a verb phrase.
         what: &'static str,
-        /// How long was waited.
+        /// The time limit.
         limit: Duration,
     },
-    /// It answered that what was named does not exist.
+    /// The container or image does not exist.
     #[error("not found: {0}")]
     NotFound(String),
-    /// The engine's host has no directory under the path that a container was to mount.
+    /// The source directory of the bind mount does not exist on the engine's host.
     #[error("the container engine's host has no such directory: {0}")]
     NoSuchHostPath(String),
     /// Another client is removing the container.
     #[error("the container is already being removed")]
     RemovalInProgress,
-    /// It refused.
+    /// The engine refused the call.
     #[error("the container engine refused to {what}: {why}")]
     Refused {
-        /// What was asked.
+        /// The call, as a verb phrase.
         what: &'static str,
-        /// In its words.
+        /// The engine's message.
         why: String,
     },
 }
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_told_from_junk() {
+    fn valid_addresses_are_parsed_and_others_rejected() {
         let unix = |path: &str| Some(EngineAddress::Unix(PathBuf::from(path)));
         assert_eq!(EngineAddress::parse("unix:///var/run/docker.sock"), unix("/var/run/docker.sock"));
         assert_eq!(EngineAddress::parse("/run/d.sock"), unix("/run/d.sock"));

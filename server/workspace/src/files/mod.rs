@@ -13,21 +13,21 @@ use futures::stream::BoxStream;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-pub use crate::agent::files::keeping_its_error;
+pub use crate::agent::files::capture_error;
 use crate::agent::files::{self as agent_files, AgentFiles, named};
 use crate::agent::{self, AgentError};
 use crate::lifecycle::acquire::AcquireError;
 use crate::lifecycle::lease::Lease;
-use crate::objects::{LARGEST_FILE, MOST_FILES, Place, RoomFault, RoomFiles, StorageError};
+use crate::objects::{ConversationStore, MAX_FILE_BYTES, MAX_FILES, RoomFiles, RoomFilesError, StorageError};
 use crate::rooms::{Occupant, Room};
 use crate::workspaces::Workspaces;
 
 /// Files that are listed of a room, at most.
-pub const MOST_LISTED: usize = 200_000;
+pub const MAX_LISTED_FILES: usize = 200_000;
 /// How long a list, or the beginning of a file, may take.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long the upload of one file may take.
-pub const UPLOAD: Duration = Duration::from_secs(900);
+pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(900);
 /// How long whoever sends a file may say nothing.
 const SILENCE: Duration = Duration::from_secs(20);
 
@@ -35,7 +35,7 @@ const SILENCE: Duration = Duration::from_secs(20);
 const MODE: u32 = 0o644;
 
 /// What a file holds, piece by piece.
-pub type Pieces = BoxStream<'static, Result<Bytes, FilesError>>;
+pub type FileStream = BoxStream<'static, Result<Bytes, FilesError>>;
 
 /// Why something was not done with a file.
 #[derive(Debug, thiserror::Error)]
@@ -45,16 +45,16 @@ pub enum FilesError {
     NotFound,
     /// Its path leads through a link, or to something that is no file.
     #[error("the path leads to no regular file of the workspace: {0}")]
-    Unfit(String),
+    InvalidPath(String),
     /// It is larger than is taken.
-    #[error("a file has at most {LARGEST_FILE} bytes")]
+    #[error("a file has at most {MAX_FILE_BYTES} bytes")]
     TooLarge,
     /// There is no room for it.
     #[error("the workspace is full: {0}")]
     Full(String),
     /// Whoever sends it has stopped in the middle.
     #[error("the upload broke off: {0}")]
-    BrokenOff(String),
+    Interrupted(String),
     /// The room does not answer.
     #[error("the room: {0}")]
     Room(AgentError),
@@ -70,7 +70,7 @@ impl From<AgentError> for FilesError {
     fn from(error: AgentError) -> Self {
         match error {
             AgentError::Refused { status: StatusCode::NOT_FOUND, .. } => Self::NotFound,
-            AgentError::Refused { status: StatusCode::BAD_REQUEST, message } => Self::Unfit(message),
+            AgentError::Refused { status: StatusCode::BAD_REQUEST, message } => Self::InvalidPath(message),
             AgentError::Refused { status: StatusCode::INSUFFICIENT_STORAGE, message } => Self::Full(message),
             other => Self::Room(other),
         }
@@ -80,8 +80,8 @@ impl From<AgentError> for FilesError {
 impl From<StorageError> for FilesError {
     fn from(error: StorageError) -> Self {
         match error {
-            StorageError::Missing(_) => Self::NotFound,
-            StorageError::Room(RoomFault::TooLarge) => Self::TooLarge,
+            StorageError::NotFound(_) => Self::NotFound,
+            StorageError::Room(RoomFilesError::TooLarge) => Self::TooLarge,
             other => Self::Storage(other),
         }
     }
@@ -104,7 +104,7 @@ pub enum Source {
     /// In its workspace.
     Room(Arc<Room>),
     /// In the bucket.
-    Bucket(Place),
+    Bucket(ConversationStore),
     /// It has neither, and so no files.
     Nowhere,
 }
@@ -121,7 +121,7 @@ impl Workspaces {
     /// The files of a conversation that has this room, or none.
     #[must_use]
     pub fn files_of(self: &Arc<Self>, occupant: &Occupant, room: Option<Arc<Room>>) -> ConversationFiles {
-        let source = match (room, self.place(occupant)) {
+        let source = match (room, self.conversation_store(occupant)) {
             (Some(room), _) => Source::Room(room),
             (None, Some(place)) => Source::Bucket(place),
             (None, None) => Source::Nowhere,
@@ -145,7 +145,7 @@ impl ConversationFiles {
         let until = Instant::now() + ANSWER;
         let (mut files, whole) = match &self.source {
             Source::Room(room) => {
-                let (files, whole) = in_room(room, until)?.list(MOST_LISTED).await.map_err(StorageError::from)?;
+                let (files, whole) = in_room(room, until)?.list(MAX_LISTED_FILES).await.map_err(StorageError::from)?;
                 let info = |file: crate::objects::RoomFile| {
                     let changed_at = jiff::Timestamp::from_nanosecond(file.version.into()).unwrap_or_default();
                     FileInfo { path: file.path, size: file.size, changed_at }
@@ -153,13 +153,13 @@ impl ConversationFiles {
                 (files.into_iter().map(info).collect::<Vec<_>>(), whole)
             }
             Source::Bucket(place) => {
-                let stored = place.list(place.bucket().until()).await?;
+                let stored = place.list(place.bucket().sync_deadline()).await?;
                 let info = |file: crate::objects::StoredFile| FileInfo {
                     path: file.path,
                     size: file.size,
                     changed_at: file.stored_at,
                 };
-                let all = stored.len() < MOST_FILES;
+                let all = stored.len() < MAX_FILES;
                 (stored.into_iter().map(info).collect(), all)
             }
             Source::Nowhere => (Vec::new(), true),
@@ -172,14 +172,14 @@ impl ConversationFiles {
     ///
     /// # Errors
     /// It does not exist or cannot be read.
-    pub async fn read(&self, path: &str) -> Result<(u64, Pieces), FilesError> {
+    pub async fn read(&self, path: &str) -> Result<(u64, FileStream), FilesError> {
         match &self.source {
             Source::Room(room) => {
                 let (size, pieces) = agent_files::open(dir(room)?, path, ANSWER).await?;
                 Ok((size, pieces.map(|piece| piece.map_err(FilesError::from)).boxed()))
             }
             Source::Bucket(place) => {
-                let (size, content) = place.read(path, Instant::now() + UPLOAD).await?;
+                let (size, content) = place.read(path, Instant::now() + UPLOAD_DEADLINE).await?;
                 Ok((size, content.map(|piece| piece.map_err(FilesError::from)).boxed()))
             }
             Source::Nowhere => Err(FilesError::NotFound),
@@ -190,19 +190,21 @@ impl ConversationFiles {
     ///
     /// # Errors
     /// The file does not fit or breaks off, in which case what was there before is still there; or there is nowhere to write to.
-    pub async fn write(&self, path: &str, content: Pieces) -> Result<(), FilesError> {
-        let content = limited(content);
+    pub async fn write(&self, path: &str, content: FileStream) -> Result<(), FilesError> {
+        let content = limit_upload(content);
         match &self.source {
             Source::Room(room) => {
-                agent_files::put(dir(room)?, path, (MODE, None), content, UPLOAD).await?;
-                self.workspaces.sync_soon(room, &self.occupant);
+                agent_files::put(dir(room)?, path, (MODE, None), content, UPLOAD_DEADLINE).await?;
+                self.workspaces.schedule_sync(room, &self.occupant);
                 Ok(())
             }
-            Source::Bucket(place) if !place.takes(path) => Err(FilesError::Unfit("its name is too long".into())),
+            Source::Bucket(place) if !place.accepts(path) => {
+                Err(FilesError::InvalidPath("its name is too long".into()))
+            }
             Source::Bucket(place) => {
-                let (content, wrong) = keeping_its_error(content);
-                let content = content.map(|piece| piece.map_err(|_| RoomFault::Changed.into()));
-                let written = place.replace(path, content.boxed(), Instant::now() + UPLOAD).await;
+                let (content, wrong) = capture_error(content);
+                let content = content.map(|piece| piece.map_err(|_| RoomFilesError::Changed.into()));
+                let written = place.replace(path, content.boxed(), Instant::now() + UPLOAD_DEADLINE).await;
                 written.map_err(|error| wrong.try_recv().unwrap_or_else(|_| error.into()))
             }
             Source::Nowhere => Err(FilesError::NotFound),
@@ -218,11 +220,11 @@ impl ConversationFiles {
             Source::Room(room) => {
                 let request = agent::request(Method::DELETE, &format!("/files{}", named(path)), agent::empty())?;
                 agent::ask(dir(room)?, request, ANSWER).await?;
-                self.workspaces.sync_soon(room, &self.occupant);
+                self.workspaces.schedule_sync(room, &self.occupant);
                 Ok(())
             }
             Source::Bucket(place) => {
-                let until = place.bucket().until();
+                let until = place.bucket().sync_deadline();
                 place.find(path, until).await?;
                 Ok(place.delete([path.to_owned()], until).await?)
             }
@@ -236,8 +238,8 @@ impl Lease {
     ///
     /// # Errors
     /// The room does not take it, or it breaks off.
-    pub async fn put_file(&self, path: &str, bytes: Option<u64>, content: Pieces) -> Result<(), FilesError> {
-        agent_files::put(dir(self.room())?, path, (MODE, bytes), content, UPLOAD).await
+    pub async fn put_file(&self, path: &str, bytes: Option<u64>, content: FileStream) -> Result<(), FilesError> {
+        agent_files::put(dir(self.room())?, path, (MODE, bytes), content, UPLOAD_DEADLINE).await
     }
 }
 
@@ -250,16 +252,16 @@ fn in_room(room: &Room, until: Instant) -> Result<AgentFiles<'_>, FilesError> {
 }
 
 /// Ends a content that is too large, or whose sender has stopped.
-pub fn limited(content: Pieces) -> Pieces {
+pub fn limit_upload(content: FileStream) -> FileStream {
     let pieces = futures::stream::unfold(Some((content, 0u64)), |state| async move {
         let (mut content, seen) = state?;
         let piece = match tokio::time::timeout(SILENCE, content.next()).await {
-            Err(_) => Err(FilesError::BrokenOff(format!("nothing came for {SILENCE:?}"))),
+            Err(_) => Err(FilesError::Interrupted(format!("nothing came for {SILENCE:?}"))),
             Ok(piece) => piece?,
         };
         let seen = seen + piece.as_ref().map_or(0, |piece| piece.len() as u64);
         match piece {
-            Ok(_) if seen > LARGEST_FILE => Some((Err(FilesError::TooLarge), None)),
+            Ok(_) if seen > MAX_FILE_BYTES => Some((Err(FilesError::TooLarge), None)),
             Ok(piece) => Some((Ok(piece), Some((content, seen)))),
             Err(error) => Some((Err(error), None)),
         }

@@ -8,8 +8,8 @@ use crate::engine::EngineError;
 use crate::id::RoomId;
 use crate::lifecycle::build::{BuildError, identity, subject};
 use crate::lifecycle::lease::{Lease, Origin};
-use crate::others::OthersError;
-use crate::reason::Why;
+use crate::peers::PeerUnavailable;
+use crate::reason::ReleaseReason;
 use crate::records::RecordError;
 use crate::rooms::{Occupant, Room};
 use crate::state::StateError;
@@ -28,7 +28,7 @@ pub enum AcquireError {
     State(StateError),
     /// Another server does not say whether it has the conversation's room.
     #[error(transparent)]
-    Others(#[from] OthersError),
+    Peer(#[from] PeerUnavailable),
     /// A room could not be made.
     #[error(transparent)]
     Build(BuildError),
@@ -57,7 +57,7 @@ impl AcquireError {
         matches!(
             self,
             Self::State(_)
-                | Self::Others(_)
+                | Self::Peer(_)
                 | Self::Build(
                     BuildError::Engine(EngineError::Unreachable { .. } | EngineError::Timeout { .. })
                         | BuildError::Full(_)
@@ -73,17 +73,17 @@ impl Workspaces {
     /// # Errors
     /// [`AcquireError::Busy`] where a run is in the room.
     pub async fn reuse(self: &Arc<Self>, occupant: &Occupant) -> Result<Option<Lease>, AcquireError> {
-        let Some((room, session)) = self.rooms.take_bound(&occupant.conversation) else {
+        let Some((room, session)) = self.rooms.lease_bound(&occupant.conversation) else {
             return match self.rooms.of_conversation(&occupant.conversation) {
                 Some(_) => Err(AcquireError::Busy),
                 None => Ok(None),
             };
         };
         let lease = Lease::new(self.clone(), room, occupant.clone(), Origin::Reused, session);
-        if answers(lease.room()).await {
+        if is_responding(lease.room()).await {
             return Ok(Some(lease));
         }
-        lease.abandon(Why::Dead).await;
+        lease.release(ReleaseReason::Dead).await;
         Ok(None)
     }
 
@@ -110,11 +110,11 @@ impl Workspaces {
     pub async fn reattach(self: &Arc<Self>, occupant: Occupant, workspace: &str) -> Option<Lease> {
         let mut reconciled = self.reconciled.subscribe();
         reconciled.wait_for(|reconciled| *reconciled).await.ok()?;
-        let _turn = self.turn(&occupant.conversation).await;
+        let _turn = self.lock_conversation(&occupant.conversation).await;
         if self.rooms.of_conversation(&occupant.conversation)?.as_str() != workspace {
             return None;
         }
-        let (room, session) = self.rooms.take_bound(&occupant.conversation)?;
+        let (room, session) = self.rooms.lease_bound(&occupant.conversation)?;
         Some(Lease::new(self.clone(), room, occupant, Origin::Reused, session))
     }
 
@@ -132,11 +132,11 @@ impl Workspaces {
     }
 
     async fn from_pool(self: &Arc<Self>, occupant: &Occupant) -> Result<Option<Lease>, AcquireError> {
-        while let Some(room) = self.rooms.take_pooled(occupant) {
+        while let Some(room) = self.rooms.lease_pooled(occupant) {
             self.pool_changed.notify_one();
             let lease = Lease::new(self.clone(), room, occupant.clone(), Origin::Warm, None);
             let room = lease.room();
-            let bound = match answers(room).await {
+            let bound = match is_responding(room).await {
                 true => self.bind(room, occupant).await,
                 false => Ok(false),
             };
@@ -144,7 +144,7 @@ impl Workspaces {
                 self.parts.audit.record(&Event::RoomAssigned { subject: subject(&room.id, Some(occupant)) });
                 return Ok(Some(lease));
             }
-            self.release_in_background(room.id.clone(), Why::Unhealthy);
+            self.release_in_background(room.id.clone(), ReleaseReason::Unhealthy);
             // Another room would fare no better.
             bound.map_err(BuildError::from)?;
         }
@@ -156,13 +156,13 @@ impl Workspaces {
         if let Some(listener) = room.listener.lock().as_ref() {
             listener.identify(identity(&room.id, Some(occupant)));
         }
-        let remembered = self.remember(room, Some(occupant), None).await;
+        let remembered = self.write_record(room, Some(occupant), None).await;
         remembered
             .inspect_err(|error| tracing::error!(workspace = %room.id, %error, "room not recorded, so it is not used"))
     }
 
     /// Releases a room without waiting for the end.
-    pub(crate) fn release_in_background(self: &Arc<Self>, id: RoomId, why: Why) {
+    pub(crate) fn release_in_background(self: &Arc<Self>, id: RoomId, why: ReleaseReason) {
         let this = self.clone();
         self.tasks.spawn(async move {
             if let Err(error) = this.release(&id, why).await {
@@ -172,14 +172,14 @@ impl Workspaces {
     }
 
     /// As [`Workspaces::release_in_background`], for a room that somebody left and this server has claimed.
-    pub(crate) fn release_left_in_background(self: &Arc<Self>, id: RoomId, why: Why) {
-        self.rooms.begin_release_left(&id);
+    pub(crate) fn release_unowned_in_background(self: &Arc<Self>, id: RoomId, why: ReleaseReason) {
+        self.rooms.begin_release_unowned(&id);
         self.release_in_background(id, why);
     }
 }
 
 /// One health round trip.
-pub(crate) async fn answers(room: &Room) -> bool {
+pub(crate) async fn is_responding(room: &Room) -> bool {
     let Some(dir) = &room.dir else { return false };
     match agent::health(dir).await {
         Ok(_) => true,

@@ -10,43 +10,43 @@ use crate::directory::RoomDir;
 use crate::id::RoomId;
 use crate::lifecycle::build::subject;
 use crate::lifecycle::lease::{Lease, Origin};
-use crate::reason::Why;
+use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Room, RoomState};
-use crate::state::{Record, StateError, Swap};
+use crate::state::{Record, StateError, WriteOutcome};
 use crate::workspaces::Workspaces;
 
 /// What became of an adoption.
 #[derive(Debug)]
 pub enum Adoption {
     /// The room is this server's.
-    Done(Arc<Room>),
+    Adopted(Arc<Room>),
     /// The room cannot be used and is being released.
-    Unfit,
+    Unusable,
     /// Another server has it.
-    Lost,
+    OwnedElsewhere,
 }
 
 /// Whether an adopted room is lent to a run at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lessee {
+pub enum AdoptAs {
     /// The caller is about to run something in it.
-    Caller,
+    Leased,
     /// Nobody uses it yet.
-    Nobody,
+    Idle,
 }
 
 impl Workspaces {
     /// Adopts a running room that no server has, as its record says; `false` where nothing came of it.
-    pub(crate) async fn take_up(self: &Arc<Self>, id: &RoomId, record: &Record) -> Result<bool, StateError> {
+    pub(crate) async fn adopt_recorded(self: &Arc<Self>, id: &RoomId, record: &Record) -> Result<bool, StateError> {
         let occupant = record.occupant.clone().map(|(conversation, tenant)| Occupant { conversation, tenant });
         // A run that looks for its conversation's room must find it complete or not at all.
         let _turn = match &occupant {
-            Some(occupant) => Some(self.turn(&occupant.conversation).await),
+            Some(occupant) => Some(self.lock_conversation(&occupant.conversation).await),
             None => None,
         };
-        let adoption = self.adopt(id, Some(record), occupant, record.session.clone(), Lessee::Nobody).await?;
+        let adoption = self.adopt(id, Some(record), occupant, record.session.clone(), AdoptAs::Idle).await?;
         self.pool_changed.notify_one();
-        Ok(matches!(adoption, Adoption::Done(_)))
+        Ok(matches!(adoption, Adoption::Adopted(_)))
     }
 
     /// Claims a room that no server has, opens its egress listener again and adds it to the table. A room that cannot be used is
@@ -60,27 +60,27 @@ impl Workspaces {
         old: Option<&Record>,
         occupant: Option<Occupant>,
         session: Option<String>,
-        lessee: Lessee,
+        lessee: AdoptAs,
     ) -> Result<Adoption, StateError> {
-        let _incoming = self.rooms.announce(id);
+        let _incoming = self.rooms.reserve(id);
         let taken = |occupant: &Occupant| self.rooms.of_conversation(&occupant.conversation).is_some();
         if self.rooms.contains(id) {
-            return Ok(Adoption::Lost);
+            return Ok(Adoption::OwnedElsewhere);
         }
         let record = match occupant.as_ref().is_some_and(taken) {
             // A run was quicker, and its conversation has a new room.
             true => self.record_for(id, None, None),
             false => self.record_for(id, occupant.as_ref(), session.clone()),
         };
-        match self.parts.state.swap(id.as_str(), old, Some(&record)).await? {
-            Swap::Changed => return Ok(Adoption::Lost),
-            Swap::Taken => {
+        match self.parts.state.compare_and_set(id.as_str(), old, Some(&record)).await? {
+            WriteOutcome::Conflict => return Ok(Adoption::OwnedElsewhere),
+            WriteOutcome::ConversationTaken => {
                 if self.claim(id, old).await? {
-                    self.release_left_in_background(id.clone(), Why::Orphan);
+                    self.release_unowned_in_background(id.clone(), ReleaseReason::Orphan);
                 }
-                return Ok(Adoption::Unfit);
+                return Ok(Adoption::Unusable);
             }
-            Swap::Done => {}
+            WriteOutcome::Written => {}
         }
         let opened = match record.occupant.is_none() && occupant.is_some() {
             true => Err(std::io::Error::other("its conversation has another workspace")),
@@ -91,20 +91,20 @@ impl Workspaces {
             Err(error) => {
                 tracing::warn!(workspace = %id, %error, "workspace of another server cannot be adopted");
                 if self.claim(id, Some(&record)).await? {
-                    self.release_left_in_background(id.clone(), Why::Orphan);
+                    self.release_unowned_in_background(id.clone(), ReleaseReason::Orphan);
                 }
-                return Ok(Adoption::Unfit);
+                return Ok(Adoption::Unusable);
             }
         };
         let state = match occupant {
-            Some(occupant) => RoomState::Bound { occupant, leased: lessee == Lessee::Caller, session },
+            Some(occupant) => RoomState::Bound { occupant, leased: lessee == AdoptAs::Leased, session },
             None => RoomState::Pooled,
         };
         let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(dir), Some(listener)));
         self.rooms.insert(room.clone(), state);
         let occupant = room.occupant();
         self.parts.audit.record(&Event::RoomAdopted { subject: subject(id, occupant.as_ref()) });
-        Ok(Adoption::Done(room))
+        Ok(Adoption::Adopted(room))
     }
 
     /// The lease of a room that [`Workspaces::adopt`] has just lent to the caller.

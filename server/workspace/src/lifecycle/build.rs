@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::directory::RoomDir;
 use crate::engine::EngineError;
 use crate::id::RoomId;
-use crate::reason::Why;
+use crate::reason::ReleaseReason;
 use crate::records::RecordError;
 use crate::rooms::Occupant;
 use crate::rooms::{Room, RoomState};
@@ -99,7 +99,7 @@ impl Workspaces {
                 tracing::warn!(workspace = %room.id, %error, "room not made");
                 // Also where it was released meanwhile and nobody knows it any more: the engine may have been in the middle of
                 // making its container, of which that release saw nothing.
-                if let Err(error) = self.release_left(&room.id, Why::FailedCreation).await {
+                if let Err(error) = self.release_unowned(&room.id, ReleaseReason::FailedCreation).await {
                     tracing::error!(workspace = %room.id, %error, "what was made of the room is left to the garbage collector");
                 }
                 Err(error)
@@ -111,7 +111,7 @@ impl Workspaces {
     fn prepare(&self, occupant: Option<&Occupant>) -> Result<Arc<Room>, BuildError> {
         self.check_limit()?;
         let id = RoomId::generate(&self.parts.template.deployment);
-        let _incoming = self.rooms.announce(&id);
+        let _incoming = self.rooms.reserve(&id);
         let opened = self.parts.sockets.create(&id).and_then(|dir| {
             let listener = self.open_listener(&id, &dir, occupant)?;
             Ok((dir, listener))
@@ -159,7 +159,7 @@ impl Workspaces {
         })?;
         let ready = tokio::time::timeout(READY_DEADLINE, self.agent_answers(room)).await;
         ready.unwrap_or(Err(BuildError::NotReady))?;
-        match self.remember(room, occupant.as_ref(), None).await {
+        match self.write_record(room, occupant.as_ref(), None).await {
             Ok(true) => {}
             Ok(false) => return Err(BuildError::Stopping),
             // A room that waits is nobody's yet, and can be recorded when shared state is there again.

@@ -8,8 +8,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::{self, AgentError, EventStream};
 use crate::directory::RoomDir;
-use crate::lifecycle::acquire::answers;
-use crate::reason::Why;
+use crate::lifecycle::acquire::is_responding;
+use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Room};
 use crate::workspaces::Workspaces;
 
@@ -114,7 +114,7 @@ impl Lease {
     pub async fn stays_alive(&self, time: Duration) -> bool {
         let until = tokio::time::Instant::now() + time;
         loop {
-            if !answers(&self.room).await {
+            if !is_responding(&self.room).await {
                 return false;
             }
             if tokio::time::Instant::now() >= until {
@@ -128,7 +128,7 @@ impl Lease {
     pub async fn finish(mut self, session: Option<String>) {
         if session.is_some() {
             self.session = session;
-            let remembered = self.workspaces.remember(&self.room, Some(&self.occupant), self.session.clone()).await;
+            let remembered = self.workspaces.write_record(&self.room, Some(&self.occupant), self.session.clone()).await;
             if let Err(error) = remembered {
                 // The room keeps it; only another server, or a restarted one, would not know it.
                 self.workspaces.set_behind(true);
@@ -140,7 +140,7 @@ impl Lease {
     /// Ends the lease and begins to release the room: from here on the conversation has none. The future ends when the room is
     /// gone, or will not be gone soon; the release goes on without it.
     #[must_use = "the run ends only when the room is gone"]
-    pub fn retire(self, why: Why) -> impl Future<Output = ()> {
+    pub fn begin_release(self, why: ReleaseReason) -> impl Future<Output = ()> {
         let (workspaces, id) = (self.workspaces.clone(), self.room.id.clone());
         drop(self);
         workspaces.rooms.begin_release(&id);
@@ -157,7 +157,7 @@ impl Lease {
     }
 
     /// Ends the lease and the room with it.
-    pub async fn abandon(self, why: Why) {
+    pub async fn release(self, why: ReleaseReason) {
         let (workspaces, id) = (self.workspaces.clone(), self.room.id.clone());
         drop(self);
         if let Err(error) = workspaces.release(&id, why).await {

@@ -3,7 +3,7 @@
 pub(crate) mod acquire;
 pub(crate) mod adopt;
 pub(crate) mod build;
+mod host_path;
 pub(crate) mod lease;
 pub(crate) mod pool;
-mod prove;
 pub(crate) mod release;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::lifecycle::build::BuildError;
-use crate::reason::Why;
+use crate::reason::ReleaseReason;
 use crate::state::PoolSize;
 use crate::workspaces::Workspaces;
 
@@ -30,27 +30,27 @@ impl Workspaces {
 
     /// Why the pool is smaller than it should be; `None` where it is not, or is just being filled.
     #[must_use]
-    pub fn pool_trouble(&self) -> Option<String> {
-        self.pool_trouble.lock().clone()
+    pub fn pool_problem(&self) -> Option<String> {
+        self.pool_problem.lock().clone()
     }
 
-    pub(crate) fn set_pool_trouble(&self, trouble: Option<String>) {
-        *self.pool_trouble.lock() = trouble;
+    pub(crate) fn set_pool_problem(&self, trouble: Option<String>) {
+        *self.pool_problem.lock() = trouble;
     }
 
     /// Keeps the pool at its size until the server stops.
-    pub(crate) async fn keep_pool(self: &Arc<Self>) {
+    pub(crate) async fn maintain_pool(self: &Arc<Self>) {
         let mut resized = self.pool_size.subscribe();
         let mut backoff = Backoff::new(BACKOFF);
         while !self.stop.is_cancelled() {
             let size = *resized.borrow_and_update();
             for id in self.rooms.surplus(size.max) {
-                self.release_in_background(id, Why::Surplus);
+                self.release_in_background(id, ReleaseReason::Surplus);
             }
             let missing = size.min.saturating_sub(self.rooms.pooled());
             if missing == 0 {
                 backoff.reset();
-                self.set_pool_trouble(None);
+                self.set_pool_problem(None);
                 self.stop.run_until_cancelled(self.pool_changed.notified()).await;
                 continue;
             }
@@ -58,7 +58,7 @@ impl Workspaces {
             let failure = built.into_iter().find_map(Result::err);
             let pause = match failure {
                 None => {
-                    self.set_pool_trouble(None);
+                    self.set_pool_problem(None);
                     backoff.reset();
                     continue;
                 }
@@ -69,7 +69,7 @@ impl Workspaces {
                     let pause = backoff.take_with_jitter();
                     tracing::warn!(%error, retry_ms = pause.as_millis(), "warm pool not filled");
                     self.parts.metrics.refill_failed();
-                    self.set_pool_trouble(Some(error.to_string()));
+                    self.set_pool_problem(Some(error.to_string()));
                     pause
                 }
             };

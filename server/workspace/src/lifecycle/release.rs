@@ -13,8 +13,8 @@ use crate::engine::EngineError;
 use crate::id::RoomId;
 use crate::lifecycle::build::subject;
 use crate::objects::Bucket;
-use crate::others::OthersError;
-use crate::reason::Why;
+use crate::peers::PeerUnavailable;
+use crate::reason::ReleaseReason;
 use crate::rooms::{LISTENER_DEADLINE, Room};
 use crate::state::StateError;
 use crate::workspaces::Workspaces;
@@ -39,16 +39,16 @@ pub enum ReleaseError {
     State(#[from] StateError),
     /// Another server does not say whether it has the room.
     #[error(transparent)]
-    Others(#[from] OthersError),
+    Peer(#[from] PeerUnavailable),
     /// Another server has the room, and something runs in it.
     #[error("a run is going on in the conversation's workspace, on another server; cancel it first")]
-    Elsewhere,
+    BusyElsewhere,
     /// It takes its time, and goes on.
     #[error("the workspace is not gone after {0:?}; its release goes on")]
-    Slow(Duration),
+    Timeout(Duration),
     /// The task was ended.
     #[error("the release was cut off")]
-    CutOff,
+    Interrupted,
 }
 
 impl Workspaces {
@@ -57,7 +57,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// The step that failed; the garbage collector will try again.
-    pub async fn release(self: &Arc<Self>, id: &RoomId, why: Why) -> Result<(), ReleaseError> {
+    pub async fn release(self: &Arc<Self>, id: &RoomId, why: ReleaseReason) -> Result<(), ReleaseError> {
         match self.rooms.begin_release(id) {
             Some(room) => self.finish_release(room, why).await,
             None => Ok(()),
@@ -68,41 +68,41 @@ impl Workspaces {
     ///
     /// # Errors
     /// As [`Workspaces::release`].
-    pub async fn release_left(self: &Arc<Self>, id: &RoomId, why: Why) -> Result<(), ReleaseError> {
-        let room = self.rooms.begin_release_left(id);
+    pub async fn release_unowned(self: &Arc<Self>, id: &RoomId, why: ReleaseReason) -> Result<(), ReleaseError> {
+        let room = self.rooms.begin_release_unowned(id);
         self.finish_release(room, why).await
     }
 
-    async fn finish_release(self: &Arc<Self>, room: Arc<Room>, why: Why) -> Result<(), ReleaseError> {
+    async fn finish_release(self: &Arc<Self>, room: Arc<Room>, why: ReleaseReason) -> Result<(), ReleaseError> {
         // The pool is smaller from here on, also where the rest of it takes its time or has to be tried again.
         self.pool_changed.notify_one();
         let this = self.clone();
         let work = self.tasks.spawn(async move { this.take_down(&room, why).await }.in_current_span());
-        let files = self.bucket().map_or(Duration::ZERO, Bucket::patience);
+        let files = self.bucket().map_or(Duration::ZERO, Bucket::sync_timeout);
         let patience = self.parts.settings.grace + files + PATIENCE;
         match tokio::time::timeout(patience, work).await {
-            Ok(done) => done.unwrap_or(Err(ReleaseError::CutOff)),
-            Err(_) => Err(ReleaseError::Slow(patience)),
+            Ok(done) => done.unwrap_or(Err(ReleaseError::Interrupted)),
+            Err(_) => Err(ReleaseError::Timeout(patience)),
         }
     }
 
-    async fn take_down(&self, room: &Room, why: Why) -> Result<(), ReleaseError> {
-        let _gate = room.gate.lock().await;
+    async fn take_down(&self, room: &Room, why: ReleaseReason) -> Result<(), ReleaseError> {
+        let _gate = room.teardown_lock.lock().await;
         if !self.rooms.contains(&room.id) {
             return Ok(());
         }
         room.close_listener(LISTENER_DEADLINE).await;
         // While the container still has them.
-        if !why.is_without_files() && !self.haste.is_cancelled() {
-            self.sync_last(room).await;
+        if !why.skips_final_sync() && !self.no_grace.is_cancelled() {
+            self.final_sync(room).await;
         }
-        let warned = !why.is_beyond_warning() && !self.haste.is_cancelled();
+        let warned = !why.skips_grace_period() && !self.no_grace.is_cancelled();
         let grace = if warned { self.parts.settings.grace } else { self.parts.settings.grace.min(NO_GRACE) };
         self.parts.engine.remove(&room.id.container(), grace).await?;
         let (sockets, id) = (self.parts.sockets.clone(), room.id.clone());
         let removed = tokio::task::spawn_blocking(move || sockets.remove(&id)).await;
-        removed.map_err(|_| ReleaseError::CutOff)??;
-        if let Err(error) = self.parts.state.forget(room.id.as_str(), self.server_id()).await {
+        removed.map_err(|_| ReleaseError::Interrupted)??;
+        if let Err(error) = self.parts.state.delete_owned(room.id.as_str(), self.server_id()).await {
             // The room is gone. A record of no room misleads nobody for long: the collector removes it.
             tracing::warn!(workspace = %room.id, %error, "the record of a room that is gone is left to the collector");
         }

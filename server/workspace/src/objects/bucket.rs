@@ -12,9 +12,9 @@ use object_store::{BackoffConfig, Error, ObjectStore, RetryConfig};
 use tokio::time::Instant;
 
 use super::StorageError;
+use super::conversation_store::ConversationStore;
 use super::link::{Keys, Link, Refusal};
 use super::name;
-use super::place::Place;
 
 /// A request that fails for a reason that may pass is sent again so often.
 const RETRIES: usize = 2;
@@ -35,7 +35,7 @@ pub struct BucketSettings {
     /// Where it is reached; `None` is Amazon's endpoint of the region.
     pub endpoint: Option<String>,
     /// How long one conversation's sync may take; a run waits no longer for it.
-    pub patience: Duration,
+    pub sync_timeout: Duration,
 }
 
 /// Why a bucket cannot be used at all.
@@ -91,21 +91,21 @@ impl Bucket {
 
     /// How long one sync may take.
     #[must_use]
-    pub fn patience(&self) -> Duration {
-        self.settings.patience
+    pub fn sync_timeout(&self) -> Duration {
+        self.settings.sync_timeout
     }
 
     /// When a sync that begins now has to be over.
     #[must_use]
-    pub fn until(&self) -> Instant {
-        Instant::now() + self.settings.patience
+    pub fn sync_deadline(&self) -> Instant {
+        Instant::now() + self.settings.sync_timeout
     }
 
     /// Where a conversation's files are.
     #[must_use]
-    pub fn place(&self, tenant: &str, conversation: &str) -> Place {
+    pub fn conversation_store(&self, tenant: &str, conversation: &str) -> ConversationStore {
         let root = format!("{}{}/{}", self.settings.prefix, name::escape(tenant), name::escape(conversation));
-        Place::new(self.clone(), root)
+        ConversationStore::new(self.clone(), root)
     }
 
     /// Whether it answers, and lists what it has.
@@ -131,7 +131,7 @@ pub(super) async fn within<T>(
     let began = Instant::now();
     match tokio::time::timeout_at(until, work).await {
         Ok(done) => done.map_err(told),
-        Err(_) => Err(StorageError::Slow(until.duration_since(began))),
+        Err(_) => Err(StorageError::Timeout(until.duration_since(began))),
     }
 }
 
@@ -149,7 +149,7 @@ pub(super) fn told(error: object_store::Error) -> StorageError {
     match error {
         _ if refused => StorageError::Refused(text),
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StorageError::Refused(text),
-        Error::NotFound { .. } => StorageError::Missing(text),
+        Error::NotFound { .. } => StorageError::NotFound(text),
         _ if slow => StorageError::Unreachable("it does not answer".into()),
         _ if innermost.is_some_and(<dyn std::error::Error>::is::<std::io::Error>) => StorageError::Unreachable(text),
         _ => StorageError::Failed(text),

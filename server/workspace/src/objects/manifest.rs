@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::place::StoredFile;
+use super::conversation_store::StoredFile;
 
 /// Written after the files. One that is older than they are only costs work.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub struct Manifest {
     /// The room that has had every one of the files: what is missing in it was deleted there.
     pub room: Option<String>,
     /// The files by their paths.
-    pub files: BTreeMap<String, Kept>,
+    pub files: BTreeMap<String, ManifestEntry>,
 }
 
 impl Manifest {
@@ -21,7 +21,7 @@ impl Manifest {
         let mut told = std::mem::take(&mut self.files);
         for StoredFile { path, size, .. } in stored {
             let known = told.remove(path).filter(|known| known.size == *size);
-            let kept = known.unwrap_or_else(|| Kept { size: *size, sha256: String::new(), mode: 0o644 });
+            let kept = known.unwrap_or_else(|| ManifestEntry { size: *size, sha256: String::new(), mode: 0o644 });
             self.files.insert(path.clone(), kept);
         }
     }
@@ -29,7 +29,7 @@ impl Manifest {
 
 /// One file as it was last taken out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct ManifestEntry {
     /// In bytes.
     pub size: u64,
     /// Of its content, in lower-case hexadecimal; empty where nobody knows.

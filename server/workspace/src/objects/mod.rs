@@ -5,23 +5,23 @@
 //! work and keeps modes, and where it is gone or late nothing is lost.
 
 mod bucket;
+mod conversation_store;
 mod link;
 mod manifest;
 mod name;
-mod place;
 mod sync;
 
 use std::time::Duration;
 
 pub use bucket::{Bucket, BucketSettings, SetupError};
-pub use manifest::{Kept, Manifest};
-pub use place::{Place, StoredFile};
-pub use sync::{Content, Done, InStep, RoomFault, RoomFile, RoomFiles, bring_in, take_out};
+pub use conversation_store::{ConversationStore, StoredFile};
+pub use manifest::{Manifest, ManifestEntry};
+pub use sync::{Content, RoomFile, RoomFiles, RoomFilesError, SyncReport, SyncState, restore, save};
 
 /// Files that are kept of one conversation, at most.
-pub const MOST_FILES: usize = 20_000;
+pub const MAX_FILES: usize = 20_000;
 /// Bytes of one file, at most.
-pub const LARGEST_FILE: u64 = 1 << 30;
+pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Why storage did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +34,14 @@ pub enum StorageError {
     Unreachable(String),
     /// It takes too long.
     #[error("the bucket did not answer within {0:?}")]
-    Slow(Duration),
+    Timeout(Duration),
     /// There is no such bucket, or no such object.
     #[error("not in the bucket: {0}")]
-    Missing(String),
+    NotFound(String),
     /// It answers with a fault of its own.
     #[error("the bucket: {0}")]
     Failed(String),
     /// The room's side of a transfer.
     #[error(transparent)]
-    Room(#[from] RoomFault),
+    Room(#[from] RoomFilesError),
 }

@@ -9,9 +9,9 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::manifest::{Kept, Manifest};
-use super::place::{Place, StoredFile};
-use super::{LARGEST_FILE, MOST_FILES, StorageError};
+use super::conversation_store::{ConversationStore, StoredFile};
+use super::manifest::{Manifest, ManifestEntry};
+use super::{MAX_FILE_BYTES, MAX_FILES, StorageError};
 
 /// Files under way at once.
 const AT_ONCE: usize = 4;
@@ -23,7 +23,7 @@ pub type Content = BoxStream<'static, Result<Bytes, StorageError>>;
 
 /// Why a room did not give or take files.
 #[derive(Debug, thiserror::Error)]
-pub enum RoomFault {
+pub enum RoomFilesError {
     /// The room's agent cannot be talked to.
     #[error("the room: {0}")]
     Agent(String),
@@ -31,7 +31,7 @@ pub enum RoomFault {
     #[error("the file changed while it was read")]
     Changed,
     /// It is larger than what is kept.
-    #[error("the file is larger than {LARGEST_FILE} bytes")]
+    #[error("the file is larger than {MAX_FILE_BYTES} bytes")]
     TooLarge,
 }
 
@@ -55,13 +55,13 @@ pub trait RoomFiles: Send + Sync {
     ///
     /// # Errors
     /// The room does not answer.
-    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFault>;
+    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFilesError>;
 
     /// A file's content; breaks off where it is not as long as it is said to be.
     ///
     /// # Errors
     /// It is gone, or the room does not answer.
-    async fn read(&self, file: &RoomFile) -> Result<Content, RoomFault>;
+    async fn read(&self, file: &RoomFile) -> Result<Content, RoomFilesError>;
 
     /// Makes a file; all of it is there, or nothing.
     ///
@@ -72,7 +72,7 @@ pub trait RoomFiles: Send + Sync {
 
 /// What a sync did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct SyncReport {
     /// Files that went over.
     pub moved: usize,
     /// Files that were deleted on the other side.
@@ -80,20 +80,20 @@ pub struct Done {
     /// Files that did not go over, and why: at most one of each reason is told.
     pub skipped: usize,
     /// One reason for that, for a person.
-    pub why_skipped: Option<String>,
+    pub skip_reason: Option<String>,
 }
 
-impl Done {
+impl SyncReport {
     fn skip(&mut self, path: &str, why: &str) {
         self.skipped += 1;
         tracing::debug!(path, why, "a file is not synced");
-        self.why_skipped.get_or_insert_with(|| format!("{:.120}: {why}", path.escape_debug().to_string()));
+        self.skip_reason.get_or_insert_with(|| format!("{:.120}: {why}", path.escape_debug().to_string()));
     }
 }
 
 /// What is known of one room and its conversation's place, as long as this process has the room.
 #[derive(Debug, Default)]
-pub struct InStep {
+pub struct SyncState {
     /// Whether the room has had every file of the bucket. Before that, what is missing in it was not deleted there.
     pub is: bool,
     manifest: Option<Manifest>,
@@ -107,14 +107,14 @@ pub struct InStep {
 ///
 /// # Errors
 /// Not all of them are there; what is there is whole.
-pub async fn bring_in(
-    place: &Place,
+pub async fn restore(
+    place: &ConversationStore,
     room_id: &str,
     room: &dyn RoomFiles,
-    step: &mut InStep,
+    step: &mut SyncState,
     until: Instant,
-) -> Result<Done, StorageError> {
-    let mut done = Done::default();
+) -> Result<SyncReport, StorageError> {
+    let mut done = SyncReport::default();
     if step.is {
         return Ok(done);
     }
@@ -126,7 +126,7 @@ pub async fn bring_in(
     }
     let stored = place.list(until).await?;
     if !stored.is_empty() {
-        let (there, _) = in_time(until, room.list(MOST_FILES)).await?;
+        let (there, _) = in_time(until, room.list(MAX_FILES)).await?;
         let there: HashSet<&str> = there.iter().map(|file| file.path.as_str()).collect();
         let modes = &manifest.files;
         let mut missing = stored.clone();
@@ -166,17 +166,17 @@ pub async fn bring_in(
 ///
 /// # Errors
 /// Not everything is there; what is there is whole.
-pub async fn take_out(
-    place: &Place,
+pub async fn save(
+    place: &ConversationStore,
     room_id: &str,
     room: &dyn RoomFiles,
-    step: &mut InStep,
+    step: &mut SyncState,
     until: Instant,
-) -> Result<Done, StorageError> {
-    let mut done = Done::default();
-    let (files, all) = in_time(until, room.list(MOST_FILES)).await?;
+) -> Result<SyncReport, StorageError> {
+    let mut done = SyncReport::default();
+    let (files, all) = in_time(until, room.list(MAX_FILES)).await?;
     if !all {
-        done.skip("/", &format!("not every file of the room can be listed, or there are more than {MOST_FILES}"));
+        done.skip("/", &format!("not every file of the room can be listed, or there are more than {MAX_FILES}"));
     }
     let names: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let mut changed = Vec::new();
@@ -184,9 +184,9 @@ pub async fn take_out(
         if step.out.get(&file.path) == Some(&(file.size, file.version)) {
             continue;
         }
-        if file.size > LARGEST_FILE {
+        if file.size > MAX_FILE_BYTES {
             done.skip(&file.path, "larger than what is kept");
-        } else if place.takes(&file.path) {
+        } else if place.accepts(&file.path) {
             changed.push(file.clone());
         } else {
             done.skip(&file.path, "its name is too long");
@@ -215,8 +215,8 @@ pub async fn take_out(
                 step.out.insert(file.path.clone(), (file.size, file.version));
                 done.moved += usize::from(moved);
             }
-            Err(StorageError::Room(RoomFault::Changed)) => done.skip(&file.path, "it changed while it was read"),
-            Err(StorageError::Room(RoomFault::TooLarge)) => done.skip(&file.path, "larger than what is kept"),
+            Err(StorageError::Room(RoomFilesError::Changed)) => done.skip(&file.path, "it changed while it was read"),
+            Err(StorageError::Room(RoomFilesError::TooLarge)) => done.skip(&file.path, "larger than what is kept"),
             Err(error) => {
                 failed = Some(error);
                 break;
@@ -248,22 +248,22 @@ pub async fn take_out(
 
 /// Takes one file out, unless its content is there already; says whether it went.
 async fn take_one(
-    place: &Place,
+    place: &ConversationStore,
     room: &dyn RoomFiles,
     file: &RoomFile,
-    known: Option<&Kept>,
+    known: Option<&ManifestEntry>,
     until: Instant,
-) -> Result<(Kept, bool), StorageError> {
+) -> Result<(ManifestEntry, bool), StorageError> {
     if let Some(known) = known.filter(|known| known.size == file.size) {
         let sha256 = in_time(until, digest(in_time(until, room.read(file)).await?)).await?;
         if sha256 == known.sha256 {
-            return Ok((Kept { mode: file.mode, ..known.clone() }, false));
+            return Ok((ManifestEntry { mode: file.mode, ..known.clone() }, false));
         }
     }
     let (seen, hashed) = hashing(in_time(until, room.read(file)).await?);
     place.write(&file.path, hashed, until).await?;
     let (size, sha256) = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).finish();
-    Ok((Kept { size, sha256, mode: file.mode }, true))
+    Ok((ManifestEntry { size, sha256, mode: file.mode }, true))
 }
 
 /// Work of the room's, no longer than `until`.
@@ -273,7 +273,7 @@ pub(super) async fn in_time<T, E: Into<StorageError>>(
 ) -> Result<T, StorageError> {
     match tokio::time::timeout_at(until, work).await {
         Ok(done) => done.map_err(Into::into),
-        Err(_) => Err(RoomFault::Agent("it did not answer in time".into()).into()),
+        Err(_) => Err(RoomFilesError::Agent("it did not answer in time".into()).into()),
     }
 }
 

@@ -82,8 +82,8 @@ impl StateDir {
     ///
     /// # Errors
     /// It has not, or does not tell.
-    pub fn has_room(&self) -> Result<(), DirectoryError> {
-        has_room(&self.path)
+    pub fn check_free_space(&self) -> Result<(), DirectoryError> {
+        check_free_space(&self.path)
     }
 
     /// The deployment's id, made at the first start.
@@ -101,7 +101,7 @@ impl StateDir {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = format!("{:016x}", rand::random::<u64>())[..ID_DIGITS].to_owned();
-                write_whole(&path, &id).map_err(io)?;
+                write_atomically(&path, &id).map_err(io)?;
                 Ok(id)
             }
             Err(error) => Err(io(error)),
@@ -109,11 +109,11 @@ impl StateDir {
     }
 }
 
-/// [`StateDir::has_room`] for a directory that is not ours yet.
+/// [`StateDir::check_free_space`] for a directory that is not ours yet.
 ///
 /// # Errors
 /// As there.
-pub fn has_room(path: &Path) -> Result<(), DirectoryError> {
+pub fn check_free_space(path: &Path) -> Result<(), DirectoryError> {
     let space = rustix::fs::statvfs(path)
         .map_err(|error| DirectoryError::Io { path: path.to_owned(), source: error.into() })?;
     let (free, files) = (space.f_bavail.saturating_mul(space.f_frsize), space.f_favail);
@@ -129,7 +129,7 @@ pub fn has_room(path: &Path) -> Result<(), DirectoryError> {
 ///
 /// # Errors
 /// It was not written.
-pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = PathBuf::from(name);

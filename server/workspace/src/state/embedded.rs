@@ -8,7 +8,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Row, SqliteConnection};
 
 use super::quarantine::Quarantine;
-use super::{PoolSize, Record, State, StateError, Swap};
+use super::{PoolSize, Record, State, StateError, WriteOutcome};
 
 /// How long a statement waits for another process's lock.
 const BUSY_DEADLINE: Duration = Duration::from_secs(5);
@@ -105,38 +105,43 @@ impl State for Embedded {
         self.read(query.fetch_optional(&self.pool).await).await
     }
 
-    async fn record_of(&self, conversation: &str) -> Result<Option<Record>, StateError> {
+    async fn record_by_conversation(&self, conversation: &str) -> Result<Option<Record>, StateError> {
         let query = sqlx::query("SELECT id, CAST(text AS BLOB) FROM record WHERE conversation = ?").bind(conversation);
         let record = self.read(query.fetch_optional(&self.pool).await).await?;
         Ok(record.filter(|record| record.occupant.as_ref().is_some_and(|(theirs, _)| theirs == conversation)))
     }
 
-    async fn swap(&self, workspace: &str, old: Option<&Record>, new: Option<&Record>) -> Result<Swap, StateError> {
+    async fn compare_and_set(
+        &self,
+        workspace: &str,
+        old: Option<&Record>,
+        new: Option<&Record>,
+    ) -> Result<WriteOutcome, StateError> {
         // Whatever cannot be read is out of the way first.
         if old.is_none() && self.record(workspace).await?.is_some() {
-            return Ok(Swap::Changed);
+            return Ok(WriteOutcome::Conflict);
         }
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let row = sqlx::query("SELECT text FROM record WHERE id = ?").bind(workspace).fetch_optional(&mut *change);
         let there = row.await?.map(|row| row.try_get::<String, _>(0)).transpose()?;
         if there != old.map(Record::encode) {
-            return Ok(Swap::Changed);
+            return Ok(WriteOutcome::Conflict);
         }
         let Some(new) = new else {
             sqlx::query("DELETE FROM record WHERE id = ?").bind(workspace).execute(&mut *change).await?;
             change.commit().await?;
-            return Ok(Swap::Done);
+            return Ok(WriteOutcome::Written);
         };
         if let Some((conversation, _)) = &new.occupant {
             let others = sqlx::query("SELECT 1 FROM record WHERE conversation = ? AND id <> ?");
             let others = others.bind(conversation).bind(workspace).fetch_optional(&mut *change);
             if others.await?.is_some() {
-                return Ok(Swap::Taken);
+                return Ok(WriteOutcome::ConversationTaken);
             }
         }
         write(&mut change, new).await?;
         change.commit().await?;
-        Ok(Swap::Done)
+        Ok(WriteOutcome::Written)
     }
 
     async fn refresh(&self, _: &[Record]) -> Result<(), StateError> {

@@ -38,13 +38,13 @@ pub struct PoolSize {
 
 /// What became of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Swap {
+pub enum WriteOutcome {
     /// It was made.
-    Done,
+    Written,
     /// The record was not, or is no longer, as the caller believed; nothing was changed.
-    Changed,
+    Conflict,
     /// The conversation already has another room; nothing was changed.
-    Taken,
+    ConversationTaken,
 }
 
 /// Why the shared state did not do as asked.
@@ -107,13 +107,18 @@ pub trait State: Debug + Send + Sync {
     ///
     /// # Errors
     /// It cannot be read.
-    async fn record_of(&self, conversation: &str) -> Result<Option<Record>, StateError>;
+    async fn record_by_conversation(&self, conversation: &str) -> Result<Option<Record>, StateError>;
 
     /// Compare-and-set: where a room's record is `old`, it becomes `new`; `None` is no record.
     ///
     /// # Errors
     /// Whether it was changed is not known.
-    async fn swap(&self, workspace: &str, old: Option<&Record>, new: Option<&Record>) -> Result<Swap, StateError>;
+    async fn compare_and_set(
+        &self,
+        workspace: &str,
+        old: Option<&Record>,
+        new: Option<&Record>,
+    ) -> Result<WriteOutcome, StateError>;
 
     /// Puts off the time at which records go away by themselves.
     ///
@@ -158,18 +163,18 @@ pub trait State: Debug + Send + Sync {
     /// Lets go of connections and files.
     async fn close(&self);
 
-    /// Writes a record as the room's owner: where there is none, or one of this owner's. [`Swap::Changed`]: another has it.
+    /// Writes a record as the room's owner: where there is none, or one of this owner's. [`WriteOutcome::Conflict`]: another has it.
     ///
     /// # Errors
     /// It was not written, as far as one knows.
-    async fn keep(&self, record: &Record) -> Result<Swap, StateError> {
+    async fn put_owned(&self, record: &Record) -> Result<WriteOutcome, StateError> {
         for _ in 0..ATTEMPTS {
             let old = self.record(&record.workspace).await?;
             if old.as_ref().is_some_and(|old| old.owner != record.owner) {
-                return Ok(Swap::Changed);
+                return Ok(WriteOutcome::Conflict);
             }
-            match self.swap(&record.workspace, old.as_ref(), Some(record)).await? {
-                Swap::Changed => {}
+            match self.compare_and_set(&record.workspace, old.as_ref(), Some(record)).await? {
+                WriteOutcome::Conflict => {}
                 end => return Ok(end),
             }
         }
@@ -180,11 +185,11 @@ pub trait State: Debug + Send + Sync {
     ///
     /// # Errors
     /// It was not deleted.
-    async fn forget(&self, workspace: &str, owner: &str) -> Result<(), StateError> {
+    async fn delete_owned(&self, workspace: &str, owner: &str) -> Result<(), StateError> {
         for _ in 0..ATTEMPTS {
             let old = self.record(workspace).await?.filter(|old| old.owner == owner);
             let Some(old) = old else { return Ok(()) };
-            if self.swap(workspace, Some(&old), None).await? != Swap::Changed {
+            if self.compare_and_set(workspace, Some(&old), None).await? != WriteOutcome::Conflict {
                 return Ok(());
             }
         }

@@ -12,7 +12,7 @@ use redis::{Script, Value, cmd, pipe};
 
 use super::quarantine::Quarantine;
 use super::redis_link::{Failure, Link, RedisAddress};
-use super::{PoolSize, Record, State, StateError, Swap};
+use super::{PoolSize, Record, State, StateError, WriteOutcome};
 
 /// Records read by one command: a large answer must not hold up others on the connection for long.
 const AT_ONCE: usize = 500;
@@ -193,7 +193,7 @@ impl State for Redis {
         self.read(workspace, found).await
     }
 
-    async fn record_of(&self, conversation: &str) -> Result<Option<Record>, StateError> {
+    async fn record_by_conversation(&self, conversation: &str) -> Result<Option<Record>, StateError> {
         let workspace = match self.look(&self.key("conversation", conversation)).await {
             Ok(Value::BulkString(bytes)) => String::from_utf8(bytes).ok(),
             Ok(_) => None,
@@ -205,10 +205,15 @@ impl State for Redis {
         Ok(record.filter(|record| record.occupant.as_ref().is_some_and(|(theirs, _)| theirs == conversation)))
     }
 
-    async fn swap(&self, workspace: &str, old: Option<&Record>, new: Option<&Record>) -> Result<Swap, StateError> {
+    async fn compare_and_set(
+        &self,
+        workspace: &str,
+        old: Option<&Record>,
+        new: Option<&Record>,
+    ) -> Result<WriteOutcome, StateError> {
         // Whatever cannot be read is out of the way first.
         if old.is_none() && self.record(workspace).await?.is_some() {
-            return Ok(Swap::Changed);
+            return Ok(WriteOutcome::Conflict);
         }
         let keys = [
             &*self.key("room", workspace),
@@ -221,11 +226,11 @@ impl State for Redis {
         let arguments = [workspace, &*old, &*new, &*millis(self.ttl), &*self.key("room", ""), conversation];
         match self.eval(SWAP, &keys, &arguments).await {
             Ok(answer) => Ok(match answer.as_str() {
-                "done" => Swap::Done,
-                "taken" => Swap::Taken,
-                _ => Swap::Changed,
+                "done" => WriteOutcome::Written,
+                "taken" => WriteOutcome::ConversationTaken,
+                _ => WriteOutcome::Conflict,
             }),
-            Err(Failure::WrongType) => Ok(Swap::Changed),
+            Err(Failure::WrongType) => Ok(WriteOutcome::Conflict),
             Err(failure) => Err(self.link.error(failure)),
         }
     }

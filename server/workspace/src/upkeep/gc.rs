@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 
-use crate::engine::{EngineError, Listed};
+use crate::engine::{EngineError, ListedContainer};
 use crate::id::RoomId;
 use crate::lifecycle::acquire;
-use crate::others::{Others, OthersError};
-use crate::reason::Why;
+use crate::peers::{PeerRooms, PeerUnavailable};
+use crate::reason::ReleaseReason;
 use crate::records::keyed;
 use crate::rooms::{Entry, Room, RoomState};
 use crate::spec::{LABEL_DEPLOYMENT, LABEL_WORKSPACE};
@@ -23,7 +23,7 @@ const AT_ONCE: usize = 16;
 #[derive(Debug, Default)]
 pub struct Report {
     /// Released rooms, each with the reason.
-    pub reclaimed: Vec<(RoomId, Why)>,
+    pub reclaimed: Vec<(RoomId, ReleaseReason)>,
     /// What could not be done; the next cycle tries again.
     pub errors: Vec<String>,
 }
@@ -32,7 +32,7 @@ impl Workspaces {
     /// Runs a cycle every `CONTAINER_GC_INTERVAL` until the server stops. `others` is asked anew for each.
     pub async fn collect_regularly<F>(self: &Arc<Self>, others: impl Fn() -> F)
     where
-        F: Future<Output = Result<Others, OthersError>>,
+        F: Future<Output = Result<PeerRooms, PeerUnavailable>>,
     {
         let mut cycle = tokio::time::interval(self.parts.settings.gc_interval);
         cycle.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -43,7 +43,7 @@ impl Workspaces {
             for error in &report.errors {
                 tracing::error!(error, "garbage collection");
             }
-            if let Err(error) = self.record_all().await {
+            if let Err(error) = self.refresh_records().await {
                 tracing::warn!(%error, "the records of workspaces were not refreshed");
                 self.set_behind(true);
             }
@@ -52,7 +52,7 @@ impl Workspaces {
 
     /// Runs one cycle. `others` is awaited after containers, directories and records have been listed, so that it includes what
     /// other servers have begun meanwhile.
-    pub async fn collect(self: &Arc<Self>, others: impl Future<Output = Result<Others, OthersError>>) -> Report {
+    pub async fn collect(self: &Arc<Self>, others: impl Future<Output = Result<PeerRooms, PeerUnavailable>>) -> Report {
         let mut report = Report::default();
         match self.doomed(others).await {
             Ok((doomed, errors)) => {
@@ -81,8 +81,8 @@ impl Workspaces {
     /// Rooms to be released, by the engine's list of containers and by our table, and what could not be examined.
     async fn doomed(
         self: &Arc<Self>,
-        others: impl Future<Output = Result<Others, OthersError>>,
-    ) -> Result<(Vec<(RoomId, Why)>, Vec<String>), EngineError> {
+        others: impl Future<Output = Result<PeerRooms, PeerUnavailable>>,
+    ) -> Result<(Vec<(RoomId, ReleaseReason)>, Vec<String>), EngineError> {
         let (mut doomed, mut errors) = (Vec::new(), Vec::new());
         // The table comes first: a room built in between is then in the engine's list only, and `is_own` knows it.
         let known = self.rooms.all();
@@ -94,7 +94,7 @@ impl Workspaces {
             let idle = now.duration_since(entry.last_used) > self.parts.settings.ttl;
             match verdict(&entry, running, idle) {
                 // Begun at once, so that a run that came in meanwhile, or a server that took the room, is not disturbed.
-                Some(why) if self.rooms.begin_release_of(&entry) => doomed.push((entry.room.id.clone(), why)),
+                Some(why) if self.rooms.begin_release_if_unchanged(&entry) => doomed.push((entry.room.id.clone(), why)),
                 Some(_) => {}
                 None if entry.state == RoomState::Pooled => waiting.push(entry.room),
                 None => {}
@@ -106,11 +106,11 @@ impl Workspaces {
     }
 
     /// Rooms of the pool whose agent does not answer, so that no conversation has to find out.
-    async fn unhealthy(&self, waiting: Vec<Arc<Room>>) -> Vec<(RoomId, Why)> {
+    async fn unhealthy(&self, waiting: Vec<Arc<Room>>) -> Vec<(RoomId, ReleaseReason)> {
         let looks = futures::stream::iter(waiting).map(|room| async move {
-            let well = acquire::answers(&room).await;
+            let well = acquire::is_responding(&room).await;
             // A conversation may have taken it meanwhile; then its run judges the room.
-            (!well && self.rooms.is_pooled(&room.id)).then(|| (room.id.clone(), Why::Unhealthy))
+            (!well && self.rooms.is_pooled(&room.id)).then(|| (room.id.clone(), ReleaseReason::Unhealthy))
         });
         looks.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
     }
@@ -119,10 +119,10 @@ impl Workspaces {
     /// enough, is claimed for release.
     async fn unknown(
         self: &Arc<Self>,
-        containers: &HashMap<RoomId, Listed>,
-        others: impl Future<Output = Result<Others, OthersError>>,
+        containers: &HashMap<RoomId, ListedContainer>,
+        others: impl Future<Output = Result<PeerRooms, PeerUnavailable>>,
         errors: &mut Vec<String>,
-    ) -> Vec<(RoomId, Why)> {
+    ) -> Vec<(RoomId, ReleaseReason)> {
         // Before reconciliation the table is incomplete.
         if !self.is_reconciled() {
             return Vec::new();
@@ -154,23 +154,23 @@ impl Workspaces {
             let record = records.get(id);
             let why = match (containers.get(id), record, directories.get(id)) {
                 (Some(container), Some(record), _) if container.running => {
-                    if let Err(error) = self.take_up(id, record).await {
+                    if let Err(error) = self.adopt_recorded(id, record).await {
                         errors.push(format!("{id}: {error}"));
                     }
                     continue;
                 }
                 (Some(container), ..) => {
                     let created = SystemTime::UNIX_EPOCH + Duration::from_secs(container.created.unsigned_abs());
-                    Some(Why::Orphan).filter(|_| old(created))
+                    Some(ReleaseReason::Orphan).filter(|_| old(created))
                 }
-                (None, _, Some(changed)) if old(*changed) => Some(Why::StaleDirectory),
-                (None, Some(_), _) => Some(Why::StaleRecord),
+                (None, _, Some(changed)) if old(*changed) => Some(ReleaseReason::StaleDirectory),
+                (None, Some(_), _) => Some(ReleaseReason::StaleRecord),
                 (None, None, _) => None,
             };
             let Some(why) = why else { continue };
             match self.claim(id, record).await {
                 Ok(true) => {
-                    self.rooms.begin_release_left(id);
+                    self.rooms.begin_release_unowned(id);
                     doomed.push((id.clone(), why));
                 }
                 Ok(false) => {}
@@ -186,7 +186,7 @@ impl Workspaces {
 
     /// Containers of this deployment by room. A container whose label names no room, or a room of another deployment, is not
     /// ours to touch, whoever gave it our label.
-    pub(crate) async fn containers(&self) -> Result<HashMap<RoomId, Listed>, EngineError> {
+    pub(crate) async fn containers(&self) -> Result<HashMap<RoomId, ListedContainer>, EngineError> {
         let listed = self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment).await?;
         let by_room = listed
             .into_iter()
@@ -196,14 +196,14 @@ impl Workspaces {
 }
 
 /// Whether, and why, a known room is to go.
-fn verdict(entry: &Entry, running: bool, idle: bool) -> Option<Why> {
+fn verdict(entry: &Entry, running: bool, idle: bool) -> Option<ReleaseReason> {
     match &entry.state {
         RoomState::Starting => None,
         // A run in a dead room sees that itself, tells its reader, and gives the room up.
         RoomState::Bound { leased: true, .. } => None,
-        RoomState::Releasing => Some(Why::Unfinished),
-        RoomState::Pooled | RoomState::Bound { .. } if !running => Some(Why::Dead),
-        RoomState::Bound { .. } if idle => Some(Why::Idle),
+        RoomState::Releasing => Some(ReleaseReason::Unfinished),
+        RoomState::Pooled | RoomState::Bound { .. } if !running => Some(ReleaseReason::Dead),
+        RoomState::Bound { .. } if idle => Some(ReleaseReason::Idle),
         RoomState::Pooled | RoomState::Bound { .. } => None,
     }
 }
@@ -229,12 +229,12 @@ mod tests {
         let (used, idle) = (false, true);
         let verdict = |state, running, idle| verdict(&entry(state), running, idle);
         assert_eq!(verdict(bound(false), true, used), None);
-        assert_eq!(verdict(bound(false), true, idle), Some(Why::Idle));
-        assert_eq!(verdict(bound(false), false, used), Some(Why::Dead));
+        assert_eq!(verdict(bound(false), true, idle), Some(ReleaseReason::Idle));
+        assert_eq!(verdict(bound(false), false, used), Some(ReleaseReason::Dead));
         assert_eq!(verdict(bound(true), true, idle), None, "a run is in it");
         assert_eq!(verdict(RoomState::Pooled, true, idle), None, "the pool does not age");
-        assert_eq!(verdict(RoomState::Pooled, false, used), Some(Why::Dead));
+        assert_eq!(verdict(RoomState::Pooled, false, used), Some(ReleaseReason::Dead));
         assert_eq!(verdict(RoomState::Starting, false, idle), None, "its maker knows");
-        assert_eq!(verdict(RoomState::Releasing, true, used), Some(Why::Unfinished));
+        assert_eq!(verdict(RoomState::Releasing, true, used), Some(ReleaseReason::Unfinished));
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::directory::RoomDir;
-use crate::reason::Why;
+use crate::reason::ReleaseReason;
 use crate::rooms::Entry;
 use crate::workspaces::Workspaces;
 
@@ -41,10 +41,10 @@ impl Workspaces {
             let looked = tokio::task::spawn_blocking(move || rooms.into_iter().filter(fills).collect::<Vec<Entry>>());
             match looked.await {
                 Ok(hostile) => {
-                    for entry in hostile.into_iter().filter(|entry| self.rooms.stands(&entry.room.id)) {
-                        let (workspace, why) = (&entry.room.id, Why::Hostile.explanation());
+                    for entry in hostile.into_iter().filter(|entry| self.rooms.is_live(&entry.room.id)) {
+                        let (workspace, why) = (&entry.room.id, ReleaseReason::Hostile.explanation());
                         tracing::warn!(%workspace, why, "a hostile room is taken down");
-                        self.release_in_background(entry.room.id.clone(), Why::Hostile);
+                        self.release_in_background(entry.room.id.clone(), ReleaseReason::Hostile);
                     }
                 }
                 Err(error) => tracing::error!(%error, "rooms' directories were not looked at"),

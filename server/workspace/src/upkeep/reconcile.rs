@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::engine::EngineError;
 use crate::id::RoomId;
-use crate::others::{Others, OthersError};
-use crate::reason::Why;
+use crate::peers::{PeerRooms, PeerUnavailable};
+use crate::reason::ReleaseReason;
 use crate::records::keyed;
 use crate::state::{Record, StateError};
 use crate::workspaces::Workspaces;
@@ -25,7 +25,7 @@ pub enum ReconcileError {
     Directories(#[from] std::io::Error),
     /// Another server does not say which rooms it has.
     #[error(transparent)]
-    Others(#[from] OthersError),
+    Peer(#[from] PeerUnavailable),
 }
 
 impl Workspaces {
@@ -36,7 +36,7 @@ impl Workspaces {
     /// What had to be listed could not be listed.
     pub async fn reconcile(
         self: &Arc<Self>,
-        others: impl Future<Output = Result<Others, OthersError>>,
+        others: impl Future<Output = Result<PeerRooms, PeerUnavailable>>,
     ) -> Result<(), ReconcileError> {
         if let Some(size) = self.parts.state.pool().await? {
             tracing::info!(min = size.min, max = size.max, "the pool's size is the one that an operator has set");
@@ -59,16 +59,17 @@ impl Workspaces {
             let running = containers.get(id).is_some_and(|container| container.running);
             let old = records.get(id);
             if let Some(record) = old.filter(|_| running) {
-                adopted += usize::from(self.take_up(id, record).await?);
+                adopted += usize::from(self.adopt_recorded(id, record).await?);
                 continue;
             }
-            if matches!(others, Others::Rooms(_)) && old.is_none() {
+            if matches!(others, PeerRooms::Rooms(_)) && old.is_none() {
                 // Another server may just be building it; garbage collection goes by its age.
                 continue;
             }
             if self.claim(id, old).await? {
-                let why = if containers.contains_key(id) { Why::Orphan } else { Why::StaleDirectory };
-                self.release_left_in_background(id.clone(), why);
+                let why =
+                    if containers.contains_key(id) { ReleaseReason::Orphan } else { ReleaseReason::StaleDirectory };
+                self.release_unowned_in_background(id.clone(), why);
                 released += 1;
             }
         }
@@ -98,8 +99,8 @@ mod tests {
             drop(workspaces.parts.sockets.create(id).expect("created"));
         }
         let exists = |id: &RoomId| dir.path().join("s").join(id.as_str()).exists();
-        let alone = async || Ok(Others::None);
-        let incoming = workspaces.rooms.announce(&built);
+        let alone = async || Ok(PeerRooms::NoPeers);
+        let incoming = workspaces.rooms.reserve(&built);
         workspaces.reconcile(alone()).await.expect("reconciled");
         workspaces.tasks.close();
         tokio::time::timeout(Duration::from_secs(20), workspaces.tasks.wait()).await.expect("released");
@@ -112,7 +113,7 @@ mod tests {
         assert!(exists(&built) && report.reclaimed.is_empty() && report.errors.is_empty(), "{report:?}");
         drop(incoming);
         let report = workspaces.collect(alone()).await;
-        assert_eq!(report.reclaimed, [(built.clone(), Why::StaleDirectory)], "{report:?}");
+        assert_eq!(report.reclaimed, [(built.clone(), ReleaseReason::StaleDirectory)], "{report:?}");
         assert!(!exists(&built));
         workspaces.close().await;
     }

@@ -6,14 +6,14 @@ use crate::id::RoomId;
 
 /// What the other servers of the deployment have.
 #[derive(Debug)]
-pub enum Others {
+pub enum PeerRooms {
     /// This server is the only one.
-    None,
+    NoPeers,
     /// The rooms in the other servers' tables.
     Rooms(HashSet<RoomId>),
 }
 
-impl Others {
+impl PeerRooms {
     pub(crate) fn have(&self, id: &RoomId) -> bool {
         matches!(self, Self::Rooms(rooms) if rooms.contains(id))
     }
@@ -22,4 +22,4 @@ impl Others {
 /// Another server of the deployment does not say what it has. It may be running, so nothing is done that could be its business.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct OthersError(pub String);
+pub struct PeerUnavailable(pub String);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, told, within};
 use super::manifest::Manifest;
 use super::sync::in_time;
-use super::{Content, LARGEST_FILE, MOST_FILES, RoomFault, StorageError, name};
+use super::{Content, MAX_FILE_BYTES, MAX_FILES, RoomFilesError, StorageError, name};
 
 /// What is larger goes in parts of this size; S3 takes up to 10,000 of them.
 const PART: usize = 8 << 20;
@@ -20,7 +20,7 @@ const ABORT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// One conversation's files in the bucket.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct ConversationStore {
     bucket: Bucket,
     root: String,
 }
@@ -36,7 +36,7 @@ pub struct StoredFile {
     pub stored_at: jiff::Timestamp,
 }
 
-impl Place {
+impl ConversationStore {
     pub(super) fn new(bucket: Bucket, root: String) -> Self {
         Self { bucket, root }
     }
@@ -57,7 +57,7 @@ impl Place {
 
     /// Whether a file of this path can be kept: it is a path, and its object's name is not too long.
     #[must_use]
-    pub fn takes(&self, path: &str) -> bool {
+    pub fn accepts(&self, path: &str) -> bool {
         self.object(path).is_some()
     }
 
@@ -67,17 +67,17 @@ impl Place {
     }
 
     fn object_or_refuse(&self, path: &str) -> Result<Path, StorageError> {
-        self.object(path).ok_or_else(|| StorageError::Missing("no file can have this path".into()))
+        self.object(path).ok_or_else(|| StorageError::NotFound("no file can have this path".into()))
     }
 
-    /// Every file, by its path; no more than [`MOST_FILES`]. What was put there under a name that no file has is left out.
+    /// Every file, by its path; no more than [`MAX_FILES`]. What was put there under a name that no file has is left out.
     ///
     /// # Errors
     /// Storage does not answer.
     pub async fn list(&self, until: Instant) -> Result<Vec<StoredFile>, StorageError> {
         let root = parse(&format!("{}/files", self.root))?;
         let below = format!("{}/files/", self.root);
-        let listed = self.bucket.store.list(Some(&root)).take(MOST_FILES).try_collect::<Vec<_>>();
+        let listed = self.bucket.store.list(Some(&root)).take(MAX_FILES).try_collect::<Vec<_>>();
         let objects = within(until, listed).await?;
         let files = objects.into_iter().filter_map(|object| {
             let path = name::unescape_path(object.location.as_ref().strip_prefix(&below)?)?;
@@ -133,7 +133,7 @@ impl Place {
     /// what it once was would otherwise find that there already.
     ///
     /// # Errors
-    /// As [`Place::write`].
+    /// As [`ConversationStore::write`].
     pub async fn replace(&self, path: &str, content: Content, until: Instant) -> Result<(), StorageError> {
         let mut manifest = self.manifest(until).await?;
         if let Some(kept) = manifest.files.get_mut(path) {
@@ -179,7 +179,7 @@ impl Place {
     /// Something may be left.
     pub async fn delete_all(&self, until: Instant) -> Result<(), StorageError> {
         loop {
-            let some = self.bucket.store.list(Some(&self.root()?)).take(MOST_FILES);
+            let some = self.bucket.store.list(Some(&self.root()?)).take(MAX_FILES);
             let objects = within(until, some.map_ok(|object| object.location).try_collect::<Vec<_>>()).await?;
             if objects.is_empty() {
                 return Ok(());
@@ -207,7 +207,7 @@ impl Place {
                 Manifest::default()
             })),
             // Also where the bucket itself is missing: the next list says so.
-            Err(StorageError::Missing(_)) => Ok(Manifest::default()),
+            Err(StorageError::NotFound(_)) => Ok(Manifest::default()),
             Err(error) => Err(error),
         }
     }
@@ -247,8 +247,8 @@ async fn upload_parts(
     let (mut next, mut more, mut sent) = (first, true, 0);
     while !next.is_empty() {
         sent += next.len() as u64;
-        if sent > LARGEST_FILE {
-            return Err(RoomFault::TooLarge.into());
+        if sent > MAX_FILE_BYTES {
+            return Err(RoomFilesError::TooLarge.into());
         }
         within(until, upload.put_part(PutPayload::from(next))).await?;
         if !more {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::lifecycle::build::BuildError;
-use crate::reason::Why;
+use crate::reason::ReleaseReason;
 use crate::workspaces::Workspaces;
 
 /// First and longest pause after the room could not be made.
@@ -15,19 +15,19 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 impl Workspaces {
     /// Why it is not known yet that the engine's host has the rooms' directories where rooms are told they are.
     #[must_use]
-    pub fn unproven(&self) -> Option<String> {
-        self.unproven.lock().clone()
+    pub fn host_path_problem(&self) -> Option<String> {
+        self.host_path_problem.lock().clone()
     }
 
-    fn set_unproven(&self, why: Option<String>) {
-        *self.unproven.lock() = why;
+    fn set_host_path_problem(&self, why: Option<String>) {
+        *self.host_path_problem.lock() = why;
     }
 
     /// Whether the host's path has to be proven: it is a path of its own, or this process is in a container of that very engine.
-    pub(crate) async fn doubts_host_path(&self) -> bool {
+    pub(crate) async fn must_verify_host_path(&self) -> bool {
         let doubtful = self.parts.sockets.is_elsewhere() || self.is_in_container().await;
         if doubtful {
-            self.set_unproven(Some("WORKSPACE_SOCKET_HOST_PATH is being proven by a first room".into()));
+            self.set_host_path_problem(Some("WORKSPACE_SOCKET_HOST_PATH is being proven by a first room".into()));
         }
         doubtful
     }
@@ -45,7 +45,7 @@ impl Workspaces {
     }
 
     /// Makes a room until one can be made. The pool takes it where it has place, else it is taken down again.
-    pub(crate) async fn prove_host_path(self: &Arc<Self>) {
+    pub(crate) async fn verify_host_path(self: &Arc<Self>) {
         let mut backoff = Backoff::new(BACKOFF);
         let waiting = self.rooms.pooled();
         loop {
@@ -54,7 +54,7 @@ impl Workspaces {
                     tracing::info!("WORKSPACE_SOCKET_HOST_PATH is proven: a room answered through it");
                     // No more wait than would without it; whoever was quicker to take one may keep it.
                     for id in self.rooms.surplus(waiting.max(self.pool_size().min)) {
-                        self.release_in_background(id, Why::Surplus);
+                        self.release_in_background(id, ReleaseReason::Surplus);
                     }
                     break;
                 }
@@ -68,16 +68,16 @@ impl Workspaces {
                 Err(BuildError::Stopping) => return,
                 Err(error) => {
                     tracing::error!(%error, "no workspace can be created yet");
-                    self.set_unproven(Some(error.to_string()));
-                    self.set_pool_trouble(Some(error.to_string()));
+                    self.set_host_path_problem(Some(error.to_string()));
+                    self.set_pool_problem(Some(error.to_string()));
                 }
             }
             if self.stop.run_until_cancelled(backoff.pause()).await.is_none() {
                 return;
             }
         }
-        self.set_unproven(None);
-        self.set_pool_trouble(None);
+        self.set_host_path_problem(None);
+        self.set_pool_problem(None);
     }
 }
 
