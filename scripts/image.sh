@@ -19,12 +19,14 @@ recipe=$({
   echo "$room_uid $BASE_IMAGE"
 } | sha256sum | cut -c1-16)
 context=$TARGET_DIR/image-context
+# The image without its agent. Its tag is the recipe's hash: another clone on this engine may have another recipe.
+tools=nagaya/tools:$recipe
 build() { # ARGUMENTS… : docker build, quietly; what it prints is shown if it fails
   docker build --quiet --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg ROOM_UID="$room_uid" \
     ${extra_ca:+--build-arg REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt} "$@" >/dev/null
 }
 
-# Everything in the context but the agent.
+# Everything that the stage `tools` copies.
 fill_context() {
   local cli
   cli=$(scripts/claude-cli.sh path)
@@ -51,24 +53,28 @@ prepare() {
   wait "$cli"
   step "Adding the CLI (400 MB)"
   fill_context
-  build --target tools -t nagaya/packages:latest "$context"
+  build --target tools --label nagaya.image.recipe="$recipe" -t "$tools" "$context"
+  rm -rf "$context"
 }
 
-preparing='' prepared='' prepare_log=$TARGET_DIR/image-prepare.log
-stop_preparing() {
-  [ -z "$preparing" ] || kill -TERM -- "-$preparing" 2>/dev/null || true
-}
-trap stop_preparing EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-if [ "$(image_label recipe "$IMAGE")" != "$recipe" ]; then
-  step "Preparing the image beside the compiler: base, packages, CLI (log: $prepare_log)"
+preparing='' prepare_log=$TARGET_DIR/image-prepare.log
+start_preparing() {
   # Job control gives it a process group of its own, which is ended whole if compiling fails.
   set -m
   # `set -e` does not hold in a function whose status is tested; a shell of its own has no such caller.
   (set -e; prepare) >"$prepare_log" 2>&1 </dev/null &
   preparing=$!
   set +m
+}
+stop_preparing() {
+  [ -z "$preparing" ] || kill -TERM -- "-$preparing" 2>/dev/null || true
+}
+trap stop_preparing EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+if [ "$(image_label recipe "$IMAGE")" != "$recipe" ] && ! has_image "$tools"; then
+  step "Preparing the image beside the compiler: base, packages, CLI (log: $prepare_log)"
+  start_preparing
 fi
 
 [ $# = 0 ] || scripts/build.sh "$1"
@@ -80,6 +86,12 @@ inputs=$({
   cat "$agent"
   echo "$recipe"
 } | sha256sum | cut -c1-16)
+if [ "$(image_label inputs "$IMAGE")" = "$inputs" ]; then
+  step "Image $IMAGE is up to date"
+  exit 0
+fi
+# Only the agent has changed, and the image to put it on was removed.
+[ -n "$preparing" ] || has_image "$tools" || start_preparing
 if [ -n "$preparing" ]; then
   step "Waiting for the image's packages and the CLI"
   status=0
@@ -89,22 +101,18 @@ if [ -n "$preparing" ]; then
   preparing=''
   [ "$status" = 0 ] || die "The image cannot be prepared:
 $(tail -n 15 "$prepare_log")"
-  prepared=yes
-fi
-if [ "$(image_label inputs "$IMAGE")" = "$inputs" ]; then
-  step "Image $IMAGE is up to date"
-  exit 0
 fi
 
 step "Building $IMAGE"
-# Not prepared: only the agent differs from that of the image that is there.
-if [ -z "$prepared" ]; then
-  scripts/claude-cli.sh fetch
-  scripts/base-image.sh
-  fill_context
-fi
-cp "$agent" "$context/nagaya-agent"
-build --label nagaya.image.recipe="$recipe" --label nagaya.image.inputs="$inputs" -t "$IMAGE" "$context"
+rm -rf "$context"
+mkdir -p "$context"
+install -m 0755 "$agent" "$context/nagaya-agent"
+# The recipe's last stage alone, on the image that was prepared: to find its other lines cached, the builder would read the CLI again.
+{
+  echo "FROM $tools"
+  sed '1,/^FROM tools$/d' workspace-base/Dockerfile
+} >"$context/Dockerfile"
+build --label nagaya.image.inputs="$inputs" -t "$IMAGE" "$context"
 rm -rf "$context"
 # Removes the images whose name this one took; workspaces that run from one keep it.
 docker image prune -f --filter label=nagaya.image.inputs >/dev/null
