@@ -1,5 +1,6 @@
 //! Two servers of one deployment that share Redis.
 
+use http::Method;
 use serde_json::json;
 
 use crate::client::stream::{RunEvent, check_whole, names};
@@ -157,7 +158,9 @@ async fn other_servers_run(context: &Context) -> Result<(), Failure> {
     let forever = "@tool Bash {\"command\": \"tail -f /dev/null\", \"description\": \"Wait\"}\n@say never said";
     let mut stream = first.start(&third, forever).await?;
     stream.until("tool_call").await?;
-    second.api.post(&third.path("/cancel"), &json!({})).await?.expect(202)?;
+    // A client may claim to be another server: the request is forwarded all the same.
+    let forged = [("x-nagaya-forwarded", "1"), ("x-forwarded-for", "127.0.0.1")];
+    second.api.send(Method::POST, &third.path("/cancel"), Some("{}"), &forged).await?.expect(202)?;
     let events = stream.finish().await?;
     check_eq("status in done", events.last().map_or("", |done| done.text("status")), "cancelled")?;
     second.api.post(&third.path("/cancel"), &json!({})).await?.expect_error(409, "CONFLICT")?;
