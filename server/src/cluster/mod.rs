@@ -238,7 +238,23 @@ impl Cluster {
             return Ok(());
         }
         self.admit_among_others(conversation).await?;
+        if self.runs_without_server(conversation).await? {
+            self.let_go(conversation).await;
+            return Err(AcquireError::Busy);
+        }
         self.workspaces.check_available().await
+    }
+
+    /// Whether a run of the conversation is still going on in the room of a server that has stopped or died.
+    async fn runs_without_server(&self, conversation: &str) -> Result<bool, AcquireError> {
+        if !self.may_be_elsewhere() {
+            return Ok(false);
+        }
+        let Some(record) = self.workspaces.state().record_by_conversation(conversation).await? else {
+            return Ok(false);
+        };
+        let Some(id) = RoomId::parse(&record.workspace) else { return Ok(false) };
+        Ok(self.workspaces.runs_for_another(&id).await)
     }
 
     /// Releases the workspace of a conversation, if it has one, wherever it is.
@@ -346,6 +362,7 @@ impl Cluster {
                     return Ok(Some(self.workspaces.lease_adopted(room, occupant.clone(), session)));
                 }
                 Adoption::Unusable => return Ok(None),
+                Adoption::Running => return Err(AcquireError::Busy),
                 Adoption::OwnedElsewhere => {}
             }
         }

@@ -55,7 +55,10 @@ pub(super) async fn serve(
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
             if !std::mem::replace(&mut full, true) {
-                tracing::warn!(connections = limits.connections, "the limit of connections is reached; further ones get 503");
+                tracing::warn!(
+                    connections = limits.connections,
+                    "the limit of connections is reached; further ones get 503"
+                );
             }
             refuse(&stream);
             continue;
@@ -98,7 +101,8 @@ async fn connection(stream: TcpStream, service: Router, head: Duration, closing:
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection's small segments are delayed");
     }
-    let service = TowerToHyperService::new(service.map_request(|request: Request<Incoming>| request.map(axum::body::Body::new)));
+    let service =
+        TowerToHyperService::new(service.map_request(|request: Request<Incoming>| request.map(axum::body::Body::new)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head)

@@ -80,6 +80,39 @@ fn while_a_run_is_in_it_a_room_stays_and_nobody_gets_another() {
     assert!(matches!(two.runtime.block_on(two.cluster.admit("d")), Err(AcquireError::Busy)), "admitted elsewhere");
 }
 
+/// A server stops or dies while a run goes on in its room: its next start takes the run up again, so until then, or until the
+/// agent has ended the execution, nobody else may have the room, and nobody may remove it.
+#[test]
+fn a_room_in_which_a_run_goes_on_waits_for_its_server() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let lease = acquire(&one, "c").expect("a room");
+    let room = lease.workspace_id().to_owned();
+    several.host.engine.report_execution(Some("e"));
+    one.kill();
+    drop(lease);
+    several.host.age();
+    for _ in 0..2 {
+        assert!(matches!(two.runtime.block_on(two.cluster.admit("c")), Err(AcquireError::Busy)));
+        assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
+        let report = two.runtime.block_on(two.cluster.collect());
+        assert!(report.reclaimed.is_empty() && report.errors.is_empty(), "{report:?}");
+        assert!(two.entries().is_empty(), "{:?}", two.rooms());
+    }
+    // Another start whose journals know nothing of the run leaves it alone as well; the one that has the journal adopts it.
+    let three = several.start(NO_POOL);
+    assert!(three.entries().is_empty(), "{:?}", three.rooms());
+    let four = Server::start_among_expecting(&several.host, &several.redis, NO_POOL, &room);
+    four.until("reconciliation", || four.workspaces.is_reconciled());
+    assert_eq!(four.conversations(), ["c"]);
+    four.kill();
+    // The agent has ended it, since nobody listened: then anybody may have the room, and its files are still in it.
+    several.host.engine.report_execution(None);
+    two.runtime.block_on(two.cluster.admit("c")).expect("admitted");
+    assert_eq!(acquire(&two, "c").expect("a room").workspace_id(), room);
+    assert_eq!(several.host.containers().len(), 1);
+}
+
 #[test]
 fn of_many_that_ask_at_the_same_time_one_gets_the_room() {
     let several = Several::new();

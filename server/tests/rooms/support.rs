@@ -153,6 +153,15 @@ impl Server {
 
     /// One of several: it has a thread of its own, since the others ask it things at any time.
     pub(crate) fn start_among(host: &Host, redis: &RedisServer, pool: PoolSize) -> Self {
+        Self::start_among_with(host, redis, pool, None)
+    }
+
+    /// The same, with a journal of a run that was in `workspace`.
+    pub(crate) fn start_among_expecting(host: &Host, redis: &RedisServer, pool: PoolSize, workspace: &str) -> Self {
+        Self::start_among_with(host, redis, pool, Some(workspace))
+    }
+
+    fn start_among_with(host: &Host, redis: &RedisServer, pool: PoolSize, expected: Option<&str>) -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
         let mut parts = runtime.block_on(host.parts(pool));
@@ -164,7 +173,7 @@ impl Server {
             Peers::among(&host.base(), DEPLOYMENT).expect("a socket")
         };
         parts.server_id = peers.id().into();
-        Self::among(runtime, parts, peers)
+        Self::among(runtime, parts, peers, expected)
     }
 
     /// SIGKILL: every task ends where it stands.
@@ -188,12 +197,13 @@ impl Server {
     }
 
     pub(crate) fn with(runtime: Runtime, parts: Parts) -> Self {
-        Self::among(runtime, parts, Peers::alone(DEPLOYMENT))
+        Self::among(runtime, parts, Peers::alone(DEPLOYMENT), None)
     }
 
-    fn among(runtime: Runtime, parts: Parts, peers: Peers) -> Self {
+    fn among(runtime: Runtime, parts: Parts, peers: Peers, expected: Option<&str>) -> Self {
         let (egress, metrics) = (parts.egress.clone(), parts.metrics.clone());
         let cluster = Cluster::new(Workspaces::new(parts), peers);
+        expected.into_iter().for_each(|workspace| cluster.workspaces().expect_run_in(workspace));
         let _guard = runtime.enter();
         cluster.start();
         drop(_guard);

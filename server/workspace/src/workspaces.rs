@@ -1,6 +1,6 @@
 //! All rooms of one server, and what they are built from.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -94,6 +94,8 @@ pub struct Workspaces {
     pub(crate) pool_changed: Notify,
     /// One lock per conversation, under which its room is looked for, built or released.
     conversation_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Rooms with runs that journals of this server are about to take up.
+    pub(crate) expected: Mutex<HashSet<RoomId>>,
     /// Whether records may be missing from the shared state.
     pub(crate) behind: AtomicBool,
     /// Last count of running containers, for scrapes that the engine does not answer in time.
@@ -118,6 +120,7 @@ impl Workspaces {
             parts,
             pool_changed: Notify::new(),
             conversation_locks: Mutex::default(),
+            expected: Mutex::default(),
             behind: AtomicBool::new(false),
             counted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),

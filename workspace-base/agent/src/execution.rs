@@ -82,6 +82,11 @@ impl Executions {
         Some(execution)
     }
 
+    /// The id of the execution that is running.
+    pub(crate) fn running(&self) -> Option<String> {
+        self.last().as_ref().filter(|execution| !execution.events.is_closed()).map(|execution| execution.id.clone())
+    }
+
     /// The execution of this id, if it is going on or was the last.
     pub(crate) fn get(&self, id: &str) -> Option<Arc<Execution>> {
         self.last().as_ref().filter(|execution| execution.id == id).cloned()

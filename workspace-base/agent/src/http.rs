@@ -114,6 +114,7 @@ fn health(executions: &Executions) -> Health {
         version: env!("CARGO_PKG_VERSION").into(),
         driver: "claude-code-cli".into(),
         cli_version: executions.cli().version.clone(),
+        execution: executions.running(),
     }
 }
 

@@ -35,6 +35,9 @@ pub struct Health {
     pub driver: String,
     /// What the driver says its version is; `None` where it is not installed or does not say.
     pub cli_version: Option<String>,
+    /// Id of the execution that is running; `None` where none is, and from agents that do not report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution: Option<String>,
 }
 
 /// Body of `POST /execute`.

@@ -91,14 +91,16 @@ pub(super) fn bounded(event: AgentEvent) -> Result<AgentEvent, String> {
             is_error,
             parent_tool_use_id: parent_tool_use_id.map(name),
         },
-        AgentEvent::Result { is_error, result, session_id, usage: used, num_turns, duration_ms } => AgentEvent::Result {
-            is_error,
-            result: text(result),
-            session_id: id("session_id", session_id)?,
-            usage: usage(used),
-            num_turns: num_turns.min(MOST_TURNS),
-            duration_ms: duration_ms.min(MOST_MILLIS),
-        },
+        AgentEvent::Result { is_error, result, session_id, usage: used, num_turns, duration_ms } => {
+            AgentEvent::Result {
+                is_error,
+                result: text(result),
+                session_id: id("session_id", session_id)?,
+                usage: usage(used),
+                num_turns: num_turns.min(MOST_TURNS),
+                duration_ms: duration_ms.min(MOST_MILLIS),
+            }
+        }
         AgentEvent::Error { error_type, message } => AgentEvent::Error { error_type, message: text(message) },
     })
 }
@@ -184,7 +186,8 @@ mod tests {
     #[test]
     fn names_are_cut_and_texts_lose_nul() {
         let long = "n\u{7}".repeat(5_000);
-        let tool = json!({"type": "tool_use", "tool_use_id": long, "tool_name": long, "input": {"a\0": ["b\0", {"c": "\0"}]}});
+        let tool =
+            json!({"type": "tool_use", "tool_use_id": long, "tool_name": long, "input": {"a\0": ["b\0", {"c": "\0"}]}});
         let Ok(AgentEvent::ToolUse { tool_use_id, tool_name, input, .. }) = event(tool) else { panic!("a tool use") };
         assert_eq!((tool_use_id.len(), tool_name.len()), (LONGEST_NAME, LONGEST_NAME));
         assert!(!tool_name.contains('\u{7}'));

@@ -160,7 +160,9 @@ impl EventStream {
             let number = number.ok_or_else(|| AgentError::Broken("an event without a number".into()))?;
             self.budget.take_event().map_err(AgentError::Hostile)?;
             match serde_json::from_str(&event.data) {
-                Ok(event) => return claims::bounded(event).map(|event| Some((number, event))).map_err(AgentError::Hostile),
+                Ok(event) => {
+                    return claims::bounded(event).map(|event| Some((number, event))).map_err(AgentError::Hostile);
+                }
                 // A newer agent may send events that this server does not know.
                 Err(error) if self.budget.is_first_undecodable() => {
                     tracing::warn!(number, %error, "skipped an event of the agent; further ones are logged at debug level");

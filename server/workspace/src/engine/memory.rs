@@ -57,6 +57,8 @@ pub struct Memory {
     agents: Option<Handle>,
     /// Whether agents accept connections without answering them.
     mute: watch::Sender<bool>,
+    /// The execution that every agent reports as running.
+    execution: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +90,7 @@ impl Memory {
     /// Creates an engine whose agents run on the runtime `agents`, which must outlive the servers that use the engine.
     #[must_use]
     pub fn new(agents: Option<Handle>) -> Self {
-        Self { state: Mutex::default(), agents, mute: watch::Sender::new(false) }
+        Self { state: Mutex::default(), agents, mute: watch::Sender::new(false), execution: watch::Sender::new(None) }
     }
 
     fn state(&self) -> MutexGuard<'_, EngineState> {
@@ -121,6 +123,11 @@ impl Memory {
     /// From now on agents accept connections and answer none until [`Memory::unmute_agents`].
     pub fn mute_agents(&self) {
         self.mute.send_replace(true);
+    }
+
+    /// From now on every agent reports this execution as running, or none.
+    pub fn report_execution(&self, execution: Option<&str>) {
+        self.execution.send_replace(execution.map(str::to_owned));
     }
 
     /// Agents answer again, connections that are already open first.
@@ -205,8 +212,8 @@ impl Memory {
     fn start(&self, name: &str, sockets: &Path) {
         let agent = self.agents.as_ref().map(|agents| {
             let socket = sockets.join(AGENT_SOCKET);
-            let mute = self.mute.subscribe();
-            agents.spawn(async move { agent(&socket, mute).await }).abort_handle()
+            let (mute, execution) = (self.mute.subscribe(), self.execution.subscribe());
+            agents.spawn(async move { agent(&socket, mute, execution).await }).abort_handle()
         });
         match self.state().containers.get_mut(name) {
             Some(container) => {
@@ -300,7 +307,7 @@ impl Engine for Memory {
 }
 
 /// An agent that serves nothing but `/health`.
-async fn agent(socket: &Path, mut mute: watch::Receiver<bool>) {
+async fn agent(socket: &Path, mut mute: watch::Receiver<bool>, execution: watch::Receiver<Option<String>>) {
     let listener = match UnixListener::bind(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -308,13 +315,20 @@ async fn agent(socket: &Path, mut mute: watch::Receiver<bool>) {
             return;
         }
     };
-    let health = Health { status: "ok".into(), version: "0".into(), driver: "none".into(), cli_version: None };
-    let body = serde_json::to_string(&health).unwrap_or_default();
-    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
     while let Ok((mut client, _)) = listener.accept().await {
         if mute.wait_for(|mute| !mute).await.is_err() {
             return;
         }
+        let health = Health {
+            status: "ok".into(),
+            version: "0".into(),
+            driver: "none".into(),
+            cli_version: None,
+            execution: execution.borrow().clone(),
+        };
+        let body = serde_json::to_string(&health).unwrap_or_default();
+        let length = body.len();
+        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
         if let Err(error) = respond(&mut client, &response).await {
             tracing::trace!(%error, "a client of the agent in memory disconnected");
         }

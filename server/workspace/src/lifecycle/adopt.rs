@@ -24,6 +24,9 @@ pub enum Adoption {
     Unusable,
     /// Another server has it.
     OwnedElsewhere,
+    /// A run is in it that the server which started it may take up again, so it stays as it is. The agent ends an execution to
+    /// which nobody listens after a minute; then the room can be adopted.
+    Running,
 }
 
 /// Whether an adopted room is lent to a run at once.
@@ -66,6 +69,9 @@ impl Workspaces {
         let taken = |occupant: &Occupant| self.rooms.of_conversation(&occupant.conversation).is_some();
         if self.rooms.contains(id) {
             return Ok(Adoption::OwnedElsewhere);
+        }
+        if self.runs_for_another(id).await {
+            return Ok(Adoption::Running);
         }
         let record = match occupant.as_ref().is_some_and(taken) {
             // A run was quicker, and its conversation has a new room.
@@ -111,6 +117,23 @@ impl Workspaces {
     #[must_use]
     pub fn lease_adopted(self: &Arc<Self>, room: Arc<Room>, occupant: Occupant, session: Option<String>) -> Lease {
         Lease::new(self.clone(), room, occupant, Origin::Reused, session)
+    }
+
+    /// Whether an execution is running in a room that no server has, of which no journal of this server knows.
+    ///
+    /// A room that does not answer is not taken for one: nothing of a run could be taken up there.
+    pub async fn runs_for_another(&self, id: &RoomId) -> bool {
+        if self.expected.lock().contains(id) {
+            return false;
+        }
+        let Ok(dir) = self.parts.sockets.open(id) else { return false };
+        agent::health(&dir).await.is_ok_and(|health| health.execution.is_some())
+    }
+
+    /// Declares that a run of this server's journals is in a room: the next reconciliation may adopt the room although the run
+    /// is still going on.
+    pub fn expect_run_in(&self, workspace: &str) {
+        self.expected.lock().extend(RoomId::parse(workspace));
     }
 
     /// Opens the directory and the egress listener of a running room.
