@@ -218,3 +218,26 @@ pub(crate) fn broken(error: &hyper::Error) -> Refusal {
         Refusal::failed("protocol", "the target's answer is not HTTP/1.1")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::quota::{Resource, Shared};
+    use crate::settings::Limits;
+
+    /// Nothing is awaited between the target's byte and the look: tokio has not heard of it, and hyper cannot have read it.
+    #[tokio::test]
+    async fn a_byte_that_nobody_has_read_yet_is_seen() {
+        let target = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let stream = TcpStream::connect(target.local_addr().expect("an address")).await.expect("connects");
+        let (mut peer, _) = target.accept().expect("accepts");
+        let descriptor = Shared::new(&Limits::default()).listener(None).take(Resource::Descriptors, 1).expect("one");
+        let wire = Wire::new(Dialled { stream, _descriptor: descriptor });
+        let mut connection = Connection::begin(wire.clone(), wire).await.expect("begins");
+        assert!(connection.is_unused());
+        peer.write_all(b"H").expect("writes");
+        assert!(!connection.is_unused());
+    }
+}

@@ -18,7 +18,9 @@ impl Trail for EgressTrail {
         let reason = record.decision.reason();
         let denied = matches!(record.decision, Decision::Denied(_));
         self.audit.record(&event(record));
-        self.metrics.proxied(&record.method, record.duration, reason.filter(|_| denied));
+        // Refusals beyond a listener's rate come as one record.
+        let each = record.duration / u32::try_from(record.count.max(1)).unwrap_or(u32::MAX);
+        (0..record.count).for_each(|_| self.metrics.proxied(&record.method, each, reason.filter(|_| denied)));
         tracing::info!(
             workspace = record.identity.workspace,
             conversation = record.identity.conversation,
@@ -32,6 +34,7 @@ impl Trail for EgressTrail {
             bytes_up = record.bytes_up,
             bytes_down = record.bytes_down,
             took_ms = record.duration.as_millis(),
+            count = record.count,
             "egress"
         );
     }
@@ -60,6 +63,7 @@ fn event(record: &RequestRecord) -> Event<'_> {
         bytes_up: record.bytes_up,
         bytes_down: record.bytes_down,
         duration_ms: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
+        count: record.count,
     }
 }
 
@@ -90,12 +94,14 @@ mod tests {
             bytes_up: 0,
             bytes_down: 0,
             duration: Duration::ZERO,
+            count: 3,
         });
         audit.close();
         let kept = std::fs::read_to_string(&path).expect("reads");
-        assert!(kept.contains(r#""host":"evil.example""#) && kept.lines().count() == 1, "{kept}");
+        assert!(kept.contains(r#""host":"evil.example""#) && kept.contains(r#""count":3"#), "{kept}");
+        assert_eq!(kept.lines().count(), 1, "{kept}");
         let scraped = metrics.render(Counts::default(), &[]).expect("metrics");
         let scraped = String::from_utf8(scraped).expect("text");
-        assert!(scraped.contains(r#"workspace_proxy_blocked_total{reason="not_allowed"} 1"#), "{scraped}");
+        assert!(scraped.contains(r#"workspace_proxy_blocked_total{reason="not_allowed"} 3"#), "{scraped}");
     }
 }

@@ -126,6 +126,8 @@ pub enum Event<'a> {
         bytes_down: u64,
         /// Duration in milliseconds.
         duration_ms: u64,
+        /// Number of requests this event stands for: more than 1 for refusals of one kind beyond a workspace's rate.
+        count: u64,
     },
     /// A client read, wrote or deleted a file.
     File {

@@ -17,6 +17,7 @@ fn denied(host: &str) -> Event<'_> {
         bytes_up: 1,
         bytes_down: 2,
         duration_ms: 3,
+        count: 1,
     }
 }
 
