@@ -1,6 +1,6 @@
 //! The registry as tests of `cargo nextest`: each scenario by its id, in a process of its own.
 //!
-//! Here nothing is excused: a scenario that could not run has failed.
+//! A scenario that could not run fails here.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ async fn execute(scenario: &'static Scenario) -> Result<(), Failed> {
     if let Ok(seed) = std::env::var(SEED_VARIABLE) {
         options.seed = seed.parse().map_err(|_| format!("{SEED_VARIABLE}={seed:?} is not a number"))?;
     }
-    let capabilities = Capabilities::settle(&options).await.map_err(|error| format!("{error:#}"))?;
+    let capabilities = Capabilities::probe(&options).await.map_err(|error| format!("{error:#}"))?;
     let run = Arc::new(Run::begin(options, capabilities).map_err(|error| format!("{error:#}"))?);
     // nextest ends a test that takes too long with SIGTERM, and leaves it some time to clean up.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

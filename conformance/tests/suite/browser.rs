@@ -1,4 +1,4 @@
-//! The report's page in a real browser: by day, by night, and on a phone. Nothing is fetched, everything can be read and opened.
+//! The HTML report in a real browser, in light and dark mode and on a phone: it fetches nothing, is readable, and unfolds.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

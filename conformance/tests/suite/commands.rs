@@ -1,4 +1,4 @@
-//! The command line under bad input: each mistake has its status, and a sentence that helps.
+//! Errors on the command line: each has its exit status and a helpful message.
 
 use crate::fixture::{Fixture, Manner, ends};
 

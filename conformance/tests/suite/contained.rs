@@ -1,4 +1,4 @@
-//! The suite's own deployments in containers: the server, and PostgreSQL and Redis by testcontainers. Nothing of them is left.
+//! The suite's own deployments in containers: the server, PostgreSQL and Redis. Nothing of them is left behind.
 
 use std::process::Command;
 

@@ -37,7 +37,7 @@ fn outcomes(report: &Value) -> BTreeMap<String, Vec<String>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn core_needs_an_address_and_host_the_engine_and_neither_leaves_anything() {
     let options = Options::default();
-    let capabilities = Capabilities::settle(&options).await.expect("settled");
+    let capabilities = Capabilities::probe(&options).await.expect("settled");
     let suite = Arc::new(Run::begin(options, capabilities).expect("begun"));
     let context = Context::new(suite.clone(), "ELSEWHERE", &[]).expect("a directory");
     let tested = test(&context).await;

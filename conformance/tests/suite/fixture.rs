@@ -1,4 +1,4 @@
-//! A deployment that is not one: it keeps the promises of HLTH-001 and no other, until it is told to break them.
+//! A stand-in for a deployment: it keeps only the promises of HLTH-001, and breaks them on demand.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

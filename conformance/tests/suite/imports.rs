@@ -1,5 +1,4 @@
-//! The imports between the modules of the suite point in one direction: no module imports itself through others, and neither does a
-//! folder.
+//! The imports between the modules of the suite have no circles, neither between files nor between folders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What becomes of a scenario, and of the run: outcome, verdict and exit status agree, and nothing unseen is a good one.
+//! Outcome, verdict and exit status agree, and nothing that did not run counts as good.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -54,9 +54,9 @@ async fn half_an_event_stream_is_a_failure() {
 
 #[test]
 fn one_that_hangs_is_broken_off_in_time_and_still_reported() {
-    let begun = Instant::now();
+    let start_upload = Instant::now();
     let (status, text, report) = judged(Manner::Hangs, &["--time-limit", "1"]);
-    assert!(begun.elapsed() < Duration::from_secs(25), "the limit of the run was not kept: {text}");
+    assert!(start_upload.elapsed() < Duration::from_secs(25), "the limit of the run was not kept: {text}");
     assert_eq!((status, verdict(&report)), (2, ("incomplete", 2, "error")), "{text}");
 }
 
@@ -66,8 +66,8 @@ fn hanging(fixture: &Fixture, dir: &Path) -> (Child, PathBuf) {
     let mut command = suite(["run", "--target", &fixture.url, "--filter", "id(=HLTH-001)", "--report"]);
     command.arg(dir.join("report")).env("TMPDIR", dir).stderr(File::create(&log).expect("made"));
     let child = command.spawn().expect("started");
-    let begun = || std::fs::read_to_string(&log).unwrap_or_default().contains("start  HLTH-001");
-    wait("the start of HLTH-001", begun);
+    let start_upload = || std::fs::read_to_string(&log).unwrap_or_default().contains("start  HLTH-001");
+    wait("the start of HLTH-001", start_upload);
     (child, log)
 }
 

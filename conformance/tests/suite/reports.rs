@@ -1,4 +1,4 @@
-//! All reports come from one model and agree; the page for a browser needs nothing but itself.
+//! All reports come from one model and agree; the HTML page needs nothing but itself.
 
 use serde_json::Value;
 

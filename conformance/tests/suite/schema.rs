@@ -1,4 +1,4 @@
-//! The published schema says what the report holds: all of it, and nothing else.
+//! The published schema describes exactly the fields of the report.
 
 use serde_json::Value;
 

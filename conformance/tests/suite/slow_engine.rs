@@ -1,5 +1,5 @@
-//! A slow engine: the real one behind a socket that keeps a request for a while before it passes it on, whether or not its client is
-//! still there. So an engine does that has begun with something: it ends it.
+//! A slow engine: the real one behind a socket that delays a request before it forwards it, whether or not the client is still
+//! connected. A real engine behaves alike: it completes a request after its client has disconnected.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

@@ -26,7 +26,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "EGR-203",
         "A request with contradicting hosts is refused; a forwarded one names its target once, in canonical form",
         "Host rewritten from the target; a Host that contradicts the absolute URI: 400",
-        body!(said_twice),
+        body!(contradicting_hosts),
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
@@ -97,7 +97,7 @@ async fn framing(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn said_twice(context: &Context) -> Result<(), Failure> {
+async fn contradicting_hosts(context: &Context) -> Result<(), Failure> {
     let wire = Wire::start(context, PLAIN).await?;
     for (target, host, status) in [
         (format!("http://{HOST}/"), format!("{HOST}:80"), 200),

@@ -16,7 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "RUN-004",
     "A workspace that exhausts its memory, forks without end or fills its disk harms no other",
     "fork bomb and memory hog hurt only their own workspace",
-    body!(greedy),
+    body!(exhausts_limits),
 )
 .severity(Severity::High)
 .profile(Profile::Full)
@@ -41,7 +41,7 @@ const GREEDY: [(&str, &str, &str); 3] = [
     ),
 ];
 
-async fn greedy(context: &Context) -> Result<(), Failure> {
+async fn exhausts_limits(context: &Context) -> Result<(), Failure> {
     let launch = Launch::new()
         .set("CONTAINER_MEMORY", "768MiB")
         .set("CONTAINER_PIDS", 96)
@@ -52,9 +52,9 @@ async fn greedy(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&neighbour, "@say here").await?;
     let quiet = deployment.only_room().await?;
     for (what, command, refusal) in GREEDY {
-        let greedy = deployment.another_conversation(context, &neighbour.tenant, &neighbour.model).await?;
+        let exhausts_limits = deployment.another_conversation(context, &neighbour.tenant, &neighbour.model).await?;
         let tool = json!({"command": command, "description": what});
-        let stream = deployment.start(&greedy, &format!("@tool Bash {tool}\n@say survived")).await?;
+        let stream = deployment.start(&exhausts_limits, &format!("@tool Bash {tool}\n@say survived")).await?;
         let (events, beside) = tokio::join!(stream.finish(), deployment.run_well(&neighbour, "@say still here"));
         beside.map_err(|failure| failure.during(format!("a neighbour of a workspace that {what}")))?;
         let events = events.map_err(|failure| failure.during(what))?;
@@ -68,10 +68,10 @@ async fn greedy(context: &Context) -> Result<(), Failure> {
         check_eq(format!("the neighbour's workspace beside one that {what}"), quiet.is_running().await?, true)?;
         let well =
             eventually(HEALED_LIMIT, format!("a run that ends well in the conversation that {what}"), async || {
-                deployment.run_well(&greedy, "@say alive").await.map_err(|failure| failure.to_string())
+                deployment.run_well(&exhausts_limits, "@say alive").await.map_err(|failure| failure.to_string())
             });
         well.await?;
-        deployment.api.delete(&greedy.path("")).await?.expect(204)?;
+        deployment.api.delete(&exhausts_limits.path("")).await?.expect(204)?;
     }
     check_eq("workspaces at the end", deployment.rooms().await?.len(), 1)
 }

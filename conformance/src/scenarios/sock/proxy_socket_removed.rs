@@ -15,7 +15,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SOCK-002",
     "A proxy socket that the workspace removes or replaces is restored",
     "proxy.sock deleted by the workspace → restored or the workspace replaced",
-    body!(way_out_removed),
+    body!(proxy_socket_removed),
 )
 .severity(Severity::High)
 .profile(Profile::Full)
@@ -34,7 +34,7 @@ const IN_PLACE: [(&str, &str); 4] = [
     ),
 ];
 
-async fn way_out_removed(context: &Context) -> Result<(), Failure> {
+async fn proxy_socket_removed(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new()).await?;
     let conversation = deployment.conversation(context).await?;
     deployment.run_well(&conversation, "@say before").await?;
