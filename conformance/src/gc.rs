@@ -77,8 +77,8 @@ fn dead_runs(runs: &Path) -> anyhow::Result<Vec<PathBuf>> {
     for entry in entries {
         let entry = entry?;
         // A name that begins with a dot belongs to a run that is just starting and has made nothing yet.
-        let start_upload = !entry.file_name().as_encoded_bytes().starts_with(b".");
-        if start_upload && !owner_lives(&entry.path()) {
+        let begun = !entry.file_name().as_encoded_bytes().starts_with(b".");
+        if begun && !owner_lives(&entry.path()) {
             dead.push(entry.path());
         }
     }

@@ -88,9 +88,9 @@ impl Run {
         let run = Arc::new(self.begin().await?);
         let interrupt = interrupt(&run.cancel)?;
 
-        let (start_upload, started_at) = (Instant::now(), jiff::Timestamp::now());
+        let (started, started_at) = (Instant::now(), jiff::Timestamp::now());
         let jobs = self.jobs.map_or_else(default_jobs, usize::from);
-        let deadline = start_upload + Duration::from_secs(self.time_limit);
+        let deadline = started + Duration::from_secs(self.time_limit);
         let mut progress = terminal::Progress::new(selected.scenarios.len());
         let reports = runner::execute_all(&run, &selected.scenarios, jobs, deadline, &mut progress).await;
         drop(progress);
@@ -106,7 +106,7 @@ impl Run {
             profile: self.selection.profile.as_ref().map(<&str>::from),
             filter: self.selection.filter.clone(),
             started_at,
-            took: start_upload.elapsed(),
+            took: started.elapsed(),
         };
         if self.verbose {
             report.reports.iter().for_each(|one| eprint!("{}", terminal::evidence(one)));

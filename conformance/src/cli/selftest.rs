@@ -109,7 +109,7 @@ impl Selftest {
 
 /// Prints each result as it arrives.
 struct Progress {
-    start_upload: Instant,
+    started: Instant,
     total: usize,
     ended: Mutex<usize>,
 }
@@ -119,14 +119,14 @@ impl Progress {
         let named: BTreeSet<&str> = chosen.iter().flat_map(|one| one.red).map(|red| red.scenario).collect();
         let trials: usize = chosen.iter().map(|one| one.red.len()).sum();
         eprintln!("{} broken deployments, {} scenarios", chosen.len(), named.len());
-        Self { start_upload: Instant::now(), total: named.len() + trials, ended: Mutex::new(0) }
+        Self { started: Instant::now(), total: named.len() + trials, ended: Mutex::new(0) }
     }
 
     fn line(&self, mark: &str, what: &str, report: Option<&Report>, why: Option<&str>) {
         let mut ended = self.ended.lock();
         *ended += 1;
         let took = report.map_or(0.0, |report| report.took.as_secs_f64());
-        let clock = self.start_upload.elapsed().as_secs();
+        let clock = self.started.elapsed().as_secs();
         eprintln!("[{:3}/{}, {clock:4} s] {mark:>13}  {what} ({took:.1} s)", ended, self.total);
         if let Some(why) = why {
             eprintln!("                               {}", why.lines().next().unwrap_or_default());

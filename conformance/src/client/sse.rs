@@ -18,7 +18,7 @@ pub struct SseReader {
     /// The last byte was a CR, so a following LF belongs to it.
     after_cr: bool,
     /// The first line was read, so no byte-order mark may follow.
-    start_upload: bool,
+    begun: bool,
     last_id: String,
     name: String,
     data: String,
@@ -70,7 +70,7 @@ impl SseReader {
     fn end_of_line(&mut self) -> Option<SseEvent> {
         let line = std::mem::take(&mut self.line);
         let mut bytes = line.as_slice();
-        if !std::mem::replace(&mut self.start_upload, true) {
+        if !std::mem::replace(&mut self.begun, true) {
             bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
         }
         if bytes.is_empty() {

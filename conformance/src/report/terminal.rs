@@ -37,7 +37,7 @@ pub struct Progress {
     total: usize,
     ended: usize,
     bad: usize,
-    start_upload: Instant,
+    started: Instant,
     running: Vec<(&'static Scenario, Instant)>,
 }
 
@@ -45,14 +45,7 @@ impl Progress {
     /// Progress over `total` scenarios.
     #[must_use]
     pub fn new(total: usize) -> Self {
-        Self {
-            interactive: is_interactive(),
-            total,
-            ended: 0,
-            bad: 0,
-            start_upload: Instant::now(),
-            running: Vec::new(),
-        }
+        Self { interactive: is_interactive(), total, ended: 0, bad: 0, started: Instant::now(), running: Vec::new() }
     }
 
     /// Ignores write errors: a closed terminal must not stop a run.
@@ -102,7 +95,7 @@ impl Observer for Progress {
             "  {}/{} in {:.0} s{bad}; running: {}",
             self.ended,
             self.total,
-            self.start_upload.elapsed().as_secs_f64(),
+            self.started.elapsed().as_secs_f64(),
             running.join(", ")
         ));
         let _ = io::stderr().flush();

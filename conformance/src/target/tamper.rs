@@ -322,8 +322,8 @@ fn respond(mut answer: Answer) -> Response<Body> {
 
 /// A stream with each event put through `change`.
 fn events(body: Body, change: EventFn, memory: Memory) -> Body {
-    let start_upload = (BodyStream::new(body), SseReader::default(), memory, false);
-    let changed = stream::unfold(start_upload, move |(mut body, mut reader, memory, ended)| async move {
+    let initial = (BodyStream::new(body), SseReader::default(), memory, false);
+    let changed = stream::unfold(initial, move |(mut body, mut reader, memory, ended)| async move {
         if ended {
             return None;
         }

@@ -54,9 +54,9 @@ async fn half_an_event_stream_is_a_failure() {
 
 #[test]
 fn one_that_hangs_is_broken_off_in_time_and_still_reported() {
-    let start_upload = Instant::now();
+    let started = Instant::now();
     let (status, text, report) = judged(Manner::Hangs, &["--time-limit", "1"]);
-    assert!(start_upload.elapsed() < Duration::from_secs(25), "the limit of the run was not kept: {text}");
+    assert!(started.elapsed() < Duration::from_secs(25), "the limit of the run was not kept: {text}");
     assert_eq!((status, verdict(&report)), (2, ("incomplete", 2, "error")), "{text}");
 }
 
@@ -66,8 +66,8 @@ fn hanging(fixture: &Fixture, dir: &Path) -> (Child, PathBuf) {
     let mut command = suite(["run", "--target", &fixture.url, "--filter", "id(=HLTH-001)", "--report"]);
     command.arg(dir.join("report")).env("TMPDIR", dir).stderr(File::create(&log).expect("made"));
     let child = command.spawn().expect("started");
-    let start_upload = || std::fs::read_to_string(&log).unwrap_or_default().contains("start  HLTH-001");
-    wait("the start of HLTH-001", start_upload);
+    let running = || std::fs::read_to_string(&log).unwrap_or_default().contains("start  HLTH-001");
+    wait("the start of HLTH-001", running);
     (child, log)
 }
 

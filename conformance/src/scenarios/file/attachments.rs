@@ -177,7 +177,7 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
             422,
             "VALIDATION_ERROR",
         ),
-        ("no end", begins().start_upload(), 422, "VALIDATION_ERROR"),
+        ("no end", begins().unfinished(), 422, "VALIDATION_ERROR"),
         ("a part whose head does not end", head.into(), 422, "VALIDATION_ERROR"),
     ];
     for (what, body, status, code) in refused {
@@ -196,7 +196,7 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
         content_type()
     );
     stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&Form::of_run("@say never").file_begun("cut", &vec![b'x'; LARGE]).start_upload()).await?;
+    stream.write_all(&Form::of_run("@say never").file_begun("cut", &vec![b'x'; LARGE]).unfinished()).await?;
     // The control: it has begun to arrive.
     let arrives = async || check(weight(state)? > LARGE as u64 / 2, "nothing of it is there yet");
     eventually(Duration::from_secs(10), "the form in the state directory", arrives).await?;

@@ -95,9 +95,9 @@ async fn idle_rooms_go(context: &Context) -> Result<(), Failure> {
     let conversation = deployment.conversation(context).await?;
     // The run takes longer than the idle time: a workspace with a run is not idle, even without any output.
     let busy = "@tool Bash {\"command\": \"sleep 5; echo woke\", \"description\": \"Wait\"}\n@say done";
-    let start_upload = Instant::now();
+    let run_began = Instant::now();
     let events = deployment.run_well(&conversation, busy).await?;
-    check(start_upload.elapsed() >= Duration::from_secs(5), "the run was not as long as it had to be")?;
+    check(run_began.elapsed() >= Duration::from_secs(5), "the run was not as long as it had to be")?;
     check(!events.iter().any(|event| event.name == "container_recovered"), "the workspace was lost during the run")?;
     check_eq("workspaces just after the run", deployment.all_rooms().await?.len(), 1)?;
     eventually(Duration::from_secs(15), "no workspace", async || match deployment.all_rooms().await {

@@ -52,9 +52,9 @@ async fn exhausts_limits(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&neighbour, "@say here").await?;
     let quiet = deployment.only_room().await?;
     for (what, command, refusal) in GREEDY {
-        let exhausts_limits = deployment.another_conversation(context, &neighbour.tenant, &neighbour.model).await?;
+        let greedy = deployment.another_conversation(context, &neighbour.tenant, &neighbour.model).await?;
         let tool = json!({"command": command, "description": what});
-        let stream = deployment.start(&exhausts_limits, &format!("@tool Bash {tool}\n@say survived")).await?;
+        let stream = deployment.start(&greedy, &format!("@tool Bash {tool}\n@say survived")).await?;
         let (events, beside) = tokio::join!(stream.finish(), deployment.run_well(&neighbour, "@say still here"));
         beside.map_err(|failure| failure.during(format!("a neighbour of a workspace that {what}")))?;
         let events = events.map_err(|failure| failure.during(what))?;
@@ -68,10 +68,10 @@ async fn exhausts_limits(context: &Context) -> Result<(), Failure> {
         check_eq(format!("the neighbour's workspace beside one that {what}"), quiet.is_running().await?, true)?;
         let well =
             eventually(HEALED_LIMIT, format!("a run that ends well in the conversation that {what}"), async || {
-                deployment.run_well(&exhausts_limits, "@say alive").await.map_err(|failure| failure.to_string())
+                deployment.run_well(&greedy, "@say alive").await.map_err(|failure| failure.to_string())
             });
         well.await?;
-        deployment.api.delete(&exhausts_limits.path("")).await?.expect(204)?;
+        deployment.api.delete(&greedy.path("")).await?.expect(204)?;
     }
     check_eq("workspaces at the end", deployment.rooms().await?.len(), 1)
 }
