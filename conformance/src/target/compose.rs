@@ -151,7 +151,7 @@ impl Context {
         let (to_remove, engine) = (project.clone(), engine.clone());
         self.resources.add(format!("Compose project {}", project.name), move || async move {
             let left = remove_project(&engine, &to_remove.name).await?;
-            crate::harness::failure::check(left.is_empty(), format!("left over: {}", left.join(", ")))
+            crate::harness::failure::check(left.is_empty(), format!("not removed: {}", left.join(", ")))
         });
         Ok(project)
     }

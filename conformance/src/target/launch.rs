@@ -237,7 +237,7 @@ impl Context {
         let deployment = deployment.to_owned();
         self.resources.add(format!("containers of {deployment}"), move || async move {
             let left = remove_rooms(&engine, &deployment).await?;
-            check(left.is_empty(), format!("left over: {}", left.join(", ")))
+            check(left.is_empty(), format!("not removed: {}", left.join(", ")))
         });
         Ok(())
     }

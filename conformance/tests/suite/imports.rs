@@ -81,7 +81,7 @@ fn graph(root: &Path) -> Graph {
     graph
 }
 
-/// A way from a node back to itself.
+/// A path from a node back to itself.
 fn circle(graph: &Graph) -> Option<Vec<Vec<String>>> {
     fn visit(graph: &Graph, node: &Vec<String>, way: &mut Vec<Vec<String>>, done: &mut BTreeSet<Vec<String>>) -> bool {
         if let Some(begin) = way.iter().position(|one| one == node) {

@@ -9,10 +9,10 @@ use nagaya_conformance::harness::scenario::Scenario;
 use nagaya_conformance::scenarios;
 use proptest::prelude::*;
 
-/// Every scenario; made once, for it is asked for at every step.
+/// Every scenario; computed once, because each step uses it.
 static ALL: LazyLock<Vec<&'static Scenario>> = LazyLock::new(scenarios::all);
 
-/// An expression, and which scenarios it means.
+/// A filter expression, and the scenarios that it matches.
 #[derive(Debug, Clone)]
 enum Expression {
     Id(usize),
@@ -23,7 +23,7 @@ enum Expression {
 }
 
 impl Expression {
-    /// Written so that the reader's own precedence is put to the test: parentheses only where they are needed.
+    /// The expression as text, with parentheses only where precedence requires them, so that the parser's precedence is tested.
     fn written(&self) -> String {
         let inside = |one: &Self, binds_less: fn(&Self) -> bool| {
             if binds_less(one) { format!("({})", one.written()) } else { one.written() }
@@ -62,7 +62,7 @@ fn expression() -> impl Strategy<Value = Expression> {
     })
 }
 
-/// Reads a stream in pieces of these sizes, over and over; gives its events, and whether it ended inside one.
+/// Parses a stream in pieces of these sizes, repeated; returns its events, and whether it ended inside one.
 fn read(stream: &[u8], sizes: &[usize]) -> (Vec<SseEvent>, bool) {
     let (mut reader, mut events, mut rest) = (SseReader::default(), Vec::new(), stream);
     for size in sizes.iter().cycle() {

@@ -197,7 +197,7 @@ async fn rate_limited(context: &Context) -> Result<(), Failure> {
     };
     let first = busy.get(&path).await?.expect(200)?;
     check_eq("X-RateLimit-Limit", number(&first, "x-ratelimit-limit")?, 20)?;
-    check(number(&first, "x-ratelimit-remaining")? < 20, "the first request is not counted")?;
+    check(number(&first, "x-ratelimit-remaining")? < 20, "the first request was not counted")?;
     number(&first, "x-ratelimit-reset")?;
     let mut asked = 1;
     let refusal = loop {

@@ -125,7 +125,7 @@ async fn next_room(context: &Context) -> Result<(), Failure> {
     .await?;
     deployment.run_well(&conversation, &shell("cat data && ./bin/tool > ran")).await?;
     let next = deployment.only_room().await?;
-    check(next.id != room.id, "the workspace that was killed is the only one")?;
+    check(next.id != room.id, "only the killed workspace exists")?;
     let read = next.shell("cat /workspace/data /workspace/ran").await?;
     check(
         read.printed.contains("data") && read.printed.contains("it runs"),

@@ -201,7 +201,7 @@ async fn cut_upload(context: &Context) -> Result<(), Failure> {
         let room = deployment.only_room().await?;
         eventually(Duration::from_secs(10), "the upload in the workspace", async || {
             let found = room.shell("cd /workspace && find . -type f -size +1k | wc -l").await?;
-            check(found.printed.trim() != "0", "nothing of it is there yet")
+            check(found.printed.trim() != "0", "nothing of it has arrived yet")
         })
         .await?;
         stream.shutdown().await?;

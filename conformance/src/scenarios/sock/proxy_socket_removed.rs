@@ -50,7 +50,7 @@ async fn proxy_socket_removed(context: &Context) -> Result<(), Failure> {
         let through = room
             .shell("curl -sS -o /dev/null -w '%{http_code}' -x http://127.0.0.1:8080 http://nowhere.invalid/")
             .await?;
-        check_eq(format!("what the proxy says after {what}"), through.printed.trim(), "403")?;
+        check_eq(format!("the proxy's status after {what}"), through.printed.trim(), "403")?;
         deployment.run_well(&conversation, "@say still here").await.map_err(|failure| failure.during(what))?;
         check_eq(format!("the workspace after {what}"), &deployment.only_room().await?.id, &room.id)?;
     }
