@@ -165,7 +165,7 @@ pub async fn prove(
     cancel: &CancellationToken,
     observer: &dyn Observer,
 ) -> anyhow::Result<Proof> {
-    let begun = Instant::now();
+    let started = Instant::now();
     // All scripts are written before the first program is started: executing a file that a child process holds open for writing fails
     // with ETXTBSY.
     let mut waiting = Vec::new();
@@ -190,7 +190,7 @@ pub async fn prove(
     Ok(Proof {
         good,
         trials: trials.into_iter().flatten().collect(),
-        took: begun.elapsed(),
+        took: started.elapsed(),
         interrupted: cancel.is_cancelled(),
     })
 }

@@ -1,6 +1,6 @@
 //! The registry as tests of `cargo nextest`: each scenario by its id, in a process of its own.
 //!
-//! Here nothing is excused: a scenario that could not run has failed.
+//! A scenario that could not run fails here.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use nagaya_conformance::report::terminal;
 use nagaya_conformance::{gc, scenarios};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Where random choices start from; a failure says which number was used.
+/// Environment variable with the seed of random choices; a failure names the seed.
 const SEED_VARIABLE: &str = "NAGAYA_CONFORMANCE_SEED";
 
 fn main() {
@@ -33,9 +33,9 @@ async fn execute(scenario: &'static Scenario) -> Result<(), Failed> {
     if let Ok(seed) = std::env::var(SEED_VARIABLE) {
         options.seed = seed.parse().map_err(|_| format!("{SEED_VARIABLE}={seed:?} is not a number"))?;
     }
-    let capabilities = Capabilities::settle(&options).await.map_err(|error| format!("{error:#}"))?;
+    let capabilities = Capabilities::probe(&options).await.map_err(|error| format!("{error:#}"))?;
     let run = Arc::new(Run::begin(options, capabilities).map_err(|error| format!("{error:#}"))?);
-    // nextest ends a test that takes too long with SIGTERM, and leaves it some time to clean up.
+    // nextest sends SIGTERM to a test that takes too long, and gives it time to clean up.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut execution = std::pin::pin!(runner::execute(&run, scenario));
     let report = loop {

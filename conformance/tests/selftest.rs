@@ -1,5 +1,5 @@
-//! Of the broken deployments those that cost least, each as a test of its own, so that what `selftest` stands on is tested on every
-//! change; and two that must not count as caught.
+//! The cheapest broken deployments, each as a test of its own, so that every change tests the machinery of `selftest`; and two
+//! deployments that must not count as caught.
 
 use libtest_mimic::{Arguments, Failed, Trial as Test};
 use nagaya_conformance::harness::capabilities::Capabilities;
@@ -12,7 +12,7 @@ use nagaya_conformance::target::defects::Defect;
 use nagaya_conformance::{mutants, selftest};
 use tokio_util::sync::CancellationToken;
 
-/// One for each place where a defect can sit, but for those that need the model or make an image.
+/// One for each place of a defect, except those that need the model or build an image.
 const QUICK: [&str; 7] = [
     "gc-interval-missing",
     "filter-ignored",
@@ -23,7 +23,7 @@ const QUICK: [&str; 7] = [
     "second-answer-after-tunnel",
 ];
 
-/// A deployment with nothing wrong: no scenario turns red.
+/// A deployment without a defect: no scenario fails.
 const SOUND: Mutant = Mutant {
     id: "sound",
     title: "Nothing is wrong",
@@ -31,7 +31,7 @@ const SOUND: Mutant = Mutant {
     red: &[Red { scenario: "API-006", says: "X-Request-ID" }],
 };
 
-/// One that turns red, but not for the reason that is named.
+/// A deployment whose scenario fails, but not with the expected message.
 const MISNAMED: Mutant = Mutant {
     id: "misnamed",
     title: "The server does not start",
@@ -75,7 +75,7 @@ fn prove(mutant: &'static Mutant) -> Result<Proof, Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let proof = runtime.block_on(async {
         let options = Options::default();
-        let capabilities = Capabilities::settle(&options).await?;
+        let capabilities = Capabilities::probe(&options).await?;
         selftest::prove(&options, &capabilities, &[mutant], 1, &CancellationToken::new(), &Quiet).await
     });
     proof.map_err(|error| format!("{error:#}").into())

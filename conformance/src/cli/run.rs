@@ -88,9 +88,9 @@ impl Run {
         let run = Arc::new(self.begin().await?);
         let interrupt = interrupt(&run.cancel)?;
 
-        let (begun, started_at) = (Instant::now(), jiff::Timestamp::now());
+        let (started, started_at) = (Instant::now(), jiff::Timestamp::now());
         let jobs = self.jobs.map_or_else(default_jobs, usize::from);
-        let deadline = begun + Duration::from_secs(self.time_limit);
+        let deadline = started + Duration::from_secs(self.time_limit);
         let mut progress = terminal::Progress::new(selected.scenarios.len());
         let reports = runner::execute_all(&run, &selected.scenarios, jobs, deadline, &mut progress).await;
         drop(progress);
@@ -106,12 +106,12 @@ impl Run {
             profile: self.selection.profile.as_ref().map(<&str>::from),
             filter: self.selection.filter.clone(),
             started_at,
-            took: begun.elapsed(),
+            took: started.elapsed(),
         };
         if self.verbose {
             report.reports.iter().for_each(|one| eprint!("{}", terminal::evidence(one)));
         }
-        eprint!("{}", terminal::summary(&report, terminal::is_lively()));
+        eprint!("{}", terminal::summary(&report, terminal::is_interactive()));
         if let Some(dir) = &self.report {
             let paths =
                 report.write(dir).map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
@@ -136,7 +136,7 @@ impl Run {
             seed: self.seed.unwrap_or(defaults.seed),
         };
         let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));
-        let capabilities = Capabilities::settle(&options).await.map_err(setup)?;
+        let capabilities = Capabilities::probe(&options).await.map_err(setup)?;
         if options.target.is_none()
             && let Err(why) = capabilities.check(&[Capability::Launch])
         {

@@ -64,7 +64,7 @@ impl Selftest {
         }
         let options = Options { image: self.image.clone(), ..Options::default() };
         let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));
-        let capabilities = Capabilities::settle(&options).await.map_err(setup)?;
+        let capabilities = Capabilities::probe(&options).await.map_err(setup)?;
         if let Err(why) = capabilities.check(&[Capability::Launch]) {
             return Err(Fault::Setup(format!("nothing to break: build the server ({why})")));
         }
@@ -109,7 +109,7 @@ impl Selftest {
 
 /// Prints each result as it arrives.
 struct Progress {
-    begun: Instant,
+    started: Instant,
     total: usize,
     ended: Mutex<usize>,
 }
@@ -119,14 +119,14 @@ impl Progress {
         let named: BTreeSet<&str> = chosen.iter().flat_map(|one| one.red).map(|red| red.scenario).collect();
         let trials: usize = chosen.iter().map(|one| one.red.len()).sum();
         eprintln!("{} broken deployments, {} scenarios", chosen.len(), named.len());
-        Self { begun: Instant::now(), total: named.len() + trials, ended: Mutex::new(0) }
+        Self { started: Instant::now(), total: named.len() + trials, ended: Mutex::new(0) }
     }
 
     fn line(&self, mark: &str, what: &str, report: Option<&Report>, why: Option<&str>) {
         let mut ended = self.ended.lock();
         *ended += 1;
         let took = report.map_or(0.0, |report| report.took.as_secs_f64());
-        let clock = self.begun.elapsed().as_secs();
+        let clock = self.started.elapsed().as_secs();
         eprintln!("[{:3}/{}, {clock:4} s] {mark:>13}  {what} ({took:.1} s)", ended, self.total);
         if let Some(why) = why {
             eprintln!("                               {}", why.lines().next().unwrap_or_default());

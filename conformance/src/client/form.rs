@@ -60,7 +60,7 @@ impl Form {
 
     /// The form so far, without a closing boundary.
     #[must_use]
-    pub fn begun(self) -> Bytes {
+    pub fn unfinished(self) -> Bytes {
         self.0.freeze()
     }
 }

@@ -21,7 +21,7 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// Marks capabilities as missing; the first reason given for one stays.
-    pub(crate) fn lacks(&mut self, what: &[Capability], why: &str) {
+    pub(crate) fn set_missing(&mut self, what: &[Capability], why: &str) {
         for capability in what {
             self.missing.entry(*capability).or_insert_with(|| why.to_owned());
         }

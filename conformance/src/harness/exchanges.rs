@@ -40,7 +40,7 @@ impl Secrets {
 #[derive(Debug, Clone)]
 pub struct Exchanges {
     secrets: Secrets,
-    begun: Instant,
+    started: Instant,
     kept: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -48,12 +48,12 @@ impl Exchanges {
     /// An empty log.
     #[must_use]
     pub fn new(secrets: Secrets) -> Self {
-        Self { secrets, begun: Instant::now(), kept: Arc::default() }
+        Self { secrets, started: Instant::now(), kept: Arc::default() }
     }
 
     /// Records one exchange: the request, its body, and the response.
     pub fn keep(&self, asked: &str, body: Option<&str>, answer: &str) {
-        let mut text = format!("[{:8.3}s] {asked}", self.begun.elapsed().as_secs_f64());
+        let mut text = format!("[{:8.3}s] {asked}", self.started.elapsed().as_secs_f64());
         if let Some(body) = body.filter(|body| !body.is_empty()) {
             let _ = write!(text, "\n  > {}", clip(body));
         }

@@ -23,7 +23,7 @@ pub enum LaunchAs {
 /// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Base URL of somebody else's deployment; `None`: the suite launches its own.
+    /// Base URL of an existing deployment; `None`: the suite launches its own.
     pub target: Option<String>,
     /// How deployments are launched.
     pub launch: LaunchAs,
@@ -31,13 +31,13 @@ pub struct Options {
     pub docker: Option<String>,
     /// Key for the API.
     pub api_key: Option<String>,
-    /// The `nagaya.deployment` label of somebody else's deployment.
+    /// Value of the `nagaya.deployment` label of the target's containers.
     pub deployment: Option<String>,
     /// Image of rooms in launched deployments.
     pub image: String,
-    /// Whether scenarios that break or remove what they did not make may touch somebody else's deployment.
+    /// Whether scenarios may break or remove things in the target that they did not create.
     pub allow_destructive: bool,
-    /// Whether scenarios may ask the model of somebody else's deployment.
+    /// Whether scenarios may call the target's model.
     pub allow_model_calls: bool,
     /// Optional features that the deployment does not have, by `--without`.
     pub without: Vec<Capability>,

@@ -112,7 +112,7 @@ fn permitted(scenario: &Scenario, run: &Run) -> Result<(), Failure> {
 
 /// Executes one scenario and cleans up after it.
 pub async fn execute(run: &Arc<Run>, scenario: &'static Scenario) -> Report {
-    let begun = Instant::now();
+    let started = Instant::now();
     if let Err(failure) = permitted(scenario, run) {
         return Report::new(scenario, run, &Err(failure));
     }
@@ -144,7 +144,7 @@ pub async fn execute(run: &Arc<Run>, scenario: &'static Scenario) -> Report {
     clean_up(&context, &mut report).await;
     report.notes.splice(0..0, context.notes());
     redact(&context, &mut report);
-    report.took = begun.elapsed();
+    report.took = started.elapsed();
     report
 }
 

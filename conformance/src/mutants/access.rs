@@ -1,4 +1,4 @@
-//! Servers that do not look closely at who asks.
+//! Servers with defects in authentication and authorisation.
 
 use http::HeaderValue;
 use serde_json::json;

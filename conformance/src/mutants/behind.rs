@@ -1,4 +1,4 @@
-//! Proxies that pass on something else than what was said, either way.
+//! Proxies that forward other bytes than they received, in either direction.
 
 use super::mutant::{Mutant, red};
 use crate::target::defects::Defect;

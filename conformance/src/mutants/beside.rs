@@ -1,4 +1,4 @@
-//! Servers that treat the directories of their rooms' sockets wrongly.
+//! Servers with defects in the directories of their workspaces' sockets.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,4 @@
-//! Servers that ask the engine for the wrong thing.
+//! Servers that send wrong requests to the Docker engine.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -289,8 +289,8 @@ fn look_around(asked: &Asked, answer: &mut Answer, memory: &Memory) {
     answer.edit(|list| {
         let Some(containers) = list.as_array_mut() else { return };
         for one in containers.iter() {
-            let whose = one["Labels"][LABEL].as_str().unwrap_or_default();
-            if whose.starts_with(&neighbours) && whose != own {
+            let owner = one["Labels"][LABEL].as_str().unwrap_or_default();
+            if owner.starts_with(&neighbours) && owner != own {
                 memory.first("foreign", one["Id"].as_str().unwrap_or_default());
             }
         }

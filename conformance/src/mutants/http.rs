@@ -1,4 +1,4 @@
-//! Servers whose API says the wrong thing.
+//! Servers with defects in their API.
 
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};

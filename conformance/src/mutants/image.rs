@@ -1,4 +1,4 @@
-//! Rooms that start from a broken image.
+//! Workspaces that start from a broken image.
 
 use super::mutant::{Mutant, red};
 use crate::target::defects::Defect;

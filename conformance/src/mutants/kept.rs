@@ -1,4 +1,4 @@
-//! Servers that lose what they are to keep, or keep what they are to lose: files, accounts, the trail, the log.
+//! Servers that lose data they should keep, or keep data they should drop: files, accounting, the audit trail, the log.
 
 use http::Method;
 use serde_json::json;

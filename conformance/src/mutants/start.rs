@@ -1,4 +1,4 @@
-//! Servers that start wrongly, or with settings that break a promise.
+//! Servers with defects at start, or with settings that break a promise.
 
 use super::mutant::{Mutant, red};
 use crate::target::defects::Defect;

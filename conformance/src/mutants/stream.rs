@@ -1,4 +1,4 @@
-//! Servers whose event streams lie.
+//! Servers with defects in their event streams.
 
 use serde_json::{Value, json};
 

@@ -16,7 +16,7 @@ const MESSAGE_SHOWN: usize = 400;
 
 /// Whether to use colours and a status line on standard error: on a terminal, unless `NO_COLOR` is set.
 #[must_use]
-pub fn is_lively() -> bool {
+pub fn is_interactive() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
@@ -33,11 +33,11 @@ fn paint(outcome: Outcome, text: &str, colour: bool) -> String {
 /// Shows which scenarios run, which have ended and how, and how long they took.
 #[derive(Debug)]
 pub struct Progress {
-    lively: bool,
+    interactive: bool,
     total: usize,
     ended: usize,
     bad: usize,
-    begun: Instant,
+    started: Instant,
     running: Vec<(&'static Scenario, Instant)>,
 }
 
@@ -45,12 +45,12 @@ impl Progress {
     /// Progress over `total` scenarios.
     #[must_use]
     pub fn new(total: usize) -> Self {
-        Self { lively: is_lively(), total, ended: 0, bad: 0, begun: Instant::now(), running: Vec::new() }
+        Self { interactive: is_interactive(), total, ended: 0, bad: 0, started: Instant::now(), running: Vec::new() }
     }
 
     /// Ignores write errors: a closed terminal must not stop a run.
     fn write(&self, line: &str) {
-        let clear = if self.lively { "\r\u{1b}[2K" } else { "" };
+        let clear = if self.interactive { "\r\u{1b}[2K" } else { "" };
         let _ = write!(io::stderr().lock(), "{clear}{line}");
     }
 }
@@ -58,7 +58,7 @@ impl Progress {
 impl Observer for Progress {
     fn began(&mut self, scenario: &'static Scenario) {
         self.running.push((scenario, Instant::now()));
-        if !self.lively {
+        if !self.interactive {
             self.write(&format!("         start  {:<18} {}\n", scenario.id, scenario.title));
         }
     }
@@ -68,7 +68,7 @@ impl Observer for Progress {
         self.ended += 1;
         let outcome = report.outcome;
         self.bad += usize::from(!matches!(outcome, Outcome::Pass | Outcome::NotApplicable | Outcome::KnownFailure));
-        let status = paint(outcome, &format!("{outcome:>14}"), self.lively);
+        let status = paint(outcome, &format!("{outcome:>14}"), self.interactive);
         let mut line = format!(
             "{status}  {:<18} {:>6.1} s  {}\n",
             report.scenario.id,
@@ -82,7 +82,7 @@ impl Observer for Progress {
     }
 
     fn tick(&mut self) {
-        if !self.lively {
+        if !self.interactive {
             return;
         }
         let running: Vec<String> = self
@@ -95,7 +95,7 @@ impl Observer for Progress {
             "  {}/{} in {:.0} s{bad}; running: {}",
             self.ended,
             self.total,
-            self.begun.elapsed().as_secs_f64(),
+            self.started.elapsed().as_secs_f64(),
             running.join(", ")
         ));
         let _ = io::stderr().flush();

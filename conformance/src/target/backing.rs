@@ -79,7 +79,7 @@ impl Backing {
         let variable = if what == "redis" { REDIS_VARIABLE } else { POSTGRES_VARIABLE };
         let image = image(variable);
         let (image, tag) = image.rsplit_once(':').unwrap_or((&image, "latest"));
-        let name = context.own_container(what, context.engine()?)?;
+        let name = context.new_container_name(what, context.engine()?)?;
         // The port is free now; if another process takes it first, the engine reports an error.
         let on_host = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(on_host.to_string()) };
@@ -149,7 +149,7 @@ impl Backing {
     }
 
     /// Restarts it with its data.
-    pub(super) async fn start_again(&self) -> Result<(), Failure> {
+    pub(super) async fn restart(&self) -> Result<(), Failure> {
         let container = self.container.lock().await;
         self.there(container.as_ref())?.start().await.map_err(harness)
     }

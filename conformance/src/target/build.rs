@@ -95,9 +95,9 @@ impl Context {
         let (engine, image) = (self.engine()?, &self.run.options.image);
         let dir = self.dir().join(self.unique("base"));
         fs::create_dir(&dir)?;
-        let name = self.own_container("pack", engine)?;
+        let name = self.new_container_name("pack", engine)?;
         let archive = image::pack(engine, &self.run, &name, image, &dir, LARGE).await?;
-        let tag = self.image_to_be("base", engine)?;
+        let tag = self.new_image_tag("base", engine)?;
         image::unpack(engine, image, engine, &archive, &tag, &self.run).await?;
         Ok(tag)
     }
@@ -127,7 +127,7 @@ impl Context {
         self.run.will_make(&Made::Layers(run.clone()))?;
         let (remover, of) = (engine.clone(), run.clone());
         self.resources.add("layers of a build", move || async move { remove_layers(&remover, &of).await.map(drop) });
-        let tag = self.image_to_be("image", &engine)?;
+        let tag = self.new_image_tag("image", &engine)?;
 
         let socket = format!("--host=unix://{}", engine.socket().display());
         // The classic builder's cache is useless here: nothing is built twice.

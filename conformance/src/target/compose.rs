@@ -147,11 +147,11 @@ impl Context {
             Project { name: self.unique("compose"), parent: self.dir().join("compose"), folder, run: self.run.clone() };
         let engine = self.engine()?;
         self.run.will_make(&Made::Project(project.name.clone()))?;
-        self.rooms_of(&project.name, Some(engine))?;
+        self.register_rooms(&project.name, Some(engine))?;
         let (to_remove, engine) = (project.clone(), engine.clone());
         self.resources.add(format!("Compose project {}", project.name), move || async move {
             let left = remove_project(&engine, &to_remove.name).await?;
-            crate::harness::failure::check(left.is_empty(), format!("left over: {}", left.join(", ")))
+            crate::harness::failure::check(left.is_empty(), format!("not removed: {}", left.join(", ")))
         });
         Ok(project)
     }

@@ -56,7 +56,7 @@ impl Context {
     pub(super) fn contain(&self, program: Program, sockets: &Path) -> Result<(Program, Room), Failure> {
         let engine = self.engine()?;
         let docker = on_path("docker").ok_or_else(|| Failure::could_not_run("docker is not on the search path"))?;
-        let (name, user) = (self.own_container("server", engine)?, user());
+        let (name, user) = (self.new_container_name("server", engine)?, user());
         // A scenario that puts a relay between server and engine gives the server another socket, in the scenario's directory.
         let other =
             program.env.get("DOCKER_SOCKET_PATH").map(|address| Path::new(address.trim_start_matches("unix://")));

@@ -61,7 +61,7 @@ impl Context {
     }
 
     /// The memory of a deployment's defects, with what they know from the start.
-    pub(super) fn memory_of(&self, deployment: &str, credentials: &Credentials) -> Memory {
+    pub(super) fn defect_memory(&self, deployment: &str, credentials: &Credentials) -> Memory {
         let memory = Memory::default();
         memory.set("run", &self.run.id);
         memory.set("deployment", deployment);
@@ -70,7 +70,7 @@ impl Context {
     }
 
     /// The address at which clients reach a deployment.
-    pub(super) async fn in_front_of(&self, address: &str, memory: &Memory) -> Result<String, Failure> {
+    pub(super) async fn relay_to_server(&self, address: &str, memory: &Memory) -> Result<String, Failure> {
         let mut address = address.to_owned();
         for defect in self.defects() {
             let wire = match defect {
@@ -78,13 +78,13 @@ impl Context {
                 Defect::InFront(wire) => wire.clone(),
                 _ => continue,
             };
-            address = self.goes_with_it(Relay::tcp_with(To::Tcp(address), wire).await?);
+            address = self.stop_with_scenario(Relay::tcp_with(To::Tcp(address), wire).await?);
         }
         Ok(address)
     }
 
     /// The socket at which a deployment reaches the engine, if it is not the engine's own.
-    pub(super) fn in_front_of_engine(&self, deployment: &str, memory: &Memory) -> Result<Option<String>, Failure> {
+    pub(super) fn relay_to_engine(&self, deployment: &str, memory: &Memory) -> Result<Option<String>, Failure> {
         let tampers: Vec<&Tamper> = self
             .defects()
             .iter()
@@ -95,16 +95,16 @@ impl Context {
         };
         let path = self.dir().join(format!("{deployment}.docker"));
         let to = To::Unix(self.engine()?.socket().to_owned());
-        self.goes_with_it(Relay::unix_with(&path, to, Wire::Http(**tamper, memory.clone()))?);
+        self.stop_with_scenario(Relay::unix_with(&path, to, Wire::Http(**tamper, memory.clone()))?);
         Ok(Some(format!("unix://{}", path.display())))
     }
 
     /// A launch whose pinned hosts lead through the defects behind the proxy.
-    pub(super) async fn in_front_of_pins(&self, mut launch: Launch) -> Result<Launch, Failure> {
+    pub(super) async fn relay_to_pins(&self, mut launch: Launch) -> Result<Launch, Failure> {
         for defect in self.defects() {
             let Defect::Behind(wire) = defect else { continue };
             for (_, _, address) in &mut launch.pins {
-                *address = self.goes_with_it(Relay::tcp_with(To::Tcp(address.clone()), wire.clone()).await?);
+                *address = self.stop_with_scenario(Relay::tcp_with(To::Tcp(address.clone()), wire.clone()).await?);
             }
         }
         Ok(launch)
@@ -129,7 +129,7 @@ impl Context {
         }
     }
 
-    fn goes_with_it(&self, relay: Relay) -> String {
+    fn stop_with_scenario(&self, relay: Relay) -> String {
         let address = relay.authority().to_owned();
         self.resources.add(format!("relay {address}"), move || async move { relay.stop().await });
         address

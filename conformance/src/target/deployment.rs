@@ -322,11 +322,11 @@ impl Deployment {
     ///
     /// # Errors
     /// It does not start.
-    pub async fn start_again(&mut self, context: &Context) -> Result<(), Failure> {
+    pub async fn restart(&mut self, context: &Context) -> Result<(), Failure> {
         let server = self.server.as_mut().ok_or_else(|| Failure::could_not_run("not launched by this suite"))?;
         remove_if_there(&server.addr_file)?;
         server.process = Process::start(&server.program, &server.run, &server.log)?;
-        context.now_runs(&server.process);
+        context.register_server(&server.process);
         self.api = server.listening(context).await?;
         self.ready(READY_LIMIT).await
     }
@@ -342,7 +342,7 @@ impl Server {
             Some(container) => first_process(container).await?,
             None => self.process.pid(),
         };
-        let address = context.in_front_of(&address, &self.memory).await?;
+        let address = context.relay_to_server(&address, &self.memory).await?;
         Api::new(&format!("http://{address}"), None, context.exchanges().clone())
     }
 }

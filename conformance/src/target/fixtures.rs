@@ -148,7 +148,7 @@ impl ModelRequest {
 /// How an origin speaks.
 #[derive(Debug, Clone, Copy)]
 pub enum OriginKind {
-    /// HTTP; tells what it was asked.
+    /// HTTP; the response describes the request.
     Plain,
     /// The same over TLS, with a certificate for these names.
     Tls(&'static str),
@@ -168,7 +168,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// What to start; `name` tells several apart.
+    /// The program; `name` distinguishes several of them.
     #[must_use]
     pub fn program(binary: &Path, dir: &Path, name: &str, kind: OriginKind) -> Program {
         let file = |what: &str| dir.join(format!("{name}.{what}")).display().to_string();

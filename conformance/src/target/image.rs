@@ -253,8 +253,8 @@ impl Context {
     /// As [`Context::derived_image`].
     pub async fn derived_image_with(&self, change: &str, settings: &str) -> Result<String, Failure> {
         let engine = self.engine()?.clone();
-        let tag = self.image_to_be("image", &engine)?;
-        let name = self.own_container("change", &engine)?;
+        let tag = self.new_image_tag("image", &engine)?;
+        let name = self.new_container_name("change", &engine)?;
         derive(&engine, &self.run, &tag, &self.run.options.image, &name, change, settings).await?;
         Ok(tag)
     }
@@ -263,7 +263,7 @@ impl Context {
     ///
     /// # Errors
     /// The ledger cannot be written.
-    pub fn image_to_be(&self, what: &str, engine: &Engine) -> Result<String, Failure> {
+    pub fn new_image_tag(&self, what: &str, engine: &Engine) -> Result<String, Failure> {
         let tag = format!("{}:test", self.unique(what));
         self.run.will_make(&Made::Image(tag.clone()))?;
         let (remover, to_remove) = (engine.clone(), tag.clone());
@@ -275,7 +275,7 @@ impl Context {
     ///
     /// # Errors
     /// The ledger cannot be written.
-    pub fn own_container(&self, what: &str, engine: &Engine) -> Result<String, Failure> {
+    pub fn new_container_name(&self, what: &str, engine: &Engine) -> Result<String, Failure> {
         let name = self.unique(what);
         self.run.will_make(&Made::Container(name.clone()))?;
         let container = engine.container(&name);

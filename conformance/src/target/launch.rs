@@ -98,7 +98,7 @@ impl Launch {
 
     /// Does not wait until the deployment is ready, only until it listens.
     #[must_use]
-    pub fn not_waiting(mut self) -> Self {
+    pub fn without_waiting(mut self) -> Self {
         self.not_ready = true;
         self
     }
@@ -128,7 +128,7 @@ impl Context {
         let Some(target) = &options.target else {
             let launch = Launch::new();
             let needs_model = self.requires.contains(&Capability::Model);
-            return self.launch(if needs_model { launch } else { launch.without_model().not_waiting() }).await;
+            return self.launch(if needs_model { launch } else { launch.without_model().without_waiting() }).await;
         };
         let api = crate::client::http::Api::new(target, options.api_key.as_deref(), self.exchanges().clone())?;
         let engine = self.run.capabilities.engine.clone();
@@ -144,13 +144,13 @@ impl Context {
         let credentials = launch.credentials.clone().unwrap_or_else(|| self.credentials());
         let model = if launch.no_model { None } else { Some(self.start_model(&id, &credentials).await?) };
         let sockets = self.socket_dir()?;
-        let memory = self.memory_of(&id, &credentials);
-        let launch = self.in_front_of_pins(launch).await?;
+        let memory = self.defect_memory(&id, &credentials);
+        let launch = self.relay_to_pins(launch).await?;
         let mut program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
         let engine = launch.engine.clone().or_else(|| self.run.capabilities.engine.clone());
-        self.rooms_of(&id, engine.as_ref())?;
+        self.register_rooms(&id, engine.as_ref())?;
         if !launch.settings.contains_key("DOCKER_SOCKET_PATH")
-            && let Some(address) = self.in_front_of_engine(&id, &memory)?
+            && let Some(address) = self.relay_to_engine(&id, &memory)?
         {
             program.env.insert("DOCKER_SOCKET_PATH".to_owned(), address);
         }
@@ -163,7 +163,7 @@ impl Context {
 
         let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
         let process = Process::start(&program, &self.run.id, &log)?;
-        self.now_runs(&process);
+        self.register_server(&process);
         self.add_witness(Log(process.clone()));
         let run = self.run.id.clone();
         let pid = process.pid();
@@ -195,7 +195,7 @@ impl Context {
         program.env.insert("STATE_DIR".to_owned(), self.dir().join(format!("{name}-state")).display().to_string());
         let (program, bare, container) = self.place(program, &other.sockets, other.container.is_some())?;
         let process = Process::start(&program, &self.run.id, &log)?;
-        self.now_runs(&process);
+        self.register_server(&process);
         self.add_witness(Log(process.clone()));
         let (sockets, credentials, run) = (other.sockets.clone(), other.credentials.clone(), self.run.id.clone());
         let memory = other.memory.clone();
@@ -228,7 +228,7 @@ impl Context {
     ///
     /// # Errors
     /// The ledger cannot be written.
-    pub fn rooms_of(&self, deployment: &str, engine: Option<&Engine>) -> Result<(), Failure> {
+    pub fn register_rooms(&self, deployment: &str, engine: Option<&Engine>) -> Result<(), Failure> {
         let Some(engine) = engine.cloned() else {
             return Ok(());
         };
@@ -237,7 +237,7 @@ impl Context {
         let deployment = deployment.to_owned();
         self.resources.add(format!("containers of {deployment}"), move || async move {
             let left = remove_rooms(&engine, &deployment).await?;
-            check(left.is_empty(), format!("left over: {}", left.join(", ")))
+            check(left.is_empty(), format!("not removed: {}", left.join(", ")))
         });
         Ok(())
     }

@@ -92,19 +92,19 @@ impl OwnEngine {
     ///
     /// # Errors
     /// It cannot be ended.
-    pub async fn cut_off(&self) -> Result<(), Failure> {
+    pub async fn kill_all(&self) -> Result<(), Failure> {
         self.process().kill().await?;
         // The killed engine cannot remove its socket, which must not be mistaken for a running engine.
         Ok(empty(&self.short_dir)?)
     }
 
-    /// Restarts it after [`OwnEngine::stop`] or [`OwnEngine::cut_off`] with its containers and images.
+    /// Restarts it after [`OwnEngine::stop`] or [`OwnEngine::kill_all`] with its containers and images.
     ///
     /// # Errors
     /// It does not answer.
-    pub async fn start_again(&self) -> Result<Engine, Failure> {
+    pub async fn restart(&self) -> Result<Engine, Failure> {
         reboot(&self.short_dir)?;
-        self.daemon.start_again()?;
+        self.daemon.restart()?;
         self.connect().await
     }
 }
@@ -166,7 +166,7 @@ impl Context {
         let own = OwnEngine { daemon, dir, short_dir, group: group.clone() };
         let to_end = own.clone();
         self.resources.add("an engine of the scenario's own", move || async move {
-            to_end.cut_off().await?;
+            to_end.kill_all().await?;
             // A killed process may take a moment to leave its control group.
             let removed = eventually(STOP_LIMIT, "an empty control group", async || cgroup::remove(&to_end.group));
             removed.await.map_err(harness)?;
@@ -181,7 +181,7 @@ impl Context {
     /// Copies the workspace image to an engine, without the parts that no scenario with its own engine needs.
     async fn give_image(&self, to: &Engine, dir: &Path) -> Result<(), Failure> {
         let (from, image) = (self.engine()?, &self.run.options.image);
-        let name = self.own_container("pack", from)?;
+        let name = self.new_container_name("pack", from)?;
         let archive = image::pack(from, &self.run, &name, image, dir, UNUSED).await?;
         image::unpack(from, image, to, &archive, image, &self.run).await?;
         Ok(std::fs::remove_file(&archive)?)

@@ -27,28 +27,28 @@ impl Capabilities {
     ///
     /// # Errors
     /// A target or a Docker socket that the options name does not answer.
-    pub async fn settle(options: &Options) -> anyhow::Result<Self> {
+    pub async fn probe(options: &Options) -> anyhow::Result<Self> {
         let mut found = Self::default();
-        found.lacks(&options.without, "--without says so");
-        found.settle_engine(options).await?;
+        found.set_missing(&options.without, "--without says so");
+        found.probe_engine(options).await?;
         match &options.target {
             Some(target) => {
-                found.settle_target(target, options).await?;
+                found.probe_target(target, options).await?;
             }
             None => {
-                found.settle_launch();
-                found.settle_containers(options.launch).await;
+                found.probe_programs();
+                found.probe_containers(options.launch).await;
             }
         }
         Ok(found)
     }
 
-    async fn settle_engine(&mut self, options: &Options) -> anyhow::Result<()> {
+    async fn probe_engine(&mut self, options: &Options) -> anyhow::Result<()> {
         let socket = match (&options.docker, &options.target) {
             (Some(socket), _) => socket,
             (None, None) => DOCKER_SOCKET,
             (None, Some(_)) => {
-                self.lacks(
+                self.set_missing(
                     &[Capability::Docker, Capability::Image],
                     "--docker is not set, so the target's Docker socket is unknown",
                 );
@@ -58,10 +58,10 @@ impl Capabilities {
         match Engine::connect(socket).await {
             Ok(engine) => {
                 if let Err(error) = engine.docker().inspect_image(&options.image).await {
-                    self.lacks(&[Capability::Image], &format!("image {}: {error}", options.image));
+                    self.set_missing(&[Capability::Image], &format!("image {}: {error}", options.image));
                 }
                 if options.target.is_some() && options.deployment.is_none() {
-                    self.lacks(
+                    self.set_missing(
                         &[Capability::Docker],
                         "--deployment is not set, so the target's containers are unknown",
                     );
@@ -69,12 +69,12 @@ impl Capabilities {
                 self.engine = Some(engine);
             }
             Err(error) if options.docker.is_some() => return Err(error.context("--docker")),
-            Err(error) => self.lacks(&[Capability::Docker, Capability::Image], &format!("{error:#}")),
+            Err(error) => self.set_missing(&[Capability::Docker, Capability::Image], &format!("{error:#}")),
         }
         Ok(())
     }
 
-    async fn settle_target(&mut self, target: &str, options: &Options) -> anyhow::Result<()> {
+    async fn probe_target(&mut self, target: &str, options: &Options) -> anyhow::Result<()> {
         if !target.starts_with("http://") {
             bail!("--target {target}: this version speaks plain HTTP only (http://host:port)");
         }
@@ -91,21 +91,21 @@ impl Capabilities {
         if keyed.status == 401 {
             bail!("--target {target}: the API key was refused: give an operator's key (--api-key)");
         }
-        self.settle_offers(&api, options).await.map_err(|error| error.context(format!("--target {target}")))?;
-        self.lacks(&[Capability::Launch], "the suite does not start or configure the target");
+        self.probe_optional_parts(&api, options).await.map_err(|error| error.context(format!("--target {target}")))?;
+        self.set_missing(&[Capability::Launch], "the suite does not start or configure the target");
         if !options.allow_model_calls {
             let why = "calls to the target's model may cost money and need --allow-model-calls";
-            self.lacks(&[Capability::Model], why);
+            self.set_missing(&[Capability::Model], why);
         }
-        self.lacks(&[Capability::ServerImage, Capability::Compose], "the suite did not start the target");
-        self.lacks(&[Capability::Build], "the Dockerfile of the target's image is not available");
-        self.lacks(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
-        self.lacks(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
+        self.set_missing(&[Capability::ServerImage, Capability::Compose], "the suite did not start the target");
+        self.set_missing(&[Capability::Build], "the Dockerfile of the target's image is not available");
+        self.set_missing(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
+        self.set_missing(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
         Ok(())
     }
 
     /// Determines the optional parts of the target, which must not contradict `--without`.
-    async fn settle_offers(&mut self, api: &Api, options: &Options) -> anyhow::Result<()> {
+    async fn probe_optional_parts(&mut self, api: &Api, options: &Options) -> anyhow::Result<()> {
         let lacking = offers::probe(api).await.map_err(|failure| anyhow::anyhow!("{failure}"))?;
         let is_there = |one: &&Capability| OPTIONAL.contains(one) && !lacking.iter().any(|(lacked, _)| lacked == *one);
         if let Some(capability) = options.without.iter().find(is_there) {
@@ -114,68 +114,68 @@ impl Capabilities {
             );
         }
         for (capability, why) in &lacking {
-            self.lacks(&[*capability], why);
+            self.set_missing(&[*capability], why);
         }
         Ok(())
     }
 
-    fn settle_launch(&mut self) {
+    fn probe_programs(&mut self) {
         match binaries::find("nagaya", SERVER_VARIABLE) {
             Ok(path) => self.server = path,
-            Err(why) => self.lacks(&[Capability::Launch], &why),
+            Err(why) => self.set_missing(&[Capability::Launch], &why),
         }
         match binaries::find("nagaya-fixtures", FIXTURES_VARIABLE) {
             Ok(path) => self.fixtures = path,
-            Err(why) => self.lacks(&[Capability::Model, Capability::Origin], &why),
+            Err(why) => self.set_missing(&[Capability::Model, Capability::Origin], &why),
         }
         if let Err(why) = Prometheus::find() {
-            self.lacks(&[Capability::Prometheus], &why);
+            self.set_missing(&[Capability::Prometheus], &why);
         }
         if let Err(why) = build::find() {
-            self.lacks(&[Capability::Build], &why);
+            self.set_missing(&[Capability::Build], &why);
         }
         if let Err(why) = schemathesis::find() {
-            self.lacks(&[Capability::Schemathesis], &why);
+            self.set_missing(&[Capability::Schemathesis], &why);
         }
     }
 
     /// Determines the capabilities that depend on whether the server runs as a process or in a container.
-    async fn settle_containers(&mut self, launch: LaunchAs) {
+    async fn probe_containers(&mut self, launch: LaunchAs) {
         let contained = launch == LaunchAs::Container;
         let beside = [(Capability::Redis, backing::REDIS_VARIABLE), (Capability::Postgres, backing::POSTGRES_VARIABLE)];
         if contained {
             let why = "the server's container is on the engine of the workspaces, without mounts of its own (--launch container)";
-            self.lacks(&[Capability::Mount, Capability::OwnEngine], why);
+            self.set_missing(&[Capability::Mount, Capability::OwnEngine], why);
         } else {
             let programs = [(Capability::Redis, Redis::find().map(drop)), (Capability::Postgres, Postgres::find())];
             let rights =
                 [(Capability::Mount, small_disk::find()), (Capability::OwnEngine, OwnEngine::find().map(drop))];
             for (capability, found) in programs.into_iter().chain(rights) {
-                found.unwrap_or_else(|why| self.lacks(&[capability], &why));
+                found.unwrap_or_else(|why| self.set_missing(&[capability], &why));
             }
         }
         let Some(engine) = self.engine.clone() else {
             let why = "no Docker engine is available";
-            self.lacks(&[Capability::ServerImage, Capability::Compose], why);
+            self.set_missing(&[Capability::ServerImage, Capability::Compose], why);
             if contained {
-                self.lacks(&[Capability::Launch, Capability::Redis, Capability::Postgres], why);
+                self.set_missing(&[Capability::Launch, Capability::Redis, Capability::Postgres], why);
             }
             return;
         };
         if let Err(why) = contained::find(&engine).await {
-            self.lacks(&[Capability::ServerImage, Capability::Compose], &why);
+            self.set_missing(&[Capability::ServerImage, Capability::Compose], &why);
             if contained {
-                self.lacks(&[Capability::Launch], &why);
+                self.set_missing(&[Capability::Launch], &why);
             }
         }
         if contained {
             for (capability, variable) in beside {
                 let found = backing::find(&engine, variable).await;
-                found.unwrap_or_else(|why| self.lacks(&[capability], &why));
+                found.unwrap_or_else(|why| self.set_missing(&[capability], &why));
             }
         }
         if let Err(why) = compose::find(&engine).await {
-            self.lacks(&[Capability::Compose], &why);
+            self.set_missing(&[Capability::Compose], &why);
         }
     }
 }

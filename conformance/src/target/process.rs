@@ -244,7 +244,7 @@ impl Restartable {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start_again(&self) -> anyhow::Result<()> {
+    pub fn restart(&self) -> anyhow::Result<()> {
         let process = Process::start(&self.program, &self.run, &self.log)?;
         *self.process.lock() = process;
         Ok(())
@@ -264,7 +264,7 @@ pub fn peak_memory(pid: u32) -> Result<u64, Failure> {
 
 impl Context {
     /// Registers a running server: it must exit when the scenario ends, and not before.
-    pub fn now_runs(&self, server: &Process) {
+    pub fn register_server(&self, server: &Process) {
         let server = server.clone();
         self.resources.add(format!("server, pid {}", server.pid()), move || async move { server.retire().await });
     }

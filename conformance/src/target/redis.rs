@@ -126,10 +126,10 @@ impl Redis {
     ///
     /// # Errors
     /// It does not start.
-    pub async fn start_again(&self) -> Result<(), Failure> {
+    pub async fn restart(&self) -> Result<(), Failure> {
         match &self.server {
-            Server::Process(server) => server.start_again()?,
-            Server::Container(server) => server.start_again().await?,
+            Server::Process(server) => server.restart()?,
+            Server::Container(server) => server.restart().await?,
         }
         self.answers().await
     }

@@ -322,8 +322,8 @@ fn respond(mut answer: Answer) -> Response<Body> {
 
 /// A stream with each event put through `change`.
 fn events(body: Body, change: EventFn, memory: Memory) -> Body {
-    let begun = (BodyStream::new(body), SseReader::default(), memory, false);
-    let changed = stream::unfold(begun, move |(mut body, mut reader, memory, ended)| async move {
+    let initial = (BodyStream::new(body), SseReader::default(), memory, false);
+    let changed = stream::unfold(initial, move |(mut body, mut reader, memory, ended)| async move {
         if ended {
             return None;
         }

@@ -1,4 +1,4 @@
-//! The report's page in a real browser: by day, by night, and on a phone. Nothing is fetched, everything can be read and opened.
+//! The HTML report in a real browser, in light and dark mode and on a phone: it fetches nothing, is readable, and unfolds.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, Manner, ends};
 
-/// How long the browser may take over one command; it also starts in that time.
+/// How long the browser may take for one command, or to start.
 const LIMIT: Duration = Duration::from_secs(60);
-/// What Success Criterion 1.4.3 of the Web Content Accessibility Guidelines 2.1 asks of text.
+/// Minimum contrast of text (Web Content Accessibility Guidelines 2.1, Success Criterion 1.4.3).
 const CONTRAST: f64 = 4.5;
-/// Another report to take the picture of.
+/// Environment variable with the path of another report for the screenshot.
 const TO_SHOW: &str = "NAGAYA_REPORT_TO_SHOW";
-/// Where the picture is to be kept.
+/// Environment variable with the path at which the screenshot is saved.
 const PICTURE: &str = "NAGAYA_REPORT_PICTURE";
 
-/// The text with the least contrast to what is behind it, as `[contrast, text]`.
+/// The text with the lowest contrast to its background, as `[contrast, text]`.
 const LEAST_CONTRAST: &str = r#"
     const parse = colour => { const n = colour.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
     const light = ([r, g, b]) => [r, g, b].map(c => c / 255).map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
@@ -48,7 +48,7 @@ const LEAST_CONTRAST: &str = r#"
     return least;
 "#;
 
-/// A browser, and the program that drives it; both are gone once this is dropped, whatever happened.
+/// A browser and its driver; both are killed on drop.
 struct Browser {
     client: Client,
     driver: Driver,
@@ -61,7 +61,7 @@ struct Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // The group of its own holds the browser too; it may have ended.
+        // The process group contains the browser too; it may have exited.
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
@@ -69,7 +69,7 @@ impl Drop for Driver {
     }
 }
 
-/// A command of the browser's own protocol, where WebDriver has none: what the page is told of the device.
+/// A command of the Chrome DevTools Protocol, which WebDriver lacks: it emulates a device.
 #[derive(Debug)]
 struct Device(&'static str, Value);
 
@@ -88,7 +88,7 @@ impl Browser {
         use std::os::unix::process::CommandExt as _;
         let dir = tempfile::tempdir().expect("a directory");
         let mut command = Command::new("chromedriver");
-        // It looks for its files there, and leaves some.
+        // It keeps temporary files there.
         command.arg("--port=0").env("TMPDIR", dir.path()).env("HOME", dir.path()).process_group(0);
         let mut child = command
             .stdout(Stdio::piped())
@@ -101,7 +101,7 @@ impl Browser {
             line.strip_prefix("ChromeDriver was started successfully on port ")
                 .map(|port| port.trim_end_matches('.').to_owned())
         });
-        // It goes on printing.
+        // It continues to print.
         std::thread::spawn(move || lines.for_each(drop));
         let profile = driver.dir.path().join("profile");
         let options = json!({"args": [
@@ -157,7 +157,7 @@ fn page(dir: &Path) -> PathBuf {
 }
 
 #[tokio::test]
-async fn the_page_can_be_read_by_day_and_by_night_and_on_a_phone_and_fetches_nothing() {
+async fn the_page_is_readable_in_light_and_dark_mode_and_on_a_phone_and_fetches_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let page = page(dir.path());
     let browser = Browser::start().await;
@@ -207,9 +207,9 @@ async fn a_cell_of_the_heat_map_leads_to_the_failure_whose_evidence_unfolds() {
     browser.end().await;
 }
 
-/// The picture in the docs is made by this: `NAGAYA_REPORT_TO_SHOW` names a page, `NAGAYA_REPORT_PICTURE` the file.
+/// Makes the screenshot in the documentation: `NAGAYA_REPORT_TO_SHOW` names the page, `NAGAYA_REPORT_PICTURE` the file.
 #[tokio::test]
-async fn a_picture_can_be_taken_of_it() {
+async fn a_screenshot_can_be_taken() {
     let dir = tempfile::tempdir().expect("a directory");
     let page = std::env::var_os(TO_SHOW).map_or_else(|| page(dir.path()), PathBuf::from);
     let browser = Browser::start().await;

@@ -1,4 +1,4 @@
-//! The command line under bad input: each mistake has its status, and a sentence that helps.
+//! Errors on the command line: each has its exit status and a helpful message.
 
 use crate::fixture::{Fixture, Manner, ends};
 
@@ -48,7 +48,7 @@ fn nothing_selected_is_4() {
 }
 
 #[test]
-fn a_report_folder_that_cannot_be_is_told_before_anything_runs() {
+fn a_report_folder_that_cannot_be_created_is_reported_before_the_run() {
     let fixture = Fixture::start(Manner::Hangs);
     let (status, text) = ends(["run", "--target", &fixture.url, "--report", "/dev/null/report"]);
     assert_eq!(status, 70, "{text}");

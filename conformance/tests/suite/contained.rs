@@ -1,4 +1,4 @@
-//! The suite's own deployments in containers: the server, and PostgreSQL and Redis by testcontainers. Nothing of them is left.
+//! The suite's own deployments in containers: the server, PostgreSQL and Redis. Nothing of them is left behind.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ fn docker(args: &[&str]) -> String {
 fn a_server_a_database_and_a_redis_in_containers_are_conformant_and_leave_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let report = dir.path().display().to_string();
-    // Health; a room and its run; a server that is killed and started again on PostgreSQL; one whose Redis goes away.
+    // Health; a workspace and its run; a killed server that restarts with PostgreSQL; a server whose Redis fails.
     let filter = "id(=HLTH-001) or id(=RUN-001) or id(=STATE-010) or id(=STATE-001) or id(=CHAOS-009)";
     let (status, text) = ends(["run", "--launch", "container", "--report", &report, "--filter", filter]);
     let json =
@@ -27,7 +27,7 @@ fn a_server_a_database_and_a_redis_in_containers_are_conformant_and_leave_nothin
         (2, &4.into(), &1.into()),
         "{text}"
     );
-    // What only a process can be given is said to be missing, and why.
+    // Capabilities that need a server as a process are missing, with a reason.
     let why = report["missing_capabilities"]["mount"].as_str().unwrap_or_default();
     assert!(why.contains("--launch container"), "{report}");
 

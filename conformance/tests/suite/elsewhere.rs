@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::fixture::ends;
 
-/// The suite's command in a thread of its own, so that what it tests goes on.
+/// Runs the suite's command in a thread of its own, so that the tested server continues to run.
 async fn run(args: &[&str]) -> (i32, String, Value) {
     let dir = tempfile::tempdir().expect("a directory");
     let report = dir.path().display().to_string();
@@ -24,7 +24,7 @@ async fn run(args: &[&str]) -> (i32, String, Value) {
     (status, text, serde_json::from_str(&json).expect("JSON"))
 }
 
-/// Ids by outcome.
+/// Ids of scenarios by outcome.
 fn outcomes(report: &Value) -> BTreeMap<String, Vec<String>> {
     let mut outcomes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for scenario in report["scenarios"].as_array().into_iter().flatten() {
@@ -37,7 +37,7 @@ fn outcomes(report: &Value) -> BTreeMap<String, Vec<String>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn core_needs_an_address_and_host_the_engine_and_neither_leaves_anything() {
     let options = Options::default();
-    let capabilities = Capabilities::settle(&options).await.expect("settled");
+    let capabilities = Capabilities::probe(&options).await.expect("settled");
     let suite = Arc::new(Run::begin(options, capabilities).expect("begun"));
     let context = Context::new(suite.clone(), "ELSEWHERE", &[]).expect("a directory");
     let tested = test(&context).await;
@@ -63,12 +63,12 @@ async fn test(context: &Context) -> Result<(), nagaya_conformance::harness::fail
     for id in ["BUG-06", "BUG-06-TWENTY", "BUG-09", "BUG-12-HOST", "BUG-13-HOST", "SEC-001", "SEC-002"] {
         assert!(passed.iter().any(|one| one == id), "{id} has not passed: {text}");
     }
-    // Without the engine's socket that part could not run, and each says what it lacks.
+    // Without the engine's socket these scenarios could not run, and each names the missing capability.
     let (status, text, report) = run(&["--target", &url, "--profile", "host"]).await;
     assert_eq!((status, report["verdict"].as_str()), (2, Some("incomplete")), "{text}");
     assert!(outcomes(&report)["could-not-run"].contains(&"BUG-06".to_owned()), "{text}");
 
-    // What it has it cannot be said to lack.
+    // `--without` must not name a part that the deployment has.
     let (status, text) = {
         let url = url.clone();
         let ended = tokio::task::spawn_blocking(move || ends(["run", "--target", &url, "--without", "resume"]));

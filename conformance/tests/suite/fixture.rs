@@ -1,4 +1,4 @@
-//! A deployment that is not one: it keeps the promises of HLTH-001 and no other, until it is told to break them.
+//! A stand-in for a deployment: it keeps only the promises of HLTH-001, and breaks them on demand.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -17,21 +17,21 @@ use serde_json::{Value, json};
 pub enum Manner {
     /// As the contract says.
     Good,
-    /// Not at all, while the connection stays open.
+    /// Never, while the connection stays open.
     Hangs,
-    /// It hangs up in the middle of the answer.
+    /// With half a response, after which it closes the connection.
     ClosesEarly,
-    /// With something that is no JSON.
+    /// With something that is not JSON.
     WrongJson,
     /// With 500.
     Fails,
-    /// It wants a key for everything but `/health/live`.
+    /// Only with a key, as everything except `/health/live`.
     Locked,
     /// Streams end inside an event.
     HalfAnEvent,
 }
 
-/// A running one; it ends when it is dropped.
+/// A running stand-in; it ends when it is dropped.
 pub struct Fixture {
     pub url: String,
     ended: Arc<AtomicBool>,
@@ -45,7 +45,7 @@ impl Fixture {
         let ended = Arc::new(AtomicBool::new(false));
         let end = ended.clone();
         let thread = std::thread::spawn(move || {
-            // Connections that hang are kept until the end.
+            // Connections that hang are kept open until the end.
             let mut open = Vec::new();
             for client in listener.incoming().flatten() {
                 if end.load(Ordering::SeqCst) {
@@ -61,7 +61,7 @@ impl Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        // Wakes it up; it may have ended by itself.
+        // Wakes the thread up; it may have ended already.
         let _ = TcpStream::connect(self.url.trim_start_matches("http://"));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -69,7 +69,7 @@ impl Drop for Fixture {
     }
 }
 
-/// Gives the connection back where it is to stay open.
+/// Returns the connection if it must stay open.
 fn answer(mut client: TcpStream, manner: Manner) -> Option<TcpStream> {
     client.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
     let mut head = Vec::new();
@@ -87,7 +87,7 @@ fn answer(mut client: TcpStream, manner: Manner) -> Option<TcpStream> {
         return None;
     }
     if path.ends_with("/stream") {
-        // A client that leaves is no concern of it.
+        // A client may disconnect at any time.
         let _ = client.write_all(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n\
               id: r:1\nevent: init\ndata: {\"seq\": 1, \"timestamp\": \"2026-01-01T00:00:00Z\"}\n\nid: r:2\nevent: do",
@@ -132,11 +132,11 @@ fn send(client: &mut TcpStream, status: u16, body: &str) {
         "HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n",
         body.len()
     );
-    // A client that leaves is no concern of it.
+    // A client may disconnect at any time.
     let _ = client.write_all(format!("{head}\r\n{body}").as_bytes());
 }
 
-/// How long what is waited for may take: a room to be there, a broken-off run to end, an engine to answer.
+/// How long a condition may take: a workspace that appears, an interrupted run that ends, an engine that answers.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until a condition holds.
@@ -162,7 +162,7 @@ pub fn kill(child: &Child, signal: Signal) {
     kill_process(pid, signal).expect("signalled");
 }
 
-/// Runs it to its end: its exit status, and all it printed.
+/// Runs it to its end, and returns its exit status and output.
 pub fn ends<'a>(args: impl IntoIterator<Item = &'a str>) -> (i32, String) {
     status_and_output(&suite(args).output().expect("started"))
 }
@@ -172,7 +172,7 @@ pub fn status_and_output(output: &Output) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Runs HLTH-001 against a deployment of this manner, with further arguments; gives status, what was printed, and the JSON report.
+/// Runs HLTH-001 against a stand-in of this kind with further arguments, and returns status, output and the JSON report.
 pub fn judged(manner: Manner, more: &[&str]) -> (i32, String, Value) {
     let (fixture, dir) = (Fixture::start(manner), tempfile::tempdir().expect("a directory"));
     let report: PathBuf = dir.path().join("report");

@@ -1,4 +1,4 @@
-//! A habit that no test of behaviour shows: the suite links nothing of the server.
+//! A rule that no test of behaviour shows: the suite links nothing of the server.
 
 #[test]
 fn nothing_of_the_server_is_linked() {

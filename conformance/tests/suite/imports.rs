@@ -1,5 +1,4 @@
-//! The imports between the modules of the suite point in one direction: no module imports itself through others, and neither does a
-//! folder.
+//! The imports between the modules of the suite have no circles, neither between files nor between folders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -82,7 +81,7 @@ fn graph(root: &Path) -> Graph {
     graph
 }
 
-/// A way from a node back to itself.
+/// A path from a node back to itself.
 fn circle(graph: &Graph) -> Option<Vec<Vec<String>>> {
     fn visit(graph: &Graph, node: &Vec<String>, way: &mut Vec<Vec<String>>, done: &mut BTreeSet<Vec<String>>) -> bool {
         if let Some(begin) = way.iter().position(|one| one == node) {

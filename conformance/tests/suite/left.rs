@@ -10,14 +10,14 @@ use rustix::process::Signal;
 use crate::fixture::{kill, status_and_output, suite, wait};
 use crate::slow_engine::SlowEngine;
 
-/// The id of the one run below `dir`, and that run's directory.
+/// The id and the directory of the only run below `dir`.
 fn the_run(dir: &Path) -> Option<(String, PathBuf)> {
     let runs = dir.join(format!("nagaya-conformance-{}", rustix::process::getuid().as_raw()));
     let path = std::fs::read_dir(runs).ok()?.flatten().next()?.path();
     Some((path.file_name()?.to_str()?.to_owned(), path))
 }
 
-/// What the engine lists that names a run.
+/// Lines of a list of the engine that name a run.
 fn listed(run: &str, list: &[&str]) -> Vec<String> {
     let output = Command::new("docker").args(list).output().expect("docker");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -25,7 +25,7 @@ fn listed(run: &str, list: &[&str]) -> Vec<String> {
     String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains(&mark)).map(str::to_owned).collect()
 }
 
-/// All containers of a run, whatever their state, with their names.
+/// All containers of a run, in any state, with their names.
 fn containers(run: &str) -> Vec<String> {
     listed(run, &["ps", "--all", "--format", "{{.Names}} {{.Label \"nagaya.deployment\"}}"])
 }
@@ -35,7 +35,7 @@ fn images(run: &str) -> Vec<String> {
     listed(run, &["images", "--format", "{{.Repository}}:{{.Tag}}"])
 }
 
-/// Directories for sockets that a run has made.
+/// Socket directories of a run.
 fn socket_dirs(run: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/tmp").expect("/tmp").flatten().map(|entry| entry.path());
     entries.filter(|path| path.display().to_string().starts_with(&format!("/tmp/ng-{run}-"))).collect()
@@ -50,7 +50,7 @@ fn processes(run: &str) -> Vec<String> {
     names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// A run in the middle of a scenario that has a room.
+/// A run in the middle of a scenario that has a workspace.
 struct Running {
     child: Child,
     dir: tempfile::TempDir,
@@ -87,7 +87,7 @@ impl Running {
         assert!(the_run(self.dir.path()).is_none(), "its own directory after {after}");
     }
 
-    /// Tells it to end, and waits until it has cleaned up.
+    /// Interrupts it, and waits until it has cleaned up.
     fn interrupt(&mut self) {
         kill(&self.child, Signal::INT);
         let status = self.child.wait().expect("ended");
@@ -95,13 +95,13 @@ impl Running {
         assert_eq!(status.code(), Some(2), "{text}");
     }
 
-    /// Kills it: it leaves what it has.
+    /// Kills it, so that it cannot clean up.
     fn kill(&mut self) {
         kill(&self.child, Signal::KILL);
         self.child.wait().expect("ended");
     }
 
-    /// Has what it left collected.
+    /// Runs `gc` for what it left behind.
     fn collect(&self) {
         let (status, text) =
             status_and_output(&suite(["gc"]).env("TMPDIR", self.dir.path()).output().expect("started"));
@@ -117,7 +117,7 @@ fn an_interrupted_run_leaves_nothing() {
 }
 
 #[test]
-fn one_that_is_killed_leaves_nothing_that_gc_does_not_find() {
+fn gc_finds_everything_that_a_killed_run_left() {
     let mut it = running();
     it.kill();
     assert!(!containers(&it.run).is_empty(), "nothing was left to collect");
@@ -125,10 +125,10 @@ fn one_that_is_killed_leaves_nothing_that_gc_does_not_find() {
     it.assert_nothing_left("gc");
 }
 
-/// How long a request is kept that the engine itself would soon have answered.
+/// How long a request to the engine is delayed.
 const KEPT: Duration = Duration::from_secs(4);
 
-/// Breaks a run off, one way and the other, while the engine is at a request of its, or of its server's, that makes something.
+/// Ends a run, by an interrupt and by a kill, while a request of its own or of its server's that makes something is in progress.
 fn broken_off_during(scenario: &str, request: &'static str, kept: Duration) {
     for after in ["SIGINT", "gc"] {
         let dir = tempfile::tempdir().expect("a directory");
@@ -148,20 +148,20 @@ fn broken_off_during(scenario: &str, request: &'static str, kept: Duration) {
 }
 
 #[test]
-fn an_image_that_is_just_being_made_is_not_left() {
-    // Passed on at once: what it is made of must still be there, and a commit is slow enough.
+fn an_image_in_the_making_is_not_left_behind() {
+    // Forwarded at once: the base must still exist, and a commit is slow enough.
     broken_off_during("BUG-10-EXIT", "/commit?", Duration::ZERO);
 }
 
 #[test]
-fn a_container_of_the_suites_own_that_is_just_being_made_is_not_left() {
+fn a_container_in_the_making_is_not_left_behind() {
     broken_off_during("BUG-10-EXIT", "/containers/create?name=conf-", KEPT);
 }
 
 #[test]
-fn a_room_that_a_killed_server_had_asked_for_is_waited_for() {
+fn gc_waits_for_a_workspace_that_a_killed_server_had_requested() {
     let dir = tempfile::tempdir().expect("a directory");
-    // What a run leaves that is killed with its server when that has made a room's directory and has asked for its container.
+    // The leftovers of a run that is killed with its server after that has created a workspace's directory and requested its container.
     let run = format!("{:08x}", std::process::id());
     let own = dir.path().join(format!("nagaya-conformance-{}/{run}", rustix::process::getuid().as_raw()));
     let (deployment, sockets) = (format!("conf-{run}-d-1"), PathBuf::from(format!("/tmp/ng-{run}-2")));

@@ -1,4 +1,4 @@
-//! The suite itself under test: its command line against a small deployment that misbehaves as it is told.
+//! Tests of the suite itself: its command line against a small stand-in that misbehaves on demand.
 
 mod browser;
 mod commands;

@@ -1,4 +1,4 @@
-//! What becomes of a scenario, and of the run: outcome, verdict and exit status agree, and nothing unseen is a good one.
+//! Outcome, verdict and exit status agree, and nothing that did not run counts as good.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -53,10 +53,10 @@ async fn half_an_event_stream_is_a_failure() {
 }
 
 #[test]
-fn one_that_hangs_is_broken_off_in_time_and_still_reported() {
-    let begun = Instant::now();
+fn a_scenario_that_hangs_is_stopped_at_the_time_limit_and_reported() {
+    let started = Instant::now();
     let (status, text, report) = judged(Manner::Hangs, &["--time-limit", "1"]);
-    assert!(begun.elapsed() < Duration::from_secs(25), "the limit of the run was not kept: {text}");
+    assert!(started.elapsed() < Duration::from_secs(25), "the limit of the run was not kept: {text}");
     assert_eq!((status, verdict(&report)), (2, ("incomplete", 2, "error")), "{text}");
 }
 
@@ -66,8 +66,8 @@ fn hanging(fixture: &Fixture, dir: &Path) -> (Child, PathBuf) {
     let mut command = suite(["run", "--target", &fixture.url, "--filter", "id(=HLTH-001)", "--report"]);
     command.arg(dir.join("report")).env("TMPDIR", dir).stderr(File::create(&log).expect("made"));
     let child = command.spawn().expect("started");
-    let begun = || std::fs::read_to_string(&log).unwrap_or_default().contains("start  HLTH-001");
-    wait("the start of HLTH-001", begun);
+    let running = || std::fs::read_to_string(&log).unwrap_or_default().contains("start  HLTH-001");
+    wait("the start of HLTH-001", running);
     (child, log)
 }
 
@@ -95,7 +95,7 @@ fn an_interrupt_ends_the_run_and_it_is_still_reported() {
 }
 
 #[test]
-fn what_a_killed_run_left_is_collected_and_a_living_one_is_not_touched() {
+fn gc_removes_what_a_killed_run_left_and_leaves_a_running_one_alone() {
     let (fixture, dir) = (Fixture::start(Manner::Hangs), tempfile::tempdir().expect("a directory"));
     let (mut child, _) = hanging(&fixture, dir.path());
     let gc = || {
@@ -114,7 +114,7 @@ fn what_a_killed_run_left_is_collected_and_a_living_one_is_not_touched() {
 }
 
 #[test]
-fn what_could_not_run_is_never_conformant() {
+fn a_run_in_which_a_scenario_could_not_run_is_not_conformant() {
     let (status, text, report) = judged(Manner::Good, &["--filter", "id(=HLTH-001) or id(=BUG-06)"]);
     assert_eq!((status, report["verdict"].as_str()), (2, Some("incomplete")), "{text}");
     assert_eq!(report["counts"]["could-not-run"], 1);
@@ -124,8 +124,8 @@ fn what_could_not_run_is_never_conformant() {
 }
 
 #[test]
-fn what_a_deployment_does_not_describe_or_is_said_to_lack_could_not_run() {
-    // The fixture's description has none of the routes that a deployment may leave out.
+fn scenarios_for_missing_optional_parts_could_not_run() {
+    // The stand-in's description has none of the optional routes.
     let filter = ["--filter", "id(=HLTH-001) or requires(admin) or requires(resume)", "--without", "admin"];
     let (status, text, report) = judged(Manner::Good, &filter);
     assert_eq!((status, report["verdict"].as_str()), (2, Some("incomplete")), "{text}");
@@ -138,7 +138,7 @@ fn what_a_deployment_does_not_describe_or_is_said_to_lack_could_not_run() {
 }
 
 #[test]
-fn a_profile_pins_its_scenarios() {
+fn a_claimed_profile_must_be_run_whole() {
     let (status, text, report) = judged(Manner::Good, &["--profile", "core"]);
     assert_eq!((status, report["verdict"].as_str()), (2, Some("incomplete")), "{text}");
     let missing = report["missing_scenarios"].as_array().cloned().unwrap_or_default();
@@ -146,7 +146,7 @@ fn a_profile_pins_its_scenarios() {
 }
 
 #[test]
-fn scenarios_that_ask_a_real_model_need_leave() {
+fn scenarios_that_call_a_real_model_need_permission() {
     let filter = ["--filter", "id(=HLTH-001) or id(=RUN-002)"];
     let (_, _, report) = judged(Manner::Good, &filter);
     assert!(
@@ -173,7 +173,7 @@ fn known_failures_still_run_and_one_that_passes_fails() {
 }
 
 #[test]
-fn one_that_cannot_be_reached_or_wants_another_key_is_no_verdict() {
+fn an_unreachable_target_or_a_refused_key_gives_no_verdict() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let (status, text) = ends(["run", "--target", &format!("http://{nobody}")]);
     assert_eq!(status, 3, "{text}");

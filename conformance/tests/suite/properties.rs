@@ -1,4 +1,4 @@
-//! What holds for any input: expressions that select scenarios, event streams, metrics pages.
+//! Properties for any input: filter expressions, event streams, metrics pages.
 
 use std::sync::LazyLock;
 
@@ -9,21 +9,21 @@ use nagaya_conformance::harness::scenario::Scenario;
 use nagaya_conformance::scenarios;
 use proptest::prelude::*;
 
-/// Every scenario; made once, for it is asked for at every step.
+/// Every scenario; computed once, because each step uses it.
 static ALL: LazyLock<Vec<&'static Scenario>> = LazyLock::new(scenarios::all);
 
-/// An expression, and which scenarios it means.
+/// A filter expression, and the scenarios that it matches.
 #[derive(Debug, Clone)]
-enum Meant {
+enum Expression {
     Id(usize),
     Family(usize),
-    Not(Box<Meant>),
-    And(Box<Meant>, Box<Meant>),
-    Or(Box<Meant>, Box<Meant>),
+    Not(Box<Expression>),
+    And(Box<Expression>, Box<Expression>),
+    Or(Box<Expression>, Box<Expression>),
 }
 
-impl Meant {
-    /// Written so that the reader's own precedence is put to the test: parentheses only where they are needed.
+impl Expression {
+    /// The expression as text, with parentheses only where precedence requires them, so that the parser's precedence is tested.
     fn written(&self) -> String {
         let inside = |one: &Self, binds_less: fn(&Self) -> bool| {
             if binds_less(one) { format!("({})", one.written()) } else { one.written() }
@@ -51,18 +51,18 @@ impl Meant {
     }
 }
 
-fn meant() -> impl Strategy<Value = Meant> {
-    let leaf = prop_oneof![any::<usize>().prop_map(Meant::Id), any::<usize>().prop_map(Meant::Family)];
+fn expression() -> impl Strategy<Value = Expression> {
+    let leaf = prop_oneof![any::<usize>().prop_map(Expression::Id), any::<usize>().prop_map(Expression::Family)];
     leaf.prop_recursive(4, 24, 2, |inner| {
         prop_oneof![
-            inner.clone().prop_map(|one| Meant::Not(Box::new(one))),
-            (inner.clone(), inner.clone()).prop_map(|(one, other)| Meant::And(Box::new(one), Box::new(other))),
-            (inner.clone(), inner).prop_map(|(one, other)| Meant::Or(Box::new(one), Box::new(other))),
+            inner.clone().prop_map(|one| Expression::Not(Box::new(one))),
+            (inner.clone(), inner.clone()).prop_map(|(one, other)| Expression::And(Box::new(one), Box::new(other))),
+            (inner.clone(), inner).prop_map(|(one, other)| Expression::Or(Box::new(one), Box::new(other))),
         ]
     })
 }
 
-/// Reads a stream in pieces of these sizes, over and over; gives its events, and whether it ended inside one.
+/// Parses a stream in pieces of these sizes, repeated; returns its events, and whether it ended inside one.
 fn read(stream: &[u8], sizes: &[usize]) -> (Vec<SseEvent>, bool) {
     let (mut reader, mut events, mut rest) = (SseReader::default(), Vec::new(), stream);
     for size in sizes.iter().cycle() {
@@ -78,10 +78,10 @@ fn read(stream: &[u8], sizes: &[usize]) -> (Vec<SseEvent>, bool) {
 
 proptest! {
     #[test]
-    fn an_expression_means_what_is_written(meant in meant()) {
-        let filter = Filter::parse(&meant.written()).unwrap_or_else(|error| panic!("{}: {error}", meant.written()));
+    fn an_expression_means_what_is_written(expression in expression()) {
+        let filter = Filter::parse(&expression.written()).unwrap_or_else(|error| panic!("{}: {error}", expression.written()));
         for scenario in ALL.iter() {
-            prop_assert_eq!(filter.matches(scenario), meant.holds(scenario), "{} of {}", scenario.id, meant.written());
+            prop_assert_eq!(filter.matches(scenario), expression.holds(scenario), "{} of {}", scenario.id, expression.written());
         }
     }
 

@@ -1,4 +1,4 @@
-//! All reports come from one model and agree; the page for a browser needs nothing but itself.
+//! All reports come from one model and agree; the HTML page needs nothing but itself.
 
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ fn the_page_stands_alone() {
     }
 }
 
-/// Puts a word in the place of what differs from run to run.
+/// Replaces values that differ from run to run by placeholders.
 fn settled(mut report: Value) -> Value {
     let (target, seed) = (report["target"].as_str().unwrap_or_default().to_owned(), report["seed"].to_string());
     for (name, word) in [

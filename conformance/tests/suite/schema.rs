@@ -1,10 +1,10 @@
-//! The published schema says what the report holds: all of it, and nothing else.
+//! The published schema describes exactly the fields of the report.
 
 use serde_json::Value;
 
 use crate::fixture::{Manner, judged};
 
-/// The part of JSON Schema (2020-12) that the published schema uses. A word that is not known here fails: it would not be checked.
+/// Validates the part of JSON Schema (2020-12) that the published schema uses. An unknown keyword fails, because it would not be checked.
 fn check(schema: &Value, value: &Value, place: &str) {
     for (word, wanted) in schema.as_object().expect("a schema is an object") {
         match word.as_str() {

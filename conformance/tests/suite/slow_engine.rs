@@ -1,5 +1,5 @@
-//! A slow engine: the real one behind a socket that keeps a request for a while before it passes it on, whether or not its client is
-//! still there. So an engine does that has begun with something: it ends it.
+//! A slow engine: the real one behind a socket that delays a request before it forwards it, whether or not the client is still
+//! connected. A real engine behaves alike: it completes a request after its client has disconnected.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -14,7 +14,7 @@ use crate::fixture::wait;
 
 const ENGINE: &str = "/var/run/docker.sock";
 
-/// One that is slow with requests that begin with certain words.
+/// A relay to the engine that delays certain requests.
 pub struct SlowEngine {
     pub socket: PathBuf,
     shared: Arc<Shared>,
@@ -29,7 +29,7 @@ struct Shared {
 }
 
 impl SlowEngine {
-    /// Requests with `slow` in their first line are kept for so long.
+    /// Starts it; requests with `slow` in their first line are delayed for `kept`.
     pub fn start(dir: &Path, slow: &'static str, kept: Duration) -> Self {
         let socket = dir.join("engine.sock");
         let listener = UnixListener::bind(&socket).expect("a socket");
@@ -48,12 +48,12 @@ impl SlowEngine {
         Self { socket, shared, thread: Some(thread) }
     }
 
-    /// How many requests it has kept, or is keeping.
+    /// The number of requests that it has delayed or is delaying.
     pub fn kept(&self) -> usize {
         self.shared.kept.load(Ordering::SeqCst)
     }
 
-    /// Ends it once all requests that it kept have been answered, and tells how many have.
+    /// Ends it once all delayed requests have been answered, and returns their number.
     pub fn end(mut self) -> usize {
         self.shared.ended.store(true, Ordering::SeqCst);
         drop(UnixStream::connect(&self.socket));
@@ -69,7 +69,7 @@ fn relay<'s>(scope: &'s Scope<'s, '_>, mut client: UnixStream, slow: &'static st
     let waits = waits_for_answer.clone();
     scope.spawn(move || {
         let mut buffer = [0; 64 << 10];
-        // The client may be gone; what the engine answers is read all the same.
+        // The client may have disconnected; the engine's response is read anyway.
         while let Ok(length @ 1..) = from_engine.read(&mut buffer) {
             if waits.swap(false, Ordering::SeqCst) {
                 shared.done.fetch_add(1, Ordering::SeqCst);
@@ -92,7 +92,7 @@ fn relay<'s>(scope: &'s Scope<'s, '_>, mut client: UnixStream, slow: &'static st
                 break;
             }
         }
-        // Only that the client will ask no more: the engine answers what it was asked.
+        // Closes only the sending direction, so that the engine completes its requests.
         wait("the engine's answer", || !waits_for_answer.load(Ordering::SeqCst));
         let _gone = engine.shutdown(Shutdown::Both);
     });

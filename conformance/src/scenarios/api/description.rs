@@ -19,14 +19,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "API-020",
     "Requests generated from /openapi.json, valid and invalid, receive the documented responses on every route",
     "GET /openapi.json: OpenAPI 3.1 of all the above",
-    body!(as_described),
+    body!(as_documented),
 )
 .severity(Severity::High)
 .profile(Profile::Full)
 .requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::Schemathesis])
 .limit(170)];
 
-async fn as_described(context: &Context) -> Result<(), Failure> {
+async fn as_documented(context: &Context) -> Result<(), Failure> {
     context.secrets().add(OPERATOR);
     let mut deployment = context.launch(Launch::new().set("API_KEYS", OPERATOR)).await?;
     deployment.api = deployment.api.with_key(Some(OPERATOR));

@@ -49,7 +49,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "API-005",
         "Creating a tenant or a model that already exists is refused with 409 CONFLICT",
         "errors are always the envelope; CONFLICT 409",
-        body!(twice),
+        body!(duplicates),
     )
     .severity(Severity::Low)
     .limit(45),
@@ -179,7 +179,7 @@ async fn second_run(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&conversation, "@say now it is free").await.map(|_| ())
 }
 
-async fn twice(context: &Context) -> Result<(), Failure> {
+async fn duplicates(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     let api = &deployment.api;
     let conversation = deployment.conversation(context).await?;

@@ -24,7 +24,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "API-010",
         "Without a valid key only the public routes answer, however the key is wrong",
         "X-API-Key: KEY or Authorization: Bearer KEY; open without a key: /, /health*, /openapi.json, /docs",
-        body!(no_key),
+        body!(authentication),
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
@@ -33,7 +33,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "API-011",
         "On every route of a tenant, another tenant's key is answered with 404 and changes nothing",
         "a tenant's key on another tenant's path gets 404, as if it were not there",
-        body!(isolation),
+        body!(tenant_isolation),
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
@@ -42,7 +42,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "API-012",
         "A tenant's key is refused with 403 on every operator's route",
         "FORBIDDEN 403; /api/admin: operator's key only",
-        body!(operators_only),
+        body!(operator_routes),
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
@@ -51,7 +51,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "API-013",
         "A key over its rate limit receives 429 with the headers, other keys do not, and it recovers after Retry-After",
         "RATE_LIMIT_EXCEEDED 429 (with Retry-After, X-RateLimit-*); per key",
-        body!(too_often),
+        body!(rate_limited),
     )
     .severity(Severity::High)
     .profile(Profile::Full)
@@ -65,7 +65,7 @@ async fn with_keys(context: &Context, launch: Launch) -> Result<(Deployment, Con
     }
     let (ours, theirs) = (context.unique("ours"), context.unique("theirs"));
     let keys = format!("{OPERATOR},{ours}:{OURS},{theirs}:{THEIRS}");
-    let mut deployment = context.launch(launch.without_model().not_waiting().set("API_KEYS", keys)).await?;
+    let mut deployment = context.launch(launch.without_model().without_waiting().set("API_KEYS", keys)).await?;
     deployment.api = deployment.api.with_key(Some(OPERATOR));
     let any = deployment.conversation(context).await?;
     for tenant in [&ours, &theirs] {
@@ -103,7 +103,7 @@ async fn send(api: &Api, method: &Method, path: &str, headers: &[(&str, &str)]) 
     api.send(method.clone(), path, body, headers).await
 }
 
-async fn no_key(context: &Context) -> Result<(), Failure> {
+async fn authentication(context: &Context) -> Result<(), Failure> {
     let (deployment, conversation, _) = with_keys(context, Launch::new()).await?;
     let nobody = deployment.api.with_key(None);
     for path in ["/", "/health", "/health/live", "/openapi.json", "/docs"] {
@@ -135,7 +135,7 @@ async fn no_key(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn isolation(context: &Context) -> Result<(), Failure> {
+async fn tenant_isolation(context: &Context) -> Result<(), Failure> {
     let (deployment, theirs, ours) = with_keys(context, Launch::new()).await?;
     let (intruder, owner) = (deployment.api.with_key(Some(OURS)), deployment.api.with_key(Some(THEIRS)));
     // The control: each tenant sees its own.
@@ -158,7 +158,7 @@ async fn isolation(context: &Context) -> Result<(), Failure> {
     check_eq("the other tenant's conversation afterwards", after, before)
 }
 
-async fn operators_only(context: &Context) -> Result<(), Failure> {
+async fn operator_routes(context: &Context) -> Result<(), Failure> {
     let (deployment, conversation, _) = with_keys(context, Launch::new()).await?;
     let tenant = deployment.api.with_key(Some(THEIRS));
     let own = format!("/api/tenants/{}", conversation.tenant);
@@ -185,7 +185,7 @@ async fn operators_only(context: &Context) -> Result<(), Failure> {
     check_eq("the tenant's status afterwards", still["status"].as_str(), Some("active"))
 }
 
-async fn too_often(context: &Context) -> Result<(), Failure> {
+async fn rate_limited(context: &Context) -> Result<(), Failure> {
     // Set-up used some of the operator's requests; a tenant's budget is untouched.
     let launch = Launch::new().set("RATE_LIMIT_REQUESTS", 20).set("RATE_LIMIT_PERIOD", 40);
     let (deployment, conversation, _) = with_keys(context, launch).await?;
@@ -197,7 +197,7 @@ async fn too_often(context: &Context) -> Result<(), Failure> {
     };
     let first = busy.get(&path).await?.expect(200)?;
     check_eq("X-RateLimit-Limit", number(&first, "x-ratelimit-limit")?, 20)?;
-    check(number(&first, "x-ratelimit-remaining")? < 20, "the first request is not counted")?;
+    check(number(&first, "x-ratelimit-remaining")? < 20, "the first request was not counted")?;
     number(&first, "x-ratelimit-reset")?;
     let mut asked = 1;
     let refusal = loop {

@@ -20,24 +20,24 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "API-007",
         "The pages of a list are complete and do not overlap; an invalid limit or offset is refused with 422",
         "{items, total, limit, offset}; limit 1–100 (50), offset",
-        body!(pages),
+        body!(pagination),
     ),
     Scenario::new(
         "API-008",
         "A body that is too large or not UTF-8 is refused with the error envelope",
         "PAYLOAD_TOO_LARGE 413; VALIDATION_ERROR 422",
-        body!(too_much),
+        body!(body_limits),
     ),
     Scenario::new(
         "API-009",
         "No error response reveals internals of the server",
         "no stack traces to clients",
-        body!(nothing_of_the_inside),
+        body!(no_internals),
     )
     .severity(Severity::High),
 ];
 
-async fn pages(context: &Context) -> Result<(), Failure> {
+async fn pagination(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     let first = deployment.conversation(context).await?;
     let mut made = vec![first.id.clone()];
@@ -86,7 +86,7 @@ async fn pages(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn too_much(context: &Context) -> Result<(), Failure> {
+async fn body_limits(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     let api = &deployment.api;
     let conversation = deployment.conversation(context).await?;
@@ -104,7 +104,7 @@ async fn too_much(context: &Context) -> Result<(), Failure> {
     api.get(&conversation.path("")).await?.expect(200).map(drop)
 }
 
-async fn nothing_of_the_inside(context: &Context) -> Result<(), Failure> {
+async fn no_internals(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     let api = &deployment.api;
     let conversation = deployment.conversation(context).await?;

@@ -1,4 +1,4 @@
-//! The scenarios of the family API.
+//! API: the HTTP API.
 
 mod description;
 mod errors;

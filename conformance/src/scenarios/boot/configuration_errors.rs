@@ -30,7 +30,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "BOOT-010",
         "A server that cannot start reports which setting is wrong and what to do, and leaves nothing behind",
         "cause and cure in one or two lines each; nothing half-started stays",
-        body!(start_is_refused),
+        body!(failed_start),
     )
     .profile(Profile::Full)
     .requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Postgres])
@@ -55,7 +55,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "BOOT-012",
         "All errors of a configuration are reported at once, each with its setting, its value and what is accepted",
         "a bad value: exit 64, one line per fault with the variable, the value (never a secret's) and what is accepted",
-        body!(all_at_once),
+        body!(all_errors_at_once),
     )
     .profile(Profile::Full)
     .requires(&[Capability::Launch, Capability::Docker])
@@ -105,7 +105,7 @@ fn wrong_password(url: &str) -> Result<String, Failure> {
         .ok_or_else(|| Failure::harness(format!("no password in {url}")))
 }
 
-async fn all_at_once(context: &Context) -> Result<(), Failure> {
+async fn all_errors_at_once(context: &Context) -> Result<(), Failure> {
     let sockets = context.socket_dir()?;
     let secret = format!("mysql://user:{SECRET}@127.0.0.1/none");
     let faults = [
@@ -137,7 +137,7 @@ async fn all_at_once(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn start_is_refused(context: &Context) -> Result<(), Failure> {
+async fn failed_start(context: &Context) -> Result<(), Failure> {
     let postgres = context.postgres().await?;
     let other = context.launch(Launch::new().without_model()).await?;
     let theirs = other.server()?.program.env.get("STATE_DIR").cloned().unwrap_or_default();
@@ -181,7 +181,7 @@ async fn start_is_refused(context: &Context) -> Result<(), Failure> {
     let sockets = context.socket_dir()?;
     for (what, name, value, status, words) in rows {
         let deployment = context.unique("d");
-        context.rooms_of(&deployment, Some(context.engine()?))?;
+        context.register_rooms(&deployment, Some(context.engine()?))?;
         let settings = [("DEPLOYMENT_ID", deployment), (name, value)];
         let program = command(context, "serve", &sockets, &settings)?;
         says(&ended(context, &program, status, what).await?, words, what)?;

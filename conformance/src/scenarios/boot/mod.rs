@@ -1,4 +1,4 @@
-//! The scenarios of the family BOOT.
+//! BOOT: start and configuration.
 
 mod configuration_errors;
 mod second_signal;

@@ -18,14 +18,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "BOOT-001",
     "A second SIGTERM ends the wait for runs, and nothing is left behind",
     "shutdown drains runs up to SHUTDOWN_TIMEOUT; a second SIGTERM hastens",
-    body!(hastened),
+    body!(second_sigterm),
 )
 .severity(Severity::High)
 .profile(Profile::Full)
 .requires(RUN)
 .limit(120)];
 
-async fn hastened(context: &Context) -> Result<(), Failure> {
+async fn second_sigterm(context: &Context) -> Result<(), Failure> {
     // Longer than the suite waits for a stop: only the second signal can end it in time.
     let deployment = context.launch(Launch::new().set("SHUTDOWN_TIMEOUT", 600)).await?;
     let conversation = deployment.conversation(context).await?;

@@ -30,7 +30,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "BUG-10-JUNK",
         "Lines that are not JSON and messages of unknown type are skipped",
         "unknown message types and non-JSON lines are logged and skipped",
-        body!(junk),
+        body!(unknown_lines),
     )
     .severity(Severity::High)
     .profile(Profile::Full)
@@ -40,7 +40,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "BUG-10-GONE",
         "A run in a workspace without the CLI ends with sdk_not_installed",
         "CLI missing: sdk_not_installed",
-        body!(no_cli),
+        body!(missing_cli),
     )
     .severity(Severity::High)
     .profile(Profile::Full)
@@ -50,7 +50,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "BUG-10-EXIT",
         "A CLI that exits with status 3 ends the run with execution_error and the last lines of stderr",
         "exit ≠ 0: execution_error with the tail of stderr",
-        body!(cli_fails),
+        body!(failing_cli),
     )
     .severity(Severity::High)
     .profile(Profile::Full)
@@ -147,7 +147,7 @@ fn ended_with(events: &[RunEvent], error_type: &str, holding: &str) -> Result<()
     check_eq(format!("is_error in done: {done}"), done["is_error"].as_bool(), Some(true))
 }
 
-async fn junk(context: &Context) -> Result<(), Failure> {
+async fn unknown_lines(context: &Context) -> Result<(), Failure> {
     const SCRIPT: &str = r#"#!/bin/sh
 case "$*" in *--version*) echo '0.0.0 (stand-in)'; exit 0 ;; esac
 echo 'this is not JSON'
@@ -172,13 +172,13 @@ echo 'one more line that is not JSON'
     check_eq("result in done", done["result"].as_str(), Some("ended between junk"))
 }
 
-async fn no_cli(context: &Context) -> Result<(), Failure> {
+async fn missing_cli(context: &Context) -> Result<(), Failure> {
     const CHANGE: &str =
         "test -n \"$(command -v claude)\"; find / -xdev -name claude ! -type d -delete; ! command -v claude";
     ended_with(&run_in(context, CHANGE).await?, "sdk_not_installed", "")
 }
 
-async fn cli_fails(context: &Context) -> Result<(), Failure> {
+async fn failing_cli(context: &Context) -> Result<(), Failure> {
     const SCRIPT: &str = "#!/bin/sh\ncase \"$*\" in *--version*) echo '0.0.0 (stand-in)'; exit 0 ;; esac\n\
          echo 'the last words of the stand-in' >&2\nexit 3\n";
     ended_with(&run_in(context, &replace_cli(SCRIPT)).await?, "execution_error", "the last words of the stand-in")

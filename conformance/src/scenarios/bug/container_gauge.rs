@@ -24,7 +24,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "BUG-13",
         "After every random operation the gauge of active containers equals what `docker ps` lists",
         "the gauge equals reality at all times, whatever ended the container",
-        body!(random_life),
+        body!(random_operations),
     )
     .severity(Severity::High)
     .profile(Profile::Full)
@@ -34,7 +34,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "BUG-13-HOST",
         "As workspaces come and go, the gauge of active containers equals what `docker ps` lists, on any deployment",
         "the gauge equals reality at all times, whatever ended the container",
-        body!(come_and_go),
+        body!(create_and_delete),
     )
     .severity(Severity::High)
     .profile(Profile::Host)
@@ -52,7 +52,7 @@ enum Step {
     Kill,
 }
 
-async fn random_life(context: &Context) -> Result<(), Failure> {
+async fn random_operations(context: &Context) -> Result<(), Failure> {
     let mut rng = SmallRng::seed_from_u64(context.seed);
     // Workspaces survive a restart here; the last step of the scenario deletes them.
     let launch = Launch::new().set("SHUTDOWN_WORKSPACES", "keep");
@@ -78,7 +78,7 @@ async fn random_life(context: &Context) -> Result<(), Failure> {
     agree(&deployment, "the end").await.map(|_| ())
 }
 
-async fn come_and_go(context: &Context) -> Result<(), Failure> {
+async fn create_and_delete(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     deployment.ready(READY_LIMIT).await?;
     agree(&deployment, "the beginning").await?;
@@ -134,11 +134,11 @@ async fn perform(
         }
         Step::Restart => {
             deployment.stop().await?;
-            deployment.start_again(context).await
+            deployment.restart(context).await
         }
         Step::Kill => {
             deployment.kill().await?;
-            deployment.start_again(context).await
+            deployment.restart(context).await
         }
     }
 }

@@ -45,7 +45,7 @@ async fn corrupt_record(context: &Context) -> Result<(), Failure> {
         }
     }
     check(spoilt > 0, "no value in Redis contains the conversation's id: nothing was corrupted")?;
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     in_own_room(&deployment, &whole).await?;
     deployment.run_well(&hurt, "@say in another room").await?;
     let server_log = deployment.server()?.log().to_lowercase();

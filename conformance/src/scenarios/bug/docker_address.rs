@@ -62,7 +62,7 @@ async fn docker_addresses(context: &Context) -> Result<(), Failure> {
 
 async fn docker_comes_late(context: &Context) -> Result<(), Failure> {
     let path = context.socket_dir()?.join("docker.sock");
-    let launch = Launch::new().without_model().not_waiting().set("DOCKER_SOCKET_PATH", path.display());
+    let launch = Launch::new().without_model().without_waiting().set("DOCKER_SOCKET_PATH", path.display());
     let deployment = context.launch(launch).await?;
     let docker = async || {
         let health = deployment.api.get("/health").await?.expect(200)?.json()?;

@@ -60,7 +60,7 @@ async fn empty_environment(context: &Context) -> Result<(), Failure> {
     let config = effective(context, &[]).await?;
     check_eq("CONTAINER_GC_INTERVAL with nothing set", setting_text(&config, "CONTAINER_GC_INTERVAL")?.as_str(), "60")?;
 
-    its_turn(context).await?;
+    lock_default_port(context).await?;
     // Empty except for a home directory of the scenario's own, and an address if another process uses the default port.
     let mut program = context.bare_server(["serve"]);
     let home = context.dir().display().to_string();
@@ -81,7 +81,7 @@ async fn empty_environment(context: &Context) -> Result<(), Failure> {
     }
     adopted_and_taken_down(context, &program, &addr_file);
     let server = Process::start(&program, &context.run.id, &context.dir().join("server.log"))?;
-    context.now_runs(&server);
+    context.register_server(&server);
     context.add_witness(crate::target::witnesses::Log(server.clone()));
     let address = crate::target::fixtures::address(&server, &addr_file, LIVE_LIMIT).await?;
     if default_port_is_free {
@@ -95,7 +95,7 @@ async fn empty_environment(context: &Context) -> Result<(), Failure> {
 
 /// A server without settings uses the host's default port and directory, so that only one suite on a host at a time can run such a
 /// server. The lock is released once everything that the scenario makes from here on has been removed.
-async fn its_turn(context: &Context) -> Result<(), Failure> {
+async fn lock_default_port(context: &Context) -> Result<(), Failure> {
     // The kernel releases the name, however its holder ends.
     let name = SocketAddr::from_abstract_name("nagaya-conformance: a server with nothing set")?;
     let turn = eventually(TURN_LIMIT, "its turn", || std::future::ready(UnixListener::bind_addr(&name))).await;

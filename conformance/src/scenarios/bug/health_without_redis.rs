@@ -35,7 +35,7 @@ async fn health(context: &Context) -> Result<(), Failure> {
         check_eq("docker meanwhile", health["checks"]["docker"]["status"].as_str(), Some("healthy"))?;
         deployment.api.get("/health/live").await?.expect(200)?;
         deployment.api.get("/health/ready").await?.expect(200)?;
-        redis.start_again().await?;
+        redis.restart().await?;
     }
     redis_is(&deployment, "healthy").await.map(|_| ())
 }

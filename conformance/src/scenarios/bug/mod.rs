@@ -1,4 +1,4 @@
-//! The scenarios of the family BUG.
+//! BUG: the fifteen faults of an earlier system from which the contract was derived.
 
 mod agent_driver;
 mod container_gauge;

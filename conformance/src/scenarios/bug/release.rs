@@ -64,7 +64,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "BUG-12-HOST",
         "Deleting a conversation removes container, directory and sockets of its workspace, on any deployment",
         REQUIREMENT,
-        body!(room_by_room),
+        body!(delete_one_by_one),
     )
     .severity(Severity::High)
     .profile(Profile::Host)
@@ -127,7 +127,7 @@ async fn nothing_left(deployment: &Deployment, occupied: &Occupied) -> Result<()
     Ok(())
 }
 
-async fn room_by_room(context: &Context) -> Result<(), Failure> {
+async fn delete_one_by_one(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     deployment.ready(READY_LIMIT).await?;
     let mut occupied = rooms::occupied(context, &deployment, ROOMS).await?;

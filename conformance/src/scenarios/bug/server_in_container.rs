@@ -76,7 +76,7 @@ async fn wrong_host_path(context: &Context) -> Result<(), Failure> {
     check(!std::path::Path::new(NOWHERE).exists(), format!("{NOWHERE} exists: nothing can be shown with it"))?;
     // A wrong host path, and a missing one: the server then uses its own path for the host's.
     for wrong in [NOWHERE, SOCKETS_INSIDE] {
-        let launch = Launch::new().in_container().without_model().not_waiting();
+        let launch = Launch::new().in_container().without_model().without_waiting();
         let launch = launch.set("WORKSPACE_SOCKET_HOST_PATH", wrong).set("SHUTDOWN_TIMEOUT", 1);
         let deployment = context.launch(launch).await?;
         let reason = eventually(READY_LIMIT, "a reason in /health/ready that reports an attempt", async || {

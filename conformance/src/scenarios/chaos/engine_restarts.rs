@@ -46,9 +46,9 @@ async fn engine_restarted(context: &Context) -> Result<(), Failure> {
         let stream = endless(&deployment, &conversation).await.map_err(in_context)?;
         let before = deployment.rooms().await?;
         if what == "restarted" {
-            own.stop().await?
+            own.stop().await?;
         } else {
-            own.cut_off().await?
+            own.kill_all().await?;
         }
         let events = stream.finish().await.map_err(in_context)?;
         let done = ended_badly(&events).map_err(in_context)?;
@@ -59,7 +59,7 @@ async fn engine_restarted(context: &Context) -> Result<(), Failure> {
         deployment.api.get("/health/live").await?.expect(200)?;
         deployment.api.get("/health/ready").await?.expect_error(503, "SERVICE_UNAVAILABLE")?;
 
-        own.start_again().await?;
+        own.restart().await?;
         deployment.ready(HEALED_LIMIT).await.map_err(in_context)?;
         deployment.run_well(&conversation, "@say after").await.map_err(in_context)?;
         two_rooms(&deployment).await.map_err(in_context)?;

@@ -1,4 +1,4 @@
-//! The scenarios of the family CHAOS.
+//! CHAOS: failures at the wrong moment.
 
 mod agent_fails;
 mod disk_full;

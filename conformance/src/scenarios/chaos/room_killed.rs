@@ -34,7 +34,7 @@ async fn room_killed(context: &Context) -> Result<(), Failure> {
     let done = events.last().map(|done| done.data.clone()).unwrap_or_default();
     check_eq(format!("status in done: {done}"), done["status"].as_str(), Some("error"))?;
     let new = deployment.only_room().await?;
-    check(new.id != room.id, "the workspace that was killed is the only one")?;
+    check(new.id != room.id, "only the killed workspace exists")?;
     check_eq(
         "workspace_container_crashes_total",
         deployment.api.metrics().await?.sum("workspace_container_crashes_total"),

@@ -58,7 +58,7 @@ async fn kill_nine(context: &Context) -> Result<(), Failure> {
         let _ = tokio::time::timeout(moment, workload(&deployment, &conversations, doomed)).await;
         seen += deployment.all_rooms().await?.len();
         deployment.kill().await?;
-        deployment.start_again(context).await.map_err(|failure| failure.during(&what))?;
+        deployment.restart(context).await.map_err(|failure| failure.during(&what))?;
         if let Some(doomed) = doomed {
             delete(&deployment, &conversations.swap_remove(doomed)).await?;
             conversations.push(deployment.another_conversation(context, &tenant, &model).await?);
@@ -76,7 +76,7 @@ async fn kill_nine(context: &Context) -> Result<(), Failure> {
     let after = Descriptors::of(deployment.server()?);
     deployment.stop().await?;
     deployment.server.as_mut().map(|server| server.program.env.insert("WARM_POOL_MIN_SIZE".into(), "0".into()));
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     let more = after.others_beyond(&Descriptors::of(deployment.server()?));
     check(more.is_empty(), format!("descriptors that a fresh server does not have: {}", more.join(", ")))?;
     nothing_left(&deployment).await

@@ -25,7 +25,7 @@ pub(crate) async fn start(context: &Context) -> Result<(Room, PathBuf), Failure>
     std::fs::create_dir(&sockets)?;
     // Uid 1000 must be able to create a socket in it, whatever user runs the suite.
     std::fs::set_permissions(&sockets, std::fs::Permissions::from_mode(0o777))?;
-    let name = context.own_container("room", &engine)?;
+    let name = context.new_container_name("room", &engine)?;
     let container = engine.container(&name);
     image::start_room(&engine, &context.run, &name, &context.run.options.image, &sockets).await?;
     Ok((container, sockets))

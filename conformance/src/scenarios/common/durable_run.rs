@@ -73,7 +73,7 @@ pub(crate) async fn outlives(context: &Context, launch: Launch) -> Result<(Deplo
     let seen = waiting(&deployment, &conversation).await?;
     let room = deployment.only_room().await?;
     deployment.kill().await?;
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     let second =
         deployment.api.post(&conversation.path("/stream"), &serde_json::json!({"user_input": "@say no"})).await?;
     second.expect_error(409, "RESOURCE_LOCKED")?;

@@ -35,7 +35,7 @@ pub(crate) async fn listed(
 }
 
 /// An upload whose beginning has been sent.
-pub(crate) async fn begun(
+pub(crate) async fn start_upload(
     deployment: &Deployment,
     to: &Conversation,
     path: &str,

@@ -46,7 +46,10 @@ impl Wire {
         let request = format!("GET http://{HOST}/control HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
         let control = wire.talk(request.as_bytes(), "a plain request").await?;
         check_eq(format!("status of a plain request ({control:?})"), control.status(), Some(200))?;
-        check(wire.peer.seen().contains("GET /control HTTP/1.1\r\n"), format!("what arrived: {:?}", wire.peer.seen()))?;
+        check(
+            wire.peer.seen().contains("GET /control HTTP/1.1\r\n"),
+            format!("the bytes that arrived: {:?}", wire.peer.seen()),
+        )?;
         Ok(wire)
     }
 

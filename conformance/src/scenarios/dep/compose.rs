@@ -59,8 +59,8 @@ async fn up_and_down(context: &Context) -> Result<(), Failure> {
         check(there.iter().any(|(one, _)| *one == kind), format!("no {kind} among {there:?}"))?;
     }
     not_root(&engine, &there).await?;
-    check(!deployment.all_rooms().await?.is_empty(), "no workspace is there")?;
-    check(std::fs::read_dir(project.dir().join("sockets"))?.count() > 0, "no socket directory is there")?;
+    check(!deployment.all_rooms().await?.is_empty(), "no workspace exists before `down`")?;
+    check(std::fs::read_dir(project.dir().join("sockets"))?.count() > 0, "no socket directory exists before `down`")?;
 
     project.script("down.sh", &[]).await?;
     check_eq("left of the project", compose::parts(&engine, &project.name).await?, Vec::new())?;

@@ -1,4 +1,4 @@
-//! The scenarios of the family DEP.
+//! DEP: deployments as they are delivered.
 
 mod compose;
 mod replacement;

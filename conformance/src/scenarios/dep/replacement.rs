@@ -59,7 +59,7 @@ async fn replaced(context: &Context) -> Result<(), Failure> {
     let before = container(&deployment)?.inspect().await?.id;
     deployment.stop().await?;
     room.shell("touch /workspace/go").await?;
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     check(before != container(&deployment)?.inspect().await?.id, "the container is the one that was stopped")?;
     let done = durable_run::whole(&deployment, &conversation, seen).await?;
     durable_run::well(&deployment, &conversation, &done).await?;
@@ -80,11 +80,11 @@ async fn rolling(context: &Context) -> Result<(), Failure> {
 
     first.stop().await?;
     second.run_well(&talks, "@say by the second").await.map_err(|failure| failure.during("while the first is away"))?;
-    first.start_again(context).await?;
+    first.restart(context).await?;
     second.stop().await?;
     // A server finds the workspace of a conversation that the other one created.
     first.run_well(&talks, "@say by the first").await.map_err(|failure| failure.during("while the second is away"))?;
-    second.start_again(context).await?;
+    second.restart(context).await?;
     room.shell("touch /workspace/go").await?;
     let done = durable_run::whole(&first, &runs, seen).await?;
     durable_run::well(&first, &runs, &done).await?;

@@ -26,7 +26,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "EGR-203",
         "A request with contradicting hosts is refused; a forwarded one names its target once, in canonical form",
         "Host rewritten from the target; a Host that contradicts the absolute URI: 400",
-        body!(said_twice),
+        body!(contradicting_hosts),
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
@@ -78,13 +78,13 @@ async fn framing(context: &Context) -> Result<(), Failure> {
     // The control: after an unambiguous request, the next one is processed.
     let whole = format!("POST http://{HOST}/first HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\n\r\nbody{second}");
     let answer = wire.talk(whole.as_bytes(), "two requests, one after the other").await?;
-    check_eq(format!("answers to two requests ({answer:?})"), answer.answers(), 2)?;
+    check_eq(format!("responses to two requests ({answer:?})"), answer.answers(), 2)?;
     let seen = wire.peer.seen().matches("/second").count();
     check_eq("requests for /second that arrived", seen, 1)?;
     for lines in FRAMINGS {
         let bytes = format!("POST http://{HOST}/first HTTP/1.1\r\nHost: {HOST}\r\n{lines}{second}");
         let answer = wire.talk(bytes.as_bytes(), &format!("a request with {lines:?}")).await?;
-        check_eq(format!("answers to one request with {lines:?} ({answer:?})"), answer.answers(), 1)?;
+        check_eq(format!("responses to one request with {lines:?} ({answer:?})"), answer.answers(), 1)?;
         // A response that the target sends before it has the whole body may be forwarded; no other may follow.
         let ends = answer.has_line("Connection: close");
         check(ends, format!("a request with {lines:?} does not end its connection: {answer:?}"))?;
@@ -97,7 +97,7 @@ async fn framing(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn said_twice(context: &Context) -> Result<(), Failure> {
+async fn contradicting_hosts(context: &Context) -> Result<(), Failure> {
     let wire = Wire::start(context, PLAIN).await?;
     for (target, host, status) in [
         (format!("http://{HOST}/"), format!("{HOST}:80"), 200),
@@ -168,7 +168,7 @@ async fn nothing_echoed(context: &Context) -> Result<(), Failure> {
         );
         let answer = wire.talk(bytes.as_bytes(), &target).await?;
         check_eq(format!("status of CONNECT {target}"), answer.status(), Some(status))?;
-        check_eq(format!("answers after a refused CONNECT {target} ({answer:?})"), answer.answers(), 1)?;
+        check_eq(format!("responses after a refused CONNECT {target} ({answer:?})"), answer.answers(), 1)?;
     }
     check_eq("connections outside after refused tunnels", wire.peer.connections(), reached)
 }

@@ -49,7 +49,7 @@ async fn bodies(context: &Context) -> Result<(), Failure> {
     check(answer.text.ends_with("\r\n\r\n\x1f\x08\x00abc"), format!("the response has another body: {answer:?}"))?;
     check(
         wire.peer.seen().to_ascii_lowercase().contains("accept-encoding: br;q=1"),
-        format!("what arrived: {:?}", wire.peer.seen()),
+        format!("the bytes that arrived: {:?}", wire.peer.seen()),
     )?;
 
     let switching = context

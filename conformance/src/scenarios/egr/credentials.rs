@@ -119,7 +119,7 @@ async fn ask_cli(context: &Context, env: &str, says: &str) -> Result<(), Failure
     let outside = Outside::with(context, |launch| launch).await?;
     let asked =
         outside.shell(&format!("cd /workspace && env {env} timeout 25 claude -p '@say {says}' </dev/null")).await?;
-    check_eq("what the CLI printed", asked.trim(), says)?;
+    check_eq("the output of the CLI", asked.trim(), says)?;
     let requests = outside.deployment.model()?.requests().await?;
     let streams = requests.iter().filter(|request| request.path().ends_with("/invoke-with-response-stream")).count();
     check(streams > 0, format!("no request for a stream among {requests:?}"))?;

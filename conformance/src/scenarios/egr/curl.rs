@@ -73,7 +73,7 @@ async fn plain_and_tls(context: &Context) -> Result<(), Failure> {
         let echoed = json(&printed)?;
         check_eq(format!("query in {echoed}"), echoed["query"].as_str(), Some(format!("by={scheme}").as_str()))?;
         let seen = outside.seen_once(&path).await?;
-        check_eq("how it arrived", seen.scheme.as_str(), scheme)?;
+        check_eq("the request as it arrived", seen.scheme.as_str(), scheme)?;
         check_eq("Host", seen.header("host"), Some(HOST))?;
         check_agent(&seen, "curl/")?;
         check_clean(&seen)?;
@@ -90,7 +90,7 @@ async fn named_port(context: &Context) -> Result<(), Failure> {
     let echoed = json(&outside.shell(&format!("{curl} 'http://{HOST}:{PORT}/echo?in=tunnel'")).await?)?;
     check_eq(format!("query in {echoed}"), echoed["query"].as_str(), Some("in=tunnel"))?;
     let seen = outside.seen_once("/echo?in=tunnel").await?;
-    check_eq("how it arrived", seen.scheme.as_str(), "http")?;
+    check_eq("the request as it arrived", seen.scheme.as_str(), "http")?;
     check_eq("Host", seen.header("host"), Some(format!("{HOST}:{PORT}").as_str()))?;
     // The same port in a plain request, and the ports next to it.
     let echoed =
@@ -181,7 +181,7 @@ async fn redirect(context: &Context) -> Result<(), Failure> {
     let to = format!("http://{DENIED}/echo?after=denied");
     let denied = follow("denied", &to).await?;
     check(denied.ends_with(&format!("403 1 {to}")), format!("a redirect to a name off the list: {denied}"))?;
-    check(denied.contains("EGRESS_DENIED"), format!("who refused it: {denied}"))?;
+    check(denied.contains("EGRESS_DENIED"), format!("the header of the refusal: {denied}"))?;
     let tls = follow("denied-tls", &format!("https://{DENIED}/echo?after=denied")).await?;
     check(tls.contains("tunnel 403;"), format!("a redirect to HTTPS off the list: {tls}"))?;
     let ways: Vec<_> =

@@ -1,4 +1,4 @@
-//! The scenarios of the family EGR.
+//! EGR: egress through the proxy.
 
 mod allow_list;
 mod ambiguous_requests;

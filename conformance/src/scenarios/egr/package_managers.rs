@@ -56,7 +56,7 @@ async fn pip(context: &Context) -> Result<(), Failure> {
     let printed = outside.shell(&install(HOST)).await?;
     let done = format!("Successfully installed {}-{}", facts.package, facts.version);
     check(printed.contains(&done), format!("pip printed {printed:?}"))?;
-    check_eq("what the installed package says", outside.shell(import).await?.trim(), facts.greeting.as_str())?;
+    check_eq("the text of the installed package", outside.shell(import).await?.trim(), facts.greeting.as_str())?;
     for path in [format!("/simple/{}/", facts.package), "/files/".to_owned()] {
         let seen = outside.seen_once(&path).await?;
         check_eq(format!("how the request for {path} arrived"), seen.scheme.as_str(), "https")?;
@@ -95,7 +95,7 @@ async fn npm(context: &Context) -> Result<(), Failure> {
 
     let printed = outside.shell(&install(HOST)).await?;
     check(printed.contains("added 1 package"), format!("npm printed {printed:?}"))?;
-    check_eq("what the installed package says", outside.shell(&require).await?.trim(), facts.greeting.as_str())?;
+    check_eq("the text of the installed package", outside.shell(&require).await?.trim(), facts.greeting.as_str())?;
     let tarball = format!("/npm/{0}/-/{0}-{1}.tgz", facts.package, facts.version);
     for path in [tarball, format!("/npm/{}", facts.package)] {
         let seen = outside.seen_once(&path).await?;

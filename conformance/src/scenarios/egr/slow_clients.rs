@@ -60,7 +60,7 @@ async fn slow(context: &Context) -> Result<(), Failure> {
         let read = tokio::time::timeout(HEAD_LIMIT, tunnel.read_exact(&mut answer)).await;
         read.map_err(|_| Failure::assertion("the CONNECT of a silent tunnel is not answered"))??;
         check_eq(
-            "the beginning of the answer to CONNECT",
+            "the beginning of the response to CONNECT",
             String::from_utf8_lossy(&answer).into_owned().as_str(),
             "HTTP/1.1 200",
         )?;

@@ -69,7 +69,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Launches a deployment, and returns the proxy socket of the workspace in its pool.
-async fn way_out(context: &Context, launch: Launch) -> Result<(Deployment, PathBuf), Failure> {
+async fn proxy_socket(context: &Context, launch: Launch) -> Result<(Deployment, PathBuf), Failure> {
     let deployment = context.launch(launch.without_model().set("WARM_POOL_MIN_SIZE", 1)).await?;
     deployment.metric("workspace_warm_pool_size", |waiting| waiting == 1.0, Duration::from_secs(20)).await?;
     let proxy = deployment.only_room().await?.socket_dir().await?.join("proxy.sock");
@@ -79,7 +79,7 @@ async fn way_out(context: &Context, launch: Launch) -> Result<(Deployment, PathB
 async fn greetings(context: &Context) -> Result<(), Failure> {
     let peer = context.outsider("").await?;
     let launch = Launch::new().set("PROXY_ALLOWED_DOMAINS", HOST).pin_address(HOST, 443, &peer.address);
-    let (_deployment, proxy) = way_out(context, launch).await?;
+    let (_deployment, proxy) = proxy_socket(context, launch).await?;
     let authority = format!("{HOST}:443");
     let marked = |greeting: Vec<u8>, mark: &str| [greeting, mark.as_bytes().to_vec()].concat();
 
@@ -158,7 +158,7 @@ async fn event_by_event(context: &Context) -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     let launch = Launch::new().set("PROXY_ALLOWED_DOMAINS", HOST).pin_address(HOST, 80, &address);
-    let (_deployment, proxy) = way_out(context, launch).await?;
+    let (_deployment, proxy) = proxy_socket(context, launch).await?;
     let mut client = UnixStream::connect(&proxy).await?;
     client.write_all(format!("GET http://{HOST}/events HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await?;
     let accepted = tokio::time::timeout(THROUGH_LIMIT, listener.accept()).await;
@@ -183,7 +183,7 @@ async fn large(context: &Context) -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     let launch = Launch::new().set("PROXY_ALLOWED_DOMAINS", format!("{HOST}:8080")).pin_address(HOST, 8080, &address);
-    let (deployment, proxy) = way_out(context, launch).await?;
+    let (deployment, proxy) = proxy_socket(context, launch).await?;
     let server = deployment.server()?.pid();
     let before = peak_memory(server)?;
     let mut client = UnixStream::connect(&proxy).await?;
@@ -236,7 +236,7 @@ async fn unverified(context: &Context) -> Result<(), Failure> {
         .pin_address(OTHER, 443, &known.address)
         .pin_address(UNKNOWN, 443, &unknown.address)
         .pin_address(NO_TLS, 443, &plain.address);
-    let (_deployment, proxy) = way_out(context, launch).await?;
+    let (_deployment, proxy) = proxy_socket(context, launch).await?;
     for (host, status) in [(KNOWN, 200), (UNKNOWN, 502), (OTHER, 502), (NO_TLS, 502)] {
         let request = format!("GET http://{host}/echo HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let answer = raw::talk(&proxy, request.as_bytes()).await.map_err(Failure::assertion)?;

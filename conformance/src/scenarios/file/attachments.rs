@@ -177,7 +177,7 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
             422,
             "VALIDATION_ERROR",
         ),
-        ("no end", begins().begun(), 422, "VALIDATION_ERROR"),
+        ("no end", begins().unfinished(), 422, "VALIDATION_ERROR"),
         ("a part whose head does not end", head.into(), 422, "VALIDATION_ERROR"),
     ];
     for (what, body, status, code) in refused {
@@ -196,9 +196,9 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
         content_type()
     );
     stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&Form::of_run("@say never").file_begun("cut", &vec![b'x'; LARGE]).begun()).await?;
+    stream.write_all(&Form::of_run("@say never").file_begun("cut", &vec![b'x'; LARGE]).unfinished()).await?;
     // The control: it has begun to arrive.
-    let arrives = async || check(weight(state)? > LARGE as u64 / 2, "nothing of it is there yet");
+    let arrives = async || check(weight(state)? > LARGE as u64 / 2, "nothing of it has arrived yet");
     eventually(Duration::from_secs(10), "the form in the state directory", arrives).await?;
     stream.shutdown().await?;
     let mut answer = String::new();
@@ -250,11 +250,11 @@ async fn killed(context: &Context) -> Result<(), Failure> {
         stream.until("progress").await?;
         deployment.kill().await?;
         drop(stream);
-        deployment.start_again(context).await?;
+        deployment.restart(context).await?;
         let events = deployment.follow(&conversation, "0").await?;
         let openings = events.iter().filter(|event| event.data.to_string().contains("Opening")).count();
         if openings < 2 {
-            context.note(format!("attempt {attempt}: the workspace was quicker than the kill"));
+            context.note(format!("attempt {attempt}: the workspace existed before the kill"));
             continue;
         }
         let run_output = printed(&events)?;
@@ -271,9 +271,7 @@ async fn killed(context: &Context) -> Result<(), Failure> {
             .as_mut()
             .map(|server| server.program.env.insert("SHUTDOWN_WORKSPACES".into(), "destroy".into()));
         deployment.stop().await?;
-        return deployment.start_again(context).await;
+        return deployment.restart(context).await;
     }
-    Err(Failure::could_not_run(format!(
-        "in {ATTEMPTS} attempts, every workspace was there before the server could be killed"
-    )))
+    Err(Failure::could_not_run(format!("in {ATTEMPTS} attempts every workspace existed before the server was killed")))
 }

@@ -125,7 +125,7 @@ async fn next_room(context: &Context) -> Result<(), Failure> {
     .await?;
     deployment.run_well(&conversation, &shell("cat data && ./bin/tool > ran")).await?;
     let next = deployment.only_room().await?;
-    check(next.id != room.id, "the workspace that was killed is the only one")?;
+    check(next.id != room.id, "only the killed workspace exists")?;
     let read = next.shell("cat /workspace/data /workspace/ran").await?;
     check(
         read.printed.contains("data") && read.printed.contains("it runs"),
@@ -180,7 +180,7 @@ async fn killed_in_between(context: &Context) -> Result<(), Failure> {
     deployment.kill().await?;
     check_eq("files when the server was killed", files(&storage, &conversation).await?.len(), 0)?;
     storage.fault("none").await?;
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     eventually(SOON, "the file is in the bucket", async || {
         let files = files(&storage, &conversation).await.map_err(|failure| failure.to_string())?;
         if names_and_texts(&files) == [("kept.txt", "kept")] { Ok(()) } else { Err(format!("{files:?}")) }
@@ -193,10 +193,10 @@ async fn deleted_meanwhile(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new().bucket(&storage)).await?;
     let conversation = deployment.conversation(context).await?;
     let (half, size) = ("h".repeat(1000), "Content-Length: 2000");
-    let mut upload = files::begun(&deployment, &conversation, "late", size, &half).await?;
+    let mut upload = files::start_upload(&deployment, &conversation, "late", size, &half).await?;
     // The control: an upload to a conversation that is not deleted is accepted.
     let other = deployment.another_conversation(context, &conversation.tenant, &conversation.model).await?;
-    let mut well = files::begun(&deployment, &other, "late", size, &half).await?;
+    let mut well = files::start_upload(&deployment, &other, "late", size, &half).await?;
     well.write_all(half.as_bytes()).await?;
     let mut answer = String::new();
     tokio::time::timeout(SOON, well.read_to_string(&mut answer)).await.map_err(Failure::assertion)??;

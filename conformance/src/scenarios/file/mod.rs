@@ -1,4 +1,4 @@
-//! The scenarios of the family FILE.
+//! FILE: files of a conversation.
 
 mod attachments;
 mod bucket;

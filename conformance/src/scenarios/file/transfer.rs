@@ -11,7 +11,7 @@ use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
-use crate::scenarios::common::files::{begun, listed, upload, url};
+use crate::scenarios::common::files::{listed, start_upload, upload, url};
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 
@@ -196,12 +196,12 @@ async fn cut_upload(context: &Context) -> Result<(), Failure> {
     for (path, framing) in [("kept", "Content-Length: 1000000"), ("new", "Transfer-Encoding: chunked")] {
         let part = "f".repeat(65_536);
         let part = if framing.contains("chunked") { format!("10000\r\n{part}\r\n") } else { part };
-        let mut stream = begun(&deployment, &conversation, path, framing, &part).await?;
+        let mut stream = start_upload(&deployment, &conversation, path, framing, &part).await?;
         // The control: it has begun to arrive.
         let room = deployment.only_room().await?;
         eventually(Duration::from_secs(10), "the upload in the workspace", async || {
             let found = room.shell("cd /workspace && find . -type f -size +1k | wc -l").await?;
-            check(found.printed.trim() != "0", "nothing of it is there yet")
+            check(found.printed.trim() != "0", "nothing of it has arrived yet")
         })
         .await?;
         stream.shutdown().await?;
@@ -262,7 +262,7 @@ async fn deleted_meanwhile(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new()).await?;
     let conversation = deployment.conversation(context).await?;
     let half = "h".repeat(1000);
-    let mut stream = begun(&deployment, &conversation, "late", "Content-Length: 2000", &half).await?;
+    let mut stream = start_upload(&deployment, &conversation, "late", "Content-Length: 2000", &half).await?;
     eventually(SOON, "the workspace that the upload opens", async || deployment.only_room().await.map(drop)).await?;
     // The conversation is deleted at once, or not before the upload has ended.
     let path = conversation.path("");

@@ -1,4 +1,4 @@
-//! The scenarios of the family HLTH.
+//! HLTH: health and metrics.
 
 mod endpoints;
 mod metrics;

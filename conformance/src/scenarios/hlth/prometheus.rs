@@ -44,7 +44,7 @@ async fn watched(context: &Context) -> Result<(), Failure> {
         lint(&context.run.id, context.dir(), &deployment.api.get("/metrics").await?.expect(200)?.text()).await?;
     check(findings.trim().is_empty(), format!("promtool check metrics: {findings}"))?;
     let quiet = firing(&prometheus).await?;
-    check(quiet.is_empty(), format!("alerts fire although all is well: {quiet:?}"))?;
+    check(quiet.is_empty(), format!("alerts fire without a fault: {quiet:?}"))?;
 
     // One conversation gets the workspace in the pool, the others find the pool empty.
     let conversations = conversations(context, &deployment, 4).await?;
@@ -153,7 +153,7 @@ async fn check_dashboard(prometheus: &Prometheus) -> Result<usize, Failure> {
             let query = target["expr"].as_str().unwrap_or_default();
             let query = query.replace("$instance", ".+").replace("$__rate_interval", "1m");
             let found = prometheus.query(&query).await?;
-            check(!found.is_empty(), format!("the panel {} shows nothing: {query}", panel["title"]))?;
+            check(!found.is_empty(), format!("the panel {} has no data: {query}", panel["title"]))?;
             number += 1;
         }
     }

@@ -67,5 +67,5 @@ async fn one_request(context: &Context) -> Result<(), Failure> {
     check(others.header("x-request-id").is_some_and(|other| other != id), "another request has the same id")?;
     // The log lines of its model calls name the workspace, from which further lines are found.
     let is_call = |line: &&str| line.contains("\"egress\"") && line.contains(&room) && line.contains(&conversation.id);
-    check(log.lines().any(|line| is_call(&line)), format!("no call of the model tells workspace {room}"))
+    check(log.lines().any(|line| is_call(&line)), format!("no log line of a model call names workspace {room}"))
 }

@@ -1,4 +1,4 @@
-//! The scenarios of the family IMG.
+//! IMG: the workspace image.
 
 mod recipe;
 

@@ -25,7 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 async fn image_gone(context: &Context) -> Result<(), Failure> {
     // A tag of its own for the image, which is removed and restored.
     let engine = context.engine()?.clone();
-    let tag = context.image_to_be("image", &engine)?;
+    let tag = context.new_image_tag("image", &engine)?;
     let (name, version) = tag.split_once(':').unwrap_or((&tag, "latest"));
     let named = TagImageOptionsBuilder::new().repo(name).tag(version).build();
     engine.docker().tag_image(&context.run.options.image, Some(named.clone())).await?;

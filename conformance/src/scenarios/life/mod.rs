@@ -1,4 +1,4 @@
-//! The scenarios of the family LIFE.
+//! LIFE: the life of a workspace: pool, garbage collection.
 
 mod image_removed;
 mod pool_and_idle;

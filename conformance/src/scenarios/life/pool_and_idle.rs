@@ -1,4 +1,4 @@
-//! The warm pool, idle workspaces, and whose container is whose.
+//! The warm pool, idle workspaces, and the ownership of containers.
 
 use std::time::{Duration, Instant};
 
@@ -95,9 +95,12 @@ async fn idle_rooms_go(context: &Context) -> Result<(), Failure> {
     let conversation = deployment.conversation(context).await?;
     // The run takes longer than the idle time: a workspace with a run is not idle, even without any output.
     let busy = "@tool Bash {\"command\": \"sleep 5; echo woke\", \"description\": \"Wait\"}\n@say done";
-    let begun = Instant::now();
+    let run_began = Instant::now();
     let events = deployment.run_well(&conversation, busy).await?;
-    check(begun.elapsed() >= Duration::from_secs(5), "the run was not as long as it had to be")?;
+    check(
+        run_began.elapsed() >= Duration::from_secs(5),
+        "the run was shorter than the idle time: nothing was checked",
+    )?;
     check(!events.iter().any(|event| event.name == "container_recovered"), "the workspace was lost during the run")?;
     check_eq("workspaces just after the run", deployment.all_rooms().await?.len(), 1)?;
     eventually(Duration::from_secs(15), "no workspace", async || match deployment.all_rooms().await {
@@ -120,7 +123,11 @@ async fn one_room_each(context: &Context) -> Result<(), Failure> {
     let room = deployment.only_room().await?;
     deployment.run_well(&first, write).await?;
     check_eq("the workspace of the second run", &deployment.only_room().await?.id, &room.id)?;
-    check_eq("what both runs wrote", room.exec(["cat", "/workspace/mine"]).await?.printed.as_str(), "mine\nmine\n")?;
+    check_eq(
+        "the file that both runs wrote",
+        room.exec(["cat", "/workspace/mine"]).await?.printed.as_str(),
+        "mine\nmine\n",
+    )?;
 
     deployment.run_well(&second, "@say hello").await?;
     let others: Vec<_> = deployment.rooms().await?.into_iter().filter(|other| other.id != room.id).collect();

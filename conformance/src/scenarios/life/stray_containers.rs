@@ -129,7 +129,7 @@ async fn stopped(context: &Context) -> Result<(), Failure> {
 async fn half_made(context: &Context) -> Result<(), Failure> {
     let tag = context.derived_image_with("true", "ENTRYPOINT [\"/no/such/program\"]").await?;
     // It may never become ready, because no workspace can be started.
-    let launch = Launch::new().set("CONTAINER_IMAGE", &tag).set("CONTAINER_GC_INTERVAL", 1).not_waiting();
+    let launch = Launch::new().set("CONTAINER_IMAGE", &tag).set("CONTAINER_GC_INTERVAL", 1).without_waiting();
     let deployment = context.launch(launch).await?;
     let conversation = deployment.conversation(context).await?;
     eventually(HEALED_LIMIT, "a message about the missing program, from a run or from /health/ready", async || {
@@ -138,7 +138,7 @@ async fn half_made(context: &Context) -> Result<(), Failure> {
         match reply.status.as_u16() {
             503 => reply.expect_error(503, "SERVICE_UNAVAILABLE")?,
             200 => {
-                check(text.contains("\"status\":\"error\""), format!("the run ended well without a workspace: {text}"))?
+                check(text.contains("\"status\":\"error\""), format!("the run succeeded without a workspace: {text}"))?;
             }
             other => {
                 return Err(Failure::mismatch(

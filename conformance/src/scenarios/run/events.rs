@@ -25,7 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "RUN-032",
         "Context usage is reported after each run, and a conversation with a full context accepts no further run",
         "context_status: warning_level normal, warning, critical, blocked; can_continue; context_limit_reached",
-        body!(context_fills_up),
+        body!(context_usage),
     )
     .profile(Profile::Full)
     .requires(&[Capability::Model])
@@ -107,7 +107,7 @@ async fn status(deployment: &Deployment, conversation: &Conversation) -> Result<
     Ok(only(&events, "context_status")?.data.clone())
 }
 
-async fn context_fills_up(context: &Context) -> Result<(), Failure> {
+async fn context_usage(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     let conversation = deployment.conversation(context).await?;
     let first = status(&deployment, &conversation).await?;

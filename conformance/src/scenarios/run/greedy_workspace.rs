@@ -16,7 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "RUN-004",
     "A workspace that exhausts its memory, forks without end or fills its disk harms no other",
     "fork bomb and memory hog hurt only their own workspace",
-    body!(greedy),
+    body!(exhausts_limits),
 )
 .severity(Severity::High)
 .profile(Profile::Full)
@@ -41,7 +41,7 @@ const GREEDY: [(&str, &str, &str); 3] = [
     ),
 ];
 
-async fn greedy(context: &Context) -> Result<(), Failure> {
+async fn exhausts_limits(context: &Context) -> Result<(), Failure> {
     let launch = Launch::new()
         .set("CONTAINER_MEMORY", "768MiB")
         .set("CONTAINER_PIDS", 96)

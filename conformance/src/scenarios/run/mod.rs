@@ -1,4 +1,4 @@
-//! The scenarios of the family RUN.
+//! RUN: runs and their event streams.
 
 mod disconnect_and_cancel;
 mod events;

@@ -45,7 +45,7 @@ async fn read_again(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&conversation, "@say first").await?;
     let events = deployment.run_well(&conversation, "@say second").await?;
     deployment.kill().await?;
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     let run = events[0].id.rsplit_once(':').map_or("", |(run, _)| run).to_owned();
     let again = deployment.follow(&conversation, &format!("{run}:0")).await?;
     check(again == events, format!("read again: {}, at first: {}", names(&again), names(&events)))?;

@@ -35,7 +35,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "RUN-022",
         "A run whose workspace was lost while no server was running ends with an error that says so",
         "never silently: a run that is lost ends with error and done/error",
-        body!(lost_meanwhile),
+        body!(lost_while_stopped),
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
@@ -45,7 +45,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "RUN-025",
         "A cancellation that the server accepted still takes effect after the server is killed",
         "POST …/cancel: 202; the run ends with done / cancelled",
-        body!(cancelled_while_away),
+        body!(cancelled_before_kill),
     )
     .profile(Profile::Full)
     .requires(NEEDS)
@@ -65,21 +65,21 @@ async fn outlives_a_stop(context: &Context) -> Result<(), Failure> {
     let room = deployment.only_room().await?;
     deployment.stop().await?;
     room.shell("touch /workspace/go").await?;
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     let done = whole(&deployment, &conversation, seen).await?;
     well(&deployment, &conversation, &done).await?;
     // The server keeps its workspaces; this scenario removes its own.
     deployment.api.delete(&conversation.path("")).await?.expect(204).map(|_| ())
 }
 
-async fn lost_meanwhile(context: &Context) -> Result<(), Failure> {
+async fn lost_while_stopped(context: &Context) -> Result<(), Failure> {
     let mut deployment = context.launch(Launch::new()).await?;
     let conversation = deployment.conversation(context).await?;
     let seen = waiting(&deployment, &conversation).await?;
     let room = deployment.only_room().await?;
     deployment.kill().await?;
     room.kill("SIGKILL").await?;
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     let done = whole(&deployment, &conversation, seen).await?;
     check_eq(format!("status in done: {done}"), done["status"].as_str(), Some("error"))?;
     let has_errors = done["errors"].as_array().is_some_and(|errors| !errors.is_empty());
@@ -87,7 +87,7 @@ async fn lost_meanwhile(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&conversation, "@say alive again").await.map(|_| ())
 }
 
-async fn cancelled_while_away(context: &Context) -> Result<(), Failure> {
+async fn cancelled_before_kill(context: &Context) -> Result<(), Failure> {
     let mut deployment = context.launch(Launch::new()).await?;
     let conversation = deployment.conversation(context).await?;
     let seen = waiting(&deployment, &conversation).await?;
@@ -97,7 +97,7 @@ async fn cancelled_while_away(context: &Context) -> Result<(), Failure> {
     deployment.api.post(&conversation.path("/cancel"), &serde_json::json!({})).await?.expect(202)?;
     deployment.kill().await?;
     room.unpause().await?;
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     let done = whole(&deployment, &conversation, seen).await?;
     check_eq(format!("status in done: {done}"), done["status"].as_str(), Some("cancelled"))?;
     let left = room.shell("pgrep -x sleep || true").await?;

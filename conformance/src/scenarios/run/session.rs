@@ -54,12 +54,12 @@ async fn remembers(context: &Context) -> Result<(), Failure> {
     known(&deployment, "in the same workspace").await?;
     let first = deployment.only_room().await?;
     check_eq(
-        "what another conversation knows",
+        "the answer in another conversation",
         recall(&deployment, &other, &asked).await?,
         format!("{asked}: unknown"),
     )?;
     first.kill("SIGKILL").await?;
     known(&deployment, "in the next workspace").await?;
     let rooms = deployment.rooms().await?;
-    check(rooms.iter().all(|room| room.id != first.id), "the workspace that was killed is still there")
+    check(rooms.iter().all(|room| room.id != first.id), "the killed workspace still exists")
 }

@@ -32,10 +32,10 @@ async fn timed_out(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new().set("CONTAINER_EXECUTION_TIMEOUT", RUN_LIMIT.as_secs())).await?;
     let conversation = deployment.conversation(context).await?;
     // The first run may be slow on this machine; only the endless one should exceed the limit.
-    let begun = Instant::now();
+    let started = Instant::now();
     let prompt = "@tool Bash {\"command\": \"tail -f /dev/null\", \"description\": \"Wait\"}\n@say never said";
     let events = deployment.run(&conversation, prompt).await?;
-    check(begun.elapsed() >= RUN_LIMIT, format!("it was ended after {:?}", begun.elapsed()))?;
+    check(started.elapsed() >= RUN_LIMIT, format!("it was ended after {:?}", started.elapsed()))?;
     ended_badly(&events)?;
     let error = events.iter().find(|event| event.name == "error").map_or("", |error| error.text("error_type"));
     check_eq(format!("error_type among {}", names(&events)), error, "timeout_error")?;

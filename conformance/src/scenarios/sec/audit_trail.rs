@@ -135,7 +135,7 @@ async fn whole_trail(context: &Context) -> Result<(), Failure> {
         check(!text.contains(word), format!("{word} is in the trail"))?;
     }
 
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     deployment.api = deployment.api.with_key(Some(OPERATOR));
     deployment.api.post("/api/admin/gc", &json!({})).await?.expect(200)?;
     deployment.stop().await?;

@@ -99,10 +99,10 @@ async fn two_rooms(context: &Context) -> Result<(), Failure> {
     {
         check_eq(format!("{kind} of another workspace"), &seen[kind], expected)?;
     }
-    for (whose, found) in [("one", &own), ("the other", &seen)] {
+    for (viewer, found) in [("one", &own), ("the other", &seen)] {
         let sockets = json!(["/run/ws/agent.sock", "/run/ws/proxy.sock"]).to_string();
         let found = found["sockets"].to_string().replace("/var/run/", "/run/");
-        check_eq(format!("sockets that {whose} sees"), found, sockets)?;
+        check_eq(format!("sockets that {viewer} sees"), found, sockets)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The scenarios of the family SEC.
+//! SEC: what a workspace can see and do, and what is recorded of it.
 
 mod audit_trail;
 mod isolation;

@@ -1,4 +1,4 @@
-//! The scenarios of the family SOCK.
+//! SOCK: the sockets between server and workspace.
 
 mod full_directory;
 mod hostile_agent;

@@ -15,7 +15,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SOCK-002",
     "A proxy socket that the workspace removes or replaces is restored",
     "proxy.sock deleted by the workspace → restored or the workspace replaced",
-    body!(way_out_removed),
+    body!(proxy_socket_removed),
 )
 .severity(Severity::High)
 .profile(Profile::Full)
@@ -34,7 +34,7 @@ const IN_PLACE: [(&str, &str); 4] = [
     ),
 ];
 
-async fn way_out_removed(context: &Context) -> Result<(), Failure> {
+async fn proxy_socket_removed(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new()).await?;
     let conversation = deployment.conversation(context).await?;
     deployment.run_well(&conversation, "@say before").await?;
@@ -50,7 +50,7 @@ async fn way_out_removed(context: &Context) -> Result<(), Failure> {
         let through = room
             .shell("curl -sS -o /dev/null -w '%{http_code}' -x http://127.0.0.1:8080 http://nowhere.invalid/")
             .await?;
-        check_eq(format!("what the proxy says after {what}"), through.printed.trim(), "403")?;
+        check_eq(format!("the proxy's status after {what}"), through.printed.trim(), "403")?;
         deployment.run_well(&conversation, "@say still here").await.map_err(|failure| failure.during(what))?;
         check_eq(format!("the workspace after {what}"), &deployment.only_room().await?.id, &room.id)?;
     }

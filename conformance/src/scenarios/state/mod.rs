@@ -1,4 +1,4 @@
-//! The scenarios of the family STATE.
+//! STATE: persistent and shared state.
 
 mod postgres;
 mod redis_failures;

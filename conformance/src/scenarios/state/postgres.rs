@@ -157,7 +157,7 @@ async fn goes_away(context: &Context) -> Result<(), Failure> {
     // The run continues meanwhile, and so does its reader.
     reader.until("tool_result").await?;
     drop(reader);
-    postgres.start_again().await?;
+    postgres.restart().await?;
     database_is(&deployment, "healthy").await?;
     deployment.ready(HEALED_LIMIT).await?;
     let done = whole(&deployment, &conversation, seen).await?;
@@ -241,7 +241,7 @@ async fn migrated_twice(context: &Context) -> Result<(), Failure> {
     check(before.matches(',').count() > 10, format!("a schema of {before:?}"))?;
     for mut server in [first, second] {
         server.stop().await?;
-        server.start_again(context).await?;
+        server.restart(context).await?;
         server.api.get(&made.path("")).await?.expect(200)?;
     }
     check_eq("the schema after two more starts", schema().await?, before)

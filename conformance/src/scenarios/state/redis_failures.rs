@@ -46,9 +46,9 @@ async fn redis_faults(context: &Context) -> Result<(), Failure> {
     let mut rooms = 1;
     for fault in ["killed", "frozen"] {
         if fault == "killed" {
-            redis.kill().await?
+            redis.kill().await?;
         } else {
-            redis.pause().await?
+            redis.pause().await?;
         }
         redis_is(&deployment, "unhealthy").await.map_err(|failure| failure.during(fault))?;
         keeps_room(&deployment, &first, rooms).await.map_err(|failure| failure.during(fault))?;
@@ -57,9 +57,9 @@ async fn redis_faults(context: &Context) -> Result<(), Failure> {
         refused.expect_error(503, "SERVICE_UNAVAILABLE").map_err(|failure| failure.during(fault))?;
         check(refused.header("retry-after").is_some(), "503 without Retry-After")?;
         if fault == "killed" {
-            redis.start_again().await?
+            redis.restart().await?;
         } else {
-            redis.resume().await?
+            redis.resume().await?;
         }
         redis_is(&deployment, "healthy").await.map_err(|failure| failure.during(fault))?;
         deployment.run_well(&other, "@say a room").await.map_err(|failure| failure.during(fault))?;
@@ -78,11 +78,11 @@ async fn redis_faults(context: &Context) -> Result<(), Failure> {
     })
     .await?;
     deployment.stop().await?;
-    deployment.start_again(context).await?;
+    deployment.restart(context).await?;
     keeps_room(&deployment, &first, rooms).await?;
     deployment.server.as_mut().map(|server| server.program.env.insert("SHUTDOWN_WORKSPACES".into(), "destroy".into()));
     deployment.stop().await?;
-    deployment.start_again(context).await
+    deployment.restart(context).await
 }
 
 async fn redis_full(context: &Context) -> Result<(), Failure> {

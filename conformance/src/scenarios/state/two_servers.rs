@@ -115,7 +115,7 @@ async fn two_servers(context: &Context) -> Result<(), Failure> {
 
     // Both at once, for conversations without a workspace: one of the two creates it, and each conversation has one workspace.
     let mut second = second;
-    second.start_again(context).await?;
+    second.restart(context).await?;
     for _ in 0..3 {
         let contested = first.another_conversation(context, &conversation.tenant, &conversation.model).await?;
         let (one, other) = tokio::join!(first.run(&contested, "@say one"), second.run(&contested, "@say other"));
@@ -200,6 +200,6 @@ async fn pool_size(context: &Context) -> Result<(), Failure> {
     followed(&second).await?;
     second.metric("workspace_warm_pool_size", |waiting| waiting >= 1.0, HEALED_LIMIT).await?;
     second.stop().await?;
-    second.start_again(context).await?;
+    second.restart(context).await?;
     followed(&second).await
 }
