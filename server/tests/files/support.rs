@@ -26,7 +26,7 @@ pub(crate) fn bucket_with(server: &S3Server, secret: &str, sync_timeout: Duratio
         name: BUCKET.into(),
         prefix: "workspaces/".into(),
         endpoint: Some(server.url()),
-        sync_timeout: patience,
+        sync_timeout,
     };
     let credentials = Credentials::new(ACCESS_KEY, secret, None, None, "test");
     Bucket::open(settings, "us-east-1", Some(SharedCredentialsProvider::new(credentials))).expect("a client")
