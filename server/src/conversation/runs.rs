@@ -251,7 +251,7 @@ impl Runs {
 
     /// Whether a run is in progress in a conversation.
     #[must_use]
-    pub fn is_going(&self, conversation: &str) -> bool {
+    pub fn is_running(&self, conversation: &str) -> bool {
         self.running(conversation).is_some_and(|(journal, _)| !journal.is_closed())
     }
 

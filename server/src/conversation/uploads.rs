@@ -137,7 +137,7 @@ impl Batch {
 
     /// The description of the files for the run's order: one entry for each [`Batch::file`], in that order.
     #[must_use]
-    pub fn told(&self, files: Vec<UploadedFile>) -> Uploaded {
+    pub fn describe(&self, files: Vec<UploadedFile>) -> Uploaded {
         debug_assert_eq!(files.len(), self.count, "one entry for each file");
         Uploaded { id: self.id.clone(), files }
     }
@@ -172,7 +172,7 @@ mod tests {
         let mut file = batch.file().await.expect("a file");
         file.write_all(b"content").await.expect("written");
         file.flush().await.expect("flushed");
-        let uploaded = batch.told(vec![UploadedFile { path: "a/b".into(), bytes: 7 }]);
+        let uploaded = batch.describe(vec![UploadedFile { path: "a/b".into(), bytes: 7 }]);
         (batch, uploaded)
     }
 

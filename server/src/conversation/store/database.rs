@@ -120,7 +120,7 @@ impl From<MigrateError> for OpenError {
 
 impl Database {
     /// Checks whether the database can be used, without changing it. A missing SQLite file is fine: the start creates it.
-    pub(super) async fn look(&self) -> Result<(), OpenError> {
+    pub(super) async fn check(&self) -> Result<(), OpenError> {
         sqlx::any::install_default_drivers();
         let (url, known) = match self {
             Self::Sqlite(path) if !path.exists() => return Ok(()),

@@ -55,8 +55,8 @@ impl Store {
     ///
     /// # Errors
     /// The database cannot be used; the error says what to do.
-    pub async fn look(database: &Database) -> Result<(), OpenError> {
-        database.look().await
+    pub async fn check(database: &Database) -> Result<(), OpenError> {
+        database.check().await
     }
 
     /// Checks whether the database answers.
