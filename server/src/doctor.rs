@@ -88,7 +88,7 @@ fn state_dir(path: &Path) -> Finding {
 }
 
 async fn database(database: &Database) -> Finding {
-    match Store::look(database).await {
+    match Store::check(database).await {
         Ok(()) => Finding::Ok(match database {
             Database::Sqlite(path) if !path.exists() => format!("{} (will be created)", path.display()),
             Database::Sqlite(path) => path.display().to_string(),
@@ -233,4 +233,23 @@ fn keys(config: &Config) -> Finding {
         return Finding::Note("none: every client is an operator".into(), remedy);
     }
     Finding::Ok(format!("{:?}", config.service.keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_depends_on_why_the_engine_is_unreachable() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("docker.sock");
+        let remedy = |kind| {
+            let error = EngineError::Unreachable { address: String::new(), why: String::new(), io_error: Some(kind) };
+            engine_remedy(&EngineAddress::Unix(socket.clone()), &error)
+        };
+        assert!(remedy(ErrorKind::NotFound).contains("systemctl start docker"));
+        std::fs::write(&socket, "").expect("written");
+        assert!(remedy(ErrorKind::PermissionDenied).contains("usermod -aG docker"));
+        assert!(remedy(ErrorKind::ConnectionRefused).contains("systemctl restart docker"));
+    }
 }

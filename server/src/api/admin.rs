@@ -145,7 +145,7 @@ struct Reclaimed {
 
 /// Runs one garbage-collection cycle and waits for its result.
 #[utoipa::path(post, path = "/api/admin/gc", tag = "admin",
-    responses((status = 200, body = Collected, description = "The cycle's result")))]
+    responses((status = 200, body = Collected, description = "Result of the cycle")))]
 pub(super) async fn collect(_: Operator, State(app): State<AppState>) -> Json<Collected> {
     let report = app.cluster.collect().await;
     let reclaimed = report.reclaimed.into_iter().map(|(id, why)| Reclaimed {

@@ -94,7 +94,7 @@ pub(super) struct ConversationPage {
 /// Lists a tenant's conversations, newest first.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations", tag = "conversations",
     params(TenantPath, Filter),
-    responses((status = 200, body = ConversationPage, description = "The requested page"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = ConversationPage, description = "The requested page of conversations"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn list(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -123,7 +123,7 @@ pub(super) async fn list(
 /// Creates a conversation for one of the tenant's users.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations", tag = "conversations",
     params(TenantPath), request_body = Creation,
-    responses((status = 201, body = Conversation, description = "The created conversation"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 201, body = Conversation, description = "The conversation as created"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn create(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -148,10 +148,10 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(app.store.create_conversation(new).await?)))
 }
 
-/// Returns one conversation.
+/// Returns the conversation with an id.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}", tag = "conversations",
     params(ConversationPath),
-    responses((status = 200, body = Conversation, description = "The requested conversation"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Conversation, description = "The conversation with this id"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -163,7 +163,7 @@ pub(super) async fn get(
 /// Changes a conversation; absent fields keep their value. Setting the status to `archived` archives it.
 #[utoipa::path(put, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}", tag = "conversations",
     params(ConversationPath), request_body = Update,
-    responses((status = 200, body = Conversation, description = "The changed conversation"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
+    responses((status = 200, body = Conversation, description = "The conversation after the change"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
         (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn update(
     TenantScope(tenant): TenantScope,
@@ -181,7 +181,7 @@ pub(super) async fn update(
 /// Archives a conversation: it is kept but accepts no further runs, and its workspace is released.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/archive", tag = "conversations",
     params(ConversationPath),
-    responses((status = 200, body = Conversation, description = "The archived conversation"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
+    responses((status = 200, body = Conversation, description = "The conversation after the change"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn archive(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -200,7 +200,7 @@ async fn change_conversation(
     let archive = change.status == Some(ConversationStatus::Archived);
     if archive {
         app.store.conversation(tenant, id).await?;
-        if app.runs.is_going(id) {
+        if app.runs.is_running(id) {
             return Err(ApiError::new(
                 Code::ResourceLocked,
                 "a run is in progress in this conversation; cancel it first",

@@ -54,7 +54,7 @@ const INTERNAL_ERROR: ErrorResponse =
 const SERVICE_UNAVAILABLE: ErrorResponse =
     ("503", "SERVICE_UNAVAILABLE: a dependency does not work; retry after the seconds in Retry-After");
 
-/// Describes the error responses that operations without a mandatory key declare.
+/// Describes the error responses that the routes without a mandatory key declare.
 pub(super) fn open(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     for operation in operations(&mut api) {
         describe(operation, &[UNAUTHORIZED, RATE_LIMIT_EXCEEDED, SERVICE_UNAVAILABLE]);
@@ -69,7 +69,7 @@ pub(super) fn guarded(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Ope
         let none: [&str; 0] = [];
         operation.security =
             Some([API_KEY, BEARER].map(|scheme| SecurityRequirement::new(scheme, none)).into_iter().collect());
-        describe(operation, &[CONFLICT]);
+        describe(operation, &[NOT_FOUND, CONFLICT, VALIDATION_ERROR]);
         add(operation, &[UNAUTHORIZED, FORBIDDEN, RATE_LIMIT_EXCEEDED, INTERNAL_ERROR, SERVICE_UNAVAILABLE]);
         if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) {
             add(operation, &[NOT_FOUND, VALIDATION_ERROR]);
@@ -170,10 +170,12 @@ mod tests {
         }
     }
 
-    /// Collects the JSON pointers of operations, parameters, responses, schemas and properties that have no description. A property
-    /// that is a reference has the description of the schema it refers to.
+    /// Collects the JSON pointers of parameters, responses, schemas and properties that have no description. A reference has the
+    /// description of the schema it refers to; that of an optional reference is inside its `oneOf`.
     fn collect_undescribed(value: &Value, pointer: &str, undescribed: &mut Vec<String>) {
-        let described = |child: &Value| child["description"].is_string() || child["$ref"].is_string();
+        let has_text = |child: &Value| child["description"].is_string() || child["$ref"].is_string();
+        let described =
+            |child: &Value| has_text(child) || child["oneOf"].as_array().is_some_and(|any| any.iter().any(has_text));
         for part in ["parameters", "responses", "schemas", "properties"] {
             let children: Vec<(String, &Value)> = match &value[part] {
                 Value::Object(fields) => fields.iter().map(|(name, child)| (name.clone(), child)).collect(),

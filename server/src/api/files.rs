@@ -130,7 +130,7 @@ async fn page(app: &AppState, occupant: &Occupant, query: ListQuery, prefix: &st
 /// Lists the files of a conversation's workspace or, while the conversation has no workspace, its stored files.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files", tag = "files",
     params(ConversationPath, ListQuery),
-    responses((status = 200, body = FilePage, description = "The requested page"), (status = 409, body = ErrorEnvelope)))]
+    responses((status = 200, body = FilePage, description = "The requested page of files"), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn list(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -144,7 +144,7 @@ pub(super) async fn list(
 /// Lists the files that the agent presents to the user: those in the workspace's folder `outputs`.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/files/presented", tag = "files",
     params(ConversationPath, ListQuery),
-    responses((status = 200, body = FilePage, description = "The requested page"), (status = 409, body = ErrorEnvelope)))]
+    responses((status = 200, body = FilePage, description = "The requested page of files"), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn presented(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -189,7 +189,7 @@ pub(super) async fn download(
     request_body(content = String, content_type = "application/octet-stream", description = "The content of the file, up to 1 GiB"),
     responses((status = 403, body = ErrorEnvelope,
             description = "PATH_TRAVERSAL: the path leads out of the workspace or through a symbolic link"),
-        (status = 204), (status = 409, body = ErrorEnvelope)))]
+        (status = 204, description = "The file is stored"), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn upload(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -225,7 +225,7 @@ pub(super) async fn upload(
     params(ConversationPath, FileQuery),
     responses((status = 403, body = ErrorEnvelope,
             description = "PATH_TRAVERSAL: the path leads out of the workspace or through a symbolic link"),
-        (status = 204), (status = 409, body = ErrorEnvelope)))]
+        (status = 204, description = "The file is deleted"), (status = 409, body = ErrorEnvelope)))]
 pub(super) async fn delete(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,

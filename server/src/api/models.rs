@@ -128,7 +128,7 @@ pub(super) async fn list(State(app): State<AppState>) -> Result<Json<Vec<Model>>
 
 /// Creates a model with an id of the operator's choice.
 #[utoipa::path(post, path = "/api/models", tag = "models", request_body = Creation,
-    responses((status = 201, body = Model, description = "The created model"), (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 201, body = Model, description = "The model as created"), (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn create(
     _: Operator,
     State(app): State<AppState>,
@@ -157,9 +157,9 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(app.store.create_model(new).await?)))
 }
 
-/// Returns one model.
+/// Returns the model with an id.
 #[utoipa::path(get, path = "/api/models/{model_id}", tag = "models", params(ModelPath),
-    responses((status = 200, body = Model, description = "The requested model"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Model, description = "The model with this id"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ModelPath>,
@@ -170,7 +170,7 @@ pub(super) async fn get(
 /// Changes a model; absent fields keep their value.
 #[utoipa::path(put, path = "/api/models/{model_id}", tag = "models", params(ModelPath),
     request_body = Update,
-    responses((status = 200, body = Model, description = "The changed model"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = Model, description = "The model after the change"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn update(
     _: Operator,
     State(app): State<AppState>,
@@ -194,7 +194,7 @@ pub(super) async fn update(
 /// Changes the status of a model.
 #[utoipa::path(patch, path = "/api/models/{model_id}/status", tag = "models", params(ModelPath),
     request_body = StatusUpdate,
-    responses((status = 200, body = Model, description = "The changed model"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = Model, description = "The model after the change"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn set_status(
     _: Operator,
     State(app): State<AppState>,

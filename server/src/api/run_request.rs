@@ -230,7 +230,7 @@ impl Form<'_> {
             apply_metadata(&mut files, &metadata)?;
         }
         check_paths(&files)?;
-        let uploaded = batch.told(files);
+        let uploaded = batch.describe(files);
         Ok(Submission { request, files: Some((batch, uploaded)) })
     }
 

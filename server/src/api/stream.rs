@@ -70,7 +70,7 @@ pub(super) async fn start(
 ) -> Result<Response, ApiError> {
     // Checked before the body, which may be large, is read, and again afterwards, as the conversation may have changed meanwhile.
     check_startable(&app, &tenant, &path.conversation_id).await?;
-    if app.runs.is_going(&path.conversation_id) {
+    if app.runs.is_running(&path.conversation_id) {
         return Err(StartError::Locked.into());
     }
     let Submission { request, files } = run_request::read(&app, request).await?;

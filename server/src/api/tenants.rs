@@ -66,7 +66,7 @@ pub(super) async fn list(_: Operator, State(app): State<AppState>) -> Result<Jso
 
 /// Creates a tenant with an id of the operator's choice.
 #[utoipa::path(post, path = "/api/tenants", tag = "tenants", request_body = Creation,
-    responses((status = 201, body = Tenant, description = "The created tenant"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
+    responses((status = 201, body = Tenant, description = "The tenant as created"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
         (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn create(
     _: Operator,
@@ -79,9 +79,9 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(app.store.create_tenant(new).await?)))
 }
 
-/// Returns one tenant.
+/// Returns the tenant with an id.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}", tag = "tenants", params(TenantPath),
-    responses((status = 200, body = Tenant, description = "The requested tenant"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Tenant, description = "The tenant with this id"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(TenantScope(id): TenantScope, State(app): State<AppState>) -> Result<Json<Tenant>, ApiError> {
     Ok(Json(app.store.tenant(&id).await?))
 }
@@ -89,7 +89,7 @@ pub(super) async fn get(TenantScope(id): TenantScope, State(app): State<AppState
 /// Changes a tenant; absent fields keep their value.
 #[utoipa::path(put, path = "/api/tenants/{tenant_id}", tag = "tenants", params(TenantPath),
     request_body = Update,
-    responses((status = 200, body = Tenant, description = "The changed tenant"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = Tenant, description = "The tenant after the change"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn update(
     // TenantScope comes before Operator so that a key of another tenant gets 404 and not 403, which would reveal the tenant.
     TenantScope(id): TenantScope,

@@ -1,4 +1,4 @@
-//! What a run cost, as an exact decimal.
+//! Prices, and the cost of a run as an exact decimal.
 
 use std::str::FromStr;
 
@@ -7,27 +7,28 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A price in USD per 1,000 tokens, kept as the decimal it was given as.
+/// A price in USD per 1,000 tokens. It keeps the digits it was given with: `0.0030` stays `0.0030`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, pattern = r"^(10000|[0-9]{1,4}(\.[0-9]{1,20})?)$", example = "0.003")]
 pub struct Price(Decimal);
 
-/// Highest price taken: above it somebody forgot the unit.
+/// Highest accepted price; a higher one was probably meant per million tokens.
 const HIGHEST: i64 = 10_000;
 
 impl FromStr for Price {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let accepted =
-            || format!("{text:?} is no price: a decimal from 0 to {HIGHEST}, USD per 1,000 tokens, as \"0.003\"");
-        // As the description's pattern has it: no sign, no exponent, a digit before and after the point.
+        let refused = || {
+            format!("{text:?} is not a price: a decimal from 0 to {HIGHEST}, USD per 1,000 tokens, such as \"0.003\"")
+        };
+        // The same as the pattern in the OpenAPI description: no sign, no exponent, a digit before and after the point.
         let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
         let digits = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
         let plain = text == "10000" || digits(whole, 4) && digits(part, 20);
         let price = Decimal::from_str(text).ok().filter(|price| plain && *price <= Decimal::from(HIGHEST));
-        price.map(Self).ok_or_else(accepted)
+        price.map(Self).ok_or_else(refused)
     }
 }
 
@@ -45,8 +46,8 @@ impl From<Price> for String {
     }
 }
 
-/// What one run cost in USD. Cache tokens are billed as multiples of the input price: writing costs 1.25 (five minutes)
-/// or 2 (one hour), reading 0.1 (Anthropic, "Prompt caching: pricing").
+/// Cost of one run in USD. Cache tokens are billed as multiples of the input price: a write costs 1.25 (five minutes) or 2 (one
+/// hour), a read 0.1 (Anthropic, "Prompt caching: pricing").
 #[must_use]
 pub fn of_run(usage: &Usage, input: Price, output: Price) -> Decimal {
     let thousand = Decimal::ONE_THOUSAND;
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn prices_are_told_from_junk() {
+    fn anything_but_a_price_is_rejected() {
         assert_eq!(String::from("0.0030".parse::<Price>().expect("a price")), "0.0030");
         for junk in ["", "-1", "1e3", "0,3", "free", "10001", "1_000", "+1"] {
             assert!(junk.parse::<Price>().is_err(), "{junk}");

@@ -1,223 +1,223 @@
-//! The events a client sees.
+//! The events of a run as a client receives them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-/// One event of a run's stream, as CONTRACT §2 names them. The SSE `event:` name is the variant in snake case.
+/// The data of one event of a run's stream. The SSE `event:` name is the variant's name in snake case.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = RunEventData)]
 pub enum Event {
-    /// Something is going on that may take a while.
+    /// Reports what the run is busy with.
     Progress {
-        /// What kind of thing.
+        /// The kind of progress.
         #[serde(rename = "type")]
         kind: ProgressKind,
-        /// For a person.
+        /// Human-readable description of the activity.
         message: String,
-        /// The tool at work.
+        /// Id of the tool call, if a tool is running.
         #[serde(skip_serializing_if = "Option::is_none")]
         tool_use_id: Option<String>,
-        /// Its name.
+        /// Name of the tool, if one is running.
         #[serde(skip_serializing_if = "Option::is_none")]
         tool_name: Option<String>,
-        /// What it is doing.
+        /// State of the tool: always `running`.
         #[serde(skip_serializing_if = "Option::is_none")]
         tool_status: Option<&'static str>,
     },
-    /// The driver is up.
+    /// The driver in the workspace has started.
     Init {
-        /// Driver's session.
+        /// Id of the driver's session.
         session_id: String,
-        /// Tools the model may use.
+        /// Names of the tools that the model may use.
         tools: Vec<String>,
-        /// Model that will be called.
+        /// Id of the model that the driver calls.
         model: String,
-        /// The conversation.
+        /// Id of the conversation.
         conversation_id: String,
-        /// The request that asked for the run.
+        /// Id of the request that started the run.
         #[serde(skip_serializing_if = "Option::is_none")]
         request_id: Option<String>,
     },
-    /// A whole block of the model's answer.
+    /// Complete content blocks of the model's answer.
     Assistant {
-        /// The blocks: `{"type": "text", "text": …}`.
+        /// The content blocks, each `{"type": "text", "text": …}`.
         #[schema(value_type = Vec<Object>)]
         content_blocks: Vec<nagaya_protocol::ContentBlock>,
-        /// The sub-agent that speaks.
+        /// Id of the sub-agent that answers; absent for the main agent.
         #[serde(skip_serializing_if = "Option::is_none")]
         parent_agent_id: Option<String>,
     },
-    /// Text as it arrives.
+    /// A piece of the answer's text as it is generated.
     TextDelta {
-        /// The piece.
+        /// The piece of text.
         text: String,
     },
     /// The model's visible reasoning.
     Thinking {
-        /// The text.
+        /// Text of the reasoning.
         content: String,
-        /// The sub-agent that thinks.
+        /// Id of the sub-agent that reasons; absent for the main agent.
         #[serde(skip_serializing_if = "Option::is_none")]
         parent_agent_id: Option<String>,
     },
     /// The model calls a tool.
     ToolCall {
-        /// Pairs call and result.
+        /// Id of the tool call, the same in `tool_call` and `tool_result`.
         tool_use_id: String,
-        /// The tool.
+        /// Name of the tool.
         tool_name: String,
-        /// Its arguments.
+        /// Arguments of the call.
         #[schema(value_type = Object)]
         input: Value,
-        /// One line for a person.
+        /// One line for display that describes the call.
         summary: String,
-        /// The sub-agent that calls.
+        /// Id of the sub-agent that calls; absent for the main agent.
         #[serde(skip_serializing_if = "Option::is_none")]
         parent_agent_id: Option<String>,
     },
-    /// A tool answered.
+    /// A tool call has returned.
     ToolResult {
-        /// Pairs call and result.
+        /// Id of the tool call, the same in `tool_call` and `tool_result`.
         tool_use_id: String,
-        /// The tool.
+        /// Name of the tool.
         tool_name: String,
-        /// `completed` or `error`.
+        /// Result of the call: `completed` or `error`.
         status: &'static str,
-        /// What it said.
+        /// Output of the tool.
         content: String,
-        /// Whether it failed.
+        /// Whether the call failed.
         is_error: bool,
-        /// The sub-agent that called.
+        /// Id of the sub-agent that called; absent for the main agent.
         #[serde(skip_serializing_if = "Option::is_none")]
         parent_agent_id: Option<String>,
     },
-    /// A sub-agent starts.
+    /// A sub-agent has started.
     SubagentStart {
-        /// Its id: the tool use that started it.
+        /// Id of the sub-agent: that of the tool call that started it.
         agent_id: String,
-        /// What sort it is.
+        /// Type of the sub-agent, as the driver names it.
         agent_type: String,
-        /// What it is to do.
+        /// Short description of the sub-agent's task.
         description: String,
-        /// Its model, where it has one of its own.
+        /// The sub-agent's model, if it differs from the main agent's.
         #[serde(skip_serializing_if = "Option::is_none")]
         model: Option<String>,
     },
-    /// A sub-agent ended.
+    /// A sub-agent has ended.
     SubagentEnd {
-        /// Its id.
+        /// Id of the sub-agent.
         agent_id: String,
-        /// `completed` or `error`.
+        /// How it ended: `completed` or `error`.
         status: &'static str,
-        /// The beginning of its answer.
+        /// The first line of the sub-agent's report.
         #[serde(skip_serializing_if = "Option::is_none")]
         result_preview: Option<String>,
     },
-    /// The conversation got a title.
+    /// The conversation has received a title.
     Title {
-        /// It.
+        /// The new title of the conversation.
         title: String,
     },
-    /// Still there.
+    /// Sent every ten seconds while the run is in progress.
     Ping {
-        /// Since the run began.
+        /// Milliseconds since the run began.
         elapsed_ms: u64,
     },
-    /// How full the model's context is.
+    /// How much of the model's context window the conversation fills.
     ContextStatus {
-        /// Estimate of what the next turn would send.
+        /// Estimated input tokens of the next turn.
         current_context_tokens: u64,
-        /// What the model takes.
+        /// Size of the model's context window, in tokens.
         max_context_tokens: u64,
-        /// The ratio.
+        /// Ratio of the two, in percent.
         usage_percent: f64,
-        /// `normal`, `warning`, `critical` or `blocked`.
+        /// `normal`, `warning` (from 75 %), `critical` (from 90 %) or `blocked` (from 100 %).
         warning_level: &'static str,
-        /// Whether another run may start.
+        /// Whether the conversation can take another run.
         can_continue: bool,
     },
-    /// Something went wrong.
+    /// An error in the run, or around it.
     Error {
-        /// Which sort of thing.
+        /// Kind of the error.
         error_type: ErrorType,
-        /// For a person.
+        /// Human-readable description of the error.
         message: String,
-        /// Whether another run may go better.
+        /// Whether another run may succeed.
         recoverable: bool,
     },
-    /// The room was lost; a new one stands ready.
+    /// The workspace was lost, and a new one is ready for the conversation's next run.
     ContainerRecovered {
-        /// For a person.
+        /// Human-readable description of what happened.
         message: String,
-        /// Always true.
+        /// Always true: a new workspace is ready.
         recovered: bool,
-        /// Always true.
+        /// Always true: the same request may succeed now.
         retry_recommended: bool,
     },
-    /// The run has ended. Always last, and only when true.
+    /// The run has ended. Always the last event of the stream.
     Done(Done),
 }
 
-/// What goes on, in [`Event::Progress`].
+/// The kind of activity in a `progress` event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProgressKind {
-    /// A room is being opened.
+    /// The workspace is being prepared.
     Setup,
-    /// The model is at work.
+    /// The model is generating its answer.
     Generating,
-    /// A tool is at work.
+    /// A tool call is running.
     Tool,
 }
 
-/// What went wrong, in [`Event::Error`].
+/// The kind of an `error` event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorType {
-    /// Another server runs something in the conversation.
+    /// Another server is running something in the conversation.
     ConversationLocked,
-    /// The driver is not in the image.
+    /// The driver is missing in the workspace image.
     SdkNotInstalled,
-    /// The driver refused its options.
+    /// The driver rejected its options.
     OptionsError,
-    /// The driver, or the room, failed.
+    /// The driver or the workspace failed.
     ExecutionError,
-    /// The run's time was up.
+    /// The run exceeded its time limit.
     TimeoutError,
-    /// No room could be had.
+    /// No workspace could be provided.
     WorkspaceError,
-    /// Files were not brought into the room, or not taken out of it. The run goes on.
+    /// Files were not restored into the workspace, or not stored from it. The run continues.
     StorageError,
-    /// The server stops.
+    /// The server is shutting down.
     ServerStopping,
-    /// A bug of ours.
+    /// A fault of the server itself.
     InternalError,
 }
 
-/// The last event.
+/// Data of `done`, the last event of every run.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Done {
     /// How the run ended.
     pub status: DoneStatus,
-    /// The final answer.
+    /// The final answer of the model.
     pub result: String,
-    /// Whether it is a failure.
+    /// Whether the run failed.
     pub is_error: bool,
     /// Messages of all `error` events.
     pub errors: Vec<String>,
-    /// Tokens: `input_tokens`, `output_tokens`, `cache_creation_5m_tokens`, `cache_creation_1h_tokens`, `cache_read_tokens`,
-    /// `total_tokens`.
+    /// Tokens that the run used: `input_tokens`, `output_tokens`, `cache_creation_5m_tokens`, `cache_creation_1h_tokens`,
+    /// `cache_read_tokens`, `total_tokens`.
     #[schema(value_type = Object)]
     pub usage: UsageReport,
-    /// USD, as a decimal.
+    /// Cost of the run in USD, an exact decimal.
     pub cost_usd: String,
-    /// Model turns.
+    /// Number of model turns.
     pub turn_count: u32,
-    /// Since the run began.
+    /// Duration of the run, in milliseconds.
     pub duration_ms: u64,
-    /// Driver's session, if it came to one.
+    /// Id of the driver's session, if the driver started one.
     pub session_id: Option<String>,
 }
 
@@ -225,21 +225,21 @@ pub struct Done {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DoneStatus {
-    /// Well.
+    /// The run completed successfully.
     Success,
-    /// Not well.
+    /// The run failed with an error.
     Error,
-    /// Because somebody wanted it.
+    /// The run was cancelled by a request.
     Cancelled,
 }
 
 /// Tokens of a run, with their sum.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct UsageReport {
-    /// By kind.
+    /// Tokens by kind.
     #[serde(flatten)]
     pub usage: nagaya_protocol::Usage,
-    /// Their sum.
+    /// Sum of all kinds.
     pub total_tokens: u64,
 }
 
@@ -272,13 +272,13 @@ impl Event {
         }
     }
 
-    /// A room is being opened.
+    /// A `progress` event of the kind `setup`.
     #[must_use]
     pub fn setup(message: impl Into<String>) -> Self {
         Self::progress(ProgressKind::Setup, message)
     }
 
-    /// Something goes on that no tool does.
+    /// A `progress` event without a tool.
     #[must_use]
     pub fn progress(kind: ProgressKind, message: impl Into<String>) -> Self {
         Self::Progress { kind, message: message.into(), tool_use_id: None, tool_name: None, tool_status: None }

@@ -1,4 +1,4 @@
-//! What a client has asked to be run.
+//! The order for a run: everything a client has asked for.
 
 use nagaya_telemetry::audit::Subject;
 use serde::{Deserialize, Serialize};
@@ -6,30 +6,30 @@ use serde::{Deserialize, Serialize};
 use super::store::{Conversation, Model, Tenant};
 use super::uploads::Uploaded;
 
-/// What is to be run.
+/// A client's order for a run, as it is kept in the run's journal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
-    /// In which conversation.
+    /// The conversation to run in.
     pub conversation: Conversation,
-    /// Whose it is.
+    /// The conversation's tenant.
     pub tenant: Tenant,
-    /// With which model.
+    /// The model to use.
     pub model: Model,
-    /// What the user asks for.
+    /// The user's prompt.
     pub user_input: String,
-    /// The request that asked for it.
+    /// Id of the HTTP request that started the run.
     #[serde(default)]
     pub request_id: Option<String>,
-    /// The user, as the client calls them.
+    /// The client's name for the user.
     #[serde(default)]
     pub user: Option<String>,
-    /// Files that came with the request.
+    /// Files uploaded with the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploads: Option<Uploaded>,
 }
 
 impl Order {
-    /// Whose the run is, for the audit trail; `workspace` is the room it is in.
+    /// Subject of the run's entries in the audit trail; `workspace` is the id of its room, once it has one.
     pub(super) fn subject<'a>(&'a self, workspace: Option<&'a str>) -> Subject<'a> {
         let conversation = &self.conversation;
         Subject { workspace, conversation: Some(&conversation.conversation_id), tenant: Some(&conversation.tenant_id) }

@@ -1,4 +1,4 @@
-//! An execution's events, picked up again where the connection to the agent broke but the execution goes on.
+//! The event stream of an execution, reconnected where the connection to the agent breaks while the execution continues.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +7,19 @@ use nagaya_protocol::AgentEvent;
 use nagaya_workspace::Lease;
 use nagaya_workspace::agent::{AgentError, EventStream};
 
-/// How long a broken connection is tried to be made again.
+/// How long reconnection is attempted.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Between two tries.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The events of one execution, across connections.
+/// The events of one execution, across reconnections.
 #[derive(Debug)]
 pub(super) struct Stream {
     events: EventStream,
     execution: Option<String>,
+    /// Number of the last event that was returned.
     last: u64,
-    /// What was wrong with what had arrived.
+    /// An error found by [`Stream::arrived`], which the next [`Stream::next`] handles.
     broken: Option<AgentError>,
 }
 
@@ -27,16 +28,16 @@ impl Stream {
         Self { events, execution: None, last: 0, broken: None }
     }
 
-    /// An execution of which an earlier process has heard up to its event number `after`.
+    /// Connects to an execution that an earlier process has followed up to event number `after`.
     ///
     /// # Errors
-    /// The execution is lost, and why.
-    pub(super) async fn take_up(lease: &Lease, execution: String, after: u64) -> Result<Self, AgentError> {
+    /// The agent cannot be reached or does not know the execution: it is lost.
+    pub(super) async fn resume(lease: &Lease, execution: String, after: u64) -> Result<Self, AgentError> {
         let events = connect(lease, &execution, after, |error| error).await?;
         Ok(Self { events, execution: Some(execution), last: after, broken: None })
     }
 
-    /// The execution's id, once it has told it.
+    /// Id of the execution, once its `started` event has arrived.
     pub(super) fn execution(&self) -> Option<&str> {
         self.execution.as_deref()
     }
@@ -44,7 +45,7 @@ impl Stream {
     /// The next event with its number; the stream must not be read after `result` or `error`. Cancel-safe.
     ///
     /// # Errors
-    /// The execution is lost, and why.
+    /// The agent cannot be reached or does not know the execution: it is lost.
     pub(super) async fn next(&mut self, lease: &Lease) -> Result<(u64, AgentEvent), AgentError> {
         loop {
             let next = match self.broken.take() {
@@ -52,7 +53,7 @@ impl Stream {
                 None => self.events.next().await,
             };
             let broken = match next {
-                Ok(Some(event)) => match self.fresh(event) {
+                Ok(Some(event)) => match self.accept(event) {
                     Some(event) => return Ok(event),
                     None => continue,
                 },
@@ -61,14 +62,14 @@ impl Stream {
             };
             let Some(execution) = &self.execution else { return Err(broken) };
             self.events = connect(lease, execution, self.last, |_| broken).await?;
-            tracing::warn!(workspace = lease.workspace_id(), "connection to an agent made again");
+            tracing::warn!(workspace = lease.workspace_id(), "reconnected to the agent");
         }
     }
 
-    /// An event that has arrived already, if one has.
+    /// The next event if it has arrived already.
     pub(super) fn arrived(&mut self) -> Option<(u64, AgentEvent)> {
         match self.events.arrived() {
-            Ok(event) => self.fresh(event?),
+            Ok(event) => self.accept(event?),
             Err(broken) => {
                 self.broken = Some(broken);
                 None
@@ -76,7 +77,8 @@ impl Stream {
         }
     }
 
-    fn fresh(&mut self, (number, event): (u64, AgentEvent)) -> Option<(u64, AgentEvent)> {
+    /// The event, unless an earlier connection has delivered it.
+    fn accept(&mut self, (number, event): (u64, AgentEvent)) -> Option<(u64, AgentEvent)> {
         if number <= self.last {
             return None;
         }
@@ -88,21 +90,21 @@ impl Stream {
     }
 }
 
-/// Connects to an execution, and tries again for a while; `told` is asked for the error to tell after that.
+/// Connects to an execution and retries for [`PATIENCE`]; `final_error` maps the error of the last attempt.
 async fn connect(
     lease: &Lease,
     execution: &str,
     after: u64,
-    told: impl FnOnce(AgentError) -> AgentError,
+    final_error: impl FnOnce(AgentError) -> AgentError,
 ) -> Result<EventStream, AgentError> {
     let began = Instant::now();
     loop {
         match lease.follow(execution, after).await {
             Ok(events) => return Ok(events),
-            // It answers, and does not know the execution, or no longer has those events.
+            // The agent answers, but does not know the execution or no longer has those events.
             Err(error @ AgentError::Refused { .. }) => return Err(error),
             Err(_) if began.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
-            Err(error) => return Err(told(error)),
+            Err(error) => return Err(final_error(error)),
         }
     }
 }

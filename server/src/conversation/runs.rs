@@ -1,4 +1,4 @@
-//! All runs: at most one per conversation; and which journals of ended ones are kept.
+//! All runs: at most one per conversation. Keeps the journals of finished runs within bounds.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -16,28 +16,29 @@ use uuid::Uuid;
 
 use super::journal::{Head, Journal, JournalRef, Note, Past};
 use super::order::Order;
-use super::run::Run;
+use super::run::{Run, Settled};
 use super::services::RunServices;
 use nagaya_telemetry::audit;
 use nagaya_workspace::OnShutdown;
 
-/// Journals kept of runs that ended, so that a reader who was away can still read the end; the oldest go first.
+/// How many journals of finished runs are kept, so that a client that was disconnected can still read the end; the oldest are
+/// removed first.
 const KEPT: usize = 1_000;
-/// Bytes they may have together.
+/// Size of these journals together, in bytes.
 const KEPT_BYTES: u64 = 1024 * 1024 * 1024;
-/// How long, once told to, a run may take to end.
+/// How long a cancelled run may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Why a run did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// One is going on in the conversation.
-    #[error("a run is going on in this conversation; follow or cancel it")]
+    /// A run is in progress in the conversation.
+    #[error("a run is in progress in this conversation; follow or cancel it")]
     Locked,
-    /// The last one has ended, but the database does not take it.
-    #[error("the conversation's last run is not yet in the database; try again")]
+    /// The last run has ended, but is not in the database yet.
+    #[error("the conversation's last run is not in the database yet; try again")]
     Unsettled,
-    /// Its journal cannot be written.
+    /// The journal cannot be written.
     #[error("the run's journal cannot be written: {0}")]
     Journal(#[from] io::Error),
     /// The server is stopping.
@@ -58,21 +59,21 @@ pub struct Runs {
 #[derive(Debug, Default)]
 struct Table {
     by_conversation: HashMap<String, Entry>,
-    /// Conversations whose run ended, in that order.
+    /// Conversations with an ended run, in the order of the ends.
     ended: VecDeque<String>,
     ended_bytes: u64,
 }
 
 #[derive(Debug, Clone)]
 enum Entry {
-    /// Its task goes on, if only to settle it with the database.
-    Going { journal: Arc<Journal>, cancel: CancellationToken },
-    /// Only its journal is left.
+    /// The run's task is alive, if only to write the finished run to the database.
+    Running { journal: Arc<Journal>, cancel: CancellationToken },
+    /// Only the run's journal is left.
     Ended(JournalRef),
 }
 
 impl Runs {
-    /// Goes on with the runs that an earlier process left, and knows the journals of those that ended.
+    /// Resumes the runs that an earlier process left, and indexes the journals of those that ended.
     ///
     /// # Errors
     /// The journals cannot be read.
@@ -85,8 +86,8 @@ impl Runs {
             closed: CancellationToken::new(),
         });
         let journals = &this.services.journals;
-        let mut waited_for = Vec::new();
-        for reference in journals.slips()? {
+        let mut needed_uploads = Vec::new();
+        for reference in journals.list()? {
             if journals.is_settled(&reference)? {
                 this.keep(reference);
             } else if let Some((journal, past)) = journals.resume(&reference)? {
@@ -94,24 +95,24 @@ impl Runs {
                     conversation = reference.conversation,
                     run = reference.run_id,
                     events = past.seq,
-                    "a run is taken up again"
+                    "resuming a run"
                 );
                 let (journal, cancel) = (Arc::new(journal), CancellationToken::new());
-                let entry = Entry::Going { journal: journal.clone(), cancel: cancel.clone() };
+                let entry = Entry::Running { journal: journal.clone(), cancel: cancel.clone() };
                 let earlier = this.table().by_conversation.insert(reference.conversation.clone(), entry);
                 this.discard(earlier);
-                waited_for.extend(past.head.order.uploads.clone());
+                needed_uploads.extend(past.head.order.uploads.clone());
                 this.spawn(past, journal, cancel);
             } else {
                 tracing::warn!(
                     conversation = reference.conversation,
                     run = reference.run_id,
-                    "a journal without a beginning is removed"
+                    "removing a journal without a first line"
                 );
                 journals.remove(&reference)?;
             }
         }
-        this.services.uploads.sweep(&waited_for)?;
+        this.services.uploads.sweep(&needed_uploads)?;
         Ok(this)
     }
 
@@ -119,25 +120,25 @@ impl Runs {
         self.table.lock()
     }
 
-    /// Starts a run; it goes on whoever reads its journal.
+    /// Starts a run. It continues whether or not a client reads its journal.
     ///
     /// # Errors
-    /// One is going on, the journal cannot be written, or the server is stopping.
+    /// A run is in progress, the journal cannot be written, or the server is stopping.
     pub fn start(self: &Arc<Self>, order: Order) -> Result<Arc<Journal>, StartError> {
         if self.closed.is_cancelled() {
             return Err(StartError::Stopping);
         }
         let conversation = order.conversation.conversation_id.clone();
-        self.table().is_free(&conversation)?;
+        self.table().check_free(&conversation)?;
         let head = Head { run_id: Uuid::now_v7().to_string(), began: Timestamp::now(), order };
         let journal = Arc::new(self.services.journals.begin(head.clone())?);
         let cancel = CancellationToken::new();
         let earlier = {
             let mut table = self.table();
-            // Another may have been quicker while the file was made.
-            table.is_free(&conversation).inspect_err(|_| self.remove(&reference_to(&conversation, &journal)))?;
+            // Another request may have started a run while the file was created.
+            table.check_free(&conversation).inspect_err(|_| self.remove(&reference_to(&conversation, &journal)))?;
             table.take_ended(&conversation);
-            let entry = Entry::Going { journal: journal.clone(), cancel: cancel.clone() };
+            let entry = Entry::Running { journal: journal.clone(), cancel: cancel.clone() };
             table.by_conversation.insert(conversation, entry)
         };
         self.discard(earlier);
@@ -154,58 +155,57 @@ impl Runs {
 
     fn spawn(self: &Arc<Self>, past: Past, journal: Arc<Journal>, cancel: CancellationToken) {
         let conversation = past.head.order.conversation.conversation_id.clone();
-        // Its lines in the log are found by the request that asked for it, also after a restart.
+        // The span puts the request's id on every log line of the run, also after a restart.
         let (id, request_id) = (past.head.run_id.as_str(), past.head.order.request_id.as_deref());
         let span = tracing::info_span!("run", request_id, run = id, conversation, workspace = tracing::field::Empty);
         let run = Run::new(self.services.clone(), past, journal.clone(), cancel, self.stop.clone());
         let this = self.clone();
         let work = async move {
-            let closing = run.closing();
-            let settled = match AssertUnwindSafe(run.drive()).catch_unwind().await {
-                Ok(settled) => settled,
-                Err(_) => closing.after_panic(),
-            };
-            if settled {
-                this.ended(reference_to(&conversation, &journal));
-            } else {
-                journal.leave();
+            let after_panic = run.after_panic();
+            let settled = AssertUnwindSafe(run.drive()).catch_unwind().await.unwrap_or_else(|_| {
+                after_panic.end_run();
+                Settled::Yes
+            });
+            match settled {
+                Settled::Yes => this.ended(reference_to(&conversation, &journal)),
+                Settled::No => journal.leave(),
             }
         };
         self.tasks.spawn(work.instrument(span));
     }
 
-    /// A run's task has ended, and nothing is left to be done.
+    /// Called when a run's task has ended and the run is settled.
     fn ended(&self, reference: JournalRef) {
         let is_last = match self.table().by_conversation.get(&reference.conversation) {
-            Some(Entry::Going { journal, .. }) => journal.run_id() == reference.run_id,
+            Some(Entry::Running { journal, .. }) => journal.run_id() == reference.run_id,
             _ => false,
         };
-        // Else its conversation was deleted, or the next run was quick.
+        // Otherwise the conversation was deleted, or its next run has already begun.
         if is_last { self.keep(reference) } else { self.remove(&reference) }
     }
 
-    /// Keeps the journal of a conversation's last run, within bounds.
+    /// Keeps the journal of a conversation's last run, and removes the oldest ones beyond the bounds.
     fn keep(&self, reference: JournalRef) {
-        let mut gone = Vec::new();
+        let mut removed = Vec::new();
         {
             let mut table = self.table();
-            gone.extend(table.take_ended(&reference.conversation));
+            removed.extend(table.take_ended(&reference.conversation));
             table.ended_bytes += reference.bytes;
             table.ended.push_back(reference.conversation.clone());
             table.by_conversation.insert(reference.conversation.clone(), Entry::Ended(reference));
             while table.ended.len() > KEPT || (table.ended_bytes > KEPT_BYTES && table.ended.len() > 1) {
                 let Some(oldest) = table.ended.front().cloned() else { break };
-                gone.extend(table.take_ended(&oldest));
+                removed.extend(table.take_ended(&oldest));
             }
         }
-        gone.iter().for_each(|reference| self.remove(reference));
+        removed.iter().for_each(|reference| self.remove(reference));
     }
 
     /// Removes the journal of a conversation's earlier run.
     fn discard(&self, earlier: Option<Entry>) {
         match earlier {
-            Some(Entry::Going { journal, .. }) => {
-                tracing::debug!(run = journal.run_id(), "a run ended just as the next began");
+            Some(Entry::Running { journal, .. }) => {
+                tracing::debug!(run = journal.run_id(), "the run ended while the next one began");
             }
             Some(Entry::Ended(reference)) => self.remove(&reference),
             None => {}
@@ -214,18 +214,18 @@ impl Runs {
 
     fn remove(&self, reference: &JournalRef) {
         if let Err(error) = self.services.journals.remove(reference) {
-            tracing::warn!(conversation = reference.conversation, run = reference.run_id, %error, "a journal is left");
+            tracing::warn!(conversation = reference.conversation, run = reference.run_id, %error, "the journal was not removed");
         }
     }
 
     /// The journal of a conversation's current or last run.
     ///
     /// # Errors
-    /// It is there and cannot be opened.
+    /// The journal exists but cannot be opened.
     pub fn journal(&self, conversation: &str) -> io::Result<Option<Arc<Journal>>> {
         let entry = self.table().by_conversation.get(conversation).cloned();
         match entry {
-            Some(Entry::Going { journal, .. }) => Ok(Some(journal)),
+            Some(Entry::Running { journal, .. }) => Ok(Some(journal)),
             Some(Entry::Ended(reference)) => {
                 self.services.journals.read(&reference).map(|journal| Some(Arc::new(journal)))
             }
@@ -233,45 +233,45 @@ impl Runs {
         }
     }
 
-    fn going(&self, conversation: &str) -> Option<(Arc<Journal>, CancellationToken)> {
+    fn running(&self, conversation: &str) -> Option<(Arc<Journal>, CancellationToken)> {
         match self.table().by_conversation.get(conversation) {
-            Some(Entry::Going { journal, cancel }) => Some((journal.clone(), cancel.clone())),
+            Some(Entry::Running { journal, cancel }) => Some((journal.clone(), cancel.clone())),
             _ => None,
         }
     }
 
-    /// The current or last run of a conversation, and whether it goes on.
+    /// Id of a conversation's current or last run, and whether it is in progress.
     #[must_use]
     pub fn last(&self, conversation: &str) -> Option<(String, bool)> {
         match self.table().by_conversation.get(conversation)? {
-            Entry::Going { journal, .. } => Some((journal.run_id().to_owned(), !journal.is_closed())),
+            Entry::Running { journal, .. } => Some((journal.run_id().to_owned(), !journal.is_closed())),
             Entry::Ended(reference) => Some((reference.run_id.clone(), false)),
         }
     }
 
-    /// Whether a run is going on in a conversation.
+    /// Whether a run is in progress in a conversation.
     #[must_use]
-    pub fn is_going(&self, conversation: &str) -> bool {
-        self.going(conversation).is_some_and(|(journal, _)| !journal.is_closed())
+    pub fn is_running(&self, conversation: &str) -> bool {
+        self.running(conversation).is_some_and(|(journal, _)| !journal.is_closed())
     }
 
-    /// Asks a conversation's run to end; `false` where none is going on.
+    /// Cancels a conversation's run; `false` if none is in progress.
     pub fn cancel(&self, conversation: &str) -> bool {
-        let Some((journal, cancel)) = self.going(conversation).filter(|(journal, _)| !journal.is_closed()) else {
+        let Some((journal, cancel)) = self.running(conversation).filter(|(journal, _)| !journal.is_closed()) else {
             return false;
         };
-        // So that it is not forgotten if this process dies before the run has ended.
+        // In the journal, so that the next process ends the run if this one dies first.
         if let Err(error) = journal.note(&Note::Cancel) {
-            tracing::warn!(run = journal.run_id(), %error, "a cancellation is not in the journal");
+            tracing::warn!(run = journal.run_id(), %error, "the cancellation was not written to the journal");
         }
         cancel.cancel();
         true
     }
 
-    /// Ends a conversation's run and forgets its journal; `false` where the run did not end in time.
+    /// Cancels a conversation's run, waits for its end and removes its journal; `false` if the run did not end in time.
     pub async fn end(&self, conversation: &str) -> bool {
         self.cancel(conversation);
-        if let Some((journal, _)) = self.going(conversation)
+        if let Some((journal, _)) = self.running(conversation)
             && tokio::time::timeout(END_DEADLINE, journal.ended()).await != Ok(true)
         {
             return false;
@@ -279,9 +279,9 @@ impl Runs {
         let reference = {
             let mut table = self.table();
             let ended = table.take_ended(conversation);
-            let going = table.by_conversation.remove(conversation);
-            ended.or_else(|| match going? {
-                Entry::Going { journal, .. } => Some(reference_to(conversation, &journal)),
+            let running = table.by_conversation.remove(conversation);
+            ended.or_else(|| match running? {
+                Entry::Running { journal, .. } => Some(reference_to(conversation, &journal)),
                 Entry::Ended(reference) => Some(reference),
             })
         };
@@ -289,7 +289,8 @@ impl Runs {
         true
     }
 
-    /// Takes no new run, gives those that go on until `deadline`, then ends or leaves them, as configured.
+    /// Refuses new runs, waits up to `deadline` for those in progress, then ends them or leaves them to the next process, as
+    /// configured.
     pub async fn drain(&self, deadline: Duration) {
         self.closed.cancel();
         self.tasks.close();
@@ -301,10 +302,13 @@ impl Runs {
         }
         match self.services.on_shutdown {
             OnShutdown::Keep => {
-                tracing::info!(runs = self.tasks.len(), "runs go on in their rooms; the next start takes them up");
+                tracing::info!(
+                    runs = self.tasks.len(),
+                    "leaving runs in their workspaces; the next start resumes them"
+                );
             }
             OnShutdown::Destroy => {
-                tracing::warn!(runs = self.tasks.len(), "ending runs that go on");
+                tracing::warn!(runs = self.tasks.len(), "ending runs in progress");
             }
         }
         self.stop.cancel();
@@ -313,17 +317,17 @@ impl Runs {
         }
     }
 
-    /// Ends the wait of [`Runs::drain`] early.
+    /// Ends the wait in [`Runs::drain`] early.
     pub fn hasten(&self) {
         self.stop.cancel();
     }
 }
 
 impl Table {
-    fn is_free(&self, conversation: &str) -> Result<(), StartError> {
+    fn check_free(&self, conversation: &str) -> Result<(), StartError> {
         match self.by_conversation.get(conversation) {
-            Some(Entry::Going { journal, .. }) if !journal.is_closed() => Err(StartError::Locked),
-            Some(Entry::Going { journal, .. }) if !journal.is_settled() => Err(StartError::Unsettled),
+            Some(Entry::Running { journal, .. }) if !journal.is_closed() => Err(StartError::Locked),
+            Some(Entry::Running { journal, .. }) if !journal.is_settled() => Err(StartError::Unsettled),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! What every run has at its disposal.
+//! The services that every run uses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use super::store::Store;
 use super::uploads::Uploads;
 use crate::cluster::Cluster;
 
-/// What every run has at its disposal.
+/// The services and settings that every run uses.
 #[derive(Debug, Clone)]
 pub struct RunServices {
-    /// Provides workspaces.
+    /// Provides workspaces, on this server or another.
     pub cluster: Arc<Cluster>,
-    /// The database.
+    /// The database of tenants, models, conversations and messages.
     pub store: Store,
-    /// Files that came with requests.
+    /// Files uploaded with requests.
     pub uploads: Uploads,
-    /// Journals of runs.
+    /// Directory of the runs' journals.
     pub journals: JournalDir,
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
     /// Audit trail of the process.
     pub audit: Arc<Audit>,
-    /// How long one execution may take (`CONTAINER_EXECUTION_TIMEOUT`).
+    /// Longest duration of one execution (`CONTAINER_EXECUTION_TIMEOUT`).
     pub execution_timeout: Duration,
-    /// What happens, at a shutdown, to runs that are going on (`SHUTDOWN_WORKSPACES`).
+    /// What a shutdown does with runs in progress (`SHUTDOWN_WORKSPACES`).
     pub on_shutdown: OnShutdown,
 }

@@ -1,4 +1,4 @@
-//! From what the agent says to what a client sees.
+//! Translates the agent's events to the client's.
 
 use std::collections::HashMap;
 
@@ -7,27 +7,28 @@ use serde_json::Value;
 
 use super::event::{ErrorType, Event, ProgressKind};
 
-/// Longest summary of a tool call and preview of a sub-agent's answer, in characters.
+/// Longest summary of a tool call, and longest preview of a sub-agent's report, in characters.
 const SHORT: usize = 120;
 
-/// The tools by which the driver starts sub-agents.
+/// Names of the tools with which the driver starts sub-agents.
 const SUBAGENT_TOOLS: [&str; 2] = ["Task", "Agent"];
 
-/// Keeps what a later event needs of an earlier one.
+/// The translator of one run. It remembers the open tool calls, because a result does not name its tool.
 #[derive(Debug)]
 pub(super) struct Translator {
     conversation: String,
     request_id: Option<String>,
+    /// Tool calls without a result: id and name.
     tools: HashMap<String, String>,
 }
 
 impl Translator {
-    /// `tools`: calls that have no result yet, id and name.
+    /// `tools` are the calls without a result so far: id and name.
     pub(super) fn new(conversation: String, request_id: Option<String>, tools: HashMap<String, String>) -> Self {
         Self { conversation, request_id, tools }
     }
 
-    /// The client's events for one of the agent's. The last ones, `result` and `error`, are the run's to judge.
+    /// The client's events for one event of the agent. `started`, `result` and `error` yield none: the run handles them.
     pub(super) fn translate(&mut self, event: AgentEvent) -> Vec<Event> {
         match event {
             AgentEvent::Started { .. } | AgentEvent::Result { .. } | AgentEvent::Error { .. } => Vec::new(),
@@ -39,7 +40,7 @@ impl Translator {
                     conversation_id: self.conversation.clone(),
                     request_id: self.request_id.clone(),
                 },
-                Event::progress(ProgressKind::Generating, "The model is at work"),
+                Event::progress(ProgressKind::Generating, "The model is generating an answer"),
             ],
             AgentEvent::Assistant { content_blocks, parent_tool_use_id } => {
                 vec![Event::Assistant { content_blocks, parent_agent_id: parent_tool_use_id }]
@@ -101,16 +102,16 @@ impl Translator {
     }
 }
 
-/// One line that tells a person what the call is about.
+/// One line that describes the call: the tool's name and its most descriptive argument.
 fn summary(tool: &str, input: &Value) -> String {
-    let telling = ["description", "command", "file_path", "path", "pattern", "url", "query", "prompt"];
-    match telling.iter().find_map(|key| input.get(key)?.as_str()) {
+    let descriptive = ["description", "command", "file_path", "path", "pattern", "url", "query", "prompt"];
+    match descriptive.iter().find_map(|key| input.get(key)?.as_str()) {
         Some(text) => shorten(&format!("{tool}: {text}")),
         None => tool.to_owned(),
     }
 }
 
-/// Begins the line in front of a sub-agent's report, as the driver hands that on (Claude Code 2.1).
+/// Marks the line before a sub-agent's report in the tool result (Claude Code 2.1).
 const HAND_BACK: &str = "[Subagent hand-back]";
 
 /// The first line of a sub-agent's report.
@@ -119,7 +120,7 @@ fn preview(content: &str) -> String {
     shorten(report.unwrap_or(content))
 }
 
-/// The first line, cut to [`SHORT`] characters.
+/// The first line of a text, cut to [`SHORT`] characters.
 pub(super) fn shorten(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default().trim_end();
     match line.char_indices().nth(SHORT) {
@@ -128,7 +129,7 @@ pub(super) fn shorten(text: &str) -> String {
     }
 }
 
-/// The agent's kinds of failure, in the client's words; `Cancelled` is no failure of the run's.
+/// The client's error type for one of the agent's.
 pub(super) fn error_type(kind: ErrorKind) -> ErrorType {
     match kind {
         ErrorKind::SdkNotInstalled => ErrorType::SdkNotInstalled,
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preview_is_in_the_sub_agents_own_words() {
+    fn a_preview_is_the_first_line_of_the_sub_agents_report() {
         let content =
             "  <tools>Bash</tools>\n  \n[Subagent hand-back] The report follows:\n  Seven.\n  And more.\nagentId: a1";
         assert_eq!(preview(content), "Seven.");

@@ -68,7 +68,7 @@ const HOUSES: &[House] = &[
             "state",
             "engine",
             "reason",
-            "others",
+            "peers",
             "backoff",
             "clock",
             "id",

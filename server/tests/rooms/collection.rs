@@ -1,4 +1,4 @@
-//! Garbage collection: what goes and what stays, why, and what a cycle costs with many rooms.
+//! Garbage collection: what is removed and why, what stays, and the cost of a cycle with many rooms.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn collect(server: &Server) -> BTreeSet<&'static str> {
 }
 
 #[test]
-fn everything_that_is_nobodys_goes_once_it_is_old_and_nothing_else() {
+fn collection_removes_idle_orphaned_and_stale_objects_once_they_are_old_and_nothing_else() {
     let host = Host::new();
     let server = Server::start(&host, NO_POOL);
     server.until("reconciliation", || server.workspaces.is_reconciled());
@@ -26,20 +26,20 @@ fn everything_that_is_nobodys_goes_once_it_is_old_and_nothing_else() {
     drop(server.runtime.block_on(server.cluster.acquire(occupant("idle"))).expect("a room"));
     host.stray_container(&server.runtime);
     host.stray_directory();
-    assert_eq!(collect(&server), BTreeSet::new(), "what is young may be somebody's who is not done yet");
+    assert_eq!(collect(&server), BTreeSet::new(), "a young object may belong to work in progress");
     host.age();
     assert_eq!(collect(&server), BTreeSet::from(["idle", "orphan", "stale_directory"]));
     assert_eq!(host.containers(), [(format!("nagaya-ws-{}", used.workspace_id()), true)]);
     assert_eq!(host.directories(), BTreeSet::from([used.workspace_id().to_owned()]));
     host.check_others();
     host.engine.vanish(&format!("nagaya-ws-{}", used.workspace_id()));
-    assert_eq!(collect(&server), BTreeSet::new(), "a run finds out by itself");
+    assert_eq!(collect(&server), BTreeSet::new(), "the run in the room handles the loss itself");
     drop(used);
     assert_eq!(collect(&server), BTreeSet::from(["dead"]));
 }
 
 #[test]
-fn a_record_without_a_room_goes() {
+fn collection_removes_a_record_without_a_room() {
     let host = Host::new();
     let server = Server::start(&host, NO_POOL);
     server.until("reconciliation", || server.workspaces.is_reconciled());
@@ -51,7 +51,7 @@ fn a_record_without_a_room_goes() {
 }
 
 #[test]
-fn a_container_with_our_label_and_a_name_of_others_is_left_alone() {
+fn collection_leaves_a_container_with_our_label_and_another_deployments_name() {
     let host = Host::new();
     let server = Server::start(&host, NO_POOL);
     server.until("reconciliation", || server.workspaces.is_reconciled());
@@ -62,13 +62,13 @@ fn a_container_with_our_label_and_a_name_of_others_is_left_alone() {
     host.age();
     assert_eq!(collect(&server), BTreeSet::new());
     host.engine.vanish(&theirs.container());
-    std::fs::remove_dir_all(host.base().join(theirs.as_str())).expect("still there");
+    std::fs::remove_dir_all(host.base().join(theirs.as_str())).expect("the directory exists");
 }
 
-/// A host with so many adopted rooms, and what a cycle that finds one of them idle asks the engine.
+/// Runs a cycle on a host with so many rooms, one of them crashed; returns the calls to the engine and the CPU time.
 fn cycle(rooms: usize) -> (Vec<Call>, Duration) {
     let host = Host::new();
-    // Rooms without agents and proxies: a cycle looks at the table, the engine, the directories and the records.
+    // Rooms without agents and proxies: a cycle reads only the table, the engine, the directories and the records.
     let engine = std::sync::Arc::new(Memory::new(None));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut parts = runtime.block_on(host.parts(NO_POOL));
@@ -80,25 +80,25 @@ fn cycle(rooms: usize) -> (Vec<Call>, Duration) {
         server.runtime.block_on(engine.run(template().room(&id, host.base()))).expect("runs");
         server.workspaces.insert_bound(&id, occupant(id.as_str()));
     }
-    let idle = server.entries()[0].room.id.clone();
-    engine.crash(&idle.container());
+    let crashed = server.entries()[0].room.id.clone();
+    engine.crash(&crashed.container());
     drop(engine.take_calls());
     let before = cpu();
     let report = server.runtime.block_on(server.cluster.collect());
     let took = cpu().saturating_sub(before);
-    assert_eq!(report.reclaimed, [(idle, ReleaseReason::Dead)]);
+    assert_eq!(report.reclaimed, [(crashed, ReleaseReason::Dead)]);
     assert_eq!(server.entries().len(), rooms - 1);
     (engine.take_calls(), took)
 }
 
-/// Time on a processor of this thread, on which all of a cycle but its SQLite runs.
+/// CPU time of this thread, on which a cycle runs except for SQLite's work.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("proc");
     Duration::from_nanos(stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("a number"))
 }
 
 #[test]
-fn a_cycle_asks_the_engine_as_often_for_many_rooms_as_for_few() {
+fn the_number_of_engine_calls_per_cycle_does_not_grow_with_the_rooms() {
     for rooms in [1_000, 10_000] {
         let (calls, took) = cycle(rooms);
         println!("{rooms} rooms: {took:?} of CPU on the collecting thread");

@@ -1,4 +1,4 @@
-//! Rooms on an engine that is a table: what Docker would take minutes for, and faults that it would not have on demand.
+//! Rooms on an in-memory engine, which makes hundreds of them in seconds and fails on demand.
 
 mod collection;
 mod life;

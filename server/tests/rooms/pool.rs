@@ -1,4 +1,4 @@
-//! The warm pool: what it costs, what it does when things go wrong, how it is resized; and how many rooms there may be.
+//! The warm pool: its cost, its behaviour under faults, resizing; and the limit on the number of rooms.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn pooled(server: &Server) -> usize {
     server.runtime.block_on(server.workspaces.counts()).warm_pool_size
 }
 
-fn full(host: &Host, size: PoolSize) -> Server {
+fn start_with_full_pool(host: &Host, size: PoolSize) -> Server {
     let server = Server::start(host, size);
     server.until("a full pool", || server.pooled() == size.min);
     server
@@ -30,8 +30,8 @@ fn full(host: &Host, size: PoolSize) -> Server {
 #[test]
 fn a_warm_room_costs_no_call_to_the_engine() {
     let host = Host::new();
-    let server = full(&host, TWO);
-    // The refill that follows would make calls of its own: it waits for one that hangs.
+    let server = start_with_full_pool(&host, TWO);
+    // Makes the refill that follows hang in its first call, so that it makes no others.
     host.engine.fail_always(Call::Run, Fault::Hang(Duration::from_secs(600)));
     drop(host.engine.take_calls());
     let lease = server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
@@ -48,7 +48,7 @@ fn a_warm_room_costs_no_call_to_the_engine() {
 #[test]
 fn a_pooled_room_whose_agent_is_silent_is_never_handed_out() {
     let host = Host::new();
-    let server = full(&host, TWO);
+    let server = start_with_full_pool(&host, TWO);
     let names: Vec<String> = host.containers().into_iter().map(|(name, _)| name).collect();
     names.iter().for_each(|name| host.engine.silence(name));
     let lease = server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
@@ -60,9 +60,9 @@ fn a_pooled_room_whose_agent_is_silent_is_never_handed_out() {
 }
 
 #[test]
-fn a_silent_room_is_dropped_from_the_pool_before_anybody_asks_for_it() {
+fn collection_removes_a_pooled_room_whose_agent_is_silent() {
     let host = Host::new();
-    let server = full(&host, TWO);
+    let server = start_with_full_pool(&host, TWO);
     let silent = host.containers()[0].0.clone();
     host.engine.silence(&silent);
     let report = server.runtime.block_on(server.cluster.collect());
@@ -71,7 +71,7 @@ fn a_silent_room_is_dropped_from_the_pool_before_anybody_asks_for_it() {
 }
 
 #[test]
-fn a_pool_that_cannot_be_filled_says_so_and_heals() {
+fn a_pool_that_cannot_be_filled_reports_the_reason_and_recovers() {
     let host = Host::new();
     host.engine.lose_images();
     let server = Server::start(&host, TWO);
@@ -86,13 +86,13 @@ fn a_pool_that_cannot_be_filled_says_so_and_heals() {
 }
 
 #[test]
-fn a_pool_can_be_resized_and_drained_also_while_it_cannot_be_filled() {
+fn a_pool_that_cannot_be_filled_can_still_be_resized_and_drained() {
     let host = Host::new();
-    let server = full(&host, TWO);
+    let server = start_with_full_pool(&host, TWO);
     server.workspaces.set_pool_size(PoolSize { min: 5, max: 5 });
     server.until("five", || server.pooled() == 5);
     server.workspaces.set_pool_size(PoolSize { min: 0, max: 3 });
-    server.until("three: what is beyond the maximum goes", || server.pooled() == 3);
+    server.until("three, the new maximum", || server.pooled() == 3);
     host.engine.lose_images();
     server.workspaces.set_pool_size(PoolSize { min: 9, max: 9 });
     let failures = metric(&server, "workspace_warm_pool_refill_failures_total");
@@ -104,29 +104,29 @@ fn a_pool_can_be_resized_and_drained_also_while_it_cannot_be_filled() {
 }
 
 #[test]
-fn a_conversation_gets_another_room_before_the_old_one_is_gone() {
+fn a_conversation_gets_a_new_room_before_the_old_one_is_removed() {
     let host = Host::new();
-    let server = full(&host, TWO);
+    let server = start_with_full_pool(&host, TWO);
     let lease = server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
     let old = lease.workspace_id().to_owned();
     host.engine.fail_always(Call::Remove, Fault::Hang(Duration::from_secs(600)));
     let (_gone, lease) = server.runtime.block_on(server.cluster.replace(lease, nagaya_workspace::ReleaseReason::Dead));
     let lease = lease.expect("another room");
     assert_ne!(lease.workspace_id(), old);
-    let whose = |records: Vec<nagaya_workspace::state::Record>| {
+    let bound = |records: Vec<nagaya_workspace::state::Record>| {
         records
             .into_iter()
             .filter(|record| record.occupant.is_some())
             .map(|record| record.workspace)
             .collect::<Vec<_>>()
     };
-    assert_eq!(whose(server.runtime.block_on(host.records())), [lease.workspace_id()]);
+    assert_eq!(bound(server.runtime.block_on(host.records())), [lease.workspace_id()]);
 }
 
 #[test]
-fn a_pool_resized_by_an_operator_is_so_after_a_restart() {
+fn a_pool_size_set_by_an_operator_survives_a_restart() {
     let host = Host::new();
-    let server = full(&host, TWO);
+    let server = start_with_full_pool(&host, TWO);
     let size = PoolSize { min: 3, max: 5 };
     server.runtime.block_on(server.workspaces.resize_pool(size)).expect("resized");
     let shutdown = server.cluster.shutdown(nagaya_workspace::OnShutdown::Keep, crate::support::DEADLINE);
@@ -138,7 +138,7 @@ fn a_pool_resized_by_an_operator_is_so_after_a_restart() {
 }
 
 #[test]
-fn there_are_never_more_rooms_than_there_may_be() {
+fn the_limit_on_the_number_of_rooms_holds() {
     let host = Host::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut parts = runtime.block_on(host.parts(NO_POOL));
@@ -151,21 +151,21 @@ fn there_are_never_more_rooms_than_there_may_be() {
     for refusal in refused {
         let error = refusal.expect_err("refused");
         assert!(matches!(error, AcquireError::Build(BuildError::Full(3))), "{error}");
-        assert!(error.is_unavailable(), "a client is told to come again");
+        assert!(error.is_unavailable(), "a client should try again");
     }
     assert!(server.runtime.block_on(server.cluster.admit("c9")).is_err());
     drop(got);
     let first = server.entries()[0].room.id.clone();
     let why = nagaya_workspace::ReleaseReason::Operator;
     server.runtime.block_on(server.workspaces.release(&first, why)).expect("released");
-    server.runtime.block_on(server.cluster.admit("c9")).expect("a place");
+    server.runtime.block_on(server.cluster.admit("c9")).expect("admitted");
     server.runtime.block_on(server.cluster.acquire(occupant("c9"))).expect("a room");
 }
 
 #[test]
-fn a_room_that_is_begun_as_the_stop_comes_is_left_like_the_others() {
+fn a_room_being_made_at_a_shutdown_is_kept_or_removed_like_the_others() {
     use nagaya_workspace::OnShutdown;
-    // The stop comes a little later each time: before, while and after the room begins to be made.
+    // The shutdown comes a little later each time: before, during and after the start of the room's creation.
     for moment in 0..40 {
         for what in [OnShutdown::Keep, OnShutdown::Destroy] {
             let host = Host::new();
@@ -180,9 +180,12 @@ fn a_room_that_is_begun_as_the_stop_comes_is_left_like_the_others() {
                 server.cluster.shutdown(what, crate::support::DEADLINE).await;
             };
             server.runtime.block_on(async { tokio::join!(acquire, stop) });
-            assert_eq!(server.egress.open_listeners(), 0, "proxies after a stop ({conversation})");
+            assert_eq!(server.egress.open_listeners(), 0, "open proxies after a shutdown ({conversation})");
             if what == OnShutdown::Destroy {
-                assert!(host.containers().is_empty() && host.directories().is_empty(), "left ({conversation})");
+                assert!(
+                    host.containers().is_empty() && host.directories().is_empty(),
+                    "left over after a shutdown ({conversation})"
+                );
             }
         }
     }

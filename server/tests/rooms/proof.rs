@@ -1,4 +1,4 @@
-//! A server whose socket directories have another path on the engine's host says so until a room has proven it.
+//! A server whose socket directories have another path on the engine's host is not ready until a room has proven that path.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -23,7 +23,7 @@ fn ready(server: &Server) -> bool {
 }
 
 #[test]
-fn a_wrong_host_path_is_told_and_heals_without_a_restart() {
+fn a_wrong_host_path_is_reported_and_its_correction_needs_no_restart() {
     let host = Host::new();
     let folder = tempfile::tempdir().expect("a folder");
     let elsewhere = folder.path().join("elsewhere");
@@ -31,16 +31,16 @@ fn a_wrong_host_path_is_told_and_heals_without_a_restart() {
     server.until("a reason", || server.workspaces.host_path_problem().is_some_and(|why| why.contains("does not have")));
     let why = server.workspaces.host_path_problem().expect("a reason");
     assert!(why.contains("WORKSPACE_SOCKET_HOST_PATH") && why.contains("elsewhere"), "{why}");
-    assert_eq!(server.workspaces.pool_problem(), Some(why), "the pool says why it is not filled");
-    // As if it were mounted there now.
+    assert_eq!(server.workspaces.pool_problem(), Some(why), "the pool reports the same reason");
+    // As if the directory were mounted there now.
     symlink(host.base(), &elsewhere).expect("links");
     server.until("proof", || ready(&server));
     server.until("a full pool", || server.pooled() == 1 && server.workspaces.pool_problem().is_none());
-    assert_eq!(host.containers().len(), 1, "the room that proved it is the one that waits");
+    assert_eq!(host.containers().len(), 1, "the room that proved the path joins the pool");
 }
 
 #[test]
-fn where_no_room_is_to_wait_the_one_that_proved_it_goes() {
+fn without_a_pool_the_room_that_proved_the_path_is_removed() {
     let host = Host::new();
     let folder = tempfile::tempdir().expect("a folder");
     let elsewhere = folder.path().join("elsewhere");
@@ -48,17 +48,17 @@ fn where_no_room_is_to_wait_the_one_that_proved_it_goes() {
     drop(host.engine.take_calls());
     let server = server_with(&host, &elsewhere, NO_POOL);
     server.until("proof", || ready(&server));
-    assert!(host.engine.take_calls().contains(&Call::Run), "ready, and no room was made");
-    // The other deployment's directory stays.
+    assert!(host.engine.take_calls().contains(&Call::Run), "ready without a proof");
+    // One directory stays: the other deployment's.
     let directories = || fs::read_dir(host.base()).expect("reads").count();
     server.until("no room and no directory", || host.containers().is_empty() && directories() == 1);
 }
 
 #[test]
-fn a_path_that_is_the_same_needs_no_proof() {
+fn an_identical_host_path_needs_no_proof() {
     let host = Host::new();
     drop(host.engine.take_calls());
     let server = Server::start(&host, NO_POOL);
     server.until("readiness", || ready(&server));
-    assert!(!host.engine.take_calls().contains(&Call::Run), "a room was made for nothing");
+    assert!(!host.engine.take_calls().contains(&Call::Run), "a room was made without need");
 }

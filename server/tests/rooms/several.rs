@@ -1,5 +1,5 @@
-//! Several servers on one host that share their state in a real Redis: one room and one run per conversation, whatever
-//! server is asked, whoever dies, and whatever Redis does.
+//! Several servers on one host that share their state in a real Redis: each conversation has one room and one run, whichever server
+//! gets its requests, whichever server dies, and whatever happens to Redis.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ fn acquire(server: &Server, conversation: &str) -> Result<Lease, AcquireError> {
     server.runtime.block_on(server.cluster.acquire(occupant(conversation)))
 }
 
-/// Acquires and gives back: the room stays, idle. Its id.
+/// Acquires a room and returns it idle. Returns its id, origin and session.
 fn use_once(server: &Server, conversation: &str) -> (String, Origin, Option<String>) {
     let lease = acquire(server, conversation).expect("a room");
     let used = (lease.workspace_id().to_owned(), lease.origin(), lease.session().map(str::to_owned));
@@ -56,13 +56,13 @@ fn a_room_follows_its_conversation_to_another_server() {
     assert_eq!((one.entries().len(), two.entries().len()), (0, 1));
     assert_eq!((one.egress.open_listeners(), two.egress.open_listeners()), (0, 1));
     assert_eq!(several.host.containers().len(), 1);
-    // And back.
+    // And back to the first server.
     assert_eq!(use_once(&one, "c").0, room);
     assert_eq!(several.records(&one).len(), 1);
 }
 
 #[test]
-fn while_a_run_is_in_it_a_room_stays_and_nobody_gets_another() {
+fn during_a_run_no_other_server_gets_the_conversation() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(PoolSize { min: 1, max: 1 }));
     let lease = acquire(&one, "c").expect("a room");
@@ -70,14 +70,17 @@ fn while_a_run_is_in_it_a_room_stays_and_nobody_gets_another() {
     assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
     let released = two.runtime.block_on(two.cluster.release_conversation("c", ReleaseReason::Conversation));
     assert!(matches!(released, Err(ReleaseError::BusyElsewhere)), "{released:?}");
-    // Also where shared state has forgotten everything.
+    // Also after the shared state has lost everything.
     several.redis.flush().expect("flushes");
     assert!(matches!(two.runtime.block_on(two.cluster.admit("c")), Err(AcquireError::Busy)));
     assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
     drop(lease);
     two.runtime.block_on(two.cluster.admit("c")).expect("admitted");
     assert!(matches!(one.runtime.block_on(one.cluster.admit("d")), Ok(())));
-    assert!(matches!(two.runtime.block_on(two.cluster.admit("d")), Err(AcquireError::Busy)), "admitted elsewhere");
+    assert!(
+        matches!(two.runtime.block_on(two.cluster.admit("d")), Err(AcquireError::Busy)),
+        "the other server has admitted a run"
+    );
 }
 
 /// A server stops or dies while a run goes on in its room: its next start takes the run up again, so until then, or until the
@@ -114,7 +117,7 @@ fn a_room_in_which_a_run_goes_on_waits_for_its_server() {
 }
 
 #[test]
-fn of_many_that_ask_at_the_same_time_one_gets_the_room() {
+fn of_many_simultaneous_requests_one_gets_the_room() {
     let several = Several::new();
     let servers: Vec<_> = (0..3).map(|_| several.start(PoolSize { min: 2, max: 2 })).collect();
     for round in 0..5 {
@@ -133,7 +136,7 @@ fn of_many_that_ask_at_the_same_time_one_gets_the_room() {
 }
 
 #[test]
-fn the_living_take_up_what_a_dead_server_left_and_nothing_of_the_living() {
+fn servers_adopt_the_rooms_of_a_dead_server_and_none_of_a_live_one() {
     let several = Several::new();
     let (one, two) = (several.start(PoolSize { min: 1, max: 1 }), several.start(NO_POOL));
     let kept = use_once(&two, "of two");
@@ -141,7 +144,7 @@ fn the_living_take_up_what_a_dead_server_left_and_nothing_of_the_living() {
     one.until("a full pool", || one.pooled() == 1);
     several.host.age();
     let report = two.runtime.block_on(two.cluster.collect());
-    // Only what it knows to be idle: its own.
+    // A server collects only its own idle rooms while their owners are alive.
     assert!(report.errors.is_empty() && report.reclaimed.len() == 1, "{report:?}");
     assert_eq!(report.reclaimed[0].0.as_str(), kept.0);
     assert_eq!(one.entries().len(), 2);
@@ -149,25 +152,25 @@ fn the_living_take_up_what_a_dead_server_left_and_nothing_of_the_living() {
     assert_eq!(
         use_once(&two, "of one"),
         (left.0, Origin::Reused, Some("session of of one".into())),
-        "when it is asked for"
+        "adopted by the next request"
     );
     let report = two.runtime.block_on(two.cluster.collect());
     assert!(report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
-    assert_eq!(two.entries().len(), 2, "and the rest when the collector comes by: {:?}", two.rooms());
-    two.until("a pool as small as it should be", || two.entries().len() == 1);
+    assert_eq!(two.entries().len(), 2, "the others are adopted by the collector: {:?}", two.rooms());
+    two.until("a pool of the configured size", || two.entries().len() == 1);
     assert!(several.records(&two).iter().all(|record| record.owner == several.records(&two)[0].owner));
 }
 
 #[test]
-fn a_room_that_is_just_being_taken_up_is_nobody_elses() {
+fn a_room_being_adopted_by_one_server_is_left_alone_by_the_others() {
     let several = Several::new();
     let (one, two, three) = (several.start(NO_POOL), several.start(NO_POOL), several.start(NO_POOL));
     let room = use_once(&one, "c");
     one.kill();
-    // Its agent takes its time, so that two is found claiming the room, and not yet having it.
+    // A slow agent keeps `two` between the claim of the room and its adoption.
     several.host.engine.mute_agents();
     let cluster = two.cluster.clone();
-    let taking = two.runtime.spawn(async move { cluster.acquire(occupant("c")).await });
+    let adoption = two.runtime.spawn(async move { cluster.acquire(occupant("c")).await });
     let key = format!("nagaya:{{ours}}:room:{}", room.0);
     let claimed = || several.redis.command(&format!("GET {key}")).expect("asks").contains(two.workspaces.server_id());
     three.until("the claim", claimed);
@@ -175,17 +178,17 @@ fn a_room_that_is_just_being_taken_up_is_nobody_elses() {
     let report = three.runtime.block_on(three.cluster.collect());
     assert!(report.errors.is_empty() && report.reclaimed.is_empty() && three.entries().is_empty(), "{report:?}");
     several.host.engine.unmute_agents();
-    let lease = two.runtime.block_on(taking).expect("no panic").expect("a room");
+    let lease = two.runtime.block_on(adoption).expect("no panic").expect("a room");
     assert_eq!((lease.workspace_id(), lease.origin()), (room.0.as_str(), Origin::Reused));
 }
 
 #[test]
-fn a_server_that_stops_leaves_its_rooms_to_the_others_or_to_its_next_start() {
+fn a_stopped_server_leaves_its_rooms_to_the_next_start() {
     let several = Several::new();
     let one = several.start(NO_POOL);
     let room = use_once(&one, "c");
     one.runtime.block_on(one.cluster.shutdown(OnShutdown::Keep, DEADLINE));
-    assert!(!several.host.base().join(".servers").exists(), "its socket is gone, and it was the last");
+    assert!(!several.host.base().join(".servers").exists(), "the last server removes the directory of sockets");
     one.kill();
     let two = several.start(NO_POOL);
     assert_eq!(two.conversations(), ["c"]);
@@ -193,7 +196,7 @@ fn a_server_that_stops_leaves_its_rooms_to_the_others_or_to_its_next_start() {
 }
 
 #[test]
-fn what_holds_a_conversation_and_dies_holds_it_no_longer() {
+fn a_dead_servers_admission_does_not_block_the_conversation() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
     one.runtime.block_on(one.cluster.admit("c")).expect("admitted");
@@ -203,14 +206,14 @@ fn what_holds_a_conversation_and_dies_holds_it_no_longer() {
 }
 
 #[test]
-fn a_conversation_that_is_deleted_on_one_server_has_no_room_on_another() {
+fn deleting_a_conversation_on_one_server_removes_its_room_on_another() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
     use_once(&one, "c");
     two.runtime.block_on(two.cluster.release_conversation("c", ReleaseReason::Conversation)).expect("released");
     assert_eq!((several.host.containers(), several.host.directories()), (vec![], BTreeSet::new()));
     assert!(one.entries().is_empty() && two.entries().is_empty());
-    // And of a server that died.
+    // Also the room of a dead server.
     use_once(&one, "d");
     one.kill();
     two.runtime.block_on(two.cluster.release_conversation("d", ReleaseReason::Conversation)).expect("released");
@@ -218,7 +221,7 @@ fn a_conversation_that_is_deleted_on_one_server_has_no_room_on_another() {
 }
 
 #[test]
-fn without_redis_known_rooms_go_on_and_no_second_room_is_made() {
+fn without_redis_known_rooms_stay_usable_and_no_second_room_is_made() {
     let mut several = Several::new();
     let (one, two) = (several.start(PoolSize { min: 1, max: 1 }), several.start(NO_POOL));
     let room = use_once(&one, "c");
@@ -236,70 +239,69 @@ fn without_redis_known_rooms_go_on_and_no_second_room_is_made() {
     let report = two.runtime.block_on(two.cluster.collect());
     assert!(!report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
     let released = one.runtime.block_on(one.cluster.release_conversation("c", ReleaseReason::Conversation));
-    released.expect("a room that is known can be released");
-    let again = one.entries().len();
-    assert_eq!(again, 1, "the pool's room waits");
+    released.expect("a known room can be released");
+    assert_eq!(one.entries().len(), 1, "the pool keeps its room");
     several.redis.start_again().expect("starts");
-    // What was forgotten is written again: the room of the pool that only the table knew.
-    let waiting = one.entries()[0].room.id.to_string();
+    // The record of the pool's room, which only the server's table knows, is written again.
+    let pooled = one.entries()[0].room.id.to_string();
     one.until("its record", || {
-        several.redis.command(&format!("EXISTS nagaya:{{ours}}:room:{waiting}")).expect("asks") == "1"
+        several.redis.command(&format!("EXISTS nagaya:{{ours}}:room:{pooled}")).expect("asks") == "1"
     });
     use_once(&two, "new");
     assert_eq!(several.host.containers().len(), 2);
 }
 
 #[test]
-fn what_redis_forgets_is_written_again_and_harms_nobody() {
+fn records_lost_by_redis_are_written_again_and_no_room_is_lost() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
     let room = use_once(&one, "c");
     several.redis.flush().expect("flushes");
     several.host.age();
-    // Nobody's, by the records; its server says otherwise.
+    // The records do not name an owner, but the owner itself answers.
     let report = two.runtime.block_on(two.cluster.collect());
     assert!(report.errors.is_empty() && report.reclaimed.is_empty(), "{report:?}");
     let key = format!("nagaya:{{ours}}:room:{}", room.0);
     one.until("its record", || several.redis.command(&format!("EXISTS {key}")).expect("asks") == "1");
     several.redis.flush().expect("flushes");
-    assert_eq!(use_once(&two, "c").0, room.0, "handed over without any record");
+    assert_eq!(use_once(&two, "c").0, room.0, "handed over without a record");
 }
 
 #[test]
-fn a_record_that_cannot_be_read_harms_no_other_conversation_and_is_told_of() {
+fn a_corrupt_record_is_reported_and_affects_no_other_conversation() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
-    let (hurt, well) = (use_once(&one, "hurt"), use_once(&one, "well"));
-    let key = format!("nagaya:{{ours}}:room:{}", hurt.0);
+    let (corrupt, intact) = (use_once(&one, "corrupt"), use_once(&one, "intact"));
+    let key = format!("nagaya:{{ours}}:room:{}", corrupt.0);
     several.redis.command(&format!("SET {key} junk")).expect("sets");
-    assert_eq!(use_once(&two, "well").0, well.0);
-    assert_eq!(use_once(&two, "hurt").0, hurt.0, "its server knows it without a record");
-    let told = two.workspaces.state().quarantined().expect("told of");
-    assert!(told.contains(&hurt.0), "{told}");
-    // Of a dead server nobody knows it: it is one room less, and not one too many.
+    assert_eq!(use_once(&two, "intact").0, intact.0);
+    assert_eq!(use_once(&two, "corrupt").0, corrupt.0, "the owner knows the room without its record");
+    let report = two.workspaces.state().quarantined().expect("a report");
+    assert!(report.contains(&corrupt.0), "{report}");
+    // If the owner is dead, no server knows the room: the conversation gets a new one, and the old one is collected.
     several.redis.command(&format!("SET {key} junk")).expect("sets");
     two.kill();
-    assert_ne!(use_once(&one, "hurt").0, hurt.0);
-    assert_eq!(use_once(&one, "well").0, well.0);
+    assert_ne!(use_once(&one, "corrupt").0, corrupt.0);
+    assert_eq!(use_once(&one, "intact").0, intact.0);
     several.host.age();
     let report = one.runtime.block_on(one.cluster.collect());
     assert!(report.errors.is_empty(), "{report:?}");
-    assert!(!several.host.containers().iter().any(|(name, _)| name.ends_with(&hurt.0)), "{report:?}");
+    assert!(!several.host.containers().iter().any(|(name, _)| name.ends_with(&corrupt.0)), "{report:?}");
 }
 
 #[test]
-fn the_pool_is_resized_on_every_server_and_stays_so() {
+fn a_pool_size_applies_to_every_server_also_to_later_ones() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
     let size = PoolSize { min: 1, max: 3 };
     one.runtime.block_on(one.workspaces.resize_pool(size)).expect("resized");
-    two.until("a room that waits", || two.workspaces.pool_size() == size && two.entries().len() == 1);
+    two.until("a pooled room", || two.workspaces.pool_size() == size && two.entries().len() == 1);
     let three = several.start(NO_POOL);
     three.until("the same size", || three.workspaces.pool_size() == size);
 }
 
 #[test]
-fn a_start_waits_for_redis_and_then_adopts() {
+fn a_server_started_without_redis_reconciles_once_redis_answers() {
     let mut several = Several::new();
     several.redis.kill().expect("ends");
     let one = Server::start_among(&several.host, &several.redis, NO_POOL);
@@ -311,12 +313,12 @@ fn a_start_waits_for_redis_and_then_adopts() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_not_robbed() {
+fn rooms_of_a_live_server_that_does_not_answer_are_not_taken_over() {
     let several = Several::new();
     let two = several.start(NO_POOL);
     let one = several.start(NO_POOL);
     use_once(&one, "c");
-    // It lives, and its one thread is busy.
+    // The server is alive, but its only thread is blocked.
     let (release, held) = std::sync::mpsc::channel::<()>();
     let held = Arc::new(std::sync::Mutex::new(held));
     one.runtime.spawn(async move { held.lock().map(|held| held.recv_timeout(Duration::from_secs(60)).ok()).ok() });

@@ -1,4 +1,4 @@
-//! A host with an engine and directories that outlive a server, and servers that live and die on it.
+//! A host whose engine and directories outlive the servers on it, and servers that can be started and killed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,17 +20,18 @@ use nagaya_workspace::state::{Embedded, PoolSize, Record, Redis, RedisAddress, S
 use nagaya_workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Parts, RoomLimits, Settings, Template, Workspaces, testing};
 use tokio::runtime::Runtime;
 
-/// Whose the rooms under test are, and whose the others.
+/// The deployment under test.
 pub(crate) const DEPLOYMENT: &str = "ours";
+/// Another deployment on the same host, which must stay untouched.
 const OTHERS: &str = "theirs";
-/// Longest anything here may take.
+/// Deadline for every wait.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const TTL: Duration = Duration::from_secs(60);
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
-/// How much older everything gets at once: beyond every age that matters.
+/// How far [`Host::age`] advances the clock: beyond every age limit.
 pub(crate) const AGES: Duration = Duration::from_secs(100);
 
-/// What a server finds when it starts, and leaves when it dies.
+/// Everything that outlives a server: engine, directories, records and clock.
 pub(crate) struct Host {
     pub(crate) engine: Arc<Memory>,
     pub(crate) clock: Clock,
@@ -63,46 +64,46 @@ impl Host {
         self.dir.path().join("workspaces.sqlite")
     }
 
-    /// Our containers: name, and whether it runs.
+    /// The deployment's containers: name, and whether the container is running.
     pub(crate) fn containers(&self) -> Vec<(String, bool)> {
         self.engine.containers().into_iter().filter(|(name, _)| *name != self.others.0).collect()
     }
 
-    /// Our directories.
+    /// Names of the deployment's directories.
     pub(crate) fn directories(&self) -> BTreeSet<String> {
         let entries = fs::read_dir(self.base()).expect("a base").flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| RoomId::parse(name).is_some() && !self.others.1.ends_with(name)).collect()
     }
 
-    /// Nothing of the other deployment was touched.
+    /// Asserts that the other deployment's container and directory are untouched.
     pub(crate) fn check_others(&self) {
         let theirs = self.engine.containers().into_iter().find(|(name, _)| *name == self.others.0);
         assert_eq!(theirs.map(|(_, running)| running), Some(true), "the other deployment's container");
         assert!(self.others.1.join("kept").exists(), "the other deployment's directory");
     }
 
-    /// Everything gets older.
+    /// Advances the clock by [`AGES`].
     pub(crate) fn age(&self) {
         self.clock.advance(AGES);
     }
 
-    /// A container of ours that no server knows, where the engine will have it.
+    /// Starts a container of the deployment that no server knows, unless the engine refuses it.
     pub(crate) fn stray_container(&self, runtime: &Runtime) {
         let id = RoomId::generate(DEPLOYMENT);
         let dir = self.base().join(id.as_str());
         fs::create_dir_all(&dir).expect("makes");
-        // A fault that was asked for may hit this one, too; then there is only a directory.
+        // An injected fault may hit this call; then only the directory is left.
         let _ = runtime.block_on(self.engine.run(spec(&id, DEPLOYMENT, dir)));
     }
 
-    /// A directory of ours that no server knows.
+    /// Creates a directory of the deployment that no server knows.
     pub(crate) fn stray_directory(&self) {
         let id = RoomId::generate(DEPLOYMENT);
         fs::create_dir_all(self.base().join(id.as_str())).expect("makes");
     }
 
-    /// What the file of an only server remembers.
+    /// The records in the file of a server without shared state.
     pub(crate) async fn records(&self) -> Vec<Record> {
         let state = Embedded::open(&self.records_path()).await.expect("opens");
         let records = state.records().await.expect("reads");
@@ -112,7 +113,7 @@ impl Host {
 
     pub(crate) async fn parts(&self, pool: PoolSize) -> Parts {
         let parts = testing::parts(self.engine.clone(), DEPLOYMENT, self.dir.path()).await.expect("parts");
-        // Collection happens when a test says so.
+        // Collection runs only when a test calls it.
         let settings = Settings { ttl: TTL, grace: GRACE, pool, ..parts.settings.clone() };
         Parts { template: template(), clock: self.clock.clone(), settings, ..parts }
     }
@@ -135,7 +136,7 @@ fn spec(id: &RoomId, deployment: &str, dir: PathBuf) -> ContainerSpec {
     spec
 }
 
-/// One life of a server. Dropping it is `kill -9`: every task ends where it stands.
+/// A running server. Dropping it acts like SIGKILL: every task ends where it is.
 pub(crate) struct Server {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) workspaces: Arc<Workspaces>,
@@ -151,7 +152,7 @@ impl Server {
         Self::with(runtime, parts)
     }
 
-    /// One of several: it has a thread of its own, since the others ask it things at any time.
+    /// Starts one of several servers. It has its own thread, since the others may call it at any time.
     pub(crate) fn start_among(host: &Host, redis: &RedisServer, pool: PoolSize) -> Self {
         Self::start_among_with(host, redis, pool, None)
     }
@@ -176,18 +177,18 @@ impl Server {
         Self::among(runtime, parts, peers, expected)
     }
 
-    /// SIGKILL: every task ends where it stands.
+    /// Acts like SIGKILL: every task ends where it is.
     pub(crate) fn kill(self) {
-        // The runtime first: nothing gets to clean up.
+        // The runtime goes first, so that no task can clean up.
         drop(self.runtime);
     }
 
-    /// Rooms that wait.
+    /// Number of pooled rooms.
     pub(crate) fn pooled(&self) -> usize {
         self.entries().iter().filter(|entry| entry.state == RoomState::Pooled).count()
     }
 
-    /// Conversations that have a room here.
+    /// Conversations that have a room on this server.
     pub(crate) fn conversations(&self) -> Vec<String> {
         let bound = self.entries().into_iter().filter_map(|entry| match entry.state {
             RoomState::Bound { occupant, .. } => Some(occupant.conversation),
@@ -210,7 +211,7 @@ impl Server {
         Self { workspaces: cluster.workspaces().clone(), cluster, runtime, egress, metrics }
     }
 
-    /// Lets background work go on until a condition holds.
+    /// Runs background work until a condition holds.
     pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let wait = async {
             while !holds() {
@@ -218,14 +219,14 @@ impl Server {
             }
         };
         let waited = self.runtime.block_on(async { tokio::time::timeout(DEADLINE, wait).await });
-        assert!(waited.is_ok(), "waited in vain for {what}; rooms: {:?}", self.rooms());
+        assert!(waited.is_ok(), "deadline exceeded waiting for {what}; rooms: {:?}", self.rooms());
     }
 
     pub(crate) fn entries(&self) -> Vec<Entry> {
         self.workspaces.rooms().all()
     }
 
-    /// Rooms and what they do, for a message.
+    /// Rooms with their states, for messages.
     pub(crate) fn rooms(&self) -> Vec<(String, RoomState)> {
         self.entries().into_iter().map(|entry| (entry.room.id.to_string(), entry.state)).collect()
     }

@@ -1,4 +1,4 @@
-//! Redis that is down, slow, flushed, restarted, closed to us: what is said, how soon, and that it heals.
+//! Redis that is down, paused, flushed, restarted, full or protected by another password: the error, its delay, and the recovery.
 
 use std::time::{Duration, Instant};
 
@@ -7,39 +7,39 @@ use nagaya_workspace::state::{Redis, State, StateError};
 
 use crate::support::{DEPLOYMENT, record, redis};
 
-/// Longest a call may take: its own deadline, and what a busy machine adds.
+/// Deadline for a call: longer than the client's own, because the machine may be busy.
 const ANSWERED: Duration = Duration::from_secs(10);
 
-async fn heals(state: &Redis) {
-    let heal = async {
+async fn recovers(state: &Redis) {
+    let recovery = async {
         while state.ping().await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(ANSWERED, heal).await.expect("heals without a new start");
+    tokio::time::timeout(ANSWERED, recovery).await.expect("recovers without a restart");
 }
 
 #[tokio::test]
-async fn one_that_is_down_is_told_of_and_taken_up_when_it_is_there() {
+async fn a_stopped_redis_is_reported_as_unavailable_and_used_again_once_it_is_back() {
     let mut server = RedisServer::start().expect("a Redis");
     let state = redis(&server.url());
     server.kill().expect("ends");
     for _ in 0..20 {
-        let error = state.ping().await.expect_err("nobody there");
+        let error = state.ping().await.expect_err("Redis is down");
         assert!(matches!(&error, StateError::Unavailable { address, .. } if *address == format!("{}/0", server.url())));
     }
     server.start_again().expect("starts");
-    heals(&state).await;
+    recovers(&state).await;
     state.put_owned(&record("a", Some("c"), "me")).await.expect("writes");
     server.start_again().expect("starts");
-    // The first call may find the old connection closed; nothing is believed to be written that was not.
-    heals(&state).await;
+    // The first call may find the old connection closed; no write is reported that was not made.
+    recovers(&state).await;
     assert_eq!(state.records().await.expect("reads"), []);
     state.put_owned(&record("a", Some("c"), "me")).await.expect("writes, with scripts that are gone");
 }
 
 #[tokio::test]
-async fn one_that_stands_still_is_not_waited_for() {
+async fn calls_to_a_paused_redis_time_out() {
     let server = RedisServer::start().expect("a Redis");
     let state = redis(&server.url());
     state.ping().await.expect("answers");
@@ -49,12 +49,12 @@ async fn one_that_stands_still_is_not_waited_for() {
     assert!(calls.iter().all(Result::is_err));
     assert!(began.elapsed() < ANSWERED, "{:?}", began.elapsed());
     assert!(calls.into_iter().any(|call| call.expect_err("fails").to_string().contains("no answer")));
-    server.resume().expect("goes on");
-    heals(&state).await;
+    server.resume().expect("continues");
+    recovers(&state).await;
 }
 
 #[tokio::test]
-async fn an_epoch_ends_when_everything_is_lost() {
+async fn a_flush_starts_a_new_epoch() {
     let server = RedisServer::start().expect("a Redis");
     let state = redis(&server.url());
     let epoch = state.epoch().await.expect("answers");
@@ -64,23 +64,23 @@ async fn an_epoch_ends_when_everything_is_lost() {
 }
 
 #[tokio::test]
-async fn one_that_wants_a_password_says_so_and_what_to_do() {
+async fn a_missing_or_wrong_password_is_reported_and_its_correction_needs_no_restart() {
     let server = RedisServer::start_with_password("hunter2").expect("a Redis");
     let state = redis(&server.url());
     let error = state.ping().await.expect_err("refused");
     assert!(matches!(error, StateError::Refused { .. }), "{error:?}");
     assert!(error.to_string().contains("REDIS_URL"), "{error}");
-    // With a password that is wrong, and after that was mended on the other side, the same client gets in.
+    // With a wrong password; once Redis accepts it, the same client gets in.
     let state = redis(&format!("{}?pass=other", server.url()));
     let error = state.ping().await.expect_err("refused");
     assert!(matches!(error, StateError::Refused { .. }), "{error:?}");
     assert!(!error.to_string().contains("other?") && !error.to_string().contains("pass=other"), "{error}");
     server.command("CONFIG SET requirepass other").expect("changes");
-    heals(&state).await;
+    recovers(&state).await;
 }
 
 #[tokio::test]
-async fn one_that_is_full_refuses_and_heals() {
+async fn a_full_redis_refuses_writes_until_it_has_room() {
     let server = RedisServer::start().expect("a Redis");
     let state = redis(&server.url());
     state.ping().await.expect("answers");
@@ -92,7 +92,7 @@ async fn one_that_is_full_refuses_and_heals() {
 }
 
 #[tokio::test]
-async fn a_record_of_another_kind_is_moved_aside() {
+async fn a_key_of_another_type_is_moved_to_quarantine() {
     let server = RedisServer::start().expect("a Redis");
     let state = redis(&server.url());
     state.put_owned(&record("a", Some("c"), "me")).await.expect("writes");
@@ -105,12 +105,12 @@ async fn a_record_of_another_kind_is_moved_aside() {
     }
     assert_eq!(state.records().await.expect("reads"), [record("b", Some("d"), "me")]);
     assert_eq!(server.command(&format!("TYPE {}", key("quarantine:a"))).expect("asks"), "list");
-    state.put_owned(&record("b", Some("d"), "me")).await.expect("the way to the room is written anew");
+    state.put_owned(&record("b", Some("d"), "me")).await.expect("the conversation's key is written again");
     assert_eq!(state.record_by_conversation("d").await.expect("reads"), Some(record("b", Some("d"), "me")));
 }
 
 #[tokio::test]
-async fn what_nobody_refreshes_goes_away_by_itself() {
+async fn records_that_are_not_refreshed_expire() {
     let server = RedisServer::start().expect("a Redis");
     let state = redis(&server.url());
     let kept = record("a", Some("c"), "me");
@@ -118,7 +118,7 @@ async fn what_nobody_refreshes_goes_away_by_itself() {
     let keys = ["room:a", "conversation:c", "rooms"].map(|kind| format!("nagaya:{{{DEPLOYMENT}}}:{kind}"));
     let left = |key: &str| server.command(&format!("PTTL {key}")).expect("asks").parse::<i64>().expect("a number");
     for key in &keys {
-        assert!(left(key) > 0, "{key} is for ever");
+        assert!(left(key) > 0, "{key} does not expire");
         server.command(&format!("PEXPIRE {key} 50000")).expect("shortens");
     }
     state.refresh(&[kept]).await.expect("refreshes");
@@ -131,6 +131,6 @@ async fn what_nobody_refreshes_goes_away_by_itself() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(ANSWERED, gone).await.expect("goes");
+    tokio::time::timeout(ANSWERED, gone).await.expect("expires");
     assert_eq!(state.record_by_conversation("c").await.expect("reads"), None);
 }

@@ -1,4 +1,4 @@
-//! Shared state: one suite over each place it may be kept in.
+//! Shared state: one suite for both implementations, a file and Redis, and the faults of Redis.
 
 mod doctor;
 mod faults;

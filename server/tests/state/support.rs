@@ -1,4 +1,4 @@
-//! Both kinds of state, and what a test does to them behind their backs.
+//! Both implementations of the state, and ways to corrupt them from outside.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use nagaya_workspace::state::{Embedded, Record, Redis, RedisAddress, State, open
 pub(crate) const DEPLOYMENT: &str = "ours";
 pub(crate) const TTL: Duration = Duration::from_secs(100);
 
-/// Where state is kept.
-pub(crate) enum Place {
+/// Where the state under test is kept.
+pub(crate) enum Backend {
     File(tempfile::TempDir),
     Redis(Box<RedisServer>),
 }
 
-impl Place {
+impl Backend {
     pub(crate) fn file() -> Self {
         Self::File(tempfile::tempdir().expect("a directory"))
     }
@@ -24,7 +24,7 @@ impl Place {
         Self::Redis(Box::new(RedisServer::start().expect("a Redis")))
     }
 
-    /// One more server's view of it.
+    /// Opens the state as one more server does.
     pub(crate) async fn open(&self) -> Arc<dyn State> {
         match self {
             Self::File(dir) => Arc::new(Embedded::open(&dir.path().join("s.sqlite")).await.expect("opens")),
@@ -32,7 +32,7 @@ impl Place {
         }
     }
 
-    /// Puts junk where a room's record is.
+    /// Overwrites a room's record with invalid bytes.
     pub(crate) async fn corrupt(&self, workspace: &str) {
         match self {
             Self::File(dir) => {

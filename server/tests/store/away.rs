@@ -1,4 +1,4 @@
-//! A database that goes away, is locked, or is not ours to use.
+//! A database that is stopped, paused, locked, or not usable with the given address.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use nagaya_fixtures::postgres::Postgres;
 use nagaya_server::conversation::store::{Database, NewTenant, OpenError, Store, StoreError};
 use sqlx::Connection;
 
-/// Longest wait for anything here.
+/// Deadline for every wait.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn at(url: &str) -> Database {
@@ -17,7 +17,7 @@ async fn answers_again(store: &Store) {
     let until = Instant::now() + DEADLINE;
     while let Err(error) = store.ping().await {
         assert!(error.is_unavailable(), "{error}");
-        assert!(Instant::now() < until, "it does not heal: {error}");
+        assert!(Instant::now() < until, "the store does not recover: {error}");
         tokio::task::yield_now().await;
     }
 }
@@ -27,12 +27,12 @@ fn new(id: &str) -> NewTenant {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stops_is_told_and_one_that_is_back_is_used() {
+async fn a_stopped_server_is_reported_as_unavailable_and_used_again_once_it_is_back() {
     let mut postgres = Postgres::start().expect("PostgreSQL");
     let store = Store::open(&at(&postgres.url())).await.expect("opens");
     store.create_tenant(new("before")).await.expect("creates");
     postgres.stop().expect("stops");
-    let refused = store.create_tenant(new("meanwhile")).await.expect_err("it is away");
+    let refused = store.create_tenant(new("meanwhile")).await.expect_err("the server is stopped");
     assert!(refused.is_unavailable(), "{refused}");
     postgres.start_again().expect("starts");
     answers_again(&store).await;
@@ -43,25 +43,25 @@ async fn a_server_that_stops_is_told_and_one_that_is_back_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stands_still_is_given_up_and_used_when_it_goes_on() {
+async fn operations_on_a_paused_server_time_out_and_succeed_once_it_continues() {
     let postgres = Postgres::start().expect("PostgreSQL");
     let store = Store::open(&at(&postgres.url())).await.expect("opens");
     for round in 0..2 {
-        postgres.pause().expect("stands still");
-        // More at once than there are connections: none may be lost for it.
-        let asked = futures::future::join_all((0..20).map(|_| store.tenants()));
-        for answer in tokio::time::timeout(DEADLINE, asked).await.expect("in time") {
-            let error = answer.expect_err("it stands still");
+        postgres.pause().expect("pauses");
+        // More operations at once than connections: no connection may be lost.
+        let answers = futures::future::join_all((0..20).map(|_| store.tenants()));
+        for answer in tokio::time::timeout(DEADLINE, answers).await.expect("in time") {
+            let error = answer.expect_err("the server is paused");
             assert!(error.is_unavailable(), "{error}");
         }
-        postgres.resume().expect("goes on");
+        postgres.resume().expect("continues");
         answers_again(&store).await;
         store.create_tenant(new(&format!("t{round}"))).await.expect("creates");
     }
     let all = futures::future::join_all((0..20).map(|_| store.tenants())).await;
     assert!(all.into_iter().all(|tenants| tenants.expect("lists").len() == 2));
 
-    // In the middle of a statement, where no deadline of its own ends it.
+    // Paused in the middle of a statement, PostgreSQL cannot enforce its own deadlines.
     let mut other = sqlx::PgConnection::connect(&postgres.url()).await.expect("connects");
     let mut watcher = sqlx::PgConnection::connect(&postgres.url()).await.expect("connects");
     let mut transaction = other.begin().await.expect("begins");
@@ -75,17 +75,17 @@ async fn a_server_that_stands_still_is_given_up_and_used_when_it_goes_on() {
     while sqlx::query(blocked).fetch_optional(&mut watcher).await.expect("looks").is_none() {
         assert!(Instant::now() < until, "nothing waits for the lock");
     }
-    postgres.pause().expect("stands still");
+    postgres.pause().expect("pauses");
     let refused = tokio::time::timeout(DEADLINE, waiting).await.expect("in time").expect("no panic");
     assert!(matches!(refused, Err(StoreError::Slow(_))), "{refused:?}");
-    postgres.resume().expect("goes on");
-    transaction.rollback().await.expect("lets go");
+    postgres.resume().expect("continues");
+    transaction.rollback().await.expect("rolls back");
     answers_again(&store).await;
     store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_that_somebody_has_locked_is_waited_for_and_then_told() {
+async fn a_locked_table_is_waited_for_and_then_reported_as_unavailable() {
     let postgres = Postgres::start().expect("PostgreSQL");
     let store = Store::open(&at(&postgres.url())).await.expect("opens");
     let mut other = sqlx::PgConnection::connect(&postgres.url()).await.expect("connects");
@@ -94,15 +94,15 @@ async fn a_table_that_somebody_has_locked_is_waited_for_and_then_told() {
     let refused = tokio::time::timeout(DEADLINE, store.create_tenant(new("t"))).await.expect("in time");
     let refused = refused.expect_err("locked");
     assert!(refused.is_unavailable(), "{refused}");
-    transaction.rollback().await.expect("lets go");
+    transaction.rollback().await.expect("rolls back");
     store.create_tenant(new("t")).await.expect("creates");
     store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_at_the_start_is_told_without_the_password() {
+async fn errors_at_the_start_say_what_is_wrong_and_never_show_the_password() {
     let mut postgres = Postgres::start().expect("PostgreSQL");
-    let failure = async |url: String| Store::open(&at(&url)).await.expect_err("is refused");
+    let failure = async |url: String| Store::open(&at(&url)).await.expect_err("fails");
     let wrong = failure(postgres.url_with("wrong-password", "postgres")).await;
     assert!(matches!(wrong, OpenError::Refused(_)), "{wrong:?}");
     let missing = failure(postgres.url_with("test-password", "nowhere")).await;
@@ -117,14 +117,14 @@ async fn what_is_wrong_at_the_start_is_told_without_the_password() {
     postgres.stop().expect("stops");
     let away = failure(postgres.url()).await;
     assert!(matches!(away, OpenError::Away(_)), "{away:?}");
-    for told in [wrong, missing, newer, away] {
-        let told = told.to_string();
-        assert!(!told.contains("password@") && !told.contains("wrong-password") && told.lines().count() == 1, "{told}");
+    for error in [wrong, missing, newer, away] {
+        let text = error.to_string();
+        assert!(!text.contains("password@") && !text.contains("wrong-password") && text.lines().count() == 1, "{text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_another_process_has_locked_is_told() {
+async fn a_file_locked_by_another_process_is_reported_as_unavailable_and_can_be_read() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.sqlite");
     let store = Store::open(&Database::Sqlite(path.clone())).await.expect("opens");
@@ -133,8 +133,8 @@ async fn a_file_that_another_process_has_locked_is_told() {
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("locks");
     let refused = store.create_tenant(new("t")).await.expect_err("locked");
     assert!(refused.is_unavailable() && matches!(refused, StoreError::Database(_)), "{refused}");
-    assert!(store.tenants().await.expect("reading goes on").is_empty());
-    sqlx::query("ROLLBACK").execute(&mut other).await.expect("lets go");
+    assert!(store.tenants().await.expect("reads").is_empty());
+    sqlx::query("ROLLBACK").execute(&mut other).await.expect("rolls back");
     store.create_tenant(new("t")).await.expect("creates");
     store.close().await;
 }

@@ -1,4 +1,4 @@
-//! What is kept, over both databases: the same questions, the same answers. And PostgreSQL that goes away and comes back.
+//! The store over SQLite and PostgreSQL: one suite for both, and the behaviour while PostgreSQL is unreachable.
 
 mod away;
 mod same;
@@ -6,7 +6,7 @@ mod same;
 use nagaya_fixtures::postgres::Postgres;
 use nagaya_server::conversation::store::{Database, Store};
 
-/// A database under test, and what it lives in.
+/// A database under test, with the directory or server that it needs.
 pub(crate) enum Home {
     File(tempfile::TempDir),
     Server(Postgres),

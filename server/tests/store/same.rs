@@ -1,4 +1,4 @@
-//! The suite that each database goes through.
+//! The suite that every database must pass.
 
 use jiff::Timestamp;
 use nagaya_protocol::Usage;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::Home;
 
-/// Declares each of these once over a file and once over a server.
+/// Declares each test once over SQLite and once over PostgreSQL.
 macro_rules! over_both {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
@@ -31,9 +31,9 @@ macro_rules! over_both {
 over_both! {
     tenants_and_models_refer_to_each_other,
     conversations_are_filtered_and_paged,
-    a_run_is_added_once_and_exactly,
-    messages_are_numbered_and_added_once,
-    servers_that_start_together_find_one_schema,
+    a_repeated_run_is_added_once_with_exact_values,
+    messages_are_numbered_and_a_repeated_one_is_added_once,
+    servers_that_start_at_the_same_time_migrate_the_schema_once,
 }
 
 fn model(id: &str) -> NewModel {
@@ -53,7 +53,8 @@ fn tenant(id: &str, model: Option<&str>) -> NewTenant {
     NewTenant { tenant_id: id.into(), system_prompt: Some("two\nlines".into()), model_id: model.map(Into::into) }
 }
 
-async fn peopled(store: &Store) -> String {
+/// Creates a model, a tenant and a conversation; returns the conversation's id.
+async fn populate(store: &Store) -> String {
     store.create_model(model("m")).await.expect("creates");
     store.create_tenant(tenant("t", Some("m"))).await.expect("creates");
     conversation(store, "u").await
@@ -96,7 +97,7 @@ async fn tenants_and_models_refer_to_each_other(home: &Home) {
 
 async fn conversations_are_filtered_and_paged(home: &Home) {
     let store = home.open().await;
-    let first = peopled(&store).await;
+    let first = populate(&store).await;
     let second = conversation(&store, "without").await;
     for _ in 0..5 {
         conversation(&store, "other").await;
@@ -127,9 +128,9 @@ async fn conversations_are_filtered_and_paged(home: &Home) {
     store.close().await;
 }
 
-async fn a_run_is_added_once_and_exactly(home: &Home) {
+async fn a_repeated_run_is_added_once_with_exact_values(home: &Home) {
     let store = home.open().await;
-    let id = peopled(&store).await;
+    let id = populate(&store).await;
     let totals = RunTotals {
         session_id: Some("s".into()),
         title: Some("T".into()),
@@ -161,14 +162,14 @@ async fn a_run_is_added_once_and_exactly(home: &Home) {
     let messages = store.messages(&id).await.expect("reads");
     assert_eq!(messages.iter().map(|m| m.message_id.as_str()).collect::<Vec<_>>(), ["r1:done", "r2:done"]);
     assert_eq!((&messages[0].content, messages[0].message_subtype.as_deref()), (&done, Some("success")));
-    store.delete_conversation("t", &id).await.expect("deletes, with all that hangs on it");
+    store.delete_conversation("t", &id).await.expect("deletes, with messages and runs");
     assert!(store.messages(&id).await.expect("reads").is_empty());
     store.close().await;
 }
 
-async fn messages_are_numbered_and_added_once(home: &Home) {
+async fn messages_are_numbered_and_a_repeated_one_is_added_once(home: &Home) {
     let store = home.open().await;
-    let id = peopled(&store).await;
+    let id = populate(&store).await;
     let content = json!({"text": "'; DROP TABLE messages; -- \\ \u{10FFFF}"});
     for n in [0, 1, 1, 0, 2] {
         let message_id = format!("r:{n}");
@@ -181,13 +182,13 @@ async fn messages_are_numbered_and_added_once(home: &Home) {
     store.close().await;
 }
 
-async fn servers_that_start_together_find_one_schema(home: &Home) {
+async fn servers_that_start_at_the_same_time_migrate_the_schema_once(home: &Home) {
     let database = home.database();
     let together = (0..4).map(|_| Store::open(&database));
     let stores = futures::future::try_join_all(together).await.expect("all open");
-    peopled(&stores[0]).await;
+    populate(&stores[0]).await;
     assert_eq!(stores[3].tenants().await.expect("lists").len(), 1);
     futures::future::join_all(stores.iter().map(Store::close)).await;
-    // And once more, when there is nothing to be done.
+    // A later start has nothing to migrate.
     home.open().await.close().await;
 }

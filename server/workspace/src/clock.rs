@@ -1,10 +1,10 @@
-//! The time by which rooms are idle and orphans old. It runs with the system's; a test may put it forward.
+//! The clock that measures idle time and the age of orphans. It follows the system's clock; a test may advance it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// A clock; clones go together.
+/// A clock. Clones share one offset from the system's clock.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     ahead_ms: Arc<AtomicU64>,
@@ -15,19 +15,19 @@ impl Clock {
         Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed))
     }
 
-    /// Now, for what began in this process.
+    /// The current monotonic time, for durations within this process.
     #[must_use]
     pub fn now(&self) -> Instant {
         Instant::now() + self.ahead()
     }
 
-    /// Now, for what others have put a time on.
+    /// The current wall-clock time, for timestamps of files and containers.
     #[must_use]
     pub fn date(&self) -> SystemTime {
         SystemTime::now() + self.ahead()
     }
 
-    /// Puts the clock forward.
+    /// Advances the clock.
     pub fn advance(&self, by: Duration) {
         self.ahead_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }

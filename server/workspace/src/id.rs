@@ -1,20 +1,20 @@
-//! A room's id.
+//! Ids of rooms.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
 /// Names a room on the engine, on disk and in logs: sixteen hexadecimal digits. The first six are the deployment's, so
-/// that deployments which share a socket base can tell their directories apart; the rest is random.
+/// that deployments that share a socket base can distinguish their directories; the rest is random.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomId(String);
 
 impl RoomId {
-    /// Characters of an id.
+    /// Length of an id in characters.
     pub const LENGTH: usize = 16;
     const PREFIX: usize = 6;
 
-    /// A new id of a deployment.
+    /// Generates a random id for a deployment.
     #[must_use]
     pub fn generate(deployment: &str) -> Self {
         let random: u64 = rand::random();
@@ -23,26 +23,26 @@ impl RoomId {
         Self(id)
     }
 
-    /// Reads an id; `None` where the text cannot be one.
+    /// Parses an id; `None` if the text is not a valid one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         (text.len() == Self::LENGTH && hex).then(|| Self(text.to_owned()))
     }
 
-    /// Whether the id was made by this deployment.
+    /// Whether the id belongs to this deployment.
     #[must_use]
     pub fn is_of(&self, deployment: &str) -> bool {
         self.0.starts_with(&Self::prefix(deployment))
     }
 
-    /// As text.
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The container's name.
+    /// Name of the room's container.
     #[must_use]
     pub fn container(&self) -> String {
         format!("nagaya-ws-{}", self.0)
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_know_their_deployment() {
+    fn an_id_is_parsed_again_and_identifies_its_deployment() {
         let id = RoomId::generate("one");
         assert_eq!(RoomId::parse(id.as_str()), Some(id.clone()));
         assert!(id.is_of("one") && !id.is_of("two"));

@@ -1,17 +1,17 @@
-//! Workspaces: locked containers that are created, lent to conversations, watched and removed.
+//! Workspaces: locked containers that are created, leased to runs of conversations, watched and removed.
 //!
 //! A *room* is this crate's word for everything that makes up one workspace: its directory, its egress listener, its container
-//! and its record. This crate is the only place that knows all of them, and [`Workspaces::release`] is the only way in which
-//! a room ends.
+//! and its record. Only this crate handles all of them, and only [`Workspaces::release`] removes
+//! a room.
 //!
-//! The crate knows one server. What several servers of a deployment agree on among each other lies above it, in the server's
-//! `cluster` module, which tells [`Workspaces::reconcile`] and [`Workspaces::collect`] which rooms other servers have.
+//! The crate covers one server. The coordination between the servers of a deployment is in the server's `cluster` module, which
+//! passes the other servers' rooms to [`Workspaces::reconcile`] and [`Workspaces::collect`].
 //!
-//! Imports between the modules point one way, and the server's `tests/architecture` keeps it so:
+//! Imports between the modules point one way; the server's `tests/architecture` checks it:
 //!
 //! ```text
 //! upkeep ─► files ─► lifecycle ─► records ─► workspaces ─► rooms, agent ─► directory, spec ─► objects, state, engine
-//! reason, others, id, clock, backoff: below everything
+//! reason, peers, id, clock, backoff: below everything
 //! ```
 
 pub mod agent;

@@ -1,10 +1,10 @@
-//! What the other servers of the deployment have, as far as this server has to know.
+//! The rooms of the deployment's other servers, as the server's `cluster` module reports them.
 
 use std::collections::HashSet;
 
 use crate::id::RoomId;
 
-/// What the other servers of the deployment have.
+/// The rooms that the other servers of the deployment have.
 #[derive(Debug)]
 pub enum PeerRooms {
     /// This server is the only one.
@@ -19,7 +19,8 @@ impl PeerRooms {
     }
 }
 
-/// Another server of the deployment does not say what it has. It may be running, so nothing is done that could be its business.
+/// Another server of the deployment did not answer which rooms it has. It may be running and have any of them, so none is adopted or
+/// released.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct PeerUnavailable(pub String);

@@ -1,44 +1,44 @@
-//! Reasons for which a room ends.
+//! Reasons for the release of a room.
 
 use std::fmt;
 
-/// What ended a room.
+/// Why a room is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReleaseReason {
-    /// It was not used for longer than `CONTAINER_TTL`.
+    /// It has been idle for longer than `CONTAINER_TTL`.
     Idle,
-    /// Its container ended by itself.
+    /// Its container does not run.
     Dead,
-    /// Its agent stopped answering.
+    /// Its agent does not answer.
     Unhealthy,
-    /// It fills the directory that it shares with the server.
+    /// Processes in it fill the directory that it shares with the server.
     Hostile,
-    /// A run in it used up its time.
+    /// A run in it exceeded its time limit.
     Timeout,
-    /// Its container is ours by its label, but nobody knows it.
+    /// Its container has the deployment's label, but no record and no server's table has the room.
     Orphan,
-    /// Only its directory is left.
+    /// A socket directory without a container.
     StaleDirectory,
-    /// Only its record is left.
+    /// A record without a container.
     StaleRecord,
-    /// An earlier release was cut off.
+    /// An earlier release did not complete.
     Unfinished,
-    /// It could not be made whole.
+    /// Its build failed.
     FailedCreation,
     /// Its conversation was archived.
     Conversation,
-    /// Its conversation was deleted, and its files with it.
+    /// Its conversation was deleted, together with its files.
     Deletion,
-    /// An operator asked for it.
+    /// An operator requested it.
     Operator,
-    /// The pool is larger than it should be.
+    /// The warm pool is larger than its maximum.
     Surplus,
-    /// The server stops and keeps nothing.
+    /// The server stops with `SHUTDOWN_WORKSPACES=destroy`.
     Shutdown,
 }
 
 impl ReleaseReason {
-    /// Reasons for which a cycle of garbage collection releases a room.
+    /// Reasons for which garbage collection releases a room.
     pub(crate) const COLLECTED: [Self; 7] = [
         Self::Idle,
         Self::Dead,
@@ -49,7 +49,7 @@ impl ReleaseReason {
         Self::StaleRecord,
     ];
 
-    /// The name in logs, answers and metrics.
+    /// The name in logs, API responses and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -71,34 +71,34 @@ impl ReleaseReason {
         }
     }
 
-    /// For a person: what was found.
+    /// A description for people, in the output of garbage collection.
     #[must_use]
     pub fn explanation(self) -> &'static str {
         match self {
-            Self::Idle => "not used for longer than CONTAINER_TTL",
+            Self::Idle => "idle for longer than CONTAINER_TTL",
             Self::Dead => "its container does not run",
             Self::Unhealthy => "its agent does not answer",
             Self::Hostile => "it fills the directory that it shares with the server",
-            Self::Timeout => "a run in it used up its time",
-            Self::Orphan => "a container with our label that no record and no server knows",
+            Self::Timeout => "a run in it exceeded its time limit",
+            Self::Orphan => "a container of this deployment without a record, unknown to every server",
             Self::StaleDirectory => "a socket directory without a container",
             Self::StaleRecord => "a record without a container",
-            Self::Unfinished => "an earlier release was cut off",
-            Self::FailedCreation => "it could not be made whole",
+            Self::Unfinished => "an earlier release did not complete",
+            Self::FailedCreation => "it failed to start",
             Self::Conversation => "its conversation was archived",
             Self::Deletion => "its conversation was deleted",
-            Self::Operator => "an operator asked for it",
-            Self::Surplus => "the pool is larger than it should be",
-            Self::Shutdown => "the server stops and keeps nothing",
+            Self::Operator => "an operator requested it",
+            Self::Surplus => "the warm pool is larger than its maximum",
+            Self::Shutdown => "the server stops with SHUTDOWN_WORKSPACES=destroy",
         }
     }
 
-    /// Whether nobody is left in the room who could use a grace period.
+    /// Whether no process in the room could make use of the grace period.
     pub(crate) fn skips_grace_period(self) -> bool {
         matches!(self, Self::Dead | Self::Unhealthy)
     }
 
-    /// Whether files cannot be had from the room any more, or nobody wants them.
+    /// Whether the room's files cannot be read any more or need not be saved.
     pub(crate) fn skips_final_sync(self) -> bool {
         self.skips_grace_period() || matches!(self, Self::Deletion | Self::Surplus | Self::FailedCreation)
     }

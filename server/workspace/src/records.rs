@@ -1,8 +1,8 @@
 //! Records of rooms in the shared state: who owns a room, which conversation it belongs to, and its driver's session.
 //!
 //! The table of a running server is the truth about its own rooms; records follow it. Records of a server that has died say
-//! what it had. Nobody touches a room that is not in its table before having claimed its record by compare-and-set, be it to
-//! adopt the room or to release it.
+//! what it had. A server claims the record of a room outside its table by compare-and-set before it adopts or releases
+//! the room.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -13,8 +13,8 @@ use crate::rooms::{Occupant, Room};
 use crate::state::{PoolSize, Record, StateError, WriteOutcome};
 use crate::workspaces::Workspaces;
 
-/// Time between two looks at the shared state.
-const FOLLOW: Duration = Duration::from_secs(2);
+/// Interval at which the shared state is polled.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a room's record was not written.
 #[derive(Debug, thiserror::Error)]
@@ -22,19 +22,19 @@ pub(crate) enum RecordError {
     /// The shared state does not answer.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The conversation has another room by now.
-    #[error("the conversation has another workspace by now")]
+    /// The conversation has another room meanwhile.
+    #[error("the conversation has received another workspace meanwhile")]
     Taken,
 }
 
 impl Workspaces {
     /// Whether records may be missing from the shared state.
-    pub(crate) fn is_records_stale(&self) -> bool {
-        self.behind.load(Ordering::Relaxed)
+    pub(crate) fn are_records_stale(&self) -> bool {
+        self.records_stale.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_behind(&self, behind: bool) {
-        self.behind.store(behind, Ordering::Relaxed);
+    pub(crate) fn set_records_stale(&self, stale: bool) {
+        self.records_stale.store(stale, Ordering::Relaxed);
     }
 
     /// The record that this server writes for a room.
@@ -47,8 +47,8 @@ impl Workspaces {
         }
     }
 
-    /// Claims a room that is in no server's table, so that this server may release it; `false` where another server was
-    /// quicker.
+    /// Claims a room that is in no server's table, so that this server may release it; `false` if another server has
+    /// changed the record first.
     ///
     /// # Errors
     /// The shared state does not answer.
@@ -57,34 +57,34 @@ impl Workspaces {
         Ok(self.parts.state.compare_and_set(id.as_str(), old, Some(&claimed)).await? == WriteOutcome::Written)
     }
 
-    /// Writes a room's record; `false` where the room is being released, and nothing was written.
+    /// Writes a room's record; `false` if the room is being released, in which case nothing is written.
     ///
     /// # Errors
-    /// As [`RecordError`] says.
+    /// The shared state does not answer, or the conversation has another room.
     pub(crate) async fn write_record(
         &self,
         room: &Room,
         occupant: Option<&Occupant>,
         session: Option<String>,
     ) -> Result<bool, RecordError> {
-        // Under the teardown_lock: a release between the check and the write would leave a record of a room that is gone.
-        let _gate = room.teardown_lock.lock().await;
+        // Under the teardown lock: a release between the check and the write would leave a record of a removed room.
+        let _teardown = room.teardown_lock.lock().await;
         if !self.rooms.is_live(&room.id) {
             return Ok(false);
         }
         let record = self.record_for(&room.id, occupant, session);
-        let mut kept = self.parts.state.put_owned(&record).await?;
-        if kept == WriteOutcome::ConversationTaken
+        let mut outcome = self.parts.state.put_owned(&record).await?;
+        if outcome == WriteOutcome::ConversationTaken
             && let Some(occupant) = occupant
         {
-            self.vacate_released(&occupant.conversation).await?;
-            kept = self.parts.state.put_owned(&record).await?;
+            self.clear_released_room(&occupant.conversation).await?;
+            outcome = self.parts.state.put_owned(&record).await?;
         }
-        if kept == WriteOutcome::Written { Ok(true) } else { Err(RecordError::Taken) }
+        if outcome == WriteOutcome::Written { Ok(true) } else { Err(RecordError::Taken) }
     }
 
     /// Takes the conversation out of the record of a room that this server is releasing.
-    async fn vacate_released(&self, conversation: &str) -> Result<(), StateError> {
+    async fn clear_released_room(&self, conversation: &str) -> Result<(), StateError> {
         let Some(old) = self.parts.state.record_by_conversation(conversation).await? else { return Ok(()) };
         let is_live = RoomId::parse(&old.workspace).is_some_and(|id| self.rooms.is_live(&id));
         if old.owner == self.server_id() && !is_live {
@@ -98,8 +98,8 @@ impl Workspaces {
     /// # Errors
     /// The shared state does not answer.
     pub async fn clear_conversation(&self, old: &Record) -> Result<(), StateError> {
-        let vacant = Record { occupant: None, ..old.clone() };
-        self.parts.state.compare_and_set(&old.workspace, Some(old), Some(&vacant)).await?;
+        let cleared = Record { occupant: None, ..old.clone() };
+        self.parts.state.compare_and_set(&old.workspace, Some(old), Some(&cleared)).await?;
         Ok(())
     }
 
@@ -113,30 +113,29 @@ impl Workspaces {
         Ok(())
     }
 
-    /// Until the server stops: takes over the pool's size as other servers set it, and writes again what the shared state has
-    /// lost.
+    /// Until the server stops: applies the pool size that other servers set, and rewrites records that the shared state has lost.
     pub async fn follow_state(&self) {
         let mut epoch = None;
-        let mut trouble = false;
-        let mut look = tokio::time::interval(FOLLOW);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while self.stop.run_until_cancelled(look.tick()).await.is_some() {
-            match self.look_at_state(&mut epoch).await {
-                Ok(()) if trouble => tracing::info!("the shared state answers again"),
+        let mut failing = false;
+        let mut tick = tokio::time::interval(POLL_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(tick.tick()).await.is_some() {
+            match self.poll_state(&mut epoch).await {
+                Ok(()) if failing => tracing::info!("the shared state answers again"),
                 Ok(()) => {}
-                Err(error) if !trouble => {
-                    tracing::error!(%error, "the shared state does not answer; conversations without a workspace on this server wait for it");
+                Err(error) if !failing => {
+                    tracing::error!(%error, "the shared state does not answer; runs that need a new workspace are refused until it does");
                 }
                 Err(error) => tracing::debug!(%error, "the shared state still does not answer"),
             }
-            trouble = self.is_records_stale();
+            failing = self.are_records_stale();
         }
     }
 
-    async fn look_at_state(&self, known: &mut Option<String>) -> Result<(), StateError> {
-        let looked = async {
+    async fn poll_state(&self, known: &mut Option<String>) -> Result<(), StateError> {
+        let polled = async {
             let epoch = self.parts.state.epoch().await?;
-            if known.as_ref() != Some(&epoch) || self.is_records_stale() {
+            if known.as_ref() != Some(&epoch) || self.are_records_stale() {
                 self.refresh_records().await?;
                 *known = Some(epoch);
             }
@@ -147,34 +146,34 @@ impl Workspaces {
             }
             Ok(())
         };
-        let result = looked.await;
-        self.set_behind(result.is_err());
+        let result = polled.await;
+        self.set_records_stale(result.is_err());
         result
     }
 
     /// Writes the records that the shared state lacks, and extends the time to live of the others.
     pub(crate) async fn refresh_records(&self) -> Result<(), StateError> {
         let state = &self.parts.state;
-        let mut there: HashMap<String, Record> =
+        let mut stored: HashMap<String, Record> =
             state.records().await?.into_iter().map(|record| (record.workspace.clone(), record)).collect();
         let mut unchanged = Vec::new();
         for entry in self.rooms.all() {
-            let Some((occupant, session)) = self.rooms.as_recorded(&entry.room.id) else { continue };
+            let Some((occupant, session)) = self.rooms.record_fields(&entry.room.id) else { continue };
             let record = self.record_for(&entry.room.id, occupant.as_ref(), session);
-            if there.remove(&record.workspace).as_ref() == Some(&record) {
+            if stored.remove(&record.workspace).as_ref() == Some(&record) {
                 unchanged.push(record);
                 continue;
             }
-            let _gate = entry.room.teardown_lock.lock().await;
+            let _teardown = entry.room.teardown_lock.lock().await;
             if !self.rooms.is_live(&entry.room.id) {
                 continue;
             }
             match state.put_owned(&record).await? {
                 WriteOutcome::Written => {}
-                kept => tracing::error!(
+                outcome => tracing::error!(
                     workspace = record.workspace,
-                    ?kept,
-                    "a workspace's record belongs to another server"
+                    ?outcome,
+                    "a workspace of this server has a record of another server"
                 ),
             }
         }

@@ -1,4 +1,4 @@
-//! The rooms this server knows: one table, one owner.
+//! The table of this server's rooms. [`Rooms`] is its only owner; every change of state goes through it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -13,36 +13,36 @@ use crate::directory::RoomDir;
 use crate::id::RoomId;
 use crate::objects::SyncState;
 
-/// How long requests and tunnels of an egress listener get to end.
+/// How long a closing egress listener waits for its requests and tunnels.
 pub(crate) const LISTENER_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Whose a room is.
+/// The conversation that a room belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Occupant {
-    /// The conversation in it.
+    /// Id of the conversation.
     pub conversation: String,
-    /// The conversation's tenant.
+    /// Id of the conversation's tenant.
     pub tenant: String,
 }
 
-/// One room.
+/// One room: its directory, its egress listener and the locks under which it is changed.
 #[derive(Debug)]
 pub struct Room {
-    /// Its id.
+    /// Id of the room.
     pub id: RoomId,
-    /// When it was made.
+    /// Time at which the room was built or adopted.
     pub created_at: jiff::Timestamp,
-    /// Its socket directory; `None` for what an earlier server left and nobody will enter again.
+    /// The socket directory; `None` for a room of an earlier process that is only released.
     pub(crate) dir: Option<RoomDir>,
-    /// Its way out; taken by the release.
+    /// The egress listener; the release takes and closes it.
     pub(crate) listener: Mutex<Option<Listener>>,
-    /// Held while the room is taken down: a second release waits for the first.
+    /// Held during a release, so that a second release waits for the first, and while the record is written.
     pub(crate) teardown_lock: tokio::sync::Mutex<()>,
-    /// What is known of its files and the bucket's; held while they are made the same.
+    /// What is known of the files in the room and in the bucket; held during a sync.
     pub(crate) files: tokio::sync::Mutex<SyncState>,
-    /// Whether a sync is about to begin.
+    /// Whether a sync is scheduled and has not begun.
     pub(crate) sync_scheduled: AtomicBool,
-    /// Whose it is or was: the table forgets that when its release begins, the release and the audit trail must not.
+    /// The last occupant. The table drops it when the release begins; the final sync and the audit event still need it.
     occupant: Mutex<Option<Occupant>>,
 }
 
@@ -65,7 +65,7 @@ impl Room {
         }
     }
 
-    /// Closes its egress listener, if it is open. Requests and tunnels get `deadline` to end.
+    /// Closes the egress listener if it is open, and waits up to `deadline` for its requests and tunnels.
     pub async fn close_listener(&self, deadline: Duration) {
         let listener = self.listener.lock().take();
         if let Some(listener) = listener {
@@ -73,29 +73,29 @@ impl Room {
         }
     }
 
-    /// The conversation that it belongs or belonged to.
+    /// The conversation that the room belongs to, or last belonged to.
     pub(crate) fn occupant(&self) -> Option<Occupant> {
         self.occupant.lock().clone()
     }
 }
 
-/// What a room is doing.
+/// State of a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoomState {
-    /// It is being made.
+    /// It is being built.
     Starting,
-    /// It waits for a conversation.
+    /// It is in the warm pool.
     Pooled,
     /// It belongs to a conversation.
     Bound {
-        /// Whose.
+        /// The conversation, with its tenant.
         occupant: Occupant,
-        /// Whether a run is in it.
+        /// Whether a run holds the lease.
         leased: bool,
-        /// Driver's session that its last run left.
+        /// The driver's session that the last run left.
         session: Option<String>,
     },
-    /// It is being taken down.
+    /// It is being released.
     Releasing,
 }
 
@@ -113,29 +113,29 @@ impl RoomState {
     }
 }
 
-/// A room as it is listed.
+/// A room as listed from the table.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// The room.
     pub room: Arc<Room>,
-    /// What it is doing.
+    /// State of the room.
     pub state: RoomState,
-    /// When it was last used.
+    /// Time of the last use or change of state.
     pub last_used: Instant,
 }
 
-/// Answer to another server that asks for a conversation's room.
+/// Response to another server that requests a conversation's room.
 #[derive(Debug)]
 pub enum Handover {
     /// The conversation has no room here.
     NoRoom,
-    /// A run is in the room.
+    /// A run holds the lease.
     Busy,
-    /// The room, with its driver's session; it is no longer in this server's table.
+    /// The room and its driver's session. It is no longer in this server's table.
     Room(Arc<Room>, Option<String>),
 }
 
-/// All rooms.
+/// The table of rooms.
 #[derive(Debug, Default)]
 pub struct Rooms {
     table: Mutex<Table>,
@@ -144,7 +144,7 @@ pub struct Rooms {
     clock: Clock,
 }
 
-/// Marks a room as this server's until it is in the table.
+/// Marks a room as this server's until it is in the table; dropping it removes the mark.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
     rooms: &'a Rooms,
@@ -173,20 +173,21 @@ impl Rooms {
         self.table.lock()
     }
 
-    /// Marks a room as this server's before it is in the table, where other servers and our own garbage collection look.
+    /// Marks a room as this server's before it is in the table, so that neither other servers nor garbage collection treat its
+    /// directory or container as abandoned.
     pub(crate) fn reserve(&self, id: &RoomId) -> Incoming<'_> {
         self.incoming.lock().insert(id.clone());
         Incoming { rooms: self, id: id.clone() }
     }
 
-    /// Whether a room is this server's, or is about to be: nobody else is to judge what exists of it so far.
+    /// Whether a room is in the table or about to be added to it.
     pub(crate) fn is_own(&self, id: &RoomId) -> bool {
-        // In this order: an announced room is in the table before it is announced no more.
+        // In this order: a room is added to the table before its mark is removed.
         let incoming = self.incoming.lock().contains(id);
         incoming || self.contains(id)
     }
 
-    /// Every room that is this server's, or is about to be.
+    /// Ids of all rooms that are in the table or about to be added to it.
     #[must_use]
     pub fn own_ids(&self) -> Vec<RoomId> {
         let incoming = self.incoming.lock().clone();
@@ -200,10 +201,10 @@ impl Rooms {
         table.set(&id, state, self.clock.now());
     }
 
-    /// Takes in a room that is being made, unless there are already `most`; 0 is no limit.
-    pub(crate) fn insert_within(&self, room: Arc<Room>, most: usize) -> bool {
+    /// Adds a room that is being built, unless the table already has `limit` rooms; 0 means no limit. Returns whether it was added.
+    pub(crate) fn insert_within(&self, room: Arc<Room>, limit: usize) -> bool {
         let mut table = self.table();
-        if most > 0 && table.entries.len() >= most {
+        if limit > 0 && table.entries.len() >= limit {
             return false;
         }
         let entry = Entry { room: room.clone(), state: RoomState::Starting, last_used: self.clock.now() };
@@ -211,22 +212,22 @@ impl Rooms {
         true
     }
 
-    /// Whether a room is known and nobody takes it down.
+    /// Whether a room is in the table and not being released.
     pub(crate) fn is_live(&self, id: &RoomId) -> bool {
         self.table().entries.get(id).is_some_and(|entry| entry.state != RoomState::Releasing)
     }
 
-    /// Whether a room waits for a conversation.
+    /// Whether a room is in the warm pool.
     pub(crate) fn is_pooled(&self, id: &RoomId) -> bool {
         self.table().entries.get(id).is_some_and(|entry| entry.state == RoomState::Pooled)
     }
 
-    /// How many rooms there are, whatever they do.
+    /// Number of rooms in any state.
     pub(crate) fn len(&self) -> usize {
         self.table().entries.len()
     }
 
-    /// Moves a room to a new state, unless it is being taken down; says whether it did.
+    /// Moves a room to a new state unless it is being released; returns whether it did.
     pub(crate) fn advance(&self, id: &RoomId, state: RoomState) -> bool {
         let mut table = self.table();
         let open = table.entries.get(id).is_some_and(|entry| entry.state != RoomState::Releasing);
@@ -236,7 +237,7 @@ impl Rooms {
         open
     }
 
-    /// Takes the longest-waiting room out of the pool and gives it to `occupant`, leased.
+    /// Takes the oldest room out of the pool and binds it to `occupant`, leased.
     pub(crate) fn lease_pooled(&self, occupant: &Occupant) -> Option<Arc<Room>> {
         let mut table = self.table();
         let id = table.pool.pop_front()?;
@@ -245,7 +246,8 @@ impl Rooms {
         table.entries.get(&id).map(|entry| entry.room.clone())
     }
 
-    /// The room of a conversation with its session, leased to the caller; `None` where there is none or a run is in it.
+    /// Leases a conversation's room to the caller and returns it with its driver's session; `None` if the conversation has none or it is
+    /// leased.
     pub(crate) fn lease_bound(&self, conversation: &str) -> Option<(Arc<Room>, Option<String>)> {
         let mut table = self.table();
         let id = table.by_conversation.get(conversation)?.clone();
@@ -257,7 +259,7 @@ impl Rooms {
         Some((entry.room.clone(), session.clone()))
     }
 
-    /// The room of a conversation, whether or not it is leased; it counts as used.
+    /// The room of a conversation, leased or not. Resets its idle time.
     #[must_use]
     pub fn touch_room_of(&self, conversation: &str) -> Option<Arc<Room>> {
         let mut table = self.table();
@@ -268,7 +270,7 @@ impl Rooms {
         Some(entry.room.clone())
     }
 
-    /// Ends a lease, keeping the session the run left.
+    /// Ends a lease and stores the driver's session that the run left, if any.
     pub(crate) fn end_lease(&self, id: &RoomId, new_session: Option<String>) {
         let mut table = self.table();
         if let Some(entry) = table.entries.get_mut(id) {
@@ -282,7 +284,7 @@ impl Rooms {
         }
     }
 
-    /// Whether a run is in the conversation's room.
+    /// Whether a run holds the lease of the conversation's room.
     #[must_use]
     pub fn is_leased(&self, conversation: &str) -> bool {
         let table = self.table();
@@ -290,7 +292,7 @@ impl Rooms {
         entry.is_some_and(|entry| matches!(entry.state, RoomState::Bound { leased: true, .. }))
     }
 
-    /// Forgets the conversation's room for another server to have, unless something runs in it.
+    /// Removes the conversation's room from the table so that another server can adopt it, unless a run holds its lease.
     pub fn hand_over(&self, conversation: &str) -> Handover {
         let mut table = self.table();
         let Some(id) = table.by_conversation.get(conversation).cloned() else { return Handover::NoRoom };
@@ -301,8 +303,8 @@ impl Rooms {
         Handover::Room(room, session)
     }
 
-    /// Occupant and session to be recorded of a room; `None` where it is being made or taken down.
-    pub(crate) fn as_recorded(&self, id: &RoomId) -> Option<(Option<Occupant>, Option<String>)> {
+    /// Occupant and session to write to a room's record; `None` if it is being built or released.
+    pub(crate) fn record_fields(&self, id: &RoomId) -> Option<(Option<Occupant>, Option<String>)> {
         match &self.table().entries.get(id)?.state {
             RoomState::Starting | RoomState::Releasing => None,
             RoomState::Pooled => Some((None, None)),
@@ -310,7 +312,7 @@ impl Rooms {
         }
     }
 
-    /// As [`Rooms::begin_release`], if nothing has happened to the room since `seen`; says so.
+    /// As [`Rooms::begin_release`], but only if the room is unchanged since `seen`; returns whether it was.
     pub(crate) fn begin_release_if_unchanged(&self, seen: &Entry) -> bool {
         let mut table = self.table();
         let id = &seen.room.id;
@@ -322,8 +324,7 @@ impl Rooms {
         unchanged
     }
 
-    /// Begins to take a room down: from here on nobody finds it by conversation or in the pool. `None`
-    /// where it is not this server's.
+    /// Begins the release of a room: it is no longer found by conversation or in the pool. `None` if it is not in the table.
     pub(crate) fn begin_release(&self, id: &RoomId) -> Option<Arc<Room>> {
         let mut table = self.table();
         table.set(id, RoomState::Releasing, self.clock.now());
@@ -342,7 +343,7 @@ impl Rooms {
         table.entries[id].room.clone()
     }
 
-    /// Forgets a room that is gone.
+    /// Removes a released room from the table.
     pub(crate) fn remove(&self, id: &RoomId) {
         let mut table = self.table();
         table.unlink(id);
@@ -355,32 +356,32 @@ impl Rooms {
         self.table().entries.contains_key(id)
     }
 
-    /// The room of a conversation, whatever it is doing.
+    /// Id of the conversation's room, leased or not.
     #[must_use]
     pub fn of_conversation(&self, conversation: &str) -> Option<RoomId> {
         self.table().by_conversation.get(conversation).cloned()
     }
 
-    /// All rooms as they are now.
+    /// A snapshot of all rooms.
     #[must_use]
     pub fn all(&self) -> Vec<Entry> {
         self.table().entries.values().cloned().collect()
     }
 
-    /// Rooms that wait for a conversation.
+    /// Number of rooms in the warm pool.
     #[must_use]
     pub fn pooled(&self) -> usize {
         self.table().pool.len()
     }
 
-    /// The newest rooms in the pool beyond `keep`.
+    /// The newest rooms in the pool, beyond the first `keep`.
     pub(crate) fn surplus(&self, keep: usize) -> Vec<RoomId> {
         self.table().pool.iter().skip(keep).cloned().collect()
     }
 }
 
 impl Table {
-    /// The one place where state, reverse look-up and pool change, together.
+    /// Changes a room's state together with the index by conversation and the pool. No other code changes them.
     fn set(&mut self, id: &RoomId, state: RoomState, now: Instant) {
         self.unlink(id);
         let Some(entry) = self.entries.get_mut(id) else { return };
@@ -411,7 +412,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_seen_is_released_only_if_nothing_has_happened_since() {
+    fn a_release_begins_only_if_the_room_is_unchanged() {
         let rooms = Rooms::new(Clock::default());
         let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
         let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None, None));
@@ -419,9 +420,9 @@ mod tests {
         let seen = |rooms: &Rooms| rooms.all().pop().expect("a room");
         let idle = seen(&rooms);
         rooms.lease_bound("c").expect("a lease");
-        assert!(!rooms.begin_release_if_unchanged(&idle), "a run has come in");
+        assert!(!rooms.begin_release_if_unchanged(&idle), "a run has leased it");
         rooms.end_lease(&room.id, None);
-        assert!(!rooms.begin_release_if_unchanged(&idle), "a run has come and gone");
+        assert!(!rooms.begin_release_if_unchanged(&idle), "a run has leased and returned it");
         assert!(rooms.begin_release_if_unchanged(&seen(&rooms)));
         assert!(!rooms.is_live(&room.id));
         rooms.remove(&room.id);
@@ -429,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_is_given_up_only_if_nothing_runs_in_it() {
+    fn a_room_is_handed_over_only_if_it_is_not_leased() {
         let rooms = Rooms::new(Clock::default());
         assert!(matches!(rooms.hand_over("c"), Handover::NoRoom));
         let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };

@@ -1,4 +1,4 @@
-//! What a room is made of: the container's specification.
+//! The specification of a room's container.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -8,52 +8,52 @@ use nagaya_protocol::{BRIDGE_ADDR, ROOM_SOCKET_DIR, WORKSPACE_DIR};
 use crate::engine::ContainerSpec;
 use crate::id::RoomId;
 
-/// Label that names the deployment a container belongs to.
+/// Label with the id of the deployment that a container belongs to.
 pub const LABEL_DEPLOYMENT: &str = "nagaya.deployment";
-/// Label that names the room.
+/// Label with the room's id.
 pub const LABEL_WORKSPACE: &str = "nagaya.workspace";
-/// Label that says when the room was made (RFC 3339).
+/// Label with the time at which the room was created (RFC 3339).
 pub const LABEL_CREATED_AT: &str = "nagaya.created-at";
 
-/// Which system calls a room may use; kept with the image, which it must suit.
+/// The seccomp profile. It is stored with the image, because it must allow what the image's programs need.
 const SECCOMP: &str = include_str!("../../../workspace-base/seccomp.json");
 
-/// Home directory of the room's user, in the image.
+/// Home directory of the room's user in the image.
 const HOME: &str = "/home/appuser";
-/// Files one process may have open. Node.js and git need some hundreds; more than the engine's own limit would be refused,
-/// and this is the lowest of those in use.
+/// Maximum number of open files per process. Node.js and git need some hundreds. An engine refuses more than its own limit, and this
+/// is the lowest such limit in common use.
 const OPEN_FILES: i64 = 4_096;
 
 /// Resource limits of one container.
 #[derive(Debug, Clone, Copy)]
 pub struct RoomLimits {
-    /// CPU time, in billionths of a CPU (`CONTAINER_CPUS`).
+    /// CPU time in billionths of a CPU (`CONTAINER_CPUS`).
     pub nano_cpus: i64,
-    /// Memory in bytes, memory file systems included, without swap (`CONTAINER_MEMORY`).
+    /// Memory in bytes, including memory file systems; there is no swap (`CONTAINER_MEMORY`).
     pub memory: i64,
-    /// Processes and threads (`CONTAINER_PIDS`).
+    /// Maximum number of processes and threads (`CONTAINER_PIDS`).
     pub pids: i64,
-    /// Bytes of the workspace directory (`CONTAINER_DISK`).
+    /// Size of the workspace directory in bytes (`CONTAINER_DISK`).
     pub disk: u64,
 }
 
-/// What the containers of all rooms of a deployment have in common.
+/// The properties that all containers of a deployment share.
 #[derive(Debug, Clone)]
 pub struct Template {
-    /// Whose they are.
+    /// Id of the deployment.
     pub deployment: String,
-    /// Image they start from.
+    /// Image that containers start from.
     pub image: String,
-    /// What each may use.
+    /// Resource limits of each container.
     pub limits: RoomLimits,
-    /// User and group.
+    /// User and group id of the first process.
     pub user: (u32, u32),
-    /// Environment variables that lead the driver to its model, `NAME=value`. None of them is a secret.
+    /// Environment variables that configure the driver's access to its model, each as `NAME=value`. None of them is a secret.
     pub model_environment: Vec<String>,
 }
 
 impl Template {
-    /// The specification of one room whose socket directory is `host_dir` on the engine's host.
+    /// The specification of one room's container. `host_dir` is its socket directory on the engine's host.
     #[must_use]
     pub fn room(&self, id: &RoomId, host_dir: PathBuf) -> ContainerSpec {
         let (uid, gid) = self.user;
@@ -70,7 +70,7 @@ impl Template {
                 (LABEL_CREATED_AT.into(), jiff::Timestamp::now().to_string()),
             ]),
             mount: (host_dir, ROOM_SOCKET_DIR.into()),
-            // Memory file systems count towards the room's memory, whatever their size says.
+            // Their content counts towards the container's memory limit, whatever their size allows.
             tmpfs: HashMap::from([
                 ("/tmp".into(), format!("rw,noexec,nosuid,nodev,mode=1777,size={}", memory / 2)),
                 (WORKSPACE_DIR.into(), owned(self.limits.disk)),
@@ -84,17 +84,18 @@ impl Template {
         }
     }
 
-    /// No secret, ever: a room's model calls leave unsigned, and the egress proxy signs them.
+    /// Environment variables of the container. None is a secret: model calls leave the container unsigned, and the egress proxy signs
+    /// them.
     fn environment(&self) -> Vec<String> {
         let bridge = format!("http://{BRIDGE_ADDR}");
         let mut env = vec![format!("HOME={HOME}"), "LANG=C.UTF-8".into()];
         env.extend(self.model_environment.iter().cloned());
         env.extend([
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1".into(),
-            // A run ends with the driver's turn: what goes on behind it, a sub-agent or a long command, would be ended with it unseen.
+            // A run ends with the driver's turn, so a sub-agent or command in the background would be killed before it completes.
             "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1".into(),
             "DISABLE_AUTOUPDATER=1".into(),
-            // Node's own fetch looks at the proxy variables only where it is told to.
+            // Node's built-in fetch honours the proxy variables only if this is set.
             "NODE_USE_ENV_PROXY=1".into(),
         ]);
         for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
@@ -113,9 +114,9 @@ mod tests {
     use super::*;
     use crate::engine::create_request;
 
-    /// What Docker is asked for is what a room is locked by: each change of it is to be looked at.
+    /// The container's isolation depends on this request, so every change of it shows in a snapshot.
     #[test]
-    fn what_the_engine_is_asked_for() {
+    fn the_request_that_creates_a_container() {
         let limits = RoomLimits { nano_cpus: 1_000_000_000, memory: 1 << 30, pids: 512, disk: 1 << 29 };
         let template = Template {
             deployment: "shapes".into(),

@@ -1,4 +1,4 @@
-//! Parts for tests and benchmarks: everything real but what the caller chooses.
+//! Parts for tests and benchmarks: the real implementations, except for the engine, which the caller chooses.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::spec::{RoomLimits, Template};
 use crate::state::{Embedded, PoolSize};
 use crate::workspaces::{Parts, Settings};
 
-/// An egress trail that keeps nothing.
+/// An egress trail that discards all records.
 #[derive(Debug)]
 pub struct NoTrail;
 

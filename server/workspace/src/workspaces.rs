@@ -1,4 +1,4 @@
-//! All rooms of one server, and what they are built from.
+//! All rooms of one server, with the services they need.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -86,10 +86,9 @@ pub struct Workspaces {
     pub(crate) pool_size: watch::Sender<PoolSize>,
     /// Whether everything that an earlier server left has been adopted or released.
     pub(crate) reconciled: watch::Sender<bool>,
-    /// Why it is not yet certain that the engine's host has our socket directories; `None` once it is, or where nothing suggests
-    /// otherwise.
+    /// Why the host path of the socket directories is not verified yet; `None` once it is, or if it need not be.
     pub(crate) host_path_problem: Mutex<Option<String>>,
-    /// Why the pool could not be filled, since the last time it could.
+    /// The last failure to fill the pool; `None` once it is filled.
     pub(crate) pool_problem: Mutex<Option<String>>,
     pub(crate) pool_changed: Notify,
     /// One lock per conversation, under which its room is looked for, built or released.
@@ -97,12 +96,12 @@ pub struct Workspaces {
     /// Rooms with runs that journals of this server are about to take up.
     pub(crate) expected: Mutex<HashSet<RoomId>>,
     /// Whether records may be missing from the shared state.
-    pub(crate) behind: AtomicBool,
+    pub(crate) records_stale: AtomicBool,
     /// Last count of running containers, for scrapes that the engine does not answer in time.
     counted: AtomicUsize,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    /// Once cancelled, no room gets its grace period any more.
+    /// Once cancelled, releases give no grace period any more.
     pub(crate) no_grace: CancellationToken,
 }
 
@@ -121,7 +120,7 @@ impl Workspaces {
             pool_changed: Notify::new(),
             conversation_locks: Mutex::default(),
             expected: Mutex::default(),
-            behind: AtomicBool::new(false),
+            records_stale: AtomicBool::new(false),
             counted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -139,13 +138,13 @@ impl Workspaces {
         self.stop.run_until_cancelled(work).await
     }
 
-    /// Proves the host path of the socket base where it is in doubt, keeps the pool at its size, and watches the rooms' directories,
+    /// Verifies the host path of the socket base where necessary, keeps the pool at its size, and watches the rooms' directories,
     /// until the server stops. Call it once, after [`Workspaces::reconcile`].
     pub async fn maintain(self: &Arc<Self>) {
-        let doubtful = self.must_verify_host_path().await;
+        let unverified = self.must_verify_host_path().await;
         self.reconciled.send_replace(true);
         let pool = async {
-            if doubtful {
+            if unverified {
                 self.verify_host_path().await;
             }
             self.maintain_pool().await;
@@ -170,7 +169,7 @@ impl Workspaces {
         if tokio::time::timeout_at(until, self.tasks.wait()).await.is_err() {
             tracing::error!(
                 tasks = self.tasks.len(),
-                "workspaces created at the last moment are left to the next start"
+                "workspaces created during shutdown were not released in time; the next start releases them"
             );
         }
     }
@@ -180,7 +179,7 @@ impl Workspaces {
         self.parts.state.close().await;
     }
 
-    /// Closes the egress listener of every room, or begins to release every room.
+    /// Closes the egress listeners of all rooms, or begins to release all rooms.
     async fn leave_rooms(self: &Arc<Self>, what: OnShutdown) {
         let rooms = self.rooms.all();
         if what == OnShutdown::Keep {
@@ -198,13 +197,12 @@ impl Workspaces {
         }
     }
 
-    /// Ends grace periods: from here on, containers are killed instead of stopped. Those already being stopped keep the rest of
-    /// their time.
+    /// From now on, releases kill containers without a grace period. Containers that are already being stopped keep theirs.
     pub fn skip_grace_periods(&self) {
         self.no_grace.cancel();
     }
 
-    /// Counts for a scrape. Where the engine does not answer in time, its last count is used.
+    /// Counts for a scrape. If the engine does not answer in time, the last count of running containers is used.
     pub async fn counts(&self) -> Counts {
         let list = self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment);
         match tokio::time::timeout(COUNT_DEADLINE, list).await {
@@ -271,20 +269,20 @@ impl Workspaces {
         &self.parts.template.image
     }
 
-    /// Waits for the conversation's turn: the lock under which its room is looked for, built or released.
+    /// Takes the conversation's lock, under which its room is looked up, built or released. It covers this server only.
     pub async fn lock_conversation(&self, conversation: &str) -> OwnedMutexGuard<()> {
-        let turn = {
+        let lock = {
             let mut conversation_locks = self.conversation_locks.lock();
-            conversation_locks.retain(|_, turn| turn.strong_count() > 0);
+            conversation_locks.retain(|_, lock| lock.strong_count() > 0);
             match conversation_locks.get(conversation).and_then(Weak::upgrade) {
-                Some(turn) => turn,
+                Some(lock) => lock,
                 None => {
-                    let turn = Arc::new(tokio::sync::Mutex::new(()));
-                    conversation_locks.insert(conversation.to_owned(), Arc::downgrade(&turn));
-                    turn
+                    let lock = Arc::new(tokio::sync::Mutex::new(()));
+                    conversation_locks.insert(conversation.to_owned(), Arc::downgrade(&lock));
+                    lock
                 }
             }
         };
-        turn.lock_owned().await
+        lock.lock_owned().await
     }
 }

@@ -1,4 +1,4 @@
-//! Where journals stand: a directory with one file per run, of each conversation only the last.
+//! The directory of journals: one file per run, and for each conversation only the last run's.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -8,35 +8,35 @@ use std::path::{Path, PathBuf};
 use super::line::Head;
 use super::{Journal, Past};
 
-/// How a journal ends whose run is all in the database.
+/// End of the journal of a settled run.
 const SETTLED: &[u8] = b"\n#\"settled\"\n";
 
-/// The directory.
+/// The directory of all journals.
 #[derive(Debug, Clone)]
 pub struct JournalDir(PathBuf);
 
-/// Names a journal.
+/// Identifies a journal in its directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalRef {
-    /// Whose run it was.
+    /// Id of the conversation.
     pub conversation: String,
-    /// The run; ids ascend with time.
+    /// Id of the run; ids ascend with time.
     pub run_id: String,
-    /// Length in bytes when last looked at.
+    /// Length when last read, in bytes.
     pub bytes: u64,
 }
 
 impl JournalDir {
-    /// Opens the directory, making it where there is none.
+    /// Opens the directory, and creates it if it is missing.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory cannot be created.
     pub fn open(path: PathBuf) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 
-    /// Where it is.
+    /// Path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -50,39 +50,40 @@ impl JournalDir {
         OpenOptions::new().read(true).write(true).open(self.file(&reference.conversation, &reference.run_id))
     }
 
-    /// Begins a run's journal.
+    /// Begins the journal of a new run.
     ///
     /// # Errors
-    /// The disk does not take it; then nothing of it is left.
+    /// The run has a journal, or the file cannot be written; an incomplete file is removed.
     pub fn begin(&self, head: Head) -> io::Result<Journal> {
         let path = self.file(&head.order.conversation.conversation_id, &head.run_id);
         let file = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(&path)?;
         Journal::begin(file, head).inspect_err(|_| {
             if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(?path, %error, "a journal that could not be begun is left");
+                tracing::warn!(?path, %error, "an incomplete journal was not removed");
             }
         })
     }
 
-    /// All journals, oldest run first. What else lies in the directory is none of ours and stays.
+    /// All journals, oldest run first. Files with other names are ignored.
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn slips(&self) -> io::Result<Vec<JournalRef>> {
-        let mut slips = Vec::new();
+    pub fn list(&self) -> io::Result<Vec<JournalRef>> {
+        let mut journals = Vec::new();
         for entry in fs::read_dir(&self.0)? {
             let entry = entry?;
             let name = entry.file_name();
             if let Some((conversation, run_id)) = name.to_str().and_then(|name| name.split_once('.')) {
                 let bytes = entry.metadata()?.len();
-                slips.push(JournalRef { conversation: conversation.into(), run_id: run_id.into(), bytes });
+                journals.push(JournalRef { conversation: conversation.into(), run_id: run_id.into(), bytes });
             }
         }
-        slips.sort_unstable_by(|a, b| a.run_id.cmp(&b.run_id));
-        Ok(slips)
+        journals.sort_unstable_by(|a, b| a.run_id.cmp(&b.run_id));
+        Ok(journals)
     }
 
-    /// Whether the run is over and all in the database: seen at the file's end, so that a start need not read it.
+    /// Whether the run is settled: ended and completely in the database. Only the file's last bytes are read, so that a start is quick
+    /// with many journals.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -93,7 +94,7 @@ impl JournalDir {
         Ok(end == SETTLED)
     }
 
-    /// The journal of a run that is over.
+    /// Opens the journal of a settled run.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -101,20 +102,20 @@ impl JournalDir {
         Journal::finished(self.open_file(reference)?, reference.run_id.clone())
     }
 
-    /// A journal that is to be gone on with, and what it tells; `None` where it tells nothing.
+    /// Opens the journal of an unsettled run, with the past of the run; `None` if the journal has no complete first line.
     ///
     /// # Errors
-    /// The file cannot be read, or not be cut to its last whole line.
+    /// The file cannot be read, or not truncated to its last complete line.
     pub fn resume(&self, reference: &JournalRef) -> io::Result<Option<(Journal, Past)>> {
         let file = self.open_file(reference)?;
         let Some(past) = Past::read(&file)? else { return Ok(None) };
         Ok(Some((Journal::resume(file, &past)?, past)))
     }
 
-    /// Removes a journal; who reads it reads on. One that is not there is fine.
+    /// Removes a journal if it exists; open readers can still read it to its end.
     ///
     /// # Errors
-    /// It stays.
+    /// The file cannot be removed.
     pub fn remove(&self, reference: &JournalRef) -> io::Result<()> {
         match fs::remove_file(self.file(&reference.conversation, &reference.run_id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,8 +1,8 @@
-//! The lines of a journal: an event, or a note that no reader sees.
+//! The lines of a journal: each is an event, or a note that readers do not see.
 //!
-//! An event is `<agent> <name> <data>`: the number of the agent's event it came of (0 for one of the server's own), the
-//! name and the payload it has on the wire. So a frame is made of it without looking into the JSON, and a restarted server
-//! knows how far it had listened. A note is `#<note>`, JSON.
+//! An event is `<agent event> <name> <data>`: the number of the agent's event that it was translated from (0 for an event of the
+//! server), and its name and payload as they are sent. A reader thus frames it without parsing the JSON, and a restarted server
+//! knows which of the agent's events it has handled. A note is `#<note>`, with the note as JSON.
 
 use nagaya_protocol::Usage;
 use serde::{Deserialize, Serialize};
@@ -12,80 +12,80 @@ use crate::conversation::order::Order;
 use crate::conversation::store::RunTotals;
 use nagaya_telemetry::metrics::RunOutcome;
 
-/// What a restarted server must know of a run beyond what its readers saw.
+/// What a restarted server needs to know of a run beyond its events.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Note {
-    /// The first line: what was ordered.
+    /// The first line of every journal: the run's order.
     Run(Box<Head>),
-    /// The run is in this room; from here on something of it may be going on there.
+    /// The run has this room; from here on an execution may be in progress there.
     Room {
-        /// The room's id.
+        /// Id of the room.
         workspace: String,
     },
-    /// The agent has begun.
+    /// The agent has started the execution.
     Execution {
-        /// Under which the agent knows it.
+        /// The agent's id of the execution.
         id: String,
-        /// When: the run's time counts from here.
+        /// Time of the start, from which the time limit counts.
         began: jiff::Timestamp,
     },
-    /// Somebody wants the run to end.
+    /// A request has cancelled the run.
     Cancel,
-    /// The run has ended, like this; what is left is to write it to the database and to tell it.
+    /// The run has ended; what is left is to write it to the database and to emit `done`.
     Ending(Box<Ending>),
-    /// The database has all of the run.
+    /// The run is completely in the database.
     Settled,
 }
 
-/// What was ordered, and when.
+/// Id, time and order of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Head {
-    /// The run's id.
+    /// Id of the run.
     pub run_id: String,
-    /// When it began.
+    /// Time when the run began.
     pub began: jiff::Timestamp,
-    /// What is to be run.
+    /// The client's order.
     pub order: Order,
 }
 
-/// How a run ended.
+/// The end of a run, as it will be reported and stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ending {
-    /// What the readers are told last.
+    /// Data of the `done` event.
     pub done: Done,
-    /// What it leaves in its conversation.
+    /// Changes to the conversation.
     pub totals: RunTotals,
-    /// Tokens by kind.
+    /// Tokens that the run used, by kind.
     pub usage: Usage,
-    /// For the metrics.
+    /// Outcome for the metrics and the audit trail.
     pub outcome: RunOutcome,
 }
 
-/// How a note is told from an event.
+/// First byte of a note; an event begins with a digit.
 pub(super) const NOTE: u8 = b'#';
 
-/// An event's line, taken apart.
+/// The parts of an event's line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventLine<'a> {
-    /// The agent's event it came of; 0 for none.
-    pub agent: u64,
-    /// The event's name.
+    /// Number of the agent's event that it was translated from; 0 for none.
+    pub agent_event: u64,
+    /// Name of the event.
     pub name: &'a str,
-    /// Its payload, or as much of it as there is.
+    /// Payload of the event, or as much of it as the line holds.
     pub data: &'a str,
 }
 
 impl<'a> EventLine<'a> {
-    /// Takes a line apart; `None` where it is none.
+    /// Splits a line into its parts; `None` if it is not an event's line.
     #[must_use]
     pub fn parse(line: &'a str) -> Option<Self> {
-        let (agent, rest) = line.split_once(' ')?;
+        let (agent_event, rest) = line.split_once(' ')?;
         let (name, data) = rest.split_once(' ')?;
-        Some(Self { agent: agent.parse().ok()?, name, data })
+        Some(Self { agent_event: agent_event.parse().ok()?, name, data })
     }
 
-    /// Number of the event, as it stands first in the payload.
+    /// Number of the event, which is the first field of the payload.
     #[must_use]
     pub fn seq(&self) -> Option<usize> {
         let digits = self.data.strip_prefix("{\"seq\":")?;

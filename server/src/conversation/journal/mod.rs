@@ -1,9 +1,9 @@
-//! A run's journal: what it has said so far, in a file. The run writes it; clients read it, each at its own pace; nothing a
-//! reader does can hold the run up, and nothing of it is kept in memory for them.
+//! A run's journal: a file with all events of the run so far. The run appends to it, and clients read it, each at its own pace. A
+//! slow reader cannot hold up the run, and no memory is used per unread event.
 //!
-//! What it promises: readers see an event only when the kernel has it, so one that was seen is still there after the
-//! process was killed. The disk is waited for only where a run begins to end (`Ending`) and where a server stops. When the power
-//! fails, the events of the last seconds may be gone, and whoever saw them has seen more than there is.
+//! Durability: readers see an event only after it is written to the file, so an event that was seen survives the death of the
+//! process. The file is synced to disk only before a run ends (`Ending`) and when a server stops. A power failure may therefore
+//! lose the events of the last seconds, including events that a client has already seen.
 
 mod directory;
 mod line;
@@ -27,10 +27,10 @@ pub use reader::{Lines, Reader};
 
 use super::event::Event;
 
-/// Bytes between two places that are kept in memory for readers that come in the middle.
+/// Distance between two marks, in bytes. A reader that starts in the middle begins at a mark instead of the file's start.
 const MARKS_APART: u64 = 64 * 1024;
 
-/// The events of one run.
+/// The journal of one run.
 #[derive(Debug)]
 pub struct Journal {
     run_id: String,
@@ -42,24 +42,25 @@ pub struct Journal {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Length of the file, as far as it is whole.
+    /// Length of the file up to the last successful write, in bytes.
     written: u64,
-    /// Lines that the file does not have yet.
+    /// Lines that are not in the file yet.
     pending: Vec<u8>,
     /// Number of the last event.
     seq: usize,
-    /// Where some events begin, in ascending order: offset, number of the event before.
+    /// Start of some events in ascending order: offset, and number of the event before.
     marks: Vec<(u64, usize)>,
+    /// The last event is `done`.
     closed: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Progress {
-    /// Bytes that readers may read.
+    /// How many bytes readers may read.
     bytes: u64,
-    /// The last of them is `done`.
+    /// The last readable event is `done`.
     closed: bool,
-    /// Nothing more will come from this process.
+    /// This process writes no further event.
     over: bool,
 }
 
@@ -72,7 +73,7 @@ struct Data<'a> {
 }
 
 impl Journal {
-    /// A journal that begins in an empty file.
+    /// Begins a journal in an empty file.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -83,10 +84,10 @@ impl Journal {
         Ok(journal)
     }
 
-    /// A journal that goes on where an earlier process left it.
+    /// Continues a journal where an earlier process left it, after truncating it to its last complete line.
     ///
     /// # Errors
-    /// What stands after its last whole line cannot be cut off.
+    /// The file cannot be truncated.
     pub fn resume(file: File, past: &Past) -> io::Result<Self> {
         file.set_len(past.bytes)?;
         let inner = Inner {
@@ -100,10 +101,10 @@ impl Journal {
         Ok(Self::new(past.head.run_id.clone(), file, inner, progress))
     }
 
-    /// The journal of a run that ended, only to be read.
+    /// Opens the journal of a finished run for reading.
     ///
     /// # Errors
-    /// The file cannot be looked at.
+    /// The file's length cannot be read.
     pub fn finished(file: File, run_id: String) -> io::Result<Self> {
         let bytes = file.metadata()?.len();
         let inner = Inner { written: bytes, closed: true, ..Inner::default() };
@@ -120,19 +121,19 @@ impl Journal {
         self.inner.lock()
     }
 
-    /// The run's id: the first half of every event's id.
+    /// Id of the run, which is the first half of every event's id.
     #[must_use]
     pub fn run_id(&self) -> &str {
         &self.run_id
     }
 
-    /// Number of the last event.
+    /// Number of the last event; 0 before the first.
     #[must_use]
     pub fn seq(&self) -> usize {
         self.inner().seq
     }
 
-    /// How long it is, in bytes.
+    /// Length that readers see, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.progress.borrow().bytes
@@ -144,29 +145,30 @@ impl Journal {
         self.progress.borrow().closed
     }
 
-    /// Whether the database has all of the run.
+    /// Whether the run is completely in the database.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Acquire)
     }
 
-    /// Says that it has: before `done`, wherever possible, so that whoever read that may go on at once.
+    /// Marks the run as completely in the database. Called before `done` is written whenever possible, so that a client that has read
+    /// `done` can start the next run at once.
     pub fn settle(&self) {
         self.settled.store(true, Ordering::Release);
     }
 
-    /// Waits until the run has ended; `false` where this process leaves it to the next.
+    /// Waits until the run has ended; `false` if this process leaves the run to the next.
     pub async fn ended(&self) -> bool {
         let mut progress = self.progress.subscribe();
         progress.wait_for(|progress| progress.over).await.is_ok_and(|progress| progress.closed)
     }
 
-    /// Puts an event down, to be seen after the next [`Journal::flush`]; `done` closes the journal, and nothing is put down
-    /// after it. `agent` is the number of the agent's event it came of, or 0. Returns the event's number.
-    pub fn put(&self, agent: u64, event: &Event) -> usize {
+    /// Appends an event, which readers see after the next [`Journal::flush`], and returns its number. `done` closes the journal; later
+    /// events are dropped. `agent_event` is the number of the agent's event that it was translated from, or 0.
+    pub fn put(&self, agent_event: u64, event: &Event) -> usize {
         let mut inner = self.inner();
         if inner.closed {
-            tracing::error!(run = self.run_id, event = event.name(), "an event after done was dropped");
+            tracing::error!(run = self.run_id, event = event.name(), "dropped an event after done");
             return inner.seq;
         }
         let at = inner.written + inner.pending.len() as u64;
@@ -177,7 +179,7 @@ impl Journal {
         inner.seq += 1;
         inner.closed = matches!(event, Event::Done(_));
         let data = Data { seq: inner.seq, timestamp: jiff::Timestamp::now(), event };
-        inner.pending.extend_from_slice(format!("{agent} {} ", event.name()).as_bytes());
+        inner.pending.extend_from_slice(format!("{agent_event} {} ", event.name()).as_bytes());
         if let Err(error) = serde_json::to_writer(&mut inner.pending, &data) {
             unreachable!("events are plain data: {error}");
         }
@@ -185,11 +187,11 @@ impl Journal {
         inner.seq
     }
 
-    /// Writes what was put down and shows it to the readers.
+    /// Writes the pending lines to the file and shows them to the readers.
     ///
     /// # Errors
-    /// The disk does not take it. Then it is shown all the same, out of memory, and tried again at the next flush: a run
-    /// whose end cannot be written must still be able to tell it.
+    /// The file cannot be written. Readers then get the lines from memory, and the next flush tries again: the end of a run must
+    /// reach its readers even if the disk is full.
     pub fn flush(&self) -> io::Result<()> {
         let (result, progress) = {
             let mut inner = self.inner();
@@ -205,12 +207,12 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::flush`].
-    pub fn append(&self, agent: u64, event: &Event) -> io::Result<usize> {
-        let seq = self.put(agent, event);
+    pub fn append(&self, agent_event: u64, event: &Event) -> io::Result<usize> {
+        let seq = self.put(agent_event, event);
         self.flush().map(|()| seq)
     }
 
-    /// Writes a note.
+    /// Writes a note, which readers do not see.
     ///
     /// # Errors
     /// As [`Journal::flush`].
@@ -226,10 +228,10 @@ impl Journal {
         self.flush()
     }
 
-    /// Waits until the disk has what was written.
+    /// Syncs the file to disk.
     ///
     /// # Errors
-    /// It does not take it.
+    /// The disk reports an error.
     pub async fn sync(self: &Arc<Self>) -> io::Result<()> {
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.file.sync_data())
@@ -237,12 +239,12 @@ impl Journal {
             .unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
-    /// Lets the readers go: the next process goes on with this journal.
+    /// Ends the readers' streams: the next process continues this journal.
     pub fn leave(&self) {
         self.progress.send_modify(|progress| progress.over = true);
     }
 
-    /// A reader of everything after event number `after`.
+    /// A reader of all events after number `after`.
     #[must_use]
     pub fn reader(self: &Arc<Self>, after: usize) -> Reader {
         let (offset, seq) = {
@@ -253,13 +255,13 @@ impl Journal {
         Reader::new(self.clone(), self.progress.subscribe(), offset, seq, after)
     }
 
-    /// All lines there are, for the run itself.
+    /// All lines written so far, for the run itself.
     #[must_use]
     pub fn lines(&self) -> Lines<'_> {
         Lines::new(&self.file, self.inner().written)
     }
 
-    /// Reads from what the file does not have yet; `None` where the file has it.
+    /// Reads from the pending lines; `None` if the offset is in the file.
     fn read_pending(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
         let inner = self.inner();
         let from = usize::try_from(offset.checked_sub(inner.written)?).ok()?;
@@ -275,7 +277,7 @@ impl Inner {
         if self.pending.is_empty() {
             return Ok(());
         }
-        // At its place, so that what an attempt that failed left behind is written over.
+        // At an explicit offset, so that the remains of a failed attempt are overwritten.
         file.write_all_at(&self.pending, self.written)?;
         self.written += self.pending.len() as u64;
         self.pending.clear();

@@ -1,4 +1,4 @@
-//! What an earlier process left of a run: read off its journal.
+//! The past of a run: what an earlier process recorded in its journal.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,55 +9,55 @@ use serde_json::Value;
 use super::line::{Ending, EventLine, Head, NOTE, Note};
 use super::{Lines, MARKS_APART};
 
-/// A run as its journal tells it.
+/// The past of a run, reconstructed from its journal.
 #[derive(Debug)]
 pub struct Past {
-    /// What was ordered.
+    /// Id, time and order of the run.
     pub head: Head,
-    /// The room it was in, once it was in one.
+    /// Id of the run's room, once it had one.
     pub room: Option<String>,
-    /// What was going on in the room, once the agent had told it.
+    /// The execution in the room, once the agent had reported its start.
     pub execution: Option<PastExecution>,
-    /// Number of the last of the agent's events that something was told of; 0 for none.
-    pub agent: u64,
-    /// How many events were told of that one. Where the process was killed in the middle, that is not all.
-    pub of_agent: usize,
-    /// Tool calls without a result: id and name.
+    /// Number of the last of the agent's events from which an event was recorded; 0 for none.
+    pub agent_event: u64,
+    /// How many events were recorded from that one; not all of them if the process was killed in between.
+    pub recorded: usize,
+    /// Tool calls without a result so far: id and name.
     pub tools: HashMap<String, String>,
     /// Messages of the `error` events.
     pub errors: Vec<String>,
-    /// Whether somebody wanted it to end.
+    /// Whether a request had cancelled the run.
     pub cancelled: bool,
-    /// How it ended, where it had come to that.
+    /// The end of the run, if it had ended.
     pub ending: Option<Ending>,
-    /// Whether its readers were told the end.
+    /// Whether `done` was recorded.
     pub done: bool,
     /// Number of the last event.
     pub seq: usize,
-    /// Length up to the last whole line.
+    /// Length of the journal up to its last complete line, in bytes.
     pub bytes: u64,
     pub(super) marks: Vec<(u64, usize)>,
 }
 
-/// An execution that was going on.
+/// An execution that was in progress.
 #[derive(Debug, Clone)]
 pub struct PastExecution {
-    /// Under which the agent knows it.
+    /// The agent's id of the execution.
     pub id: String,
-    /// When it began.
+    /// Time when the execution began.
     pub began: jiff::Timestamp,
 }
 
 impl Past {
-    /// A run that is only just ordered.
+    /// The empty past of a new run.
     #[must_use]
     pub fn none(head: Head) -> Self {
         Self {
             head,
             room: None,
             execution: None,
-            agent: 0,
-            of_agent: 0,
+            agent_event: 0,
+            recorded: 0,
             tools: HashMap::new(),
             errors: Vec::new(),
             cancelled: false,
@@ -69,8 +69,8 @@ impl Past {
         }
     }
 
-    /// Reads a journal up to the first line that is not whole or not what it should be; a power failure may leave such.
-    /// `None` where not even the first line is whole: then nobody ever saw anything of the run.
+    /// Reads a journal up to the first line that is incomplete or invalid, as a power failure may leave one. `None` if the first line
+    /// is incomplete: then no client has seen anything of the run.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -85,7 +85,7 @@ impl Past {
                 past = Some(Self { bytes, ..Self::none(*head) });
                 continue;
             };
-            if known.done || !known.take(line) {
+            if known.done || !known.apply(line) {
                 break;
             }
             known.bytes += bytes;
@@ -93,13 +93,13 @@ impl Past {
         Ok(past)
     }
 
-    /// Takes a line in; `false` where it is not one that can stand here.
-    fn take(&mut self, line: &str) -> bool {
+    /// Applies a line; `false` if it is not valid at this point.
+    fn apply(&mut self, line: &str) -> bool {
         if line.as_bytes().first() == Some(&NOTE) {
             match note(line) {
                 None | Some(Note::Run(_) | Note::Settled) => return false,
                 Some(Note::Room { workspace }) => self.room = Some(workspace),
-                // Told again by a process that took it up: its time counts from the first.
+                // A process that resumed the run may have written it again; the time limit counts from the first.
                 Some(Note::Execution { id, began }) => {
                     self.execution.get_or_insert(PastExecution { id, began });
                 }
@@ -118,9 +118,9 @@ impl Past {
             self.marks.push((self.bytes, self.seq));
         }
         self.seq += 1;
-        if event.agent > 0 {
-            self.of_agent = if event.agent == self.agent { self.of_agent + 1 } else { 1 };
-            self.agent = event.agent;
+        if event.agent_event > 0 {
+            self.recorded = if event.agent_event == self.agent_event { self.recorded + 1 } else { 1 };
+            self.agent_event = event.agent_event;
         }
         self.done = event.name == "done";
         if ["tool_call", "tool_result", "error"].contains(&event.name) {

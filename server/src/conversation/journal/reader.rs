@@ -1,4 +1,4 @@
-//! Reads a journal: frames for a client, lines for the server itself.
+//! Readers of a journal: one yields SSE frames for a client, the other lines for the server itself.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IoSliceMut};
@@ -12,37 +12,37 @@ use tokio::sync::watch;
 use super::line::{EventLine, NOTE};
 use super::{Journal, Progress};
 
-/// Bytes read at a time. A connection whose client does not read holds up to sixteen pieces (hyper's queue), and all of them
-/// together are to stay below 64 KiB.
+/// How many bytes are read at a time. hyper queues up to sixteen pieces for a client that does not read; together they stay below
+/// 64 KiB.
 const PIECE: usize = 2 * 1024;
-/// Longest `<agent> <name> `, with room to spare.
+/// Upper bound of the length of `<agent event> <name> `, in bytes.
 const LONGEST_HEAD: usize = 128;
 
-/// Reads a journal from some event on, then follows it to its end.
+/// Reads a journal from a given event on and follows it to its end.
 #[derive(Debug)]
 pub struct Reader {
     journal: Arc<Journal>,
     progress: watch::Receiver<Progress>,
     offset: u64,
-    /// Number of the last event that was begun.
+    /// Number of the last event whose line was begun.
     seq: usize,
-    /// Events up to this one are passed over.
+    /// Events up to this number are skipped.
     after: usize,
     inside: Inside,
-    /// The line that was begun is the last.
+    /// Whether the line that was begun is `done`, the last one.
     last: bool,
     ended: bool,
 }
 
-/// In the middle of which line the next piece begins.
+/// The kind of line in the middle of which the next piece begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inside {
-    /// Of none.
+    /// The next piece begins a line.
     Nothing,
-    /// Of one that is told.
+    /// An event that is sent to the client.
     Event,
-    /// Of one that is not.
-    PassedOver,
+    /// A note, or an event that is skipped.
+    Skipped,
 }
 
 impl Reader {
@@ -56,11 +56,11 @@ impl Reader {
         Self { journal, progress, offset, seq, after, inside: Inside::Nothing, last: false, ended: false }
     }
 
-    /// The next piece of the stream, as it stands on the wire: some events, or a part of one that is long. `None` after
-    /// `done`, and where this process has stopped. Cancel-safe.
+    /// The next piece of the SSE stream: some events, or a part of a long one. `None` after `done`, and when this process stops.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// The file cannot be read, or is no journal.
+    /// The file cannot be read, or is not a journal.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         while !self.ended {
             let offset = self.offset;
@@ -72,9 +72,9 @@ impl Reader {
             let wanted = usize::try_from(seen.bytes - offset).unwrap_or(usize::MAX).min(PIECE);
             let piece = self.read(wanted).await?;
             let mut out = BytesMut::with_capacity(piece.len() * 2);
-            let used = self.take(&piece, &mut out)?;
+            let used = self.frame(&piece, &mut out)?;
             if used == 0 {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("no journal from byte {offset} on")));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("not a journal from byte {offset} on")));
             }
             self.offset += used as u64;
             if !out.is_empty() {
@@ -84,7 +84,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// What the page cache has is read at once; the disk is waited for elsewhere.
+    /// Reads from the page cache without blocking (RWF_NOWAIT); other reads run on the blocking pool.
     async fn read(&self, wanted: usize) -> io::Result<Vec<u8>> {
         let mut piece = vec![0; wanted];
         let count = match self.journal.read_pending(self.offset, &mut piece) {
@@ -112,13 +112,13 @@ impl Reader {
         Ok(piece)
     }
 
-    /// Turns a piece of the file into frames; how much of it was used.
-    fn take(&mut self, piece: &[u8], out: &mut BytesMut) -> io::Result<usize> {
+    /// Appends the frames for a piece of the file to `out`; returns how many bytes of the piece were used.
+    fn frame(&mut self, piece: &[u8], out: &mut BytesMut) -> io::Result<usize> {
         let mut rest = piece;
         while let Some(first) = rest.first() {
             if self.inside == Inside::Nothing {
                 if *first == NOTE {
-                    self.inside = Inside::PassedOver;
+                    self.inside = Inside::Skipped;
                 } else {
                     let Some(head) = self.head(rest, out)? else { break };
                     rest = &rest[head..];
@@ -141,23 +141,23 @@ impl Reader {
         Ok(piece.len() - rest.len())
     }
 
-    /// Begins an event; the length of its head, or `None` where the piece ends within it.
+    /// Begins an event's frame; returns the length of the line's head, or `None` if the piece ends within it.
     fn head(&mut self, rest: &[u8], out: &mut BytesMut) -> io::Result<Option<usize>> {
         let head = &rest[..rest.len().min(LONGEST_HEAD)];
         let Some(brace) = head.iter().position(|byte| *byte == b'{') else {
             let torn = rest.len() >= LONGEST_HEAD || head.contains(&b'\n');
             return if torn {
-                Err(io::Error::new(io::ErrorKind::InvalidData, "a line that is no event"))
+                Err(io::Error::new(io::ErrorKind::InvalidData, "a line that is not an event"))
             } else {
                 Ok(None)
             };
         };
         let event = std::str::from_utf8(&head[..brace]).ok().and_then(EventLine::parse);
-        let event = event.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a line that is no event"))?;
+        let event = event.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a line that is not an event"))?;
         self.seq += 1;
         self.last = event.name == "done";
         if self.seq <= self.after {
-            self.inside = Inside::PassedOver;
+            self.inside = Inside::Skipped;
         } else {
             self.inside = Inside::Event;
             let head = format!("id: {}:{}\nevent: {}\ndata: ", self.journal.run_id, self.seq, event.name);
@@ -167,22 +167,22 @@ impl Reader {
     }
 }
 
-/// The lines of a journal, one by one, without what follows its last whole one.
+/// The complete lines of a journal, one by one.
 #[derive(Debug)]
 pub struct Lines<'a> {
-    reader: BufReader<At<'a>>,
+    reader: BufReader<Section<'a>>,
     line: Vec<u8>,
 }
 
-/// A file read from its beginning, whatever its own position is.
+/// The first `end` bytes of a file, read independently of the file's own position.
 #[derive(Debug)]
-struct At<'a> {
+struct Section<'a> {
     file: &'a File,
     offset: u64,
     end: u64,
 }
 
-impl io::Read for At<'_> {
+impl io::Read for Section<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.file.read_at(&mut buffer[..left], self.offset)?;
@@ -193,10 +193,10 @@ impl io::Read for At<'_> {
 
 impl<'a> Lines<'a> {
     pub(super) fn new(file: &'a File, end: u64) -> Self {
-        Self { reader: BufReader::with_capacity(64 * 1024, At { file, offset: 0, end }), line: Vec::new() }
+        Self { reader: BufReader::with_capacity(64 * 1024, Section { file, offset: 0, end }), line: Vec::new() }
     }
 
-    /// The next line without its end.
+    /// The next line without its line feed; `None` after the last complete line.
     ///
     /// # Errors
     /// The file cannot be read.

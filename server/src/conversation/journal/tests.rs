@@ -84,7 +84,7 @@ fn begin() -> Arc<Journal> {
     Arc::new(Journal::begin(tempfile::tempfile().expect("a file"), head()).expect("begins"))
 }
 
-/// All that a reader is sent.
+/// Everything that a reader is sent.
 async fn sent(mut reader: Reader) -> String {
     let mut all = Vec::new();
     while let Some(piece) = reader.next().await.expect("reads") {
@@ -103,7 +103,7 @@ fn numbered(seqs: std::ops::RangeInclusive<usize>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn readers_get_all_of_it_whenever_they_come() {
+async fn readers_get_all_events_whenever_they_start() {
     let journal = begin();
     let early = tokio::spawn(sent(journal.reader(0)));
     for n in 0..100 {
@@ -123,7 +123,7 @@ async fn readers_get_all_of_it_whenever_they_come() {
 }
 
 #[tokio::test]
-async fn what_a_client_sees_is_the_payload_in_a_frame() {
+async fn a_client_gets_the_payload_in_an_sse_frame() {
     let journal = begin();
     journal.append(7, &text("{\n— \"長屋\" #")).expect("writes");
     journal.append(0, &done()).expect("writes");
@@ -137,7 +137,7 @@ async fn what_a_client_sees_is_the_payload_in_a_frame() {
 }
 
 #[tokio::test]
-async fn a_long_event_goes_out_in_small_pieces_and_a_reader_may_come_in_the_middle() {
+async fn a_long_event_is_sent_in_small_pieces_and_a_reader_may_start_in_the_middle() {
     let journal = begin();
     let long = "長".repeat(700_000);
     for n in 1..=20_000_u64 {
@@ -161,7 +161,7 @@ async fn a_long_event_goes_out_in_small_pieces_and_a_reader_may_come_in_the_midd
 }
 
 #[tokio::test]
-async fn readers_are_let_go_where_the_process_leaves_the_run() {
+async fn readers_end_when_the_process_leaves_the_run() {
     let journal = begin();
     journal.append(1, &ping()).expect("writes");
     let reading = tokio::spawn(sent(journal.reader(0)));
@@ -170,8 +170,8 @@ async fn readers_are_let_go_where_the_process_leaves_the_run() {
     assert!(!journal.ended().await && !journal.is_closed());
 }
 
-/// What a run would leave, and how its lines come about.
-fn a_run(journal: &Journal) {
+/// Writes the journal of a typical run.
+fn write_run(journal: &Journal) {
     let call = |id: &str| Event::ToolCall {
         tool_use_id: id.into(),
         tool_name: "Bash".into(),
@@ -192,32 +192,32 @@ fn a_run(journal: &Journal) {
 }
 
 #[tokio::test]
-async fn killed_at_every_byte_it_goes_on_without_gap_or_repeat() {
+async fn a_journal_cut_at_any_byte_continues_without_gap_or_repetition() {
     let mut whole = Vec::new();
     let journal = begin();
-    a_run(&journal);
+    write_run(&journal);
     let mut file = &journal.file;
     file.rewind().expect("rewinds");
     file.read_to_end(&mut whole).expect("reads");
     let seen_whole = sent(journal.reader(0)).await;
     let first = whole.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
     for cut in 0..=whole.len() {
-        // Cut off, and, as after a power failure, followed by nothing that means anything.
+        // Also followed by bytes without meaning, as after a power failure.
         for junk in [&b""[..], &[0; 300], b"9 text_delta {\"seq\":1,", b"\x01\n", b"#\"settl"] {
             let mut file = tempfile::tempfile().expect("a file");
             file.write_all(&whole[..cut]).and_then(|()| file.write_all(junk)).expect("writes");
             let Some(past) = Past::read(&file).expect("reads") else {
-                assert!(cut < first, "cut at {cut}: nothing of it is known");
+                assert!(cut < first, "cut at {cut}: the run is not known");
                 continue;
             };
             assert_eq!(past.head.order.user_input, "two\nlines");
             assert!(past.bytes <= cut as u64 && whole[..usize::try_from(past.bytes).expect("small")].ends_with(b"\n"));
             let lost = &whole[usize::try_from(past.bytes).expect("small")..cut];
-            assert!(!lost.contains(&b'\n') || past.done, "cut at {cut}: a whole line was given up");
+            assert!(!lost.contains(&b'\n') || past.done, "cut at {cut}: a complete line was lost");
             let (seq, was_done) = (past.seq, past.done);
             let resumed = Arc::new(Journal::resume(file, &past).expect("resumes"));
-            // What is left behind would stand at the file's end, where a start looks for the run's.
-            assert_eq!(resumed.file.metadata().expect("looks").len(), past.bytes, "cut at {cut}: it is cut off");
+            // Bytes left behind would be at the file's end, where a start looks for the mark of a settled run.
+            assert_eq!(resumed.file.metadata().expect("looks").len(), past.bytes, "cut at {cut}: not truncated");
             for _ in seq..6 {
                 resumed.append(0, &ping()).expect("writes");
             }
@@ -225,22 +225,22 @@ async fn killed_at_every_byte_it_goes_on_without_gap_or_repeat() {
             let stream = sent(resumed.reader(0)).await;
             assert_eq!(ids(&stream), numbered(1..=if was_done { 7 } else { 7.max(seq + 1) }), "cut at {cut}");
             let kept: Vec<&str> = seen_whole.split_inclusive("\n\n").take(seq).collect();
-            assert!(stream.starts_with(&kept.concat()), "cut at {cut}: what was seen is still there");
+            assert!(stream.starts_with(&kept.concat()), "cut at {cut}: an event that was seen is missing");
         }
     }
 }
 
 #[test]
-fn what_is_needed_to_go_on_is_in_it() {
+fn a_past_holds_what_a_resumed_run_needs() {
     let mut file = tempfile::tempfile().expect("a file");
     let journal = Journal::begin(file.try_clone().expect("clones"), head()).expect("begins");
-    a_run(&journal);
+    write_run(&journal);
     let past = Past::read(&file).expect("reads").expect("a past");
-    assert_eq!((past.seq, past.done, past.agent, past.of_agent), (7, true, 5, 1));
+    assert_eq!((past.seq, past.done, past.agent_event, past.recorded), (7, true, 5, 1));
     let (_, at) = (past.bytes, whole_up_to(&mut file, "ping"));
     file.set_len(at).expect("cuts");
     let past = Past::read(&file).expect("reads").expect("a past");
-    assert_eq!((past.seq, past.done, past.agent, past.of_agent), (4, false, 2, 3));
+    assert_eq!((past.seq, past.done, past.agent_event, past.recorded), (4, false, 2, 3));
     assert_eq!((past.room.as_deref(), past.execution.map(|e| e.id).as_deref()), (Some("w"), Some("e")));
     let mut open: Vec<_> = past.tools.into_iter().collect();
     open.sort_unstable();
@@ -255,7 +255,7 @@ fn whole_up_to(file: &mut File, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn a_disk_that_takes_nothing_keeps_no_end_from_its_readers() {
+async fn readers_get_the_end_of_a_run_although_the_disk_takes_nothing() {
     let journal = begin();
     journal.append(1, &ping()).expect("writes");
     let dir = tempfile::tempdir().expect("a directory");
@@ -276,17 +276,17 @@ async fn a_disk_that_takes_nothing_keeps_no_end_from_its_readers() {
 }
 
 #[test]
-fn the_shelf_knows_what_is_over() {
+fn the_directory_lists_journals_and_knows_which_are_settled() {
     let dir = tempfile::tempdir().expect("a directory");
     let journals = JournalDir::open(dir.path().join("runs")).expect("opens");
-    fs::write(journals.path().join("notes"), "of somebody else's").expect("writes");
+    fs::write(journals.path().join("notes"), "not a journal").expect("writes");
     let journal = journals.begin(head()).expect("begins");
     assert!(journals.begin(head()).is_err(), "a run has one journal");
-    let reference = || journals.slips().expect("lists").pop().expect("one");
+    let reference = || journals.list().expect("lists").pop().expect("one");
     assert_eq!((reference().conversation.as_str(), reference().run_id.as_str()), ("c", "r"));
     assert!(!journals.is_settled(&reference()).expect("reads"));
-    a_run(&journal);
+    write_run(&journal);
     assert!(journals.is_settled(&reference()).expect("reads"));
     journals.remove(&reference()).expect("removes");
-    assert!(journals.slips().expect("lists").is_empty());
+    assert!(journals.list().expect("lists").is_empty());
 }

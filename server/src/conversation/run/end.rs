@@ -1,4 +1,4 @@
-//! The end of a run: first into the journal, then into the database, then told.
+//! The end of a run. It is written to the journal first, then to the database, and then reported to the readers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use nagaya_protocol::Usage;
 use serde_json::json;
 
-use super::{Outcome, Run, millis};
+use super::{Outcome, Run, Settled, millis};
 use crate::conversation::cost;
 use crate::conversation::event::{Done, DoneStatus, ErrorType, Event, UsageReport};
 use crate::conversation::journal::{Ending, Journal, Note};
@@ -18,35 +18,34 @@ use nagaya_telemetry::audit;
 use nagaya_telemetry::metrics::RunOutcome;
 use nagaya_workspace::backoff::Backoff;
 
-/// How long the readers wait for the database before they are told the end without it.
+/// How long `done` is held back for the database. After that it is sent although the database does not have the run yet.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two tries after that: first, and at most.
+/// Pause between two attempts after that: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// What still has to be said where a run's code panicked.
-pub(in crate::conversation) struct Closing {
+/// What is needed to end a run whose code panicked.
+pub(in crate::conversation) struct AfterPanic {
     journal: Arc<Journal>,
     services: RunServices,
     order: Order,
     began: Timestamp,
 }
 
-impl Closing {
-    /// Tells it; the run has no more to settle.
-    pub(in crate::conversation) fn after_panic(self) -> bool {
-        let message = "the server failed while it was running this; it is a bug of the server".to_owned();
+impl AfterPanic {
+    /// Ends the run with an error in the journal, the metrics and the audit trail. The database does not learn of the run.
+    pub(in crate::conversation) fn end_run(self) {
+        let message = "the server failed during this run, because of a bug in the server".to_owned();
         tracing::error!(run = self.journal.run_id(), "a run panicked");
-        let (error_type, recoverable) = (ErrorType::InternalError, false);
         let errors = vec![message.clone()];
         let done = Event::Done(done(&Outcome::error(), "0".into(), errors, self.began));
         self.journal.settle();
-        let told = self
+        let written = self
             .journal
-            .append(0, &Event::Error { error_type, message, recoverable })
+            .append(0, &Event::Error { error_type: ErrorType::InternalError, message, recoverable: false })
             .and_then(|_| self.journal.append(0, &done))
             .and_then(|_| self.journal.note(&Note::Settled));
-        if let Err(error) = told {
-            tracing::error!(run = self.journal.run_id(), %error, "its end is not in the journal");
+        if let Err(error) = written {
+            tracing::error!(run = self.journal.run_id(), %error, "the run's end was not written to the journal");
         }
         if let Some(uploads) = &self.order.uploads {
             self.services.uploads.remove(uploads);
@@ -61,13 +60,12 @@ impl Closing {
             output_tokens: 0,
             duration_ms: millis(self.began),
         });
-        true
     }
 }
 
 impl Run {
-    pub(in crate::conversation) fn closing(&self) -> Closing {
-        Closing {
+    pub(in crate::conversation) fn after_panic(&self) -> AfterPanic {
+        AfterPanic {
             journal: self.journal.clone(),
             services: self.services.clone(),
             order: self.order.clone(),
@@ -76,21 +74,21 @@ impl Run {
     }
 
     /// Leaves the run to the next process.
-    pub(super) async fn leave(self) -> bool {
+    pub(super) async fn leave(self) -> Settled {
         if let Err(error) = self.journal.sync().await {
-            tracing::error!(run = self.journal.run_id(), %error, "a run that goes on is not on disk");
+            tracing::error!(run = self.journal.run_id(), %error, "the journal of a run in progress was not synced to disk");
         }
-        false
+        Settled::No
     }
 
-    /// How it ended, in the journal and on disk: whatever happens from here on, the run has ended like this.
-    pub(super) async fn ending(&mut self, outcome: Outcome) -> Ending {
+    /// Writes the run's end to the journal and syncs it to disk. From here on a restart reports this end.
+    pub(super) async fn write_ending(&mut self, outcome: Outcome) -> Ending {
         let model = &self.order.model;
         let cost = cost::of_run(&outcome.usage, model.input_token_price, model.output_token_price);
         let context = context_tokens(&outcome.usage, outcome.turns);
         let window = model.context_window.unsigned_abs();
         if let Some(tokens) = context {
-            self.say(&context_status(tokens, window)).await;
+            self.emit(&context_status(tokens, window)).await;
         }
         let signed = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
         let ending = Ending {
@@ -112,14 +110,14 @@ impl Run {
             Err(error) => Err(error),
         };
         if let Err(error) = written {
-            tracing::error!(run = self.journal.run_id(), %error, "a run's end is not on disk");
+            tracing::error!(run = self.journal.run_id(), %error, "the run's end was not synced to disk");
         }
         ending
     }
 
-    /// Settles the run with the database, tells its end, and is `false` only where the server stops before the database
-    /// has it.
-    pub(super) async fn conclude(mut self, ending: Ending) -> bool {
+    /// Writes the run to the database and emits `done`. The run is left unsettled only if the server stops before the database has
+    /// it.
+    pub(super) async fn conclude(mut self, ending: Ending) -> Settled {
         let first = tokio::time::timeout(PATIENCE, self.settle(&ending)).await;
         let mut settled = match first {
             Ok(result) => result,
@@ -142,34 +140,34 @@ impl Run {
             let (status, took_ms) = (ending.done.status, ending.done.duration_ms);
             let conversation = &self.order.conversation.conversation_id;
             tracing::info!(conversation, run = self.journal.run_id(), ?status, took_ms, "run ended");
-            self.agent = 0;
-            self.told = 0;
-            self.say(&Event::Done(ending.done.clone())).await;
+            self.clear_agent_event();
+            self.emit(&Event::Done(ending.done.clone())).await;
         }
         let mut backoff = Backoff::new(PAUSE);
         while let Err(error) = settled {
             let conversation = &self.order.conversation.conversation_id;
             tracing::warn!(conversation, run = self.journal.run_id(), %error, "the run is not in the database yet");
             if self.stop.clone().run_until_cancelled_owned(backoff.pause()).await.is_none() {
-                return false;
+                return Settled::No;
             }
             settled = self.settle(&ending).await;
         }
-        self.settled()
+        self.mark_settled()
     }
 
-    /// Nothing is left to be done.
-    pub(super) fn settled(&self) -> bool {
-        self.forget_uploads();
+    /// Marks the run as settled: the next start need not look at it.
+    pub(super) fn mark_settled(&self) -> Settled {
+        self.remove_uploads();
         self.journal.settle();
         if let Err(error) = self.journal.note(&Note::Settled) {
-            tracing::warn!(run = self.journal.run_id(), %error, "the next start settles the run once more");
+            tracing::warn!(run = self.journal.run_id(), %error, "the run was not marked as settled; the next start settles it again");
         }
-        true
+        Settled::Yes
     }
 
+    /// Adds the run's missing messages and totals to the database; may be repeated.
     async fn settle(&mut self, ending: &Ending) -> Result<(), StoreError> {
-        self.catch_up_now().await?;
+        self.try_catch_up().await?;
         let status = json!(ending.done.status);
         self.services
             .store
@@ -204,7 +202,7 @@ fn done(outcome: &Outcome, cost_usd: String, errors: Vec<String>, began: Timesta
     }
 }
 
-/// Estimate of what the next turn would send: the mean input of this run's turns, and all it has put out.
+/// Estimated input tokens of the next turn: the mean input of this run's turns, and all of the run's output.
 fn context_tokens(usage: &Usage, turns: u32) -> Option<u64> {
     let input = usage.total() - usage.output_tokens;
     (turns > 0).then(|| input / u64::from(turns) + usage.output_tokens)

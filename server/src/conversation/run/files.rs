@@ -1,4 +1,5 @@
-//! A run's files: into the room before it, out of the room after it. The bucket's faults never fail a run.
+//! A run's files: restored into the workspace before the run, stored from it afterwards. A fault of the bucket is reported and
+//! does not fail the run.
 
 use std::time::Duration;
 
@@ -12,46 +13,49 @@ use nagaya_workspace::files::FilesError;
 use nagaya_workspace::objects::SyncReport;
 use nagaya_workspace::{Lease, OnShutdown};
 
-/// What is worth telling of a sync that went well.
+/// From this duration on, a sync that moved nothing is reported too.
 const LONG: Duration = Duration::from_secs(1);
 
 impl Run {
-    /// The conversation's stored files, where the room has not had them yet.
-    pub(super) async fn bring_files(&mut self, lease: &Lease) {
+    /// Restores the conversation's stored files into a workspace that has not had them yet.
+    pub(super) async fn restore_files(&mut self, lease: &Lease) {
         let began = Instant::now();
         match self.with_pings(lease.restore_files()).await {
             Ok(SyncReport { skipped, skip_reason: Some(why), .. }) => {
-                self.tell(format!("stored files that are not in the room: {skipped}; {why}")).await;
+                self.storage_error(format!("stored files missing in the workspace: {skipped}; {why}")).await;
             }
             Ok(SyncReport { moved, .. }) if moved > 0 || began.elapsed() > LONG => {
-                self.say(&Event::setup(format!("Stored files are in the room: {moved}"))).await;
+                self.emit(&Event::setup(format!("Stored files restored into the workspace: {moved}"))).await;
             }
             Ok(_) => {}
             Err(error) => {
-                self.tell(format!("stored files are not all in the room: {error}; the run goes on without them")).await;
+                self.storage_error(format!(
+                    "not all stored files are in the workspace: {error}; the run continues without them"
+                ))
+                .await;
             }
         }
     }
 
-    /// Puts the files that came with the request into the room, over what is there of the same names. Cut short by the run's end.
+    /// Copies the request's files into the workspace, replacing files of the same path. Stops early if the run is cancelled.
     ///
     /// # Errors
-    /// Which of them is not there, and why; those before it are.
-    pub(super) async fn bring_uploads(&mut self, lease: &Lease) -> Result<(), String> {
+    /// The path that could not be written, and why; the files before it are in the workspace.
+    pub(super) async fn copy_uploads(&mut self, lease: &Lease) -> Result<(), String> {
         let Some(uploads) = self.order.uploads.clone() else { return Ok(()) };
         let (cancel, stop) = (self.cancel.clone(), self.stop.clone());
-        for (at, file) in uploads.files.iter().enumerate() {
-            let told = |error: &dyn std::fmt::Display| format!("{}: {error}", file.path);
-            let content = self.services.uploads.read(&uploads, at).await.map_err(|error| told(&error))?;
+        for (index, file) in uploads.files.iter().enumerate() {
+            let with_path = |error: &dyn std::fmt::Display| format!("{}: {error}", file.path);
+            let content = self.services.uploads.read(&uploads, index).await.map_err(|error| with_path(&error))?;
             let content = content.map_err(|error| FilesError::Interrupted(error.to_string())).boxed();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
                 () = stop.cancelled() => match self.services.on_shutdown {
                     OnShutdown::Keep => return Ok(()),
-                    OnShutdown::Destroy => return Err(told(&"the server is stopping")),
+                    OnShutdown::Destroy => return Err(with_path(&"the server is stopping")),
                 },
-                put = self.with_pings(lease.put_file(&file.path, Some(file.bytes), content)) => put.map_err(|error| told(&error))?,
+                put = self.with_pings(lease.put_file(&file.path, Some(file.bytes), content)) => put.map_err(|error| with_path(&error))?,
             }
             self.services.audit.record(&audit::Event::File {
                 subject: self.order.subject(Some(lease.workspace_id())),
@@ -61,35 +65,38 @@ impl Run {
                 request_id: self.order.request_id.as_deref(),
             });
         }
-        self.say(&Event::setup(format!("Files of the request are in the room: {}", uploads.files.len()))).await;
+        self.emit(&Event::setup(format!("Files of the request copied into the workspace: {}", uploads.files.len())))
+            .await;
         Ok(())
     }
 
-    /// The room has them, or the run has ended: they are not needed any more.
-    pub(super) fn forget_uploads(&self) {
+    /// Removes the request's files from the state directory: the workspace has them, or the run has ended.
+    pub(super) fn remove_uploads(&self) {
         if let Some(uploads) = &self.order.uploads {
             self.services.uploads.remove(uploads);
         }
     }
 
-    /// Ends the lease once the room's files are stored, or will not be soon.
-    pub(super) async fn part(&mut self, lease: Lease, session: Option<String>) {
-        // From here on it is not the agent that is told of.
-        (self.agent, self.told) = (0, 0);
+    /// Stores the workspace's files and ends the lease; `session` is the driver's session for the next run.
+    pub(super) async fn store_files_and_finish(&mut self, lease: Lease, session: Option<String>) {
+        self.clear_agent_event();
         match self.with_pings(lease.save_files()).await {
             Ok(SyncReport { skipped, skip_reason: Some(why), .. }) => {
-                self.tell(format!("files that are not stored: {skipped}; {why}")).await;
+                self.storage_error(format!("files not stored: {skipped}; {why}")).await;
             }
             Ok(_) => {}
-            Err(error) => self.tell(format!("files are not all stored: {error}; the next run stores them")).await,
+            Err(error) => {
+                self.storage_error(format!("not all files are stored: {error}; the next run stores them")).await;
+            }
         }
         lease.finish(session).await;
     }
 
-    async fn tell(&mut self, message: String) {
-        self.fail(ErrorType::StorageError, message, true).await;
+    async fn storage_error(&mut self, message: String) {
+        self.fail(ErrorType::StorageError, message).await;
     }
 
+    /// Does `work`, and sends pings meanwhile.
     async fn with_pings<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut ping = tokio::time::interval(PING);
         ping.reset();
@@ -97,7 +104,7 @@ impl Run {
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                _ = ping.tick() => self.say(&Event::Ping { elapsed_ms: self.elapsed_ms() }).await,
+                _ = ping.tick() => self.emit(&Event::Ping { elapsed_ms: self.elapsed_ms() }).await,
             }
         }
     }

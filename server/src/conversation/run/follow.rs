@@ -1,4 +1,4 @@
-//! An execution in a room, read to its end.
+//! Follows an execution in a workspace to its end.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::conversation::translate;
 use nagaya_telemetry::metrics::RunOutcome;
 use nagaya_workspace::{Lease, OnShutdown, ReleaseReason};
 
-/// How long an agent that ends goes on answering, and some more.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long to watch whether an agent stays alive: longer than an agent that is shutting down keeps answering.
+const SHUTDOWN_OF_AGENT: Duration = Duration::from_secs(2);
 
 impl Run {
-    /// Reads the execution to its end, or ends it, or leaves it to the next server (`None`).
+    /// Follows the execution for at most `left`; `None` if the execution is left to the next process.
     pub(super) async fn follow(&mut self, lease: Lease, mut stream: Stream, left: Duration) -> Option<Outcome> {
         let time_up = tokio::time::sleep(left);
         tokio::pin!(time_up);
@@ -34,112 +34,118 @@ impl Run {
                     if self.services.on_shutdown == OnShutdown::Keep && stream.execution().is_some() {
                         return None;
                     }
-                    self.fail(ErrorType::ServerStopping, "the server is stopping".into(), true).await;
+                    self.fail(ErrorType::ServerStopping, "the server is stopping".into()).await;
                     self.end_execution(lease, stream.execution()).await;
                     return Some(Outcome::error());
                 }
-                () = &mut time_up => return Some(self.time_is_up(lease).await),
+                () = &mut time_up => return Some(self.time_out(lease).await),
                 _ = ping.tick() => {
-                    self.say(&Event::Ping { elapsed_ms: self.elapsed_ms() }).await;
+                    self.emit(&Event::Ping { elapsed_ms: self.elapsed_ms() }).await;
                     continue;
                 }
                 event = stream.next(&lease) => event,
             };
-            let mut heard = match event {
+            let mut received = match event {
                 Ok(event) => Some(event),
-                Err(lost) => return Some(self.give_up(lease, lost.to_string()).await),
+                Err(lost) => return Some(self.replace_room(lease, lost.to_string()).await),
             };
-            // All that has arrived together is written together: a write for each would cost more than all else.
-            while let Some((number, event)) = heard {
-                self.hear(number);
+            // Events that have arrived together are written together: one write(2) per event would dominate the cost of a run.
+            while let Some((number, event)) = received {
+                self.set_agent_event(number);
                 match event {
                     AgentEvent::Result { is_error, result, session_id, usage, num_turns, .. } => {
-                        let outcome = self.judge(is_error, result, session_id.clone(), usage, num_turns).await;
-                        self.part(lease, Some(session_id)).await;
+                        let outcome = self.finish(is_error, result, session_id.clone(), usage, num_turns).await;
+                        self.store_files_and_finish(lease, Some(session_id)).await;
                         return Some(outcome);
                     }
                     AgentEvent::Error { error_type: ErrorKind::Cancelled, message } => {
-                        return Some(self.ended_unasked(lease, message).await);
+                        return Some(self.cancelled_by_agent(lease, message).await);
                     }
                     AgentEvent::Error { error_type, message } => {
-                        self.fail(translate::error_type(error_type), message, true).await;
-                        self.part(lease, None).await;
+                        self.fail(translate::error_type(error_type), message).await;
+                        self.store_files_and_finish(lease, None).await;
                         return Some(Outcome::error());
                     }
-                    AgentEvent::Started { execution_id } => self.started(execution_id),
+                    AgentEvent::Started { execution_id } => self.note_execution(execution_id),
                     event => {
                         if matches!(event, AgentEvent::ToolResult { .. }) {
                             lease.files_changed();
                         }
-                        self.pass_on(event).await;
+                        self.forward(event).await;
                     }
                 }
-                heard = stream.arrived();
+                received = stream.arrived();
             }
-            self.agent = 0;
+            self.agent_event = 0;
             if let Err(error) = self.journal.flush() {
-                return Some(self.unwritable(lease, stream.execution(), error).await);
+                return Some(self.end_without_journal(lease, stream.execution(), error).await);
             }
         }
     }
 
-    fn started(&self, id: String) {
-        if self.past.agent == 0
+    fn note_execution(&self, id: String) {
+        if self.past.agent_event == 0
             && let Err(error) = self.journal.note(&Note::Execution { id, began: Timestamp::now() })
         {
-            // The next flush tells the same, and is looked at.
-            tracing::warn!(run = self.journal.run_id(), %error, "the execution is not in the journal");
+            // The line stays pending; the flush after this batch of events reports the failure and ends the run.
+            tracing::warn!(run = self.journal.run_id(), %error, "the execution was not written to the journal");
         }
     }
 
-    async fn pass_on(&mut self, event: AgentEvent) {
+    async fn forward(&mut self, event: AgentEvent) {
         for event in self.translator.translate(event) {
             self.put(&event).await;
         }
     }
 
-    async fn judge(&mut self, is_error: bool, result: String, session: String, usage: Usage, turns: u32) -> Outcome {
+    async fn finish(&mut self, is_error: bool, result: String, session: String, usage: Usage, turns: u32) -> Outcome {
         let (status, outcome) =
             if is_error { (DoneStatus::Error, RunOutcome::Error) } else { (DoneStatus::Success, RunOutcome::Success) };
         if is_error {
-            self.fail(ErrorType::ExecutionError, result.clone(), true).await;
+            self.fail(ErrorType::ExecutionError, result.clone()).await;
         } else if self.order.conversation.title.is_none() {
-            self.say(&Event::Title { title: self.title() }).await;
+            self.emit(&Event::Title { title: self.title() }).await;
         }
         Outcome { status, outcome, result, usage, turns, session: Some(session) }
     }
 
-    /// The agent has ended the execution, and not because we said so: nobody listened for too long, or the room itself is
-    /// about to end.
-    async fn ended_unasked(&mut self, lease: Lease, why: String) -> Outcome {
-        if !lease.stays_alive(FAREWELL).await {
-            return self.give_up(lease, why).await;
+    /// Handles a cancellation that this server did not request: the agent cancels an execution that no client has followed for too
+    /// long, or when its container stops.
+    async fn cancelled_by_agent(&mut self, lease: Lease, why: String) -> Outcome {
+        if !lease.stays_alive(SHUTDOWN_OF_AGENT).await {
+            return self.replace_room(lease, why).await;
         }
-        self.fail(ErrorType::ExecutionError, why, true).await;
-        self.part(lease, None).await;
+        self.fail(ErrorType::ExecutionError, why).await;
+        self.store_files_and_finish(lease, None).await;
         Outcome::error()
     }
 
+    /// Cancels the execution; a workspace whose agent does not confirm that is removed.
     pub(super) async fn end_execution(&mut self, lease: Lease, execution: Option<&str>) {
         let ended = match execution {
             Some(execution) => lease.cancel(execution).await.map_err(|error| error.to_string()),
-            None => Err("the execution has not told its id".into()),
+            None => Err("the agent has not reported the execution's id".into()),
         };
         match ended {
-            Ok(()) => self.part(lease, None).await,
+            Ok(()) => self.store_files_and_finish(lease, None).await,
             Err(error) => {
-                tracing::warn!(workspace = lease.workspace_id(), error, "execution not cancelled, so its room goes");
+                tracing::warn!(
+                    workspace = lease.workspace_id(),
+                    error,
+                    "execution not cancelled; removing the workspace"
+                );
                 lease.release(ReleaseReason::Unhealthy).await;
             }
         }
     }
 
-    async fn time_is_up(&mut self, lease: Lease) -> Outcome {
+    async fn time_out(&mut self, lease: Lease) -> Outcome {
         let limit = self.services.execution_timeout;
-        // Nothing of it runs any more once the room is gone.
+        // Removing the container is the only way to end every process of the execution.
         lease.release(ReleaseReason::Timeout).await;
-        self.fail(ErrorType::TimeoutError, format!("the run took longer than {limit:?}; its room was replaced"), true)
-            .await;
+        let message =
+            format!("the run took longer than {limit:?} (CONTAINER_EXECUTION_TIMEOUT); its workspace was removed");
+        self.fail(ErrorType::TimeoutError, message).await;
         Outcome::without_result(DoneStatus::Error, RunOutcome::Timeout)
     }
 }

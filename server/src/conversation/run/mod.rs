@@ -1,10 +1,10 @@
-//! One run: a room, an execution in it, and the journal of what happened.
+//! One run: a workspace, an execution in it, and the journal of what happens.
 
 mod end;
 mod files;
 mod follow;
+mod record;
 mod request;
-mod tell;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +25,10 @@ use nagaya_telemetry::metrics::RunOutcome;
 use nagaya_workspace::rooms::Occupant;
 use nagaya_workspace::{AcquireError, Lease, OnShutdown, Origin, ReleaseReason};
 
-/// How often a reader hears that the run goes on.
+/// Interval of the `ping` events.
 const PING: Duration = Duration::from_secs(10);
 
-/// A run under way.
+/// A run in progress.
 #[derive(Debug)]
 pub(super) struct Run {
     services: RunServices,
@@ -38,19 +38,29 @@ pub(super) struct Run {
     cancel: CancellationToken,
     stop: CancellationToken,
     translator: Translator,
-    /// The room it is, or was, in.
+    /// Id of the room that the run is, or was, in.
     room: Option<String>,
     began: Timestamp,
+    /// Messages of the `error` events so far.
     errors: Vec<String>,
-    /// Number of the agent's event that is being told; 0 for none.
-    agent: u64,
-    /// How many of its events an earlier process has told already.
-    told: usize,
-    /// Messages from this event on are in the journal, but not yet in the database.
-    unkept: Option<usize>,
+    /// Number of the agent's event that is being handled; 0 for none.
+    agent_event: u64,
+    /// How many of its events an earlier process has recorded, and this one skips.
+    recorded: usize,
+    /// Number of the first event whose message is in the journal but not in the database; 0 is the user's message.
+    first_missing: Option<usize>,
 }
 
-/// How a run ended, before it is told.
+/// Whether a run is finished in every respect, or the next process has something left to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// The run has ended and is in the database.
+    Yes,
+    /// The run continues, or is not in the database yet; the next process resumes it from the journal.
+    No,
+}
+
+/// The result of a run before it is written to the journal and reported.
 struct Outcome {
     status: DoneStatus,
     outcome: RunOutcome,
@@ -75,7 +85,7 @@ impl Outcome {
 }
 
 impl Run {
-    /// A run that goes on from its past, which may be nothing.
+    /// A run that continues from its past; a new run has an empty one.
     pub(super) fn new(
         services: RunServices,
         mut past: Past,
@@ -99,49 +109,51 @@ impl Run {
             room: past.room.clone(),
             began: past.head.began,
             errors: std::mem::take(&mut past.errors),
-            agent: 0,
-            told: 0,
-            unkept: Some(0),
+            agent_event: 0,
+            recorded: 0,
+            first_missing: Some(0),
             past,
         }
     }
 
-    /// From the first event, or from where an earlier process stopped, to `done`. `false` where this process stops and
-    /// something is left for the next to do.
-    pub(super) async fn drive(mut self) -> bool {
+    /// Drives the run from its first event, or from where an earlier process stopped, to `done`.
+    pub(super) async fn drive(mut self) -> Settled {
         self.catch_up().await;
         let ending = match self.past.ending.take() {
             Some(ending) => ending,
-            // A run that panicked: there is no more to it.
-            None if self.past.done => return self.settled(),
-            None => match self.course().await {
-                Some(outcome) => self.ending(outcome).await,
+            // The run has panicked in an earlier process, which wrote `done` without an ending.
+            None if self.past.done => return self.mark_settled(),
+            None => match self.execute().await {
+                Some(outcome) => self.write_ending(outcome).await,
                 None => return self.leave().await,
             },
         };
         self.conclude(ending).await
     }
 
-    /// `None` where the run goes on without this process.
-    async fn course(&mut self) -> Option<Outcome> {
+    /// Starts the execution, or continues an earlier process's; `None` if the run is left to the next process.
+    async fn execute(&mut self) -> Option<Outcome> {
         match (self.past.room.take(), self.past.execution.take()) {
-            (None, _) => self.set_out().await,
-            (Some(room), execution) => self.take_up(&room, execution).await,
+            (None, _) => self.start().await,
+            (Some(room), execution) => self.resume(&room, execution).await,
         }
     }
 
-    async fn set_out(&mut self) -> Option<Outcome> {
-        // It may have been archived or deleted between its look-up and the run's entry into the table, from where on a
-        // deletion sees the run: then no room must be opened for it any more.
+    /// Acquires a workspace, starts the execution in it and follows that to its end.
+    async fn start(&mut self) -> Option<Outcome> {
+        // The conversation may have been archived or deleted between the request's look-up and the run's entry into the table. From
+        // the entry on a deletion cancels the run, so this second look closes the gap.
         let (tenant, id) = (&self.order.conversation.tenant_id, &self.order.conversation.conversation_id);
         match self.services.store.conversation(tenant, id).await {
             Ok(Conversation { status: ConversationStatus::Archived, .. }) | Err(StoreError::NotFound(_)) => {
                 return Some(Outcome::cancelled());
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(conversation = id, %error, "a run begins without a look at its conversation"),
+            Err(error) => {
+                tracing::warn!(conversation = id, %error, "the conversation's status was not checked before its run");
+            }
         }
-        self.say(&Event::setup("Opening a room")).await;
+        self.emit(&Event::setup("Opening a workspace")).await;
         let lease = match self.services.cluster.acquire(self.occupant()).await {
             Ok(lease) => lease,
             Err(error) => {
@@ -149,23 +161,23 @@ impl Run {
                     AcquireError::Busy => ErrorType::ConversationLocked,
                     _ => ErrorType::WorkspaceError,
                 };
-                self.fail(kind, error.to_string(), true).await;
+                self.fail(kind, error.to_string()).await;
                 return Some(Outcome::error());
             }
         };
-        self.is_in(lease.workspace_id());
+        self.enter(lease.workspace_id());
         let origin = match lease.origin() {
-            Origin::Reused => "the conversation's own",
+            Origin::Reused => "already the conversation's",
             Origin::Warm => "from the warm pool",
-            Origin::Cold => "newly made",
+            Origin::Cold => "newly created",
         };
-        self.say(&Event::setup(format!("Room {} is ready: {origin}, {} ms", lease.workspace_id(), self.elapsed_ms())))
-            .await;
-        self.bring_files(&lease).await;
-        if let Err(why) = self.bring_uploads(&lease).await {
-            let why = format!("files of the request are not in the room: {why}; the model was not asked");
-            self.fail(ErrorType::StorageError, why, true).await;
-            self.part(lease, None).await;
+        let (workspace, took_ms) = (lease.workspace_id(), self.elapsed_ms());
+        self.emit(&Event::setup(format!("Workspace {workspace} is ready: {origin}, {took_ms} ms"))).await;
+        self.restore_files(&lease).await;
+        if let Err(why) = self.copy_uploads(&lease).await {
+            let why = format!("files of the request are not in the workspace: {why}; the model was not called");
+            self.fail(ErrorType::StorageError, why).await;
+            self.store_files_and_finish(lease, None).await;
             return Some(Outcome::error());
         }
         if self.cancel.is_cancelled() {
@@ -174,62 +186,64 @@ impl Run {
         if self.stop.is_cancelled() && self.services.on_shutdown == OnShutdown::Keep {
             return None;
         }
-        // Before the agent is asked: from here on a restarted server must look into this room.
+        // Before the request to the agent: from here on a restarted server must look for the execution in this room.
         if let Err(error) = self.journal.note(&Note::Room { workspace: lease.workspace_id().into() }) {
-            return Some(self.unwritable(lease, None, error).await);
+            return Some(self.end_without_journal(lease, None, error).await);
         }
-        self.forget_uploads();
+        self.remove_uploads();
         let request = match self.request(&lease).await {
             Ok(request) => request,
             Err(error) => {
-                tracing::error!(conversation = self.order.conversation.conversation_id, %error, "no history for a new room");
-                let why = "what was said so far cannot be read, and the room does not know it; try again".to_owned();
-                self.fail(ErrorType::ExecutionError, why, true).await;
+                tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new workspace");
+                let why =
+                    "the conversation's history cannot be read, and its new workspace does not have it; try again"
+                        .to_owned();
+                self.fail(ErrorType::ExecutionError, why).await;
                 lease.finish(None).await;
                 return Some(Outcome::error());
             }
         };
         match lease.execute(&request, self.order.request_id.as_deref()).await {
             Ok(stream) => self.follow(lease, Stream::new(stream), self.services.execution_timeout).await,
-            Err(error) => Some(self.give_up(lease, error.to_string()).await),
+            Err(error) => Some(self.replace_room(lease, error.to_string()).await),
         }
     }
 
-    /// Takes up what an earlier process left in a room.
-    async fn take_up(&mut self, room: &str, execution: Option<PastExecution>) -> Option<Outcome> {
-        self.is_in(room);
+    /// Continues an execution that an earlier process has left in a room.
+    async fn resume(&mut self, room: &str, execution: Option<PastExecution>) -> Option<Outcome> {
+        self.enter(room);
         let reattached = self.services.cluster.workspaces().reattach(self.occupant(), room);
         let Some(lease) = self.stop.run_until_cancelled(reattached).await? else {
-            let why = "the room was lost: it did not outlive the server's absence".to_owned();
-            self.crashed(&why);
-            self.fail(ErrorType::ExecutionError, why, true).await;
+            let why = "the workspace was lost: it ended while no server was running".to_owned();
+            self.report_crash(&why);
+            self.fail(ErrorType::ExecutionError, why).await;
             let acquired = self.services.cluster.acquire(self.occupant()).await;
-            self.move_on(acquired).await;
+            self.offer_new_room(acquired).await;
             return Some(Outcome::error());
         };
         let Some(PastExecution { id, began }) = execution else {
-            // Whether the agent was reached, and under which id the execution goes on, nobody knows.
-            let why = "the server was gone before the agent had answered".to_owned();
-            return Some(self.give_up(lease, why).await);
+            // The agent may have started an execution, whose id is not known: only a new room is sure to be free of it.
+            let why = "the server stopped before the agent had answered".to_owned();
+            return Some(self.replace_room(lease, why).await);
         };
-        // The last of the agent's events once more: it may have been told in part only.
-        match Stream::take_up(&lease, id, self.past.agent.saturating_sub(1)).await {
+        // The last of the agent's events is requested again, because only some of its events may be in the journal.
+        match Stream::resume(&lease, id, self.past.agent_event.saturating_sub(1)).await {
             Ok(stream) => {
                 let left = self.services.execution_timeout.saturating_sub(since(began));
                 self.follow(lease, stream, left).await
             }
-            Err(error) => Some(self.give_up(lease, error.to_string()).await),
+            Err(error) => Some(self.replace_room(lease, error.to_string()).await),
         }
     }
 
-    /// From here on every line of the log about this run tells the room, too.
-    fn is_in(&mut self, workspace: &str) {
+    /// Notes the run's room and adds its id to every following log line of the run.
+    fn enter(&mut self, workspace: &str) {
         tracing::Span::current().record("workspace", workspace);
         tracing::info!(conversation = self.order.conversation.conversation_id, "the run has a room");
         self.room = Some(workspace.to_owned());
     }
 
-    fn crashed(&self, reason: &str) {
+    fn report_crash(&self, reason: &str) {
         self.services.metrics.crashed();
         let (run, request_id) = (self.journal.run_id(), self.order.request_id.as_deref());
         let subject = self.order.subject(self.room.as_deref());
@@ -246,10 +260,10 @@ impl Run {
         translate::shorten(&self.order.user_input)
     }
 
-    /// The disk does not take the journal: a run that could not be read again must not go on.
-    async fn unwritable(&mut self, lease: Lease, execution: Option<&str>, error: std::io::Error) -> Outcome {
-        self.agent = 0;
-        self.fail(ErrorType::InternalError, format!("the run's journal cannot be written: {error}"), true).await;
+    /// Ends the run because its journal cannot be written: without it neither a client nor a restarted server can follow the run.
+    async fn end_without_journal(&mut self, lease: Lease, execution: Option<&str>, error: std::io::Error) -> Outcome {
+        self.agent_event = 0;
+        self.fail(ErrorType::InternalError, format!("the run's journal cannot be written: {error}")).await;
         match execution {
             Some(_) => self.end_execution(lease, execution).await,
             None => lease.finish(None).await,
@@ -257,32 +271,32 @@ impl Run {
         Outcome::error()
     }
 
-    /// The room cannot be talked to: it goes, and where another can be had, that is told.
-    async fn give_up(&mut self, lease: Lease, why: String) -> Outcome {
-        self.crashed(&why);
-        self.agent = 0;
-        self.fail(ErrorType::ExecutionError, format!("the room was lost: {why}"), true).await;
-        // The new room need not wait until the old one is gone; the end of the run does: something may still go on in there.
+    /// Gives up a room whose agent cannot be reached, and offers a new one.
+    async fn replace_room(&mut self, lease: Lease, why: String) -> Outcome {
+        self.report_crash(&why);
+        self.agent_event = 0;
+        self.fail(ErrorType::ExecutionError, format!("the workspace was lost: {why}")).await;
+        // The new room need not wait for the removal of the old one. The end of the run must: the execution may still be running.
         let cluster = self.services.cluster.clone();
-        let (old_is_gone, acquired) = cluster.replace(lease, ReleaseReason::Dead).await;
-        self.move_on(acquired).await;
-        old_is_gone.await;
+        let (removed, acquired) = cluster.replace(lease, ReleaseReason::Dead).await;
+        self.offer_new_room(acquired).await;
+        removed.await;
         Outcome::error()
     }
 
-    async fn move_on(&mut self, acquired: Result<Lease, AcquireError>) {
+    async fn offer_new_room(&mut self, acquired: Result<Lease, AcquireError>) {
         match acquired {
             Ok(lease) => {
-                self.bring_files(&lease).await;
+                self.restore_files(&lease).await;
                 lease.finish(None).await;
-                self.say(&Event::ContainerRecovered {
-                    message: "The room was lost; a new one stands ready".into(),
+                self.emit(&Event::ContainerRecovered {
+                    message: "The workspace was lost; a new one is ready".into(),
                     recovered: true,
                     retry_recommended: true,
                 })
                 .await;
             }
-            Err(error) => self.fail(ErrorType::WorkspaceError, format!("no new room: {error}"), true).await,
+            Err(error) => self.fail(ErrorType::WorkspaceError, format!("no new workspace: {error}")).await,
         }
     }
 
@@ -295,7 +309,7 @@ fn millis(began: Timestamp) -> u64 {
     u64::try_from(since(began).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Time since then, by a clock that goes on while no server runs.
+/// Time since then by the wall clock, which also counts while no server is running.
 fn since(then: Timestamp) -> Duration {
     Timestamp::now().duration_since(then).try_into().unwrap_or_default()
 }

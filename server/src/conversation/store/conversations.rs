@@ -1,4 +1,4 @@
-//! Conversations.
+//! Conversations in the store.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,102 +7,102 @@ use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Store, StoreError, from_micros, on_write, to_micros, within, word, words, written};
+use super::{Store, StoreError, from_micros, on_write, returned_row, to_micros, within, word, words};
 
 words! {
-    /// Whether a conversation may go on.
+    /// Whether a conversation accepts further runs.
     ConversationStatus {
-        /// It may.
+        /// The conversation accepts runs.
         Active = "active",
-        /// It is kept, but takes no further run.
+        /// The conversation is kept, but accepts no further run.
         Archived = "archived",
     }
 }
 
-/// A conversation.
+/// A conversation of one of a tenant's users.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Conversation {
-    /// Its id.
+    /// Id of the conversation.
     pub conversation_id: String,
-    /// Driver's session of its last run; before the first, an id that nothing has yet.
+    /// Id of the driver's session of the last run; before the first run, an id without a session.
     pub session_id: String,
-    /// Whose it is.
+    /// Id of the tenant that owns the conversation.
     pub tenant_id: String,
-    /// Which of the tenant's users.
+    /// Id of the user, chosen by the tenant.
     pub user_id: String,
-    /// Its model.
+    /// Id of the conversation's model.
     pub model_id: String,
-    /// From the first exchange, or as set.
+    /// Title, taken from the first prompt or set by a client.
     pub title: Option<String>,
-    /// Whether it may go on.
+    /// Whether the conversation accepts further runs.
     pub status: ConversationStatus,
-    /// Whether its runs have a room.
+    /// Whether the conversation's runs get a workspace.
     pub workspace_enabled: bool,
     /// Input tokens of all runs, cached ones included.
     pub total_input_tokens: i64,
     /// Output tokens of all runs.
     pub total_output_tokens: i64,
-    /// Estimate of what the next turn would send.
+    /// Estimated input tokens of the next turn.
     pub estimated_context_tokens: i64,
-    /// Whether the model's context is full.
+    /// Whether the model's context window is full.
     pub context_limit_reached: bool,
-    /// When it was created.
+    /// Time when the conversation was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last change.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 
-/// What makes a conversation.
+/// The fields of a new conversation.
 #[derive(Debug, Clone)]
 pub struct NewConversation {
-    /// Whose it is.
+    /// Id of the tenant that owns the conversation.
     pub tenant_id: String,
-    /// Which user's.
+    /// Id of the user, chosen by the tenant.
     pub user_id: String,
-    /// Its model.
+    /// Id of the conversation's model.
     pub model_id: String,
-    /// Whether its runs have a room.
+    /// Whether the conversation's runs get a workspace.
     pub workspace_enabled: bool,
 }
 
-/// What of a conversation is to change; what is `None` stays.
+/// A change of a conversation; fields that are `None` stay.
 #[derive(Debug, Clone, Default)]
 pub struct ConversationChange {
-    /// Title.
+    /// The new title.
     pub title: Option<String>,
-    /// Status.
+    /// The new status.
     pub status: Option<ConversationStatus>,
 }
 
-/// Which of a tenant's conversations are wanted.
+/// Selects some of a tenant's conversations.
 #[derive(Debug, Clone, Default)]
 pub struct ConversationFilter {
-    /// This user's.
+    /// Only conversations of this user.
     pub user_id: Option<String>,
-    /// In this status.
+    /// Only conversations in this status.
     pub status: Option<ConversationStatus>,
-    /// Created at or after.
+    /// Only conversations created at this time or later.
     pub from: Option<Timestamp>,
-    /// Created at or before.
+    /// Only conversations created at this time or earlier.
     pub to: Option<Timestamp>,
-    /// At most so many.
+    /// Largest number of conversations to return.
     pub limit: i64,
-    /// After so many.
+    /// How many conversations to skip.
     pub offset: i64,
 }
 
-/// A part of a list.
+/// One page of a list.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
-    /// The part.
+    /// The items of the page.
     pub items: Vec<T>,
-    /// Length of the whole.
+    /// Number of items in the whole list.
     pub total: i64,
 }
 
-/// The columns as every database gives them: SQLite's booleans are none to sqlx's `Any`.
+/// The columns in a form common to both databases: sqlx's `Any` driver does not read SQLite's booleans.
 macro_rules! columns {
     () => {
         "conversation_id, session_id, tenant_id, user_id, model_id, title, status,
@@ -113,7 +113,7 @@ macro_rules! columns {
     };
 }
 
-/// Which of a tenant's conversations a filter lets through; what it does not ask for is NULL.
+/// The conversations that match a [`ConversationFilter`]; fields that are not set are NULL.
 macro_rules! filtered {
     () => {
         " FROM conversations
@@ -145,7 +145,7 @@ impl Store {
     /// Creates a conversation.
     ///
     /// # Errors
-    /// Tenant or model does not exist.
+    /// The tenant or the model does not exist.
     pub async fn create_conversation(&self, new: NewConversation) -> Result<Conversation, StoreError> {
         within(async {
             let statement = sqlx::query(concat!(
@@ -161,7 +161,8 @@ impl Store {
             .bind(new.model_id)
             .bind(new.workspace_enabled)
             .bind(to_micros(Timestamp::now()));
-            let row = written(statement, &self.0).await.map_err(|e| on_write(e, String::new, "tenant or model"))?;
+            let row =
+                returned_row(statement, &self.0).await.map_err(|e| on_write(e, String::new, "tenant or model"))?;
             Ok(read(&row.ok_or(sqlx::Error::RowNotFound)?)?)
         })
         .await
@@ -210,7 +211,7 @@ impl Store {
     /// One of a tenant's conversations.
     ///
     /// # Errors
-    /// The tenant has none of this id.
+    /// The tenant has no conversation with this id.
     pub async fn conversation(&self, tenant: &str, id: &str) -> Result<Conversation, StoreError> {
         within(async {
             let row = sqlx::query(concat!(
@@ -230,7 +231,7 @@ impl Store {
     /// Changes one of a tenant's conversations.
     ///
     /// # Errors
-    /// The tenant has none of this id.
+    /// The tenant has no conversation with this id.
     pub async fn update_conversation(
         &self,
         tenant: &str,
@@ -248,7 +249,7 @@ impl Store {
             .bind(change.title)
             .bind(change.status.map(ConversationStatus::as_str))
             .bind(to_micros(Timestamp::now()));
-            let row = written(statement, &self.0).await?;
+            let row = returned_row(statement, &self.0).await?;
             Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
         })
         .await
@@ -257,7 +258,7 @@ impl Store {
     /// Deletes one of a tenant's conversations with its messages.
     ///
     /// # Errors
-    /// The tenant has none of this id.
+    /// The tenant has no conversation with this id.
     pub async fn delete_conversation(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
         within(async {
             let done = sqlx::query("DELETE FROM conversations WHERE conversation_id = $1 AND tenant_id = $2")

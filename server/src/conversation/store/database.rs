@@ -1,4 +1,4 @@
-//! Which database, how it is connected to, and what its faults mean.
+//! The database's address, the connection to it, and the meaning of its errors.
 
 use std::fmt;
 use std::fs::File;
@@ -14,26 +14,26 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{AnyPool, Executor};
 use url::Url;
 
-/// How long a statement waits for a connection, and for somebody else's lock.
+/// How long a statement waits for a connection, and for another transaction's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two tries for the lock under which a file is brought up to date.
+/// Pause between two attempts to lock an SQLite file for its migration.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long PostgreSQL may work on one statement: none of ours takes a tenth of it.
+/// How long PostgreSQL may work on one statement; none is expected to take a tenth of that.
 const LONGEST_STATEMENT: Duration = Duration::from_secs(10);
-/// Connections to an SQLite file: it has one writer, the others read.
+/// Connections to an SQLite file, which allows one writer at a time; the others can read.
 const SQLITE_CONNECTIONS: u32 = 4;
-/// Connections to PostgreSQL, which allows a hundred to all its clients together unless told otherwise.
+/// Connections to PostgreSQL, which allows a hundred to all clients together by default (max_connections).
 const POSTGRES_CONNECTIONS: u32 = 16;
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
 
-/// Where the database is.
+/// Address of the database.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Database {
-    /// In this file.
+    /// SQLite, in this file.
     Sqlite(PathBuf),
-    /// At this address, which may hold a password.
+    /// PostgreSQL, at this URL, which may contain a password. Neither `Debug` nor `Display` shows it.
     Postgres(Url),
 }
 
@@ -72,28 +72,28 @@ impl fmt::Debug for Database {
     }
 }
 
-/// Why the database cannot be used, and what to do.
+/// Why the database cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Who we say we are is not let in.
-    #[error("it lets nobody in with the user and password of DATABASE_URL ({0}); correct them, or its pg_hba.conf")]
+    /// The server rejects the user or the password.
+    #[error("it rejects the user or password of DATABASE_URL ({0}); correct them, or the server's pg_hba.conf")]
     Refused(sqlx::Error),
-    /// The server is there, the database is not.
-    #[error("there is no such database ({0}); make it with createdb, or name another in DATABASE_URL")]
+    /// The server answers, but the database does not exist.
+    #[error("the database does not exist ({0}); create it with createdb, or name another one in DATABASE_URL")]
     Missing(sqlx::Error),
-    /// It does not answer.
+    /// The server does not answer.
     #[error("it does not answer ({0}); start it, or correct DATABASE_URL")]
     Away(sqlx::Error),
-    /// It failed otherwise.
+    /// The database failed in another way.
     #[error(transparent)]
     Database(sqlx::Error),
-    /// A later version has written it.
+    /// The schema was migrated by a newer version of this server.
     #[error(
-        "a newer version of this server has written it (its schema has step {0}, unknown here); start that version, or restore a backup"
+        "its schema comes from a newer version of this server (migration {0} is not known to this one); start that version, or restore a backup"
     )]
     Newer(i64),
-    /// Its schema cannot be brought up to date.
-    #[error("its schema: {0}")]
+    /// The schema cannot be migrated.
+    #[error("its schema cannot be migrated: {0}")]
     Schema(MigrateError),
 }
 
@@ -119,8 +119,8 @@ impl From<MigrateError> for OpenError {
 }
 
 impl Database {
-    /// Whether it can be used, without a change to it; a file that is not there is made at the start.
-    pub(super) async fn look(&self) -> Result<(), OpenError> {
+    /// Checks whether the database can be used, without changing it. A missing SQLite file is fine: the start creates it.
+    pub(super) async fn check(&self) -> Result<(), OpenError> {
         sqlx::any::install_default_drivers();
         let (url, known) = match self {
             Self::Sqlite(path) if !path.exists() => return Ok(()),
@@ -131,7 +131,7 @@ impl Database {
         let newest = sqlx::query_scalar::<_, Option<i64>>("SELECT MAX(version) FROM _sqlx_migrations");
         let newest = match newest.fetch_one(&mut connection).await {
             Err(error) if is_away(&error) => return Err(error.into()),
-            // It has no schema yet.
+            // There is no schema yet.
             Err(_) => None,
             Ok(newest) => newest,
         };
@@ -142,13 +142,13 @@ impl Database {
         }
     }
 
-    /// Connects, and brings the schema up to date under a lock: servers may start at the same time.
+    /// Connects, and migrates the schema under a lock, because several servers may start at the same time.
     pub(super) async fn connect(&self) -> Result<AnyPool, OpenError> {
         sqlx::any::install_default_drivers();
         match self {
             Self::Sqlite(path) => {
-                // sqlx has a lock of its own for PostgreSQL, and none for SQLite.
-                let _alone = alone_in(path.parent().unwrap_or(Path::new("/"))).await?;
+                // sqlx locks the migrations of PostgreSQL itself, but not those of SQLite.
+                let _lock = lock(path.parent().unwrap_or(Path::new("/"))).await?;
                 let pool = sqlite(path).await?;
                 SQLITE_MIGRATIONS.run(&pool).await?;
                 Ok(pool)
@@ -165,7 +165,7 @@ impl Database {
     }
 }
 
-/// A connection without the pool, which would tell of its own patience instead of what is wrong.
+/// Connects without the pool, which would report its own timeout instead of the cause.
 async fn connect_once(url: &str) -> Result<sqlx::AnyConnection, OpenError> {
     let connection = tokio::time::timeout(PATIENCE, <sqlx::AnyConnection as sqlx::Connection>::connect(url));
     Ok(connection.await.map_err(|_| OpenError::Away(sqlx::Error::PoolTimedOut))??)
@@ -176,7 +176,7 @@ fn file_url(path: &Path, mode: &str) -> Result<String, OpenError> {
     Ok(format!("sqlite://{}?mode={mode}", path.path()))
 }
 
-/// The settings all our SQLite files have: write-ahead log, durable at checkpoints, foreign keys kept.
+/// Opens an SQLite file with a write-ahead log, synced at checkpoints, and enforced foreign keys.
 async fn sqlite(path: &Path) -> Result<AnyPool, OpenError> {
     let url = file_url(path, "rwc")?;
     let options = AnyPoolOptions::new().max_connections(SQLITE_CONNECTIONS).acquire_timeout(PATIENCE);
@@ -193,9 +193,9 @@ async fn sqlite(path: &Path) -> Result<AnyPool, OpenError> {
     Ok(options.connect(&url).await?)
 }
 
-/// Waits until nobody else brings a file in this directory up to date, and keeps others waiting until dropped. The directory is
-/// what is locked: whoever opens and closes the database's own file beside SQLite loses SQLite's locks on it (fcntl(2)).
-async fn alone_in(directory: &Path) -> Result<File, sqlx::Error> {
+/// Locks a directory for the migration of a file in it, until the returned value is dropped. The file itself cannot be locked this
+/// way: closing it would release SQLite's locks of this process on it (fcntl(2)).
+async fn lock(directory: &Path) -> Result<File, sqlx::Error> {
     let directory = File::open(directory)?;
     let until = Instant::now() + PATIENCE;
     loop {
@@ -207,7 +207,7 @@ async fn alone_in(directory: &Path) -> Result<File, sqlx::Error> {
     }
 }
 
-/// Deadlines that PostgreSQL keeps itself, unless the address sets its own.
+/// Adds deadlines that PostgreSQL enforces itself, unless the URL sets its own.
 fn with_deadlines(mut url: Url) -> Url {
     let given = url.query().unwrap_or_default().to_owned();
     for (name, deadline) in [("statement_timeout", LONGEST_STATEMENT), ("lock_timeout", PATIENCE)] {
@@ -222,7 +222,7 @@ fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(Into::into)
 }
 
-/// Whether the database is away, locked or full, rather than asked for what it cannot do.
+/// Whether the database is unreachable, locked or full, so that the same statement may succeed later.
 pub(super) fn is_away(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
@@ -230,8 +230,8 @@ pub(super) fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        // SQLite's primary result codes are the low byte (busy, locked, read-only, I/O, full, cannot open); of PostgreSQL's, the
-        // first two characters are the class (connection, transaction rollback, resources, object state, operator's doing).
+        // The low byte is SQLite's primary result code (busy, locked, read-only, I/O, full, cannot open). The first two characters
+        // are PostgreSQL's error class (connection, transaction rollback, resources, object state, operator intervention).
         _ => code(error).is_some_and(|code| match code.parse::<u32>() {
             Ok(number) if code.len() < 5 => [5, 6, 8, 10, 13, 14].contains(&(number & 0xff)),
             _ => ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class)),
@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn only_supported_addresses_are_accepted_and_none_shows_its_password() {
         let parse = |text: &str| text.parse::<Database>();
         assert_eq!(parse("sqlite:///a/b.sqlite"), Ok(Database::Sqlite("/a/b.sqlite".into())));
         let shown = parse("postgres://user:secret@db.example/nagaya").expect("an address").to_string();

@@ -1,4 +1,4 @@
-//! Messages.
+//! Messages in the store.
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -12,36 +12,36 @@ use super::{Store, StoreError, from_micros, to_micros, within};
 /// One message of a conversation.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Message {
-    /// Its id.
+    /// Id of the message.
     pub message_id: String,
-    /// The conversation.
+    /// Id of the conversation.
     pub conversation_id: String,
-    /// From 1, without gaps.
+    /// Number of the message in its conversation, from 1 without gaps.
     pub message_seq: i64,
-    /// `user`, or the name of the event it was.
+    /// Type of the message: `user`, or the name of the event it was.
     pub message_type: String,
-    /// How a `done` ended.
+    /// For `done`, how the run ended; absent otherwise.
     pub message_subtype: Option<String>,
-    /// The event's fields; for `user`, `{"text": …}`.
+    /// The event's fields; for `user`, `{"text": …}` with the user's input.
     #[schema(value_type = Object)]
     pub content: Value,
-    /// When.
+    /// Time when the message was added.
     #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
 }
 
-/// What makes a message.
+/// The fields of a new message.
 #[derive(Debug, Clone, Copy)]
 pub struct NewMessage<'a> {
-    /// Its id.
+    /// Id of the message.
     pub id: &'a str,
-    /// The conversation.
+    /// Id of the conversation.
     pub conversation: &'a str,
-    /// `user`, or the name of the event it was.
+    /// Type of the message: `user`, or the name of the event it was.
     pub kind: &'a str,
-    /// How a `done` ended.
+    /// For `done`, how the run ended; absent otherwise.
     pub subtype: Option<&'a str>,
-    /// As in [`Message`].
+    /// Content, as in [`Message`].
     pub content: &'a Value,
 }
 
@@ -68,8 +68,8 @@ pub(super) async fn add<'e>(
 }
 
 impl Store {
-    /// Adds a message to the end of a conversation, once however often it is told to: its id says which it is. To a
-    /// conversation that was deleted meanwhile, nothing is added.
+    /// Appends a message to a conversation. A message whose id is there already is not added again, and nothing is added to a
+    /// conversation that has been deleted.
     ///
     /// # Errors
     /// The database failed.
@@ -96,7 +96,7 @@ impl Store {
         .await
     }
 
-    /// A conversation's messages one by one, the latest first, for as long as `wanted` says so.
+    /// Passes a conversation's messages to `wanted` one by one, the latest first, until it returns `false`.
     ///
     /// # Errors
     /// The database failed.

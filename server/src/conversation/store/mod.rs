@@ -1,4 +1,4 @@
-//! What is kept of tenants, models, conversations and messages: one query layer, migrations in the binary.
+//! The store of tenants, models, conversations, messages and runs, in SQLite or PostgreSQL. The migrations are part of the binary.
 
 mod conversations;
 mod database;
@@ -18,51 +18,51 @@ pub use models::{Model, ModelChange, ModelStatus, NewModel};
 pub use runs::{EndedRun, RunTotals};
 pub use tenants::{NewTenant, Tenant, TenantChange, TenantStatus};
 
-/// Why a question to the store has no answer.
+/// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It names something that is not there.
+    /// Something that the operation names does not exist.
     #[error("no such {0}")]
     NotFound(&'static str),
-    /// It does not go together with what is there.
+    /// The operation contradicts existing data.
     #[error("{0}")]
     Conflict(String),
     /// The database failed.
     #[error("the database: {0}")]
     Database(#[from] sqlx::Error),
-    /// It has not answered for so long.
-    #[error("the database has not answered within {0:?}")]
+    /// The database did not answer within this time.
+    #[error("the database did not answer within {0:?}")]
     Slow(Duration),
-    /// What was to be kept cannot be read.
+    /// A run's journal, from which messages were to be added, cannot be read.
     #[error("the journal: {0}")]
     Journal(String),
 }
 
-/// The database.
+/// A connection pool to the database.
 #[derive(Debug, Clone)]
 pub struct Store(sqlx::AnyPool);
 
 impl Store {
-    /// Connects to the database, making it where it is a file that is not there, and brings its schema up to date.
+    /// Connects to the database and migrates its schema; creates an SQLite file that does not exist.
     ///
     /// # Errors
-    /// It cannot be used, and what to do about it.
+    /// The database cannot be used; the error says what to do.
     pub async fn open(database: &Database) -> Result<Self, OpenError> {
         database.connect().await.map(Self)
     }
 
-    /// Whether a database could be opened, without a change to it.
+    /// Checks whether a database can be opened, without changing it.
     ///
     /// # Errors
-    /// It could not, and what to do about it.
-    pub async fn look(database: &Database) -> Result<(), OpenError> {
-        database.look().await
+    /// The database cannot be used; the error says what to do.
+    pub async fn check(database: &Database) -> Result<(), OpenError> {
+        database.check().await
     }
 
-    /// Whether the database answers.
+    /// Checks whether the database answers.
     ///
     /// # Errors
-    /// It does not.
+    /// The database does not answer, or failed.
     pub async fn ping(&self) -> Result<(), StoreError> {
         within(async {
             sqlx::query("SELECT 1").execute(&self.0).await?;
@@ -78,7 +78,7 @@ impl Store {
 }
 
 impl StoreError {
-    /// Whether the same question may have an answer later: the database is away, locked or full.
+    /// Whether the same operation may succeed later: the database is unreachable, locked or full.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match self {
@@ -89,26 +89,26 @@ impl StoreError {
     }
 }
 
-/// How long an answer of the database is waited for. It keeps deadlines of its own, which are shorter; one that stands still, or a
-/// network that swallows everything, keeps none.
-const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// Longest wait for the database. PostgreSQL enforces shorter deadlines itself, but a stopped server or a broken network enforces
+/// none.
+const DEADLINE: Duration = Duration::from_secs(15);
 
-/// What the database answers, if it does so in time. A connection that is given up in the middle of an answer is not used again
-/// before it has been read to its end.
-async fn within<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout(LONGEST_WAIT, answer).await.unwrap_or(Err(StoreError::Slow(LONGEST_WAIT)))
+/// Waits for an operation up to [`DEADLINE`]. sqlx reuses a connection that was abandoned during an answer only after it has read
+/// that answer to its end.
+async fn within<T>(operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(DEADLINE, operation).await.unwrap_or(Err(StoreError::Slow(DEADLINE)))
 }
 
-/// The row that a statement with RETURNING gives, if any, once the statement is at its end: SQLite commits only there, and only there
-/// tells that it could not (sqlite3_step(3)). `fetch_one` looks no further than the row.
-async fn written(
+/// Runs a statement with RETURNING to its end and returns its row, if any. SQLite commits at the end of the statement, and reports a
+/// failed commit only there (sqlite3_step(3)); `fetch_one` stops at the first row.
+async fn returned_row(
     statement: sqlx::query::Query<'_, sqlx::Any, sqlx::any::AnyArguments>,
     pool: &sqlx::AnyPool,
 ) -> sqlx::Result<Option<sqlx::any::AnyRow>> {
     Ok(statement.fetch_all(pool).await?.pop())
 }
 
-/// Microseconds since the epoch, as times are kept.
+/// Microseconds since the epoch, the form in which times are stored.
 fn to_micros(time: jiff::Timestamp) -> i64 {
     time.as_microsecond()
 }
@@ -117,12 +117,12 @@ fn from_micros(micros: i64) -> sqlx::Result<jiff::Timestamp> {
     jiff::Timestamp::from_microsecond(micros).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// Reads a status or another word out of a closed set.
+/// Parses a stored word of a closed set, such as a status.
 fn word<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> sqlx::Result<T> {
-    parse(text).ok_or_else(|| sqlx::Error::Decode(format!("{text:?} is not a word this version knows").into()))
+    parse(text).ok_or_else(|| sqlx::Error::Decode(format!("the value {text:?} is not known to this version").into()))
 }
 
-/// The fault of an insert: a row with this key is there, or it refers to one that is not.
+/// Maps the error of a write: the key exists already, or the row refers to one that does not exist.
 fn on_write(error: sqlx::Error, exists: impl FnOnce() -> String, dangling: &'static str) -> StoreError {
     match error.as_database_error() {
         Some(db) if db.is_unique_violation() => StoreError::Conflict(exists()),
@@ -131,7 +131,7 @@ fn on_write(error: sqlx::Error, exists: impl FnOnce() -> String, dangling: &'sta
     }
 }
 
-/// The fault of a delete: others still refer to the row.
+/// Maps the error of a delete: other rows still refer to the row.
 fn on_delete(error: sqlx::Error, in_use: &str) -> StoreError {
     match error.as_database_error() {
         Some(db) if db.is_foreign_key_violation() => StoreError::Conflict(in_use.to_owned()),
@@ -148,7 +148,7 @@ macro_rules! words {
         pub enum $name { $($(#[$doc])* $variant),+ }
 
         impl $name {
-            /// The word.
+            /// The word that stands for the value.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }

@@ -1,4 +1,4 @@
-//! Models.
+//! Models in the store.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,15 +6,15 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, within, word, words, written};
+use super::{Store, StoreError, from_micros, on_delete, on_write, returned_row, to_micros, within, word, words};
 use crate::conversation::cost::Price;
 
 words! {
     /// Whether new conversations may choose a model.
     ModelStatus {
-        /// They may.
+        /// New conversations may choose the model.
         Active = "active",
-        /// They may not; those that have it keep it.
+        /// New conversations may not choose the model; existing ones keep it.
         Deprecated = "deprecated",
     }
 }
@@ -22,33 +22,33 @@ words! {
 /// A model that conversations may use.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Model {
-    /// Chosen by whoever created it.
+    /// Id of the model, chosen by the client that created it.
     pub model_id: String,
-    /// For people.
+    /// Name of the model for display.
     pub display_name: String,
-    /// Bedrock's model or inference-profile id.
+    /// Id of the model or inference profile in Bedrock.
     pub bedrock_model_id: String,
-    /// AWS region that serves it; absent is the server's `AWS_REGION`.
+    /// AWS region in which the model is called; absent for the server's `AWS_REGION`.
     pub model_region: Option<String>,
-    /// Tokens the model takes.
+    /// Size of the model's context window, in tokens.
     pub context_window: i64,
-    /// Tokens it gives at most.
+    /// Largest number of output tokens of one answer.
     pub max_output_tokens: i64,
-    /// USD per 1,000 input tokens.
+    /// Price in USD per 1,000 input tokens.
     pub input_token_price: Price,
-    /// USD per 1,000 output tokens.
+    /// Price in USD per 1,000 output tokens.
     pub output_token_price: Price,
-    /// Whether new conversations may choose it.
+    /// Whether new conversations may choose the model.
     pub status: ModelStatus,
-    /// When it was created.
+    /// Time when the model was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last change.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 
-/// What makes a model; fields as in [`Model`].
+/// The fields of a new model, as in [`Model`].
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "each field is documented in Model")]
 pub struct NewModel {
@@ -62,7 +62,7 @@ pub struct NewModel {
     pub output_token_price: Price,
 }
 
-/// What of a model is to change; what is `None` stays. Fields as in [`Model`].
+/// A change of a model; fields that are `None` stay. Fields as in [`Model`].
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs, reason = "each field is documented in Model")]
 pub struct ModelChange {
@@ -100,7 +100,7 @@ impl Store {
     /// Creates a model.
     ///
     /// # Errors
-    /// The id is taken.
+    /// A model with this id exists already.
     pub async fn create_model(&self, new: NewModel) -> Result<Model, StoreError> {
         within(async {
             let statement = sqlx::query(
@@ -117,15 +117,15 @@ impl Store {
             .bind(String::from(new.input_token_price))
             .bind(String::from(new.output_token_price))
             .bind(to_micros(Timestamp::now()));
-            let row = written(statement, &self.0)
+            let row = returned_row(statement, &self.0)
                 .await
-                .map_err(|e| on_write(e, || format!("model {} exists", new.model_id), "model"))?;
+                .map_err(|e| on_write(e, || format!("model {} exists already", new.model_id), "model"))?;
             Ok(read(&row.ok_or(sqlx::Error::RowNotFound)?)?)
         })
         .await
     }
 
-    /// Every model, by id.
+    /// All models, sorted by id.
     ///
     /// # Errors
     /// The database failed.
@@ -137,10 +137,10 @@ impl Store {
         .await
     }
 
-    /// One model.
+    /// The model with this id.
     ///
     /// # Errors
-    /// There is none of this id.
+    /// There is no model with this id.
     pub async fn model(&self, id: &str) -> Result<Model, StoreError> {
         within(async {
             let row = sqlx::query("SELECT * FROM models WHERE model_id = $1").bind(id).fetch_optional(&self.0).await?;
@@ -152,7 +152,7 @@ impl Store {
     /// Changes a model.
     ///
     /// # Errors
-    /// There is none of this id.
+    /// There is no model with this id.
     pub async fn update_model(&self, id: &str, change: ModelChange) -> Result<Model, StoreError> {
         within(async {
             let statement = sqlx::query(
@@ -175,16 +175,16 @@ impl Store {
             .bind(change.output_token_price.map(String::from))
             .bind(change.status.map(ModelStatus::as_str))
             .bind(to_micros(Timestamp::now()));
-            let row = written(statement, &self.0).await?;
+            let row = returned_row(statement, &self.0).await?;
             Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
         })
         .await
     }
 
-    /// Deletes a model that nothing refers to.
+    /// Deletes a model that neither tenants nor conversations use.
     ///
     /// # Errors
-    /// There is none of this id, or something refers to it.
+    /// There is no model with this id, or tenants or conversations use it.
     pub async fn delete_model(&self, id: &str) -> Result<(), StoreError> {
         within(async {
             let done =

@@ -1,4 +1,4 @@
-//! Runs that ended: what they used and cost.
+//! Finished runs in the store: their usage and cost.
 
 use jiff::Timestamp;
 use nagaya_protocol::Usage;
@@ -8,52 +8,53 @@ use serde_json::Value;
 use super::messages::{self, NewMessage};
 use super::{Store, StoreError, to_micros, within};
 
-/// What a run leaves in its conversation.
+/// The changes that a finished run makes to its conversation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunTotals {
-    /// Driver's session, if it came to one.
+    /// Id of the driver's session, if the driver started one.
     pub session_id: Option<String>,
-    /// Title, where there was none.
+    /// Title for a conversation that has none.
     pub title: Option<String>,
-    /// Input tokens to add.
+    /// Input tokens to add to the conversation's total.
     pub input_tokens: i64,
-    /// Output tokens to add.
+    /// Output tokens to add to the conversation's total.
     pub output_tokens: i64,
-    /// Estimate of what the next turn would send; `None` keeps the old one.
+    /// Estimated input tokens of the next turn; `None` keeps the previous estimate.
     pub context_tokens: Option<i64>,
-    /// Whether the model's context is full.
+    /// Whether the model's context window is full.
     pub context_full: bool,
 }
 
-/// A run that ended.
+/// A finished run.
 #[derive(Debug, Clone, Copy)]
 pub struct EndedRun<'a> {
-    /// Its id.
+    /// Id of the run.
     pub id: &'a str,
-    /// Its conversation.
+    /// Id of the conversation.
     pub conversation: &'a str,
-    /// Model it was billed for.
+    /// Id of the model that the run is billed for.
     pub model: &'a str,
-    /// `success`, `error` or `cancelled`.
+    /// How the run ended: `success`, `error` or `cancelled`.
     pub status: &'a str,
-    /// When it began.
+    /// Time when the run began.
     pub began: Timestamp,
-    /// Tokens by kind.
+    /// Tokens that the run used, by kind.
     pub usage: Usage,
-    /// USD, a decimal.
+    /// Cost in USD, an exact decimal.
     pub cost_usd: &'a str,
-    /// Model turns.
+    /// Number of model turns.
     pub turns: u32,
-    /// Milliseconds it took.
+    /// Duration in milliseconds.
     pub duration_ms: u64,
-    /// What it adds to its conversation.
+    /// Changes to the conversation.
     pub totals: &'a RunTotals,
-    /// Its last event, which is a message too.
+    /// Data of the `done` event, which becomes a message.
     pub done: &'a Value,
 }
 
 impl Store {
-    /// Adds a run to its conversation, once however often it is told to. A conversation deleted meanwhile is fine.
+    /// Adds a run, its `done` message and its totals to the conversation. A run whose id is there already is not added again, and
+    /// nothing is added to a conversation that has been deleted.
     ///
     /// # Errors
     /// The database failed, and nothing was added.

@@ -1,4 +1,4 @@
-//! Tenants.
+//! Tenants in the store.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,56 +6,56 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, from_micros, on_delete, on_write, to_micros, within, word, words, written};
+use super::{Store, StoreError, from_micros, on_delete, on_write, returned_row, to_micros, within, word, words};
 
 words! {
     /// Whether a tenant may start runs.
     TenantStatus {
-        /// It may.
+        /// The tenant may start runs.
         Active = "active",
-        /// It may not.
+        /// The tenant may not start runs.
         Inactive = "inactive",
     }
 }
 
-/// A tenant.
+/// A tenant: the owner of conversations.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Tenant {
-    /// Chosen by whoever created it.
+    /// Id of the tenant, chosen by the client that created it.
     pub tenant_id: String,
-    /// Added to the driver's own system prompt in every run.
+    /// Text added to the driver's system prompt in every run.
     pub system_prompt: Option<String>,
-    /// Model of conversations that name none.
+    /// Id of the model for conversations that do not name one.
     pub model_id: Option<String>,
-    /// Whether it may start runs.
+    /// Whether the tenant may start runs.
     pub status: TenantStatus,
-    /// When it was created.
+    /// Time when the tenant was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last change.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 
-/// What makes a tenant.
+/// The fields of a new tenant, as in [`Tenant`].
 #[derive(Debug, Clone)]
 pub struct NewTenant {
-    /// Its id.
+    /// Id of the tenant.
     pub tenant_id: String,
-    /// Its system prompt.
+    /// Text added to the driver's system prompt.
     pub system_prompt: Option<String>,
-    /// Its model.
+    /// Id of the default model.
     pub model_id: Option<String>,
 }
 
-/// What of a tenant is to change; what is `None` stays.
+/// A change of a tenant; fields that are `None` stay.
 #[derive(Debug, Clone, Default)]
 pub struct TenantChange {
-    /// System prompt.
+    /// The new system prompt.
     pub system_prompt: Option<String>,
-    /// Model.
+    /// Id of the new default model.
     pub model_id: Option<String>,
-    /// Status.
+    /// The new status.
     pub status: Option<TenantStatus>,
 }
 
@@ -74,7 +74,7 @@ impl Store {
     /// Creates a tenant.
     ///
     /// # Errors
-    /// The id is taken, or the model does not exist.
+    /// A tenant with this id exists already, or the model does not exist.
     pub async fn create_tenant(&self, new: NewTenant) -> Result<Tenant, StoreError> {
         within(async {
             let statement = sqlx::query(
@@ -85,15 +85,15 @@ impl Store {
             .bind(new.system_prompt)
             .bind(new.model_id)
             .bind(to_micros(Timestamp::now()));
-            let row = written(statement, &self.0)
+            let row = returned_row(statement, &self.0)
                 .await
-                .map_err(|e| on_write(e, || format!("tenant {} exists", new.tenant_id), "model"))?;
+                .map_err(|e| on_write(e, || format!("tenant {} exists already", new.tenant_id), "model"))?;
             Ok(read(&row.ok_or(sqlx::Error::RowNotFound)?)?)
         })
         .await
     }
 
-    /// Every tenant, by id.
+    /// All tenants, sorted by id.
     ///
     /// # Errors
     /// The database failed.
@@ -105,10 +105,10 @@ impl Store {
         .await
     }
 
-    /// One tenant.
+    /// The tenant with this id.
     ///
     /// # Errors
-    /// There is none of this id.
+    /// There is no tenant with this id.
     pub async fn tenant(&self, id: &str) -> Result<Tenant, StoreError> {
         within(async {
             let row =
@@ -121,7 +121,7 @@ impl Store {
     /// Changes a tenant.
     ///
     /// # Errors
-    /// There is none of this id, or the model does not exist.
+    /// There is no tenant with this id, or the model does not exist.
     pub async fn update_tenant(&self, id: &str, change: TenantChange) -> Result<Tenant, StoreError> {
         within(async {
             let statement = sqlx::query(
@@ -134,7 +134,7 @@ impl Store {
             .bind(change.model_id)
             .bind(change.status.map(TenantStatus::as_str))
             .bind(to_micros(Timestamp::now()));
-            let row = written(statement, &self.0).await.map_err(|e| on_write(e, String::new, "model"))?;
+            let row = returned_row(statement, &self.0).await.map_err(|e| on_write(e, String::new, "model"))?;
             Ok(read(&row.ok_or(StoreError::NotFound("tenant"))?)?)
         })
         .await
@@ -143,7 +143,7 @@ impl Store {
     /// Deletes a tenant that has no conversations.
     ///
     /// # Errors
-    /// There is none of this id, or it has conversations.
+    /// There is no tenant with this id, or it has conversations.
     pub async fn delete_tenant(&self, id: &str) -> Result<(), StoreError> {
         within(async {
             let done = sqlx::query("DELETE FROM tenants WHERE tenant_id = $1")

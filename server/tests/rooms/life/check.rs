@@ -1,4 +1,4 @@
-//! What holds after each step of a life, and at its end.
+//! Invariants after each step of a life, and at its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::step::Step;
 use super::{Life, name};
 
 impl Life {
-    /// One story.
+    /// Asserts that engine, directories, records, proxies and the server's table agree.
     pub(super) fn check(&self) {
         let server = self.server();
         self.host.check_others();
@@ -25,19 +25,19 @@ impl Life {
         let names: BTreeSet<String> = entries.iter().map(|entry| entry.room.id.container()).collect();
         if !self.strays {
             let unknown: Vec<_> = containers.keys().filter(|name| !names.contains(*name)).collect();
-            assert!(unknown.is_empty(), "containers nobody knows: {unknown:?}");
+            assert!(unknown.is_empty(), "containers that the server does not know: {unknown:?}");
             let unknown: Vec<_> = directories.difference(&known).collect();
-            assert!(unknown.is_empty(), "directories nobody knows: {unknown:?}");
+            assert!(unknown.is_empty(), "directories that the server does not know: {unknown:?}");
         }
         let unknown: Vec<_> = records.iter().filter(|record| !known.contains(&record.workspace)).collect();
-        assert!(unknown.is_empty(), "records of no room: {unknown:?}");
+        assert!(unknown.is_empty(), "records without a room: {unknown:?}");
 
         let mut conversations = BTreeSet::new();
         let mut open = 0;
         for entry in &entries {
             let id = entry.room.id.to_string();
             let record = records.iter().find(|record| record.workspace == id);
-            let whose = match &entry.state {
+            let conversation = match &entry.state {
                 RoomState::Starting => panic!("{id} is still starting"),
                 RoomState::Releasing => continue,
                 RoomState::Pooled => None,
@@ -50,10 +50,13 @@ impl Life {
             };
             open += 1;
             let recorded = record.map(|record| record.occupant.as_ref().map(|(conversation, _)| conversation.clone()));
-            assert_eq!(recorded, Some(whose), "record of {id}");
+            assert_eq!(recorded, Some(conversation), "record of {id}");
             assert!(directories.contains(&id), "{id} has no directory");
             let container = entry.room.id.container();
-            assert!(containers.get(&container) == Some(&true) || self.hurt.contains(&container), "{id} does not run");
+            assert!(
+                containers.get(&container) == Some(&true) || self.hurt.contains(&container),
+                "the container of {id} is not running"
+            );
         }
         assert_eq!(server.egress.open_listeners(), open, "proxies of {:?}", server.rooms());
         if !self.faulty {
@@ -63,7 +66,7 @@ impl Life {
         }
     }
 
-    /// Everybody leaves, nothing is wrong any more: then nothing is left.
+    /// Removes all faults and conversations, and asserts that nothing is left.
     pub(super) fn end(mut self) {
         self.perform(&Step::Heal);
         self.settle();
@@ -79,7 +82,7 @@ impl Life {
         assert!(self.server().rooms().is_empty(), "rooms at the end: {:?}", self.server().rooms());
         assert_eq!(self.host.containers(), [], "containers at the end");
         assert_eq!(self.host.directories(), BTreeSet::new(), "directories at the end");
-        // And a room can still be had by everybody.
+        // Every conversation can still get a room.
         for conversation in 0..4 {
             self.perform(&Step::Acquire(conversation));
             self.perform(&Step::Finish(conversation));

@@ -1,5 +1,5 @@
-//! A random life of rooms, with every fault, and after each step: what engine, directories, records, proxies and table say
-//! is one story.
+//! Random sequences of operations and faults on one server. After each step, engine, directories, records, proxies and the server's
+//! table must agree.
 
 mod check;
 mod shared;
@@ -20,16 +20,16 @@ use proptest::test_runner::{Config, FileFailurePersistence};
 use self::step::{Step, step};
 use crate::support::{AGES, Host, NO_POOL, Server, occupant};
 
-/// The host, the server on it, and what the test itself holds.
+/// One random sequence: the host, the server on it, and the leases that the test holds.
 struct Life {
     host: Host,
     server: Option<Server>,
     pool: PoolSize,
     leases: BTreeMap<u8, Lease>,
-    /// Containers that were hurt from outside: the server may not know yet.
+    /// Containers that a step has crashed, silenced or removed; the server may not know yet.
     hurt: BTreeSet<String>,
     faulty: bool,
-    /// Something of ours was put there behind the server's back.
+    /// Whether a step has created an object that the server does not know.
     strays: bool,
 }
 
@@ -52,12 +52,12 @@ impl Life {
     }
 
     fn kill(&mut self) {
-        // The runtime first: nothing gets to clean up. The leases are memory of a process that is gone.
+        // The runtime goes first, so that no task can clean up. The leases are memory of the killed process.
         let Server { cluster, workspaces, runtime, egress, metrics } = self.server.take().expect("a server runs");
         drop(runtime);
         self.leases.clear();
         drop((cluster, workspaces, egress, metrics));
-        // A database's own thread would die with its process; here it is waited for, or it wrote into the next life.
+        // SQLite's thread would die with the process. Here it must be waited for, lest it write into the next server's file.
         let path = self.host.records_path();
         let open = || links().iter().any(|link| link.to_string_lossy().starts_with(&*path.to_string_lossy()));
         wait_until_not(open, "the dead server's database to be closed");
@@ -73,7 +73,7 @@ impl Life {
         (!containers.is_empty()).then(|| containers[usize::from(which) % containers.len()].0.clone())
     }
 
-    /// Does a step; `polls` is after how many polls of it the server dies.
+    /// Performs an operation; with `polls`, only up to that many polls of it.
     pub(super) fn act(&mut self, step: &Step, polls: Option<u16>) {
         let server = self.server.as_ref().expect("a server runs");
         let cluster = server.cluster.clone();
@@ -83,7 +83,7 @@ impl Life {
                 Step::Acquire(conversation) if !self.leases.contains_key(conversation) => {
                     match cluster.acquire(occupant(&name(*conversation))).await {
                         Ok(got) => lease = Some((*conversation, got)),
-                        Err(error) => assert!(self.faulty, "no room though nothing is wrong: {error}"),
+                        Err(error) => assert!(self.faulty, "no room although there is no fault: {error}"),
                     }
                 }
                 Step::Finish(conversation) => {
@@ -101,7 +101,7 @@ impl Life {
                     let released =
                         cluster.release_conversation(&name(*conversation), ReleaseReason::Conversation).await;
                     if let Err(error) = released {
-                        assert!(self.faulty, "not released though nothing is wrong: {error}");
+                        assert!(self.faulty, "not released although there is no fault: {error}");
                     }
                 }
                 Step::Release(which) => {
@@ -110,7 +110,7 @@ impl Life {
                         let id = entries[usize::from(*which) % entries.len()].room.id.clone();
                         let released = cluster.workspaces().release(&id, ReleaseReason::Operator).await;
                         if let Err(error) = released {
-                            assert!(self.faulty, "not released though nothing is wrong: {error}");
+                            assert!(self.faulty, "not released although there is no fault: {error}");
                         }
                     }
                 }
@@ -132,7 +132,7 @@ impl Life {
                 match work.as_mut().poll(cx) {
                     Poll::Ready(()) => Poll::Ready(true),
                     Poll::Pending => {
-                        // Every turn of the runtime counts, not only those in which this work goes on.
+                        // Every turn of the runtime counts as a poll, not only those that advance this operation.
                         if left.is_some() {
                             cx.waker().wake_by_ref();
                         }
@@ -209,7 +209,7 @@ impl Life {
         }
     }
 
-    /// Waits until nothing goes on by itself, as far as faults let it.
+    /// Waits until the background work is done, as far as the faults allow.
     fn settle(&mut self) {
         let server = self.server();
         if !self.faulty {
@@ -230,7 +230,7 @@ impl Life {
     }
 }
 
-/// Lives through `steps` and gives what descriptors there were before, and are.
+/// Performs the steps; returns the number of open descriptors before and after.
 fn live(steps: &[Step]) -> (usize, usize) {
     let before = descriptors();
     let mut life = Life::new();
@@ -245,19 +245,19 @@ fn live(steps: &[Step]) -> (usize, usize) {
 
 fn check(steps: &[Step]) {
     let (before, _) = live(steps);
-    wait_until_not(|| descriptors() > before, "descriptors to be as few as before");
+    wait_until_not(|| descriptors() > before, "the descriptors to be closed");
 }
 
-/// A thread that is not ours needs a moment; nothing tells when it is over.
+/// Polls until a condition no longer holds; other libraries' threads do not announce their end.
 fn wait_until_not(mut holds: impl FnMut() -> bool, what: &str) {
     let deadline = std::time::Instant::now() + crate::support::DEADLINE;
     while holds() {
-        assert!(std::time::Instant::now() < deadline, "waited in vain for {what}: {:?}", links());
+        assert!(std::time::Instant::now() < deadline, "deadline exceeded waiting for {what}: {:?}", links());
         std::thread::yield_now();
     }
 }
 
-/// What the descriptors of this process lead to.
+/// Targets of this process's descriptors.
 fn links() -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir("/proc/self/fd").expect("proc").flatten();
     entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
@@ -268,9 +268,9 @@ fn descriptors() -> usize {
 }
 
 #[test]
-fn a_random_life_leaves_nothing_and_loses_nothing() {
+fn a_random_sequence_of_operations_and_faults_leaves_nothing_behind() {
     assert!(AGES > crate::support::TTL && AGES > crate::support::GRACE);
-    // What the first runtime of a process opens for all that follow stays open.
+    // The first runtime of a process opens descriptors that stay open.
     live(&[]);
     let config = Config {
         cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48),
@@ -281,10 +281,10 @@ fn a_random_life_leaves_nothing_and_loses_nothing() {
     proptest!(config, |(steps in proptest::collection::vec(step(), 1..40))| check(&steps));
 }
 
-/// What random lives have found; each once left something behind.
+/// Sequences found by the random test that once left something behind.
 #[test]
-fn lives_that_went_wrong_once() {
+fn sequences_that_once_failed_leave_nothing_behind() {
     live(&[]);
-    // The run's end wrote a record of a room that an operator had taken down meanwhile.
+    // The end of a run wrote a record of a room that an operator had removed meanwhile.
     check(&[Step::Acquire(2), Step::Release(0), Step::Finish(2)]);
 }

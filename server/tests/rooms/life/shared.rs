@@ -1,5 +1,5 @@
-//! Random lives of several servers that share a Redis, which goes down, stands still, and forgets. After each step: no
-//! conversation has two rooms or two runs, no room has two servers, and what a server has is whole.
+//! Random sequences of operations on several servers that share a Redis, which is killed, paused and flushed. After each step, no
+//! conversation has two rooms or two runs, no room has two servers, and every bound room is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,20 +22,20 @@ const CONVERSATIONS: u8 = 3;
 enum Step {
     /// A run begins on a server.
     Acquire(u8, u8),
-    /// Every server is asked for the same conversation at the same time.
+    /// Runs begin on every server at the same time in the same conversation.
     AcquireEverywhere(u8),
-    /// The conversation's run ends well.
+    /// The conversation's run ends.
     Finish(u8),
     /// The conversation is deleted, on some server.
     Delete(u8, u8),
     Collect(u8),
     Age,
     Pool(u8, u8),
-    /// SIGTERM, and another start.
+    /// SIGTERM, then a new start.
     Restart(u8),
-    /// SIGKILL, and another start.
+    /// SIGKILL, then a new start.
     Kill(u8),
-    /// SIGKILL so many microseconds after a run began.
+    /// SIGKILL so many microseconds after the start of a run.
     KillDuring(u8, u8, u16),
     Redis(Fault),
 }
@@ -45,7 +45,7 @@ enum Fault {
     Down,
     Up,
     Flushed,
-    /// It answers nobody for a moment.
+    /// Redis does not answer for 50 ms.
     Slow,
 }
 
@@ -74,7 +74,7 @@ struct Life<'a> {
     redis: &'a mut RedisServer,
     host: Host,
     servers: BTreeMap<u8, Server>,
-    /// Runs: the server each is on.
+    /// Leases by conversation, with the server of each.
     leases: BTreeMap<u8, (u8, Lease)>,
     down: bool,
 }
@@ -98,7 +98,7 @@ impl<'a> Life<'a> {
 
     fn kill(&mut self, which: u8) {
         let server = self.servers.remove(&which).expect("it runs");
-        // The leases are memory of a process that is gone; with the runtime their tasks are, too.
+        // The leases are memory of the killed process; their tasks end with its runtime.
         let dead: Vec<u8> = self.leases.iter().filter(|(_, (on, _))| *on == which).map(|(c, _)| *c).collect();
         server.kill();
         dead.iter().for_each(|conversation| drop(self.leases.remove(conversation)));
@@ -113,13 +113,13 @@ impl<'a> Life<'a> {
                     assert!(self.leases.insert(conversation, (server, lease)).is_none(), "two runs of c{conversation}");
                 }
                 Err(AcquireError::Busy) => {
-                    assert!(taken || asked > 1 || self.down, "c{conversation} is busy with nothing");
+                    assert!(taken || asked > 1 || self.down, "c{conversation} is busy without a run");
                 }
-                Err(error) => assert!(self.down, "no room though nothing is wrong: {error}"),
+                Err(error) => assert!(self.down, "no room although there is no fault: {error}"),
             }
         }
         let got = self.leases.contains_key(&conversation);
-        assert!(got || self.down || taken, "nobody got a room of c{conversation}");
+        assert!(got || self.down || taken, "no server got a room for c{conversation}");
     }
 
     fn perform(&mut self, step: &Step) {
@@ -152,7 +152,7 @@ impl<'a> Life<'a> {
                 }
             }
             Step::Delete(server, conversation) => {
-                // As the service does: the run ends first, if it is here.
+                // As in the API: the run ends first, if it is on this server.
                 if self.leases.get(&conversation).is_some_and(|(on, _)| *on == server) {
                     drop(self.leases.remove(&conversation));
                 }
@@ -163,7 +163,7 @@ impl<'a> Life<'a> {
                 match released {
                     Ok(()) => {}
                     Err(ReleaseError::BusyElsewhere) => assert!(self.down || self.leases.contains_key(&conversation)),
-                    Err(error) => assert!(self.down, "not released though nothing is wrong: {error}"),
+                    Err(error) => assert!(self.down, "not released although there is no fault: {error}"),
                 }
             }
             Step::Collect(server) => {
@@ -231,7 +231,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Waits until nothing goes on by itself.
+    /// Waits until the background work is done.
     fn settle(&self) {
         for server in self.servers.values() {
             let (mut last, mut same) = (Vec::new(), 0);
@@ -262,10 +262,14 @@ impl<'a> Life<'a> {
                     let run = self.leases.iter().any(|(c, (on, _))| name(*c) == occupant.conversation && on == which);
                     assert_eq!(*leased, run, "lease of {occupant:?}");
                 }
-                // A pool may just be refilled: such a room is not looked at.
+                // A pooled room may still be in the making, so only bound rooms are checked.
                 if matches!(entry.state, RoomState::Bound { .. }) {
                     assert!(directories.contains(&id), "{id} has no directory");
-                    assert_eq!(containers.get(&entry.room.id.container()), Some(&true), "{id} does not run");
+                    assert_eq!(
+                        containers.get(&entry.room.id.container()),
+                        Some(&true),
+                        "the container of {id} is not running"
+                    );
                 }
                 open += usize::from(matches!(entry.state, RoomState::Bound { .. } | RoomState::Pooled));
             }
@@ -273,7 +277,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Everybody leaves, nothing is wrong any more: then nothing is left.
+    /// Removes all faults and conversations, and asserts that nothing is left.
     fn end(mut self) {
         self.heal();
         self.perform(&Step::Pool(0, 0));
@@ -300,7 +304,7 @@ impl<'a> Life<'a> {
         let first = &self.servers[&0];
         let records = first.runtime.block_on(first.workspaces.state().records()).expect("reads");
         assert_eq!(records, [], "records at the end");
-        // And a room can still be had by everybody, on every server.
+        // Every conversation can still get a room on every server.
         for conversation in 0..CONVERSATIONS {
             for server in 0..SERVERS {
                 self.perform(&Step::Acquire(server, conversation));
@@ -324,7 +328,7 @@ fn live(redis: &mut RedisServer, steps: &[Step]) {
 }
 
 #[test]
-fn a_random_life_of_several_servers_keeps_to_one_room_and_one_run() {
+fn a_random_sequence_on_several_servers_keeps_one_room_and_one_run_per_conversation() {
     let redis = std::cell::RefCell::new(RedisServer::start().expect("a Redis"));
     let config = Config {
         cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24),
@@ -334,7 +338,7 @@ fn a_random_life_of_several_servers_keeps_to_one_room_and_one_run() {
     };
     proptest!(config, |(steps in proptest::collection::vec(step(), 1..25))| {
         let mut redis = redis.borrow_mut();
-        // The last case may have ended with a Redis that was down.
+        // The previous case may have ended while Redis was down.
         redis.start_again().expect("starts");
         live(&mut redis, &steps);
     });

@@ -1,4 +1,4 @@
-//! What may happen in a life.
+//! The steps of a random sequence.
 
 use std::time::Duration;
 
@@ -9,23 +9,25 @@ use proptest::prelude::*;
 pub(super) enum Step {
     /// A run begins.
     Acquire(u8),
-    /// It ends well.
+    /// The run ends.
     Finish(u8),
-    /// It has lost its room.
+    /// The run gives up its room.
     Abandon(u8),
-    /// The conversation is deleted, its run ended.
+    /// The conversation is deleted, after its run has ended.
     Delete(u8),
-    /// An operator takes a room down, whatever is in it.
+    /// An operator releases a room, also during a run.
     Release(u8),
     Collect,
-    /// The clock goes on.
+    /// The clock advances.
     Age,
     Pool(u8, u8),
-    /// A container ends, loses its agent, or is taken away.
+    /// A container stops.
     Crash(u8),
+    /// A container's agent stops answering.
     Silence(u8),
+    /// A container is removed from outside.
     Vanish(u8),
-    /// Something of ours that nobody knows.
+    /// A container or a directory of the deployment appears that the server does not know.
     Stray {
         container: bool,
     },
@@ -33,11 +35,11 @@ pub(super) enum Step {
     Always(Call, Fault),
     LoseImages,
     Heal,
-    /// SIGTERM, and another start.
+    /// SIGTERM, then a new start.
     Restart,
-    /// SIGKILL, and another start.
+    /// SIGKILL, then a new start.
     Kill,
-    /// SIGKILL while something goes on, after so many of its steps.
+    /// SIGKILL during a step, after so many polls of it.
     KillDuring(Box<Step>, u16),
 }
 

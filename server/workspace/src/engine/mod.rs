@@ -203,4 +203,15 @@ mod tests {
             assert_eq!(EngineAddress::parse(junk), None, "{junk}");
         }
     }
+
+    #[tokio::test]
+    async fn an_unreachable_engine_is_reported_with_the_kind_of_the_io_error() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("docker.sock");
+        // The socket's file outlives its listener; connecting to it is refused.
+        drop(std::os::unix::net::UnixListener::bind(&socket).expect("binds"));
+        let error = Docker::new(EngineAddress::Unix(socket)).ping().await.expect_err("no engine answers");
+        let EngineError::Unreachable { io_error, .. } = error else { panic!("{error}") };
+        assert_eq!(io_error, Some(std::io::ErrorKind::ConnectionRefused));
+    }
 }

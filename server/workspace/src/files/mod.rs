@@ -1,6 +1,6 @@
-//! A conversation's files for its clients: in its workspace where it has one, else in the bucket.
+//! A conversation's files as its clients see them: those of its workspace if it has one, else those in the bucket.
 //!
-//! A run may use the workspace at the same time. Each file is read and written whole, and the last writer wins.
+//! A run may change the workspace at the same time. Each file is replaced as a whole, and the last writer wins.
 
 mod sync;
 
@@ -14,7 +14,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 pub use crate::agent::files::capture_error;
-use crate::agent::files::{self as agent_files, AgentFiles, named};
+use crate::agent::files::{self as agent_api, AgentFiles, path_query};
 use crate::agent::{self, AgentError};
 use crate::lifecycle::acquire::AcquireError;
 use crate::lifecycle::lease::Lease;
@@ -22,46 +22,46 @@ use crate::objects::{ConversationStore, MAX_FILE_BYTES, MAX_FILES, RoomFiles, Ro
 use crate::rooms::{Occupant, Room};
 use crate::workspaces::Workspaces;
 
-/// Files that are listed of a room, at most.
+/// Maximum number of files in a list of a room's files.
 pub const MAX_LISTED_FILES: usize = 200_000;
-/// How long a list, or the beginning of a file, may take.
-const ANSWER: Duration = Duration::from_secs(30);
-/// How long the upload of one file may take.
+/// Time limit for a list of files, and for the response head of one file.
+const RESPONSE_DEADLINE: Duration = Duration::from_secs(30);
+/// Time limit for the upload of one file.
 pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(900);
-/// How long whoever sends a file may say nothing.
-const SILENCE: Duration = Duration::from_secs(20);
+/// Time limit between two chunks of an upload.
+const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Permission bits of a file that was uploaded.
+/// Permission bits of an uploaded file.
 const MODE: u32 = 0o644;
 
-/// What a file holds, piece by piece.
+/// The content of a file as a stream of chunks.
 pub type FileStream = BoxStream<'static, Result<Bytes, FilesError>>;
 
-/// Why something was not done with a file.
+/// Why an operation on a file failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// It is not there.
+    /// The file does not exist.
     #[error("no such file")]
     NotFound,
-    /// Its path leads through a link, or to something that is no file.
-    #[error("the path leads to no regular file of the workspace: {0}")]
+    /// The path is not valid, leads through a symbolic link or names something other than a regular file.
+    #[error("the path is not that of a regular file in the workspace: {0}")]
     InvalidPath(String),
-    /// It is larger than is taken.
+    /// The file is larger than [`MAX_FILE_BYTES`].
     #[error("a file has at most {MAX_FILE_BYTES} bytes")]
     TooLarge,
-    /// There is no room for it.
+    /// The workspace has no space left for the file.
     #[error("the workspace is full: {0}")]
     Full(String),
-    /// Whoever sends it has stopped in the middle.
-    #[error("the upload broke off: {0}")]
+    /// The client closed the connection or sent nothing for too long.
+    #[error("the upload was interrupted: {0}")]
     Interrupted(String),
-    /// The room does not answer.
-    #[error("the room: {0}")]
+    /// The room's agent does not answer or refuses.
+    #[error("the workspace: {0}")]
     Room(AgentError),
-    /// The bucket does not.
+    /// The bucket does not answer or refuses.
     #[error(transparent)]
     Storage(StorageError),
-    /// The conversation's room cannot be found, or none can be made.
+    /// The conversation's room could not be looked up or built.
     #[error(transparent)]
     Acquire(#[from] AcquireError),
 }
@@ -87,25 +87,25 @@ impl From<StorageError> for FilesError {
     }
 }
 
-/// One file.
+/// A file in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileInfo {
-    /// Below the workspace.
+    /// Path relative to the workspace directory.
     pub path: String,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// When it was last changed, or stored.
+    /// Time of the last change in the workspace, or of the upload to the bucket.
     pub changed_at: jiff::Timestamp,
 }
 
-/// Where a conversation's files are at the moment.
+/// Where a conversation's files currently are.
 #[derive(Debug)]
 pub enum Source {
-    /// In its workspace.
+    /// In the conversation's workspace.
     Room(Arc<Room>),
-    /// In the bucket.
+    /// In the bucket; the conversation has no workspace.
     Bucket(ConversationStore),
-    /// It has neither, and so no files.
+    /// There is neither a workspace nor a bucket, so the conversation has no files.
     Nowhere,
 }
 
@@ -118,12 +118,12 @@ pub struct ConversationFiles {
 }
 
 impl Workspaces {
-    /// The files of a conversation that has this room, or none.
+    /// The files of a conversation. `room` is its room, if it has one.
     #[must_use]
     pub fn files_of(self: &Arc<Self>, occupant: &Occupant, room: Option<Arc<Room>>) -> ConversationFiles {
         let source = match (room, self.conversation_store(occupant)) {
             (Some(room), _) => Source::Room(room),
-            (None, Some(place)) => Source::Bucket(place),
+            (None, Some(store)) => Source::Bucket(store),
             (None, None) => Source::Nowhere,
         };
         ConversationFiles { workspaces: self.clone(), occupant: occupant.clone(), source }
@@ -131,81 +131,83 @@ impl Workspaces {
 }
 
 impl ConversationFiles {
-    /// Where they are.
+    /// Where the files are.
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// Every file, sorted by path; the second value is whether the list is complete.
+    /// All files, sorted by path; the second value is whether the list is complete.
     ///
     /// # Errors
     /// The workspace or the bucket does not answer.
     pub async fn list(&self) -> Result<(Vec<FileInfo>, bool), FilesError> {
-        let until = Instant::now() + ANSWER;
-        let (mut files, whole) = match &self.source {
+        let until = Instant::now() + RESPONSE_DEADLINE;
+        let (mut files, complete) = match &self.source {
             Source::Room(room) => {
-                let (files, whole) = in_room(room, until)?.list(MAX_LISTED_FILES).await.map_err(StorageError::from)?;
+                let (files, complete) =
+                    agent_files(room, until)?.list(MAX_LISTED_FILES).await.map_err(StorageError::from)?;
                 let info = |file: crate::objects::RoomFile| {
                     let changed_at = jiff::Timestamp::from_nanosecond(file.version.into()).unwrap_or_default();
                     FileInfo { path: file.path, size: file.size, changed_at }
                 };
-                (files.into_iter().map(info).collect::<Vec<_>>(), whole)
+                (files.into_iter().map(info).collect::<Vec<_>>(), complete)
             }
-            Source::Bucket(place) => {
-                let stored = place.list(place.bucket().sync_deadline()).await?;
+            Source::Bucket(store) => {
+                let stored = store.list(store.bucket().sync_deadline()).await?;
                 let info = |file: crate::objects::StoredFile| FileInfo {
                     path: file.path,
                     size: file.size,
                     changed_at: file.stored_at,
                 };
-                let all = stored.len() < MAX_FILES;
-                (stored.into_iter().map(info).collect(), all)
+                let complete = stored.len() < MAX_FILES;
+                (stored.into_iter().map(info).collect(), complete)
             }
             Source::Nowhere => (Vec::new(), true),
         };
         files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        Ok((files, whole))
+        Ok((files, complete))
     }
 
-    /// A file's length in bytes, and its content.
+    /// Opens a file; returns its length in bytes and its content.
     ///
     /// # Errors
-    /// It does not exist or cannot be read.
+    /// The file does not exist or cannot be read.
     pub async fn read(&self, path: &str) -> Result<(u64, FileStream), FilesError> {
         match &self.source {
             Source::Room(room) => {
-                let (size, pieces) = agent_files::open(dir(room)?, path, ANSWER).await?;
-                Ok((size, pieces.map(|piece| piece.map_err(FilesError::from)).boxed()))
+                let (size, chunks) = agent_api::open(dir(room)?, path, RESPONSE_DEADLINE).await?;
+                Ok((size, chunks.map(|chunk| chunk.map_err(FilesError::from)).boxed()))
             }
-            Source::Bucket(place) => {
-                let (size, content) = place.read(path, Instant::now() + UPLOAD_DEADLINE).await?;
-                Ok((size, content.map(|piece| piece.map_err(FilesError::from)).boxed()))
+            Source::Bucket(store) => {
+                let (size, content) = store.read(path, Instant::now() + UPLOAD_DEADLINE).await?;
+                Ok((size, content.map(|chunk| chunk.map_err(FilesError::from)).boxed()))
             }
             Source::Nowhere => Err(FilesError::NotFound),
         }
     }
 
-    /// Creates a file from what arrives, or replaces it once everything has arrived.
+    /// Creates a file, or replaces it once the whole content has arrived.
     ///
     /// # Errors
-    /// The file does not fit or breaks off, in which case what was there before is still there; or there is nowhere to write to.
+    /// The content is too large or interrupted, in which case the old file is unchanged, or the conversation has neither a workspace
+    /// nor a bucket.
     pub async fn write(&self, path: &str, content: FileStream) -> Result<(), FilesError> {
         let content = limit_upload(content);
         match &self.source {
             Source::Room(room) => {
-                agent_files::put(dir(room)?, path, (MODE, None), content, UPLOAD_DEADLINE).await?;
+                agent_api::put(dir(room)?, path, (MODE, None), content, UPLOAD_DEADLINE).await?;
                 self.workspaces.schedule_sync(room, &self.occupant);
                 Ok(())
             }
-            Source::Bucket(place) if !place.accepts(path) => {
-                Err(FilesError::InvalidPath("its name is too long".into()))
+            Source::Bucket(store) if !store.accepts(path) => {
+                Err(FilesError::InvalidPath("the name is too long".into()))
             }
-            Source::Bucket(place) => {
-                let (content, wrong) = capture_error(content);
-                let content = content.map(|piece| piece.map_err(|_| RoomFilesError::Changed.into()));
-                let written = place.replace(path, content.boxed(), Instant::now() + UPLOAD_DEADLINE).await;
-                written.map_err(|error| wrong.try_recv().unwrap_or_else(|_| error.into()))
+            Source::Bucket(store) => {
+                let (content, error) = capture_error(content);
+                let content = content.map(|chunk| chunk.map_err(|_| RoomFilesError::Changed.into()));
+                let written = store.replace(path, content.boxed(), Instant::now() + UPLOAD_DEADLINE).await;
+                written.map_err(|failed| error.try_recv().unwrap_or_else(|_| failed.into()))
             }
             Source::Nowhere => Err(FilesError::NotFound),
         }
@@ -214,19 +216,19 @@ impl ConversationFiles {
     /// Deletes a file.
     ///
     /// # Errors
-    /// It does not exist or cannot be deleted.
+    /// The file does not exist or cannot be deleted.
     pub async fn delete(&self, path: &str) -> Result<(), FilesError> {
         match &self.source {
             Source::Room(room) => {
-                let request = agent::request(Method::DELETE, &format!("/files{}", named(path)), agent::empty())?;
-                agent::ask(dir(room)?, request, ANSWER).await?;
+                let request = agent::request(Method::DELETE, &format!("/files{}", path_query(path)), agent::empty())?;
+                agent::ask(dir(room)?, request, RESPONSE_DEADLINE).await?;
                 self.workspaces.schedule_sync(room, &self.occupant);
                 Ok(())
             }
-            Source::Bucket(place) => {
-                let until = place.bucket().sync_deadline();
-                place.find(path, until).await?;
-                Ok(place.delete([path.to_owned()], until).await?)
+            Source::Bucket(store) => {
+                let until = store.bucket().sync_deadline();
+                store.check_exists(path, until).await?;
+                Ok(store.delete([path.to_owned()], until).await?)
             }
             Source::Nowhere => Err(FilesError::NotFound),
         }
@@ -234,37 +236,37 @@ impl ConversationFiles {
 }
 
 impl Lease {
-    /// Makes a file of what comes, whose length may be known; all of it is there, or nothing.
+    /// Writes a file into the room, atomically. `bytes` is its length if it is known in advance.
     ///
     /// # Errors
-    /// The room does not take it, or it breaks off.
+    /// The room refuses the file, or the content is interrupted.
     pub async fn put_file(&self, path: &str, bytes: Option<u64>, content: FileStream) -> Result<(), FilesError> {
-        agent_files::put(dir(self.room())?, path, (MODE, bytes), content, UPLOAD_DEADLINE).await
+        agent_api::put(dir(self.room())?, path, (MODE, bytes), content, UPLOAD_DEADLINE).await
     }
 }
 
 fn dir(room: &Room) -> Result<&crate::directory::RoomDir, FilesError> {
-    room.dir.as_ref().ok_or_else(|| AgentError::Broken("the room has no directory".into()).into())
+    room.dir.as_ref().ok_or_else(|| AgentError::Broken("the workspace has no socket directory".into()).into())
 }
 
-fn in_room(room: &Room, until: Instant) -> Result<AgentFiles<'_>, FilesError> {
+fn agent_files(room: &Room, until: Instant) -> Result<AgentFiles<'_>, FilesError> {
     Ok(AgentFiles::new(dir(room)?, until))
 }
 
-/// Ends a content that is too large, or whose sender has stopped.
+/// Fails a stream that exceeds [`MAX_FILE_BYTES`] or delivers nothing for too long.
 pub fn limit_upload(content: FileStream) -> FileStream {
-    let pieces = futures::stream::unfold(Some((content, 0u64)), |state| async move {
+    let chunks = futures::stream::unfold(Some((content, 0u64)), |state| async move {
         let (mut content, seen) = state?;
-        let piece = match tokio::time::timeout(SILENCE, content.next()).await {
-            Err(_) => Err(FilesError::Interrupted(format!("nothing came for {SILENCE:?}"))),
-            Ok(piece) => piece?,
+        let chunk = match tokio::time::timeout(IDLE_LIMIT, content.next()).await {
+            Err(_) => Err(FilesError::Interrupted(format!("no data for {IDLE_LIMIT:?}"))),
+            Ok(chunk) => chunk?,
         };
-        let seen = seen + piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        match piece {
+        let seen = seen + chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        match chunk {
             Ok(_) if seen > MAX_FILE_BYTES => Some((Err(FilesError::TooLarge), None)),
-            Ok(piece) => Some((Ok(piece), Some((content, seen)))),
+            Ok(chunk) => Some((Ok(chunk), Some((content, seen)))),
             Err(error) => Some((Err(error), None)),
         }
     });
-    pieces.boxed()
+    chunks.boxed()
 }

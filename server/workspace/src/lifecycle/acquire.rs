@@ -1,4 +1,4 @@
-//! Acquisition: a conversation's own room, else one from the pool, else a new one.
+//! Acquisition: leases a conversation its own room, else one from the warm pool, else a newly built one.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,19 +17,19 @@ use crate::workspaces::Workspaces;
 use nagaya_telemetry::audit::Event;
 use nagaya_telemetry::metrics::StartSource;
 
-/// Why a conversation got no room.
+/// Why no room could be leased to a conversation.
 #[derive(Debug, thiserror::Error)]
 pub enum AcquireError {
-    /// A run is in its room.
-    #[error("a run is going on in the conversation's workspace")]
+    /// A run holds the lease of the conversation's room.
+    #[error("a run is in progress in the conversation's workspace")]
     Busy,
-    /// Whether it has a room elsewhere cannot be told.
+    /// The shared state does not answer, so it is unknown whether another server has a room of the conversation.
     #[error(transparent)]
     State(StateError),
-    /// Another server does not say whether it has the conversation's room.
+    /// Another server did not answer whether it has the conversation's room.
     #[error(transparent)]
     Peer(#[from] PeerUnavailable),
-    /// A room could not be made.
+    /// A room could not be built.
     #[error(transparent)]
     Build(BuildError),
 }
@@ -51,7 +51,7 @@ impl From<BuildError> for AcquireError {
 }
 
 impl AcquireError {
-    /// Whether the engine's absence is to blame, which may pass.
+    /// Whether the cause is temporary: an engine, shared state or server that does not answer, a reached limit, or a shutdown.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         matches!(
@@ -68,10 +68,11 @@ impl AcquireError {
 }
 
 impl Workspaces {
-    /// The conversation's room of this server, leased; `None` where it has none here.
+    /// Leases the room that the conversation has on this server; `None` if it has none here. A room whose agent does not answer is
+    /// released, and the result is `None`.
     ///
     /// # Errors
-    /// [`AcquireError::Busy`] where a run is in the room.
+    /// [`AcquireError::Busy`] if a run holds the lease.
     pub async fn reuse(self: &Arc<Self>, occupant: &Occupant) -> Result<Option<Lease>, AcquireError> {
         let Some((room, session)) = self.rooms.lease_bound(&occupant.conversation) else {
             return match self.rooms.of_conversation(&occupant.conversation) {
@@ -87,11 +88,11 @@ impl Workspaces {
         Ok(None)
     }
 
-    /// A room for a conversation that has none, leased: from the pool, else built. `began` is when the conversation began to
-    /// wait, for the metrics.
+    /// Leases a room to a conversation that has none: from the pool, else newly built. `began` is when the conversation began to
+    /// wait; the start-time metric counts from it.
     ///
     /// # Errors
-    /// No room can be had.
+    /// No room is available.
     pub async fn take_or_build(self: &Arc<Self>, occupant: &Occupant, began: Instant) -> Result<Lease, AcquireError> {
         if let Some(lease) = self.from_pool(occupant).await? {
             self.parts.metrics.started(StartSource::Warm, began.elapsed());
@@ -105,8 +106,8 @@ impl Workspaces {
         Ok(Lease::new(self.clone(), room, occupant.clone(), Origin::Cold, None))
     }
 
-    /// The very room in which an earlier server left a run of this conversation, once it is known what of that server's is
-    /// left; `None` where the room is not.
+    /// Leases the room in which an earlier process left a run of this conversation. Waits for reconciliation, which decides which
+    /// rooms are left; `None` if `workspace` is not the conversation's room any more.
     pub async fn reattach(self: &Arc<Self>, occupant: Occupant, workspace: &str) -> Option<Lease> {
         let mut reconciled = self.reconciled.subscribe();
         reconciled.wait_for(|reconciled| *reconciled).await.ok()?;
@@ -118,10 +119,11 @@ impl Workspaces {
         Some(Lease::new(self.clone(), room, occupant, Origin::Reused, session))
     }
 
-    /// Whether a room could be had for a conversation that has none here. It may be gone a moment later; then the run says so.
+    /// Checks whether a room is available for a conversation that has none here. The answer can be outdated a moment later; the run
+    /// then fails with the same error.
     ///
     /// # Errors
-    /// Why no room could be had.
+    /// The reason why no room is available.
     pub async fn check_available(&self) -> Result<(), AcquireError> {
         if self.rooms.pooled() > 0 {
             return Ok(());
@@ -145,46 +147,47 @@ impl Workspaces {
                 return Ok(Some(lease));
             }
             self.release_in_background(room.id.clone(), ReleaseReason::Unhealthy);
-            // Another room would fare no better.
+            // A state that does not take this record would not take that of another room either.
             bound.map_err(BuildError::from)?;
         }
         Ok(None)
     }
 
-    /// Makes a pooled room the conversation's: its way out, and its record; `false` where it is being taken down.
+    /// Binds a pooled room to a conversation: sets the identity of its egress listener and writes its record; `false` if the room is
+    /// being released.
     async fn bind(&self, room: &Room, occupant: &Occupant) -> Result<bool, RecordError> {
         if let Some(listener) = room.listener.lock().as_ref() {
             listener.identify(identity(&room.id, Some(occupant)));
         }
-        let remembered = self.write_record(room, Some(occupant), None).await;
-        remembered
-            .inspect_err(|error| tracing::error!(workspace = %room.id, %error, "room not recorded, so it is not used"))
+        let written = self.write_record(room, Some(occupant), None).await;
+        written
+            .inspect_err(|error| tracing::error!(workspace = %room.id, %error, "the record of a pooled workspace was not written, so the workspace is not used"))
     }
 
-    /// Releases a room without waiting for the end.
+    /// Releases a room in a background task.
     pub(crate) fn release_in_background(self: &Arc<Self>, id: RoomId, why: ReleaseReason) {
         let this = self.clone();
         self.tasks.spawn(async move {
             if let Err(error) = this.release(&id, why).await {
-                tracing::error!(workspace = %id, %error, "room not released; the garbage collector will try again");
+                tracing::error!(workspace = %id, %error, "workspace not released; garbage collection tries again");
             }
         });
     }
 
-    /// As [`Workspaces::release_in_background`], for a room that somebody left and this server has claimed.
+    /// As [`Workspaces::release_in_background`], for a room outside the table whose record this server has claimed.
     pub(crate) fn release_unowned_in_background(self: &Arc<Self>, id: RoomId, why: ReleaseReason) {
         self.rooms.begin_release_unowned(&id);
         self.release_in_background(id, why);
     }
 }
 
-/// One health round trip.
+/// Makes one health round trip to the room's agent.
 pub(crate) async fn is_responding(room: &Room) -> bool {
     let Some(dir) = &room.dir else { return false };
     match agent::health(dir).await {
         Ok(_) => true,
         Err(error) => {
-            tracing::warn!(workspace = %room.id, %error, "room does not answer");
+            tracing::warn!(workspace = %room.id, %error, "the workspace's agent does not answer");
             false
         }
     }

@@ -1,4 +1,4 @@
-//! Adoption: a room that another server, or an earlier process of this one, has left becomes this server's.
+//! Adoption: this server takes over a room of a server, or of an earlier process, that has ended.
 
 use std::sync::Arc;
 
@@ -15,34 +15,35 @@ use crate::rooms::{Occupant, Room, RoomState};
 use crate::state::{Record, StateError, WriteOutcome};
 use crate::workspaces::Workspaces;
 
-/// What became of an adoption.
+/// The outcome of an adoption.
 #[derive(Debug)]
 pub enum Adoption {
-    /// The room is this server's.
+    /// The room is in this server's table.
     Adopted(Arc<Room>),
-    /// The room cannot be used and is being released.
+    /// The room cannot be used; this server releases it.
     Unusable,
-    /// Another server has it.
+    /// Another server owns the room.
     OwnedElsewhere,
     /// A run is in it that the server which started it may take up again, so it stays as it is. The agent ends an execution to
     /// which nobody listens after a minute; then the room can be adopted.
     Running,
 }
 
-/// Whether an adopted room is lent to a run at once.
+/// Whether an adopted room is leased from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdoptAs {
-    /// The caller is about to run something in it.
+    /// Leased to the caller, which is about to start a run in it.
     Leased,
-    /// Nobody uses it yet.
+    /// Not leased.
     Idle,
 }
 
 impl Workspaces {
-    /// Adopts a running room that no server has, as its record says; `false` where nothing came of it.
+    /// Adopts a running room that is in no server's table, with the occupant and session of its record; `false` if the room was not
+    /// adopted.
     pub(crate) async fn adopt_recorded(self: &Arc<Self>, id: &RoomId, record: &Record) -> Result<bool, StateError> {
         let occupant = record.occupant.clone().map(|(conversation, tenant)| Occupant { conversation, tenant });
-        // A run that looks for its conversation's room must find it complete or not at all.
+        // Under the conversation's lock, so that a run which looks for the room finds it either complete or not at all.
         let _turn = match &occupant {
             Some(occupant) => Some(self.lock_conversation(&occupant.conversation).await),
             None => None,
@@ -52,8 +53,8 @@ impl Workspaces {
         Ok(matches!(adoption, Adoption::Adopted(_)))
     }
 
-    /// Claims a room that no server has, opens its egress listener again and adds it to the table. A room that cannot be used is
-    /// released.
+    /// Claims a room that is in no server's table, reopens its egress listener and adds it to the table. A room that cannot be used
+    /// is released.
     ///
     /// # Errors
     /// The shared state does not answer.
@@ -63,18 +64,18 @@ impl Workspaces {
         old: Option<&Record>,
         occupant: Option<Occupant>,
         session: Option<String>,
-        lessee: AdoptAs,
+        adopt_as: AdoptAs,
     ) -> Result<Adoption, StateError> {
         let _incoming = self.rooms.reserve(id);
-        let taken = |occupant: &Occupant| self.rooms.of_conversation(&occupant.conversation).is_some();
+        let has_room = |occupant: &Occupant| self.rooms.of_conversation(&occupant.conversation).is_some();
         if self.rooms.contains(id) {
             return Ok(Adoption::OwnedElsewhere);
         }
         if self.runs_for_another(id).await {
             return Ok(Adoption::Running);
         }
-        let record = match occupant.as_ref().is_some_and(taken) {
-            // A run was quicker, and its conversation has a new room.
+        let record = match occupant.as_ref().is_some_and(has_room) {
+            // A run has built the conversation a new room meanwhile.
             true => self.record_for(id, None, None),
             false => self.record_for(id, occupant.as_ref(), session.clone()),
         };
@@ -88,14 +89,14 @@ impl Workspaces {
             }
             WriteOutcome::Written => {}
         }
-        let opened = match record.occupant.is_none() && occupant.is_some() {
+        let reopened = match record.occupant.is_none() && occupant.is_some() {
             true => Err(std::io::Error::other("its conversation has another workspace")),
-            false => self.open_again(id, occupant.as_ref()).await,
+            false => self.reopen(id, occupant.as_ref()).await,
         };
-        let (dir, listener) = match opened {
-            Ok(opened) => opened,
+        let (dir, listener) = match reopened {
+            Ok(reopened) => reopened,
             Err(error) => {
-                tracing::warn!(workspace = %id, %error, "workspace of another server cannot be adopted");
+                tracing::warn!(workspace = %id, %error, "a workspace of another server cannot be adopted and is released");
                 if self.claim(id, Some(&record)).await? {
                     self.release_unowned_in_background(id.clone(), ReleaseReason::Orphan);
                 }
@@ -103,7 +104,7 @@ impl Workspaces {
             }
         };
         let state = match occupant {
-            Some(occupant) => RoomState::Bound { occupant, leased: lessee == AdoptAs::Leased, session },
+            Some(occupant) => RoomState::Bound { occupant, leased: adopt_as == AdoptAs::Leased, session },
             None => RoomState::Pooled,
         };
         let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(dir), Some(listener)));
@@ -113,7 +114,7 @@ impl Workspaces {
         Ok(Adoption::Adopted(room))
     }
 
-    /// The lease of a room that [`Workspaces::adopt`] has just lent to the caller.
+    /// The lease of a room that [`Workspaces::adopt`] has just adopted with [`AdoptAs::Leased`].
     #[must_use]
     pub fn lease_adopted(self: &Arc<Self>, room: Arc<Room>, occupant: Occupant, session: Option<String>) -> Lease {
         Lease::new(self.clone(), room, occupant, Origin::Reused, session)
@@ -137,7 +138,7 @@ impl Workspaces {
     }
 
     /// Opens the directory and the egress listener of a running room.
-    async fn open_again(&self, id: &RoomId, occupant: Option<&Occupant>) -> std::io::Result<(RoomDir, Listener)> {
+    async fn reopen(&self, id: &RoomId, occupant: Option<&Occupant>) -> std::io::Result<(RoomDir, Listener)> {
         let dir = self.parts.sockets.open(id)?;
         agent::health(&dir).await.map_err(std::io::Error::other)?;
         let listener = self.open_listener(id, &dir, occupant)?;

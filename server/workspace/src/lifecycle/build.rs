@@ -1,4 +1,4 @@
-//! How a room comes to be.
+//! Builds a room: socket directory, egress listener, container, agent, record.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,51 +15,50 @@ use crate::engine::EngineError;
 use crate::id::RoomId;
 use crate::reason::ReleaseReason;
 use crate::records::RecordError;
-use crate::rooms::Occupant;
-use crate::rooms::{Room, RoomState};
+use crate::rooms::{Occupant, Room, RoomState};
 use crate::state::StateError;
 use crate::workspaces::Workspaces;
 
-/// How long a room may take from the engine's answer until its agent answers.
+/// Time limit from the engine's response until the agent answers.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
-/// First and longest pause between two looks for the agent.
+/// First and longest pause between two health requests to the agent.
 const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
-/// How often, while waiting, the engine is asked whether the container still lives.
+/// Interval, while waiting for the agent, at which the engine is asked whether the container still runs.
 const LIVENESS: Duration = Duration::from_millis(500);
 
-/// Why a room could not be made. Nothing of it is left, or the garbage collector knows.
+/// Why a room could not be built. Whatever was created of it is removed, by this build or by garbage collection.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// Its directory or its listener could not be made.
-    #[error("the room's socket directory: {0}")]
+    /// The socket directory or the egress listener could not be created.
+    #[error("the workspace's socket directory: {0}")]
     Sockets(#[from] std::io::Error),
-    /// The engine did not run the container.
+    /// The engine did not create or start the container.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The engine's host does not have the socket directory.
+    /// The socket directory does not exist on the engine's host.
     #[error(
         "the engine's host does not have {0}: set WORKSPACE_SOCKET_HOST_PATH to the host's path of the socket base"
     )]
     HostPath(String),
-    /// The container ended before its agent answered.
-    #[error("the room's container ended before its agent answered")]
+    /// The container exited before its agent answered.
+    #[error("the workspace's container exited before its agent answered")]
     Died,
-    /// The agent did not answer in time.
+    /// The agent did not answer within the limit.
     #[error(
-        "the room's agent did not answer within {READY_DEADLINE:?}; where the server itself runs in a container, \
+        "the workspace's agent did not answer within {READY_DEADLINE:?}; where the server itself runs in a container, \
          WORKSPACE_SOCKET_HOST_PATH must be the host's path of WORKSPACE_SOCKET_BASE_PATH"
     )]
     NotReady,
-    /// The room could not be recorded.
+    /// The record could not be written.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The conversation has got a room elsewhere meanwhile.
-    #[error("the conversation has got another room meanwhile")]
+    /// The conversation received another room, on this or another server, while this one was built.
+    #[error("the conversation has received another workspace meanwhile")]
     Taken,
-    /// There are as many rooms as there may be.
-    #[error("all {0} rooms that there may be are taken (CONTAINER_MAX)")]
+    /// The limit on rooms is reached.
+    #[error("the limit of {0} workspaces is reached (CONTAINER_MAX)")]
     Full(usize),
-    /// The server is stopping, or somebody has ended the room while it was made.
+    /// The server is stopping, or the room was released while it was built.
     #[error("the server is stopping")]
     Stopping,
 }
@@ -74,8 +73,8 @@ impl From<RecordError> for BuildError {
 }
 
 impl Workspaces {
-    /// Makes a room, for a conversation or, without one, for the pool. Goes on to its end, good or bad, also where the
-    /// caller has left.
+    /// Builds a room for a conversation or, without an occupant, for the pool. Runs as a task of its own, so it completes or cleans up
+    /// after itself even if the caller is dropped.
     pub(crate) async fn build(self: &Arc<Self>, occupant: Option<Occupant>) -> Result<Arc<Room>, BuildError> {
         if self.stop.is_cancelled() {
             return Err(BuildError::Stopping);
@@ -96,18 +95,18 @@ impl Workspaces {
                 Ok(room)
             }
             Err(error) => {
-                tracing::warn!(workspace = %room.id, %error, "room not made");
-                // Also where it was released meanwhile and nobody knows it any more: the engine may have been in the middle of
-                // making its container, of which that release saw nothing.
+                tracing::warn!(workspace = %room.id, %error, "workspace not created");
+                // Necessary even if the room was released meanwhile and is no longer in the table: that release may have run while
+                // the engine was still creating the container, and seen none.
                 if let Err(error) = self.release_unowned(&room.id, ReleaseReason::FailedCreation).await {
-                    tracing::error!(workspace = %room.id, %error, "what was made of the room is left to the garbage collector");
+                    tracing::error!(workspace = %room.id, %error, "a workspace that failed to start was not removed; garbage collection tries again");
                 }
                 Err(error)
             }
         }
     }
 
-    /// Directory and listener, and the entry in the table that makes them ours to release.
+    /// Creates directory and listener, and adds the room to the table, from where it can be released.
     fn prepare(&self, occupant: Option<&Occupant>) -> Result<Arc<Room>, BuildError> {
         self.check_limit()?;
         let id = RoomId::generate(&self.parts.template.deployment);
@@ -118,7 +117,7 @@ impl Workspaces {
         });
         let (dir, listener) = opened.inspect_err(|_| {
             if let Err(error) = self.parts.sockets.remove(&id) {
-                tracing::error!(workspace = %id, %error, "socket directory left behind");
+                tracing::error!(workspace = %id, %error, "the socket directory was not removed; garbage collection removes it");
             }
         })?;
         let room = Arc::new(Room::new(id, jiff::Timestamp::now(), Some(dir), Some(listener)));
@@ -129,15 +128,15 @@ impl Workspaces {
         Err(BuildError::Full(self.parts.settings.max_rooms))
     }
 
-    /// Whether another room may be made.
+    /// Checks the limit on rooms.
     ///
     /// # Errors
-    /// [`BuildError::Full`]
+    /// [`BuildError::Full`] if the limit is reached.
     pub fn check_limit(&self) -> Result<(), BuildError> {
         match self.parts.settings.max_rooms {
             0 => Ok(()),
-            most if self.rooms.len() < most => Ok(()),
-            most => Err(BuildError::Full(most)),
+            limit if self.rooms.len() < limit => Ok(()),
+            limit => Err(BuildError::Full(limit)),
         }
     }
 
@@ -162,10 +161,10 @@ impl Workspaces {
         match self.write_record(room, occupant.as_ref(), None).await {
             Ok(true) => {}
             Ok(false) => return Err(BuildError::Stopping),
-            // A room that waits is nobody's yet, and can be recorded when shared state is there again.
+            // A pooled room has no occupant yet; its record is written once the shared state answers again.
             Err(RecordError::State(error)) if occupant.is_none() => {
-                tracing::warn!(workspace = %room.id, %error, "room not recorded yet");
-                self.set_behind(true);
+                tracing::warn!(workspace = %room.id, %error, "the record of a pooled workspace was not written; it is written once the shared state answers");
+                self.set_records_stale(true);
             }
             Err(error) => return Err(error.into()),
         }
@@ -179,24 +178,24 @@ impl Workspaces {
     async fn agent_answers(&self, room: &Room) -> Result<(), BuildError> {
         let Some(dir) = &room.dir else { return Err(BuildError::NotReady) };
         let mut poll = Backoff::new(POLL);
-        let mut looked = Instant::now();
+        let mut checked = Instant::now();
         loop {
             match agent::health(dir).await {
                 Ok(_) => return Ok(()),
                 Err(error) => tracing::trace!(workspace = %room.id, %error, "agent not ready"),
             }
-            if looked.elapsed() > LIVENESS {
+            if checked.elapsed() > LIVENESS {
                 if !self.parts.engine.is_running(&room.id.container()).await? {
                     return Err(BuildError::Died);
                 }
-                looked = Instant::now();
+                checked = Instant::now();
             }
             poll.pause().await;
         }
     }
 }
 
-/// Who is behind a room's way out.
+/// The identity under which a room's egress listener logs and audits.
 pub(crate) fn identity(id: &RoomId, occupant: Option<&Occupant>) -> Identity {
     Identity {
         workspace: id.to_string(),
@@ -205,7 +204,7 @@ pub(crate) fn identity(id: &RoomId, occupant: Option<&Occupant>) -> Identity {
     }
 }
 
-/// The same for the audit trail.
+/// The subject of a room's audit events.
 pub(crate) fn subject<'a>(id: &'a RoomId, occupant: Option<&'a Occupant>) -> Subject<'a> {
     Subject {
         workspace: Some(id.as_str()),

@@ -1,5 +1,7 @@
-//! A server that is itself in a container has its socket directories under another path than the engine's host, and nothing but a
-//! room can tell whether the two are the same. So such a server makes one before it says that it is ready.
+//! Verifies `WORKSPACE_SOCKET_HOST_PATH`.
+//!
+//! A server that itself runs in a container has its socket directories under another path than the engine's host. Only a container
+//! that mounts the host path shows whether both are the same directory, so such a server builds a room before it reports ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,27 +11,30 @@ use crate::lifecycle::build::BuildError;
 use crate::reason::ReleaseReason;
 use crate::workspaces::Workspaces;
 
-/// First and longest pause after the room could not be made.
+/// First and longest pause after a failed build.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 impl Workspaces {
-    /// Why it is not known yet that the engine's host has the rooms' directories where rooms are told they are.
+    /// Why the host path of the socket directories is not verified yet; `None` once it is, or if it need not be.
     #[must_use]
     pub fn host_path_problem(&self) -> Option<String> {
         self.host_path_problem.lock().clone()
     }
 
-    fn set_host_path_problem(&self, why: Option<String>) {
-        *self.host_path_problem.lock() = why;
+    fn set_host_path_problem(&self, problem: Option<String>) {
+        *self.host_path_problem.lock() = problem;
     }
 
-    /// Whether the host's path has to be proven: it is a path of its own, or this process is in a container of that very engine.
+    /// Whether the host path must be verified: it differs from the path in this process, or this process runs in a container of the
+    /// same engine.
     pub(crate) async fn must_verify_host_path(&self) -> bool {
-        let doubtful = self.parts.sockets.is_elsewhere() || self.is_in_container().await;
-        if doubtful {
-            self.set_host_path_problem(Some("WORKSPACE_SOCKET_HOST_PATH is being proven by a first room".into()));
+        let needed = self.parts.sockets.is_elsewhere() || self.is_in_container().await;
+        if needed {
+            self.set_host_path_problem(Some(
+                "a first workspace is being created to verify WORKSPACE_SOCKET_HOST_PATH".into(),
+            ));
         }
-        doubtful
+        needed
     }
 
     async fn is_in_container(&self) -> bool {
@@ -38,36 +43,37 @@ impl Workspaces {
         match self.parts.engine.is_running(container).await {
             Ok(running) => running,
             Err(error) => {
-                tracing::debug!(%error, "not known whether this process is in a container of the engine's");
+                tracing::debug!(%error, "unknown whether this process runs in a container of the engine");
                 false
             }
         }
     }
 
-    /// Makes a room until one can be made. The pool takes it where it has place, else it is taken down again.
+    /// Tries to build a room until it succeeds. The room stays in the pool if the pool has space, else it is released.
     pub(crate) async fn verify_host_path(self: &Arc<Self>) {
         let mut backoff = Backoff::new(BACKOFF);
-        let waiting = self.rooms.pooled();
+        let pooled = self.rooms.pooled();
         loop {
             match self.build(None).await {
                 Ok(_) => {
-                    tracing::info!("WORKSPACE_SOCKET_HOST_PATH is proven: a room answered through it");
-                    // No more wait than would without it; whoever was quicker to take one may keep it.
-                    for id in self.rooms.surplus(waiting.max(self.pool_size().min)) {
+                    tracing::info!("WORKSPACE_SOCKET_HOST_PATH is verified: a workspace answered through it");
+                    // Leave no more rooms in the pool than there would be without this one. One that a conversation has taken is not in the
+                    // pool any more.
+                    for id in self.rooms.surplus(pooled.max(self.pool_size().min)) {
                         self.release_in_background(id, ReleaseReason::Surplus);
                     }
                     break;
                 }
-                Err(BuildError::Full(most)) => {
+                Err(BuildError::Full(limit)) => {
                     tracing::warn!(
-                        most,
-                        "WORKSPACE_SOCKET_HOST_PATH stays unproven: there is no place for another room"
+                        limit,
+                        "WORKSPACE_SOCKET_HOST_PATH is not verified: the limit on workspaces is reached (CONTAINER_MAX)"
                     );
                     break;
                 }
                 Err(BuildError::Stopping) => return,
                 Err(error) => {
-                    tracing::error!(%error, "no workspace can be created yet");
+                    tracing::error!(%error, "no workspace can be created; trying again");
                     self.set_host_path_problem(Some(error.to_string()));
                     self.set_pool_problem(Some(error.to_string()));
                 }
@@ -81,8 +87,8 @@ impl Workspaces {
     }
 }
 
-/// The id of the container that this process may be in, of whatever engine: an engine mounts `/etc/hostname` out of a directory
-/// that is named after it (proc(5), `mountinfo`: the fourth word is where in its file system, the fifth where to).
+/// The id of the container in which this process runs, if any. Docker and Podman mount `/etc/hostname` from a directory whose name
+/// is the container's id. In `mountinfo` (proc(5)) the fourth field is the mount's root in its file system, the fifth the mount point.
 fn own_container(mounts: &str) -> Option<&str> {
     let mut lines = mounts.lines().map(|line| line.split(' ').skip(3));
     let source =
@@ -95,7 +101,7 @@ mod tests {
     use super::own_container;
 
     #[test]
-    fn the_container_is_read_off_the_mount_of_its_name() {
+    fn the_containers_id_is_read_from_the_mount_of_etc_hostname() {
         let id = "0123456789abcdef".repeat(4);
         let docker = format!(
             "36 35 0:30 / / rw - overlay overlay rw\n41 36 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n"

@@ -1,4 +1,4 @@
-//! A room, lent to one run.
+//! A lease: the exclusive right of one run to a room.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Room};
 use crate::workspaces::Workspaces;
 
-/// Between two looks at an agent.
-const PULSE: Duration = Duration::from_millis(100);
+/// Pause between two health requests while an agent is watched.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where the room of a lease came from.
+/// Where the room of a lease comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// The conversation had it.
+    /// The conversation already had the room.
     Reused,
-    /// The pool had it.
+    /// The room was taken from the warm pool.
     Warm,
-    /// It was made.
+    /// The room was newly built.
     Cold,
 }
 
-/// The right to run something in a room; ends when dropped.
+/// The exclusive right to run something in a room. Dropping it ends the lease.
 #[derive(Debug)]
 pub struct Lease {
     workspaces: Arc<Workspaces>,
@@ -52,7 +52,7 @@ impl Lease {
         &self.workspaces
     }
 
-    /// The conversation that it was leased for.
+    /// The conversation that holds the lease, with its tenant.
     #[must_use]
     pub fn occupant(&self) -> &Occupant {
         &self.occupant
@@ -65,7 +65,7 @@ impl Lease {
     }
 
     fn dir(&self) -> Result<&RoomDir, AgentError> {
-        self.room.dir.as_ref().ok_or_else(|| AgentError::Broken("the room has no directory".into()))
+        self.room.dir.as_ref().ok_or_else(|| AgentError::Broken("the workspace has no socket directory".into()))
     }
 
     /// The room's id.
@@ -74,43 +74,44 @@ impl Lease {
         self.room.id.as_str()
     }
 
-    /// Where the room came from.
+    /// Where the room comes from.
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin
     }
 
-    /// Driver's session of an earlier run in this very room.
+    /// The driver's session that an earlier run left in this room.
     #[must_use]
     pub fn session(&self) -> Option<&str> {
         self.session.as_deref()
     }
 
-    /// Starts an execution in the room, for a request with an id.
+    /// Starts an execution in the room. The agent logs `request_id` with it.
     ///
     /// # Errors
-    /// The agent refused, or cannot be reached.
-    pub async fn execute(&self, what: &ExecuteRequest, request_id: Option<&str>) -> Result<EventStream, AgentError> {
-        agent::execute(self.dir()?, what, request_id).await
+    /// The agent refuses or cannot be reached.
+    pub async fn execute(&self, request: &ExecuteRequest, request_id: Option<&str>) -> Result<EventStream, AgentError> {
+        agent::execute(self.dir()?, request, request_id).await
     }
 
-    /// Picks an execution up again after its stream broke.
+    /// Resumes the event stream of an execution after event number `after`.
     ///
     /// # Errors
-    /// The agent does not know it, or cannot be reached.
+    /// The agent has no such execution or cannot be reached.
     pub async fn follow(&self, execution: &str, after: u64) -> Result<EventStream, AgentError> {
         agent::follow(self.dir()?, execution, after).await
     }
 
-    /// Cancels an execution; when this returns, none of its processes lives.
+    /// Cancels an execution. Once this returns, all of its processes have exited.
     ///
     /// # Errors
-    /// The agent did not say so.
+    /// The agent did not confirm it.
     pub async fn cancel(&self, execution: &str) -> Result<(), AgentError> {
         agent::cancel(self.dir()?, execution).await
     }
 
-    /// Whether the room's agent answers all through the next `time`: an agent that ends still answers for a moment.
+    /// Whether the room's agent keeps answering for `time`. One answer proves little: an agent that is being killed still answers for
+    /// a moment.
     pub async fn stays_alive(&self, time: Duration) -> bool {
         let until = tokio::time::Instant::now() + time;
         loop {
@@ -120,26 +121,26 @@ impl Lease {
             if tokio::time::Instant::now() >= until {
                 return true;
             }
-            tokio::time::sleep(PULSE).await;
+            tokio::time::sleep(HEALTH_INTERVAL).await;
         }
     }
 
-    /// Ends the lease and keeps the driver's session for the conversation's next run.
+    /// Ends the lease and stores the driver's session for the conversation's next run.
     pub async fn finish(mut self, session: Option<String>) {
         if session.is_some() {
             self.session = session;
-            let remembered = self.workspaces.write_record(&self.room, Some(&self.occupant), self.session.clone()).await;
-            if let Err(error) = remembered {
-                // The room keeps it; only another server, or a restarted one, would not know it.
-                self.workspaces.set_behind(true);
-                tracing::warn!(workspace = %self.room.id, %error, "session not recorded");
+            let written = self.workspaces.write_record(&self.room, Some(&self.occupant), self.session.clone()).await;
+            if let Err(error) = written {
+                // The table has the session; only another server or the next process would not find it in the record.
+                self.workspaces.set_records_stale(true);
+                tracing::warn!(workspace = %self.room.id, %error, "the driver's session was not written to the workspace's record; it is written again later");
             }
         }
     }
 
-    /// Ends the lease and begins to release the room: from here on the conversation has none. The future ends when the room is
-    /// gone, or will not be gone soon; the release goes on without it.
-    #[must_use = "the run ends only when the room is gone"]
+    /// Ends the lease and begins to release the room, which no longer belongs to the conversation once this returns. The future
+    /// completes when the room is removed or the release has timed out and continues in the background.
+    #[must_use = "a run may end only after its room is removed"]
     pub fn begin_release(self, why: ReleaseReason) -> impl Future<Output = ()> {
         let (workspaces, id) = (self.workspaces.clone(), self.room.id.clone());
         drop(self);
@@ -151,17 +152,17 @@ impl Lease {
         }));
         async move {
             if let Err(error) = releasing.await {
-                tracing::error!(%error, "a release was cut off");
+                tracing::error!(%error, "the release of a workspace was interrupted; garbage collection tries again");
             }
         }
     }
 
-    /// Ends the lease and the room with it.
+    /// Ends the lease and releases the room, waiting for the release.
     pub async fn release(self, why: ReleaseReason) {
         let (workspaces, id) = (self.workspaces.clone(), self.room.id.clone());
         drop(self);
         if let Err(error) = workspaces.release(&id, why).await {
-            tracing::error!(workspace = %id, %error, "room not released; the garbage collector will try again");
+            tracing::error!(workspace = %id, %error, "workspace not released; garbage collection tries again");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The life of a room: built or taken from the pool, lent to runs, adopted from another server, released.
+//! The life of a room: built or taken from the pool, leased to runs, adopted from another server, released.
 
 pub(crate) mod acquire;
 pub(crate) mod adopt;

@@ -1,4 +1,4 @@
-//! The warm pool: started rooms that wait for a conversation.
+//! The warm pool: running rooms that no conversation has yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,36 +9,36 @@ use crate::reason::ReleaseReason;
 use crate::state::PoolSize;
 use crate::workspaces::Workspaces;
 
-/// First and longest pause after a room could not be made.
+/// First and longest pause after a failed build.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// How many rooms are made for the pool at the same time: an engine starts a few hardly slower than one.
-const AT_ONCE: usize = 4;
+/// Rooms that are built for the pool concurrently. The engine starts a few containers in hardly more time than one.
+const CONCURRENT_BUILDS: usize = 4;
 
 impl Workspaces {
-    /// The pool's size as wanted now.
+    /// The configured size of the pool.
     #[must_use]
     pub fn pool_size(&self) -> PoolSize {
         *self.pool_size.borrow()
     }
 
-    /// Changes the pool's size; the pool follows in the background.
+    /// Sets the size of the pool; a background task builds or releases rooms to match it.
     pub fn set_pool_size(&self, size: PoolSize) {
         self.pool_size.send_replace(size);
         self.pool_changed.notify_one();
     }
 
-    /// Why the pool is smaller than it should be; `None` where it is not, or is just being filled.
+    /// Why the pool could not be filled; `None` if it is full or being filled.
     #[must_use]
     pub fn pool_problem(&self) -> Option<String> {
         self.pool_problem.lock().clone()
     }
 
-    pub(crate) fn set_pool_problem(&self, trouble: Option<String>) {
-        *self.pool_problem.lock() = trouble;
+    pub(crate) fn set_pool_problem(&self, problem: Option<String>) {
+        *self.pool_problem.lock() = problem;
     }
 
-    /// Keeps the pool at its size until the server stops.
+    /// Keeps the pool at its configured size until the server stops.
     pub(crate) async fn maintain_pool(self: &Arc<Self>) {
         let mut resized = self.pool_size.subscribe();
         let mut backoff = Backoff::new(BACKOFF);
@@ -54,7 +54,7 @@ impl Workspaces {
                 self.stop.run_until_cancelled(self.pool_changed.notified()).await;
                 continue;
             }
-            let built = futures::future::join_all((0..missing.min(AT_ONCE)).map(|_| self.build(None))).await;
+            let built = futures::future::join_all((0..missing.min(CONCURRENT_BUILDS)).map(|_| self.build(None))).await;
             let failure = built.into_iter().find_map(Result::err);
             let pause = match failure {
                 None => {
@@ -63,11 +63,11 @@ impl Workspaces {
                     continue;
                 }
                 Some(BuildError::Stopping) => continue,
-                // No fault: somebody else has all the rooms, and one that ends makes place.
+                // No fault: conversations have all the rooms that the limit allows. One that is released makes space.
                 Some(BuildError::Full(_)) => BACKOFF.1,
                 Some(error) => {
                     let pause = backoff.take_with_jitter();
-                    tracing::warn!(%error, retry_ms = pause.as_millis(), "warm pool not filled");
+                    tracing::warn!(%error, retry_ms = pause.as_millis(), "warm pool not filled; trying again");
                     self.parts.metrics.refill_failed();
                     self.set_pool_problem(Some(error.to_string()));
                     pause
@@ -76,7 +76,7 @@ impl Workspaces {
             let wait = async {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
-                    // Another size may need no room, or fewer than there are. What is taken or lost meanwhile changes nothing.
+                    // A new size may need no room, or fewer than there are. A room that leaves the pool meanwhile does not shorten the pause.
                     _ = resized.changed() => {}
                 }
             };

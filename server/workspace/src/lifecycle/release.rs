@@ -1,8 +1,8 @@
-//! The one way out of a room.
+//! Release: the only code that removes a room.
 //!
-//! Stop new work, stop the proxy, take the files out, destroy the container, remove the directory, delete the record,
-//! forget. Every path that ends a room comes here; each step may be repeated; a release that is cut off leaves the room in
-//! the table as `Releasing`, and the garbage collector, or the next start, takes it up again.
+//! The steps: stop new leases, close its egress listener, save its files, remove the container, the directory, the record
+//! and the entry in the table. Every step can be repeated. An interrupted release leaves the room in the table as `Releasing`, and
+//! garbage collection or the next start repeats it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,43 +20,43 @@ use crate::state::StateError;
 use crate::workspaces::Workspaces;
 use nagaya_telemetry::audit::Event;
 
-/// Beyond the grace period, how long a caller waits for a release, which then goes on without it.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// What a room gets instead of the grace period where nobody in it could make use of that.
-const NO_GRACE: Duration = Duration::from_secs(1);
+/// How long a caller waits for a release, beyond the grace period and the sync of files. The release then continues in the background.
+const EXTRA_WAIT: Duration = Duration::from_secs(15);
+/// Grace period of a room in which no process can make use of it.
+const MIN_GRACE: Duration = Duration::from_secs(1);
 
-/// Why a release did not come to its end. It will be taken up again.
+/// Why a release did not complete. Garbage collection or the next start repeats it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
-    /// The container may still be there.
+    /// The engine did not confirm that the container is removed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The directory is still there.
+    /// The socket directory could not be removed.
     #[error("the workspace's socket directory: {0}")]
     Directory(#[from] std::io::Error),
-    /// Whether there is a room with another server cannot be told.
+    /// The shared state does not answer, so it is unknown whether another server has the room.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Another server does not say whether it has the room.
+    /// Another server did not answer whether it has the room.
     #[error(transparent)]
     Peer(#[from] PeerUnavailable),
-    /// Another server has the room, and something runs in it.
-    #[error("a run is going on in the conversation's workspace, on another server; cancel it first")]
+    /// Another server has the room, and a run is in it.
+    #[error("a run is in progress in the conversation's workspace on another server; cancel it first")]
     BusyElsewhere,
-    /// It takes its time, and goes on.
-    #[error("the workspace is not gone after {0:?}; its release goes on")]
+    /// The release takes longer than this and continues in the background.
+    #[error("the workspace is not removed after {0:?}; the release continues in the background")]
     Timeout(Duration),
-    /// The task was ended.
-    #[error("the release was cut off")]
+    /// The task of the release panicked or was aborted.
+    #[error("the release was interrupted")]
     Interrupted,
 }
 
 impl Workspaces {
-    /// Takes a room of this server down. Idempotent, also for one it does not know; goes on to its end also where the
-    /// caller has left.
+    /// Releases a room of this server. Idempotent: a room that is not in the table counts as released. Runs as a task of its own, so
+    /// it completes even if the caller is dropped.
     ///
     /// # Errors
-    /// The step that failed; the garbage collector will try again.
+    /// The step that failed; garbage collection tries again.
     pub async fn release(self: &Arc<Self>, id: &RoomId, why: ReleaseReason) -> Result<(), ReleaseError> {
         match self.rooms.begin_release(id) {
             Some(room) => self.finish_release(room, why).await,
@@ -64,7 +64,7 @@ impl Workspaces {
         }
     }
 
-    /// Takes down a room that somebody left and this server has claimed.
+    /// Releases a room outside the table whose record this server has claimed.
     ///
     /// # Errors
     /// As [`Workspaces::release`].
@@ -74,41 +74,41 @@ impl Workspaces {
     }
 
     async fn finish_release(self: &Arc<Self>, room: Arc<Room>, why: ReleaseReason) -> Result<(), ReleaseError> {
-        // The pool is smaller from here on, also where the rest of it takes its time or has to be tried again.
+        // The room has left the pool, whether or not the rest of the release succeeds.
         self.pool_changed.notify_one();
         let this = self.clone();
-        let work = self.tasks.spawn(async move { this.take_down(&room, why).await }.in_current_span());
+        let work = self.tasks.spawn(async move { this.tear_down(&room, why).await }.in_current_span());
         let files = self.bucket().map_or(Duration::ZERO, Bucket::sync_timeout);
-        let patience = self.parts.settings.grace + files + PATIENCE;
-        match tokio::time::timeout(patience, work).await {
+        let limit = self.parts.settings.grace + files + EXTRA_WAIT;
+        match tokio::time::timeout(limit, work).await {
             Ok(done) => done.unwrap_or(Err(ReleaseError::Interrupted)),
-            Err(_) => Err(ReleaseError::Timeout(patience)),
+            Err(_) => Err(ReleaseError::Timeout(limit)),
         }
     }
 
-    async fn take_down(&self, room: &Room, why: ReleaseReason) -> Result<(), ReleaseError> {
-        let _gate = room.teardown_lock.lock().await;
+    async fn tear_down(&self, room: &Room, why: ReleaseReason) -> Result<(), ReleaseError> {
+        let _teardown = room.teardown_lock.lock().await;
         if !self.rooms.contains(&room.id) {
             return Ok(());
         }
         room.close_listener(LISTENER_DEADLINE).await;
-        // While the container still has them.
+        // Files are saved while the container, whose memory holds them, still runs.
         if !why.skips_final_sync() && !self.no_grace.is_cancelled() {
             self.final_sync(room).await;
         }
-        let warned = !why.skips_grace_period() && !self.no_grace.is_cancelled();
-        let grace = if warned { self.parts.settings.grace } else { self.parts.settings.grace.min(NO_GRACE) };
+        let graceful = !why.skips_grace_period() && !self.no_grace.is_cancelled();
+        let grace = if graceful { self.parts.settings.grace } else { self.parts.settings.grace.min(MIN_GRACE) };
         self.parts.engine.remove(&room.id.container(), grace).await?;
         let (sockets, id) = (self.parts.sockets.clone(), room.id.clone());
         let removed = tokio::task::spawn_blocking(move || sockets.remove(&id)).await;
         removed.map_err(|_| ReleaseError::Interrupted)??;
         if let Err(error) = self.parts.state.delete_owned(room.id.as_str(), self.server_id()).await {
-            // The room is gone. A record of no room misleads nobody for long: the collector removes it.
-            tracing::warn!(workspace = %room.id, %error, "the record of a room that is gone is left to the collector");
+            // The room itself is removed. Garbage collection removes a record without a container or a directory.
+            tracing::warn!(workspace = %room.id, %error, "the record of a removed workspace was not deleted; garbage collection deletes it");
         }
         self.rooms.remove(&room.id);
         self.pool_changed.notify_one();
-        tracing::info!(workspace = %room.id, %why, "room released");
+        tracing::info!(workspace = %room.id, %why, "workspace released");
         let occupant = room.occupant();
         self.parts
             .audit

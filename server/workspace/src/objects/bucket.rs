@@ -1,4 +1,4 @@
-//! The bucket: how it is reached, and what its faults mean.
+//! The S3 bucket: its client, and the classification of its errors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,40 +16,40 @@ use super::conversation_store::ConversationStore;
 use super::link::{Keys, Link, Refusal};
 use super::name;
 
-/// A request that fails for a reason that may pass is sent again so often.
+/// Retries of a request that fails for a temporary reason.
 const RETRIES: usize = 2;
-/// Pauses between: first, and at most.
+/// First and longest pause between retries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// No retry begins later than this after its first try.
+/// No retry begins later than this after the first attempt.
 const RETRY_WITHIN: Duration = Duration::from_secs(10);
-/// Characters of a fault that are told.
-const TOLD: usize = 300;
+/// Maximum length in characters of an error's text.
+const MAX_ERROR_TEXT: usize = 300;
 
-/// Which bucket, and how.
+/// Settings of the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BucketSettings {
-    /// Its name.
+    /// Name of the bucket (`S3_BUCKET_NAME`).
     pub name: String,
-    /// What all objects' names begin with; ends with '/'.
+    /// Prefix of all objects' names; ends with '/' (`S3_PREFIX`).
     pub prefix: String,
-    /// Where it is reached; `None` is Amazon's endpoint of the region.
+    /// Endpoint (`S3_ENDPOINT_URL`); `None` for Amazon's endpoint of the region.
     pub endpoint: Option<String>,
-    /// How long one conversation's sync may take; a run waits no longer for it.
+    /// Time limit for one sync of a conversation's files, and so for how long a run waits for it (`S3_SYNC_TIMEOUT`).
     pub sync_timeout: Duration,
 }
 
-/// Why a bucket cannot be used at all.
+/// Why the client of the bucket could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The host's certificate authorities cannot be read.
-    #[error("the host's certificate authorities: {0}")]
+    #[error("the host's certificate authorities cannot be read: {0}")]
     Authorities(#[from] std::io::Error),
-    /// The client cannot be made.
-    #[error("{0}")]
+    /// The settings are not valid for the client.
+    #[error("the S3 client: {0}")]
     Client(#[from] object_store::Error),
 }
 
-/// A bucket with rooms' files.
+/// The bucket that stores conversations' files.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     pub(super) store: Arc<AmazonS3>,
@@ -57,10 +57,10 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Nothing is asked before the first need.
+    /// Creates the client. No request is sent yet.
     ///
     /// # Errors
-    /// The client cannot be made.
+    /// The client cannot be created.
     pub fn open(
         settings: BucketSettings,
         region: &str,
@@ -83,74 +83,74 @@ impl Bucket {
         Ok(Self { store: Arc::new(builder.build()?), settings: Arc::new(settings) })
     }
 
-    /// Its name.
+    /// Name of the bucket.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.settings.name
     }
 
-    /// How long one sync may take.
+    /// Time limit for one sync.
     #[must_use]
     pub fn sync_timeout(&self) -> Duration {
         self.settings.sync_timeout
     }
 
-    /// When a sync that begins now has to be over.
+    /// The deadline of a sync that begins now.
     #[must_use]
     pub fn sync_deadline(&self) -> Instant {
         Instant::now() + self.settings.sync_timeout
     }
 
-    /// Where a conversation's files are.
+    /// The part of the bucket that stores a conversation's files.
     #[must_use]
     pub fn conversation_store(&self, tenant: &str, conversation: &str) -> ConversationStore {
         let root = format!("{}{}/{}", self.settings.prefix, name::escape(tenant), name::escape(conversation));
         ConversationStore::new(self.clone(), root)
     }
 
-    /// Whether it answers, and lists what it has.
+    /// Checks that the bucket answers and may be listed.
     ///
     /// # Errors
-    /// It does not.
+    /// The bucket does not answer, does not exist or denies access.
     pub async fn ping(&self, until: Instant) -> Result<(), StorageError> {
-        // Nothing is called so: the list is empty, whatever the bucket holds.
-        let nowhere = Path::parse(format!("{}.ping", self.settings.prefix)).map_err(object_store::Error::from);
-        let mut listed = self.store.list(Some(&nowhere.map_err(told)?));
+        // No object has this prefix, so the list is empty and cheap.
+        let unused = Path::parse(format!("{}.ping", self.settings.prefix)).map_err(object_store::Error::from);
+        let mut listed = self.store.list(Some(&unused.map_err(map_error)?));
         match within(until, async { Ok(listed.next().await) }).await? {
-            Some(Err(error)) => Err(told(error)),
+            Some(Err(error)) => Err(map_error(error)),
             Some(Ok(_)) | None => Ok(()),
         }
     }
 }
 
-/// Work of the store's, no longer than `until`.
+/// Runs an operation of the store with a deadline.
 pub(super) async fn within<T>(
     until: Instant,
     work: impl Future<Output = object_store::Result<T>>,
 ) -> Result<T, StorageError> {
     let began = Instant::now();
     match tokio::time::timeout_at(until, work).await {
-        Ok(done) => done.map_err(told),
+        Ok(done) => done.map_err(map_error),
         Err(_) => Err(StorageError::Timeout(until.duration_since(began))),
     }
 }
 
-/// A store's fault as ours, cut to what a person reads.
-pub(super) fn told(error: object_store::Error) -> StorageError {
+/// Classifies a store's error by its causes and shortens the text of the innermost.
+pub(super) fn map_error(error: object_store::Error) -> StorageError {
     let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-    let (mut innermost, mut slow, mut refused) = (None, false, false);
+    let (mut innermost, mut timed_out, mut refused) = (None, false, false);
     for cause in chain {
-        slow |= cause.is::<tokio::time::error::Elapsed>();
+        timed_out |= cause.is::<tokio::time::error::Elapsed>();
         refused |= cause.is::<Refusal>();
         innermost = Some(cause);
     }
     let text = innermost.map_or_else(String::new, ToString::to_string);
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(TOLD).collect();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_ERROR_TEXT).collect();
     match error {
         _ if refused => StorageError::Refused(text),
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => StorageError::Refused(text),
         Error::NotFound { .. } => StorageError::NotFound(text),
-        _ if slow => StorageError::Unreachable("it does not answer".into()),
+        _ if timed_out => StorageError::Unreachable("no response in time".into()),
         _ if innermost.is_some_and(<dyn std::error::Error>::is::<std::io::Error>) => StorageError::Unreachable(text),
         _ => StorageError::Failed(text),
     }

@@ -1,4 +1,4 @@
-//! One conversation's place in the bucket.
+//! The stored files of one conversation.
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -6,33 +6,33 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, told, within};
+use super::bucket::{Bucket, map_error, within};
 use super::manifest::Manifest;
-use super::sync::in_time;
+use super::sync::room_within;
 use super::{Content, MAX_FILE_BYTES, MAX_FILES, RoomFilesError, StorageError, name};
 
-/// What is larger goes in parts of this size; S3 takes up to 10,000 of them.
-const PART: usize = 8 << 20;
-/// Bytes of a manifest, at most: what is larger is not ours.
-const LARGEST_MANIFEST: u64 = 64 << 20;
-/// How long giving up a half-made upload may take.
-const ABORT: std::time::Duration = std::time::Duration::from_secs(3);
+/// Size of one part of a multipart upload, and the size above which one is used. S3 accepts up to 10,000 parts.
+const PART_SIZE: usize = 8 << 20;
+/// Maximum size of a manifest in bytes. This server writes none that is larger.
+const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+/// Time limit for aborting a multipart upload.
+const ABORT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// One conversation's files in the bucket.
+/// The part of the bucket that stores one conversation's files.
 #[derive(Debug, Clone)]
 pub struct ConversationStore {
     bucket: Bucket,
     root: String,
 }
 
-/// A file in the bucket.
+/// A file as stored in the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredFile {
-    /// Below the workspace.
+    /// Path relative to the workspace directory.
     pub path: String,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// When it was stored.
+    /// Time of the upload.
     pub stored_at: jiff::Timestamp,
 }
 
@@ -41,7 +41,7 @@ impl ConversationStore {
         Self { bucket, root }
     }
 
-    /// The bucket it is in.
+    /// The bucket that holds the files.
     #[must_use]
     pub fn bucket(&self) -> &Bucket {
         &self.bucket
@@ -55,7 +55,7 @@ impl ConversationStore {
         parse(&format!("{}/manifest.json", self.root))
     }
 
-    /// Whether a file of this path can be kept: it is a path, and its object's name is not too long.
+    /// Whether a file with this path can be stored: the path is valid and its object's name not too long.
     #[must_use]
     pub fn accepts(&self, path: &str) -> bool {
         self.object(path).is_some()
@@ -63,17 +63,17 @@ impl ConversationStore {
 
     fn object(&self, path: &str) -> Option<Path> {
         let name = format!("{}/files/{}", self.root, name::escape_path(path)?);
-        Path::parse(&name).ok().filter(|_| name.len() <= name::LONGEST)
+        Path::parse(&name).ok().filter(|_| name.len() <= name::MAX_LENGTH)
     }
 
-    fn object_or_refuse(&self, path: &str) -> Result<Path, StorageError> {
-        self.object(path).ok_or_else(|| StorageError::NotFound("no file can have this path".into()))
+    fn require_object(&self, path: &str) -> Result<Path, StorageError> {
+        self.object(path).ok_or_else(|| StorageError::NotFound("not a valid path of a file".into()))
     }
 
-    /// Every file, by its path; no more than [`MAX_FILES`]. What was put there under a name that no file has is left out.
+    /// Lists up to [`MAX_FILES`] files. Objects whose names no path has are left out.
     ///
     /// # Errors
-    /// Storage does not answer.
+    /// The bucket does not answer or refuses.
     pub async fn list(&self, until: Instant) -> Result<Vec<StoredFile>, StorageError> {
         let root = parse(&format!("{}/files", self.root))?;
         let below = format!("{}/files/", self.root);
@@ -87,12 +87,12 @@ impl ConversationStore {
         Ok(files.collect())
     }
 
-    /// A file's size and content.
+    /// Opens a file; returns its size in bytes and its content.
     ///
     /// # Errors
-    /// There is none, or storage does not answer.
+    /// The file does not exist, or the bucket does not answer.
     pub async fn read(&self, path: &str, until: Instant) -> Result<(u64, Content), StorageError> {
-        let object = self.object_or_refuse(path)?;
+        let object = self.require_object(path)?;
         let found = within(until, self.bucket.store.get(&object)).await?;
         let size = found.meta.size;
         let chunks: BoxStream<'static, _> = found.into_stream();
@@ -107,13 +107,13 @@ impl ConversationStore {
         Ok((size, content.boxed()))
     }
 
-    /// Stores a file; what was there before stays until all of it has arrived.
+    /// Stores a file. S3 replaces an object only once the whole upload has succeeded.
     ///
     /// # Errors
-    /// Its content breaks off or is too large, or storage does not take it.
+    /// The content fails or is too large, or the bucket does not accept it.
     pub async fn write(&self, path: &str, mut content: Content, until: Instant) -> Result<(), StorageError> {
-        let object = self.object_or_refuse(path)?;
-        let (first, more) = part(&mut content, until).await?;
+        let object = self.require_object(path)?;
+        let (first, more) = read_part(&mut content, until).await?;
         if !more {
             within(until, self.bucket.store.put(&object, PutPayload::from(first))).await?;
             return Ok(());
@@ -121,41 +121,41 @@ impl ConversationStore {
         let mut upload = within(until, self.bucket.store.put_multipart(&object)).await?;
         let uploaded = upload_parts(upload.as_mut(), first, content, until).await;
         if uploaded.is_err() {
-            // Parts of an upload that is neither completed nor aborted are kept, and paid for.
-            if let Err(error) = within(Instant::now() + ABORT, upload.abort()).await {
-                tracing::warn!(object = %object, %error, "a half-made upload is left in the bucket");
+            // S3 keeps and bills the parts of an upload that is neither completed nor aborted.
+            if let Err(error) = within(Instant::now() + ABORT_DEADLINE, upload.abort()).await {
+                tracing::warn!(object = %object, %error, "an incomplete upload was not aborted; its parts stay in the bucket until a lifecycle rule removes them");
             }
         }
         uploaded
     }
 
-    /// Stores a file for a conversation that has no room. What is known of the one before it is forgotten first: a room that made it
-    /// what it once was would otherwise find that there already.
+    /// Stores a file for a conversation that has no room. Clears the hash in the manifest first: otherwise a room in which the file later
+    /// has its former content again would match the outdated hash and not save it.
     ///
     /// # Errors
     /// As [`ConversationStore::write`].
     pub async fn replace(&self, path: &str, content: Content, until: Instant) -> Result<(), StorageError> {
         let mut manifest = self.manifest(until).await?;
-        if let Some(kept) = manifest.files.get_mut(path) {
-            kept.sha256.clear();
+        if let Some(entry) = manifest.files.get_mut(path) {
+            entry.sha256.clear();
             self.set_manifest(&manifest, until).await?;
         }
         self.write(path, content, until).await
     }
 
-    /// Whether a file is there.
+    /// Checks that a file exists.
     ///
     /// # Errors
-    /// It is not, or storage does not answer.
-    pub async fn find(&self, path: &str, until: Instant) -> Result<(), StorageError> {
-        let object = self.object_or_refuse(path)?;
+    /// The file does not exist, or the bucket does not answer.
+    pub async fn check_exists(&self, path: &str, until: Instant) -> Result<(), StorageError> {
+        let object = self.require_object(path)?;
         within(until, self.bucket.store.head(&object)).await.map(drop)
     }
 
-    /// Deletes files; those that are not there are as good as deleted.
+    /// Deletes files. Missing ones are no error.
     ///
     /// # Errors
-    /// Storage does not answer.
+    /// The bucket does not answer or refuses.
     pub async fn delete(&self, paths: impl IntoIterator<Item = String>, until: Instant) -> Result<(), StorageError> {
         let objects: Vec<_> = paths.into_iter().filter_map(|path| self.object(&path)).map(Ok).collect();
         if objects.is_empty() {
@@ -173,14 +173,14 @@ impl ConversationStore {
         within(until, deleted.try_for_each(async |_| Ok(()))).await
     }
 
-    /// Deletes everything of the conversation, and looks that nothing is left.
+    /// Deletes all objects of the conversation, until the list is empty.
     ///
     /// # Errors
-    /// Something may be left.
+    /// The bucket does not answer or refuses; objects may be left.
     pub async fn delete_all(&self, until: Instant) -> Result<(), StorageError> {
         loop {
-            let some = self.bucket.store.list(Some(&self.root()?)).take(MAX_FILES);
-            let objects = within(until, some.map_ok(|object| object.location).try_collect::<Vec<_>>()).await?;
+            let batch = self.bucket.store.list(Some(&self.root()?)).take(MAX_FILES);
+            let objects = within(until, batch.map_ok(|object| object.location).try_collect::<Vec<_>>()).await?;
             if objects.is_empty() {
                 return Ok(());
             }
@@ -188,25 +188,25 @@ impl ConversationStore {
         }
     }
 
-    /// The manifest; an empty one where there is none, or none that can be read.
+    /// Reads the manifest; an empty one if it is missing or cannot be parsed.
     ///
     /// # Errors
-    /// Storage does not answer.
+    /// The bucket does not answer or refuses.
     pub async fn manifest(&self, until: Instant) -> Result<Manifest, StorageError> {
         let path = self.manifest_path()?;
         let text = within(until, async {
             let found = self.bucket.store.get(&path).await?;
             match found.meta.size {
-                size if size > LARGEST_MANIFEST => Ok(Bytes::new()),
+                size if size > MAX_MANIFEST_BYTES => Ok(Bytes::new()),
                 _ => found.bytes().await,
             }
         });
         match text.await {
             Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::warn!(%path, %error, "a manifest cannot be read; files are compared anew");
+                tracing::warn!(%path, %error, "the manifest cannot be parsed; all files are compared again");
                 Manifest::default()
             })),
-            // Also where the bucket itself is missing: the next list says so.
+            // Also if the bucket itself does not exist, which the following list reports.
             Err(StorageError::NotFound(_)) => Ok(Manifest::default()),
             Err(error) => Err(error),
         }
@@ -215,7 +215,7 @@ impl ConversationStore {
     /// Stores the manifest.
     ///
     /// # Errors
-    /// Storage does not take it.
+    /// The bucket does not answer or refuses.
     pub async fn set_manifest(&self, manifest: &Manifest, until: Instant) -> Result<(), StorageError> {
         let text = serde_json::to_vec(manifest).map_err(|error| StorageError::Failed(error.to_string()))?;
         within(until, self.bucket.store.put(&self.manifest_path()?, PutPayload::from(text))).await.map(drop)
@@ -223,14 +223,14 @@ impl ConversationStore {
 }
 
 fn parse(path: &str) -> Result<Path, StorageError> {
-    Path::parse(path).map_err(|error| told(error.into()))
+    Path::parse(path).map_err(|error| map_error(error.into()))
 }
 
-/// The next part, and whether more may follow.
-async fn part(content: &mut Content, until: Instant) -> Result<(Bytes, bool), StorageError> {
+/// Reads the next part; returns whether more may follow.
+async fn read_part(content: &mut Content, until: Instant) -> Result<(Bytes, bool), StorageError> {
     let mut part = BytesMut::new();
-    while part.len() < PART {
-        match in_time(until, content.try_next()).await? {
+    while part.len() < PART_SIZE {
+        match room_within(until, content.try_next()).await? {
             Some(chunk) => part.extend_from_slice(&chunk),
             None => return Ok((part.freeze(), false)),
         }
@@ -254,7 +254,7 @@ async fn upload_parts(
         if !more {
             break;
         }
-        (next, more) = part(&mut content, until).await?;
+        (next, more) = read_part(&mut content, until).await?;
     }
     within(until, upload.complete()).await.map(drop)
 }

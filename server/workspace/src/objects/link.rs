@@ -1,4 +1,4 @@
-//! The way to the bucket: HTTP/1.1, TLS with the host's authorities, and the AWS credential chain.
+//! The bucket's HTTP client: HTTP/1.1, TLS with the host's certificate authorities, credentials from the AWS chain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use object_store::client::{
     HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
 };
 
-/// How long it may take to reach the endpoint.
+/// Time limit for connecting to the endpoint.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long one request may take until the head of its answer.
+/// Time limit from a request to the head of its response.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a connection nobody uses stays open.
+/// How long an idle connection stays open.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Bytes of a refusal that are read.
-const LONGEST_REFUSAL: usize = 16 * 1024;
+/// Maximum number of bytes read of the body of an access error.
+const MAX_REFUSAL_BYTES: usize = 16 * 1024;
 
-/// The client of one bucket.
+/// The HTTP client of one bucket.
 #[derive(Debug, Clone)]
 pub(super) struct Link(Client<HttpsConnector<Tcp>, HttpRequestBody>);
 
 impl Link {
-    /// Nothing is connected before the first request.
+    /// Creates the client. It connects at the first request.
     pub(super) fn new() -> std::io::Result<Self> {
         let mut tcp = Tcp::new();
         tcp.enforce_http(false);
@@ -41,7 +41,7 @@ impl Link {
         tcp.set_nodelay(true);
         let provider = rustls::crypto::ring::default_provider();
         let tls = HttpsConnectorBuilder::new().with_provider_and_native_roots(provider)?;
-        // Plain HTTP goes where the endpoint says so; the configuration has seen to that.
+        // Plain HTTP is used only if the endpoint's URL says so; the configuration has checked that URL.
         let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -61,7 +61,7 @@ impl HttpConnector for Link {
 impl HttpService for Link {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         match tokio::time::timeout(HEAD, self.0.request(request)).await {
-            // Not every operation's error tells a refusal from other failures; this does.
+            // object_store does not report the status of every failed operation, so a denied one is classified here.
             Ok(Ok(response)) if matches!(response.status(), StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) => {
                 Err(HttpError::new(HttpErrorKind::Unknown, Refusal::of(response).await))
             }
@@ -75,31 +75,31 @@ impl HttpService for Link {
     }
 }
 
-/// The bucket does not let this server in.
+/// The bucket denied access (status 401 or 403).
 #[derive(Debug, thiserror::Error)]
 #[error("{status}: {code}")]
 pub(super) struct Refusal {
     status: StatusCode,
-    /// S3's own word for it.
+    /// S3's error code.
     code: String,
 }
 
 impl Refusal {
     async fn of(response: http::Response<Incoming>) -> Self {
         let status = response.status();
-        let body = tokio::time::timeout(HEAD, Limited::new(response.into_body(), LONGEST_REFUSAL).collect()).await;
+        let body = tokio::time::timeout(HEAD, Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect()).await;
         let text = match body {
             Ok(Ok(body)) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-            // The status says enough.
+            // The status suffices.
             Ok(Err(_)) | Err(_) => String::new(),
         };
         let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
-        let fit = |code: &&str| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        Self { status, code: code.filter(fit).unwrap_or("no code").to_owned() }
+        let is_code = |code: &&str| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        Self { status, code: code.filter(is_code).unwrap_or("no code").to_owned() }
     }
 }
 
-/// The chain as object_store asks it.
+/// Adapts the credential chain to object_store.
 #[derive(Debug)]
 pub(super) struct Keys(pub(super) Chain);
 

@@ -1,4 +1,4 @@
-//! What a list of objects does not say of a conversation's files.
+//! The manifest: what a list of objects does not contain about a conversation's files.
 
 use std::collections::BTreeMap;
 
@@ -6,33 +6,33 @@ use serde::{Deserialize, Serialize};
 
 use super::conversation_store::StoredFile;
 
-/// Written after the files. One that is older than they are only costs work.
+/// The manifest. It is written after the files; an outdated one only causes needless transfers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The room that has had every one of the files: what is missing in it was deleted there.
+    /// Id of the room that all files were restored into. A file that is missing in that room was deleted there.
     pub room: Option<String>,
-    /// The files by their paths.
+    /// The files by path.
     pub files: BTreeMap<String, ManifestEntry>,
 }
 
 impl Manifest {
-    /// Makes it tell of the files that are there, and of no others: a sync that was cut off may have left it behind.
-    pub(super) fn follow(&mut self, stored: &[StoredFile]) {
-        let mut told = std::mem::take(&mut self.files);
+    /// Brings the manifest into line with the list of objects, from which an interrupted sync may have left it different.
+    pub(super) fn reconcile(&mut self, stored: &[StoredFile]) {
+        let mut known = std::mem::take(&mut self.files);
         for StoredFile { path, size, .. } in stored {
-            let known = told.remove(path).filter(|known| known.size == *size);
-            let kept = known.unwrap_or_else(|| ManifestEntry { size: *size, sha256: String::new(), mode: 0o644 });
-            self.files.insert(path.clone(), kept);
+            let entry = known.remove(path).filter(|entry| entry.size == *size);
+            let entry = entry.unwrap_or_else(|| ManifestEntry { size: *size, sha256: String::new(), mode: 0o644 });
+            self.files.insert(path.clone(), entry);
         }
     }
 }
 
-/// One file as it was last taken out.
+/// One file as it was last saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Of its content, in lower-case hexadecimal; empty where nobody knows.
+    /// SHA-256 of the content in lower-case hexadecimal; empty if unknown.
     pub sha256: String,
     /// Permission bits.
     pub mode: u32,

@@ -1,8 +1,8 @@
-//! Rooms' files in object storage.
+//! Conversations' files in object storage.
 //!
-//! Each conversation has a place of its own, `{prefix}{tenant}/{conversation}/`: below `files/` lies every file under its
-//! escaped path, and `manifest.json` says what a list of objects cannot. What is in the list is there; the manifest saves
-//! work and keeps modes, and where it is gone or late nothing is lost.
+//! The objects of a conversation have the prefix `{prefix}{tenant}/{conversation}/`: every file is below `files/` under its escaped
+//! path, and `manifest.json` holds what a list of objects cannot, such as permission bits and hashes. The list of objects is
+//! authoritative; the manifest only saves transfers, so a missing or outdated one loses no content.
 
 mod bucket;
 mod conversation_store;
@@ -18,30 +18,30 @@ pub use conversation_store::{ConversationStore, StoredFile};
 pub use manifest::{Manifest, ManifestEntry};
 pub use sync::{Content, RoomFile, RoomFiles, RoomFilesError, SyncReport, SyncState, restore, save};
 
-/// Files that are kept of one conversation, at most.
+/// Maximum number of files stored per conversation.
 pub const MAX_FILES: usize = 20_000;
-/// Bytes of one file, at most.
+/// Maximum size of one file in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Why storage did not do what it was asked.
+/// Why an operation on object storage failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// It does not let this server in, or this server has no credentials.
+    /// The bucket denies access, or this server has no credentials.
     #[error("the bucket refuses this server: {0}")]
     Refused(String),
-    /// Nobody answers, or not with what was asked.
+    /// The endpoint cannot be connected to, or the connection failed.
     #[error("the bucket cannot be reached: {0}")]
     Unreachable(String),
-    /// It takes too long.
+    /// No response within the limit.
     #[error("the bucket did not answer within {0:?}")]
     Timeout(Duration),
-    /// There is no such bucket, or no such object.
+    /// The bucket or the object does not exist.
     #[error("not in the bucket: {0}")]
     NotFound(String),
-    /// It answers with a fault of its own.
-    #[error("the bucket: {0}")]
+    /// The bucket responds with an error of its own.
+    #[error("the bucket failed: {0}")]
     Failed(String),
-    /// The room's side of a transfer.
+    /// The room's side of a transfer failed.
     #[error(transparent)]
     Room(#[from] RoomFilesError),
 }

@@ -1,14 +1,14 @@
-//! Names of files as names of objects, and back.
+//! Converts paths of files into names of objects and back.
 //!
-//! Letters and digits of any script and `-`, `_`, `.` stay; every other byte, and a part that is all dots, becomes `%XX`.
-//! So any name a file can have is an object's, and an operator can still read most of them.
+//! Letters and digits of any script and `-`, `_`, `.` stay; every other byte, and every byte of a component that consists of dots,
+//! becomes `%XX`. So every valid path has an object name, and most of them stay readable for an operator.
 
 use std::fmt::Write;
 
-/// Bytes of an object's name, at most (Amazon S3, "Creating object key names").
-pub(super) const LONGEST: usize = 1024;
+/// Maximum length of an object's name in bytes (Amazon S3, "Creating object key names").
+pub(super) const MAX_LENGTH: usize = 1024;
 
-/// One part of a path as part of an object's name.
+/// Escapes one component of a path.
 pub(super) fn escape(part: &str) -> String {
     let only_dots = part.bytes().all(|byte| byte == b'.');
     let mut escaped = String::with_capacity(part.len());
@@ -24,28 +24,16 @@ pub(super) fn escape(part: &str) -> String {
     escaped
 }
 
-/// A whole path, whose parts '/' divides; `None` where it is none: absolute, with a part that leads elsewhere, or with NUL.
+/// Escapes a relative path; `None` if it is not valid: absolute, with an empty, `.` or `..` component, or with a NUL.
 pub(super) fn escape_path(path: &str) -> Option<String> {
-    let fit = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
-    path.split('/').all(fit).then(|| path.split('/').map(escape).collect::<Vec<_>>().join("/"))
+    let valid = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    path.split('/').all(valid).then(|| path.split('/').map(escape).collect::<Vec<_>>().join("/"))
 }
 
-/// The path of an object's name; `None` where no path has this name.
+/// The path that an object's name stands for; `None` if no path has this name.
 pub(super) fn unescape_path(name: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(name.len());
-    let mut rest = name.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        if byte != b'%' {
-            bytes.push(byte);
-            rest = after;
-            continue;
-        }
-        let (code, after) = after.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok()?);
-        rest = after;
-    }
-    let path = String::from_utf8(bytes).ok()?;
-    // Only what this would have been called: else two names were one file's.
+    let path = percent_encoding::percent_decode_str(name).decode_utf8().ok()?.into_owned();
+    // Only the canonical name is accepted, so that no two objects stand for the same file.
     (escape_path(&path)? == name).then_some(path)
 }
 
@@ -55,7 +43,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names_stay_readable_and_nothing_leads_elsewhere() {
+    fn names_are_escaped_and_invalid_paths_rejected() {
         assert_eq!(escape_path("src/main.rs").as_deref(), Some("src/main.rs"));
         assert_eq!(escape_path("長屋/a b%.txt").as_deref(), Some("長屋/a%20b%25.txt"));
         assert_eq!(escape_path("...").as_deref(), Some("%2E%2E%2E"));
@@ -70,7 +58,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_path_is_found_again(path in "\\PC{1,20}(/[^/\0]{1,20}){0,3}") {
+        fn a_valid_path_is_recovered_from_its_name(path in "\\PC{1,20}(/[^/\0]{1,20}){0,3}") {
             if let Some(name) = escape_path(&path) {
                 prop_assert!(object_store::path::Path::parse(&name).is_ok(), "{name:?}");
                 prop_assert_eq!(unescape_path(&name), Some(path));

@@ -1,11 +1,13 @@
-//! A room's files and the bucket's, made the same: into the room before a run, out of it after.
+//! Syncs a room's files with the bucket: restores them into the room before a run, and saves them afterwards.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -13,36 +15,36 @@ use super::conversation_store::{ConversationStore, StoredFile};
 use super::manifest::{Manifest, ManifestEntry};
 use super::{MAX_FILE_BYTES, MAX_FILES, StorageError};
 
-/// Files under way at once.
-const AT_ONCE: usize = 4;
-/// How long the manifest may take after what it tells of.
-const MANIFEST: Duration = Duration::from_secs(5);
+/// Files in transfer concurrently.
+const CONCURRENT_FILES: usize = 4;
+/// Time limit for writing the manifest, even if the deadline of the sync has passed.
+const MANIFEST_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A file's bytes, as they come.
+/// The content of a file as a stream of chunks.
 pub type Content = BoxStream<'static, Result<Bytes, StorageError>>;
 
-/// Why a room did not give or take files.
+/// Why reading or writing a room's files failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RoomFilesError {
-    /// The room's agent cannot be talked to.
-    #[error("the room: {0}")]
+    /// The room's agent does not answer or refuses.
+    #[error("the workspace: {0}")]
     Agent(String),
-    /// The file went, or changed, while it was read.
+    /// The file was removed or changed while it was read.
     #[error("the file changed while it was read")]
     Changed,
-    /// It is larger than what is kept.
+    /// The file is larger than [`MAX_FILE_BYTES`].
     #[error("the file is larger than {MAX_FILE_BYTES} bytes")]
     TooLarge,
 }
 
-/// A file in a room, by the room's own account.
+/// A file in a room, as the room's agent lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomFile {
-    /// Below the workspace, parts divided by '/'.
+    /// Path relative to the workspace directory, with `/` between its components.
     pub path: String,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Whatever changes when the file does.
+    /// A value that changes whenever the file does.
     pub version: i64,
     /// Permission bits.
     pub mode: u32,
@@ -51,97 +53,97 @@ pub struct RoomFile {
 /// The room's side of a sync.
 #[async_trait]
 pub trait RoomFiles: Send + Sync {
-    /// Every regular file, at most `most`; `false` where there are more.
+    /// Lists up to `limit` regular files; the second value is whether the list is complete.
     ///
     /// # Errors
     /// The room does not answer.
-    async fn list(&self, most: usize) -> Result<(Vec<RoomFile>, bool), RoomFilesError>;
+    async fn list(&self, limit: usize) -> Result<(Vec<RoomFile>, bool), RoomFilesError>;
 
-    /// A file's content; breaks off where it is not as long as it is said to be.
+    /// Opens a file. The content fails if it does not have the listed size.
     ///
     /// # Errors
-    /// It is gone, or the room does not answer.
+    /// The file was removed or changed, or the room does not answer.
     async fn read(&self, file: &RoomFile) -> Result<Content, RoomFilesError>;
 
-    /// Makes a file; all of it is there, or nothing.
+    /// Writes a file atomically.
     ///
     /// # Errors
-    /// The content breaks off, or the room does not take it.
+    /// The content fails, or the room refuses it.
     async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError>;
 }
 
-/// What a sync did.
+/// The result of a sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SyncReport {
-    /// Files that went over.
+    /// Number of files transferred.
     pub moved: usize,
-    /// Files that were deleted on the other side.
+    /// Number of files deleted on the other side.
     pub deleted: usize,
-    /// Files that did not go over, and why: at most one of each reason is told.
+    /// Number of files that could not be transferred.
     pub skipped: usize,
-    /// One reason for that, for a person.
+    /// The first skipped file and the reason, for people.
     pub skip_reason: Option<String>,
 }
 
 impl SyncReport {
     fn skip(&mut self, path: &str, why: &str) {
         self.skipped += 1;
-        tracing::debug!(path, why, "a file is not synced");
+        tracing::debug!(path, why, "file skipped");
         self.skip_reason.get_or_insert_with(|| format!("{:.120}: {why}", path.escape_debug().to_string()));
     }
 }
 
-/// What is known of one room and its conversation's place, as long as this process has the room.
+/// What this process knows about the files of one room and of its conversation in the bucket.
 #[derive(Debug, Default)]
 pub struct SyncState {
-    /// Whether the room has had every file of the bucket. Before that, what is missing in it was not deleted there.
-    pub is: bool,
+    /// Whether all stored files were restored into the room. Until then, a file that is missing in it was not deleted there.
+    pub restored: bool,
     manifest: Option<Manifest>,
-    /// Whether the bucket has an older manifest.
-    unwritten: bool,
-    /// Versions that are in the bucket.
-    out: HashMap<String, (u64, i64)>,
+    /// Whether the manifest has changed since it was last written.
+    manifest_changed: bool,
+    /// Size and version of the files as they were last saved, by path.
+    saved: HashMap<String, (u64, i64)>,
 }
 
-/// Brings the bucket's files into the room; those it has already stay as they are.
+/// Restores the stored files into the room. Files that the room already has stay as they are.
 ///
 /// # Errors
-/// Not all of them are there; what is there is whole.
+/// Not all files were restored; each restored file is complete.
 pub async fn restore(
-    place: &ConversationStore,
+    store: &ConversationStore,
     room_id: &str,
     room: &dyn RoomFiles,
-    step: &mut SyncState,
+    state: &mut SyncState,
     until: Instant,
 ) -> Result<SyncReport, StorageError> {
     let mut done = SyncReport::default();
-    if step.is {
+    if state.restored {
         return Ok(done);
     }
-    let manifest = place.manifest(until).await?;
+    let manifest = store.manifest(until).await?;
     if manifest.room.as_deref() == Some(room_id) {
-        // An earlier process has brought them in.
-        step.is = true;
+        // An earlier process has restored them.
+        state.restored = true;
         return Ok(done);
     }
-    let stored = place.list(until).await?;
+    let stored = store.list(until).await?;
     if !stored.is_empty() {
-        let (there, _) = in_time(until, room.list(MAX_FILES)).await?;
-        let there: HashSet<&str> = there.iter().map(|file| file.path.as_str()).collect();
+        let (present, _) = room_within(until, room.list(MAX_FILES)).await?;
+        let present: HashSet<&str> = present.iter().map(|file| file.path.as_str()).collect();
         let modes = &manifest.files;
         let mut missing = stored.clone();
-        missing.retain(|file| !there.contains(file.path.as_str()));
-        let brought = stream::iter(missing).map(move |file: StoredFile| async move {
-            let mode = modes.get(&file.path).map_or(0o644, |kept| kept.mode);
-            let (size, content) = place.read(&file.path, until).await?;
-            match in_time(until, room.write(&file.path, size, mode, content)).await {
-                // Another file is where its directory should be, say. The others come in all the same.
+        missing.retain(|file| !present.contains(file.path.as_str()));
+        let transfers = stream::iter(missing).map(move |file: StoredFile| async move {
+            let mode = modes.get(&file.path).map_or(0o644, |entry| entry.mode);
+            let (size, content) = store.read(&file.path, until).await?;
+            match room_within(until, room.write(&file.path, size, mode, content)).await {
+                // For example, a file exists where its directory should be. The other files are restored nevertheless.
                 Err(StorageError::Room(why)) if Instant::now() < until => Ok(Some((file.path, why.to_string()))),
                 other => other.map(|()| None),
             }
         });
-        let mut brought = brought.buffer_unordered(AT_ONCE);
-        while let Some(refused) = brought.try_next().await? {
+        let mut transfers = transfers.buffer_unordered(CONCURRENT_FILES);
+        while let Some(refused) = transfers.try_next().await? {
             match refused {
                 None => done.moved += 1,
                 Some((path, why)) => done.skip(&path, &why),
@@ -152,147 +154,150 @@ pub async fn restore(
         return Ok(done);
     }
     let mut manifest = manifest;
-    manifest.follow(&stored);
+    manifest.reconcile(&stored);
     manifest.room = Some(room_id.to_owned());
     if !stored.is_empty() {
-        place.set_manifest(&manifest, until.max(Instant::now() + MANIFEST)).await?;
+        store.set_manifest(&manifest, until.max(Instant::now() + MANIFEST_DEADLINE)).await?;
     }
-    // Of an empty place there is nothing to tell yet.
-    (step.is, step.unwritten, step.manifest) = (true, stored.is_empty(), Some(manifest));
+    // If nothing is stored, the manifest is written by the first save.
+    (state.restored, state.manifest_changed, state.manifest) = (true, stored.is_empty(), Some(manifest));
     Ok(done)
 }
 
-/// Takes what has changed in the room out into the bucket.
+/// Saves the files that have changed in the room to the bucket, and deletes those that were deleted in the room.
 ///
 /// # Errors
-/// Not everything is there; what is there is whole.
+/// Not all files were saved; each saved file is complete.
 pub async fn save(
-    place: &ConversationStore,
+    store: &ConversationStore,
     room_id: &str,
     room: &dyn RoomFiles,
-    step: &mut SyncState,
+    state: &mut SyncState,
     until: Instant,
 ) -> Result<SyncReport, StorageError> {
     let mut done = SyncReport::default();
-    let (files, all) = in_time(until, room.list(MAX_FILES)).await?;
-    if !all {
-        done.skip("/", &format!("not every file of the room can be listed, or there are more than {MAX_FILES}"));
+    let (files, complete) = room_within(until, room.list(MAX_FILES)).await?;
+    if !complete {
+        done.skip("/", &format!("not all files of the workspace can be listed, or there are more than {MAX_FILES}"));
     }
     let names: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let mut changed = Vec::new();
     for file in &files {
-        if step.out.get(&file.path) == Some(&(file.size, file.version)) {
+        if state.saved.get(&file.path) == Some(&(file.size, file.version)) {
             continue;
         }
         if file.size > MAX_FILE_BYTES {
-            done.skip(&file.path, "larger than what is kept");
-        } else if place.accepts(&file.path) {
+            done.skip(&file.path, "it is larger than what is stored");
+        } else if store.accepts(&file.path) {
             changed.push(file.clone());
         } else {
             done.skip(&file.path, "its name is too long");
         }
     }
-    if step.manifest.is_none() {
-        let mut manifest = place.manifest(until).await?;
-        manifest.follow(&place.list(until).await?);
-        // An earlier process may have brought everything in.
-        step.is |= manifest.room.as_deref() == Some(room_id);
-        step.manifest = Some(manifest);
+    if state.manifest.is_none() {
+        let mut manifest = store.manifest(until).await?;
+        manifest.reconcile(&store.list(until).await?);
+        // An earlier process may have restored all files.
+        state.restored |= manifest.room.as_deref() == Some(room_id);
+        state.manifest = Some(manifest);
     }
-    let manifest = step.manifest.get_or_insert_default();
+    let manifest = state.manifest.get_or_insert_default();
     let before = manifest.clone();
     let known = &before.files;
-    let moves = stream::iter(changed).map(move |file: RoomFile| async move {
-        let taken = take_one(place, room, &file, known.get(&file.path), until).await;
-        (file, taken)
+    let transfers = stream::iter(changed).map(move |file: RoomFile| async move {
+        let saved = save_one(store, room, &file, known.get(&file.path), until).await;
+        (file, saved)
     });
-    let mut moves = moves.buffer_unordered(AT_ONCE);
+    let mut transfers = transfers.buffer_unordered(CONCURRENT_FILES);
     let mut failed = None;
-    while let Some((file, taken)) = moves.next().await {
-        match taken {
-            Ok((kept, moved)) => {
-                step.unwritten |= manifest.files.insert(file.path.clone(), kept.clone()).as_ref() != Some(&kept);
-                step.out.insert(file.path.clone(), (file.size, file.version));
+    while let Some((file, saved)) = transfers.next().await {
+        match saved {
+            Ok((entry, moved)) => {
+                state.manifest_changed |=
+                    manifest.files.insert(file.path.clone(), entry.clone()).as_ref() != Some(&entry);
+                state.saved.insert(file.path.clone(), (file.size, file.version));
                 done.moved += usize::from(moved);
             }
             Err(StorageError::Room(RoomFilesError::Changed)) => done.skip(&file.path, "it changed while it was read"),
-            Err(StorageError::Room(RoomFilesError::TooLarge)) => done.skip(&file.path, "larger than what is kept"),
+            Err(StorageError::Room(RoomFilesError::TooLarge)) => {
+                done.skip(&file.path, "it is larger than what is stored")
+            }
             Err(error) => {
                 failed = Some(error);
                 break;
             }
         }
     }
-    drop(moves);
-    if failed.is_none() && step.is && all {
-        let gone: Vec<String> = known.keys().filter(|path| !names.contains(path.as_str())).cloned().collect();
-        done.deleted = gone.len();
-        match place.delete(gone.clone(), until).await {
-            Ok(()) => gone.iter().for_each(|path| {
-                step.unwritten |= manifest.files.remove(path).is_some();
-                step.out.remove(path);
+    drop(transfers);
+    if failed.is_none() && state.restored && complete {
+        let deleted: Vec<String> = known.keys().filter(|path| !names.contains(path.as_str())).cloned().collect();
+        done.deleted = deleted.len();
+        match store.delete(deleted.clone(), until).await {
+            Ok(()) => deleted.iter().for_each(|path| {
+                state.manifest_changed |= manifest.files.remove(path).is_some();
+                state.saved.remove(path);
             }),
             Err(error) => failed = Some(error),
         }
     }
-    if step.is && manifest.room.as_deref() != Some(room_id) {
-        (manifest.room, step.unwritten) = (Some(room_id.to_owned()), true);
+    if state.restored && manifest.room.as_deref() != Some(room_id) {
+        (manifest.room, state.manifest_changed) = (Some(room_id.to_owned()), true);
     }
-    if step.unwritten {
-        let written = place.set_manifest(manifest, until.max(Instant::now() + MANIFEST)).await;
-        step.unwritten = written.is_err();
+    if state.manifest_changed {
+        let written = store.set_manifest(manifest, until.max(Instant::now() + MANIFEST_DEADLINE)).await;
+        state.manifest_changed = written.is_err();
         failed = failed.or(written.err());
     }
     failed.map_or(Ok(done), Err)
 }
 
-/// Takes one file out, unless its content is there already; says whether it went.
-async fn take_one(
-    place: &ConversationStore,
+/// Saves one file unless the bucket already has its content; returns whether it was transferred.
+async fn save_one(
+    store: &ConversationStore,
     room: &dyn RoomFiles,
     file: &RoomFile,
     known: Option<&ManifestEntry>,
     until: Instant,
 ) -> Result<(ManifestEntry, bool), StorageError> {
     if let Some(known) = known.filter(|known| known.size == file.size) {
-        let sha256 = in_time(until, digest(in_time(until, room.read(file)).await?)).await?;
+        let sha256 = room_within(until, digest(room_within(until, room.read(file)).await?)).await?;
         if sha256 == known.sha256 {
             return Ok((ManifestEntry { mode: file.mode, ..known.clone() }, false));
         }
     }
-    let (seen, hashed) = hashing(in_time(until, room.read(file)).await?);
-    place.write(&file.path, hashed, until).await?;
-    let (size, sha256) = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).finish();
+    let (seen, hashed) = hashing(room_within(until, room.read(file)).await?);
+    store.write(&file.path, hashed, until).await?;
+    let (size, sha256) = seen.lock().finish();
     Ok((ManifestEntry { size, sha256, mode: file.mode }, true))
 }
 
-/// Work of the room's, no longer than `until`.
-pub(super) async fn in_time<T, E: Into<StorageError>>(
+/// Runs an operation of the room with a deadline.
+pub(super) async fn room_within<T, E: Into<StorageError>>(
     until: Instant,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, StorageError> {
     match tokio::time::timeout_at(until, work).await {
         Ok(done) => done.map_err(Into::into),
-        Err(_) => Err(RoomFilesError::Agent("it did not answer in time".into()).into()),
+        Err(_) => Err(RoomFilesError::Agent("no answer in time".into()).into()),
     }
 }
 
 async fn digest(mut content: Content) -> Result<String, StorageError> {
-    let mut sum = Sum::default();
+    let mut sum = RunningHash::default();
     while let Some(chunk) = content.try_next().await? {
         sum.add(&chunk);
     }
     Ok(sum.finish().1)
 }
 
-/// Length and hash of what went by.
+/// Length and hash of a stream.
 #[derive(Default)]
-struct Sum {
+struct RunningHash {
     size: u64,
     hash: Sha256,
 }
 
-impl Sum {
+impl RunningHash {
     fn add(&mut self, chunk: &Bytes) {
         self.size += chunk.len() as u64;
         self.hash.update(chunk);
@@ -303,11 +308,12 @@ impl Sum {
     }
 }
 
-fn hashing(content: Content) -> (std::sync::Arc<std::sync::Mutex<Sum>>, Content) {
-    let sum = std::sync::Arc::new(std::sync::Mutex::new(Sum::default()));
+/// Hashes a stream while it passes through.
+fn hashing(content: Content) -> (Arc<Mutex<RunningHash>>, Content) {
+    let sum = Arc::new(Mutex::new(RunningHash::default()));
     let adding = sum.clone();
     let hashed = content.inspect_ok(move |chunk| {
-        adding.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(chunk);
+        adding.lock().add(chunk);
     });
     (sum, hashed.boxed())
 }

@@ -1,61 +1,63 @@
-//! The state directory: this process's alone while it runs.
+//! The state directory. A running server locks it, so no other server uses it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Characters of a deployment id that we make: random, hexadecimal.
+/// Length of a deployment id: random hexadecimal digits.
 const ID_DIGITS: usize = 12;
 
-/// Bytes that must be free in it. A run's journal, its messages and its room's record find room in less, but with less than
-/// this it is only a matter of minutes.
-const LEAST_FREE: u64 = 8 << 20;
+/// Free bytes below which no run is accepted. One run's journal, messages and record need less than this, but the directory would be
+/// full within minutes.
+const MIN_FREE_BYTES: u64 = 8 << 20;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// It cannot be made or written.
-    #[error("STATE_DIR={path:?}: {source}; give a directory this user may write to")]
+    /// It cannot be created or written.
+    #[error("STATE_DIR={path:?}: {source}; choose a directory that this user may write to")]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// In the system's words.
+        /// The operating system's error.
         source: io::Error,
     },
     /// Its file system is full.
     #[error(
-        "STATE_DIR={path:?} has {free} bytes and {files} files free, too little to keep runs; make room on that file system"
+        "STATE_DIR={path:?} has {free} bytes and {files} files free, too little to store runs; free space on that file system"
     )]
     Full {
         /// The directory.
         path: PathBuf,
-        /// Bytes that are left.
+        /// Free bytes.
         free: u64,
-        /// Files that may still be made.
+        /// Free inodes.
         files: u64,
     },
-    /// Another server has it.
+    /// Another server has locked it.
     #[error("STATE_DIR={0:?} is in use by another server; stop it, or give this one a directory of its own")]
     InUse(PathBuf),
-    /// The id in it is none.
-    #[error("{0:?} holds no deployment id; restore or remove it (removing it disowns the rooms that exist)")]
+    /// The file with the deployment id is not valid.
+    #[error(
+        "{0:?} does not contain a valid deployment id; restore it, or remove it (existing workspaces then no longer belong to this deployment)"
+    )]
     Id(PathBuf),
 }
 
-/// The directory, locked.
+/// The locked directory.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// Held for as long as the directory is ours.
+    /// Keeps the lock for as long as the value lives.
     _lock: File,
 }
 
 impl StateDir {
-    /// Makes the directory where there is none, and locks it.
+    /// Creates the directory if it is missing, and locks it.
     ///
     /// # Errors
-    /// It cannot be used.
+    /// The directory cannot be created or written, or another server has locked it.
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -72,24 +74,24 @@ impl StateDir {
         }
     }
 
-    /// A file in the directory.
+    /// The path of a file in the directory.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Whether its file system has room for runs: some MiB, and a few files more.
+    /// Checks that the directory's file system has space for runs.
     ///
     /// # Errors
-    /// It has not, or does not tell.
+    /// The file system is full or cannot be queried.
     pub fn check_free_space(&self) -> Result<(), DirectoryError> {
         check_free_space(&self.path)
     }
 
-    /// The deployment's id, made at the first start.
+    /// The deployment's id, generated at the first start.
     ///
     /// # Errors
-    /// It can be neither read nor written.
+    /// The file cannot be read or written, or has no valid id.
     pub fn deployment_id(&self) -> Result<String, DirectoryError> {
         let path = self.file("deployment-id");
         let io = |source| DirectoryError::Io { path: path.clone(), source };
@@ -109,26 +111,26 @@ impl StateDir {
     }
 }
 
-/// [`StateDir::check_free_space`] for a directory that is not ours yet.
+/// [`StateDir::check_free_space`] for a directory that is not locked.
 ///
 /// # Errors
-/// As there.
+/// The file system is full or cannot be queried.
 pub fn check_free_space(path: &Path) -> Result<(), DirectoryError> {
     let space = rustix::fs::statvfs(path)
         .map_err(|error| DirectoryError::Io { path: path.to_owned(), source: error.into() })?;
     let (free, files) = (space.f_bavail.saturating_mul(space.f_frsize), space.f_favail);
-    // A file system that does not count files says that it has none at all.
-    let no_file = space.f_files > 0 && files == 0;
-    if free < LEAST_FREE || no_file {
+    // A file system without a fixed number of inodes, such as btrfs, reports zero of them in total.
+    let no_inode = space.f_files > 0 && files == 0;
+    if free < MIN_FREE_BYTES || no_inode {
         return Err(DirectoryError::Full { path: path.to_owned(), free, files });
     }
     Ok(())
 }
 
-/// Writes a file so that a reader sees all of it or nothing.
+/// Writes a file atomically: a reader sees the old content or the whole new one.
 ///
 /// # Errors
-/// It was not written.
+/// The file could not be written.
 pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
@@ -144,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_belongs_to_one_and_keeps_its_id() {
+    fn a_directory_is_locked_by_one_server_and_keeps_its_id() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("state");
         let first = StateDir::open(&path).expect("opens");

@@ -1,4 +1,4 @@
-//! State in an SQLite file: for one server.
+//! State in an SQLite file, for a deployment of one server.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -10,10 +10,11 @@ use sqlx::{Row, SqliteConnection};
 use super::quarantine::Quarantine;
 use super::{PoolSize, Record, State, StateError, WriteOutcome};
 
-/// How long a statement waits for another process's lock.
+/// How long a statement waits for the lock of another process.
 const BUSY_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What the file holds. A record is kept as text; beside it stands its conversation, so that no two rooms have the same.
+/// The tables. A record is stored encoded; its conversation has a column of its own, so that the database enforces that no two rooms
+/// have the same.
 const SCHEMA: &str = "
     DROP TABLE IF EXISTS workspace;
     CREATE TABLE IF NOT EXISTS record (id TEXT PRIMARY KEY, conversation TEXT UNIQUE, text TEXT NOT NULL) STRICT;
@@ -31,17 +32,17 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the file, making it where there is none.
+    /// Opens the file and creates it if it is missing.
     ///
     /// # Errors
-    /// It cannot be opened or written.
+    /// The file cannot be opened or written.
     pub async fn open(path: &Path) -> sqlx::Result<Self> {
         let pool = open_sqlite(path, 1).await?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await?;
         Ok(Self { pool, quarantine: Quarantine::default() })
     }
 
-    /// Decodes a row, or moves it aside.
+    /// Decodes a row, or moves it to the quarantine table.
     async fn read(&self, row: sqlx::Result<Option<sqlx::sqlite::SqliteRow>>) -> Result<Option<Record>, StateError> {
         let Some(row) = row? else { return Ok(None) };
         let (id, text): (String, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
@@ -56,14 +57,14 @@ impl Embedded {
                     .await?;
                 sqlx::query("DELETE FROM record WHERE id = ?").bind(&id).execute(&mut *change).await?;
                 change.commit().await?;
-                self.quarantine.tell(&id, &why, "the table quarantine");
+                self.quarantine.report(&id, &why, "the table quarantine");
                 Ok(None)
             }
         }
     }
 }
 
-/// Milliseconds since the epoch: a lock may outlive the process that took it.
+/// Milliseconds since the Unix epoch. A monotonic clock does not do: a lock may outlive the process that acquired it.
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -87,7 +88,7 @@ impl State for Embedded {
     }
 
     async fn epoch(&self) -> Result<String, StateError> {
-        // A file loses nothing while it is open.
+        // A file loses no records while it is open, so the epoch never changes.
         Ok("file".into())
     }
 
@@ -117,14 +118,14 @@ impl State for Embedded {
         old: Option<&Record>,
         new: Option<&Record>,
     ) -> Result<WriteOutcome, StateError> {
-        // Whatever cannot be read is out of the way first.
+        // Reading the record first moves one that cannot be decoded to quarantine.
         if old.is_none() && self.record(workspace).await?.is_some() {
             return Ok(WriteOutcome::Conflict);
         }
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let row = sqlx::query("SELECT text FROM record WHERE id = ?").bind(workspace).fetch_optional(&mut *change);
-        let there = row.await?.map(|row| row.try_get::<String, _>(0)).transpose()?;
-        if there != old.map(Record::encode) {
+        let stored = row.await?.map(|row| row.try_get::<String, _>(0)).transpose()?;
+        if stored != old.map(Record::encode) {
             return Ok(WriteOutcome::Conflict);
         }
         let Some(new) = new else {
@@ -133,9 +134,9 @@ impl State for Embedded {
             return Ok(WriteOutcome::Written);
         };
         if let Some((conversation, _)) = &new.occupant {
-            let others = sqlx::query("SELECT 1 FROM record WHERE conversation = ? AND id <> ?");
-            let others = others.bind(conversation).bind(workspace).fetch_optional(&mut *change);
-            if others.await?.is_some() {
+            let other = sqlx::query("SELECT 1 FROM record WHERE conversation = ? AND id <> ?");
+            let other = other.bind(conversation).bind(workspace).fetch_optional(&mut *change);
+            if other.await?.is_some() {
                 return Ok(WriteOutcome::ConversationTaken);
             }
         }
@@ -145,7 +146,7 @@ impl State for Embedded {
     }
 
     async fn refresh(&self, _: &[Record]) -> Result<(), StateError> {
-        // Records in a file do not age; the collector removes those of no room.
+        // Records in a file do not expire; garbage collection deletes those without a room.
         Ok(())
     }
 
@@ -153,7 +154,7 @@ impl State for Embedded {
         &self,
         conversation: &str,
         holder: &str,
-        over: Option<&str>,
+        dead_holder: Option<&str>,
         ttl: Duration,
     ) -> Result<Option<String>, StateError> {
         let now = now_ms();
@@ -163,7 +164,7 @@ impl State for Embedded {
         let row = row.bind(conversation).bind(now).fetch_optional(&mut *change).await?;
         if let Some(theirs) = row.map(|row| row.try_get::<String, _>(0)).transpose()?
             && theirs != holder
-            && over != Some(theirs.as_str())
+            && dead_holder != Some(theirs.as_str())
         {
             return Ok(Some(theirs));
         }
@@ -213,10 +214,10 @@ impl State for Embedded {
     }
 }
 
-/// Opens an SQLite file with the settings all of ours have: write-ahead log, durable at checkpoints, foreign keys kept.
+/// Opens an SQLite file with the settings of all files of this server: write-ahead log, synced at checkpoints, foreign keys enforced.
 ///
 /// # Errors
-/// It cannot be opened.
+/// The file cannot be opened.
 pub async fn open_sqlite(path: &Path, connections: u32) -> sqlx::Result<SqlitePool> {
     let options = SqliteConnectOptions::new()
         .filename(path)

@@ -1,10 +1,10 @@
-//! Shared state: whose a room is, who is just making one, and how large the pool should be.
+//! Shared state: records of rooms, locks of conversations, and the size of the warm pool.
 //!
-//! It is an index over the engine's truth. The engine's labels say which rooms exist; a record adds what a label cannot
-//! hold because it changes: the conversation, the driver's session, the server that has the room. A lost record costs a
-//! room, never a conversation, and the server that has the room writes it again.
+//! Records are an index. The labels of the engine's containers say which rooms exist; a record adds what changes and so cannot be a
+//! label: the conversation, the driver's session and the server that owns the room. A lost record costs at most a room, never a
+//! conversation, and the owner of the room writes it again.
 //!
-//! [`Embedded`] keeps it in a file, [`Redis`] where several servers reach it. One test suite runs over both
+//! [`Embedded`] stores the state in a file for one server, [`Redis`] for several servers. The same test suite runs over both
 //! (`tests/state`).
 
 pub mod directory;
@@ -24,95 +24,95 @@ pub use record::Record;
 pub use redis::Redis;
 pub use redis_link::RedisAddress;
 
-/// How often a change is tried again after somebody else's came between.
+/// Attempts at a change while other servers change the same record.
 const ATTEMPTS: usize = 16;
 
-/// How many rooms wait.
+/// Size of the warm pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSize {
-    /// So many are kept; 0 turns the pool off.
+    /// Number of rooms that the pool keeps ready; 0 turns the pool off.
     pub min: usize,
-    /// Never more than so many.
+    /// Number of rooms above which surplus rooms are released.
     pub max: usize,
 }
 
-/// What became of a change.
+/// The outcome of a conditional write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// It was made.
+    /// The record was written or deleted.
     Written,
-    /// The record was not, or is no longer, as the caller believed; nothing was changed.
+    /// The stored record differs from the one that the caller expected; nothing was written.
     Conflict,
-    /// The conversation already has another room; nothing was changed.
+    /// The conversation already has another room; nothing was written.
     ConversationTaken,
 }
 
-/// Why the shared state did not do as asked.
+/// Why an operation on the shared state failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It does not answer, or not now.
+    /// Redis does not answer, or answers with an error.
     #[error("the shared state at {address}: {why}")]
     Unavailable {
-        /// Where, without a password.
+        /// Address without user and password.
         address: String,
-        /// What is wrong.
+        /// The cause.
         why: String,
     },
-    /// It does not let us in.
+    /// Redis rejects the credentials.
     #[error("the shared state at {address} refuses this server: {why}; set user and password in REDIS_URL")]
     Refused {
-        /// Where, without a password.
+        /// Address without user and password.
         address: String,
-        /// In its words.
+        /// The error as Redis words it.
         why: String,
     },
-    /// The file does not do as asked.
+    /// The SQLite file cannot be read or written.
     #[error("the workspace records: {0}")]
     File(#[from] sqlx::Error),
-    /// Others change the record without end.
-    #[error("the record of {0} is changed by others all the time")]
+    /// Other servers changed the record between every attempt.
+    #[error("the record of workspace {0} kept changing while it was written")]
     Contended(String),
 }
 
-/// Records, locks, and the pool's size. No call waits for ever: each ends with an answer or an error within seconds.
+/// Records, locks, and the size of the warm pool. Every call returns a result or an error within seconds.
 ///
-/// A record that cannot be read is moved aside, told of by [`State::quarantined`], and counts as absent.
+/// A record that cannot be decoded is moved aside, reported by [`State::quarantined`], and counts as absent.
 #[async_trait]
 pub trait State: Debug + Send + Sync {
-    /// Whether it answers.
+    /// Checks that the store answers.
     ///
     /// # Errors
-    /// It does not.
+    /// The store does not answer.
     async fn ping(&self) -> Result<(), StateError>;
 
-    /// A word that changes when records may have been lost; the first call after that sets a new one.
+    /// An opaque value that changes when records may have been lost. The first call after a loss sets a new one.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The store does not answer.
     async fn epoch(&self) -> Result<String, StateError>;
 
-    /// Every record.
+    /// Reads all records.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The records cannot be read.
     async fn records(&self) -> Result<Vec<Record>, StateError>;
 
-    /// A room's record.
+    /// Reads a room's record; `None` if there is none.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The record cannot be read.
     async fn record(&self, workspace: &str) -> Result<Option<Record>, StateError>;
 
-    /// The record of the room a conversation has.
+    /// Reads the record of the room that a conversation has; `None` if it has none.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The record cannot be read.
     async fn record_by_conversation(&self, conversation: &str) -> Result<Option<Record>, StateError>;
 
-    /// Compare-and-set: where a room's record is `old`, it becomes `new`; `None` is no record.
+    /// Replaces a room's record with `new` if it equals `old`; `None` stands for an absent record.
     ///
     /// # Errors
-    /// Whether it was changed is not known.
+    /// The store does not answer; the record may or may not have been written.
     async fn compare_and_set(
         &self,
         workspace: &str,
@@ -120,53 +120,54 @@ pub trait State: Debug + Send + Sync {
         new: Option<&Record>,
     ) -> Result<WriteOutcome, StateError>;
 
-    /// Puts off the time at which records go away by themselves.
+    /// Extends the time to live of records.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The store does not answer.
     async fn refresh(&self, records: &[Record]) -> Result<(), StateError>;
 
-    /// Takes, or holds on to, the lock of a conversation for `holder`; it ends by itself after `ttl`. `over` names a
-    /// holder that is dead. Gives the holder that has it instead, `None` where it is ours.
+    /// Acquires or renews the lock of a conversation for `holder`; it expires after `ttl`. `dead_holder` names a holder whose lock may
+    /// be taken over. Returns the holder that has the lock instead, `None` if it is acquired.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The store does not answer.
     async fn lock(
         &self,
         conversation: &str,
         holder: &str,
-        over: Option<&str>,
+        dead_holder: Option<&str>,
         ttl: Duration,
     ) -> Result<Option<String>, StateError>;
 
-    /// Gives the lock of a conversation up, if `holder` has it.
+    /// Releases the lock of a conversation if `holder` has it.
     ///
     /// # Errors
-    /// It does not answer; the lock ends by itself.
+    /// The store does not answer; the lock expires by itself.
     async fn unlock(&self, conversation: &str, holder: &str) -> Result<(), StateError>;
 
-    /// The pool's size as an operator has set it; `None` where nobody has.
+    /// Reads the pool size that an operator has set; `None` if none is set.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The size cannot be read.
     async fn pool(&self) -> Result<Option<PoolSize>, StateError>;
 
-    /// Sets the pool's size for every server.
+    /// Sets the pool size of every server.
     ///
     /// # Errors
-    /// It was not set.
+    /// The store does not answer; the size may not have been set.
     async fn set_pool(&self, size: PoolSize) -> Result<(), StateError>;
 
-    /// Records that could not be read and were moved aside, since the start, for a person; `None` where there was none.
+    /// A message about the records that could not be decoded since the start of the process; `None` if there were none.
     fn quarantined(&self) -> Option<String>;
 
-    /// Lets go of connections and files.
+    /// Closes connections and files.
     async fn close(&self);
 
-    /// Writes a record as the room's owner: where there is none, or one of this owner's. [`WriteOutcome::Conflict`]: another has it.
+    /// Writes a record as the room's owner, over no record or one with the same owner. [`WriteOutcome::Conflict`] if another server
+    /// owns the room.
     ///
     /// # Errors
-    /// It was not written, as far as one knows.
+    /// The store does not answer; the record may not have been written.
     async fn put_owned(&self, record: &Record) -> Result<WriteOutcome, StateError> {
         for _ in 0..ATTEMPTS {
             let old = self.record(&record.workspace).await?;
@@ -175,16 +176,16 @@ pub trait State: Debug + Send + Sync {
             }
             match self.compare_and_set(&record.workspace, old.as_ref(), Some(record)).await? {
                 WriteOutcome::Conflict => {}
-                end => return Ok(end),
+                outcome => return Ok(outcome),
             }
         }
         Err(StateError::Contended(record.workspace.clone()))
     }
 
-    /// Deletes a record as the room's owner. One that is gone, or another's, is fine.
+    /// Deletes a record as the room's owner. Does nothing if it is absent or has another owner.
     ///
     /// # Errors
-    /// It was not deleted.
+    /// The store does not answer; the record may not have been deleted.
     async fn delete_owned(&self, workspace: &str, owner: &str) -> Result<(), StateError> {
         for _ in 0..ATTEMPTS {
             let old = self.record(workspace).await?.filter(|old| old.owner == owner);

@@ -1,23 +1,23 @@
-//! What is told of records that could not be read.
+//! Counts and reports the records that could not be decoded.
 
 use parking_lot::Mutex;
 
-/// How many, and the last of them.
+/// The number of records moved aside, and a description of the last one.
 #[derive(Debug, Default)]
 pub(super) struct Quarantine(Mutex<Option<(usize, String)>>);
 
 impl Quarantine {
-    /// Tells of a record that has been moved to `place`.
-    pub(super) fn tell(&self, workspace: &str, why: &str, place: &str) {
-        tracing::error!(workspace, why, place, "a workspace record could not be read and was moved aside");
-        let mut told = self.0.lock();
-        let count = told.as_ref().map_or(0, |(count, _)| *count) + 1;
-        *told = Some((count, format!("{workspace} ({why}), now in {place}")));
+    /// Reports a record that has been moved to `place`.
+    pub(super) fn report(&self, workspace: &str, why: &str, place: &str) {
+        tracing::error!(workspace, why, place, "a workspace record could not be decoded and was moved aside");
+        let mut reported = self.0.lock();
+        let count = reported.as_ref().map_or(0, |(count, _)| *count) + 1;
+        *reported = Some((count, format!("{workspace} ({why}), now in {place}")));
     }
 
-    /// For a person.
+    /// The message of [`super::State::quarantined`].
     pub(super) fn message(&self) -> Option<String> {
-        let told = self.0.lock();
-        told.as_ref().map(|(count, last)| format!("corrupt records moved aside: {count}, the last of {last}"))
+        let reported = self.0.lock();
+        reported.as_ref().map(|(count, last)| format!("corrupt records moved aside: {count}, the last of {last}"))
     }
 }

@@ -1,21 +1,21 @@
-//! A workspace record, and its one form as text.
+//! The record of a workspace, and its encoding.
 
 use serde::{Deserialize, Serialize};
 
-/// What is remembered of a room.
+/// What the shared state stores of a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The room's id.
+    /// Id of the room.
     pub workspace: String,
-    /// The conversation in it, and its tenant; `None` while it waits in the pool.
+    /// The conversation that the room belongs to, and its tenant; `None` while it is in the pool.
     pub occupant: Option<(String, String)>,
-    /// Driver's session of the last run in it.
+    /// The driver's session of the last run in the room.
     pub session: Option<String>,
-    /// The server that has the room, or had it when it died: one life of one process.
+    /// Id of the server process that owns the room, or owned it when it died. Every start of a server has an id of its own.
     pub owner: String,
 }
 
-/// The text's fields. What a newer server adds is ignored.
+/// The fields of the encoded record. Unknown ones, which a newer server may add, are ignored.
 #[derive(Serialize, Deserialize)]
 struct Text<'a> {
     #[serde(borrow)]
@@ -26,27 +26,27 @@ struct Text<'a> {
 }
 
 impl Record {
-    /// The record as text. Equal records have equal texts: a comparison in the store is one of texts.
+    /// Encodes the record as JSON. Equal records have equal encodings, so the store compares text.
     #[must_use]
     pub fn encode(&self) -> String {
         let (conversation, tenant) = self.occupant.as_ref().map(|(c, t)| (c.into(), t.into())).unzip();
         let session = self.session.as_ref().map(Into::into);
         let text = Text { owner: (&self.owner).into(), conversation, tenant, session };
-        // Texts alone: there is nothing in it that JSON could not say.
+        // Serializing strings to JSON cannot fail.
         serde_json::to_string(&text).unwrap_or_default()
     }
 
-    /// Reads what a store has under a room's id. The only place where a record is decoded.
+    /// Decodes what a store has under a room's id.
     ///
     /// # Errors
-    /// Why it is no record.
+    /// The reason why it is not a valid record.
     pub fn decode(workspace: &str, bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let text: Text<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let occupant = match (text.conversation, text.tenant) {
             (Some(conversation), Some(tenant)) => Some((conversation.into_owned(), tenant.into_owned())),
             (None, None) => None,
-            _ => return Err("a conversation and its tenant come together".into()),
+            _ => return Err("it has a conversation without a tenant, or a tenant without a conversation".into()),
         };
         Ok(Self {
             workspace: workspace.into(),
@@ -64,20 +64,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_comes_back(owner: String, occupant: Option<(String, String)>, session: Option<String>) {
+        fn a_record_with_any_text_is_decoded_again(owner: String, occupant: Option<(String, String)>, session: Option<String>) {
             let record = Record { workspace: "w".into(), occupant, session, owner };
             prop_assert_eq!(Record::decode("w", record.encode().as_bytes()), Ok(record));
         }
 
         #[test]
-        fn junk_is_refused_and_nothing_worse(junk: Vec<u8>) {
+        fn arbitrary_bytes_are_rejected(junk: Vec<u8>) {
             prop_assert!(Record::decode("w", &junk).is_err());
         }
     }
 
     #[test]
-    fn half_an_occupant_is_none() {
+    fn a_conversation_without_a_tenant_is_rejected() {
         assert!(Record::decode("w", br#"{"owner":"o","conversation":"c"}"#).is_err());
-        assert!(Record::decode("w", br#"{"owner":"o","later":1}"#).is_ok(), "a newer server may add to it");
+        assert!(Record::decode("w", br#"{"owner":"o","later":1}"#).is_ok(), "unknown fields are ignored");
     }
 }

@@ -1,7 +1,7 @@
-//! The connection to Redis: made when it is needed, given up when it fails, and never waited for longer than a moment.
+//! The connection to Redis: opened when it is needed, closed when it fails, with a deadline on every call.
 //!
-//! One connection carries everything. The client's own reconnecting wrapper is not used: it keeps a connection that was
-//! refused while Redis was loading, or while a password was wrong, for ever.
+//! One multiplexed connection serves all calls. The client's own `ConnectionManager` is not used: it never replaces a connection that
+//! was refused while Redis was loading or a password was wrong.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -11,24 +11,25 @@ use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoC
 use tokio::sync::Mutex;
 
 use super::StateError;
+use crate::backoff::Backoff;
 
-/// How long one call may take, connecting included.
+/// Time limit for one call, including the time to connect.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// First and longest time, after a failed connection, in which nobody tries again.
+/// First and longest pause after a failed connection, during which calls fail with the same error.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// What Redis says of a server it does not know, or whose password it does not like.
-const REFUSALS: [&str; 3] = ["NOAUTH", "WRONGPASS", "NOPERM"];
+/// Error codes with which Redis rejects credentials.
+const AUTH_ERRORS: [&str; 3] = ["NOAUTH", "WRONGPASS", "NOPERM"];
 
-/// Where Redis is and how it is entered. Shown without user and password.
+/// Address and credentials of Redis. Its text form leaves user and password out.
 #[derive(Clone)]
 pub struct RedisAddress(ConnectionInfo);
 
 impl RedisAddress {
-    /// Reads `redis://[user:password@]host[:port][/db]`, the same with `rediss` for TLS, or `unix:///path`.
+    /// Parses `redis://[user:password@]host[:port][/db]`, the same with `rediss` for TLS, or `unix:///path`.
     ///
     /// # Errors
-    /// What is wrong with it, without repeating it.
+    /// The reason why the address is not valid; it does not repeat the address, which may contain a password.
     pub fn parse(text: &str) -> Result<Self, String> {
         const ACCEPTED: &str = "accepted: redis://[user:password@]host[:port][/db], rediss:// for TLS, unix:///path";
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
@@ -63,7 +64,7 @@ impl fmt::Debug for RedisAddress {
     }
 }
 
-/// The connection.
+/// The connection, reopened on demand.
 #[derive(Debug)]
 pub(super) struct Link {
     address: RedisAddress,
@@ -71,40 +72,43 @@ pub(super) struct Link {
     state: Mutex<Connection>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Connection {
     open: Option<(u64, MultiplexedConnection)>,
-    /// Connections made so far: whoever finds one broken must not close a later one.
-    made: u64,
-    /// Since when, how long, and why nobody tries.
+    /// Number of connections opened so far. A call that finds its connection broken must not close a later one.
+    opened: u64,
+    /// The last failed attempt: its time, the pause after it, and the error.
     failed: Option<(Instant, Duration, RedisError)>,
+    /// Pauses after failed attempts; reset by one that succeeds.
+    backoff: Backoff,
 }
 
 impl Link {
     pub(super) fn new(address: RedisAddress) -> Result<Self, StateError> {
+        let connection = Connection { open: None, opened: 0, failed: None, backoff: Backoff::new(PAUSE) };
         match Client::open(address.0.clone()) {
-            Ok(client) => Ok(Self { address, client, state: Mutex::default() }),
+            Ok(client) => Ok(Self { address, client, state: Mutex::new(connection) }),
             Err(error) => Err(StateError::Unavailable { address: address.to_string(), why: error.to_string() }),
         }
     }
 
-    /// Does something with the connection.
+    /// Runs `work` with the connection, within the deadline.
     pub(super) async fn with<T, F>(&self, work: impl FnOnce(MultiplexedConnection) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, RedisError>>,
     {
-        let whole = async {
+        let call = async {
             let (number, connection) = self.connection().await?;
-            // Dropped with an answer still owed, which is when the deadline ends this, the connection is not to be
-            // trusted with the next question to be quick: it goes.
+            // If the deadline drops this future while a response is pending, the next call on the connection would wait
+            // behind it, so the connection is closed.
             let closing = Closing { link: self, number, armed: true };
             let result = work(connection).await;
-            closing.disarm(result.as_ref().err().is_none_or(|error| !is_broken(error)));
+            closing.disarm_if(result.as_ref().err().is_none_or(|error| !is_broken(error)));
             result
         };
-        match tokio::time::timeout(DEADLINE, whole).await {
+        match tokio::time::timeout(DEADLINE, call).await {
             Ok(result) => result.map_err(Failure::of),
-            Err(_) => Err(Failure::Late),
+            Err(_) => Err(Failure::Timeout),
         }
     }
 
@@ -113,21 +117,23 @@ impl Link {
         if let Some(open) = &state.open {
             return Ok(open.clone());
         }
-        let pause = match &state.failed {
-            Some((since, pause, error)) if since.elapsed() < *pause => return Err(error.clone()),
-            Some((_, pause, _)) => (*pause * 2).min(PAUSE.1),
-            None => PAUSE.0,
-        };
-        // Its own deadlines are out of the way of ours, which says what it is about.
+        if let Some((since, pause, error)) = &state.failed
+            && since.elapsed() < *pause
+        {
+            return Err(error.clone());
+        }
+        let pause = state.backoff.take();
+        // The client's own time limits are turned off in favour of the deadline of the call, whose error message is clearer.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        // Recorded before the attempt, which the deadline may cut off.
-        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to the last attempt to connect");
-        state.failed = Some((Instant::now(), pause, late.into()));
+        // Recorded before the attempt, because the deadline may drop this future.
+        let timeout = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to the last attempt to connect");
+        state.failed = Some((Instant::now(), pause, timeout.into()));
         match self.client.get_multiplexed_async_connection_with_config(&config).await {
             Ok(connection) => {
                 state.failed = None;
-                state.made += 1;
-                let open = (state.made, connection);
+                state.backoff.reset();
+                state.opened += 1;
+                let open = (state.opened, connection);
                 state.open = Some(open.clone());
                 Ok(open)
             }
@@ -138,18 +144,18 @@ impl Link {
         }
     }
 
-    /// What went wrong, in words that say what to do.
+    /// Converts a failure into an error with the address.
     pub(super) fn error(&self, failure: Failure) -> StateError {
         let address = self.address.to_string();
         match failure {
             Failure::NoSuchKey => StateError::Unavailable { address, why: "no such key".into() },
             Failure::WrongType => StateError::Unavailable { address, why: "a key holds another type".into() },
-            Failure::Late => StateError::Unavailable { address, why: format!("no answer within {DEADLINE:?}") },
+            Failure::Timeout => StateError::Unavailable { address, why: format!("no answer within {DEADLINE:?}") },
             Failure::Redis(error) => {
-                let refused = error.kind() == redis::ErrorKind::AuthenticationFailed
-                    || error.code().is_some_and(|code| REFUSALS.contains(&code));
+                let rejected = error.kind() == redis::ErrorKind::AuthenticationFailed
+                    || error.code().is_some_and(|code| AUTH_ERRORS.contains(&code));
                 let why = error.to_string();
-                if refused { StateError::Refused { address, why } } else { StateError::Unavailable { address, why } }
+                if rejected { StateError::Refused { address, why } } else { StateError::Unavailable { address, why } }
             }
         }
     }
@@ -159,7 +165,7 @@ impl Link {
     }
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The key to be renamed does not exist.
@@ -169,7 +175,7 @@ pub(super) enum Failure {
     /// Any other error.
     Redis(RedisError),
     /// No answer within the deadline.
-    Late,
+    Timeout,
 }
 
 impl Failure {
@@ -186,12 +192,12 @@ impl Failure {
     }
 }
 
-/// Whether an error is about the connection and not the question.
+/// Whether an error concerns the connection and not the command.
 fn is_broken(error: &RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped() || error.is_timeout() || error.is_unrecoverable_error()
 }
 
-/// Closes a connection that was not seen to be well.
+/// Closes the connection when dropped, unless the call has completed without a connection error.
 struct Closing<'a> {
     link: &'a Link,
     number: u64,
@@ -199,14 +205,14 @@ struct Closing<'a> {
 }
 
 impl Closing<'_> {
-    fn disarm(mut self, well: bool) {
-        self.armed = !well;
+    fn disarm_if(mut self, usable: bool) {
+        self.armed = !usable;
     }
 }
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        // Whoever holds the lock is connecting anew, so this connection is gone already.
+        // If the lock is held, its holder is opening a new connection, so this one is closed already.
         if self.armed
             && let Ok(mut state) = self.link.state.try_lock()
             && state.open.as_ref().is_some_and(|(number, _)| *number == self.number)
@@ -221,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_and_shown_without_a_password() {
+    fn addresses_are_parsed_and_displayed_without_credentials() {
         for (text, shown) in [
             ("redis://h", "redis://h:6379/0"),
             ("redis://:hunter2@h:1/3", "redis://h:1/3"),
@@ -235,8 +241,8 @@ mod tests {
         for junk in
             ["", "h:6379", "http://h", "redis://", "redis://h/x:hunter2", "rediss://h/#insecure", "redis://u:hunter2@"]
         {
-            let told = RedisAddress::parse(junk).expect_err(junk);
-            assert!(!told.contains("hunter2"), "{told}");
+            let error = RedisAddress::parse(junk).expect_err(junk);
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Garbage collection: releases what is idle, dead, orphaned or half released, and nothing else.
+//! Garbage collection: releases rooms that are idle, dead, orphaned or half released, and no others.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::rooms::{Entry, Room, RoomState};
 use crate::spec::{LABEL_DEPLOYMENT, LABEL_WORKSPACE};
 use crate::workspaces::Workspaces;
 
-/// Rooms that are released, or whose agents are asked, at the same time.
-const AT_ONCE: usize = 16;
+/// Releases, or health requests to agents, in progress concurrently.
+const CONCURRENCY: usize = 16;
 
-/// What one cycle did.
+/// The result of one cycle.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Released rooms, each with the reason.
+    /// The released rooms, each with the reason.
     pub reclaimed: Vec<(RoomId, ReleaseReason)>,
-    /// What could not be done; the next cycle tries again.
+    /// Failures. The next cycle tries again.
     pub errors: Vec<String>,
 }
 
 impl Workspaces {
-    /// Runs a cycle every `CONTAINER_GC_INTERVAL` until the server stops. `others` is asked anew for each.
-    pub async fn collect_regularly<F>(self: &Arc<Self>, others: impl Fn() -> F)
+    /// Runs a cycle every `CONTAINER_GC_INTERVAL` until the server stops. `peers` is called for each cycle.
+    pub async fn collect_regularly<F>(self: &Arc<Self>, peers: impl Fn() -> F)
     where
         F: Future<Output = Result<PeerRooms, PeerUnavailable>>,
     {
@@ -39,29 +39,29 @@ impl Workspaces {
         // The first tick is immediate, and the start has just reconciled.
         cycle.tick().await;
         while self.stop.run_until_cancelled(cycle.tick()).await.is_some() {
-            let report = self.collect(others()).await;
+            let report = self.collect(peers()).await;
             for error in &report.errors {
-                tracing::error!(error, "garbage collection");
+                tracing::error!(error, "garbage collection failed for a workspace or could not list them");
             }
             if let Err(error) = self.refresh_records().await {
                 tracing::warn!(%error, "the records of workspaces were not refreshed");
-                self.set_behind(true);
+                self.set_records_stale(true);
             }
         }
     }
 
-    /// Runs one cycle. `others` is awaited after containers, directories and records have been listed, so that it includes what
-    /// other servers have begun meanwhile.
-    pub async fn collect(self: &Arc<Self>, others: impl Future<Output = Result<PeerRooms, PeerUnavailable>>) -> Report {
+    /// Runs one cycle. `peers` is awaited after containers, directories and records have been listed, so that it includes the rooms
+    /// that other servers have begun to build meanwhile.
+    pub async fn collect(self: &Arc<Self>, peers: impl Future<Output = Result<PeerRooms, PeerUnavailable>>) -> Report {
         let mut report = Report::default();
-        match self.doomed(others).await {
-            Ok((doomed, errors)) => {
+        match self.select(peers).await {
+            Ok((selected, errors)) => {
                 report.errors = errors;
-                let releases = futures::stream::iter(doomed).map(|(id, why)| async move {
+                let releases = futures::stream::iter(selected).map(|(id, why)| async move {
                     let result = self.release(&id, why).await;
                     (id, why, result)
                 });
-                let mut releases = std::pin::pin!(releases.buffer_unordered(AT_ONCE));
+                let mut releases = std::pin::pin!(releases.buffer_unordered(CONCURRENCY));
                 while let Some((id, why, result)) = releases.next().await {
                     match result {
                         Ok(()) => {
@@ -78,49 +78,53 @@ impl Workspaces {
         report
     }
 
-    /// Rooms to be released, by the engine's list of containers and by our table, and what could not be examined.
-    async fn doomed(
+    /// Selects the rooms to release, by comparing the engine's containers with the table, and lists what could not be examined.
+    async fn select(
         self: &Arc<Self>,
-        others: impl Future<Output = Result<PeerRooms, PeerUnavailable>>,
+        peers: impl Future<Output = Result<PeerRooms, PeerUnavailable>>,
     ) -> Result<(Vec<(RoomId, ReleaseReason)>, Vec<String>), EngineError> {
-        let (mut doomed, mut errors) = (Vec::new(), Vec::new());
-        // The table comes first: a room built in between is then in the engine's list only, and `is_own` knows it.
+        let (mut selected, mut errors) = (Vec::new(), Vec::new());
+        // The table is read before the engine's list: a room that is built in between is then missing in the former only, where
+        // `is_own` finds it.
         let known = self.rooms.all();
         let containers = self.containers().await?;
         let now = self.parts.clock.now();
-        let mut waiting = Vec::new();
+        let mut pooled = Vec::new();
         for entry in known {
             let running = containers.get(&entry.room.id).is_some_and(|container| container.running);
             let idle = now.duration_since(entry.last_used) > self.parts.settings.ttl;
-            match verdict(&entry, running, idle) {
-                // Begun at once, so that a run that came in meanwhile, or a server that took the room, is not disturbed.
-                Some(why) if self.rooms.begin_release_if_unchanged(&entry) => doomed.push((entry.room.id.clone(), why)),
+            match release_reason(&entry, running, idle) {
+                // The release begins here, and only if nothing has happened to the room: a run may have leased it meanwhile, or
+                // another server taken it over.
+                Some(why) if self.rooms.begin_release_if_unchanged(&entry) => {
+                    selected.push((entry.room.id.clone(), why))
+                }
                 Some(_) => {}
-                None if entry.state == RoomState::Pooled => waiting.push(entry.room),
+                None if entry.state == RoomState::Pooled => pooled.push(entry.room),
                 None => {}
             }
         }
-        doomed.extend(self.unhealthy(waiting).await);
-        doomed.extend(self.unknown(&containers, others, &mut errors).await);
-        Ok((doomed, errors))
+        selected.extend(self.unhealthy(pooled).await);
+        selected.extend(self.unknown(&containers, peers, &mut errors).await);
+        Ok((selected, errors))
     }
 
-    /// Rooms of the pool whose agent does not answer, so that no conversation has to find out.
-    async fn unhealthy(&self, waiting: Vec<Arc<Room>>) -> Vec<(RoomId, ReleaseReason)> {
-        let looks = futures::stream::iter(waiting).map(|room| async move {
-            let well = acquire::is_responding(&room).await;
-            // A conversation may have taken it meanwhile; then its run judges the room.
-            (!well && self.rooms.is_pooled(&room.id)).then(|| (room.id.clone(), ReleaseReason::Unhealthy))
+    /// Pooled rooms whose agent does not answer. They are replaced before a conversation receives one.
+    async fn unhealthy(&self, pooled: Vec<Arc<Room>>) -> Vec<(RoomId, ReleaseReason)> {
+        let checks = futures::stream::iter(pooled).map(|room| async move {
+            let responding = acquire::is_responding(&room).await;
+            // A conversation may have leased the room meanwhile; then its run finds out.
+            (!responding && self.rooms.is_pooled(&room.id)).then(|| (room.id.clone(), ReleaseReason::Unhealthy))
         });
-        looks.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+        checks.buffer_unordered(CONCURRENCY).filter_map(std::future::ready).collect().await
     }
 
-    /// Rooms of this deployment that are in no server's table. Running ones with a record are adopted; the rest, once old
-    /// enough, is claimed for release.
+    /// Rooms of this deployment that are in no server's table. Running ones with a record are adopted; the others are claimed and
+    /// selected for release once they are older than the grace period.
     async fn unknown(
         self: &Arc<Self>,
         containers: &HashMap<RoomId, ListedContainer>,
-        others: impl Future<Output = Result<PeerRooms, PeerUnavailable>>,
+        peers: impl Future<Output = Result<PeerRooms, PeerUnavailable>>,
         errors: &mut Vec<String>,
     ) -> Vec<(RoomId, ReleaseReason)> {
         // Before reconciliation the table is incomplete.
@@ -138,18 +142,18 @@ impl Workspaces {
                 return Vec::new();
             }
         };
-        let others = match others.await {
-            Ok(others) => others,
+        let peers = match peers.await {
+            Ok(peers) => peers,
             Err(error) => {
                 errors.push(error.to_string());
                 return Vec::new();
             }
         };
         let left: HashSet<&RoomId> = containers.keys().chain(directories.keys()).chain(records.keys()).collect();
-        let unowned = |id: &&RoomId| self.is_ours(id) && !others.have(id) && !self.rooms.is_own(id);
+        let unowned = |id: &&RoomId| self.is_ours(id) && !peers.have(id) && !self.rooms.is_own(id);
         let now = self.parts.clock.date();
         let old = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= self.parts.settings.grace);
-        let mut doomed = Vec::new();
+        let mut selected = Vec::new();
         for id in left.into_iter().filter(unowned) {
             let record = records.get(id);
             let why = match (containers.get(id), record, directories.get(id)) {
@@ -171,21 +175,21 @@ impl Workspaces {
             match self.claim(id, record).await {
                 Ok(true) => {
                     self.rooms.begin_release_unowned(id);
-                    doomed.push((id.clone(), why));
+                    selected.push((id.clone(), why));
                 }
                 Ok(false) => {}
                 Err(error) => errors.push(format!("{id}: {error}")),
             }
         }
-        doomed
+        selected
     }
 
     fn is_ours(&self, id: &RoomId) -> bool {
         id.is_of(&self.parts.template.deployment)
     }
 
-    /// Containers of this deployment by room. A container whose label names no room, or a room of another deployment, is not
-    /// ours to touch, whoever gave it our label.
+    /// Containers of this deployment by room. A container whose label names no room, or a room of another deployment, is left alone
+    /// even if it has this deployment's label.
     pub(crate) async fn containers(&self) -> Result<HashMap<RoomId, ListedContainer>, EngineError> {
         let listed = self.parts.engine.list(LABEL_DEPLOYMENT, &self.parts.template.deployment).await?;
         let by_room = listed
@@ -195,11 +199,11 @@ impl Workspaces {
     }
 }
 
-/// Whether, and why, a known room is to go.
-fn verdict(entry: &Entry, running: bool, idle: bool) -> Option<ReleaseReason> {
+/// The reason to release a room that is in the table; `None` if it stays.
+fn release_reason(entry: &Entry, running: bool, idle: bool) -> Option<ReleaseReason> {
     match &entry.state {
         RoomState::Starting => None,
-        // A run in a dead room sees that itself, tells its reader, and gives the room up.
+        // The run notices that its room is dead, reports it in its event stream and releases the room.
         RoomState::Bound { leased: true, .. } => None,
         RoomState::Releasing => Some(ReleaseReason::Unfinished),
         RoomState::Pooled | RoomState::Bound { .. } if !running => Some(ReleaseReason::Dead),
@@ -225,16 +229,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_idle_dead_or_half_released_goes() {
+    fn only_idle_dead_and_half_released_rooms_are_released() {
         let (used, idle) = (false, true);
-        let verdict = |state, running, idle| verdict(&entry(state), running, idle);
-        assert_eq!(verdict(bound(false), true, used), None);
-        assert_eq!(verdict(bound(false), true, idle), Some(ReleaseReason::Idle));
-        assert_eq!(verdict(bound(false), false, used), Some(ReleaseReason::Dead));
-        assert_eq!(verdict(bound(true), true, idle), None, "a run is in it");
-        assert_eq!(verdict(RoomState::Pooled, true, idle), None, "the pool does not age");
-        assert_eq!(verdict(RoomState::Pooled, false, used), Some(ReleaseReason::Dead));
-        assert_eq!(verdict(RoomState::Starting, false, idle), None, "its maker knows");
-        assert_eq!(verdict(RoomState::Releasing, true, used), Some(ReleaseReason::Unfinished));
+        let reason = |state, running, idle| release_reason(&entry(state), running, idle);
+        assert_eq!(reason(bound(false), true, used), None);
+        assert_eq!(reason(bound(false), true, idle), Some(ReleaseReason::Idle));
+        assert_eq!(reason(bound(false), false, used), Some(ReleaseReason::Dead));
+        assert_eq!(reason(bound(true), true, idle), None, "a run holds the lease");
+        assert_eq!(reason(RoomState::Pooled, true, idle), None, "pooled rooms do not become idle");
+        assert_eq!(reason(RoomState::Pooled, false, used), Some(ReleaseReason::Dead));
+        assert_eq!(reason(RoomState::Starting, false, idle), None, "its build finds out");
+        assert_eq!(reason(RoomState::Releasing, true, used), Some(ReleaseReason::Unfinished));
     }
 }

@@ -1,5 +1,5 @@
-//! What keeps the table of rooms and the host in agreement: reconciliation at the start, garbage collection, and the watch over
-//! what rooms put into their directories.
+//! Keeps the table of rooms and the host consistent: reconciliation at the start, garbage collection, and the watch over the content
+//! of the rooms' directories.
 
 pub mod gc;
 mod hostile;

@@ -1,4 +1,4 @@
-//! Reconciliation: at the start, what an earlier server left is adopted or released.
+//! Reconciliation: at the start, the rooms that an earlier process left are adopted or released.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::records::keyed;
 use crate::state::{Record, StateError};
 use crate::workspaces::Workspaces;
 
-/// Why reconciliation could not be carried out. It may be tried again.
+/// Why reconciliation failed. It can be repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    /// The engine does not list its containers.
+    /// The engine did not list its containers.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The shared state does not answer.
@@ -23,23 +23,24 @@ pub enum ReconcileError {
     /// The socket directories cannot be listed.
     #[error("the socket directories: {0}")]
     Directories(#[from] std::io::Error),
-    /// Another server does not say which rooms it has.
+    /// Another server did not answer which rooms it has.
     #[error(transparent)]
     Peer(#[from] PeerUnavailable),
 }
 
 impl Workspaces {
-    /// Adopts every running room with a record that no server has, and releases what else is left of earlier servers. `others`
-    /// is awaited last, so that it includes what other servers have begun meanwhile.
+    /// Adopts every running room that has a record and is in no server's table, and releases the other rooms of earlier processes.
+    /// `peers` is awaited after everything else is listed, so that it includes the rooms that other servers have begun to build
+    /// meanwhile.
     ///
     /// # Errors
-    /// What had to be listed could not be listed.
+    /// Containers, records, directories or the peers' rooms could not be listed.
     pub async fn reconcile(
         self: &Arc<Self>,
-        others: impl Future<Output = Result<PeerRooms, PeerUnavailable>>,
+        peers: impl Future<Output = Result<PeerRooms, PeerUnavailable>>,
     ) -> Result<(), ReconcileError> {
         if let Some(size) = self.parts.state.pool().await? {
-            tracing::info!(min = size.min, max = size.max, "the pool's size is the one that an operator has set");
+            tracing::info!(min = size.min, max = size.max, "the warm pool has the size that an operator has set");
             self.set_pool_size(size);
         }
         let containers = self.containers().await?;
@@ -49,10 +50,10 @@ impl Workspaces {
         left.extend(records.keys().cloned());
         let ours = |id: &RoomId| id.is_of(&self.parts.template.deployment);
         left.extend(self.parts.sockets.list()?.into_iter().map(|(id, _)| id).filter(ours));
-        let others = others.await?;
+        let peers = peers.await?;
         let (mut adopted, mut released) = (0, 0);
-        for id in left.iter().filter(|id| !others.have(id)) {
-            // This server already serves conversations: it may have built the room since, or be about to.
+        for id in left.iter().filter(|id| !peers.have(id)) {
+            // This server already accepts runs, so it may have built the room since the lists were read, or be building it.
             if self.rooms.is_own(id) {
                 continue;
             }
@@ -62,8 +63,8 @@ impl Workspaces {
                 adopted += usize::from(self.adopt_recorded(id, record).await?);
                 continue;
             }
-            if matches!(others, PeerRooms::Rooms(_)) && old.is_none() {
-                // Another server may just be building it; garbage collection goes by its age.
+            if matches!(peers, PeerRooms::Rooms(_)) && old.is_none() {
+                // Another server may be building it. Garbage collection releases it once it is old enough.
                 continue;
             }
             if self.claim(id, old).await? {
@@ -74,7 +75,7 @@ impl Workspaces {
             }
         }
         if adopted + released > 0 {
-            tracing::info!(adopted, released, "workspaces of an earlier server");
+            tracing::info!(adopted, released, "adopted or released the workspaces of an earlier process");
         }
         Ok(())
     }
@@ -88,9 +89,9 @@ mod tests {
     use crate::engine::memory::Memory;
     use crate::testing;
 
-    /// Runs are taken up while the start still looks around: of a room under construction it may see only the directory.
+    /// Runs are accepted while reconciliation is in progress, so it can meet the directory of a room whose container is not created yet.
     #[tokio::test]
-    async fn a_room_under_construction_is_not_taken_for_an_abandoned_one() {
+    async fn a_room_that_is_being_built_is_not_mistaken_for_an_abandoned_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let parts = testing::parts(Arc::new(Memory::new(None)), "d", dir.path()).await.expect("parts");
         let workspaces = Workspaces::new(parts);
@@ -105,9 +106,9 @@ mod tests {
         workspaces.tasks.close();
         tokio::time::timeout(Duration::from_secs(20), workspaces.tasks.wait()).await.expect("released");
         workspaces.tasks.reopen();
-        assert!(exists(&built), "the directory of a room under construction was removed");
+        assert!(exists(&built), "the directory of a room that is being built was removed");
         assert!(!exists(&left), "an abandoned directory was kept");
-        // The same holds for garbage collection, for which nothing here is too young.
+        // The same holds for garbage collection; the grace period is zero here, so no room is too young for it.
         workspaces.reconciled.send_replace(true);
         let report = workspaces.collect(alone()).await;
         assert!(exists(&built) && report.reclaimed.is_empty() && report.errors.is_empty(), "{report:?}");
