@@ -183,7 +183,9 @@ impl From<StoreError> for ApiError {
 impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Locked => Self::new(Code::ResourceLocked, error.to_string()),
+            StartError::Locked => {
+                Self::new(Code::ResourceLocked, error.to_string()).retry_after(Duration::from_secs(5))
+            }
             StartError::Unsettled | StartError::Journal(_) | StartError::Stopping => {
                 Self::unavailable(error.to_string())
             }

@@ -60,8 +60,8 @@ impl Stream {
                 Ok(None) => AgentError::Broken("the stream of events ended before the execution".into()),
                 Err(error) => error,
             };
-            let Some(execution) = &self.execution else { return Err(broken) };
-            self.events = connect(lease, execution, self.last, |_| broken).await?;
+            let Some(execution) = self.execution.as_ref().filter(|_| !broken.is_hostile()) else { return Err(broken) };
+            self.events = connect(lease, execution, self.last, |_| broken).await?.continuing(&self.events);
             tracing::warn!(workspace = lease.workspace_id(), "reconnected to the agent");
         }
     }

@@ -97,6 +97,7 @@ impl Runs {
                     events = past.seq,
                     "resuming a run"
                 );
+                past.room.iter().for_each(|room| this.services.cluster.workspaces().expect_run_in(room));
                 let (journal, cancel) = (Arc::new(journal), CancellationToken::new());
                 let entry = Entry::Running { journal: journal.clone(), cancel: cancel.clone() };
                 let earlier = this.table().by_conversation.insert(reference.conversation.clone(), entry);

@@ -78,7 +78,9 @@ impl ReleaseReason {
             Self::Idle => "idle for longer than CONTAINER_TTL",
             Self::Dead => "its container does not run",
             Self::Unhealthy => "its agent does not answer",
-            Self::Hostile => "it fills the directory that it shares with the server",
+            Self::Hostile => {
+                "it fills the directory that it shares with the server, or its agent exceeds what an agent may send"
+            }
             Self::Timeout => "a run in it exceeded its time limit",
             Self::Orphan => "a container of this deployment without a record, unknown to every server",
             Self::StaleDirectory => "a socket directory without a container",
@@ -93,9 +95,14 @@ impl ReleaseReason {
         }
     }
 
+    /// Whether the room must not do anything any more, not even end in good order.
+    pub(crate) fn is_hostile(self) -> bool {
+        self == Self::Hostile
+    }
+
     /// Whether no process in the room could make use of the grace period.
     pub(crate) fn skips_grace_period(self) -> bool {
-        matches!(self, Self::Dead | Self::Unhealthy)
+        matches!(self, Self::Dead | Self::Unhealthy) || self.is_hostile()
     }
 
     /// Whether the room's files cannot be read any more or need not be saved.

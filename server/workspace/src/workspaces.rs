@@ -142,6 +142,7 @@ impl Workspaces {
     /// until the server stops. Call it once, after [`Workspaces::reconcile`].
     pub async fn maintain(self: &Arc<Self>) {
         let unverified = self.must_verify_host_path().await;
+        self.expected.lock().clear();
         self.reconciled.send_replace(true);
         let pool = async {
             if unverified {

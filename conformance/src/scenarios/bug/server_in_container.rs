@@ -105,7 +105,7 @@ async fn wrong_host_path(context: &Context) -> Result<(), Failure> {
     // The control: with the correct path the server is ready, and has removed the workspace that it created as a test.
     let deployment = context.launch(Launch::new().in_container().without_model()).await?;
     let made = deployment.server()?.log();
-    check(made.contains("room ready"), "ready, but no workspace was created to prove the path")?;
+    check(made.contains("workspace ready"), "ready, but no workspace was created to prove the path")?;
     eventually(READY_LIMIT, "no workspace, with a pool of none", async || {
         check_eq("rooms", deployment.all_rooms().await?.len(), 0)
     })

@@ -47,7 +47,7 @@ impl Run {
             };
             let mut received = match event {
                 Ok(event) => Some(event),
-                Err(lost) => return Some(self.replace_room(lease, lost.to_string()).await),
+                Err(error) => return Some(self.give_up_agent(lease, &error).await),
             };
             // Events that have arrived together are written together: one write(2) per event would dominate the cost of a run.
             while let Some((number, event)) = received {
@@ -113,7 +113,7 @@ impl Run {
     /// long, or when its container stops.
     async fn cancelled_by_agent(&mut self, lease: Lease, why: String) -> Outcome {
         if !lease.stays_alive(SHUTDOWN_OF_AGENT).await {
-            return self.replace_room(lease, why).await;
+            return self.replace_room(lease, ReleaseReason::Dead, why).await;
         }
         self.fail(ErrorType::ExecutionError, why).await;
         self.store_files_and_finish(lease, None).await;

@@ -22,6 +22,7 @@ use super::store::{Conversation, ConversationStatus, StoreError};
 use super::translate::{self, Translator};
 use nagaya_telemetry::audit;
 use nagaya_telemetry::metrics::RunOutcome;
+use nagaya_workspace::agent::AgentError;
 use nagaya_workspace::rooms::Occupant;
 use nagaya_workspace::{AcquireError, Lease, OnShutdown, Origin, ReleaseReason};
 
@@ -205,7 +206,14 @@ impl Run {
         };
         match lease.execute(&request, self.order.request_id.as_deref()).await {
             Ok(stream) => self.follow(lease, Stream::new(stream), self.services.execution_timeout).await,
-            Err(error) => Some(self.replace_room(lease, error.to_string()).await),
+            // What runs there is somebody's work: the room stays as it is.
+            Err(error) if error.is_busy() => {
+                let why = "another execution is still running in the workspace; try again".to_owned();
+                self.fail(ErrorType::ConversationLocked, why).await;
+                lease.finish(None).await;
+                Some(Outcome::error())
+            }
+            Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
     }
 
@@ -224,7 +232,7 @@ impl Run {
         let Some(PastExecution { id, began }) = execution else {
             // The agent may have started an execution, whose id is not known: only a new room is sure to be free of it.
             let why = "the server stopped before the agent had answered".to_owned();
-            return Some(self.replace_room(lease, why).await);
+            return Some(self.replace_room(lease, ReleaseReason::Dead, why).await);
         };
         // The last of the agent's events is requested again, because only some of its events may be in the journal.
         match Stream::resume(&lease, id, self.past.agent_event.saturating_sub(1)).await {
@@ -232,7 +240,7 @@ impl Run {
                 let left = self.services.execution_timeout.saturating_sub(since(began));
                 self.follow(lease, stream, left).await
             }
-            Err(error) => Some(self.replace_room(lease, error.to_string()).await),
+            Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
     }
 
@@ -247,7 +255,7 @@ impl Run {
         self.services.metrics.crashed();
         let (run, request_id) = (self.journal.run_id(), self.order.request_id.as_deref());
         let subject = self.order.subject(self.room.as_deref());
-        tracing::warn!(run, reason, "a room was lost under a run");
+        tracing::warn!(run, reason, "a workspace was lost during a run");
         self.services.audit.record(&audit::Event::RoomCrashed { subject, run, request_id, reason });
     }
 
@@ -271,14 +279,20 @@ impl Run {
         Outcome::error()
     }
 
-    /// Gives up a room whose agent cannot be reached, and offers a new one.
-    async fn replace_room(&mut self, lease: Lease, why: String) -> Outcome {
+    /// Gives up a room for what its agent did, and offers a new one.
+    async fn give_up_agent(&mut self, lease: Lease, error: &AgentError) -> Outcome {
+        let reason = if error.is_hostile() { ReleaseReason::Hostile } else { ReleaseReason::Dead };
+        self.replace_room(lease, reason, error.to_string()).await
+    }
+
+    /// Gives up a room, and offers a new one.
+    async fn replace_room(&mut self, lease: Lease, reason: ReleaseReason, why: String) -> Outcome {
         self.report_crash(&why);
         self.agent_event = 0;
         self.fail(ErrorType::ExecutionError, format!("the workspace was lost: {why}")).await;
         // The new room need not wait for the removal of the old one. The end of the run must: the execution may still be running.
         let cluster = self.services.cluster.clone();
-        let (removed, acquired) = cluster.replace(lease, ReleaseReason::Dead).await;
+        let (removed, acquired) = cluster.replace(lease, reason).await;
         self.offer_new_room(acquired).await;
         removed.await;
         Outcome::error()

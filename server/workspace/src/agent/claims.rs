@@ -23,7 +23,7 @@ const MOST_BYTES: u64 = 256 << 20;
 const MOST_EVENTS: u64 = 1_000_000;
 
 /// What is left of the bytes and events that one execution may send.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Budget {
     bytes: u64,
     events: u64,

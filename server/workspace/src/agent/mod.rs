@@ -50,6 +50,20 @@ pub enum AgentError {
     },
 }
 
+impl AgentError {
+    /// Whether the agent sent what no agent sends, so that nothing it says is to be relied on.
+    #[must_use]
+    pub fn is_hostile(&self) -> bool {
+        matches!(self, Self::Hostile(_))
+    }
+
+    /// Whether another execution is running in the room.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused { status: StatusCode::CONFLICT, .. })
+    }
+}
+
 /// Asks whether the agent is ready.
 ///
 /// # Errors
@@ -113,8 +127,8 @@ pub struct EventStream {
 impl EventStream {
     /// Continues an execution whose earlier stream broke: what that one received counts towards the same totals.
     #[must_use]
-    pub fn continuing(mut self, earlier: Self) -> Self {
-        self.budget = earlier.budget;
+    pub fn continuing(mut self, earlier: &Self) -> Self {
+        self.budget = earlier.budget.clone();
         self
     }
 

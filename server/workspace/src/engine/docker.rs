@@ -200,7 +200,11 @@ impl Engine for Docker {
             Err(EngineError::NotFound(_)) => Ok(()),
             other => other,
         };
-        gone(self.within(grace + CALL_DEADLINE, "stop a container", client.stop_container(name, Some(stop))).await)?;
+        if !grace.is_zero() {
+            gone(
+                self.within(grace + CALL_DEADLINE, "stop a container", client.stop_container(name, Some(stop))).await,
+            )?;
+        }
         let remove = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let removed =
             self.within(CALL_DEADLINE, "remove a container", client.remove_container(name, Some(remove))).await;

@@ -54,7 +54,7 @@ pub trait Engine: Debug + Send + Sync {
     /// The engine refuses or does not answer.
     async fn is_running(&self, name: &str) -> Result<bool, EngineError>;
 
-    /// Stops a container with SIGTERM, and SIGKILL after `grace`, and removes it. A missing container is no error.
+    /// Stops a container with SIGTERM, and SIGKILL after `grace`, or at once where that is zero, and removes it. A missing container is no error.
     ///
     /// # Errors
     /// The engine refuses or does not answer; the container may still exist.

@@ -89,7 +89,7 @@ impl Workspaces {
         let room = self.prepare(occupant.as_ref())?;
         match self.run(&room, occupant).await {
             Ok(()) => {
-                tracing::info!(workspace = %room.id, took_ms = began.elapsed().as_millis(), "room ready");
+                tracing::info!(workspace = %room.id, took_ms = began.elapsed().as_millis(), "workspace ready");
                 let occupant = room.occupant();
                 self.parts.audit.record(&Event::RoomCreated { subject: subject(&room.id, occupant.as_ref()) });
                 Ok(room)

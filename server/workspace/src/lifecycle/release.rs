@@ -91,6 +91,10 @@ impl Workspaces {
         if !self.rooms.contains(&room.id) {
             return Ok(());
         }
+        if why.is_hostile() {
+            // Killed before anything else: whatever it does meanwhile, it does to others.
+            self.parts.engine.remove(&room.id.container(), Duration::ZERO).await?;
+        }
         room.close_listener(LISTENER_DEADLINE).await;
         // Files are saved while the container, whose memory holds them, still runs.
         if !why.skips_final_sync() && !self.no_grace.is_cancelled() {
