@@ -44,9 +44,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "when-to-come-again-untold",
-        title: "A rate-limited client receives no Retry-After",
+        title: "No response carries Retry-After",
         defects: &[answers(|_, answer, _| _ = answer.headers.remove("retry-after"))],
-        red: &[red("API-013", "no number in retry-after"), red("STATE-001", "without Retry-After")],
+        red: &[
+            red("API-013", "no number in retry-after"),
+            red("STATE-001", "without Retry-After"),
+            red("STATE-014", "Retry-After of a 409"),
+            red("STATE-014-STOPPED", "Retry-After of a 409"),
+        ],
     },
     Mutant {
         id: "one-limit-for-all",

@@ -2,9 +2,11 @@
 
 mod postgres;
 mod redis_failures;
+mod rolling_restart;
 mod two_servers;
 
 use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
-pub(super) const FILES: &[&[Scenario]] = &[postgres::SCENARIOS, redis_failures::SCENARIOS, two_servers::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] =
+    &[postgres::SCENARIOS, redis_failures::SCENARIOS, rolling_restart::SCENARIOS, two_servers::SCENARIOS];

@@ -67,9 +67,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Two servers of one deployment, with the same Redis, database and socket directory.
-async fn both(context: &Context, redis: &Redis) -> Result<(Deployment, Deployment), Failure> {
+pub(super) async fn both(
+    context: &Context,
+    redis: &Redis,
+    settings: Launch,
+) -> Result<(Deployment, Deployment), Failure> {
     let database = format!("sqlite://{}", context.dir().join("both.sqlite").display());
-    let launch = Launch::new().set("REDIS_URL", redis.url()).set("DATABASE_URL", database);
+    let launch = settings.set("REDIS_URL", redis.url()).set("DATABASE_URL", database);
     let first = context.launch(launch).await?;
     let second = context.launch_beside(&first).await?;
     Ok((first, second))
@@ -91,7 +95,7 @@ fn outcome(run: Result<Vec<RunEvent>, Failure>) -> Result<&'static str, Failure>
 
 async fn two_servers(context: &Context) -> Result<(), Failure> {
     let redis = context.redis().await?;
-    let (first, second) = both(context, &redis).await?;
+    let (first, second) = both(context, &redis, Launch::new()).await?;
     let conversation = first.conversation(context).await?;
     let prompt = "@tool Bash {\"command\": \"tail -f /dev/null\", \"description\": \"Wait\"}\n@say never said";
     let mut stream = first.start(&conversation, prompt).await?;
@@ -133,7 +137,7 @@ async fn two_servers(context: &Context) -> Result<(), Failure> {
 
 async fn other_servers_run(context: &Context) -> Result<(), Failure> {
     let redis = context.redis().await?;
-    let (first, second) = both(context, &redis).await?;
+    let (first, second) = both(context, &redis, Launch::new()).await?;
     let conversation = first.conversation(context).await?;
     let mut seen = waiting(&first, &conversation).await?;
     let last = seen.last().map(|event| event.id.clone()).unwrap_or_default();
@@ -187,7 +191,7 @@ async fn other_servers_run(context: &Context) -> Result<(), Failure> {
 
 async fn pool_size(context: &Context) -> Result<(), Failure> {
     let redis = context.redis().await?;
-    let (first, mut second) = both(context, &redis).await?;
+    let (first, mut second) = both(context, &redis, Launch::new()).await?;
     let size = json!({"min_size": 1, "max_size": 3});
     first.api.put("/api/admin/pool", &size).await?.expect(200)?;
     let followed = async |deployment: &Deployment| {
