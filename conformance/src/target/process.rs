@@ -90,7 +90,7 @@ impl Program {
     }
 }
 
-/// A running program; its output is in [`Process::log`].
+/// A running program; [`Process::printed`] returns its output.
 #[derive(Debug, Clone)]
 pub struct Process {
     name: String,
