@@ -247,7 +247,7 @@ impl Run {
         self.services.metrics.crashed();
         let (run, request_id) = (self.journal.run_id(), self.order.request_id.as_deref());
         let subject = self.order.subject(self.room.as_deref());
-        tracing::warn!(run, reason, "a room was lost under a run");
+        tracing::warn!(run, reason, "the workspace was lost during a run");
         self.services.audit.record(&audit::Event::RoomCrashed { subject, run, request_id, reason });
     }
 
