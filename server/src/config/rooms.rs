@@ -50,28 +50,26 @@ impl Rooms {
         if min > max {
             r.error(format!("WARM_POOL_MIN_SIZE={min}: must not exceed WARM_POOL_MAX_SIZE={max}"));
         }
-        Self {
-            engine,
-            image,
-            socket_base,
-            socket_host_base,
-            settings: Settings {
-                ttl: r.get("CONTAINER_TTL", "3600", units::DURATION, units::duration),
-                gc_interval: r.get("CONTAINER_GC_INTERVAL", "60", units::DURATION, units::duration),
-                grace: r.get("CONTAINER_GRACE_PERIOD", "30", units::DURATION, units::duration),
-                pool: PoolSize { min, max },
-                max_rooms: r.get("CONTAINER_MAX", "0", "a whole number; 0 means no limit", |text| text.parse().ok()),
-            },
-            execution_timeout: r.get("CONTAINER_EXECUTION_TIMEOUT", "600", units::DURATION, units::duration),
-            limits: RoomLimits {
-                nano_cpus: r.get("CONTAINER_CPUS", "2", "a number of CPUs from 0.01 to 1024", nano_cpus),
-                memory: r.get("CONTAINER_MEMORY", "2GiB", units::BYTES, |text| i64::try_from(units::bytes(text)?).ok()),
-                pids: r.get("CONTAINER_PIDS", "256", "a whole number from 16 to 1000000", |text| {
-                    text.parse().ok().filter(|pids| (16..=1_000_000).contains(pids))
-                }),
-                disk: r.get("CONTAINER_DISK", "5GiB", units::BYTES, units::bytes),
-            },
-        }
+        // In the order in which the settings are printed.
+        let ttl = r.get("CONTAINER_TTL", "3600", units::DURATION, units::duration);
+        let gc_interval = r.get("CONTAINER_GC_INTERVAL", "60", units::DURATION, units::duration);
+        let grace = r.get("CONTAINER_GRACE_PERIOD", "30", units::DURATION, units::duration);
+        let execution_timeout = r.get("CONTAINER_EXECUTION_TIMEOUT", "600", units::DURATION, units::duration);
+        let limits = limits(r);
+        let max_rooms = r.get("CONTAINER_MAX", "0", "a whole number; 0 means no limit", |text| text.parse().ok());
+        let settings = Settings { ttl, gc_interval, grace, pool: PoolSize { min, max }, max_rooms };
+        Self { engine, image, socket_base, socket_host_base, execution_timeout, limits, settings }
+    }
+}
+
+fn limits(r: &mut Reader) -> RoomLimits {
+    RoomLimits {
+        nano_cpus: r.get("CONTAINER_CPUS", "2", "a number of CPUs from 0.01 to 1024", nano_cpus),
+        memory: r.get("CONTAINER_MEMORY", "2GiB", units::BYTES, |text| i64::try_from(units::bytes(text)?).ok()),
+        pids: r.get("CONTAINER_PIDS", "256", "a whole number from 16 to 1000000", |text| {
+            text.parse().ok().filter(|pids| (16..=1_000_000).contains(pids))
+        }),
+        disk: r.get("CONTAINER_DISK", "5GiB", units::BYTES, units::bytes),
     }
 }
 
