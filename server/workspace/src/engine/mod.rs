@@ -1,4 +1,4 @@
-//! The interface to a container engine: [`docker`] implements it with the Docker Engine API, [`memory`] in memory for tests.
+//! The interface to a container engine: [`Docker`] implements it with the Docker Engine API, [`memory`] in memory for tests.
 
 mod docker;
 pub mod memory;

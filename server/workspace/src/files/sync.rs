@@ -75,7 +75,7 @@ impl Workspaces {
                 }
             }
             Err(error) => {
-                tracing::warn!(workspace = %room.id, conversation, way = ?direction, %error, "files were not synced with the bucket")
+                tracing::warn!(workspace = %room.id, conversation, way = ?direction, %error, "files were not synced with the bucket");
             }
         }
         done

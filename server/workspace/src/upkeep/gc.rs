@@ -97,7 +97,7 @@ impl Workspaces {
                 // The release begins here, and only if nothing has happened to the room: a run may have leased it meanwhile, or
                 // another server taken it over.
                 Some(why) if self.rooms.begin_release_if_unchanged(&entry) => {
-                    selected.push((entry.room.id.clone(), why))
+                    selected.push((entry.room.id.clone(), why));
                 }
                 Some(_) => {}
                 None if entry.state == RoomState::Pooled => pooled.push(entry.room),
