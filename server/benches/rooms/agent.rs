@@ -1,4 +1,4 @@
-//! A room's agent, asked with as little as possible of one's own; and what it holds in memory.
+//! Minimal requests to a room's agent, and its resident memory.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,24 +14,24 @@ use crate::report::{Goal, Report, Table};
 use crate::stage::Stage;
 use crate::stats::{Sample, rounds};
 
-/// How long an answer may take that needs no work.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for the response to a health request.
+const DEADLINE: Duration = Duration::from_secs(5);
 
-/// The socket of the agent of the room with this directory.
+/// The agent's socket in a room's directory.
 pub(crate) fn socket(dir: &Path) -> PathBuf {
     dir.join(AGENT_SOCKET)
 }
 
-/// One bare round trip: connect, ask, read the answer.
+/// One bare round trip: connect, send a request, read the response.
 pub(crate) fn round_trip(socket: &Path) -> Result<()> {
     let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
     let status = get(stream, "/health")?;
     ensure!(status == 200, "the agent answered {status}");
     Ok(())
 }
 
-/// The status of an answer, once its body is there to the last byte.
+/// Sends a request and returns the status, once the whole body has arrived.
 pub(crate) fn get(mut stream: impl Read + Write, path: &str) -> Result<u16> {
     write!(stream, "GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n")?;
     let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
@@ -39,13 +39,13 @@ pub(crate) fn get(mut stream: impl Read + Write, path: &str) -> Result<u16> {
         if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = std::str::from_utf8(&answer[..end])?.to_ascii_lowercase();
             let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-            let length: usize = length.context("an answer without a length")?.trim().parse()?;
+            let length: usize = length.context("a response without a Content-Length")?.trim().parse()?;
             if answer.len() >= end + 4 + length {
                 return Ok(head.split(' ').nth(1).context("no status")?.parse()?);
             }
         }
         let read = stream.read(&mut piece)?;
-        ensure!(read > 0, "closed in the middle of an answer");
+        ensure!(read > 0, "the connection was closed within a response");
         answer.extend_from_slice(&piece[..read]);
     }
 }
@@ -54,27 +54,25 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     let stage = &*stage;
     let series = rounds(count, vec![("ours", stage.deployment())], |_, deployment| {
         let lease = stage.acquire(deployment, "agent")?;
-        let held = held(&socket(&deployment.dir(lease.workspace_id())));
+        let resident = resident(&socket(&deployment.dir(lease.workspace_id())));
         drop(lease);
         stage.release(deployment, "agent")?;
-        Ok(Sample { value: held?, p99: None })
+        Ok(Sample { value: resident?, p99: None })
     });
     report.add(Table {
         id: "memory-agent",
         title: "A room's agent: resident memory, idle",
         unit: "MiB",
         more_is_better: false,
-        note:
-            "VmRSS of the first process of a room that has just been made and has run nothing; a new room each round."
-                .into(),
+        note: "VmRSS of the first process of a newly built room that has run nothing; a new room each round.".into(),
         series,
         goals: vec![Goal::at_most(4.0)],
     });
 }
 
-/// What the process holds that listens on this socket, in MiB.
-fn held(socket: &Path) -> Result<f64> {
-    // Whoever listens is told by the kernel, and by the number it has out here.
+/// Resident memory in MiB of the process that listens on a socket.
+fn resident(socket: &Path) -> Result<f64> {
+    // SO_PEERCRED gives the listener's pid in the namespace of this process.
     let pid = socket_peercred(UnixStream::connect(socket)?)?.pid.as_raw_nonzero().get();
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let numbers = text.lines().find(|line| line.starts_with("NSpid:")).context("no NSpid")?;

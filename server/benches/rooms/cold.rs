@@ -1,4 +1,4 @@
-//! Rooms that have to be made: beside what the engine needs for the same container alone.
+//! Cold starts: the time to build a room, compared with the time the engine needs for the container alone.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use crate::report::{Goal, Report, Table};
 use crate::stage::{PATIENCE, Stage};
 use crate::stats::{Sample, median, rounds};
 
-/// Rooms made by each in a round.
+/// Rooms built by each contender in a round.
 const ROOMS: usize = 4;
-/// Between two looks whether the agent answers.
-const LOOK: Duration = Duration::from_millis(1);
+/// Pause between two health requests to the agent.
+const POLL: Duration = Duration::from_millis(1);
 
 pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     let stage = &*stage;
-    // What both need for the first time is nobody's: pages of the image, the client's connection.
+    // A first start that is not counted: it loads the image's pages and opens the client's connection for both contenders.
     let warmed = stage.deployment().and_then(|deployment| {
         ours(stage, deployment)?;
         Ok(deployment)
@@ -30,7 +30,7 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
         Ok(deployment) => vec![("ours", Ok(deployment)), ("engine", Ok(deployment))],
         Err(error) => vec![("ours", Err(error)), ("engine", stage.deployment())],
     };
-    // In turn also within a round: the engine's part waits here for its contender.
+    // The contenders alternate within a round as well; the engine's result is stored here until its turn.
     let engines = Cell::new(None);
     let series = rounds(count, contenders, |name, deployment| {
         if name == "engine"
@@ -53,7 +53,7 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     });
     report.add(Table {
         id: "cold",
-        title: "A cold room: from the asking until its agent answers",
+        title: "A cold room: from the request until its agent answers",
         unit: "ms",
         more_is_better: false,
         note: format!(
@@ -66,18 +66,18 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     });
 }
 
-/// What a conversation waits for its room, in milliseconds.
+/// Time in milliseconds that a conversation waits for a new room.
 fn ours(stage: &Stage, deployment: &Deployment) -> Result<f64> {
     let began = Instant::now();
     let lease = stage.acquire(deployment, "cold")?;
     let took = began.elapsed().as_secs_f64() * 1e3;
-    ensure!(lease.origin() == Origin::Cold, "the room was not made");
+    ensure!(lease.origin() == Origin::Cold, "the room was not newly built");
     drop(lease);
     stage.release(deployment, "cold")?;
     Ok(took)
 }
 
-/// What the container alone takes, in milliseconds.
+/// Time in milliseconds that the container alone takes.
 fn engine(stage: &Stage, deployment: &Deployment) -> Result<f64> {
     let id = RoomId::generate(&stage.names[0]);
     let dir = deployment.sockets.create(&id)?;
@@ -87,7 +87,7 @@ fn engine(stage: &Stage, deployment: &Deployment) -> Result<f64> {
     let ran = stage.within(PATIENCE, "a container", async {
         deployment.engine.run(spec).await?;
         while round_trip(&agent).is_err() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL).await;
         }
         anyhow::Ok(())
     });

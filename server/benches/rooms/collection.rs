@@ -1,4 +1,4 @@
-//! Garbage collection with many rooms: what a cycle costs that finds one of them idle.
+//! Garbage collection with many rooms: the cost of a cycle that finds one of them idle.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use crate::stats::{Sample, rounds};
 
 const FEW: (usize, &str) = (1_000, "1,000 rooms");
 const MANY: (usize, &str) = (10_000, "10,000 rooms");
-/// How much longer than the next each of those was not used that become idle, one in each round.
+/// Difference in idle time between rooms, so that one of them becomes idle in each round.
 const APART: Duration = Duration::from_secs(60);
-/// How long making the rooms may take.
+/// Time limit for creating the rooms.
 const LONG: Duration = Duration::from_secs(300);
 
 pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     let stage = &*stage;
-    let houses = [FEW, MANY].map(|(rooms, name)| (name, House::new(stage, rooms, count)));
-    let series = rounds(count, houses.into(), |_, house| {
-        let took = house.collect(stage)?;
+    let populations = [FEW, MANY].map(|(rooms, name)| (name, Population::new(stage, rooms, count)));
+    let series = rounds(count, populations.into(), |_, population| {
+        let took = population.collect(stage)?;
         Ok(Sample { value: took.as_secs_f64() * 1e3, p99: None })
     });
     report.add(Table {
@@ -46,8 +46,8 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     });
 }
 
-/// Rooms of conversations, of which one becomes idle each time the clock is put forward.
-struct House {
+/// Rooms of conversations, of which one becomes idle each time the clock is advanced.
+struct Population {
     cluster: Arc<Cluster>,
     workspaces: Arc<Workspaces>,
     clock: Clock,
@@ -55,10 +55,10 @@ struct House {
     _dir: tempfile::TempDir,
 }
 
-impl House {
+impl Population {
     fn new(stage: &Stage, rooms: usize, idle: usize) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("nagaya-bench-").tempdir()?;
-        stage.within(LONG, "making the rooms", Self::build(dir, rooms, idle))?
+        stage.within(LONG, "creating the rooms", Self::build(dir, rooms, idle))?
     }
 
     async fn build(dir: tempfile::TempDir, rooms: usize, idle: usize) -> Result<Self> {
@@ -77,12 +77,12 @@ impl House {
                 clock.advance(APART);
             }
         }
-        // The first is idle, the second nearly.
+        // Now the first room is idle, and the second will be at the next advance.
         clock.advance(TTL.checked_sub(APART * u32::try_from(idle)?).context("too many rounds")? + APART / 2);
         Ok(Self { cluster, workspaces, clock, rooms, _dir: dir })
     }
 
-    /// What a cycle costs.
+    /// Processor time of one cycle.
     fn collect(&self, stage: &Stage) -> Result<Duration> {
         let known = self.workspaces.rooms().all().len();
         ensure!((self.rooms / 2..=self.rooms).contains(&known), "{known} rooms of {}", self.rooms);
@@ -96,7 +96,7 @@ impl House {
     }
 }
 
-/// A room as it is there while nothing runs in it, without the descriptors that ten thousand would take.
+/// Adds an idle room with directory and record, but without open descriptors: ten thousand would exceed the limit of the process.
 async fn put(workspaces: &Workspaces, id: &RoomId, dir: &Path) -> Result<()> {
     std::fs::create_dir(base(dir).join(id.as_str()))?;
     workspaces.insert_bound(id, occupant(id.as_str()));
@@ -110,7 +110,7 @@ async fn put(workspaces: &Workspaces, id: &RoomId, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Time on processors of this process.
+/// Processor time used by this process.
 fn cpu() -> Result<Duration> {
     Ok(Duration::try_from(clock_gettime(ClockId::ProcessCPUTime))?)
 }

@@ -1,4 +1,4 @@
-//! Workspaces with all that belongs to them, as a server has them.
+//! Workspaces with the services that a server gives them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::engine::Counting;
 
 /// Idle time after which a room is reclaimed.
 pub(crate) const TTL: Duration = Duration::from_secs(3600);
-/// No room waits.
+/// A warm pool that is turned off.
 pub(crate) const NO_POOL: PoolSize = PoolSize { min: 0, max: 0 };
 
 /// Rooms on the real engine.
@@ -33,7 +33,7 @@ pub(crate) struct Deployment {
 }
 
 impl Deployment {
-    /// Needs a runtime around it.
+    /// Starts the deployment; to be called within a Tokio runtime.
     pub(crate) async fn start(name: &str, dir: &Path) -> Result<Self> {
         let engine = Arc::new(Counting::new(docker()?));
         let parts = parts(engine.clone(), name, dir).await?;
@@ -43,13 +43,13 @@ impl Deployment {
         Ok(Self { workspaces: cluster.workspaces().clone(), cluster, engine, sockets, template, base: base(dir) })
     }
 
-    /// The directory of a room.
+    /// The socket directory of a room.
     pub(crate) fn dir(&self, room: &str) -> PathBuf {
         self.base.join(room)
     }
 }
 
-/// Where sockets lie.
+/// The directory that holds the rooms' socket directories.
 pub(crate) fn base(dir: &Path) -> PathBuf {
     dir.join("s")
 }
@@ -61,7 +61,7 @@ pub(crate) fn docker() -> Result<Docker> {
     Ok(Docker::new(address))
 }
 
-/// A server's own limits and image, with everything it keeps in `dir`; nothing is collected unless it is asked for.
+/// Parts with a server's default limits and image, with all files in `dir`. Garbage collection runs only on request.
 pub(crate) async fn parts(engine: Arc<dyn Engine>, name: &str, dir: &Path) -> Result<Parts> {
     let parts = testing::parts(engine, name, dir).await.map_err(|error| anyhow::anyhow!(error))?;
     let template = Template {
@@ -83,12 +83,12 @@ pub(crate) fn occupant(conversation: &str) -> Occupant {
     Occupant { conversation: conversation.into(), tenant: "bench".into() }
 }
 
-/// A room's container's name, by its label.
+/// Name of the container of the room that a label names.
 pub(crate) fn container(label: &str) -> Option<String> {
     RoomId::parse(label).map(|id| id.container())
 }
 
-/// The rooms of the pool.
-pub(crate) fn waiting(workspaces: &Workspaces) -> Vec<Entry> {
+/// The rooms in the warm pool.
+pub(crate) fn pooled(workspaces: &Workspaces) -> Vec<Entry> {
     workspaces.rooms().all().into_iter().filter(|entry| entry.state == RoomState::Pooled).collect()
 }

@@ -1,4 +1,4 @@
-//! An engine that counts what it is asked.
+//! An engine that counts its calls.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nagaya_workspace::engine::{ContainerSpec, Docker, Engine, EngineError, EngineInfo, ListedContainer};
 
-/// Docker, and how often it was asked anything.
+/// Docker with a counter of calls.
 #[derive(Debug)]
 pub(crate) struct Counting {
     docker: Docker,
@@ -18,7 +18,7 @@ impl Counting {
         Self { docker, calls: AtomicU32::new(0) }
     }
 
-    /// Calls so far.
+    /// Number of calls so far.
     pub(crate) fn calls(&self) -> u32 {
         self.calls.load(Ordering::Relaxed)
     }

@@ -1,9 +1,9 @@
-//! What rooms cost, in time and memory; measured in one run beside the least that the same could cost.
+//! Benchmark of rooms: time and memory, compared in the same run with the minimum that the same work needs.
 //!
-//! Contenders of a table are measured in turn, so that what else the machine does hits all of them alike. What could not be
-//! measured is named, and makes the run fail; a missed goal does not.
+//! The contenders of a table take turns, so that other load on the machine affects all of them alike. A measurement that fails is
+//! reported and makes the run fail; a missed goal does not.
 //!
-//! Containers are real, and of a deployment of the run's own; none is left, however the run ends.
+//! Containers are real and belong to a deployment of this run; all are removed however the run ends.
 
 mod agent;
 mod cold;
@@ -16,7 +16,7 @@ mod stage;
 mod start;
 mod warm;
 
-// What both benchmarks need lies with the first of them.
+// Shared by all benchmarks; the files are in the egress benchmark.
 #[path = "../../egress/benches/egress/process.rs"]
 mod process;
 #[path = "../../egress/benches/egress/report/mod.rs"]

@@ -1,4 +1,4 @@
-//! What a room that waits costs the server in memory.
+//! Memory of the server per room in the warm pool.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -15,36 +15,37 @@ use nagaya_server::cluster::peers::Peers;
 use nagaya_workspace::Workspaces;
 use nagaya_workspace::engine::{ContainerSpec, Engine, EngineError, EngineInfo, ListedContainer};
 use nagaya_workspace::state::PoolSize;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use crate::agent::socket;
-use crate::deployment::{parts, waiting};
+use crate::deployment::{parts, pooled};
 use crate::process::{raise_descriptors, status};
 use crate::report::{Goal, Report, Table};
 use crate::stage::{Stage, until};
 use crate::stats::{Sample, rounds};
 
-/// The word that makes this program a server whose memory is measured.
+/// Argument that starts this program as the server whose memory is measured.
 pub(crate) const ROLE: &str = "play-server";
-/// The word that makes it all of that server's agents.
+/// Argument that starts this program as all agents of that server.
 pub(crate) const AGENTS: &str = "play-agents";
-/// Rooms there are before any is counted: what is set up once is not a room's.
+/// Rooms built before the measurement, so that one-time allocations are not counted.
 const FIRST: usize = 100;
 const ROOMS: usize = 1_000;
-/// How long making them may take.
+/// Time limit for filling the pool.
 const LONG: Duration = Duration::from_secs(120);
 
 pub(crate) fn measure(_: &mut Stage, count: usize, report: &mut Report) {
     let series = rounds(count, vec![("ours", Ok(()))], |_, ()| {
         let output = Command::new(std::env::current_exe()?).arg(ROLE).stderr(Stdio::inherit()).output()?;
-        ensure!(output.status.success(), "the server in which rooms wait failed: {}", output.status);
+        ensure!(output.status.success(), "the measured server failed: {}", output.status);
         Ok(Sample { value: String::from_utf8(output.stdout)?.trim().parse()?, p99: None })
     });
     report.add(Table {
         id: "memory-room",
-        title: "A room that waits: resident memory of the server",
+        title: "A room in the warm pool: resident memory of the server",
         unit: "KiB",
         more_is_better: false,
         note: "Growth of a process with workspaces, proxy and state file from 100 rooms in the pool to 1,100, each: entry, \
@@ -56,14 +57,14 @@ pub(crate) fn measure(_: &mut Stage, count: usize, report: &mut Report) {
     });
 }
 
-/// Fills a pool, and says in KiB what each of its rooms costs.
+/// Fills a pool and prints the growth of resident memory per room in KiB.
 pub(crate) fn play() -> Result<bool> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     raise_descriptors()?;
     let dir = tempfile::Builder::new().prefix("nagaya-bench-").tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let each = runtime.block_on(async {
-        let parts = parts(Arc::new(Elsewhere::start()?), "memory", dir.path()).await?;
+        let parts = parts(Arc::new(RemoteAgents::start()?), "memory", dir.path()).await?;
         let egress = parts.egress.clone();
         let cluster = Cluster::new(Workspaces::new(parts), Peers::alone("memory"));
         let workspaces = cluster.workspaces().clone();
@@ -79,9 +80,9 @@ pub(crate) fn play() -> Result<bool> {
         workspaces.set_pool_size(size(FIRST + ROOMS));
         full(FIRST + ROOMS).await?;
         let grown = status(std::process::id(), "VmRSS")?.saturating_sub(before);
-        // None was counted that does not wait; only now, because a list of all of them takes memory, too.
-        let all = until(|| waiting(&workspaces).len() == FIRST + ROOMS);
-        tokio::time::timeout(LONG, all).await.context("a room was counted that does not wait")?;
+        // Checks that all counted rooms are in the pool. Not earlier, because the list of all rooms takes memory as well.
+        let all = until(|| pooled(&workspaces).len() == FIRST + ROOMS);
+        tokio::time::timeout(LONG, all).await.context("a counted room is not in the pool")?;
         #[allow(clippy::cast_precision_loss, reason = "kibibytes of one process")]
         anyhow::Ok(grown as f64 / ROOMS as f64)
     })?;
@@ -89,7 +90,7 @@ pub(crate) fn play() -> Result<bool> {
     Ok(true)
 }
 
-/// Every agent there is: binds the sockets it is told of, line by line, and says so.
+/// Plays all agents: binds the socket named by each line of standard input and confirms it with an empty line.
 pub(crate) fn play_agents() -> Result<bool> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     raise_descriptors()?;
@@ -111,25 +112,25 @@ async fn answer(listener: tokio::net::UnixListener) {
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
     while let Ok((mut client, _)) = listener.accept().await {
         let mut head = [0; 1024];
-        let said = match client.read(&mut head).await {
+        let written = match client.read(&mut head).await {
             Ok(_) => client.write_all(answer.as_bytes()).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = said {
-            eprintln!("an agent could not answer: {error}");
+        if let Err(error) = written {
+            eprintln!("an agent could not respond: {error}");
         }
     }
 }
 
-/// An engine whose agents live in another process.
+/// An engine whose agents run in another process.
 #[derive(Debug)]
-struct Elsewhere {
+struct RemoteAgents {
     agents: tokio::sync::Mutex<(ChildStdin, BufReader<ChildStdout>)>,
-    containers: std::sync::Mutex<BTreeMap<String, ListedContainer>>,
+    containers: Mutex<BTreeMap<String, ListedContainer>>,
     _process: Child,
 }
 
-impl Elsewhere {
+impl RemoteAgents {
     fn start() -> Result<Self> {
         let mut process = tokio::process::Command::new(std::env::current_exe()?)
             .arg(AGENTS)
@@ -139,29 +140,29 @@ impl Elsewhere {
             .spawn()?;
         let stdin = process.stdin.take().context("no input")?;
         let stdout = BufReader::new(process.stdout.take().context("no output")?);
-        Ok(Self { agents: (stdin, stdout).into(), containers: std::sync::Mutex::default(), _process: process })
+        Ok(Self { agents: (stdin, stdout).into(), containers: Mutex::default(), _process: process })
     }
 
     async fn agent(&self, dir: &Path) -> std::io::Result<()> {
         let mut agents = self.agents.lock().await;
         agents.0.write_all(format!("{}\n", socket(dir).display()).as_bytes()).await?;
-        let said = agents.1.read_line(&mut String::new()).await?;
-        if said == 0 { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        let read = agents.1.read_line(&mut String::new()).await?;
+        if read == 0 { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
-    fn containers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ListedContainer>> {
-        self.containers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<String, ListedContainer>> {
+        self.containers.lock()
     }
 }
 
 #[async_trait]
-impl Engine for Elsewhere {
+impl Engine for RemoteAgents {
     async fn ping(&self) -> Result<(), EngineError> {
         Ok(())
     }
 
     async fn info(&self) -> Result<EngineInfo, EngineError> {
-        Ok(EngineInfo { version: "elsewhere".into(), api_version: "none".into(), missing_limits: Vec::new() })
+        Ok(EngineInfo { version: "remote agents".into(), api_version: "none".into(), missing_limits: Vec::new() })
     }
 
     async fn has_image(&self, _: &str) -> Result<bool, EngineError> {

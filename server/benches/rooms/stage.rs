@@ -1,24 +1,23 @@
-//! What the measurements take place in: a runtime, a directory, and rooms on the real engine once they are needed. What was
-//! made is taken down, also where the run is interrupted.
+//! The environment of the measurements: a runtime, a directory, and on demand a deployment on the real engine. Everything is removed
+//! at the end, also after an interruption.
 
 use std::cell::OnceCell;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nagaya_workspace::OnShutdown;
 use nagaya_workspace::engine::Engine;
 use nagaya_workspace::state::PoolSize;
-use nagaya_workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Lease, ReleaseReason};
+use nagaya_workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Lease, OnShutdown, ReleaseReason};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use crate::deployment::{Deployment, container, docker, occupant, waiting};
+use crate::deployment::{Deployment, container, docker, occupant, pooled};
 use crate::process::raise_descriptors;
 use crate::run::Place;
 
-/// How long one room may take to come or go.
+/// Time limit for building or releasing one room.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// How long all of them may take together.
+/// Time limit for building or releasing all rooms.
 const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
@@ -26,7 +25,7 @@ pub(crate) struct Stage {
     runtime: Runtime,
     interrupted: CancellationToken,
     deployment: OnceCell<Result<Deployment, String>>,
-    /// Deployment ids of this run alone.
+    /// Ids of the deployments of this run.
     pub(crate) names: [String; 2],
     dir: tempfile::TempDir,
     closed: bool,
@@ -55,7 +54,7 @@ impl Place for Stage {
 }
 
 impl Stage {
-    /// Lets something go on until it is done, or has taken too long, or the run is interrupted.
+    /// Runs `work` until it completes, the limit has passed or the run is interrupted.
     pub(crate) fn within<T>(&self, limit: Duration, what: &str, work: impl Future<Output = T>) -> Result<T> {
         self.runtime.block_on(async {
             let work = self.interrupted.run_until_cancelled(work);
@@ -65,12 +64,12 @@ impl Stage {
         })
     }
 
-    /// Lets background work go on until a condition holds.
+    /// Runs background work until a condition holds.
     pub(crate) fn until(&self, what: &str, holds: impl FnMut() -> bool) -> Result<()> {
         self.within(LONG_PATIENCE, what, until(holds))
     }
 
-    /// Rooms on the real engine.
+    /// The deployment on the real engine, started at the first call.
     pub(crate) fn deployment(&self) -> Result<&Deployment> {
         let started = self.deployment.get_or_init(|| self.start().map_err(|error| format!("{error:#}")));
         started.as_ref().map_err(|why| anyhow!("{why}"))
@@ -78,35 +77,35 @@ impl Stage {
 
     fn start(&self) -> Result<Deployment> {
         let image = crate::deployment::image();
-        let there = self.within(PATIENCE, "looking for the image", async {
+        let exists = self.within(PATIENCE, "looking for the image", async {
             docker()?.has_image(&image).await.map_err(anyhow::Error::from)
         })??;
-        ensure!(there, "there is no image {image}; `make image` builds it");
+        ensure!(exists, "the image {image} does not exist; build it with `make image`");
         let deployment = self.within(PATIENCE, "a start", Deployment::start(&self.names[0], self.dir.path()))??;
         self.until("reconciliation", || deployment.workspaces.is_reconciled())?;
         Ok(deployment)
     }
 
-    /// A room for a conversation.
+    /// Acquires a room for a conversation.
     pub(crate) fn acquire(&self, deployment: &Deployment, conversation: &str) -> Result<Lease> {
         Ok(self.within(PATIENCE, "a room", deployment.cluster.acquire(occupant(conversation)))??)
     }
 
-    /// Takes a conversation's room down.
+    /// Releases a conversation's room.
     pub(crate) fn release(&self, deployment: &Deployment, conversation: &str) -> Result<()> {
         let release = deployment.cluster.release_conversation(conversation, ReleaseReason::Conversation);
         Ok(self.within(PATIENCE, "a release", release)??)
     }
 
-    /// Waits until so many rooms wait, and no more are made.
+    /// Fills the pool with `rooms` rooms, and then keeps it from being refilled.
     pub(crate) fn fill_pool(&self, deployment: &Deployment, rooms: usize) -> Result<()> {
         deployment.workspaces.set_pool_size(PoolSize { min: rooms, max: rooms });
-        self.until("a full pool", || waiting(&deployment.workspaces).len() == rooms)?;
+        self.until("a full pool", || pooled(&deployment.workspaces).len() == rooms)?;
         deployment.workspaces.set_pool_size(PoolSize { min: 0, max: rooms });
         Ok(())
     }
 
-    /// Takes every room of the pool down.
+    /// Releases all rooms of the pool.
     pub(crate) fn empty_pool(&self, deployment: &Deployment) -> Result<()> {
         deployment.workspaces.set_pool_size(crate::deployment::NO_POOL);
         self.until("an empty table", || deployment.workspaces.rooms().all().is_empty())
@@ -121,7 +120,7 @@ impl Stage {
         self.sweep()
     }
 
-    /// Removes containers of this run that are still there: a start that was cut off, or what was made past the server.
+    /// Removes containers of this run that are left: after an interrupted start, or created without the server.
     fn sweep(&self) -> Result<()> {
         let docker = docker()?;
         self.runtime.block_on(async {
@@ -146,7 +145,7 @@ impl Drop for Stage {
     }
 }
 
-/// Lets background work go on until a condition holds.
+/// Runs background work until a condition holds.
 pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     while !holds() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -161,9 +160,11 @@ async fn watch(interrupted: CancellationToken) {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            eprintln!("interrupted; taking down what was made");
+            eprintln!("interrupted; removing the containers of this run");
             interrupted.cancel();
         }
-        (Err(error), _) | (_, Err(error)) => eprintln!("an interruption will leave containers: {error}"),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("signals cannot be handled, so an interruption leaves containers: {error}")
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The server: from its start until a run could begin.
+//! Start of the server, until it is ready for runs.
 
 use std::net::TcpListener;
 use std::time::Instant;
@@ -26,7 +26,7 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
         title: "The server: from its start until /health/ready answers 200",
         unit: "ms",
         more_is_better: false,
-        note: "The real program with settings as they are by default, an empty state directory, the image there; tried every \
+        note: "The real program with default settings, an empty state directory and an existing image; polled every \
                millisecond. The pool begins to fill meanwhile."
             .into(),
         series,

@@ -1,4 +1,4 @@
-//! HTTP, with as little as possible of one's own: requests, and event streams of which each event is counted.
+//! A minimal HTTP client: JSON requests, and event streams whose events are counted.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,10 +15,10 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-/// How long an answer, or the next event, may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for a response, and for the next chunk of a stream.
+const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Asks, and gives the answer once its head is there.
+/// Sends a request; returns the response once its head has arrived.
 async fn send(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     method: Method,
@@ -30,36 +30,37 @@ async fn send(
     let text = if body.is_null() { Bytes::new() } else { body.to_string().into() };
     let request = Request::builder().method(method).uri(path).header("host", "bench");
     let request = request.header("content-type", "application/json").body(Full::new(text))?;
-    Ok(tokio::time::timeout(PATIENCE, sender.send_request(request)).await.context("no answer")??)
+    Ok(tokio::time::timeout(DEADLINE, sender.send_request(request)).await.context("no answer")??)
 }
 
-/// A request to the server, and its answer's JSON.
+/// Sends a request to the server and returns the JSON of the response.
 pub(crate) async fn ask(at: SocketAddr, method: Method, path: &str, body: &Value) -> Result<Value> {
     let answer = send(TcpStream::connect(at).await?, method, path, body).await?;
     let status = answer.status();
-    let body = tokio::time::timeout(PATIENCE, answer.into_body().collect()).await.context("no end")??.to_bytes();
+    let body =
+        tokio::time::timeout(DEADLINE, answer.into_body().collect()).await.context("the body did not end")??.to_bytes();
     ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
     Ok(if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? })
 }
 
-/// A stream of events.
+/// A stream of server-sent events.
 pub(crate) struct Events {
     body: Incoming,
-    /// When it was asked for.
-    pub(crate) asked: Instant,
-    /// What came after the last whole event.
+    /// Time of the request.
+    pub(crate) requested: Instant,
+    /// Bytes received after the last complete event.
     rest: Vec<u8>,
 }
 
 impl Events {
-    /// Of the server.
+    /// Opens an event stream of the server.
     pub(crate) async fn of_server(at: SocketAddr, method: Method, path: &str, body: &Value) -> Result<Self> {
         let stream = TcpStream::connect(at).await?;
         stream.set_nodelay(true)?;
         Self::of(stream, method, path, body).await
     }
 
-    /// Of an agent.
+    /// Opens an event stream of an agent.
     pub(crate) async fn of_agent(socket: &Path, body: &Value) -> Result<Self> {
         Self::of(UnixStream::connect(socket).await?, Method::POST, "/execute", body).await
     }
@@ -70,34 +71,34 @@ impl Events {
         path: &str,
         body: &Value,
     ) -> Result<Self> {
-        let asked = Instant::now();
+        let requested = Instant::now();
         let answer = send(stream, method, path, body).await?;
         ensure!(answer.status().is_success(), "{path}: {}", answer.status());
-        Ok(Self { body: answer.into_body(), asked, rest: Vec::new() })
+        Ok(Self { body: answer.into_body(), requested, rest: Vec::new() })
     }
 
-    /// Reads on until an event of this name has begun.
+    /// Reads until an event of this name has begun.
     pub(crate) async fn until(&mut self, name: &str) -> Result<()> {
         let wanted = format!("event: {name}\n");
         while !contains(&self.rest, wanted.as_bytes()) {
-            let piece = self.piece().await?.with_context(|| format!("no {name}"))?;
-            self.rest.extend_from_slice(&piece);
+            let chunk = self.chunk().await?.with_context(|| format!("no {name}"))?;
+            self.rest.extend_from_slice(&chunk);
         }
         Ok(())
     }
 
-    async fn piece(&mut self) -> Result<Option<Bytes>> {
-        let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.context("nothing comes")?;
+    async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        let frame = tokio::time::timeout(DEADLINE, self.body.frame()).await.context("no data")?;
         Ok(frame.transpose()?.and_then(|frame| frame.into_data().ok()))
     }
 
-    /// Reads to the end; how many events there were that `until` had not read past, and the last of them.
+    /// Reads to the end; returns the number of events, without those that `until` has dropped, and the last event.
     pub(crate) async fn count(mut self) -> Result<(usize, String)> {
         let mut count = 0;
         loop {
-            let piece = self.piece().await?;
-            let over = piece.is_none();
-            self.rest.extend_from_slice(&piece.unwrap_or_default());
+            let chunk = self.chunk().await?;
+            let over = chunk.is_none();
+            self.rest.extend_from_slice(&chunk.unwrap_or_default());
             let mut from = 0;
             while let Some(at) = self.rest[from..].windows(2).position(|two| two == b"\n\n") {
                 count += 1;
@@ -107,8 +108,12 @@ impl Events {
                 }
                 from = next;
             }
-            ensure!(!over, "it broke off after {count} events: {:?}", String::from_utf8_lossy(&self.rest[from..]));
-            // The last event is kept until it is known whether another comes.
+            ensure!(
+                !over,
+                "the stream ended within an event, after {count} events: {:?}",
+                String::from_utf8_lossy(&self.rest[from..])
+            );
+            // The last event stays in the buffer until it is known whether another follows.
             let last = self.rest[..from].len();
             let keep =
                 self.rest[..last.saturating_sub(2)].windows(2).rposition(|two| two == b"\n\n").map_or(0, |at| at + 2);

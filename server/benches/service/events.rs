@@ -1,4 +1,4 @@
-//! Runs: their first event, how fast their events come through, what a reader of them costs.
+//! Runs: time to the first event, throughput of events, and memory per reader.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,18 @@ use crate::report::{Goal, Report, Table};
 use crate::stage::{Running, Stage};
 use crate::stats::{Sample, Series, median, quantile, rounds};
 
-/// Runs in a round, of which the first event is waited for.
+/// Runs per round in the measurement of the first event.
 const RUNS: usize = 50;
-/// Events that are relayed in a round.
+/// Events relayed per round.
 const RELAYED: usize = 100_000;
-/// Rooms, and readers of the run in each.
+/// Rooms, and readers of the run in each room.
 const ROOMS: usize = 25;
 const READERS: usize = 40;
-/// Events that readers wait for, and the pause between two.
-const TOLD: usize = 100;
+/// Events that each reader waits for, and the pause in seconds between two.
+const SLOW_EVENTS: usize = 100;
 const PAUSE: &str = "0.1";
 
-/// What a round took, in milliseconds: until the first event of all, and until the driver's.
+/// Times of a round in milliseconds: until the first event, and until the driver's first event.
 struct Firsts {
     any: Vec<f64>,
     of_driver: Vec<f64>,
@@ -41,9 +41,9 @@ pub(crate) fn first(stage: &mut Stage, count: usize, report: &mut Report) {
                 for _ in 0..RUNS {
                     let mut events = running.run(&path, "1").await?;
                     events.until("progress").await?;
-                    any.push(millis(events.asked));
+                    any.push(millis(events.requested));
                     events.until("init").await?;
-                    of_driver.push(millis(events.asked));
+                    of_driver.push(millis(events.requested));
                     events.count().await?;
                 }
                 all.push(Firsts { any, of_driver });
@@ -65,7 +65,7 @@ pub(crate) fn first(stage: &mut Stage, count: usize, report: &mut Report) {
     };
     report.add(Table {
         id: "first-event",
-        title: "A run in a room that is there: 99th percentile until its first events",
+        title: "A run in an existing room: 99th percentile until its first events",
         unit: "ms",
         more_is_better: false,
         note: format!(
@@ -77,6 +77,15 @@ pub(crate) fn first(stage: &mut Stage, count: usize, report: &mut Report) {
     });
 }
 
+/// From where the relayed events are read.
+#[derive(Clone, Copy)]
+enum Source {
+    /// From the server, through its journal.
+    Server,
+    /// From the agent's socket.
+    Agent,
+}
+
 pub(crate) fn relay(stage: &mut Stage, count: usize, report: &mut Report) {
     let stage = &*stage;
     let set: Result<(&Running, String, std::path::PathBuf)> = stage.running().and_then(|running| {
@@ -86,21 +95,21 @@ pub(crate) fn relay(stage: &mut Stage, count: usize, report: &mut Report) {
             Ok((running, path, agent))
         })
     });
-    let contender = |direct: bool| match &set {
-        Ok(set) => Ok((direct, set)),
+    let contender = |source: Source| match &set {
+        Ok(set) => Ok((source, set)),
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
-    let contenders = vec![("ours", contender(false)), ("agent.sock", contender(true))];
-    let series = rounds(count, contenders, |_, (direct, (running, path, agent))| {
+    let contenders = vec![("ours", contender(Source::Server)), ("agent.sock", contender(Source::Agent))];
+    let series = rounds(count, contenders, |_, (source, (running, path, agent))| {
         stage.runtime.block_on(async {
-            let what = RELAYED.to_string();
-            let events = match direct {
-                true => Events::of_agent(agent, &json!({"user_input": format!("{what}\n")})).await?,
-                false => running.run(path, &what).await?,
+            let input = RELAYED.to_string();
+            let events = match source {
+                Source::Agent => Events::of_agent(agent, &json!({"user_input": format!("{input}\n")})).await?,
+                Source::Server => running.run(path, &input).await?,
             };
-            let asked = events.asked;
+            let requested = events.requested;
             let (count, _) = events.count().await?;
-            let took = asked.elapsed().as_secs_f64();
+            let took = requested.elapsed().as_secs_f64();
             ensure!(count > RELAYED, "only {count} events");
             #[allow(clippy::cast_precision_loss, reason = "a hundred thousand")]
             Ok(Sample { value: count as f64 / took, p99: None })
@@ -113,7 +122,7 @@ pub(crate) fn relay(stage: &mut Stage, count: usize, report: &mut Report) {
     }
     report.add(Table {
         id: "relay",
-        title: "100,000 small events, from the asking to the end",
+        title: "100,000 small events, from the request to the end",
         unit: "events/s",
         more_is_better: true,
         note: "Text of five bytes each. Ours goes through agent, server and journal; beside it the same is read from the room's \
@@ -140,8 +149,8 @@ pub(crate) fn readers(stage: &mut Stage, count: usize, report: &mut Report) {
         unit: "KiB",
         more_is_better: false,
         note: format!(
-            "{ROOMS} runs that tell something every {PAUSE} s, {READERS} readers of each, all connected; every reader must get \
-             every event. The largest growth over what the server had when the rooms were there; runs and journals are in it."
+            "{ROOMS} runs with an event every {PAUSE} s, {READERS} connected readers of each; every reader must receive \
+             every event. The largest growth since the rooms were built; runs and journals are included."
         ),
         series,
         goals: vec![Goal::at_most(64.0)],
@@ -152,7 +161,7 @@ async fn read_by_many(running: &Running, paths: &[String]) -> Result<f64> {
     let before = status(running.pid(), "VmRSS")?;
     let mut streams = Vec::new();
     for path in paths {
-        streams.push(running.run(path, &format!("{TOLD} {PAUSE}")).await?);
+        streams.push(running.run(path, &format!("{SLOW_EVENTS} {PAUSE}")).await?);
         for _ in 1..READERS {
             let follow = format!("{path}/stream?after=0");
             streams.push(Events::of_server(running.address, Method::GET, &follow, &Value::Null).await?);
@@ -160,24 +169,24 @@ async fn read_by_many(running: &Running, paths: &[String]) -> Result<f64> {
     }
     let all = try_join_all(streams.into_iter().map(|stream| tokio::spawn(stream.count())));
     tokio::pin!(all);
-    let mut most = before;
-    let mut look = tokio::time::interval(Duration::from_millis(100));
+    let mut peak = before;
+    let mut sample = tokio::time::interval(Duration::from_millis(100));
     let ended = loop {
         tokio::select! {
             ended = &mut all => break ended?,
-            _ = look.tick() => most = most.max(status(running.pid(), "VmRSS")?),
+            _ = sample.tick() => peak = peak.max(status(running.pid(), "VmRSS")?),
         }
     };
     for (reader, ended) in ended.into_iter().enumerate() {
         let (count, last) = ended.with_context(|| format!("reader {reader}"))?;
         let seq = last.lines().next().and_then(|id| id.rsplit(':').next()?.parse::<usize>().ok());
         ensure!(
-            last.contains("event: done") && seq == Some(count) && count > TOLD,
+            last.contains("event: done") && seq == Some(count) && count > SLOW_EVENTS,
             "reader {reader}: {count} events, {last}"
         );
     }
     #[allow(clippy::cast_precision_loss, reason = "kibibytes of one process")]
-    Ok(most.saturating_sub(before) as f64 / (ROOMS * READERS) as f64)
+    Ok(peak.saturating_sub(before) as f64 / (ROOMS * READERS) as f64)
 }
 
 fn millis(since: Instant) -> f64 {

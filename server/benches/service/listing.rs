@@ -1,4 +1,4 @@
-//! Lists of conversations, of which there are many.
+//! Lists of conversations in a large database.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use crate::server::Server;
 use crate::stage::Stage;
 use crate::stats::{Sample, rounds};
 
-/// Conversations that are stored.
+/// Conversations in the database.
 const STORED: usize = 100_000;
-/// Tenants that have them, all alike; and one more that has as many for itself.
+/// Tenants among which the conversations are divided evenly. One more tenant has as many conversations alone.
 const TENANTS: usize = 100;
-/// Requests a second, for so long.
+/// Requests per second, and the duration of a round.
 const RATE: f64 = 2_000.0;
 const LONG: Duration = Duration::from_secs(3);
-/// Of a tenant that has all.
+/// Requests per second for the tenant that has all conversations.
 const RATE_ONE: f64 = 100.0;
-/// Writers at once.
+/// Concurrent writers while the database is filled.
 const WRITERS: usize = 8;
 
-/// A server whose only work this is.
+/// A server that serves lists only.
 struct Lister {
     server: Server,
     address: std::net::SocketAddr,

@@ -1,14 +1,14 @@
-//! What callers of the service see: how soon a run tells something, how fast events come through, what a reader costs, how fast
-//! lists are. The real program with real rooms, whose driver says what it is told to (`driver/`).
+//! Benchmark of the service as its clients see it: time to the first event of a run, throughput of events, memory per reader, and
+//! latency of lists. It measures the real program with real rooms, in which a shell script replaces the driver (`driver/`).
 //!
-//! What could not be measured is named, and makes the run fail; a missed goal does not.
+//! A measurement that fails is reported and makes the run fail; a missed goal does not.
 
 mod client;
 mod events;
 mod listing;
 mod stage;
 
-// What all benchmarks need lies with the first that needed it.
+// Shared by all benchmarks; the files are in the egress and rooms benchmarks.
 #[path = "../../egress/benches/egress/lean.rs"]
 mod lean;
 #[path = "../../egress/benches/egress/load.rs"]

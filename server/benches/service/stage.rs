@@ -1,4 +1,4 @@
-//! A server with rooms whose driver says what it is told to.
+//! A server with rooms whose driver prints as many events as its prompt requests.
 
 use std::cell::OnceCell;
 use std::net::{SocketAddr, TcpListener};
@@ -15,9 +15,9 @@ use crate::process::raise_descriptors;
 use crate::run::Place;
 use crate::server::Server;
 
-/// What `scripts/bench.sh` builds for this.
+/// Image with that driver; `scripts/bench.sh` builds it.
 const IMAGE: &str = "nagaya/bench-driver:latest";
-/// How long a room may take to come, or to go.
+/// Time limit for building or releasing a room.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Stage {
@@ -25,7 +25,7 @@ pub(crate) struct Stage {
     running: OnceCell<Result<Running, String>>,
 }
 
-/// A server that runs, with one tenant.
+/// A running server with one tenant.
 pub(crate) struct Running {
     server: Server,
     pub(crate) address: SocketAddr,
@@ -52,7 +52,7 @@ impl Place for Stage {
 }
 
 impl Stage {
-    /// The server; it is started when it is first needed.
+    /// The server, started at the first call.
     pub(crate) fn running(&self) -> Result<&Running> {
         let started = self.running.get_or_init(|| self.start().map_err(|error| format!("{error:#}")));
         started.as_ref().map_err(|why| anyhow!("{why}"))
@@ -87,7 +87,7 @@ impl Running {
         self.server.pid()
     }
 
-    /// The path of a new conversation that has its room.
+    /// Creates a conversation with a room; returns its API path.
     pub(crate) async fn conversation(&self) -> Result<String> {
         let list = "/api/tenants/bench/conversations";
         let made = ask(self.address, Method::POST, list, &json!({"user_id": "bench"})).await?;
@@ -96,7 +96,7 @@ impl Running {
         Ok(path)
     }
 
-    /// Starts a run whose driver says so much.
+    /// Starts a run whose driver prints the events that `what` describes: a number, optionally with a pause in seconds.
     pub(crate) async fn run(&self, path: &str, what: &str) -> Result<Events> {
         let asked = json!({"user_input": format!("{what}\n")});
         Events::of_server(self.address, Method::POST, &format!("{path}/stream"), &asked).await
@@ -112,7 +112,7 @@ impl Running {
         Ok(self.dir.path().join("s").join(room).join("agent.sock"))
     }
 
-    /// Deletes a conversation, and waits until its room is gone.
+    /// Deletes a conversation and waits until its room is released.
     pub(crate) async fn delete(&self, path: &str) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         ask(self.address, Method::DELETE, path, &Value::Null).await?;

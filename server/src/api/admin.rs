@@ -34,7 +34,7 @@ pub(super) struct Workspace {
     /// When the workspace was created.
     #[schema(value_type = String, format = DateTime)]
     created_at: jiff::Timestamp,
-    /// Seconds since it was last used; 0 while a run uses it.
+    /// Seconds since the workspace was last used.
     idle_seconds: u64,
 }
 

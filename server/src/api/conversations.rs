@@ -148,10 +148,10 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(app.store.create_conversation(new).await?)))
 }
 
-/// Returns the conversation with an id.
+/// Returns the conversation with the given id.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}", tag = "conversations",
     params(ConversationPath),
-    responses((status = 200, body = Conversation, description = "The conversation with this id"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Conversation, description = "The conversation with the given id"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,

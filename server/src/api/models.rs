@@ -157,9 +157,9 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(app.store.create_model(new).await?)))
 }
 
-/// Returns the model with an id.
+/// Returns the model with the given id.
 #[utoipa::path(get, path = "/api/models/{model_id}", tag = "models", params(ModelPath),
-    responses((status = 200, body = Model, description = "The model with this id"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Model, description = "The model with the given id"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ModelPath>,

@@ -32,7 +32,7 @@ pub(super) struct Creation {
     /// Id of the tenant: 1 to 64 letters, digits, `-`, `_` or `.`, the first a letter or digit.
     #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     tenant_id: String,
-    /// Text that is appended to the agent's own system prompt; up to 100,000 characters.
+    /// Text added to the agent's system prompt in every run; up to 100,000 characters.
     #[schema(max_length = 100_000, pattern = r"^[^\u0000]*$")]
     system_prompt: Option<String>,
     /// Id of the default model of the tenant's conversations.
@@ -44,7 +44,7 @@ pub(super) struct Creation {
 #[serde(deny_unknown_fields)]
 #[schema(as = TenantUpdate, example = json!({"status": "inactive"}))]
 pub(super) struct Update {
-    /// Text that is appended to the agent's own system prompt; up to 100,000 characters.
+    /// Text added to the agent's system prompt in every run; up to 100,000 characters.
     #[schema(max_length = 100_000, pattern = r"^[^\u0000]*$")]
     system_prompt: Option<String>,
     /// Id of the default model of the tenant's conversations.
@@ -79,9 +79,9 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(app.store.create_tenant(new).await?)))
 }
 
-/// Returns the tenant with an id.
+/// Returns the tenant with the given id.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}", tag = "tenants", params(TenantPath),
-    responses((status = 200, body = Tenant, description = "The tenant with this id"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Tenant, description = "The tenant with the given id"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(TenantScope(id): TenantScope, State(app): State<AppState>) -> Result<Json<Tenant>, ApiError> {
     Ok(Json(app.store.tenant(&id).await?))
 }

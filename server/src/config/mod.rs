@@ -1,7 +1,7 @@
 //! The configuration. All of it is parsed and checked before anything is bound or started.
 //!
 //! This module is above all other parts of the server: it reads the environment and the file into the settings types that the
-//! parts own, and no part imports it. Each file reads the settings of one concern from a [`reader::Reader`], which implements the
+//! parts own, and no part imports it. Each file reads the settings of one concern from a `Reader`, which implements the
 //! precedence (environment, file, default), records the effective settings for printing, and collects all errors.
 
 mod egress;

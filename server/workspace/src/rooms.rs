@@ -331,8 +331,8 @@ impl Rooms {
         table.entries.get(id).map(|entry| entry.room.clone())
     }
 
-    /// The same for a room that somebody left and this server has claimed: it becomes known, so that the work is not lost
-    /// if it is cut off.
+    /// Adds a room of an earlier process, whose record this server has claimed, to the table and begins its release. From the table,
+    /// garbage collection repeats an interrupted release.
     pub(crate) fn begin_release_unowned(&self, id: &RoomId) -> Arc<Room> {
         let mut table = self.table();
         if !table.entries.contains_key(id) {

@@ -112,7 +112,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::create_request;
+    use crate::engine::{UserIds, create_request};
 
     /// The container's isolation depends on this request, so every change of it shows in a snapshot.
     #[test]
@@ -131,9 +131,11 @@ mod tests {
             ],
         };
         let id = RoomId::parse("0123456789abcdef").expect("an id");
-        for (name, remaps) in [("create-request", false), ("create-request-where-users-are-remapped", true)] {
+        for (name, user_ids) in
+            [("create-request", UserIds::Unchanged), ("create-request-where-users-are-remapped", UserIds::Remapped)]
+        {
             let request =
-                create_request(template.room(&id, "/var/run/workspace-sockets/0123456789abcdef".into()), remaps);
+                create_request(template.room(&id, "/var/run/workspace-sockets/0123456789abcdef".into()), user_ids);
             let mut request = serde_json::to_value(request).expect("JSON");
             let made = request["Labels"][LABEL_CREATED_AT].take();
             assert!(made.as_str().is_some_and(|made| made.parse::<jiff::Timestamp>().is_ok()), "{made}");

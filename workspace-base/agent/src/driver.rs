@@ -1,4 +1,4 @@
-//! Drives the Claude Code CLI: one process per execution, spoken to over its stream-json protocol.
+//! Drives the Claude Code CLI over its stream-json protocol, with one process per execution.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,31 +17,31 @@ use crate::mapping;
 use crate::process::{self, Awaited};
 use crate::version::Cli;
 
-/// Longest line of the CLI that is read, in bytes; the rest of a longer one is skipped with it.
-const LONGEST_LINE: usize = 32 * 1024 * 1024;
-/// How much of the end of the CLI's standard error is told.
+/// Maximum length in bytes of a line of the CLI's output; a longer one is skipped.
+const MAX_LINE: usize = 32 * 1024 * 1024;
+/// Bytes from the end of the CLI's standard error that go into an error message.
 const STDERR_TAIL: usize = 8 * 1024;
-/// How long the CLI may take to end after it has said its result.
+/// Time limit for the CLI to exit after it has printed its result.
 const EXIT_DEADLINE: Duration = Duration::from_secs(10);
-/// How long, once nothing of an execution runs, its output may take to be read.
+/// Time limit for reading the rest of the output after all processes of an execution have exited.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
-/// How often it is looked whether anybody still listens.
+/// Interval at which it is checked whether a reader is connected.
 const LISTENER_CHECK: Duration = Duration::from_secs(1);
 
-/// What is the same for every execution in this room.
+/// Settings common to all executions.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    /// What is driven.
+    /// The CLI to start.
     pub(crate) cli: Cli,
-    /// The way out, for whatever looks at proxy variables.
+    /// Address of the bridge to the egress proxy, for the proxy variables.
     pub(crate) bridge: SocketAddr,
-    /// How long an execution goes on while nobody listens.
+    /// How long an execution continues without a connected reader.
     pub(crate) abandoned_after: Duration,
 }
 
 impl Driver {
-    /// Runs one execution to its last event, which is returned and not yet written: it is for whoever has made sure that
-    /// nothing of the execution runs any more.
+    /// Runs one execution and returns its last event without writing it: the caller writes it once all processes of the execution have
+    /// exited.
     pub(crate) async fn drive(
         &self,
         request: &ExecuteRequest,
@@ -50,7 +50,7 @@ impl Driver {
     ) -> AgentEvent {
         let cwd = Path::new(request.cwd.as_deref().unwrap_or(WORKSPACE_DIR));
         if !cwd.is_dir() {
-            return refused(format!("the working directory {} is not there", cwd.display()));
+            return refused(format!("the working directory {} does not exist", cwd.display()));
         }
         let mut child = match self.command(request, cwd).spawn() {
             Ok(child) => child,
@@ -60,7 +60,7 @@ impl Driver {
         let ending = tokio::select! {
             ending = converse(&mut child, request, events) => ending,
             () = cancel.cancelled() => cancelled("cancelled".into()),
-            () = self.abandoned(events) => cancelled(format!("nobody listened for {:?}", self.abandoned_after)),
+            () = self.abandoned(events) => cancelled(format!("no reader was connected for {:?}", self.abandoned_after)),
         };
         drop(awaited);
         ending
@@ -80,23 +80,23 @@ impl Driver {
                 error_type: ErrorKind::SdkNotInstalled,
                 message: format!("{program} is not in the image"),
             },
-            // An option holds a NUL, or more than a program can be given (execve(2)).
+            // An option contains a NUL, or the arguments are too long (execve(2)).
             io::ErrorKind::InvalidInput | io::ErrorKind::ArgumentListTooLong => {
-                refused(format!("{program} cannot be given these options: {error}"))
+                refused(format!("{program} does not accept these options: {error}"))
             }
-            _ => failed(format!("{program} does not start: {error}")),
+            _ => failed(format!("{program} cannot be started: {error}")),
         }
     }
 
-    /// The prompt goes in over standard input: it may be long, and may begin with a dash.
+    /// The command without the prompt, which is written to standard input because it can be long or begin with a dash.
     fn command(&self, request: &ExecuteRequest, cwd: &Path) -> Command {
         let mut command = Command::new(&self.cli.program);
         command.args(["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]);
-        // The room is the sandbox: nobody is there to ask for permission.
+        // The container is the sandbox, and no user is present to grant permissions.
         command.args(["--permission-mode", "bypassPermissions"]);
         let mut option = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
-                // As one word, so that a value that begins with a dash stays a value.
+                // Name and value in one argument, so that a value that begins with a dash is not parsed as an option.
                 command.arg(format!("{name}={value}"));
             }
         };
@@ -104,7 +104,7 @@ impl Driver {
         option("--resume", request.session_id.as_deref());
         option("--append-system-prompt", request.system_prompt.as_deref().filter(|prompt| !prompt.is_empty()));
         option("--max-turns", request.max_turns.map(|turns| turns.to_string()).as_deref());
-        // Not --allowedTools, which only says what needs no permission: here nothing does.
+        // Not --allowedTools, which only lists tools that need no permission; in this mode none does.
         option("--tools", request.allowed_tools.as_ref().map(|tools| tools.join(",")).as_deref());
         if let Some(region) = &request.region {
             command.env("AWS_REGION", region);
@@ -128,28 +128,28 @@ fn failed(message: String) -> AgentEvent {
     AgentEvent::Error { error_type: ErrorKind::ExecutionError, message }
 }
 
-/// Hands the prompt over, writes the events the CLI tells, and returns the last.
+/// Writes the prompt to the CLI and the CLI's events to `events`; returns the last event.
 async fn converse(child: &mut Child, request: &ExecuteRequest, events: &Buffer) -> AgentEvent {
     let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return failed("the CLI has no standard streams".into());
     };
     let prompt = async move {
-        // A CLI that ends without reading tells why by other means.
+        // A CLI that exits without reading the prompt reports the reason in its output.
         if let Err(error) = stdin.write_all(request.user_input.as_bytes()).await {
-            tracing::warn!(%error, "prompt not taken");
+            tracing::warn!(%error, "the CLI did not read the whole prompt");
         }
         drop(stdin);
     };
     let mut tail = Tail::default();
     let mut result = None;
-    let (told, heard) = watch::channel(());
+    let (result_sender, result_seen) = watch::channel(());
     let talk = async {
-        tokio::join!(listen(stdout, events, &mut result, told), prompt, tail.fill(stderr));
+        tokio::join!(listen(stdout, events, &mut result, result_sender), prompt, tail.fill(stderr));
     };
     let end = async {
-        let exit = exit(child, heard).await;
-        // What it left running may hold its output open, and goes with it in any case.
+        let exit = exit(child, result_seen).await;
+        // Processes that it left running may hold its output open; they are killed in any case.
         clean_up().await;
         exit
     };
@@ -158,11 +158,11 @@ async fn converse(child: &mut Child, request: &ExecuteRequest, events: &Buffer) 
         tokio::select! {
             () = &mut talk => {
                 let ended = tokio::time::timeout(EXIT_DEADLINE, end).await;
-                ended.unwrap_or_else(|_| "it closed its output and did not end".into())
+                ended.unwrap_or_else(|_| "it closed its output and did not exit".into())
             }
             exit = &mut end => {
                 if tokio::time::timeout(DRAIN_DEADLINE, talk).await.is_err() {
-                    tracing::warn!("the CLI's output stays open");
+                    tracing::warn!("the CLI's output is still open after all its processes have exited");
                 }
                 exit
             }
@@ -176,43 +176,43 @@ fn cancelled(message: String) -> AgentEvent {
     AgentEvent::Error { error_type: ErrorKind::Cancelled, message }
 }
 
-/// Waits for the CLI to end, but not for long once it has told its result; how it ended, in words.
-async fn exit(child: &mut Child, mut heard: watch::Receiver<()>) -> String {
+/// Waits for the CLI to exit, with a time limit once it has printed its result; describes how it ended.
+async fn exit(child: &mut Child, mut result_seen: watch::Receiver<()>) -> String {
     let overdue = async {
-        match heard.changed().await {
+        match result_seen.changed().await {
             Ok(()) => tokio::time::sleep(EXIT_DEADLINE).await,
-            // It told none, so it may take as long as it likes.
+            // Its output ended without a result, so there is no limit.
             Err(_) => std::future::pending().await,
         }
     };
     tokio::select! {
         status = child.wait() => match status {
             Ok(status) => status.to_string(),
-            Err(error) => format!("its end is not known: {error}"),
+            Err(error) => format!("its exit status is unknown: {error}"),
         },
         () = overdue => {
-            tracing::warn!("the CLI has told its result and does not end");
-            "it did not end".into()
+            tracing::warn!("the CLI has printed its result and does not exit");
+            "it did not exit".into()
         }
     }
 }
 
 fn without_result(status: &str, stderr: &str) -> AgentEvent {
     let stderr = stderr.trim();
-    // How the CLI's argument parser begins what it says.
+    // The CLI's argument parser begins its messages like this.
     if stderr.starts_with("error: ") {
         return refused(stderr.to_owned());
     }
-    let said = if stderr.is_empty() { "it said nothing on standard error".to_owned() } else { stderr.to_owned() };
-    failed(format!("the CLI ended without a result ({status}): {said}"))
+    let detail = if stderr.is_empty() { "nothing on standard error".to_owned() } else { stderr.to_owned() };
+    failed(format!("the CLI exited without a result ({status}): {detail}"))
 }
 
-/// Reads what the CLI says until it closes its output; tells when its result was heard.
+/// Reads the CLI's output to its end; signals when the result has been read.
 async fn listen(
     stdout: impl AsyncRead + Unpin,
     events: &Buffer,
     result: &mut Option<AgentEvent>,
-    told: watch::Sender<()>,
+    result_sender: watch::Sender<()>,
 ) {
     let mut lines = Lines { reader: BufReader::with_capacity(64 * 1024, stdout), line: Vec::new() };
     loop {
@@ -221,26 +221,26 @@ async fn listen(
                 for event in mapping::map(line) {
                     if event.is_last() {
                         *result = Some(event);
-                        told.send_replace(());
+                        result_sender.send_replace(());
                     } else {
                         events.write(&event).await;
                     }
                 }
             }
             Ok(None) => return,
-            Err(error) => return tracing::warn!(%error, "the CLI's output broke"),
+            Err(error) => return tracing::warn!(%error, "the CLI's output cannot be read"),
         }
     }
 }
 
-/// Lines of bounded length.
+/// Reads lines of bounded length.
 struct Lines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    /// The next line that is not too long and not empty.
+    /// The next line; empty and too long ones are skipped.
     async fn next(&mut self) -> io::Result<Option<&[u8]>> {
         loop {
             self.line.clear();
@@ -252,7 +252,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 }
                 let end = chunk.iter().position(|byte| *byte == b'\n');
                 let part = &chunk[..end.unwrap_or(chunk.len())];
-                if self.line.len() + part.len() > LONGEST_LINE {
+                if self.line.len() + part.len() > MAX_LINE {
                     skipped += part.len();
                 } else {
                     self.line.extend_from_slice(part);
@@ -276,7 +276,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 }
 
-/// The end of a stream.
+/// The last bytes of a stream.
 #[derive(Debug, Default)]
 struct Tail(Vec<u8>);
 
@@ -295,9 +295,9 @@ impl Tail {
     }
 }
 
-/// Ends whatever an execution left running.
+/// Kills the processes that an execution has left running.
 pub(crate) async fn clean_up() {
     if let Err(error) = process::kill_descendants().await {
-        tracing::error!(%error, "processes of an execution go on");
+        tracing::error!(%error, "processes of an execution could not be killed");
     }
 }

@@ -1,4 +1,4 @@
-//! Executions: one at a time, the last one's events kept for whoever comes back.
+//! Executions: one at a time. The events of the last one are kept for readers that reconnect.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::buffer::Buffer;
 use crate::driver::{self, Driver};
 use crate::version::Cli;
 
-/// How long an execution may take to end once it is told to.
+/// Time limit for an execution to end after it is cancelled.
 const END_DEADLINE: Duration = Duration::from_secs(15);
 
-/// One execution.
+/// A running or completed execution.
 #[derive(Debug)]
 pub(crate) struct Execution {
     pub(crate) id: String,
@@ -24,14 +24,14 @@ pub(crate) struct Execution {
 }
 
 impl Execution {
-    /// Ends the execution; `true` once nothing of it runs, `false` where that took too long.
+    /// Cancels the execution; `true` once all its processes have exited, `false` after the time limit.
     pub(crate) async fn end(&self) -> bool {
         self.cancel.cancel();
         tokio::time::timeout(END_DEADLINE, self.events.closed()).await.is_ok()
     }
 }
 
-/// The room's executions.
+/// The executions in this workspace.
 #[derive(Debug)]
 pub(crate) struct Executions {
     driver: Driver,
@@ -52,7 +52,7 @@ impl Executions {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts an execution, whose lines in the log carry the id of the request that asked for it; `None` where one is going on.
+    /// Starts an execution whose log lines carry the id of the API request; `None` if one is in progress.
     pub(crate) fn start(
         self: &Arc<Self>,
         request: ExecuteRequest,
@@ -71,11 +71,11 @@ impl Executions {
         let (this, running) = (self.clone(), execution.clone());
         let span = tracing::info_span!("execution", id = execution.id, request_id);
         let work = async move {
-            tracing::info!("begins");
+            tracing::info!("execution started");
             running.events.write(&AgentEvent::Started { execution_id: running.id.clone() }).await;
             let ending = this.driver.drive(&request, &running.events, &running.cancel).await;
             driver::clean_up().await;
-            tracing::info!("ends");
+            tracing::info!("execution ended");
             running.events.write(&ending).await;
         };
         self.tasks.spawn(work.instrument(span));
@@ -87,12 +87,12 @@ impl Executions {
         self.last().as_ref().filter(|execution| !execution.events.is_closed()).map(|execution| execution.id.clone())
     }
 
-    /// The execution of this id, if it is going on or was the last.
+    /// The execution with this id, if it is in progress or was the last one.
     pub(crate) fn get(&self, id: &str) -> Option<Arc<Execution>> {
         self.last().as_ref().filter(|execution| execution.id == id).cloned()
     }
 
-    /// Ends what is going on.
+    /// Cancels the execution in progress, if any, and waits for it.
     pub(crate) async fn shutdown(&self) {
         let last = self.last().clone();
         if let Some(execution) = last.filter(|execution| !execution.events.is_closed()) {
@@ -100,12 +100,12 @@ impl Executions {
         }
         self.tasks.close();
         if tokio::time::timeout(END_DEADLINE, self.tasks.wait()).await.is_err() {
-            tracing::error!("an execution does not end");
+            tracing::error!("an execution did not end within the time limit");
         }
     }
 }
 
-/// Unique in this room's life, and not to be guessed from an earlier one.
+/// A new id, unique in this workspace and not predictable from earlier ones.
 fn new_id() -> String {
     use std::hash::{BuildHasher, RandomState};
     format!("{:016x}", RandomState::new().hash_one(std::time::Instant::now()))

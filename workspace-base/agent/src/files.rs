@@ -1,8 +1,8 @@
-//! The workspace's files, for the server: listed, read, written.
+//! Lists, reads, writes and deletes the workspace's files for the server.
 //!
-//! The agent may do no more than the work in its room, so this guards nobody from that work. It guards the work from
-//! surprises: no link is followed, a file that is written is there whole or not at all, and what is not a regular file is
-//! not touched. The workspace is in memory, so nothing here waits for a disk.
+//! The agent has the same privileges as the other processes in the container, so this is no protection against them. It avoids
+//! accidents: symbolic links are not followed, a file is written atomically, and anything but regular files is left alone. The
+//! workspace is a memory file system, so the blocking calls here do not wait for a disk.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,23 +20,23 @@ use hyper::body::Incoming;
 use nagaya_protocol::FileEntry;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-/// Bytes read at once.
+/// Size in bytes of a chunk when a file is read.
 const CHUNK: usize = 64 * 1024;
-/// Files told of at once.
+/// Files listed per chunk.
 const BATCH: usize = 256;
-/// Bytes of the longest path there can be (`PATH_MAX`).
-const LONGEST_PATH: usize = 4096;
-/// What a file is called until all of it is there.
+/// Maximum length of a path in bytes (`PATH_MAX`).
+const MAX_PATH: usize = 4096;
+/// Prefix of the temporary name under which a file is written.
 const UNFINISHED: &str = ".nagaya-unfinished-";
-/// How long a body that is written may say nothing.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Time limit between two chunks of a request body.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Number of the next unfinished file.
+/// Number of the next temporary file.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Every regular file below `root`, as lines of JSON, a few hundred at a time.
+/// Lists every regular file below `root` as lines of JSON, in chunks of a few hundred.
 pub(crate) fn list(root: PathBuf) -> impl Stream<Item = Bytes> {
-    let walk = Walk { root, ahead: VecDeque::from([String::new()]), now: None, whole: true };
+    let walk = Walk { root, pending: VecDeque::from([String::new()]), current: None, complete: true };
     futures::stream::unfold(Some(walk), async |walk| {
         let mut walk = walk?;
         let mut lines = Vec::new();
@@ -44,12 +44,12 @@ pub(crate) fn list(root: PathBuf) -> impl Stream<Item = Bytes> {
             match walk.next() {
                 Some(entry) => push_line(&mut lines, &entry),
                 None => {
-                    push_line(&mut lines, &FileEntry::End { whole: walk.whole });
+                    push_line(&mut lines, &FileEntry::End { whole: walk.complete });
                     return Some((lines.into(), None));
                 }
             }
         }
-        // The agent has one thread: others get their turn.
+        // The agent has one thread; let other tasks run.
         tokio::task::yield_now().await;
         Some((lines.into(), Some(walk)))
     })
@@ -63,49 +63,49 @@ fn push_line(lines: &mut Vec<u8>, entry: &FileEntry) {
     lines.push(b'\n');
 }
 
-/// A walk through the workspace, one directory after the other.
+/// A breadth-first walk through the workspace.
 struct Walk {
     root: PathBuf,
-    /// Directories that are still to be looked into.
-    ahead: VecDeque<String>,
-    now: Option<(String, std::fs::ReadDir)>,
-    whole: bool,
+    /// Directories that are still to be read.
+    pending: VecDeque<String>,
+    current: Option<(String, std::fs::ReadDir)>,
+    complete: bool,
 }
 
 impl Walk {
     fn next(&mut self) -> Option<FileEntry> {
         loop {
-            if self.now.is_none() {
-                let dir = self.ahead.pop_front()?;
+            if self.current.is_none() {
+                let dir = self.pending.pop_front()?;
                 match std::fs::read_dir(self.root.join(&dir)) {
-                    Ok(entries) => self.now = Some((dir, entries)),
+                    Ok(entries) => self.current = Some((dir, entries)),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(_) => self.whole = false,
+                    Err(_) => self.complete = false,
                 }
                 continue;
             }
-            let (dir, entries) = self.now.as_mut()?;
+            let (dir, entries) = self.current.as_mut()?;
             let Some(entry) = entries.next() else {
-                self.now = None;
+                self.current = None;
                 continue;
             };
             let found = entry.and_then(|entry| Ok((entry.file_name(), entry.metadata()?)));
             let (name, metadata) = match found {
                 Ok(found) => found,
-                // Gone in this very moment.
+                // Removed since the directory was read.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(_) => {
-                    self.whole = false;
+                    self.complete = false;
                     continue;
                 }
             };
-            let Some(name) = name.to_str().filter(|name| dir.len() + name.len() < LONGEST_PATH) else {
-                self.whole = false;
+            let Some(name) = name.to_str().filter(|name| dir.len() + name.len() < MAX_PATH) else {
+                self.complete = false;
                 continue;
             };
             let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
             if metadata.is_dir() {
-                self.ahead.push_back(path);
+                self.pending.push_back(path);
             } else if metadata.is_file() && !name.starts_with(UNFINISHED) {
                 let version = metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
                 let mode = metadata.mode() & 0o777;
@@ -115,24 +115,33 @@ impl Walk {
     }
 }
 
-/// The parts of a path that stays below the workspace.
+/// The components of a path below the workspace.
 fn parts(path: &str) -> io::Result<Vec<&str>> {
-    let fit = |part: &&str| !matches!(*part, "" | "." | "..") && !part.contains('\0');
+    let valid = |part: &&str| !matches!(*part, "" | "." | "..") && !part.contains('\0');
     let parts: Vec<&str> = path.split('/').collect();
-    match parts.iter().all(fit) && !path.is_empty() {
+    match parts.iter().all(valid) && !path.is_empty() {
         true => Ok(parts),
         false => Err(io::Error::new(io::ErrorKind::InvalidInput, "a path below the workspace is accepted")),
     }
 }
 
-/// The directory a file is in, and its name there; made where `make` says so. No link is followed.
-fn parent<'a>(root: &Path, path: &'a str, make: bool) -> io::Result<(OwnedFd, &'a str)> {
+/// What happens to parent directories that do not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MissingParents {
+    /// They are created.
+    Create,
+    /// The operation fails.
+    Fail,
+}
+
+/// Opens the parent directory of a file; returns it with the file's name in it. No symbolic link is followed.
+fn parent<'a>(root: &Path, path: &'a str, missing: MissingParents) -> io::Result<(OwnedFd, &'a str)> {
     let mut parts = parts(path)?;
     let name = parts.pop().unwrap_or_default();
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     let mut dir = rustix::fs::open(root, flags, Mode::empty())?;
     for part in parts {
-        if make {
+        if missing == MissingParents::Create {
             match rustix::fs::mkdirat(dir.as_fd(), part, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
@@ -143,10 +152,10 @@ fn parent<'a>(root: &Path, path: &'a str, make: bool) -> io::Result<(OwnedFd, &'
     Ok((dir, name))
 }
 
-/// A file's length, and its content; ends early where the file gets shorter meanwhile.
+/// Opens a file; returns its length and its content, which ends early if the file is truncated meanwhile.
 pub(crate) fn read(root: &Path, path: &str) -> io::Result<(u64, impl Stream<Item = Bytes> + use<>)> {
-    let (dir, name) = parent(root, path, false)?;
-    // A pipe must not be waited for.
+    let (dir, name) = parent(root, path, MissingParents::Fail)?;
+    // Opening a named pipe must not block.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?);
     let metadata = file.metadata()?;
@@ -165,16 +174,16 @@ pub(crate) fn read(root: &Path, path: &str) -> io::Result<(u64, impl Stream<Item
     Ok((size, chunks))
 }
 
-/// Makes a file of a request's body; what was there under its name is replaced once all has arrived.
+/// Writes a request's body to a file, replacing an existing one once the whole body has arrived.
 pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming) -> io::Result<()> {
-    let (dir, name) = parent(root, path, true)?;
+    let (dir, name) = parent(root, path, MissingParents::Create)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let unfinished = format!("{UNFINISHED}{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let mode = Mode::from_raw_mode(mode & 0o777);
     let mut file = File::from(rustix::fs::openat(dir.as_fd(), unfinished.as_str(), flags, Mode::from_raw_mode(0o600))?);
     let mut guard = Unfinished { dir, name: Some(unfinished) };
     loop {
-        let frame = tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let frame = tokio::time::timeout(IDLE_LIMIT, body.frame()).await.map_err(|_| io::ErrorKind::TimedOut)?;
         let Some(frame) = frame else { break };
         if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
             file.write_all(&data)?;
@@ -188,16 +197,16 @@ pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming
     Ok(())
 }
 
-/// Deletes a file; a link is deleted, not what it leads to. A directory is refused.
+/// Deletes a file. A symbolic link is deleted itself, not its target; a directory is refused.
 pub(crate) fn delete(root: &Path, path: &str) -> io::Result<()> {
-    let (dir, name) = parent(root, path, false)?;
+    let (dir, name) = parent(root, path, MissingParents::Fail)?;
     match rustix::fs::unlinkat(dir.as_fd(), name, AtFlags::empty()) {
-        Err(rustix::io::Errno::ISDIR) => Err(io::Error::new(io::ErrorKind::InvalidInput, "a directory")),
+        Err(rustix::io::Errno::ISDIR) => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a directory")),
         other => Ok(other?),
     }
 }
 
-/// A file that is removed unless it got its name.
+/// A temporary file that is removed on drop unless it was renamed.
 struct Unfinished {
     dir: OwnedFd,
     name: Option<String>,
@@ -208,12 +217,12 @@ impl Drop for Unfinished {
         if let Some(name) = &self.name
             && let Err(error) = rustix::fs::unlinkat(self.dir.as_fd(), name.as_str(), AtFlags::empty())
         {
-            tracing::warn!(%error, "an unfinished file is left");
+            tracing::warn!(%error, "a temporary file was not removed");
         }
     }
 }
 
-/// A query's value, as HTML forms encode it; `None` where it is not there, or is no text.
+/// Decodes a form-encoded value of a query string; `None` if it is missing or not valid UTF-8.
 pub(crate) fn query_value(query: &str, name: &str) -> Option<String> {
     let text = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     let mut bytes = Vec::with_capacity(text.len());
@@ -238,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_is_read_as_it_was_written() {
+    fn a_form_encoded_query_is_decoded() {
         assert_eq!(query_value("path=a+b%26%E9%95%B7&mode=644", "path").as_deref(), Some("a b&長"));
         assert_eq!(query_value("path=a&mode=644", "mode").as_deref(), Some("644"));
         assert_eq!(query_value("path=%F", "path"), None);
@@ -246,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn only_paths_below_the_workspace_are_taken() {
+    fn only_paths_below_the_workspace_are_accepted() {
         for bad in ["", "/", "/etc/passwd", "../a", "a/../b", "a//b", "a/", ".", "a\0"] {
             assert!(parts(bad).is_err(), "{bad:?}");
         }

@@ -1,5 +1,5 @@
-//! Processes: the agent is the first in its room, so every orphan becomes its child, and everything that descends from it
-//! belongs to the execution.
+//! Kills the processes of an execution. The agent is the first process of its container, so every orphan becomes its child, and all of
+//! its descendants belong to the execution.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -9,12 +9,12 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long killing everything may take.
+/// Time limit for killing all descendants.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
-/// Between two looks at what is left.
+/// Pause between two lists of the processes that are left.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Makes orphans children of this process also where it is not the first (prctl(2), `PR_SET_CHILD_SUBREAPER`).
+/// Makes this process the parent of orphans even if it is not the first process (prctl(2), `PR_SET_CHILD_SUBREAPER`).
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
@@ -31,14 +31,14 @@ fn processes() -> io::Result<Vec<Seen>> {
     let mut seen = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // One that ended meanwhile is not there any more, and that is all.
+        // A process that has exited meanwhile is skipped.
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         seen.extend(parse(pid, &stat));
     }
     Ok(seen)
 }
 
-/// The command's name may hold spaces and brackets, so fields are counted from its last bracket.
+/// Parses a stat line. The command's name can contain spaces and parentheses, so fields are counted from the last parenthesis.
 fn parse(pid: i32, stat: &str) -> Option<Seen> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?;
@@ -46,7 +46,7 @@ fn parse(pid: i32, stat: &str) -> Option<Seen> {
     Some(Seen { pid, parent, zombie: matches!(state, "Z" | "X") })
 }
 
-/// Everything that descends from this process and still runs.
+/// The descendants of this process that still run.
 fn descendants() -> io::Result<HashSet<i32>> {
     let processes = processes()?;
     let mut children: HashMap<i32, Vec<Seen>> = HashMap::new();
@@ -70,9 +70,9 @@ fn own_pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// Kills everything that descends from this process; when it returns well, nothing of it runs.
+/// Kills all descendants of this process. Once it returns `Ok`, none of them runs.
 ///
-/// They are stopped before they are killed: a process that forks faster than one can look finds its children stopped, too.
+/// They are stopped before they are killed, so that a process that forks quickly cannot outrun the listing of processes.
 pub(crate) async fn kill_descendants() -> io::Result<()> {
     let began = Instant::now();
     let mut stopped = HashSet::new();
@@ -91,24 +91,27 @@ pub(crate) async fn kill_descendants() -> io::Result<()> {
             stopped.extend(fresh);
         }
         if began.elapsed() > KILL_DEADLINE {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} processes do not die", running.len())));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{} processes are still running", running.len()),
+            ));
         }
     }
 }
 
 fn send(pid: i32, signal: Signal) {
-    // One that is gone needs no signal.
+    // An error means that the process has exited.
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, signal);
     }
 }
 
 thread_local! {
-    /// Children whose exit status somebody waits for: theirs are not to be taken.
+    /// Children whose exit status other code waits for; the reaper must not take it.
     static AWAITED: std::cell::RefCell<HashSet<i32>> = std::cell::RefCell::default();
 }
 
-/// While this lives, the reaper leaves a child to whoever waits for it.
+/// Keeps the reaper from a child for as long as it lives, so that its own waiter receives the exit status.
 #[derive(Debug)]
 pub(crate) struct Awaited(i32);
 
@@ -126,7 +129,7 @@ impl Drop for Awaited {
     }
 }
 
-/// Buries children that ended and that nobody waits for.
+/// Reaps the children that have exited, except those with a waiter of their own.
 fn reap(log: Option<&str>) {
     let own = own_pid();
     let Ok(processes) = processes() else { return };
@@ -141,7 +144,7 @@ fn reap(log: Option<&str>) {
     }
 }
 
-/// Buries orphans as they end.
+/// Reaps orphans when they exit.
 #[derive(Debug)]
 pub(crate) struct Reaper(AbortOnDropHandle<()>);
 
@@ -165,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_brackets_and_spaces_is_no_trap() {
+    fn a_command_name_with_parentheses_and_spaces_is_skipped() {
         let seen = parse(7, "7 (a) Z (b) c) S 3 7 7 0").expect("parses");
         assert_eq!((seen.parent, seen.zombie), (3, false));
         assert!(parse(7, "7 (x) Z 1").is_some_and(|seen| seen.zombie));

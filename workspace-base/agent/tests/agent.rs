@@ -257,7 +257,7 @@ fn an_execution_nobody_listens_to_is_ended() {
     let rest = Events::new(agent.send("GET", &path, "").expect("connects")).rest();
     let (kind, message) = error(&rest);
     assert_eq!(kind, ErrorKind::Cancelled);
-    assert!(message.starts_with("nobody listened"), "{message}");
+    assert!(message.starts_with("no reader was connected"), "{message}");
 }
 
 #[test]

@@ -3,42 +3,41 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One event of an execution. The SSE `event:` name is the variant in snake case; the payload carries the same name as
-/// `type`. The first is always [`AgentEvent::Started`]; the last is exactly one [`AgentEvent::Result`] or
-/// [`AgentEvent::Error`].
+/// One event of an execution. The SSE `event:` field is the variant's name in snake case, and so is `type` in the payload. The first
+/// event is always [`AgentEvent::Started`]; the last is the only [`AgentEvent::Result`] or [`AgentEvent::Error`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum AgentEvent {
-    /// The execution exists and can be followed or cancelled under this id.
+    /// The execution has started and can be followed or cancelled by its id.
     Started {
-        /// Names the execution under `/executions/{id}`.
+        /// Id of the execution in `/executions/{id}`.
         execution_id: String,
     },
-    /// The driver is up.
+    /// The driver has started.
     System {
-        /// Session that a later execution in the same room may continue.
+        /// Session that a later execution in the same workspace may continue.
         session_id: String,
         /// Model that the driver will call.
         model: String,
-        /// Tools it has.
+        /// Tools that the driver offers to the model.
         tools: Vec<String>,
     },
-    /// A whole block of the model's answer.
+    /// A complete message of the model.
     Assistant {
-        /// The blocks, in order.
+        /// The content blocks in order.
         content_blocks: Vec<ContentBlock>,
-        /// Set where a sub-agent speaks: the tool use that started it.
+        /// For a message of a sub-agent, the tool use that started it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         parent_tool_use_id: Option<String>,
     },
-    /// A piece of text as it arrives; the whole text still comes as [`AgentEvent::Assistant`].
+    /// A fragment of text as it is generated. The complete text follows as [`AgentEvent::Assistant`].
     TextDelta {
-        /// The piece.
+        /// The fragment of text.
         text: String,
     },
     /// The model's visible reasoning.
     Thinking {
-        /// The text.
+        /// The text of the reasoning.
         content: String,
         /// As in [`AgentEvent::Assistant`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,21 +45,21 @@ pub enum AgentEvent {
     },
     /// The model calls a tool.
     ToolUse {
-        /// Pairs this with its [`AgentEvent::ToolResult`].
+        /// Id that the [`AgentEvent::ToolResult`] repeats.
         tool_use_id: String,
-        /// For example `Bash`.
+        /// Name of the tool, for example `Bash`.
         tool_name: String,
-        /// The tool's arguments, as the model gave them.
+        /// Arguments of the tool, as the model gave them.
         input: Value,
         /// As in [`AgentEvent::Assistant`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         parent_tool_use_id: Option<String>,
     },
-    /// A tool answered.
+    /// A tool has returned.
     ToolResult {
-        /// Pairs this with its [`AgentEvent::ToolUse`].
+        /// Id of the [`AgentEvent::ToolUse`].
         tool_use_id: String,
-        /// What the tool said, flattened to text.
+        /// Output of the tool, flattened to text.
         content: String,
         /// Whether the tool failed.
         is_error: bool,
@@ -68,32 +67,32 @@ pub enum AgentEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         parent_tool_use_id: Option<String>,
     },
-    /// The execution ended by the driver's own word.
+    /// The driver has reported a result; the execution has ended.
     Result {
-        /// Whether the driver calls it a failure.
+        /// Whether the driver reports a failure.
         is_error: bool,
-        /// The final answer, or the failure's text.
+        /// The final answer, or the description of the failure.
         result: String,
-        /// Session that a later execution in the same room may continue.
+        /// Session that a later execution in the same workspace may continue.
         session_id: String,
         /// Tokens of all model calls of this execution.
         usage: Usage,
-        /// Model turns taken.
+        /// Number of model turns.
         num_turns: u32,
-        /// Wall-clock time by the driver's account.
+        /// Duration in milliseconds, as the driver reports it.
         duration_ms: u64,
     },
-    /// The execution ended otherwise.
+    /// The execution ended without a result of the driver.
     Error {
-        /// Which way.
+        /// Kind of the error.
         error_type: ErrorKind,
-        /// For a person; for [`ErrorKind::ExecutionError`] it carries the tail of the driver's stderr.
+        /// Description of the error; for [`ErrorKind::ExecutionError`] with the end of the driver's standard error.
         message: String,
     },
 }
 
 impl AgentEvent {
-    /// The SSE `event:` name.
+    /// Name of the event in the SSE `event:` field.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -109,7 +108,7 @@ impl AgentEvent {
         }
     }
 
-    /// Whether nothing follows this event.
+    /// Whether this is the last event of an execution.
     #[must_use]
     pub fn is_last(&self) -> bool {
         matches!(self, Self::Result { .. } | Self::Error { .. })
@@ -120,20 +119,20 @@ impl AgentEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ContentBlock {
-    /// Prose.
+    /// Text of the answer.
     Text {
-        /// The prose.
+        /// The text of the block.
         text: String,
     },
 }
 
-/// Tokens, by the model endpoint's account (Anthropic Messages API, `usage`).
+/// Tokens, as the model endpoint counts them (Anthropic Messages API, `usage`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
-    /// Uncached input tokens.
+    /// Input tokens that were not cached.
     pub input_tokens: u64,
-    /// Output tokens.
+    /// Tokens that the model generated.
     pub output_tokens: u64,
     /// Tokens written to the five-minute cache.
     pub cache_creation_5m_tokens: u64,
@@ -144,7 +143,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Sum of all kinds.
+    /// Sum of all kinds of tokens.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.input_tokens
@@ -159,12 +158,12 @@ impl Usage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
-    /// The driver's program is not in the image.
+    /// The driver's program does not exist in the image.
     SdkNotInstalled,
-    /// The driver refused its options.
+    /// The driver rejected its options.
     OptionsError,
-    /// The driver failed or ended early.
+    /// The driver failed or exited without a result.
     ExecutionError,
-    /// Somebody asked for the end, or nobody listened any more.
+    /// The execution was cancelled, or had no connected reader for too long.
     Cancelled,
 }

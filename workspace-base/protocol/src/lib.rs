@@ -1,7 +1,7 @@
-//! What the server and the agent in a workspace say to each other over `agent.sock`.
+//! The protocol between the server and the agent in a workspace, over the Unix socket `agent.sock`.
 //!
-//! HTTP/1.1; requests are JSON, an execution answers with server-sent events ([`sse`]) whose names and payloads are
-//! [`AgentEvent`]. Both sides depend on this crate and it depends on neither.
+//! It is HTTP/1.1. Request bodies are JSON; an execution responds with server-sent events ([`sse`]) that carry [`AgentEvent`]. Server
+//! and agent depend on this crate, and it depends on neither.
 
 mod event;
 pub mod sse;
@@ -9,31 +9,31 @@ pub mod sse;
 pub use event::{AgentEvent, ContentBlock, ErrorKind, Usage};
 use serde::{Deserialize, Serialize};
 
-/// Directory, inside the room, that holds both sockets.
+/// Directory in the container that holds both sockets.
 pub const ROOM_SOCKET_DIR: &str = "/var/run/ws";
-/// Socket the agent listens on, inside [`ROOM_SOCKET_DIR`].
+/// Name of the agent's socket in [`ROOM_SOCKET_DIR`].
 pub const AGENT_SOCKET: &str = "agent.sock";
-/// Socket the server's egress proxy listens on, inside [`ROOM_SOCKET_DIR`].
+/// Name of the egress proxy's socket in [`ROOM_SOCKET_DIR`]. The server listens on it.
 pub const PROXY_SOCKET: &str = "proxy.sock";
-/// Where, inside the room, the loopback bridge to the proxy listens.
+/// Address in the container on which the loopback bridge to the egress proxy listens.
 pub const BRIDGE_ADDR: &str = "127.0.0.1:8080";
-/// Where the room's work lives; the default working directory of an execution.
+/// The workspace directory in the container; the default working directory of an execution.
 pub const WORKSPACE_DIR: &str = "/workspace";
-/// Header of `POST /execute` that names the request to the service which it is for.
+/// Header of `POST /execute` with the id of the API request that caused the execution.
 pub const REQUEST_ID: &str = "x-request-id";
-/// Seconds after which an execution that nobody listens to is cancelled.
+/// Seconds after which an execution without a connected reader is cancelled.
 pub const ABANDONED_AFTER_SECS: u64 = 60;
 
-/// Answer of `GET /health`: the agent is ready for an execution.
+/// Response body of `GET /health`. The status is 200 only if the agent is ready for an execution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// Always `ok`; an agent that is not ready does not answer 200.
+    /// Always `ok`.
     pub status: String,
-    /// Version of the agent binary.
+    /// Version of the agent program.
     pub version: String,
-    /// What runs the model conversation, for example `claude-code-cli`.
+    /// Program that conducts the conversation with the model, for example `claude-code-cli`.
     pub driver: String,
-    /// What the driver says its version is; `None` where it is not installed or does not say.
+    /// Version that the driver reports; `None` if it is not installed or reports none.
     pub cli_version: Option<String>,
     /// Id of the execution that is running; `None` where none is, and from agents that do not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ pub struct Health {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecuteRequest {
-    /// What the user asks for.
+    /// The user's prompt.
     pub user_input: String,
     /// Appended to the driver's own system prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,48 +52,48 @@ pub struct ExecuteRequest {
     /// Model id as the driver's API knows it (for Bedrock, a model or inference-profile id).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// AWS region of the model; default is the room's `AWS_REGION`.
+    /// AWS region of the model; the default is the container's `AWS_REGION`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Driver's session to continue; it must live in this room.
+    /// The driver's session to continue; it must exist in this workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
-    /// Upper bound on model turns.
+    /// Maximum number of model turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u32>,
-    /// Tools the driver may use; default all.
+    /// Tools that the driver may use; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_tools: Option<Vec<String>>,
-    /// Working directory; default [`WORKSPACE_DIR`].
+    /// Working directory; [`WORKSPACE_DIR`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
 }
 
-/// One line of the answer of `GET /files`: every regular file below [`WORKSPACE_DIR`], then an end.
+/// One line of the response to `GET /files`: one entry per regular file below [`WORKSPACE_DIR`], then an end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum FileEntry {
-    /// A regular file whose path is text.
+    /// A regular file whose path is valid UTF-8.
     File {
-        /// Below the workspace.
+        /// Path relative to the workspace directory.
         path: String,
-        /// In bytes.
+        /// Size in bytes.
         size: u64,
-        /// Nanoseconds of its last change (`st_ctime`), which nothing in the room can set back.
+        /// Time of the last status change (`st_ctime`) in nanoseconds since the Unix epoch. No process in the container can set it.
         version: i64,
         /// Permission bits.
         mode: u32,
     },
-    /// The list ends.
+    /// The end of the list.
     End {
-        /// Whether it has everything: `false` where a directory could not be read, or a name is no text.
+        /// Whether the list is complete: `false` if a directory could not be read or a name is not valid UTF-8.
         whole: bool,
     },
 }
 
-/// Body of every answer of the agent that is not a success.
+/// Body of every error response of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentFault {
-    /// What went wrong, for a log.
+    /// Description of the error, for logs.
     pub error: String,
 }

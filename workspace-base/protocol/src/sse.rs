@@ -1,33 +1,33 @@
-//! Server-sent events: encoding, and decoding from arbitrarily cut chunks (WHATWG HTML, "Server-sent events").
+//! Encoding and incremental decoding of server-sent events (WHATWG HTML, "Server-sent events").
 
 use bytes::{Buf, BytesMut};
 
-/// Longest event the decoder holds, in bytes; a peer that sends more is broken or hostile.
+/// Maximum size in bytes of an event that the decoder accepts. It bounds the memory that a broken or hostile peer can occupy.
 pub const MAX_EVENT: usize = 16 * 1024 * 1024;
 
-/// One event as it stands on the wire.
+/// One decoded event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Event {
-    /// The `id:` field, if there was one.
+    /// The `id:` field, if present.
     pub id: Option<String>,
-    /// The `event:` field, if there was one.
+    /// The `event:` field, if present.
     pub name: Option<String>,
-    /// All `data:` lines, joined by a line feed.
+    /// All `data:` fields, joined by line feeds.
     pub data: String,
 }
 
-/// Why a stream cannot be decoded further.
+/// Why a stream cannot be decoded.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
-    /// An event grew beyond [`MAX_EVENT`].
+    /// An event exceeds [`MAX_EVENT`].
     #[error("an event is longer than {MAX_EVENT} bytes")]
     TooLong,
-    /// A line was not UTF-8.
+    /// A line is not valid UTF-8.
     #[error("a line of the event stream is not UTF-8")]
     NotUtf8,
 }
 
-/// Writes one event. `data` may have several lines; `id` and `name` must have none.
+/// Encodes one event. `data` may contain line feeds; `id` and `name` must not.
 #[must_use]
 pub fn encode(id: &str, name: &str, data: &str) -> String {
     debug_assert!(!id.contains(['\n', '\r']) && !name.contains(['\n', '\r']));
@@ -44,11 +44,11 @@ pub fn encode(id: &str, name: &str, data: &str) -> String {
     out
 }
 
-/// Decodes events from chunks that may be cut anywhere, also inside a character.
+/// Decodes events from chunks that may end anywhere, even within a character.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: BytesMut,
-    /// How much of `buffer` is known to hold no line end.
+    /// Length of the beginning of `buffer` that is known to contain no line feed.
     scanned: usize,
     event: Event,
     has_data: bool,
@@ -56,21 +56,21 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder at the start of a stream.
+    /// Creates a decoder for a new stream.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes a chunk in; [`Decoder::next_event`] gives what it completed.
+    /// Appends a chunk; [`Decoder::next_event`] returns the events that it completes.
     pub fn push(&mut self, chunk: &[u8]) {
         self.buffer.extend_from_slice(chunk);
     }
 
-    /// The next whole event, or `None` until more is pushed.
+    /// The next complete event; `None` if more data is needed.
     ///
     /// # Errors
-    /// The stream is unusable from here on.
+    /// The stream cannot be decoded any further.
     pub fn next_event(&mut self) -> Result<Option<Event>, DecodeError> {
         loop {
             let Some(at) = self.buffer[self.scanned..].iter().position(|b| *b == b'\n') else {
@@ -111,7 +111,7 @@ impl Decoder {
                 self.event.data.push_str(value);
                 self.has_data = true;
             }
-            // An empty field name is a comment; `retry` and unknown fields mean nothing here.
+            // A line that begins with a colon is a comment; `retry` and unknown fields are ignored.
             _ => {}
         }
         None
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded_however_it_is_cut() {
+    fn encoded_events_are_decoded_from_any_chunks() {
         let wire = encode("7", "assistant", "Größe — 長屋\nsecond line") + &encode("8", "result", "{}");
         let whole = all(&[wire.as_bytes()]);
         assert_eq!(whole.len(), 2);
@@ -149,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_carriage_returns_are_no_events() {
+    fn comments_and_carriage_returns_are_ignored() {
         assert_eq!(all(&[b": hello\n\n"]), vec![]);
         let events = all(&[b"event: ping\r\ndata:x\r\n\r\n"]);
         assert_eq!(events[0].data, "x");
     }
 
     #[test]
-    fn an_endless_line_is_refused() {
+    fn a_line_beyond_the_limit_is_rejected() {
         let mut decoder = Decoder::new();
         decoder.push(&vec![b'a'; MAX_EVENT + 1]);
         assert_eq!(decoder.next_event(), Err(DecodeError::TooLong));

@@ -59,7 +59,7 @@ async fn one_request(context: &Context) -> Result<(), Failure> {
     about("run started")?;
     about("answered")?;
     about("workspace ready")?;
-    for message in ["the run has a room", "run ended"] {
+    for message in ["the run has a workspace", "run ended"] {
         let line = about(message)?;
         check_eq(format!("workspace in {line}"), line["span"]["workspace"].as_str(), Some(&*room))?;
     }

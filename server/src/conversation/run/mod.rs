@@ -247,7 +247,7 @@ impl Run {
     /// Notes the run's room and adds its id to every following log line of the run.
     fn enter(&mut self, workspace: &str) {
         tracing::Span::current().record("workspace", workspace);
-        tracing::info!(conversation = self.order.conversation.conversation_id, "the run has a room");
+        tracing::info!(conversation = self.order.conversation.conversation_id, "the run has a workspace");
         self.room = Some(workspace.to_owned());
     }
 
@@ -255,7 +255,7 @@ impl Run {
         self.services.metrics.crashed();
         let (run, request_id) = (self.journal.run_id(), self.order.request_id.as_deref());
         let subject = self.order.subject(self.room.as_deref());
-        tracing::warn!(run, reason, "a workspace was lost during a run");
+        tracing::warn!(run, reason, "the workspace was lost during a run");
         self.services.audit.record(&audit::Event::RoomCrashed { subject, run, request_id, reason });
     }
 

@@ -30,15 +30,15 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 pub struct Docker {
     address: EngineAddress,
     client: OnceCell<bollard::Docker>,
-    /// Whether the engine maps users of containers to other ids (`userns-remap`). Queried once: it is fixed when the engine starts.
-    remaps: OnceCell<bool>,
+    /// How the engine maps the users of containers. Queried once: it is fixed when the engine starts.
+    user_ids: OnceCell<UserIds>,
 }
 
 impl Docker {
     /// A client for the engine at `address`, not connected yet.
     #[must_use]
     pub fn new(address: EngineAddress) -> Self {
-        Self { address, client: OnceCell::new(), remaps: OnceCell::new() }
+        Self { address, client: OnceCell::new(), user_ids: OnceCell::new() }
     }
 
     async fn client(&self) -> Result<&bollard::Docker, EngineError> {
@@ -62,12 +62,13 @@ impl Docker {
             .await
     }
 
-    async fn remaps(&self) -> Result<bool, EngineError> {
+    async fn user_ids(&self) -> Result<UserIds, EngineError> {
         let query = || async {
             let info = self.within(QUERY_DEADLINE, "describe itself", self.client().await?.info()).await?;
-            Ok(info.security_options.iter().flatten().any(|option| option.contains("name=userns")))
+            let remapped = info.security_options.iter().flatten().any(|option| option.contains("name=userns"));
+            Ok(if remapped { UserIds::Remapped } else { UserIds::Unchanged })
         };
-        self.remaps.get_or_try_init(query).await.copied()
+        self.user_ids.get_or_try_init(query).await.copied()
     }
 
     async fn within<T>(
@@ -122,6 +123,15 @@ impl Docker {
     }
 }
 
+/// How an engine maps the users of containers to users of its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UserIds {
+    /// Users have the same ids on the host.
+    Unchanged,
+    /// Users have other ids on the host (`userns-remap`), unless a container asks for the host's user namespace.
+    Remapped,
+}
+
 #[async_trait]
 impl Engine for Docker {
     async fn ping(&self) -> Result<(), EngineError> {
@@ -160,7 +170,7 @@ impl Engine for Docker {
     async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
         let client = self.client().await?;
         let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let body = create_request(spec, self.remaps().await?);
+        let body = create_request(spec, self.user_ids().await?);
         let create = client.create_container(Some(options), body);
         let created = self.within(CALL_DEADLINE, "create a container", create).await?;
         self.within(CALL_DEADLINE, "start a container", client.start_container(&created.id, None)).await?;
@@ -216,8 +226,9 @@ impl Engine for Docker {
     }
 }
 
-/// The body of `POST /containers/create` (Docker Engine API 1.41). `remaps` is whether the engine maps users to other ids.
-pub(crate) fn create_request(spec: ContainerSpec, remaps: bool) -> ContainerCreateBody {
+/// The body of `POST /containers/create` (Docker Engine API 1.41). `user_ids` is how the engine maps
+/// the users of containers by default.
+pub(crate) fn create_request(spec: ContainerSpec, user_ids: UserIds) -> ContainerCreateBody {
     let (source, target) = spec.mount;
     let bind = Mount {
         typ: Some(MountType::BIND),
@@ -250,7 +261,7 @@ pub(crate) fn create_request(spec: ContainerSpec, remaps: bool) -> ContainerCrea
             ulimits: Some(vec![ulimit("nofile", spec.open_files), ulimit("core", 0)]),
             ipc_mode: Some("private".into()),
             // Container and server share a directory, so a user must have the same id on both sides.
-            userns_mode: remaps.then(|| "host".into()),
+            userns_mode: (user_ids == UserIds::Remapped).then(|| "host".into()),
             log_config: Some(bollard::models::HostConfigLogConfig {
                 typ: Some("json-file".into()),
                 config: Some(HashMap::from([("max-size".into(), "1m".into()), ("max-file".into(), "1".into())])),

@@ -1,4 +1,4 @@
-//! The interface to a container engine: [`docker`] implements it with the Docker Engine API, [`memory`] in memory for tests.
+//! The interface to a container engine: [`Docker`] implements it with the Docker Engine API, [`memory`] in memory for tests.
 
 mod docker;
 pub mod memory;
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 pub use docker::Docker;
 #[cfg(test)]
-pub(crate) use docker::create_request;
+pub(crate) use docker::{UserIds, create_request};
 
 /// A container engine, which may be unavailable at any time. Every call returns a result or [`EngineError::Timeout`] within a bounded
 /// time.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nagaya_telemetry::metrics::SyncDirection;
 use tokio::time::Instant;
 
 use crate::agent::files::AgentFiles;
@@ -11,7 +12,6 @@ use crate::lifecycle::lease::Lease;
 use crate::objects::{Bucket, ConversationStore, StorageError, SyncReport, restore, save};
 use crate::rooms::{Occupant, Room};
 use crate::workspaces::Workspaces;
-use nagaya_telemetry::metrics::SyncDirection;
 
 /// Delay between a tool's result and the sync it triggers, so that results in quick succession cause one sync.
 const DEBOUNCE: Duration = Duration::from_secs(2);
@@ -75,7 +75,7 @@ impl Workspaces {
                 }
             }
             Err(error) => {
-                tracing::warn!(workspace = %room.id, conversation, way = ?direction, %error, "files were not synced with the bucket")
+                tracing::warn!(workspace = %room.id, conversation, way = ?direction, %error, "files were not synced with the bucket");
             }
         }
         done

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use nagaya_telemetry::audit::Event;
+use nagaya_telemetry::metrics::StartSource;
+
 use crate::agent;
 use crate::engine::EngineError;
 use crate::id::RoomId;
@@ -14,8 +17,6 @@ use crate::records::RecordError;
 use crate::rooms::{Occupant, Room};
 use crate::state::StateError;
 use crate::workspaces::Workspaces;
-use nagaya_telemetry::audit::Event;
-use nagaya_telemetry::metrics::StartSource;
 
 /// Why no room could be leased to a conversation.
 #[derive(Debug, thiserror::Error)]

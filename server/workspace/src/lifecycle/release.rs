@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nagaya_telemetry::audit::Event;
 use tracing::Instrument;
 
 use crate::engine::EngineError;
@@ -18,7 +19,6 @@ use crate::reason::ReleaseReason;
 use crate::rooms::{LISTENER_DEADLINE, Room};
 use crate::state::StateError;
 use crate::workspaces::Workspaces;
-use nagaya_telemetry::audit::Event;
 
 /// How long a caller waits for a release, beyond the grace period and the sync of files. The release then continues in the background.
 const EXTRA_WAIT: Duration = Duration::from_secs(15);

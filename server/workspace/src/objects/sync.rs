@@ -220,7 +220,7 @@ pub async fn save(
             }
             Err(StorageError::Room(RoomFilesError::Changed)) => done.skip(&file.path, "it changed while it was read"),
             Err(StorageError::Room(RoomFilesError::TooLarge)) => {
-                done.skip(&file.path, "it is larger than what is stored")
+                done.skip(&file.path, "it is larger than what is stored");
             }
             Err(error) => {
                 failed = Some(error);

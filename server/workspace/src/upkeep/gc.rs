@@ -93,11 +93,11 @@ impl Workspaces {
         for entry in known {
             let running = containers.get(&entry.room.id).is_some_and(|container| container.running);
             let idle = now.duration_since(entry.last_used) > self.parts.settings.ttl;
-            match release_reason(&entry, running, idle) {
+            match release_reason(&entry, Observed { running, idle }) {
                 // The release begins here, and only if nothing has happened to the room: a run may have leased it meanwhile, or
                 // another server taken it over.
                 Some(why) if self.rooms.begin_release_if_unchanged(&entry) => {
-                    selected.push((entry.room.id.clone(), why))
+                    selected.push((entry.room.id.clone(), why));
                 }
                 Some(_) => {}
                 None if entry.state == RoomState::Pooled => pooled.push(entry.room),
@@ -199,15 +199,24 @@ impl Workspaces {
     }
 }
 
+/// What a cycle observes of a room in the table.
+#[derive(Debug, Clone, Copy)]
+struct Observed {
+    /// Whether the engine lists its container as running.
+    running: bool,
+    /// Whether it has been unused for longer than `CONTAINER_TTL`.
+    idle: bool,
+}
+
 /// The reason to release a room that is in the table; `None` if it stays.
-fn release_reason(entry: &Entry, running: bool, idle: bool) -> Option<ReleaseReason> {
+fn release_reason(entry: &Entry, observed: Observed) -> Option<ReleaseReason> {
     match &entry.state {
         RoomState::Starting => None,
         // The run notices that its room is dead, reports it in its event stream and releases the room.
         RoomState::Bound { leased: true, .. } => None,
         RoomState::Releasing => Some(ReleaseReason::Unfinished),
-        RoomState::Pooled | RoomState::Bound { .. } if !running => Some(ReleaseReason::Dead),
-        RoomState::Bound { .. } if idle => Some(ReleaseReason::Idle),
+        RoomState::Pooled | RoomState::Bound { .. } if !observed.running => Some(ReleaseReason::Dead),
+        RoomState::Bound { .. } if observed.idle => Some(ReleaseReason::Idle),
         RoomState::Pooled | RoomState::Bound { .. } => None,
     }
 }
@@ -231,7 +240,7 @@ mod tests {
     #[test]
     fn only_idle_dead_and_half_released_rooms_are_released() {
         let (used, idle) = (false, true);
-        let reason = |state, running, idle| release_reason(&entry(state), running, idle);
+        let reason = |state, running, idle| release_reason(&entry(state), Observed { running, idle });
         assert_eq!(reason(bound(false), true, used), None);
         assert_eq!(reason(bound(false), true, idle), Some(ReleaseReason::Idle));
         assert_eq!(reason(bound(false), false, used), Some(ReleaseReason::Dead));
