@@ -164,7 +164,7 @@ async fn watch(interrupted: CancellationToken) {
             interrupted.cancel();
         }
         (Err(error), _) | (_, Err(error)) => {
-            eprintln!("signals cannot be handled, so an interruption leaves containers: {error}")
+            eprintln!("signals cannot be handled, so an interruption leaves containers: {error}");
         }
     }
 }
