@@ -80,6 +80,14 @@ pub fn nameless_hello() -> Vec<u8> {
     hello_with(&[])
 }
 
+/// Bytes as records of application data (RFC 8446, section 5.1), which a client may send behind its ClientHello as early data. A
+/// proxy that follows the handshake refuses anything else there.
+#[must_use]
+pub fn application_data(content: &[u8]) -> Vec<u8> {
+    const LONGEST_RECORD: usize = 1 << 14;
+    content.chunks(LONGEST_RECORD).flat_map(|part| [&[23, 3, 3][..], &with_length(2, part)].concat()).collect()
+}
+
 fn with_length(width: usize, content: &[u8]) -> Vec<u8> {
     let length = content.len().to_be_bytes();
     [&length[length.len() - width..], content].concat()

@@ -172,7 +172,7 @@ mod tests {
             let entry = PLAYBOOK.split(&format!("\n## {alert}\n")).nth(1);
             let entry = entry.unwrap_or_else(|| panic!("{alert} has no entry in docs/alerts.md"));
             let entry = entry.split("\n## ").next().unwrap_or_default();
-            for part in ["**Means.**", "**Look.**", "**Do.**"] {
+            for part in ["**Meaning.**", "**Look.**", "**Do.**"] {
                 assert!(entry.contains(part), "{part} in {alert}: {entry}");
             }
             let link = format!("runbook: docs/alerts.md#{}", alert.to_lowercase());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::client::tunnel;
-use crate::client::tunnel::client_hello;
+use crate::client::tunnel::{application_data, client_hello};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -32,7 +32,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 /// A ClientHello that the proxy accepts, followed by more bytes than one buffer holds.
 fn payload() -> Vec<u8> {
     let mut bytes = client_hello(ALLOWED);
-    bytes.extend((0..300_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]));
+    let rest: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+    bytes.extend(application_data(&rest));
     bytes
 }
 

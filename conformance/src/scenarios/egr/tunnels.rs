@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 
-use crate::client::tunnel::{client_hello, nameless_hello};
+use crate::client::tunnel::{application_data, client_hello, nameless_hello};
 use crate::client::{raw, tunnel};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
@@ -81,7 +81,7 @@ async fn greetings(context: &Context) -> Result<(), Failure> {
     let launch = Launch::new().set("PROXY_ALLOWED_DOMAINS", HOST).pin_address(HOST, 443, &peer.address);
     let (_deployment, proxy) = proxy_socket(context, launch).await?;
     let authority = format!("{HOST}:443");
-    let marked = |greeting: Vec<u8>, mark: &str| [greeting, mark.as_bytes().to_vec()].concat();
+    let marked = |greeting: Vec<u8>, mark: &str| [greeting, application_data(mark.as_bytes())].concat();
 
     let whole = tunnel::connect(&proxy, &authority, &marked(client_hello(HOST), "sent-whole")).await;
     check_eq("status of CONNECT", whole.map_err(Failure::assertion)?.status, 200)?;

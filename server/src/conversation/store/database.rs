@@ -1,16 +1,19 @@
 //! The database's address, the connection to it, and the meaning of its errors.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use sqlx::SqlSafeStr;
 use sqlx::any::AnyPoolOptions;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyPool, Executor};
 use url::Url;
 
@@ -25,8 +28,28 @@ const SQLITE_CONNECTIONS: u32 = 4;
 /// Connections to PostgreSQL, which allows a hundred to all clients together by default (max_connections).
 const POSTGRES_CONNECTIONS: u32 = 16;
 
-static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
-static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
+static SQLITE_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    migrator(&[
+        (1, "initial", include_str!("../../../migrations/sqlite/0001_initial.sql")),
+        (2, "runs", include_str!("../../../migrations/sqlite/0002_runs.sql")),
+    ])
+});
+static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    migrator(&[
+        (1, "initial", include_str!("../../../migrations/postgres/0001_initial.sql")),
+        (2, "runs", include_str!("../../../migrations/postgres/0002_runs.sql")),
+    ])
+});
+
+/// The migrations of these versions, names and statements. `sqlx::migrate!` would do the same at the price of compiling SQLx, SQLite
+/// and PostgreSQL a second time, for the macro.
+fn migrator(files: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let migrations = files.iter().map(|(version, name, sql)| {
+        let (name, sql) = (Cow::Borrowed(*name), sql.into_sql_str());
+        Migration::new(*version, name, MigrationType::Simple, sql, false)
+    });
+    Migrator::with_migrations(migrations.collect())
+}
 
 /// Address of the database.
 #[derive(Clone, PartialEq, Eq)]
