@@ -83,7 +83,7 @@ pub struct Limits {
     pub buffers: usize,
     /// Reserve of each listener for the same. Default: 512 KiB, which is two buffers.
     pub reserved_buffers: usize,
-    /// Common part of the descriptors of all listeners: connections of clients, connections to targets, files. Default: 1024;
+    /// Common part of the descriptors of all listeners: connections of clients, connections to targets, files. Default: 4096;
     /// never more than a quarter of the process's soft limit.
     pub descriptors: usize,
     /// Reserve of each listener for the same. Default: 16.
@@ -125,7 +125,7 @@ impl Default for Limits {
             reserved_on_disk: 32 * MIB,
             buffers: 64 * 1024 * 1024,
             reserved_buffers: 512 * 1024,
-            descriptors: 1024,
+            descriptors: 4096,
             reserved_descriptors: 16,
             idle_connections: 32,
         }

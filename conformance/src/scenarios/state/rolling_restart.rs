@@ -63,7 +63,7 @@ async fn stopped(context: &Context) -> Result<(), Failure> {
 
 async fn restarted(context: &Context, end: End) -> Result<(), Failure> {
     let redis = context.redis().await?;
-    let (mut first, second) = both(context, &redis, Launch::new().set("SHUTDOWN_TIMEOUT", "1s")).await?;
+    let (mut first, second) = both(context, &redis, Launch::new().set("SHUTDOWN_TIMEOUT", "1s").set("SHUTDOWN_WORKSPACES", "keep")).await?;
     let conversation = first.conversation(context).await?;
     let seen = waiting(&first, &conversation).await?;
     let room = first.only_room().await?;
