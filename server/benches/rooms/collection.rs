@@ -104,6 +104,7 @@ async fn put(workspaces: &Workspaces, id: &RoomId, dir: &Path) -> Result<()> {
         workspace: id.to_string(),
         occupant: Some((id.to_string(), "bench".into())),
         session: None,
+        retired: false,
         owner: workspaces.server_id().into(),
     };
     workspaces.state().put_owned(&record).await?;

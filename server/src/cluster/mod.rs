@@ -238,16 +238,17 @@ impl Cluster {
             return Ok(());
         }
         self.admit_among_others(conversation).await?;
-        if self.runs_without_server(conversation).await? {
+        let running = self.runs_without_server(conversation).await;
+        if !matches!(running, Ok(false)) {
             self.let_go(conversation).await;
-            return Err(AcquireError::Busy);
+            return running.and(Err(AcquireError::Busy));
         }
         self.workspaces.check_available().await
     }
 
     /// Whether a run of the conversation is still going on in the room of a server that has stopped or died.
     async fn runs_without_server(&self, conversation: &str) -> Result<bool, AcquireError> {
-        if !self.may_be_elsewhere() {
+        if !self.is_shared() {
             return Ok(false);
         }
         let Some(record) = self.workspaces.state().record_by_conversation(conversation).await? else {
@@ -354,7 +355,13 @@ impl Cluster {
             return Ok(None);
         }
         for _ in 0..LOOKS {
-            let Some(Found { id, old, session }) = self.find(&occupant.conversation).await? else { return Ok(None) };
+            let Some(Found { id, old, session, handed_over }) = self.find(&occupant.conversation).await? else {
+                return Ok(None);
+            };
+            // The server that hands a room over has seen that no run is in it.
+            if !handed_over && self.is_shared() && self.workspaces.runs_for_another(&id).await {
+                return Err(AcquireError::Busy);
+            }
             let adopted =
                 self.workspaces.adopt(&id, old.as_ref(), Some(occupant.clone()), session.clone(), AdoptAs::Leased);
             match adopted.await? {
@@ -362,7 +369,6 @@ impl Cluster {
                     return Ok(Some(self.workspaces.lease_adopted(room, occupant.clone(), session)));
                 }
                 Adoption::Unusable => return Ok(None),
-                Adoption::Running => return Err(AcquireError::Busy),
                 Adoption::OwnedElsewhere => {}
             }
         }
@@ -383,7 +389,8 @@ impl Cluster {
         if let Some(handed) = handed
             && let Some(id) = RoomId::parse(&handed.workspace)
         {
-            return Ok(Some(Found { old: state.record(&handed.workspace).await?, id, session: handed.session }));
+            let old = state.record(&handed.workspace).await?;
+            return Ok(Some(Found { id, old, session: handed.session, handed_over: true }));
         }
         let Some(record) = state.record_by_conversation(conversation).await? else { return Ok(None) };
         let Some(id) = RoomId::parse(&record.workspace) else { return Ok(None) };
@@ -392,7 +399,7 @@ impl Cluster {
             self.workspaces.clear_conversation(&record).await?;
             return Ok(None);
         }
-        Ok(Some(Found { id, session: record.session.clone(), old: Some(record) }))
+        Ok(Some(Found { id, session: record.session.clone(), old: Some(record), handed_over: false }))
     }
 
     /// Releases the room that a conversation has on another server, or had on one that died.
@@ -448,6 +455,8 @@ struct Found {
     /// Its record at that moment, which a claim must find unchanged.
     old: Option<Record>,
     session: Option<String>,
+    /// Whether a running server has just handed it over.
+    handed_over: bool,
 }
 
 /// Marks a conversation whose room is being looked for or built. Other servers hear of it even where the shared state has

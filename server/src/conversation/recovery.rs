@@ -12,6 +12,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How often the connection may break without a new event in between.
+const MOST_RECONNECTIONS: u32 = 20;
+
 /// The events of one execution, across reconnections.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -21,11 +24,13 @@ pub(super) struct Stream {
     last: u64,
     /// An error found by [`Stream::arrived`], which the next [`Stream::next`] handles.
     broken: Option<AgentError>,
+    /// Reconnections since the last new event.
+    reconnections: u32,
 }
 
 impl Stream {
     pub(super) fn new(events: EventStream) -> Self {
-        Self { events, execution: None, last: 0, broken: None }
+        Self { events, execution: None, last: 0, broken: None, reconnections: 0 }
     }
 
     /// Connects to an execution that an earlier process has followed up to event number `after`.
@@ -34,7 +39,7 @@ impl Stream {
     /// The agent cannot be reached or does not know the execution: it is lost.
     pub(super) async fn resume(lease: &Lease, execution: String, after: u64) -> Result<Self, AgentError> {
         let events = connect(lease, &execution, after, |error| error).await?;
-        Ok(Self { events, execution: Some(execution), last: after, broken: None })
+        Ok(Self { events, execution: Some(execution), last: after, broken: None, reconnections: 0 })
     }
 
     /// Id of the execution, once its `started` event has arrived.
@@ -61,6 +66,13 @@ impl Stream {
                 Err(error) => error,
             };
             let Some(execution) = self.execution.as_ref().filter(|_| !broken.is_hostile()) else { return Err(broken) };
+            self.reconnections += 1;
+            if self.reconnections > MOST_RECONNECTIONS {
+                return Err(AgentError::Hostile(format!(
+                    "its stream broke {MOST_RECONNECTIONS} times without a new event"
+                )));
+            }
+            tokio::time::sleep(PAUSE).await;
             self.events = connect(lease, execution, self.last, |_| broken).await?.continuing(&self.events);
             tracing::warn!(workspace = lease.workspace_id(), "reconnected to the agent");
         }
@@ -83,6 +95,7 @@ impl Stream {
             return None;
         }
         self.last = number;
+        self.reconnections = 0;
         if let AgentEvent::Started { execution_id } = &event {
             self.execution = Some(execution_id.clone());
         }

@@ -44,7 +44,7 @@ fn collection_removes_a_record_without_a_room() {
     let server = Server::start(&host, NO_POOL);
     server.until("reconciliation", || server.workspaces.is_reconciled());
     let workspace = RoomId::generate(DEPLOYMENT).to_string();
-    let record = Record { workspace, occupant: None, session: None, owner: "dead".into() };
+    let record = Record { workspace, occupant: None, session: None, retired: false, owner: "dead".into() };
     server.runtime.block_on(server.workspaces.state().put_owned(&record)).expect("writes");
     assert_eq!(collect(&server), BTreeSet::from(["stale_record"]));
     assert_eq!(server.runtime.block_on(host.records()), []);

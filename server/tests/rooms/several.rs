@@ -116,6 +116,51 @@ fn a_room_in_which_a_run_goes_on_waits_for_its_server() {
     assert_eq!(several.host.containers().len(), 1);
 }
 
+/// The record of a room that is being released names no conversation, and neither does that of a room in the pool. If the release is
+/// interrupted, the room must not be taken for one of the pool: the files of its last conversation are still in it.
+#[test]
+fn a_room_whose_release_was_interrupted_serves_nobody_again() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let (used, ..) = use_once(&one, "c");
+    let record = several.records(&two).pop().expect("a record");
+    two.runtime.block_on(two.workspaces.clear_conversation(&record)).expect("cleared");
+    one.kill();
+    several.host.age();
+    let report = two.runtime.block_on(two.cluster.collect());
+    assert!(report.errors.is_empty(), "{report:?}");
+    two.until("the release of the room", || several.host.containers().is_empty());
+    assert_eq!(two.pooled(), 0);
+    let (other, origin, _) = use_once(&two, "d");
+    assert!(other != used && origin == Origin::Cold, "{other} {origin:?}");
+}
+
+/// A room that reports an execution for ever is left alone for two minutes only.
+#[test]
+fn a_room_that_always_reports_an_execution_is_adopted_in_the_end() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let (room, ..) = use_once(&one, "c");
+    several.host.engine.report_execution(Some("e"));
+    one.kill();
+    assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
+    for _ in 0..3 {
+        several.host.age();
+    }
+    assert_eq!(acquire(&two, "c").expect("a room").workspace_id(), room);
+}
+
+/// A running server hands its idle room over, whatever the room's agent reports: it has seen that no run is in it.
+#[test]
+fn an_idle_room_is_handed_over_although_its_agent_reports_an_execution() {
+    let several = Several::new();
+    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let (room, ..) = use_once(&one, "c");
+    several.host.engine.report_execution(Some("e"));
+    assert_eq!(use_once(&two, "c").0, room);
+    assert_eq!((one.entries().len(), two.entries().len()), (0, 1));
+}
+
 #[test]
 fn of_many_simultaneous_requests_one_gets_the_room() {
     let several = Several::new();

@@ -59,6 +59,7 @@ pub(crate) fn record(workspace: &str, conversation: Option<&str>, owner: &str) -
     Record {
         workspace: workspace.into(),
         occupant: conversation.map(|c| (c.into(), "tenant — 長屋".into())),
+        retired: false,
         session: Some("s\0\"\\".into()),
         owner: owner.into(),
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::id::RoomId;
 
 /// The rooms that the other servers of the deployment have.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum PeerRooms {
     /// This server is the only one.
     NoPeers,

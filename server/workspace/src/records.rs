@@ -43,8 +43,14 @@ impl Workspaces {
             workspace: id.to_string(),
             occupant: occupant.map(|o| (o.conversation.clone(), o.tenant.clone())),
             session,
+            retired: false,
             owner: self.server_id().to_owned(),
         }
+    }
+
+    /// The record that this server writes for a room that it is about to release.
+    pub(crate) fn retired_record(&self, id: &RoomId) -> Record {
+        Record { retired: true, ..self.record_for(id, None, None) }
     }
 
     /// Claims a room that is in no server's table, so that this server may release it; `false` if another server has
@@ -53,7 +59,7 @@ impl Workspaces {
     /// # Errors
     /// The shared state does not answer.
     pub async fn claim(&self, id: &RoomId, old: Option<&Record>) -> Result<bool, StateError> {
-        let claimed = self.record_for(id, None, None);
+        let claimed = self.retired_record(id);
         Ok(self.parts.state.compare_and_set(id.as_str(), old, Some(&claimed)).await? == WriteOutcome::Written)
     }
 
@@ -93,12 +99,12 @@ impl Workspaces {
         Ok(())
     }
 
-    /// Takes the conversation out of a record, unless the record has changed meanwhile.
+    /// Takes the conversation out of the record of a room that is being released, unless the record has changed meanwhile.
     ///
     /// # Errors
     /// The shared state does not answer.
     pub async fn clear_conversation(&self, old: &Record) -> Result<(), StateError> {
-        let cleared = Record { occupant: None, ..old.clone() };
+        let cleared = Record { occupant: None, retired: true, ..old.clone() };
         self.parts.state.compare_and_set(&old.workspace, Some(old), Some(&cleared)).await?;
         Ok(())
     }

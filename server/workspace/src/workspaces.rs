@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nagaya_egress::{Egress, METHODS, POLICY_DENIALS};
 use nagaya_telemetry::audit::Audit;
@@ -95,6 +95,8 @@ pub struct Workspaces {
     conversation_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Rooms with runs that journals of this server are about to take up.
     pub(crate) expected: Mutex<HashSet<RoomId>>,
+    /// Rooms of no server in which an execution runs, and since when this server knows.
+    pub(crate) running_elsewhere: Mutex<HashMap<RoomId, Instant>>,
     /// Whether records may be missing from the shared state.
     pub(crate) records_stale: AtomicBool,
     /// Last count of running containers, for scrapes that the engine does not answer in time.
@@ -120,6 +122,7 @@ impl Workspaces {
             pool_changed: Notify::new(),
             conversation_locks: Mutex::default(),
             expected: Mutex::default(),
+            running_elsewhere: Mutex::default(),
             records_stale: AtomicBool::new(false),
             counted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),

@@ -63,7 +63,8 @@ async fn stopped(context: &Context) -> Result<(), Failure> {
 
 async fn restarted(context: &Context, end: End) -> Result<(), Failure> {
     let redis = context.redis().await?;
-    let (mut first, second) = both(context, &redis, Launch::new().set("SHUTDOWN_TIMEOUT", "1s").set("SHUTDOWN_WORKSPACES", "keep")).await?;
+    let (mut first, second) =
+        both(context, &redis, Launch::new().set("SHUTDOWN_TIMEOUT", "1s").set("SHUTDOWN_WORKSPACES", "keep")).await?;
     let conversation = first.conversation(context).await?;
     let seen = waiting(&first, &conversation).await?;
     let room = first.only_room().await?;
@@ -93,5 +94,7 @@ async fn restarted(context: &Context, end: End) -> Result<(), Failure> {
         kept.iter().any(|event| event.name == "tool_result" && event.data["is_error"] == false),
         "the conversation's next run does not find the files of the run before",
     )?;
-    check_eq("workspaces at the end", second.rooms().await?.len(), 1)
+    check_eq("workspaces at the end", second.rooms().await?.len(), 1)?;
+    // They would outlive the servers of this scenario.
+    second.api.delete(&conversation.path("")).await?.expect(204).map(drop)
 }

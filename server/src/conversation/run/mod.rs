@@ -18,7 +18,7 @@ use super::journal::{Journal, Note, Past, PastExecution};
 use super::order::Order;
 use super::recovery::Stream;
 use super::services::RunServices;
-use super::store::{Conversation, ConversationStatus, StoreError};
+use super::store::{ConversationStatus, StoreError};
 use super::translate::{self, Translator};
 use nagaya_telemetry::audit;
 use nagaya_telemetry::metrics::RunOutcome;
@@ -140,19 +140,25 @@ impl Run {
         }
     }
 
+    /// Whether the conversation was archived or deleted, so that no workspace may be acquired for it any more.
+    async fn has_no_conversation(&self) -> bool {
+        let (tenant, id) = (&self.order.conversation.tenant_id, &self.order.conversation.conversation_id);
+        match self.services.store.conversation(tenant, id).await {
+            Ok(conversation) => conversation.status == ConversationStatus::Archived,
+            Err(StoreError::NotFound(_)) => true,
+            Err(error) => {
+                tracing::warn!(conversation = id, %error, "the conversation's status was not checked before its run");
+                false
+            }
+        }
+    }
+
     /// Acquires a workspace, starts the execution in it and follows that to its end.
     async fn start(&mut self) -> Option<Outcome> {
         // The conversation may have been archived or deleted between the request's look-up and the run's entry into the table. From
         // the entry on a deletion cancels the run, so this second look closes the gap.
-        let (tenant, id) = (&self.order.conversation.tenant_id, &self.order.conversation.conversation_id);
-        match self.services.store.conversation(tenant, id).await {
-            Ok(Conversation { status: ConversationStatus::Archived, .. }) | Err(StoreError::NotFound(_)) => {
-                return Some(Outcome::cancelled());
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(conversation = id, %error, "the conversation's status was not checked before its run");
-            }
+        if self.has_no_conversation().await {
+            return Some(Outcome::cancelled());
         }
         self.emit(&Event::setup("Opening a workspace")).await;
         let lease = match self.services.cluster.acquire(self.occupant()).await {
@@ -204,15 +210,16 @@ impl Run {
                 return Some(Outcome::error());
             }
         };
-        match lease.execute(&request, self.order.request_id.as_deref()).await {
+        let request_id = self.order.request_id.clone();
+        let mut started = lease.execute(&request, request_id.as_deref()).await;
+        if matches!(&started, Err(error) if error.is_busy()) {
+            started = match lease.cancel_stray().await {
+                Ok(()) => lease.execute(&request, request_id.as_deref()).await,
+                Err(error) => Err(error),
+            };
+        }
+        match started {
             Ok(stream) => self.follow(lease, Stream::new(stream), self.services.execution_timeout).await,
-            // What runs there is somebody's work: the room stays as it is.
-            Err(error) if error.is_busy() => {
-                let why = "another execution is still running in the workspace; try again".to_owned();
-                self.fail(ErrorType::ConversationLocked, why).await;
-                lease.finish(None).await;
-                Some(Outcome::error())
-            }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
     }
@@ -222,6 +229,9 @@ impl Run {
         self.enter(room);
         let reattached = self.services.cluster.workspaces().reattach(self.occupant(), room);
         let Some(lease) = self.stop.run_until_cancelled(reattached).await? else {
+            if self.has_no_conversation().await {
+                return Some(Outcome::cancelled());
+            }
             let why = "the workspace was lost: it ended while no server was running".to_owned();
             self.report_crash(&why);
             self.fail(ErrorType::ExecutionError, why).await;

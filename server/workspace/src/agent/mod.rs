@@ -170,9 +170,9 @@ impl EventStream {
     /// What has arrived is no event.
     pub fn arrived(&mut self) -> Result<Option<(u64, AgentEvent)>, AgentError> {
         while let Some(event) = self.decoder.next_event().map_err(|e| AgentError::Broken(e.to_string()))? {
+            self.budget.take_event().map_err(AgentError::Hostile)?;
             let number = event.id.as_deref().and_then(|id| id.parse().ok());
             let number = number.ok_or_else(|| AgentError::Broken("an event without a number".into()))?;
-            self.budget.take_event().map_err(AgentError::Hostile)?;
             match serde_json::from_str(&event.data) {
                 Ok(event) => {
                     return claims::bounded(event).map(|event| Some((number, event))).map_err(AgentError::Hostile);

@@ -1,8 +1,10 @@
 //! Adoption: this server takes over a room of a server, or of an earlier process, that has ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nagaya_egress::Listener;
+use nagaya_protocol::ABANDONED_AFTER_SECS;
 use nagaya_telemetry::audit::Event;
 
 use crate::agent;
@@ -10,10 +12,14 @@ use crate::directory::RoomDir;
 use crate::id::RoomId;
 use crate::lifecycle::build::subject;
 use crate::lifecycle::lease::{Lease, Origin};
+use crate::peers::PeerRooms;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Room, RoomState};
 use crate::state::{Record, StateError, WriteOutcome};
 use crate::workspaces::Workspaces;
+
+/// How long a room in which an execution runs is left to the server that may come back for it.
+const LEFT_ALONE: Duration = Duration::from_secs(2 * ABANDONED_AFTER_SECS);
 
 /// The outcome of an adoption.
 #[derive(Debug)]
@@ -24,9 +30,6 @@ pub enum Adoption {
     Unusable,
     /// Another server owns the room.
     OwnedElsewhere,
-    /// A run is in it that the server which started it may take up again, so it stays as it is. The agent ends an execution to
-    /// which nobody listens after a minute; then the room can be adopted.
-    Running,
 }
 
 /// Whether an adopted room is leased from the start.
@@ -41,7 +44,23 @@ pub enum AdoptAs {
 impl Workspaces {
     /// Adopts a running room that is in no server's table, with the occupant and session of its record; `false` if the room was not
     /// adopted.
-    pub(crate) async fn adopt_recorded(self: &Arc<Self>, id: &RoomId, record: &Record) -> Result<bool, StateError> {
+    pub(crate) async fn adopt_recorded(
+        self: &Arc<Self>,
+        id: &RoomId,
+        record: &Record,
+        others: &PeerRooms,
+    ) -> Result<bool, StateError> {
+        if record.retired {
+            // Its release was interrupted. It must not serve another conversation, and its own may have another room.
+            if self.claim(id, Some(record)).await? {
+                self.release_unowned_in_background(id.clone(), ReleaseReason::Unfinished);
+            }
+            return Ok(false);
+        }
+        // Before the room is reserved: other servers must not hear that it is in this table.
+        if *others != PeerRooms::NoPeers && self.runs_for_another(id).await {
+            return Ok(false);
+        }
         let occupant = record.occupant.clone().map(|(conversation, tenant)| Occupant { conversation, tenant });
         // Under the conversation's lock, so that a run which looks for the room finds it either complete or not at all.
         let _turn = match &occupant {
@@ -71,12 +90,9 @@ impl Workspaces {
         if self.rooms.contains(id) {
             return Ok(Adoption::OwnedElsewhere);
         }
-        if self.runs_for_another(id).await {
-            return Ok(Adoption::Running);
-        }
         let record = match occupant.as_ref().is_some_and(has_room) {
             // A run has built the conversation a new room meanwhile.
-            true => self.record_for(id, None, None),
+            true => self.retired_record(id),
             false => self.record_for(id, occupant.as_ref(), session.clone()),
         };
         match self.parts.state.compare_and_set(id.as_str(), old, Some(&record)).await? {
@@ -120,15 +136,25 @@ impl Workspaces {
         Lease::new(self.clone(), room, occupant, Origin::Reused, session)
     }
 
-    /// Whether an execution is running in a room that no server has, of which no journal of this server knows.
+    /// Whether an execution is running in a room that no server has, and the journal of its run is another server's: that server
+    /// may come back and take the run up again, so the room is left alone. The agent cancels an execution to which no server has
+    /// listened for a minute; a room that reports one for longer than twice that is not left alone any more.
     ///
-    /// A room that does not answer is not taken for one: nothing of a run could be taken up there.
+    /// A room that does not answer is not taken for one: no run could be taken up there.
     pub async fn runs_for_another(&self, id: &RoomId) -> bool {
         if self.expected.lock().contains(id) {
             return false;
         }
         let Ok(dir) = self.parts.sockets.open(id) else { return false };
-        agent::health(&dir).await.is_ok_and(|health| health.execution.is_some())
+        let runs = agent::health(&dir).await.is_ok_and(|health| health.execution.is_some());
+        let mut running = self.running_elsewhere.lock();
+        if !runs {
+            running.remove(id);
+            return false;
+        }
+        let now = self.parts.clock.now();
+        let since = *running.entry(id.clone()).or_insert(now);
+        now.duration_since(since) < LEFT_ALONE
     }
 
     /// Declares that a run of this server's journals is in a room: the next reconciliation may adopt the room although the run

@@ -110,6 +110,18 @@ impl Lease {
         agent::cancel(self.dir()?, execution).await
     }
 
+    /// Cancels whatever is running in the room. A lease is exclusive, so an execution that the holder has not started is nobody's:
+    /// its run has ended without it, or its server has died.
+    ///
+    /// # Errors
+    /// The agent does not answer, or does not confirm the end.
+    pub async fn cancel_stray(&self) -> Result<(), AgentError> {
+        match agent::health(self.dir()?).await?.execution {
+            Some(execution) => self.cancel(&execution).await,
+            None => Ok(()),
+        }
+    }
+
     /// Whether the room's agent keeps answering for `time`. One answer proves little: an agent that is being killed still answers for
     /// a moment.
     pub async fn stays_alive(&self, time: Duration) -> bool {

@@ -11,6 +11,9 @@ pub struct Record {
     pub occupant: Option<(String, String)>,
     /// The driver's session of the last run in the room.
     pub session: Option<String>,
+    /// Whether the room is being released. Such a room never serves a conversation again, whoever finds it: there may be files of the
+    /// last one in it.
+    pub retired: bool,
     /// Id of the server process that owns the room, or owned it when it died. Every start of a server has an id of its own.
     pub owner: String,
 }
@@ -23,6 +26,8 @@ struct Text<'a> {
     conversation: Option<std::borrow::Cow<'a, str>>,
     tenant: Option<std::borrow::Cow<'a, str>>,
     session: Option<std::borrow::Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    retired: bool,
 }
 
 impl Record {
@@ -31,7 +36,7 @@ impl Record {
     pub fn encode(&self) -> String {
         let (conversation, tenant) = self.occupant.as_ref().map(|(c, t)| (c.into(), t.into())).unzip();
         let session = self.session.as_ref().map(Into::into);
-        let text = Text { owner: (&self.owner).into(), conversation, tenant, session };
+        let text = Text { owner: (&self.owner).into(), conversation, tenant, session, retired: self.retired };
         // Serializing strings to JSON cannot fail.
         serde_json::to_string(&text).unwrap_or_default()
     }
@@ -52,6 +57,7 @@ impl Record {
             workspace: workspace.into(),
             occupant,
             session: text.session.map(Into::into),
+            retired: text.retired,
             owner: text.owner.into_owned(),
         })
     }
@@ -65,7 +71,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_record_with_any_text_is_decoded_again(owner: String, occupant: Option<(String, String)>, session: Option<String>) {
-            let record = Record { workspace: "w".into(), occupant, session, owner };
+            let record = Record { workspace: "w".into(), occupant, session, retired: false, owner };
             prop_assert_eq!(Record::decode("w", record.encode().as_bytes()), Ok(record));
         }
 

@@ -149,6 +149,7 @@ impl Workspaces {
                 return Vec::new();
             }
         };
+        self.running_elsewhere.lock().retain(|id, _| containers.contains_key(id));
         let left: HashSet<&RoomId> = containers.keys().chain(directories.keys()).chain(records.keys()).collect();
         let unowned = |id: &&RoomId| self.is_ours(id) && !peers.have(id) && !self.rooms.is_own(id);
         let now = self.parts.clock.date();
@@ -158,7 +159,7 @@ impl Workspaces {
             let record = records.get(id);
             let why = match (containers.get(id), record, directories.get(id)) {
                 (Some(container), Some(record), _) if container.running => {
-                    if let Err(error) = self.adopt_recorded(id, record).await {
+                    if let Err(error) = self.adopt_recorded(id, record, &peers).await {
                         errors.push(format!("{id}: {error}"));
                     }
                     continue;

@@ -60,7 +60,7 @@ impl Workspaces {
             let running = containers.get(id).is_some_and(|container| container.running);
             let old = records.get(id);
             if let Some(record) = old.filter(|_| running) {
-                adopted += usize::from(self.adopt_recorded(id, record).await?);
+                adopted += usize::from(self.adopt_recorded(id, record, &peers).await?);
                 continue;
             }
             if matches!(peers, PeerRooms::Rooms(_)) && old.is_none() {
