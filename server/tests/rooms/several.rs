@@ -121,7 +121,7 @@ fn a_room_in_which_a_run_goes_on_waits_for_its_server() {
 #[test]
 fn a_room_whose_release_was_interrupted_serves_nobody_again() {
     let several = Several::new();
-    let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
+    let (one, two) = (several.start(NO_POOL), several.start(PoolSize { min: 0, max: 2 }));
     let (used, ..) = use_once(&one, "c");
     let record = several.records(&two).pop().expect("a record");
     two.runtime.block_on(two.workspaces.clear_conversation(&record)).expect("cleared");
