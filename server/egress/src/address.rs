@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn special_addresses_are_refused_in_every_dress() {
+    fn special_addresses_are_refused_in_every_form() {
         for address in [
             "0.0.0.0",
             "127.0.0.1",
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_that_are_allowed_are_reached() {
+    fn allowed_networks_are_reachable() {
         assert_eq!(objection("10.1.2.3", "10.1.0.0/16"), None);
         assert_eq!(objection("::ffff:10.1.2.3", "10.1.0.0/16"), None);
         assert!(objection("10.2.0.1", "10.1.0.0/16 192.168.1.1").is_some());

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_is_reached_and_nothing_else() {
+    fn only_listed_hosts_are_allowed() {
         let list = list("api.example.com, *.pypi.example:443 10.0.0.1:8080,[::1]");
         for (host, port, reached) in [
             ("api.example.com", 443, true),

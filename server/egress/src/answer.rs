@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_says_who_refused_and_why() {
+    fn a_refusal_names_its_source_and_reason() {
         let text = String::from_utf8(Refusal::denied("not_allowed").answer("a.example", Then::Close, Body::Sent))
             .expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");

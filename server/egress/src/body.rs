@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_the_same_however_it_is_cut() {
+    fn a_body_is_the_same_however_it_is_split() {
         let chunked = b"4\r\nWiki\r\n0a;name=\"v\"\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET /";
         for step in 1..=chunked.len() {
             let decoded = decode(Framing::Chunked, chunked, step).expect("well formed").expect("whole");
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_that_two_programs_could_read_differently_are_refused() {
+    fn ambiguous_chunks_are_refused() {
         for bad in [
             "+4\r\nWiki\r\n0\r\n\r\n",
             "-4\r\nWiki\r\n0\r\n\r\n",

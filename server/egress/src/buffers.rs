@@ -70,7 +70,7 @@ mod tests {
     use crate::settings::Limits;
 
     #[test]
-    fn past_the_quota_buffers_are_small_and_nobody_waits() {
+    fn beyond_the_quota_buffers_are_small_and_do_not_wait() {
         let limits = Limits { buffers: 8 * LARGE, reserved_buffers: 0, ..Limits::default() };
         let (buffers, quota) = (Buffers::default(), Shared::new(&limits).listener(None));
         let (first, second) = (buffers.lend(&quota), buffers.lend(&quota));

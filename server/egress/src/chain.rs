@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_doubt_counts_once_in_a_while_and_only_against_what_was_refused() {
+    fn a_rejection_is_honoured_at_intervals_and_for_its_credentials_only() {
         let (old, new) =
             (Credentials::new("old", "s", None, None, "test"), Credentials::new("new", "s", None, None, "test"));
         let now = Instant::now();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_to_end_is_not_used() {
+    fn credentials_about_to_expire_are_not_used() {
         let ending = |left: Duration| {
             let credentials = Credentials::new("id", "s", None, Some(SystemTime::now() + left), "test");
             Known { credentials: Some((credentials, Instant::now())), doubted: None }.fresh().is_some()

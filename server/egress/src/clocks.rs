@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_wrong_is_told_once() {
+    fn a_skewed_clock_is_learned_once() {
         let clocks = Clocks::default();
         let host = Host::parse("a.example").expect("a host");
         let now = SystemTime::now();

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_does_not_tell_what_was_written() {
+    fn an_error_does_not_reveal_the_secret() {
         for bad in ["hunter2", "a.example=hunter2", "a.example=header:x-key:hunter2", "a.example=sigv4:bedrock"] {
             let told = bad.parse::<CredentialRules>().expect_err(bad);
             assert!(!told.contains("hunter2"), "{told}");

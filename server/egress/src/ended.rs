@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_found_in_head_or_body_however_that_is_cut() {
+    fn an_error_code_is_found_in_head_or_body_however_split() {
         let plain = HeaderMap::new();
         let named = HeaderMap::from_iter([(
             http::HeaderName::from_static(ERROR_TYPE),

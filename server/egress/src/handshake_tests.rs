@@ -208,7 +208,7 @@ fn no_later_hello_names_another_host_either() {
 }
 
 #[test]
-fn nobody_says_hello_twice_unasked() {
+fn an_unrequested_second_hello_is_refused() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let pair = Pair::new(version, false);
         let (mut client, mut server) = (pair.client(HOST), pair.server());
@@ -261,7 +261,7 @@ fn a_hello_among_other_messages_is_found() {
 }
 
 #[test]
-fn what_is_no_record_ends_the_tunnel() {
+fn bytes_that_are_no_tls_record_end_the_tunnel() {
     let hello = client_hello(&names(&[(0, HOST.as_bytes())]));
     for bad in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[HANDSHAKE, 2, 0, 0, 1, 1], &[24, 3, 3, 0, 1, 1], &[23, 3, 3, 0, 0]] {
         assert_eq!(says(&mut answered(&hello, &[]), bad, 100).1, Err("tls_malformed"), "{bad:?}");
@@ -274,7 +274,7 @@ fn what_is_no_record_ends_the_tunnel() {
 
 proptest::proptest! {
     #[test]
-    fn nothing_makes_it_fall_over(
+    fn arbitrary_input_never_panics(
         client in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
         server in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
         step in 1usize..50,

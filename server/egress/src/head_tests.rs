@@ -17,7 +17,7 @@ fn framing_of(lines: &str) -> Result<Framing, u16> {
 }
 
 #[test]
-fn a_head_is_taken_when_it_is_whole_and_not_before() {
+fn a_head_is_parsed_only_once_complete() {
     let whole = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\n\r\nbody";
     let mut scan = Scan::default();
     let mut buffer = BytesMut::new();
@@ -34,7 +34,7 @@ fn a_head_is_taken_when_it_is_whole_and_not_before() {
 }
 
 #[test]
-fn lines_that_two_programs_could_read_differently_are_refused() {
+fn ambiguous_request_lines_are_refused() {
     for bad in [
         "\r\nGET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET http://a/ HTTP/1.1\nHost: a\r\n\r\n",
@@ -103,7 +103,7 @@ fn heads_have_limits() {
 }
 
 #[test]
-fn what_is_expected_is_understood_or_refused() {
+fn only_a_known_expectation_is_accepted() {
     let post = |lines: &str| read(&format!("POST http://a/ HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
     assert!(
         post("Expect: 100-Continue\r\nContent-Length: 3\r\n")
@@ -276,7 +276,7 @@ fn heads() -> impl Strategy<Value = Vec<u8>> {
 
 /// What is accepted here, others read the same way, or refuse.
 #[tokio::test]
-async fn what_is_accepted_is_read_alike_by_others() {
+async fn accepted_heads_are_read_alike_by_other_parsers() {
     let mut runner = TestRunner::default();
     let strategy = heads();
     let accepted: Vec<(Vec<u8>, Reading)> = (0..20_000)
@@ -316,7 +316,7 @@ async fn what_is_accepted_is_read_alike_by_others() {
 proptest! {
     /// However it is cut, a head is read the same, or refused for the same reason.
     #[test]
-    fn how_it_is_cut_makes_no_difference(head in heads(), step in 1usize..40) {
+    fn splitting_makes_no_difference(head in heads(), step in 1usize..40) {
         let at_once = Scan::default().next(&mut BytesMut::from(&head[..])).map(|head| head.map(|head| head.target));
         let (mut scan, mut buffer, mut piecemeal) = (Scan::default(), BytesMut::new(), Ok(None));
         for piece in head.chunks(step) {

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_between_two_hops_stays_there() {
+    fn hop_by_hop_headers_are_dropped() {
         let given = headers(&[
             ("connection", "close, X-Secret"),
             ("x-secret", "1"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_cannot_speak_for_the_proxy() {
+    fn a_target_cannot_imitate_the_proxys_refusals() {
         let given = headers(&[("x-nagaya-egress", "denied"), ("proxy-authenticate", "Basic"), ("etag", "x")]);
         let returned: HeaderMap = returning(&given).map(|(name, value)| (name.clone(), value.clone())).collect();
         assert_eq!(returned, headers(&[("etag", "x")]));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_servers_read_as_another_header_are_twins() {
+    fn lookalike_header_names_are_recognised() {
         for twin in [
             "transfer_encoding",
             "transfer.encoding",
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn doubtful_connections_are_not_shared() {
+    fn connections_with_ambiguous_framing_are_not_shared() {
         assert!(leaves_no_doubt(&headers(&[("content-length", "5")])));
         assert!(!leaves_no_doubt(&headers(&[("content-length", "5"), ("transfer-encoding", "chunked")])));
         assert!(!leaves_no_doubt(&headers(&[("content-length", "5"), ("content-length", "5")])));

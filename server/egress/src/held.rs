@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_room_in_memory_for_more_than_is_held_there() {
+    fn memory_reserves_only_what_it_may_hold() {
         let quota = quota(64 << 20, 64 << 20);
         let mut holding = Holding::new(&quota, u64::MAX, 2 * IN_MEMORY as u64);
         assert!(holding.room(u64::MAX).is_none(), "none is made for what will be in a file");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn quotas_are_kept_and_given_back() {
+    async fn quotas_are_enforced_and_returned() {
         let quota = quota(1000, 2000);
         let mut first = Holding::new(&quota, u64::MAX, 0);
         first.add(&[1; 900]).expect("in memory");

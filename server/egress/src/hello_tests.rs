@@ -59,7 +59,7 @@ pub(crate) fn in_records(bytes: &[u8], step: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_name_is_read_however_the_message_is_cut() {
+fn the_name_is_read_however_the_message_is_split() {
     let bytes = hello("api.example");
     assert_eq!(read(&bytes), Hello::For("api.example".into()));
     for end in 0..bytes.len() {
@@ -76,7 +76,7 @@ fn the_name_is_read_however_the_message_is_cut() {
 /// Byte by byte, a message costs what it costs at once: what was read is gone before the next byte comes, so nothing can be read
 /// twice, and what stands in a record that is not whole is not read at all.
 #[test]
-fn what_was_read_once_is_not_read_again() {
+fn bytes_already_read_are_not_read_again() {
     let whole = hello("api.example");
     for step in [1, 7, 100, whole.len()] {
         let bytes = in_records(&whole, step);
@@ -96,7 +96,7 @@ fn what_was_read_once_is_not_read_again() {
 }
 
 #[test]
-fn what_two_programs_could_read_differently_is_malformed() {
+fn an_ambiguous_hello_is_malformed() {
     let name = names(&[(0, b"api.example")]);
     assert_eq!(read(&client_hello(&name)), Hello::For("api.example".into()), "the control");
     let whole = client_hello(&name);
@@ -131,7 +131,7 @@ fn what_two_programs_could_read_differently_is_malformed() {
 }
 
 #[test]
-fn a_message_that_never_ends_is_not_waited_for() {
+fn an_endless_message_is_refused() {
     let begun = [&[HANDSHAKE, 3, 1][..], &sized(2, &[CLIENT_HELLO, 0, 0x3f, 0])].concat();
     let endless = [&begun[..], &in_records(&vec![0; 5 + 15_000], 1)].concat();
     assert_eq!(read(&endless[..1000]), Hello::Incomplete);
@@ -164,7 +164,7 @@ fn only_the_target_itself_may_be_asked_for() {
 proptest! {
     /// Whatever is let through for a name, a TLS library reads as asking for that name, or does not accept.
     #[test]
-    fn a_library_reads_the_same(at in 0usize..400, byte: u8, step in 1usize..600, cut in 0usize..3) {
+    fn an_independent_parser_agrees(at in 0usize..400, byte: u8, step in 1usize..600, cut in 0usize..3) {
         let mut bytes = hello("api.example");
         let at = 5 + at % (bytes.len() - 5);
         bytes[at] = byte;
@@ -181,7 +181,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_makes_it_fall_over(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_input_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let whole = [&[HANDSHAKE, 3, 1][..], &sized(2, &bytes)].concat();
         let _ = (read(&bytes), read(&whole));
         let _ = read(&client_hello(&bytes));

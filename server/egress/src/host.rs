@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_programs_could_read_differently_is_refused() {
+    fn an_ambiguous_host_is_refused() {
         for bad in [
             "",
             ".",

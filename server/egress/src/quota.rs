@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_has_its_reserve_whatever_others_hold() {
+    fn a_listener_keeps_its_reserve_whatever_others_hold() {
         let shared = shared(800, 10);
         let greedy: Vec<Arc<Quota>> = (0..8).map(|n| shared.listener(Some(if n < 4 { "a" } else { "b" }))).collect();
         let held: Vec<Vec<Share>> = greedy.iter().map(all_of).collect();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_takes_nothing() {
+    fn a_refused_request_takes_nothing() {
         let shared = shared(800, 10);
         let (one, another) = (shared.listener(None), shared.listener(None));
         assert!(one.take(Resource::Descriptors, 201).is_none());
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_borrowed_stays_with_the_tenant_it_was_borrowed_for() {
+    fn borrowed_memory_stays_with_its_tenant() {
         let shared = shared(800, 0);
         let quota = shared.listener(Some("a"));
         let held = all_of(&quota);

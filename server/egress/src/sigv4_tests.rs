@@ -86,7 +86,7 @@ fn published_vectors_are_signed_as_published() {
 
 /// A path is signed encoded once more than it is sent, and once only for S3 (AWS, "Create a signed AWS API request").
 #[test]
-fn what_is_signed_is_what_is_sent() {
+fn the_signed_request_is_the_one_sent() {
     for (path, service, sent) in [
         ("/model/a:b@c+d/invoke", "bedrock", "/model/a:b@c+d/invoke"),
         ("/a%2Fb/%20", "bedrock", "/a%2Fb/%20"),
@@ -122,7 +122,7 @@ fn only_what_arrives_is_signed() {
 
 /// Midnight UTC (row 16): the scope's date is the time's own.
 #[test]
-fn the_date_of_the_scope_is_the_times_own() {
+fn the_scope_has_the_date_of_the_signing_time() {
     let mut vector = vectors::all().expect("the vectors").swap_remove(0);
     for (at, date) in [("2015-08-30T23:59:59Z", "20150830"), ("2015-08-31T00:00:00Z", "20150831")] {
         vector.at = at.parse().expect("a time");

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_closed_one_half_is_still_there() {
+    async fn a_half_closed_client_counts_as_connected() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         assert!(!is_gone(&ours));
         close_half(&theirs).expect("closes");

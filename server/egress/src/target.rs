@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ambiguous_is_refused() {
+    fn ambiguous_targets_are_refused() {
         for (method, uri, host) in [
             ("CONNECT", "a.example", "a.example"),
             ("CONNECT", "a.example:0", "a.example"),

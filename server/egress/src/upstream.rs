@@ -229,7 +229,7 @@ mod tests {
 
     /// Nothing is awaited between the target's byte and the look: tokio has not heard of it, and hyper cannot have read it.
     #[tokio::test]
-    async fn a_byte_that_nobody_has_read_yet_is_seen() {
+    async fn an_unread_byte_is_noticed() {
         let target = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let stream = TcpStream::connect(target.local_addr().expect("an address")).await.expect("connects");
         let (mut peer, _) = target.accept().expect("accepts");

@@ -43,7 +43,7 @@ impl Room {
 
 /// Four rooms that hold all they get in bodies to be signed: another tenant's calls go on, and at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_held_by_four_rooms_leave_room_for_another_tenants() {
+async fn held_bodies_of_four_rooms_leave_space_for_another_tenant() {
     let verifier = Verifier::start(None, 0).await;
     // A twentieth of the defaults, so that the test writes megabytes and not gigabytes.
     let defaults = Limits::default();
@@ -93,7 +93,7 @@ async fn bodies_held_by_four_rooms_leave_room_for_another_tenants() {
 
 /// Silent connections cost a listener its own share of the descriptors, however many it opens.
 #[tokio::test]
-async fn silent_connections_are_bounded() {
+async fn silent_connections_are_limited_per_room() {
     let peer = Peer::content().await;
     let limits = Limits { descriptors: 400, silent: 3 * DEADLINE, ..Limits::default() };
     let proxy = Proxy::start(Settings { limits, ..settings(&[("web.example:80", peer.addr())]) });
@@ -114,7 +114,7 @@ async fn silent_connections_are_bounded() {
 
 /// Silent connections end before long, and without a word; then the room is served again.
 #[tokio::test]
-async fn silent_connections_are_ended() {
+async fn silent_connections_are_closed() {
     let peer = Peer::content().await;
     let limits = Limits { connections: 3, silent: Duration::from_millis(300), ..Limits::default() };
     let proxy = Proxy::start(Settings { limits, ..settings(&[("web.example:80", peer.addr())]) });
@@ -127,7 +127,7 @@ async fn silent_connections_are_ended() {
 
 /// Connections of a room that wait for their targets leave others theirs.
 #[tokio::test]
-async fn a_room_without_descriptors_is_told_so_and_others_go_on() {
+async fn a_room_out_of_descriptors_gets_429_and_others_are_served() {
     let (silent, peer) = (Peer::answering("").await, Peer::content().await);
     let limits = Limits { descriptors: 40, reserved_descriptors: 4, ..Limits::default() };
     let hosts = settings(&[("web.example:80", peer.addr()), ("silent.example:80", silent.addr())]);
@@ -155,7 +155,7 @@ async fn a_room_without_descriptors_is_told_so_and_others_go_on() {
 
 /// A client that drips its body is ended, and told why; one that is held up by its target is not.
 #[tokio::test]
-async fn bodies_have_a_least_rate() {
+async fn a_body_slower_than_the_minimum_rate_is_cut_off() {
     let peer = Peer::content().await;
     let verifier = Verifier::start(None, 0).await;
     let limits = Limits { upload_rate: 100, upload_window: Duration::from_secs(1), ..Limits::default() };
@@ -225,7 +225,7 @@ async fn bodies_have_a_least_rate() {
 
 /// A flood of refused requests is slowed down, leaves few records, and none uncounted.
 #[tokio::test]
-async fn a_flood_of_denials_is_slowed_down_and_recorded_together() {
+async fn a_flood_of_denials_is_delayed_and_recorded_in_summary() {
     let peer = Peer::content().await;
     let limits = Limits { denials: 10, denials_burst: 20, ..Limits::default() };
     let proxy = Proxy::start(Settings { limits, ..settings(&[("web.example:80", peer.addr())]) });
@@ -281,7 +281,7 @@ async fn a_flood_of_denials_is_slowed_down_and_recorded_together() {
 
 /// Names that a client makes up do not make records.
 #[tokio::test]
-async fn denials_of_many_hosts_are_recorded_as_few_kinds() {
+async fn denials_of_many_hosts_share_a_few_records() {
     let limits = Limits { denials: 100, denials_burst: 1, ..Limits::default() };
     let proxy = Proxy::start(Settings { limits, ..settings(&[]) });
     let mut stream = proxy.connect().await;

@@ -83,7 +83,7 @@ impl Chained {
 /// Credentials may end before they said they would. A target's word for it is taken, but not as often as a client makes it
 /// say so.
 #[tokio::test]
-async fn credentials_that_have_ended_are_asked_for_again() {
+async fn expired_credentials_are_fetched_again() {
     for in_header in [true, false] {
         for lasting in [None, Some(Duration::from_secs(3600))] {
             let chained = Chained::start(lasting, in_header, &["AKID0"]).await;
@@ -106,7 +106,7 @@ async fn credentials_that_have_ended_are_asked_for_again() {
 
 /// Nothing is asked for that is known.
 #[tokio::test]
-async fn credentials_that_last_are_asked_for_once() {
+async fn valid_credentials_are_fetched_once() {
     let chained = Chained::start(Some(Duration::from_secs(3600)), true, &[]).await;
     for _ in 0..3 {
         assert_eq!(chained.ask().await, ("200".to_owned(), 1));

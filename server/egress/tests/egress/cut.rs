@@ -49,7 +49,7 @@ async fn ask(proxy: &Proxy, version: &str) -> String {
 
 /// All that came before the end arrives, every time: the head alone, a few bytes, many, in either framing, with and without TLS.
 #[tokio::test]
-async fn what_came_before_the_end_arrives() {
+async fn bytes_sent_before_a_close_arrive() {
     let many = "x".repeat(60_000);
     let chunk = format!("ea60\r\n{many}\r\n");
     for (head, sent, arrives) in [
@@ -93,7 +93,7 @@ async fn what_came_before_the_end_arrives() {
 
 /// Where nothing was passed on yet, the client is told why.
 #[tokio::test]
-async fn an_answer_that_breaks_off_in_its_head_is_502() {
+async fn a_response_cut_off_in_its_head_is_502() {
     for sent in
         ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n", "HTTP/1.1 100 Continue\r\n\r\n"]
     {

@@ -10,7 +10,7 @@ const SECOND: &str = "GET http://web.example/second HTTP/1.1\r\nhost: web.exampl
 
 /// Row 9. What follows in each case would be a second request to whoever ends the first one elsewhere.
 #[tokio::test]
-async fn a_request_that_could_end_in_two_places_ends_the_connection() {
+async fn a_request_with_ambiguous_framing_closes_the_connection() {
     for lines in [
         // CL.TE, TE.CL, TE.TE and their disguises.
         "content-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -60,7 +60,7 @@ async fn a_request_that_could_end_in_two_places_ends_the_connection() {
 
 /// A control for the above, and row 9's last: extensions and trailers are read and dropped, and what follows is a request.
 #[tokio::test]
-async fn a_request_that_ends_in_one_place_is_followed_by_the_next() {
+async fn after_a_well_framed_request_comes_the_next() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[("web.example:80", peer.addr())]));
     let first = "POST http://web.example/first HTTP/1.1\r\nhost: web.example\r\ntransfer-encoding: chunked\r\n\r\n\
@@ -78,7 +78,7 @@ async fn a_request_that_ends_in_one_place_is_followed_by_the_next() {
 
 /// Row 10: what follows CONNECT is the tunnel's, or nobody's.
 #[tokio::test]
-async fn what_follows_a_refused_tunnel_is_not_a_request() {
+async fn bytes_after_a_refused_connect_are_not_a_request() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[("web.example:80", peer.addr())]));
     for (target, status) in [("evil.example:443", "403"), ("web.example:8080", "403"), ("web.example", "400")] {
@@ -93,7 +93,7 @@ async fn what_follows_a_refused_tunnel_is_not_a_request() {
 
 /// Row 11: what is refused is not repeated, and what is meant for a proxy stays there.
 #[tokio::test]
-async fn no_answer_echoes_and_no_target_learns_what_is_the_proxys() {
+async fn proxy_headers_reach_no_target_and_refusals_echo_nothing() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[
         ("web.example:80", peer.addr()),
@@ -122,7 +122,7 @@ async fn no_answer_echoes_and_no_target_learns_what_is_the_proxys() {
 
 /// A target that switches protocols was not asked to, and is not believed.
 #[tokio::test]
-async fn only_connect_leaves_http() {
+async fn a_target_cannot_switch_protocols() {
     let peer =
         Peer::answering("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nraw")
             .await;
@@ -136,7 +136,7 @@ async fn only_connect_leaves_http() {
 
 /// Row 15: nobody waits for the other.
 #[tokio::test]
-async fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
+async fn expect_100_continue_is_answered_by_the_proxy() {
     let web = origin(Kind::Http).await;
     let proxy = Proxy::start(settings(&[("web.example:80", web.addr())]));
     let head = "POST http://web.example/echo HTTP/1.1\r\nhost: web.example\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
@@ -157,7 +157,7 @@ async fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
 
 /// Answers of a target that end in two places are read by the rule (RFC 9112, 6.3), and nothing behind them is trusted.
 #[tokio::test]
-async fn nothing_that_a_target_sends_ahead_answers_anybody_else() {
+async fn extra_bytes_of_a_target_answer_no_other_request() {
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 99\r\n\r\n2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
@@ -176,7 +176,7 @@ async fn nothing_that_a_target_sends_ahead_answers_anybody_else() {
 
 /// Row 19: what is compressed stays so, and what is not is not.
 #[tokio::test]
-async fn a_body_is_the_targets_byte_for_byte() {
+async fn a_body_is_passed_on_byte_for_byte() {
     let peer = Peer::answering(
         "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-type: text/plain\r\ncontent-length: 6\r\n\r\n\x1f\x08\x00abc",
     )
@@ -193,7 +193,7 @@ async fn a_body_is_the_targets_byte_for_byte() {
 
 /// Row 2: plain requests are judged like tunnels; and each leaves its record.
 #[tokio::test]
-async fn every_form_is_judged_and_recorded() {
+async fn every_request_form_is_checked_and_recorded() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[("web.example:80", peer.addr())]));
     for request in [

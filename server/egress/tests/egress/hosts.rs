@@ -23,7 +23,7 @@ fn status(answer: &str) -> &str {
 
 /// Rows 1 to 6 of the attacks on proxies: spellings that one program reads as an allowed name and another as something else.
 #[tokio::test]
-async fn no_spelling_of_a_host_leads_past_the_list() {
+async fn no_spelling_of_a_host_bypasses_the_allow_list() {
     let peer = Peer::content().await;
     let mut settings = settings(&[("allowed.example:80", peer.addr()), ("a.below.example:80", peer.addr())]);
     settings.allowed = "allowed.example *.below.example".parse().expect("a list");
@@ -96,7 +96,7 @@ async fn no_spelling_of_a_host_leads_past_the_list() {
 
 /// Row 7: the names that a request gives twice.
 #[tokio::test]
-async fn what_is_said_twice_must_be_the_same() {
+async fn contradicting_host_names_are_refused() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[("allowed.example:80", peer.addr()), ("allowed.example:8080", peer.addr())]));
     for (target, host, wanted) in [
@@ -131,7 +131,7 @@ async fn what_is_said_twice_must_be_the_same() {
 
 /// Origin form goes to the gateway and nowhere else, whatever `Host` says.
 #[tokio::test]
-async fn origin_form_leads_to_the_gateway_alone() {
+async fn origin_form_reaches_only_the_gateway() {
     let (gateway, other) = (Peer::content().await, Peer::content().await);
     let mut settings = settings(&[("gateway.example:80", gateway.addr()), ("allowed.example:80", other.addr())]);
     settings.gateway = Some("gateway.example".into());
@@ -155,7 +155,7 @@ fn asking(server: &NameServer, networks: &str) -> Settings {
 
 /// Row 8: a name that leads elsewhere the second time it is asked for.
 #[tokio::test]
-async fn what_was_judged_is_what_is_connected_to() {
+async fn the_address_checked_is_the_address_dialled() {
     let peer = Peer::content().await;
     let (good, bad) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 66));
     let server = NameServer::start(vec![vec![good], vec![bad]]).await;
@@ -175,7 +175,7 @@ async fn what_was_judged_is_what_is_connected_to() {
 }
 
 #[tokio::test]
-async fn one_bad_address_spoils_all() {
+async fn one_forbidden_address_refuses_the_name() {
     let good = Ipv4Addr::LOCALHOST;
     for (bad, reason) in [
         (Ipv4Addr::new(10, 0, 0, 1), "address_private"),
@@ -194,7 +194,7 @@ async fn one_bad_address_spoils_all() {
 }
 
 #[tokio::test]
-async fn a_name_without_an_address_is_told_so() {
+async fn a_name_without_an_address_is_reported() {
     let server = NameServer::start(vec![vec![]]).await;
     let proxy = Proxy::start(asking(&server, ""));
     for answer in both(&proxy, ALLOWED.as_bytes()).await {
@@ -212,7 +212,7 @@ fn elsewhere(host: &str) -> Option<String> {
 proptest! {
     /// No string that the list accepts is read by another program as a host outside it.
     #[test]
-    fn what_the_list_accepts_is_inside_it_for_everybody(
+    fn hosts_the_list_accepts_are_read_alike_by_other_parsers(
         host in prop_oneof![
             "[a-zA-Z0-9.%@:\\[\\]/\\\\?# _*-]{0,12}(allowed\\.example|below\\.example)[a-zA-Z0-9.%@:/ _-]{0,6}",
             "\\PC{0,8}\\.?below\\.example\\.?",

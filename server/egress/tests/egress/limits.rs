@@ -16,7 +16,7 @@ fn with(limits: Limits, peer: &Peer) -> Proxy {
 }
 
 #[tokio::test]
-async fn heads_have_a_size() {
+async fn an_oversized_head_is_refused() {
     let peer = Peer::content().await;
     let proxy = with(Limits::default(), &peer);
     let lines = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
@@ -32,7 +32,7 @@ async fn heads_have_a_size() {
 
 /// Row 20: slow clients and slow targets, each by its own clock.
 #[tokio::test]
-async fn nobody_is_waited_for_for_ever() {
+async fn slow_clients_and_targets_time_out() {
     let (silent, short) = (Peer::answering("").await, Duration::from_millis(150));
     let limits = Limits { head: short, idle: short, silent: short, ..Limits::default() };
     let begun = "GET http://web.example/ HTTP/1.1\r\nhost: web.exa";
@@ -71,7 +71,7 @@ async fn nobody_is_waited_for_for_ever() {
 
 /// An event stream that is alive is not idle, however long it takes.
 #[tokio::test]
-async fn a_stream_that_moves_is_not_idle() {
+async fn an_active_stream_is_not_idle() {
     let listener = TcpListener::bind(any()).await.expect("binds");
     let mut settings = settings(&[("web.example:80", listener.local_addr().expect("an address"))]);
     settings.limits.idle = Duration::from_millis(400);
@@ -96,7 +96,7 @@ async fn a_stream_that_moves_is_not_idle() {
 
 /// What is cut off is seen to be cut off: an answer that stops moving does not end as if it were whole.
 #[tokio::test]
-async fn half_an_answer_does_not_look_whole() {
+async fn a_truncated_response_does_not_look_complete() {
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
@@ -113,7 +113,7 @@ async fn half_an_answer_does_not_look_whole() {
 /// A target that breaks off: whoever speaks HTTP/1.1 sees that there is no end. To HTTP/1.0 only a length tells it, which is
 /// passed on; without one the end of the connection is the end of the answer, and a Unix socket knows no other.
 #[tokio::test]
-async fn an_answer_that_its_target_breaks_off_has_no_end() {
+async fn a_response_cut_off_by_its_target_has_no_terminator() {
     let old = "GET http://web.example/ HTTP/1.0\r\n\r\n";
     for (request, answer, reset, told) in [
         (GET, "HTTP/1.1 200 OK\r\n\r\nhalf", true, "transfer-encoding: chunked"),
@@ -166,7 +166,7 @@ async fn an_answer_that_its_target_breaks_off_has_no_end() {
 }
 
 #[tokio::test]
-async fn bodies_have_a_size() {
+async fn an_oversized_body_is_refused() {
     let peer = Peer::content().await;
     let proxy = with(Limits { body: 10, ..Limits::default() }, &peer);
     let head = "POST http://web.example/ HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n";
@@ -176,7 +176,7 @@ async fn bodies_have_a_size() {
 }
 
 #[tokio::test]
-async fn requests_at_once_are_counted_and_the_rest_told_when_to_come_again() {
+async fn requests_beyond_the_limit_get_retry_after() {
     let silent = Peer::answering("").await;
     let proxy = with(Limits { concurrent: 2, connections: 4, ..Limits::default() }, &silent);
     let mut held = Vec::new();
@@ -204,7 +204,7 @@ async fn requests_at_once_are_counted_and_the_rest_told_when_to_come_again() {
 
 /// A client that leaves before its answer ends the request: nothing goes on for nobody.
 #[tokio::test]
-async fn a_client_that_leaves_ends_its_request() {
+async fn a_client_disconnect_cancels_its_request() {
     let silent = Peer::answering("").await;
     let proxy = with(Limits::default(), &silent);
     let mut stream = proxy.connect().await;
@@ -216,7 +216,7 @@ async fn a_client_that_leaves_ends_its_request() {
 
 /// What went wrong on the way to a target, told apart.
 #[tokio::test]
-async fn failures_of_a_target_are_told_apart() {
+async fn failures_of_a_target_have_distinct_reasons() {
     for (answer, reason) in
         [("no HTTP at all\r\n\r\n", "protocol"), ("HTTP/1.1 200 OK\r\nbad header\r\n\r\n", "protocol")]
     {
@@ -250,7 +250,7 @@ async fn failures_of_a_target_are_told_apart() {
 
 /// Row 20's last: idle connections and tunnels in number, all served, and all gone afterwards.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_idle_clients_keep_nobody_out() {
+async fn idle_clients_do_not_keep_others_out() {
     let peer = Peer::content().await;
     let limits = Limits { concurrent: 400, connections: 400, descriptors: 4000, ..Limits::default() };
     let proxy = with(limits, &peer);
@@ -271,7 +271,7 @@ async fn many_idle_clients_keep_nobody_out() {
 
 /// Connections beyond the limit cost next to nothing, however many there are.
 #[tokio::test]
-async fn a_flood_of_connections_is_not_kept() {
+async fn a_flood_of_connections_is_dropped() {
     let peer = Peer::content().await;
     let proxy = with(Limits { connections: 4, ..Limits::default() }, &peer);
     let before = descriptors();
@@ -291,7 +291,7 @@ async fn a_flood_of_connections_is_not_kept() {
 
 /// Who asks and does not read holds a place no longer than who says nothing.
 #[tokio::test]
-async fn a_client_that_does_not_read_its_refusals_is_let_go() {
+async fn a_client_that_does_not_read_its_refusal_is_disconnected() {
     let peer = Peer::content().await;
     let limits = Limits { connections: 1, idle: Duration::from_millis(200), ..Limits::default() };
     let proxy = with(limits, &peer);
@@ -313,7 +313,7 @@ async fn a_client_that_does_not_read_its_refusals_is_let_go() {
 
 /// A coding that is the connection's own, and that nobody would undo, is not passed on as if it were none.
 #[tokio::test]
-async fn a_transfer_coding_that_is_not_understood_is_told() {
+async fn an_unknown_transfer_coding_is_a_protocol_error() {
     let peer = Peer::answering("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nxx\r\n0\r\n\r\n").await;
     let told = with(Limits::default(), &peer).talk(GET).await;
     assert!(told.starts_with("HTTP/1.1 502 ") && told.contains(r#""reason":"protocol""#), "{told}");
@@ -321,7 +321,7 @@ async fn a_transfer_coding_that_is_not_understood_is_told() {
 
 /// Many targets leave no more connections open than are worth keeping.
 #[tokio::test]
-async fn kept_connections_have_a_number() {
+async fn kept_connections_are_limited_in_number() {
     let peer = Peer::content().await;
     let names: Vec<String> = (0..300).map(|n| format!("n{n}.example:80")).collect();
     let hosts: Vec<(&str, std::net::SocketAddr)> = names.iter().map(|name| (name.as_str(), peer.addr())).collect();

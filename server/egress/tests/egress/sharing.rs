@@ -244,7 +244,7 @@ const STRAY: [&str; 5] = [
 
 /// An origin that adds something to its answers: every request gets an answer of its own, on a connection of its own.
 #[tokio::test]
-async fn bytes_after_an_answer_answer_nothing() {
+async fn bytes_after_a_response_are_discarded() {
     for extra in STRAY {
         let target = Talkative::start(extra, true).await;
         let proxy = Proxy::start(settings(&[("web.example:80", target.listening.addr())]));
@@ -263,7 +263,7 @@ async fn bytes_after_an_answer_answer_nothing() {
 
 /// The same where it comes while the connection waits to be used again: at the very moment before the next request.
 #[tokio::test]
-async fn bytes_that_arrive_on_a_waiting_connection_answer_nothing() {
+async fn bytes_on_an_idle_connection_are_discarded() {
     for extra in STRAY {
         for round in 0..20 {
             let target = Talkative::start(extra, false).await;
@@ -281,7 +281,7 @@ async fn bytes_that_arrive_on_a_waiting_connection_answer_nothing() {
 
 /// Bodies where there is none: whatever stands in them answers nothing.
 #[tokio::test]
-async fn a_body_behind_an_answer_without_one_answers_nothing() {
+async fn a_body_after_a_bodiless_response_is_discarded() {
     for answer in [
         "HTTP/1.1 204 No Content\r\ncontent-length: 4\r\n\r\nevil",
         "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",

@@ -149,7 +149,7 @@ async fn published_vectors_pass_through_the_proxy() {
 
 /// Row 16 again: what the suite has not, and clients send.
 #[tokio::test]
-async fn odd_paths_and_queries_are_signed_as_they_are_sent() {
+async fn unusual_paths_and_queries_are_signed_as_they_are_sent() {
     let verifier = Verifier::start(None, 0).await;
     for service in ["bedrock", "s3"] {
         let proxy = verifier.proxy(service, Limits::default());
@@ -215,7 +215,7 @@ async fn odd_paths_and_queries_are_signed_as_they_are_sent() {
 
 /// Rows 17 and 18: however a body comes, it is hashed whole, and sent with its length and nothing that was between two hops.
 #[tokio::test]
-async fn bodies_are_signed_whole() {
+async fn the_whole_body_is_signed() {
     let verifier = Verifier::start(None, 0).await;
     let proxy = verifier.proxy("bedrock", Limits::default());
     for size in [0, 1, 1 << 20, (1 << 20) + 1, 5 << 20] {
@@ -255,7 +255,7 @@ async fn bodies_are_signed_whole() {
 
 /// Only authentication is replaced: all other headers of AWS's protocols arrive, and are signed.
 #[tokio::test]
-async fn headers_of_the_request_itself_are_kept_and_signed() {
+async fn the_clients_own_headers_are_kept_and_signed() {
     let verifier = Verifier::start(Some("token"), 0).await;
     let kept = [
         ("x-amz-copy-source", "/bucket/a%20key?versionId=1"),
@@ -301,7 +301,7 @@ async fn headers_of_the_request_itself_are_kept_and_signed() {
 
 /// A body ends where it ends, also where it is read straight to where it is held.
 #[tokio::test]
-async fn what_follows_a_body_that_is_held_is_the_next_request() {
+async fn after_a_held_body_comes_the_next_request() {
     let verifier = Verifier::start(None, 0).await;
     let proxy = verifier.proxy("bedrock", Limits::default());
     let mut stream = proxy.connect().await;
@@ -317,7 +317,7 @@ async fn what_follows_a_body_that_is_held_is_the_next_request() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_to_sign_is_told_so_before_it_is_sent() {
+async fn a_body_too_large_to_sign_is_refused_before_it_is_sent() {
     let verifier = Verifier::start(None, 0).await;
     let proxy = verifier.proxy("bedrock", Limits { signed_body: 1000, ..Limits::default() });
     let known =
@@ -351,7 +351,7 @@ async fn a_body_that_is_too_large_to_sign_is_told_so_before_it_is_sent() {
 }
 
 #[tokio::test]
-async fn what_its_sender_signed_otherwise_is_refused_clearly() {
+async fn requests_signed_in_other_ways_are_refused_with_a_reason() {
     let verifier = Verifier::start(None, 0).await;
     let proxy = verifier.proxy("s3", Limits::default());
     for (path, header, reason) in [
@@ -379,7 +379,7 @@ async fn what_its_sender_signed_otherwise_is_refused_clearly() {
 
 /// A target whose clock is not this one's refuses; it is signed again by its time, and from then on at once.
 #[tokio::test]
-async fn a_target_is_signed_for_by_its_own_clock() {
+async fn a_skewed_target_is_signed_for_by_its_own_clock() {
     for ahead in [3600, -3600] {
         let verifier = Verifier::start(None, ahead).await;
         let proxy = verifier.proxy("bedrock", Limits::default());
@@ -396,7 +396,7 @@ async fn a_target_is_signed_for_by_its_own_clock() {
 
 /// No target chooses the time of a signature.
 #[tokio::test]
-async fn a_clock_that_is_absurd_is_not_believed() {
+async fn an_absurd_target_clock_is_ignored() {
     let verifier = Verifier::start(None, 50 * 365 * 86_400).await;
     let proxy = verifier.proxy("bedrock", Limits::default());
     for requests in 1..=2 {
@@ -409,7 +409,7 @@ async fn a_clock_that_is_absurd_is_not_believed() {
 
 /// One client's bodies, however slowly they come, leave room for the others'.
 #[tokio::test]
-async fn one_listener_does_not_hold_all_there_is() {
+async fn one_listener_cannot_take_the_whole_body_budget() {
     let verifier = Verifier::start(None, 0).await;
     let limits = Limits {
         held_in_memory: 1 << 20,

@@ -67,7 +67,7 @@ async fn in_pieces(stream: UnixStream, step: usize) -> tokio::io::DuplexStream {
 
 /// Row 14: the name may come in pieces, and is the target's.
 #[tokio::test]
-async fn a_tunnel_is_for_the_name_it_was_opened_for() {
+async fn a_tunnel_carries_only_its_own_host_name() {
     let origin = origin(Kind::Https(vec![HOST.into(), "front.example".into()])).await;
     let ca = origin.ca_pem().expect("TLS").to_owned();
     for step in [1, 7, 100_000] {
@@ -99,7 +99,7 @@ async fn a_tunnel_is_for_the_name_it_was_opened_for() {
 
 /// An operator may know better; and on other ports than TLS's own, what is not TLS passes.
 #[tokio::test]
-async fn what_is_not_looked_at_passes_as_it_is() {
+async fn uninspected_tunnels_pass_bytes_unchanged() {
     let echo = origin(Kind::RawEcho).await;
     let mut opaque = settings(&[("api.example:443", echo.addr())]);
     opaque.opaque = "api.example:443".parse().expect("a list");
@@ -133,7 +133,7 @@ async fn asked(tls: Tls, extra_ca: Option<&str>) -> String {
 
 /// Row 21: a credential goes to nobody whose certificate is not to be trusted.
 #[tokio::test]
-async fn certificates_are_believed_for_a_reason() {
+async fn only_trusted_valid_certificates_are_accepted() {
     let name = |name: &str| vec![name.to_owned()];
     let tls = || Tls::new(&name(HOST)).expect("a certificate");
     let good = tls();
@@ -162,7 +162,7 @@ async fn certificates_are_believed_for_a_reason() {
 
 /// What begins as TLS is held to it on every port: neither a long message nor a long pause gets another name through.
 #[tokio::test]
-async fn a_name_is_not_hidden_by_a_message_that_is_odd() {
+async fn an_unusual_client_hello_does_not_hide_its_name() {
     let begun = [22, 3, 1, 0, 200, 1, 0, 1, 0, 3, 3];
     let long = [&[22, 3, 1, 0x40, 0, 1, 0, 0x50, 0][..], &[7; 0x3ffc]].concat();
     for (what, sent) in [("it never ends", &begun[..]), ("it is too long", &long)] {

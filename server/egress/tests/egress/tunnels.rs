@@ -31,7 +31,7 @@ async fn between(limits: Limits) -> (Proxy, TcpListener) {
 
 /// Row 12, first half: the end of one direction is not the end of the other.
 #[tokio::test]
-async fn each_direction_ends_by_itself() {
+async fn each_direction_closes_independently() {
     let (proxy, target) = between(Limits::default()).await;
     let large = vec![b'x'; 3 << 20];
     // The client first.
@@ -75,7 +75,7 @@ async fn each_direction_ends_by_itself() {
 
 /// Row 12, second half: a direction that nobody ends does not keep the tunnel for ever.
 #[tokio::test]
-async fn a_half_that_is_left_open_is_closed_in_the_end() {
+async fn a_half_open_tunnel_is_closed_after_a_while() {
     let drain = Duration::from_millis(200);
     let (proxy, target) = between(Limits { drain, ..Limits::default() }).await;
     let before = descriptors();
@@ -90,7 +90,7 @@ async fn a_half_that_is_left_open_is_closed_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_tunnel_in_which_nothing_moves_ends() {
+async fn an_idle_tunnel_is_closed() {
     let (proxy, target) = between(Limits { idle: Duration::from_millis(200), ..Limits::default() }).await;
     let (mut near, _far) = tunnel(&proxy, &target).await;
     assert_eq!(read_all(&mut near).await, "");
@@ -98,7 +98,7 @@ async fn a_tunnel_in_which_nothing_moves_ends() {
 }
 
 #[tokio::test]
-async fn a_side_that_breaks_ends_both() {
+async fn a_reset_on_one_side_closes_both() {
     let (proxy, target) = between(Limits::default()).await;
     let (mut near, far) = tunnel(&proxy, &target).await;
     // With nothing to linger for, closing resets the connection.
@@ -119,7 +119,7 @@ async fn a_side_that_breaks_ends_both() {
 
 /// Row 18 for tunnels: a client that does not read holds up itself alone, and costs a buffer or two.
 #[tokio::test]
-async fn a_reader_that_is_slow_holds_nobody_up() {
+async fn a_slow_reader_delays_only_itself() {
     let echo = origin(Kind::RawEcho).await;
     let proxy = Proxy::start(settings(&[("t.example:9", echo.addr())]));
     let mut stuck = Vec::new();
@@ -169,7 +169,7 @@ proptest! {
 
     /// Bytes in are bytes out, however they are cut, delayed and ended.
     #[test]
-    fn bytes_in_are_bytes_out(
+    fn a_tunnel_delivers_the_bytes_it_was_sent(
         up in proptest::collection::vec(prop_oneof![Just(0usize), 1usize..200, 1usize..300_000], 0..12),
         down in proptest::collection::vec(prop_oneof![Just(0usize), 1usize..200, 1usize..300_000], 0..12),
         rooms in (1usize..70_000, 1usize..70_000),

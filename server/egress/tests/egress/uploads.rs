@@ -62,7 +62,7 @@ async fn answer(stream: &mut UnixStream) -> String {
 /// A target may answer the very moment it has the last byte, before the proxy has looked again at who sent it: the upload was
 /// whole all the same, and both connections go on.
 #[tokio::test]
-async fn an_upload_that_is_whole_ends_no_connection() {
+async fn a_complete_upload_keeps_both_connections() {
     let chunked = [format!("{:x}\r\n", BODY.len()).as_bytes(), BODY, b"\r\n0\r\n\r\n"].concat();
     for (framing, sent, end) in [
         (format!("content-length: {}", BODY.len()), BODY, BODY),
@@ -88,7 +88,7 @@ async fn an_upload_that_is_whole_ends_no_connection() {
 /// A target that answers without waiting for the rest is heard; what is still to come of the upload is then nobody's: not a
 /// request, and not in front of somebody else's.
 #[tokio::test]
-async fn an_answer_ahead_of_an_uploads_end_is_the_last_on_both_connections() {
+async fn a_response_before_the_end_of_an_upload_closes_both_connections() {
     let hidden = "GET http://web.example/hidden HTTP/1.1\r\nhost: web.example\r\n\r\n";
     for framing in [format!("content-length: {}", 4 + hidden.len()), "transfer-encoding: chunked".to_owned()] {
         let target = Peer::content().await;
@@ -116,7 +116,7 @@ const HELD: u64 = 192 * 1024;
 /// Uploads that nobody takes cost a fixed amount each, however much is sent. What the proxy held of each is what it read less
 /// what the target finds in its socket in the end.
 #[tokio::test]
-async fn an_upload_that_is_not_taken_is_not_read() {
+async fn an_upload_the_target_does_not_read_is_not_buffered() {
     const UPLOADS: u64 = 16;
     let listener = TcpListener::bind(any()).await.expect("binds");
     let mut settings = settings(&[("web.example:80", listener.local_addr().expect("an address"))]);
