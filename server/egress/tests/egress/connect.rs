@@ -14,7 +14,7 @@ async fn one_response_then_exactly_the_targets_bytes() {
     let echo = origin(Kind::RawEcho).await;
     let proxy = Proxy::start(settings(&[("echo.example:7", echo.addr())]));
     let mut stream = proxy.connect().await;
-    // What is sent with the request, before the answer, belongs to the tunnel.
+    // Bytes sent with the request, before the response, belong to the tunnel.
     stream.write_all(b"CONNECT echo.example:7 HTTP/1.1\r\nhost: echo.example:7\r\n\r\nearly ").await.expect("writes");
     let head = read_head(&mut stream).await;
     assert!(head.starts_with(OK), "{head}");
@@ -119,7 +119,7 @@ async fn hosts_outside_the_allow_list_are_never_dialled() {
         let proxy = Proxy::start(settings(&[("a.example:443", echo.addr())]));
         let answer = proxy.talk(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {answer}");
-        // What the HTTP library itself refuses has no body.
+        // Refusals by the HTTP library itself have no body.
         if answer.contains("x-nagaya-egress") {
             assert!(answer.contains("x-nagaya-egress: denied") && answer.contains(reason), "{target}: {answer}");
         }

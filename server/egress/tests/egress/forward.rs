@@ -94,7 +94,7 @@ async fn without_its_credential_nothing_is_sent() {
     let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), &format!("host: {HOST}\r\n"))).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("no_credentials"), "{answer}");
     assert!(model.requests().is_empty(), "the model was not called");
-    // A control: the endpoint does refuse what is signed with another secret.
+    // Control: the endpoint rejects a request signed with another secret.
     let proxy = Proxy::with_credentials(for_model(&model), aws("another", None));
     let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), &format!("host: {HOST}\r\n"))).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
@@ -161,7 +161,7 @@ async fn a_response_is_streamed_as_it_arrives() {
     target.write_all(head).await.expect("writes");
     for n in 0..3 {
         target.write_all(format!("4\r\npar{n}\r\n").as_bytes()).await.expect("writes");
-        // The next part is only sent once this one has arrived.
+        // The next part is sent only once this one has arrived.
         let mut seen = String::new();
         while !seen.contains(&format!("par{n}")) {
             let mut byte = [0];
@@ -203,7 +203,7 @@ async fn denied_and_malformed_requests_are_refused_with_a_reason() {
 
 #[tokio::test]
 async fn a_name_that_resolves_to_a_special_address_is_refused() {
-    // Listed as an address, so that no DNS is needed; not pinned, so that the policy speaks.
+    // Listed as an address, so that no DNS is needed; not pinned, so that the address policy applies.
     let settings = Settings { allowed: "127.0.0.1 [::ffff:10.0.0.1]".parse().expect("a list"), ..Settings::default() };
     for (target, reason) in [("127.0.0.1", "address_loopback"), ("[::ffff:10.0.0.1]", "address_private")] {
         let proxy = Proxy::start(settings.clone());

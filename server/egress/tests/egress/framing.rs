@@ -1,4 +1,4 @@
-//! Where a request ends: bytes that two programs could read as different requests.
+//! Request framing: bytes that two parsers could split into different requests.
 
 use crate::peer::Peer;
 use crate::support::{Proxy, origin, read_all, read_head, settings};
@@ -8,11 +8,11 @@ use tokio::io::AsyncWriteExt;
 
 const SECOND: &str = "GET http://web.example/second HTTP/1.1\r\nhost: web.example\r\n\r\n";
 
-/// Row 9. What follows in each case would be a second request to whoever ends the first one elsewhere.
+/// Row 9. In each case a parser that ends the first request elsewhere would read a second one in the bytes that follow.
 #[tokio::test]
 async fn a_request_with_ambiguous_framing_closes_the_connection() {
     for lines in [
-        // CL.TE, TE.CL, TE.TE and their disguises.
+        // CL.TE, TE.CL, TE.TE and obfuscated forms of them.
         "content-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "transfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n5c\r\n",
         "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n",
@@ -37,7 +37,7 @@ async fn a_request_with_ambiguous_framing_closes_the_connection() {
         "X.Api.Key: k\r\ncontent-length: 1\r\n\r\na",
         "Proxy_Authorization: k\r\ncontent-length: 1\r\n\r\na",
         "content-length: 18446744073709551616\r\n\r\na",
-        // Chunks.
+        // Malformed chunk sizes and chunk ends.
         "transfer-encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n",
         "transfer-encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n",
         "transfer-encoding: chunked\r\n\r\n10000000000000001\r\na\r\n0\r\n\r\n",
@@ -52,13 +52,13 @@ async fn a_request_with_ambiguous_framing_closes_the_connection() {
         let answer = proxy.talk(format!("{first}{lines}{SECOND}")).await;
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{lines:?}: {answer}");
         let told = answer.starts_with("HTTP/1.1 400 ") && answer.contains("connection: close");
-        // A target that answers before it has the whole body may be heard; it is the last that is.
+        // A target may answer before it has the whole body. Its response may be passed on, but then closes the connection.
         assert!(told || answer.contains("connection: close"), "{lines:?}: {answer}");
         assert!(!peer.seen().contains("/second"), "{lines:?}: {}", peer.seen());
     }
 }
 
-/// A control for the above, and row 9's last: extensions and trailers are read and dropped, and what follows is a request.
+/// Control for the above, and row 9's last part: chunk extensions and trailers are dropped, and the next request is read.
 #[tokio::test]
 async fn after_a_well_framed_request_comes_the_next() {
     let peer = Peer::content().await;
@@ -76,7 +76,7 @@ async fn after_a_well_framed_request_comes_the_next() {
     assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{answer}");
 }
 
-/// Row 10: what follows CONNECT is the tunnel's, or nobody's.
+/// Row 10: bytes behind a CONNECT belong to the tunnel; if it is refused, they are discarded.
 #[tokio::test]
 async fn bytes_after_a_refused_connect_are_not_a_request() {
     let peer = Peer::content().await;
@@ -86,12 +86,12 @@ async fn bytes_after_a_refused_connect_are_not_a_request() {
         assert_eq!((answer.matches("HTTP/1.1 ").count(), &answer[9..12]), (1, status), "{answer}");
     }
     assert_eq!(peer.connections(), 0);
-    // In the tunnel it goes on as it is: in absolute form, which the proxy would never send.
+    // In the tunnel the request is passed on unchanged: in absolute form, which the proxy itself never sends.
     let answer = proxy.talk(format!("CONNECT web.example:80 HTTP/1.1\r\nhost: web.example:80\r\n\r\n{SECOND}")).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && peer.seen().contains(SECOND), "{}", peer.seen());
 }
 
-/// Row 11: what is refused is not repeated, and what is meant for a proxy stays there.
+/// Row 11: refusals do not repeat what the client sent, and headers meant for a proxy are not passed on.
 #[tokio::test]
 async fn proxy_headers_reach_no_target_and_refusals_echo_nothing() {
     let peer = Peer::content().await;
@@ -120,7 +120,7 @@ async fn proxy_headers_reach_no_target_and_refusals_echo_nothing() {
     assert!(seen.contains("x-public: yes") && !seen.contains("CANARY"), "{seen}");
 }
 
-/// A target that switches protocols was not asked to, and is not believed.
+/// The proxy never asks a target to switch protocols, so a 101 response is an error.
 #[tokio::test]
 async fn a_target_cannot_switch_protocols() {
     let peer =
@@ -134,7 +134,7 @@ async fn a_target_cannot_switch_protocols() {
     assert!(!peer.seen().to_ascii_lowercase().contains("upgrade"), "{}", peer.seen());
 }
 
-/// Row 15: nobody waits for the other.
+/// Row 15: with `Expect: 100-continue`, client and target do not wait for each other.
 #[tokio::test]
 async fn expect_100_continue_is_answered_by_the_proxy() {
     let web = origin(Kind::Http).await;
@@ -148,14 +148,14 @@ async fn expect_100_continue_is_answered_by_the_proxy() {
     let answer = read_all(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(r#""body_bytes":4"#), "{answer}");
     assert!(!answer.contains("expect"), "the proxy has answered for itself: {answer}");
-    // Nothing is asked for that goes nowhere.
+    // A request that is refused gets its refusal and no 100.
     let answer = proxy.talk(head.replace("web.example", "evil.example")).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     let answer = proxy.talk(head.replace("100-continue", "200-ok")).await;
     assert!(answer.starts_with("HTTP/1.1 417 "), "{answer}");
 }
 
-/// Answers of a target that end in two places are read by the rule (RFC 9112, 6.3), and nothing behind them is trusted.
+/// Responses with ambiguous framing are read by the rule (RFC 9112, 6.3), and the bytes behind them are discarded.
 #[tokio::test]
 async fn extra_bytes_of_a_target_answer_no_other_request() {
     for answer in [
@@ -174,7 +174,7 @@ async fn extra_bytes_of_a_target_answer_no_other_request() {
     }
 }
 
-/// Row 19: what is compressed stays so, and what is not is not.
+/// Row 19: the proxy neither compresses nor decompresses.
 #[tokio::test]
 async fn a_body_is_passed_on_byte_for_byte() {
     let peer = Peer::answering(
@@ -191,7 +191,7 @@ async fn a_body_is_passed_on_byte_for_byte() {
     assert!(peer.seen().contains("accept-encoding: br;q=1"), "{}", peer.seen());
 }
 
-/// Row 2: plain requests are judged like tunnels; and each leaves its record.
+/// Row 2: plain requests are checked like tunnels, and each leaves a record.
 #[tokio::test]
 async fn every_request_form_is_checked_and_recorded() {
     let peer = Peer::content().await;

@@ -1,4 +1,4 @@
-//! Listeners: whose requests are whose, sockets that are tampered with, the end.
+//! Listeners: which workspace a request belongs to, sockets that are tampered with, and shutdown.
 
 use std::fs;
 use std::time::Duration;
