@@ -37,7 +37,7 @@ impl FromStr for Pins {
 }
 
 impl Pins {
-    /// Where this host and port are pinned to.
+    /// The addresses this host and port are pinned to.
     pub(crate) fn get(&self, host: &Host, port: u16) -> Vec<SocketAddr> {
         self.0.iter().filter(|(pinned, from, _)| pinned == host && *from == port).map(|(_, _, to)| *to).collect()
     }
