@@ -83,8 +83,8 @@ fn during_a_run_no_other_server_gets_the_conversation() {
     );
 }
 
-/// A server stops or dies while a run goes on in its room: its next start takes the run up again, so until then, or until the
-/// agent has ended the execution, nobody else may have the room, and nobody may remove it.
+/// A server stops or dies during a run. Its next start continues the run, so until then, or until the agent has ended the execution,
+/// no other server may take or remove the room.
 #[test]
 fn a_room_in_which_a_run_goes_on_waits_for_its_server() {
     let several = Several::new();
@@ -102,14 +102,14 @@ fn a_room_in_which_a_run_goes_on_waits_for_its_server() {
         assert!(report.reclaimed.is_empty() && report.errors.is_empty(), "{report:?}");
         assert!(two.entries().is_empty(), "{:?}", two.rooms());
     }
-    // Another start whose journals know nothing of the run leaves it alone as well; the one that has the journal adopts it.
+    // A start without the run's journal leaves the room alone as well; the start that has the journal adopts it.
     let three = several.start(NO_POOL);
     assert!(three.entries().is_empty(), "{:?}", three.rooms());
     let four = Server::start_among_expecting(&several.host, &several.redis, NO_POOL, &room);
     four.until("reconciliation", || four.workspaces.is_reconciled());
     assert_eq!(four.conversations(), ["c"]);
     four.kill();
-    // The agent has ended it, since nobody listened: then anybody may have the room, and its files are still in it.
+    // The agent has ended the execution for lack of a reader: then any server may take the room, and its files are still in it.
     several.host.engine.report_execution(None);
     two.runtime.block_on(two.cluster.admit("c")).expect("admitted");
     assert_eq!(acquire(&two, "c").expect("a room").workspace_id(), room);

@@ -64,7 +64,7 @@ impl Agent {
         Some(stream)
     }
 
-    /// The whole answer, its head included; empty where nobody answers.
+    /// The whole response including its head; empty if there is none.
     fn call(&self, method: &str, path: &str, body: &str) -> String {
         let mut answer = Vec::new();
         if let Some(mut stream) = self.send(method, path, body) {
@@ -353,7 +353,7 @@ fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
 }
 
-/// The files of a list, whose chunks' frames are skipped as no JSON.
+/// The files of a list. Lines with chunk sizes are skipped, because they are not JSON.
 fn listed(agent: &Agent) -> Vec<FileEntry> {
     let answer = agent.call("GET", "/files", "");
     body(&answer).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()

@@ -206,7 +206,7 @@ impl Run {
         };
         match lease.execute(&request, self.order.request_id.as_deref()).await {
             Ok(stream) => self.follow(lease, Stream::new(stream), self.services.execution_timeout).await,
-            // What runs there is somebody's work: the room stays as it is.
+            // The execution that is running is not this run's, so the room stays as it is.
             Err(error) if error.is_busy() => {
                 let why = "another execution is still running in the workspace; try again".to_owned();
                 self.fail(ErrorType::ConversationLocked, why).await;
