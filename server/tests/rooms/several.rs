@@ -56,7 +56,7 @@ fn a_room_follows_its_conversation_to_another_server() {
     assert_eq!((one.entries().len(), two.entries().len()), (0, 1));
     assert_eq!((one.egress.open_listeners(), two.egress.open_listeners()), (0, 1));
     assert_eq!(several.host.containers().len(), 1);
-    // And back to the first server.
+    // The room moves back to the first server.
     assert_eq!(use_once(&one, "c").0, room);
     assert_eq!(several.records(&one).len(), 1);
 }
