@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn each_alert_has_a_place_in_the_playbook_and_leads_there() {
+    fn each_alert_links_to_its_section_of_the_playbook() {
         for alert in alerts() {
             let entry = PLAYBOOK.split(&format!("\n## {alert}\n")).nth(1);
             let entry = entry.unwrap_or_else(|| panic!("{alert} has no entry in docs/alerts.md"));

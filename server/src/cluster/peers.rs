@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_dead_are_told_from_the_living_and_from_the_silent() {
+    async fn dead_living_and_silent_servers_are_distinguished() {
         let base = tempfile::tempdir().expect("a directory");
         let one = Peers::among(base.path(), "d").expect("a socket");
         let two = Peers::among(base.path(), "d").expect("a socket");

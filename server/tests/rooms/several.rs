@@ -86,7 +86,7 @@ fn during_a_run_no_other_server_gets_the_conversation() {
 /// A server stops or dies during a run. Its next start continues the run, so until then, or until the agent has ended the execution,
 /// no other server may take or remove the room.
 #[test]
-fn a_room_in_which_a_run_goes_on_waits_for_its_server() {
+fn a_room_with_a_run_in_progress_waits_for_its_server() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
     let lease = acquire(&one, "c").expect("a room");

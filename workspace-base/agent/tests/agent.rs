@@ -163,7 +163,7 @@ fn junk_and_unknown_messages_are_skipped_and_the_prompt_arrives() {
 }
 
 #[test]
-fn a_cli_that_is_not_there_is_told_as_such() {
+fn a_missing_cli_is_reported_as_missing() {
     let dir = tempfile::tempdir().expect("a directory");
     let missing = dir.path().join("missing");
     let agent = Agent::start_beside(dir, &missing, &[]);
@@ -171,7 +171,7 @@ fn a_cli_that_is_not_there_is_told_as_such() {
 }
 
 #[test]
-fn a_cli_that_fails_is_told_with_what_it_said_last() {
+fn a_cli_failure_is_reported_with_its_last_output() {
     let agent = Agent::start("yes noise | head -n 20000 >&2; echo 'the reason' >&2; exit 3");
     let events = agent.execute().rest();
     let (kind, message) = error(&events);
@@ -181,7 +181,7 @@ fn a_cli_that_fails_is_told_with_what_it_said_last() {
 }
 
 #[test]
-fn options_that_are_refused_are_told_as_such() {
+fn options_the_cli_refuses_are_reported() {
     let agent = Agent::start("echo \"error: unknown option '--nope'\" >&2; exit 1");
     assert_eq!(error(&agent.execute().rest()).0, ErrorKind::OptionsError);
 }
@@ -217,7 +217,7 @@ fn cancel_answers_when_nothing_of_the_execution_runs() {
 }
 
 #[test]
-fn what_an_execution_leaves_running_ends_with_it() {
+fn processes_left_running_end_with_the_execution() {
     let agent = Agent::start(&format!("{ESCAPED}; {RESULT}"));
     let events = agent.execute().rest();
     assert!(matches!(events.last(), Some((_, AgentEvent::Result { .. }))), "{events:?}");
@@ -245,7 +245,7 @@ fn a_dropped_reader_ends_nothing_and_gets_the_rest_later() {
 }
 
 #[test]
-fn an_execution_nobody_listens_to_is_ended() {
+fn an_execution_without_a_reader_is_cancelled() {
     let agent = Agent::start_with(&format!("{ESCAPED}; sleep 600"), &["--abandoned-after", "1"]);
     let mut events = agent.execute();
     let Some((1, AgentEvent::Started { execution_id })) = events.next() else { panic!("not started") };
@@ -261,7 +261,7 @@ fn an_execution_nobody_listens_to_is_ended() {
 }
 
 #[test]
-fn an_agent_that_is_told_to_stop_tells_how_the_execution_ended() {
+fn a_stopped_agent_reports_how_the_execution_ended() {
     let agent = Agent::start(&format!("{ESCAPED}; sleep 600"));
     let mut events = agent.execute();
     assert!(matches!(events.next(), Some((1, AgentEvent::Started { .. }))));
@@ -301,7 +301,7 @@ fn every_option_reaches_the_cli_as_one_word() {
 }
 
 #[test]
-fn options_no_program_can_be_given_are_told_as_such() {
+fn options_that_cannot_be_passed_are_reported() {
     let agent = Agent::start(RESULT);
     let dir = agent.dir.path();
     for request in [

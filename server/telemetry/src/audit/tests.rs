@@ -107,7 +107,7 @@ fn a_full_disk_loses_whole_lines_which_are_counted_and_reported() {
 }
 
 #[test]
-fn an_unwritable_trail_blocks_nobody() {
+fn an_unwritable_audit_trail_blocks_no_caller() {
     let metrics = metrics();
     let audit = Audit::open(Path::new("/dev/full"), metrics.clone()).expect("opens");
     for _ in 0..3 {

@@ -35,7 +35,7 @@ pub enum AgentError {
     #[error("the agent's connection broke: {0}")]
     Broken(String),
     /// The agent exceeded its limits or reported impossible values: the room is hostile.
-    #[error("the agent is not to be trusted: {0}")]
+    #[error("the agent sent more or other data than allowed: {0}")]
     Hostile(String),
     /// The agent did not answer in time.
     #[error("the agent did not answer within {0:?}")]
