@@ -1,4 +1,4 @@
-//! The agent as a process, with a shell script in the place of the CLI. (With the real CLI: conformance scenario BUG-10.)
+//! Tests of the agent as a process, with a shell script instead of the CLI. (Scenario BUG-10 of the conformance suite uses the real CLI.)
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use nagaya_protocol::{AgentEvent, ErrorKind, FileEntry, sse};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// An agent in a directory of its own; ends with its test.
+/// An agent in a temporary directory; it is ended with its test.
 struct Agent {
     dir: tempfile::TempDir,
     process: Child,
@@ -84,7 +84,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // By SIGTERM, so that the agent takes down what its CLI left running.
+        // SIGTERM lets the agent kill the processes that its CLI left running.
         let pid = rustix::process::Pid::from_child(&self.process);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let ended = self.process.wait();
@@ -192,7 +192,7 @@ fn output_that_ends_without_a_result_is_an_error() {
     assert_eq!(error(&agent.execute().rest()).0, ErrorKind::ExecutionError);
 }
 
-/// A process in a session of its own, orphaned, with nothing in its environment, as a hostile one would be.
+/// An orphaned process in its own session with an empty environment, as a hostile program would start it.
 const ESCAPED: &str = "(setsid env -i /bin/sleep 600 & echo $! > child.tmp; mv child.tmp child) & wait $!";
 
 fn alive(pid: &str) -> bool {
@@ -321,7 +321,7 @@ fn a_body_that_is_too_long_is_refused() {
     let mut stream = UnixStream::connect(agent.path("agent.sock")).expect("connects");
     stream.set_read_timeout(Some(DEADLINE)).expect("sets");
     write!(stream, "POST /execute HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len()).expect("writes");
-    // The agent need not take all of it before it says no.
+    // The agent may refuse the body before it has read all of it.
     let _ = stream.write_all(body.as_bytes());
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("an answer");

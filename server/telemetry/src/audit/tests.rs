@@ -47,7 +47,7 @@ fn every_event_is_a_line_and_closing_writes_all_of_them() {
     assert!(first["timestamp"].as_str().expect("text").ends_with('Z'));
 }
 
-/// A disk with space for so many bytes, until it gets more.
+/// A disk with space for a limited number of bytes, which can be raised.
 struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
 
 impl Write for Disk {
