@@ -6,7 +6,7 @@ if [ "$(id -u)" = 0 ]; then
 else
   compose_dir=${NAGAYA_COMPOSE_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/nagaya-compose}/$project
 fi
-# Secrets and settings of this machine. Whoever can read the file can read the containers' environment as well.
+# Secrets and settings of this machine. A user who can read this file can use Docker, and so read the containers' environment too.
 env_file=$compose_dir/env
 
 compose() {

@@ -2,7 +2,7 @@
 # end with it: this file sets the script's traps, and nothing else may.
 # shellcheck shell=bash
 stack_dir=$(stack_state_dir)
-# Set by a script whose stack_dir goes with it.
+# Set by a script with a temporary stack_dir, which stack_stop then removes.
 stack_dir_is_temporary=
 pids=()
 

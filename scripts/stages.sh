@@ -3,7 +3,7 @@
 #   scripts/stages.sh 'setup.sh demo' image.sh …      each argument: a script of this folder and its arguments
 . "$(dirname "$0")/lib.sh"
 
-# A target may run another target's stages (`make check` ends with those of `make test`); the clock goes on.
+# A target may run another target's stages; the time then counts from the first target's start.
 export NAGAYA_STARTED=${NAGAYA_STARTED:-$(date +%s)}
 total=$#
 number=0

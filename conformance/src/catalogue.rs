@@ -60,7 +60,7 @@ pub fn page() -> String {
     out
 }
 
-/// The part of a path that tells one scenario's file from another's.
+/// The part of a path that identifies a scenario's file.
 fn source(file: &str) -> &str {
     file.rsplit_once("scenarios/").map_or(file, |(_, file)| file)
 }

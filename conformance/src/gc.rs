@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_scenario_could_not_take_down_goes_with_the_run_or_stays_on_its_ledger() {
+    async fn leftovers_of_a_scenario_are_removed_with_the_run_or_stay_on_its_ledger() {
         let base = tempfile::tempdir().expect("a directory");
         let left = base.path().join("left");
         std::fs::create_dir(&left).expect("made");

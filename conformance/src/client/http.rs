@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn streams_that_are_not_whole_are_told_from_whole_ones() {
+    async fn incomplete_streams_are_distinguished_from_complete_ones() {
         let event = |seq: u64, name: &str| {
             format!("id: r:{seq}\nevent: {name}\ndata: {{\"seq\":{seq},\"timestamp\":\"2026-01-01T00:00:00Z\"}}\n\n")
         };

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_data_dispatches_nothing_and_names_do_not_linger() {
+    fn lines_without_data_dispatch_nothing_and_names_do_not_linger() {
         let mut reader = SseReader::default();
         assert_eq!(reader.push(b"event: lost\n\ndata: x\n\n"), [event("", "message", "x")]);
         assert_eq!(reader.push(b"unknown: y\nid: a\0b\nretry: 12x\n\n"), []);

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_byte_is_told() {
+    async fn all_received_bytes_are_returned() {
         let good = tunnel("HTTP/1.1 200 OK\r\n\r\n", "").await.expect("a tunnel");
         assert_eq!(good, Tunnelled { status: 200, received: b"payload".to_vec() });
         let more = tunnel("HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 502").await.expect("a tunnel");

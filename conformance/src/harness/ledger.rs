@@ -92,7 +92,7 @@ pub fn runs_dir() -> PathBuf {
     std::env::temp_dir().join(format!("nagaya-conformance-{}", rustix::process::getuid().as_raw()))
 }
 
-/// The start time of a process (the 22nd field of `/proc/<pid>/stat`, `starttime` in proc(5)), which tells it from a later process
+/// The start time of a process (`starttime` in proc(5), field 22 of `/proc/<pid>/stat`), which distinguishes it from a later process
 /// with the same id. `None` for a process that does not exist, or that has exited and waits for its parent (state `Z`).
 #[must_use]
 pub fn start_time(pid: u32) -> Option<u64> {

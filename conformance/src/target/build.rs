@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instructions_are_told_apart() {
+    fn instructions_are_split() {
         let text = "# first\nFROM a\n\nRUN one && \\\n    # between\n    two\nCOPY b c\n";
         assert_eq!(instructions(text), ["FROM a", "RUN one && \\\n    two", "COPY b c"]);
     }

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_there_is_no_error() {
+    fn removing_a_missing_cgroup_succeeds() {
         assert_eq!(remove("nagaya-conformance-that-nobody-made").expect("nothing to do"), 0);
     }
 }

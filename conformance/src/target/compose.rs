@@ -68,7 +68,7 @@ fn has_plugin() -> bool {
 /// A Compose project for one scenario: a name, and a folder for its secrets and sockets.
 #[derive(Debug, Clone)]
 pub struct Project {
-    /// Its name, which is also its deployment's id.
+    /// Name of the Compose project, which is also the deployment's id.
     pub name: String,
     /// The path of its folder.
     pub parent: PathBuf,
@@ -80,7 +80,7 @@ impl Project {
     /// Runs one of the scripts and returns its output.
     ///
     /// # Errors
-    /// It fails.
+    /// If Compose fails.
     pub async fn script(&self, script: &str, settings: &[(&str, &str)]) -> Result<String, Failure> {
         let mut program = Program::new(&self.folder.join("scripts").join(script), std::iter::empty::<String>());
         for name in ["PATH", "HOME"] {
@@ -129,7 +129,7 @@ impl Project {
         Ok(text.into_owned())
     }
 
-    /// Its folder, which the scripts create.
+    /// The project's folder, which the scripts create.
     #[must_use]
     pub fn dir(&self) -> PathBuf {
         self.parent.join(&self.name)

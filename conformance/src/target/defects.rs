@@ -37,7 +37,7 @@ pub enum Defect {
 }
 
 impl Defect {
-    /// Its place, for the catalogue.
+    /// Where the defect is introduced, for the catalogue, for example `start`.
     #[must_use]
     pub fn place(&self) -> &'static str {
         match self {

@@ -26,15 +26,15 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(25);
 /// A running deployment.
 #[derive(Debug)]
 pub struct Deployment {
-    /// Its API.
+    /// Client of the deployment's API.
     pub api: Api,
     /// The value of its containers' `nagaya.deployment` label, if known.
     pub id: Option<String>,
     /// The engine it uses, if reachable.
     pub engine: Option<Engine>,
-    /// Its server, if this suite launched it.
+    /// The server process, if this suite launched it.
     pub server: Option<Server>,
-    /// Its model, if it is the scripted one.
+    /// The deployment's model, if it is the scripted one.
     pub model: Option<Model>,
 }
 
@@ -43,15 +43,15 @@ pub struct Deployment {
 pub struct Server {
     /// The program that starts it.
     pub program: Program,
-    /// Its container, if it runs in one.
+    /// The server's container, if it runs in one.
     pub container: Option<Room>,
-    /// Its process id on the host; in a container, that of the container's first process.
+    /// The server's process id on the host; in a container, that of the container's first process.
     pub(super) pid: u32,
     /// The same program without a container, if it runs in one.
     pub(super) bare: Option<Program>,
     /// The running process.
     pub process: Process,
-    /// Its socket base directory.
+    /// The server's socket base directory.
     pub sockets: PathBuf,
     /// Credentials that its workspaces must never see.
     pub credentials: Credentials,
@@ -63,13 +63,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Its log so far, across restarts.
+    /// The server's log so far, across restarts.
     #[must_use]
     pub fn log(&self) -> String {
         self.process.printed()
     }
 
-    /// Its process id on the host.
+    /// The server's process id on the host.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
@@ -85,7 +85,7 @@ impl Server {
     /// The number of its open file descriptors.
     ///
     /// # Errors
-    /// It has exited, or belongs to another user.
+    /// If the process has exited or belongs to another user.
     pub fn descriptors(&self) -> Result<usize, Failure> {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid))?.count())
     }
@@ -107,18 +107,18 @@ impl Server {
 /// A conversation with its tenant and model.
 #[derive(Debug, Clone)]
 pub struct Conversation {
-    /// Its tenant.
+    /// Id of the conversation's tenant.
     pub tenant: String,
-    /// Its model.
+    /// Id of the conversation's model.
     pub model: String,
-    /// Its id.
+    /// Id of the conversation.
     pub id: String,
     /// The response to its creation.
     pub created: Value,
 }
 
 impl Conversation {
-    /// Its path in the API, followed by `rest`.
+    /// The conversation's path in the API, followed by `rest`.
     #[must_use]
     pub fn path(&self, rest: &str) -> String {
         format!("/api/tenants/{}/conversations/{}{rest}", self.tenant, self.id)
@@ -153,7 +153,7 @@ impl Deployment {
         }
     }
 
-    /// Its running workspaces.
+    /// The deployment's running workspaces.
     ///
     /// # Errors
     /// The engine cannot be reached.
@@ -162,7 +162,7 @@ impl Deployment {
         engine.rooms(id, true).await
     }
 
-    /// Its workspaces, running or not.
+    /// The deployment's workspaces, running or not.
     ///
     /// # Errors
     /// The engine cannot be reached.
@@ -171,7 +171,7 @@ impl Deployment {
         engine.rooms(id, false).await
     }
 
-    /// Its only running workspace.
+    /// The deployment's only running workspace.
     ///
     /// # Errors
     /// There is none, or more than one.

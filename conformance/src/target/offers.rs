@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_description_lacks_is_told_whatever_parameters_are_called() {
+    fn missing_operations_are_reported_whatever_parameters_are_called() {
         let all = json!({"paths": {
             "/api/admin/pool": {"get": {}},
             "/api/tenants/{tenant_id}/conversations/{conversation_id}/stream": {"get": {}, "post": {}},

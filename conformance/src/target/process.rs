@@ -31,11 +31,11 @@ const RETIRE_LIMIT: Duration = Duration::from_secs(25);
 pub struct Program {
     /// The executable.
     pub path: PathBuf,
-    /// Its arguments.
+    /// Arguments of the program.
     pub args: Vec<OsString>,
-    /// Its whole environment, except [`RUN_MARK`].
+    /// Whole environment of the process, except [`RUN_MARK`].
     pub env: BTreeMap<String, String>,
-    /// Its working directory; `None` is that of the suite.
+    /// Working directory; `None` for that of the suite.
     pub dir: Option<PathBuf>,
 }
 
@@ -64,7 +64,7 @@ impl Program {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// It cannot be started, or has not ended within `limit` and was killed.
+    /// If the program cannot be started, or has not ended within `limit` and was killed.
     pub async fn output(&self, run: &str, limit: Duration) -> Result<std::process::Output, Failure> {
         let name = self.path.display();
         match tokio::time::timeout(limit, self.command(run).output()).await {
@@ -119,19 +119,19 @@ impl Process {
         Ok(Self { name, pid, log: log.to_owned(), child: Arc::new(Mutex::new(child)), end_was_seen: Arc::default() })
     }
 
-    /// Its process id, which another process may get once this one has exited.
+    /// The process id, which another process may get once this one has exited.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Its output so far.
+    /// The output so far.
     #[must_use]
     pub fn printed(&self) -> String {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// Its exit status, if it has exited.
+    /// The exit status, if the process has exited.
     pub async fn ended(&self) -> Option<ExitStatus> {
         self.child.lock().await.try_wait().ok().flatten()
     }
@@ -139,7 +139,7 @@ impl Process {
     /// Waits for its end.
     ///
     /// # Errors
-    /// It still runs after `limit`.
+    /// If the process still runs after `limit`.
     pub async fn wait(&self, limit: Duration) -> Result<ExitStatus, Failure> {
         let mut child = self.child.lock().await;
         match tokio::time::timeout(limit, child.wait()).await {
@@ -173,7 +173,7 @@ impl Process {
     /// Sends SIGTERM, and SIGKILL after `limit`.
     ///
     /// # Errors
-    /// It had to be killed.
+    /// If the process had to be killed.
     pub async fn stop(&self, limit: Duration) -> Result<ExitStatus, Failure> {
         self.signal(Signal::TERM).await?;
         let stopped = self.wait(limit).await;
@@ -186,7 +186,7 @@ impl Process {
     /// Sends SIGKILL, and waits.
     ///
     /// # Errors
-    /// It cannot be killed.
+    /// If the process cannot be killed.
     pub async fn kill(&self) -> Result<(), Failure> {
         self.end_was_seen.store(true, Ordering::Relaxed);
         Ok(self.child.lock().await.kill().await?)
@@ -198,7 +198,7 @@ impl Process {
     /// status 0 on SIGTERM.
     ///
     /// # Errors
-    /// It has exited early, does not exit, or exits with another status.
+    /// If the process has exited early, does not exit, or exits with another status.
     pub async fn retire(&self) -> Result<(), Failure> {
         if self.end_was_seen.load(Ordering::Relaxed) {
             return Ok(());
@@ -254,7 +254,7 @@ impl Restartable {
 /// The peak memory of a process in bytes (`VmHWM`, proc_pid_status(5)).
 ///
 /// # Errors
-/// It does not run.
+/// If the process does not run.
 pub fn peak_memory(pid: u32) -> Result<u64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line =

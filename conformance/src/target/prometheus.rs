@@ -127,7 +127,7 @@ pub async fn lint(run: &str, dir: &Path, page: &str) -> Result<String, Failure> 
     let output = Program::new(Path::new("/bin/sh"), ["-c", &line]).output(run, Duration::from_secs(20)).await?;
     let tool_output = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     match output.status.code() {
-        // 3 stands for remarks about names and help texts.
+        // Status 3 means remarks about names and help texts.
         Some(0 | 3) => Ok(tool_output),
         other => Err(Failure::assertion(format!("promtool check metrics ended with {other:?}: {tool_output}"))),
     }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn each_alert_has_a_place_in_the_playbook_and_leads_there() {
+    fn each_alert_links_to_its_section_of_the_playbook() {
         for alert in alerts() {
             let entry = PLAYBOOK.split(&format!("\n## {alert}\n")).nth(1);
             let entry = entry.unwrap_or_else(|| panic!("{alert} has no entry in docs/alerts.md"));

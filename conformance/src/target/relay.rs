@@ -40,7 +40,7 @@ pub struct Relay {
 
 impl Relay {
     /// Listens on a Unix socket at `path`, which must not exist, and forwards bytes to another. The socket gets the owner of its directory: a
-    /// server with another user must be able to use it, and nobody else.
+    /// server with another user must be able to use it, and no other user.
     ///
     /// # Errors
     /// The socket cannot be made.

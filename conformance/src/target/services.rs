@@ -1,4 +1,4 @@
-//! What real clients in a room talk to, started as a process: package indexes, a git repository, a WebSocket, an echo.
+//! Services for real clients in a room, started as a process: package indexes, a git repository, a WebSocket, an echo.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 pub struct Services {
     /// Their address for HTTP.
     pub http: String,
-    /// Their address for HTTPS.
+    /// Address of the services for HTTPS.
     pub https: String,
     /// The certificate authority of their certificates, as PEM.
     pub ca_pem: String,
@@ -34,7 +34,7 @@ pub struct Services {
 pub struct Facts {
     /// Name of the package on both indexes.
     pub package: String,
-    /// Its version.
+    /// Version of the package.
     pub version: String,
     /// The text in its code.
     pub greeting: String,

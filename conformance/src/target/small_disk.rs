@@ -52,7 +52,7 @@ impl Server {
     /// Fills its state directory to the last byte.
     ///
     /// # Errors
-    /// It is not on a file system of its own, or more fits into it than expected.
+    /// If the directory is not on a separate file system, or more fits into it than expected.
     pub fn fill_state(&self) -> Result<(), Failure> {
         let mut file = File::create(self.in_state(FILL)?)?;
         // In ever smaller pieces, until not a single byte is left.

@@ -20,7 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// A running S3 server on the loopback interface.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    /// Its address for S3.
+    /// Address of the S3 server.
     pub address: String,
     /// The credentials that it accepts.
     pub credentials: Credentials,
@@ -30,9 +30,9 @@ pub struct Storage {
 /// An object in the bucket.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Object {
-    /// Its key.
+    /// Key of the object.
     pub key: String,
-    /// Its content, if it is text.
+    /// Content of the object, if it is text.
     pub text: Option<String>,
 }
 
@@ -77,7 +77,7 @@ impl Storage {
     /// fails.
     ///
     /// # Errors
-    /// It refuses the setting.
+    /// If the fixture refuses the setting.
     pub async fn fault(&self, fault: &str) -> Result<(), Failure> {
         let reply = self.control.send(Method::PUT, "/fault", Some(fault), &[]).await;
         reply.and_then(|reply| reply.expect(204)).map_err(harness).map(|_| ())

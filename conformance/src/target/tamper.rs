@@ -1,4 +1,4 @@
-//! What a relay may do to what it carries: nothing, or what a broken deployment would.
+//! The changes a relay can make to the bytes it forwards, to imitate a broken deployment.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -183,7 +183,7 @@ async fn the_page_is_readable_in_light_and_dark_mode_and_on_a_phone_and_fetches_
 }
 
 #[tokio::test]
-async fn a_cell_of_the_heat_map_leads_to_the_failure_whose_evidence_unfolds() {
+async fn a_cell_of_the_heat_map_opens_the_evidence_of_its_failure() {
     let dir = tempfile::tempdir().expect("a directory");
     let browser = Browser::start().await;
     browser.open(&page(dir.path())).await;

@@ -18,7 +18,7 @@ fn reports(manner: Manner, filter: &str) -> (String, String, String) {
 }
 
 #[test]
-fn a_failure_is_told_in_each_form_with_all_that_is_known() {
+fn every_report_format_has_all_details_of_a_failure() {
     let (json, junit, html) = reports(Manner::Fails, "id(=HLTH-001) or id(=BUG-01)");
     for (name, text) in [("JSON", &json), ("JUnit", &junit), ("HTML", &html)] {
         for part in [
@@ -37,7 +37,7 @@ fn a_failure_is_told_in_each_form_with_all_that_is_known() {
 }
 
 #[test]
-fn the_page_stands_alone() {
+fn the_page_is_self_contained() {
     let (_, _, html) = reports(Manner::Good, "id(=HLTH-001)");
     assert!(html.contains("<h1>conformant</h1>"), "{html}");
     for outside in ["http://www", "https://", "src=", "<link", "<script", "@import", "url("] {

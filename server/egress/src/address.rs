@@ -1,4 +1,4 @@
-//! Which addresses a name may lead to.
+//! The address policy: which addresses a host may resolve to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -32,9 +32,9 @@ static SPECIAL: LazyLock<Vec<(IpNet, &'static str)>> = LazyLock::new(|| {
         ("10.0.0.0/8", "private"),
         ("100.64.0.0/10", "shared"),
         ("127.0.0.0/8", "loopback"),
-        // Holds the metadata services of every cloud.
+        // Contains the clouds' metadata services,
         ("169.254.0.0/16", "link-local"),
-        // All but Azure's second one, which has a public address.
+        // except Azure's second one, which has a public address.
         ("168.63.129.16/32", "link-local"),
         ("172.16.0.0/12", "private"),
         ("192.0.0.0/24", "reserved"),
@@ -68,7 +68,7 @@ static SPECIAL: LazyLock<Vec<(IpNet, &'static str)>> = LazyLock::new(|| {
 });
 
 impl Networks {
-    /// Why an address may not be reached; `None` where it may.
+    /// Why an address may not be reached; `None` if it may.
     pub(crate) fn objection(&self, address: IpAddr) -> Option<&'static str> {
         if self.0.iter().any(|network| network.contains(&address)) {
             return None;
@@ -78,7 +78,7 @@ impl Networks {
         match address {
             IpAddr::V4(_) => special(&address),
             IpAddr::V6(v6) => match embedded(v6) {
-                // Whoever translates it reaches the IPv4 address, so that is what counts.
+                // A translator forwards to the IPv4 address, so the policy applies to that.
                 Some(v4) => self.objection(v4.into()),
                 None => special(&address),
             },
@@ -86,8 +86,8 @@ impl Networks {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped and compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056).
-/// Teredo (RFC 4380) is refused whole, with the block it is in.
+/// The IPv4 address that an IPv6 address embeds: mapped and compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056).
+/// Teredo (RFC 4380) is refused altogether, with the block that contains it.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = address.to_bits();
     #[allow(clippy::cast_possible_truncation, reason = "a part of the address is what is wanted")]
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn special_addresses_are_refused_in_every_dress() {
+    fn special_addresses_are_refused_in_every_form() {
         for address in [
             "0.0.0.0",
             "127.0.0.1",
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_that_are_allowed_are_reached() {
+    fn allowed_networks_are_reachable() {
         assert_eq!(objection("10.1.2.3", "10.1.0.0/16"), None);
         assert_eq!(objection("::ffff:10.1.2.3", "10.1.0.0/16"), None);
         assert!(objection("10.2.0.1", "10.1.0.0/16 192.168.1.1").is_some());

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::host::{Host, split_port};
 
-/// Ports of a pattern that names none.
+/// Ports of a pattern without a port.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
 /// Patterns of hosts that clients may reach, separated by commas or white space: `host`, `*.suffix` (its subdomains, not the suffix
@@ -32,9 +32,9 @@ enum Pattern {
 /// What the list says about a host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It may be reached, by this rule.
+    /// Allowed by this rule.
     Allowed(String),
-    /// It may not, by this rule.
+    /// Denied by this rule.
     DeniedBy(String),
     /// No rule matches.
     Unlisted,
@@ -62,7 +62,7 @@ impl Pattern {
     }
 }
 
-/// A pattern of hosts without a port, as credential rules have it.
+/// A host pattern without a port, as in credential rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostPattern(Pattern);
 
@@ -86,7 +86,7 @@ impl Rule {
     fn matches(&self, host: &Host, port: u16) -> bool {
         let port = match self.port {
             Some(wanted) => wanted == port,
-            // A host that is denied is denied whatever the port.
+            // A deny rule without a port denies every port.
             None => self.deny || DEFAULT_PORTS.contains(&port),
         };
         port && self.pattern.matches(host)
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_is_reached_and_nothing_else() {
+    fn only_listed_hosts_are_allowed() {
         let list = list("api.example.com, *.pypi.example:443 10.0.0.1:8080,[::1]");
         for (host, port, reached) in [
             ("api.example.com", 443, true),

@@ -6,29 +6,29 @@ use serde_json::json;
 use crate::resolver::ResolveError;
 use crate::trail::Decision;
 
-/// Header of the proxy's own answers, which no target can forge: it is dropped from theirs.
+/// Header of the proxy's own answers. Targets cannot forge it: it is removed from their responses.
 pub(crate) const X_NAGAYA_EGRESS: &str = "x-nagaya-egress";
 
-/// What comes after an answer on a connection.
+/// What happens to the connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// The next request, maybe.
+    /// It may carry another request.
     Next,
-    /// Nothing; the last answer has to arrive.
+    /// It is closed, after a while in which the client can read the answer.
     Close,
-    /// Nothing, at once: what was sent is not whole, and must not look so.
+    /// It is closed at once: the answer is incomplete, and the client must notice that.
     Cut,
 }
 
-/// Whether the proxy's own answer has its body.
+/// Whether one of the proxy's own answers has a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Body {
     Sent,
-    /// It answers HEAD.
+    /// Without a body, because the request was HEAD.
     Omitted,
 }
 
-/// Why a request is not, or cannot be, served.
+/// Why a request is refused or has failed, with the status to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
@@ -45,23 +45,23 @@ impl Refusal {
         Self { status, decision: Decision::Failed(reason), message }
     }
 
-    /// The request is not well formed, or can be read in more than one way.
+    /// The request is malformed or ambiguous.
     pub(crate) fn malformed(message: &'static str) -> Self {
         Self::denial(StatusCode::BAD_REQUEST, "malformed", message)
     }
 
-    /// Policy does not allow it.
+    /// Policy denies the request.
     pub(crate) fn denied(reason: &'static str) -> Self {
         Self::denial(StatusCode::FORBIDDEN, reason, "policy does not allow this host, port or address")
     }
 
-    /// The request was signed by its sender in a way that cannot be signed again.
+    /// The client has signed the request in a way that the proxy cannot replace.
     pub(crate) fn signed_already(reason: &'static str, message: &'static str) -> Self {
         Self::denial(StatusCode::BAD_REQUEST, reason, message)
     }
 
     pub(crate) fn method() -> Self {
-        // TRACE sends back what it got (RFC 9110, 9.3.8): with it the credential that was added.
+        // TRACE returns the request as received (RFC 9110, 9.3.8), including the credential that the proxy added.
         Self::denial(StatusCode::METHOD_NOT_ALLOWED, "method", "TRACE is not forwarded")
     }
 
@@ -117,12 +117,12 @@ impl Refusal {
         Self::failure(StatusCode::SERVICE_UNAVAILABLE, "no_credentials", message)
     }
 
-    /// The target, or the way to it.
+    /// The target failed, or the connection to it.
     pub(crate) fn failed(reason: &'static str, message: &'static str) -> Self {
         Self::failure(StatusCode::BAD_GATEWAY, reason, message)
     }
 
-    /// Something of the proxy's own.
+    /// The proxy itself failed.
     pub(crate) fn internal(reason: &'static str) -> Self {
         Self::failure(StatusCode::INTERNAL_SERVER_ERROR, reason, "internal error of the proxy")
     }
@@ -131,7 +131,7 @@ impl Refusal {
         Self::failure(StatusCode::GATEWAY_TIMEOUT, reason, "the target did not answer in time")
     }
 
-    /// Nobody reads the answer; the status is for the record, and the one nginx uses for this.
+    /// The client has left. The status is used in the record only; it is the one nginx uses for this.
     pub(crate) fn client_gone() -> Self {
         let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
         Self::failure(status, "client_gone", "the client left")
@@ -149,7 +149,7 @@ impl Refusal {
         }
     }
 
-    /// The whole answer, as bytes. `host` is normalised: nothing of the request's own words is in it.
+    /// The whole answer as bytes. `host` is normalised, so the answer repeats nothing of the request verbatim.
     pub(crate) fn answer(&self, host: &str, then: Then, body: Body) -> Vec<u8> {
         let kind = if matches!(self.decision, Decision::Denied(_)) { "denied" } else { "failed" };
         let reason = self.decision.reason();
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_says_who_refused_and_why() {
+    fn a_refusal_names_its_source_and_reason() {
         let text = String::from_utf8(Refusal::denied("not_allowed").answer("a.example", Then::Close, Body::Sent))
             .expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");

@@ -1,4 +1,4 @@
-//! The body of a request: taken out of its framing byte by byte, so that where it ends is never in doubt.
+//! Decodes the framing of request bodies strictly, so that the end of a body is unambiguous.
 
 use std::io;
 use std::pin::Pin;
@@ -13,23 +13,23 @@ use tokio_util::io::ReaderStream;
 use crate::answer::Refusal;
 use crate::head::Framing;
 
-/// Longest line that announces a chunk, its extensions included, in bytes.
+/// Maximum length of a chunk-size line including extensions, in bytes.
 const LONGEST_LINE: usize = 1024;
-/// Most bytes of trailers, which are read and dropped.
+/// Maximum size of the trailers, which are read and dropped, in bytes.
 const LARGEST_TRAILERS: usize = 8 * 1024;
 
-/// What comes next of a body.
+/// The next piece of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// Some of it.
+    /// Data of the body.
     Data(Bytes),
-    /// More has to be read first.
+    /// More bytes must be read first.
     More,
-    /// Nothing: it is over.
+    /// The body has ended.
     End,
 }
 
-/// Takes a body out of its framing.
+/// Decoder of a body's framing.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     state: State,
@@ -37,15 +37,15 @@ pub(crate) struct Decoder {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// So many bytes of the whole body are to come.
+    /// This many bytes of the body remain (Content-Length).
     Length(u64),
-    /// The line that announces a chunk.
+    /// A chunk-size line comes next.
     Size,
-    /// So many bytes of this chunk are to come.
+    /// This many bytes of the chunk remain.
     Chunk(u64),
-    /// The line end after a chunk.
+    /// The line end behind a chunk comes next.
     ChunkEnd,
-    /// Trailers, of which so much was read.
+    /// Trailers, of which this many bytes have been read.
     Trailers(usize),
     End,
 }
@@ -64,12 +64,12 @@ impl Decoder {
         self.state == State::End
     }
 
-    /// Bytes that are to come of a body as they are, with nothing in between.
+    /// How many bytes of the body follow without any framing in between.
     pub(crate) fn plain(&self) -> u64 {
         if let State::Length(left) = self.state { left } else { 0 }
     }
 
-    /// So many of those were read elsewhere.
+    /// Counts bytes of those that the caller has read without this decoder.
     pub(crate) fn pass(&mut self, bytes: usize) {
         if let State::Length(left) = self.state {
             let left = left.saturating_sub(bytes as u64);
@@ -77,7 +77,7 @@ impl Decoder {
         }
     }
 
-    /// Takes the next piece out of `buffer`.
+    /// Removes the next piece from `buffer`.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, Refusal> {
         loop {
             match self.state {
@@ -116,7 +116,7 @@ impl Decoder {
     }
 }
 
-/// Takes a line of at most `longest` bytes, without its CR LF.
+/// Removes a line of at most `longest` bytes from the buffer and returns it without its CR LF.
 fn line(buffer: &mut BytesMut, longest: usize) -> Result<Option<BytesMut>, Refusal> {
     let within = &buffer[..buffer.len().min(longest + 2)];
     let Some(end) = within.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 0)) else {
@@ -134,7 +134,7 @@ fn line(buffer: &mut BytesMut, longest: usize) -> Result<Option<BytesMut>, Refus
     }
 }
 
-/// The size in a chunk's line: hexadecimal digits, then nothing or an extension (RFC 9112, 7.1), which is dropped.
+/// Parses a chunk-size line: hexadecimal digits, then nothing or an extension (RFC 9112, 7.1), which is dropped.
 fn chunk_size(line: &[u8]) -> Result<u64, Refusal> {
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let extension = &line[digits..];
@@ -146,18 +146,18 @@ fn chunk_size(line: &[u8]) -> Result<u64, Refusal> {
     }
 }
 
-/// A body on its way to the target.
+/// The body of a request to a target.
 #[derive(Debug)]
 pub(crate) enum Upload {
-    /// All of it, in memory.
+    /// The whole body, in memory.
     Whole(Bytes),
-    /// As it comes from the client; its length where it is known.
+    /// Streamed from the client; with its length if that is known.
     Stream(mpsc::Receiver<Arrival>, Option<u64>),
-    /// From a file, so many bytes.
+    /// From a file; with its length in bytes.
     File(ReaderStream<File>, u64),
 }
 
-/// What a streamed body consists of. A sender that goes away without `End` has broken it off.
+/// A part of a streamed body. If the sender is dropped before `End`, the body is incomplete.
 #[derive(Debug)]
 pub(crate) enum Arrival {
     Data(Bytes),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_the_same_however_it_is_cut() {
+    fn a_body_is_the_same_however_it_is_split() {
         let chunked = b"4\r\nWiki\r\n0a;name=\"v\"\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET /";
         for step in 1..=chunked.len() {
             let decoded = decode(Framing::Chunked, chunked, step).expect("well formed").expect("whole");
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_that_two_programs_could_read_differently_are_refused() {
+    fn ambiguous_chunks_are_refused() {
         for bad in [
             "+4\r\nWiki\r\n0\r\n\r\n",
             "-4\r\nWiki\r\n0\r\n\r\n",

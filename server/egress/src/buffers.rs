@@ -1,4 +1,4 @@
-//! Buffers that are only held while something is in them, so that an idle tunnel costs none.
+//! Buffers that are held only while they contain data, so that an idle tunnel costs none.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -7,21 +7,21 @@ use parking_lot::Mutex;
 
 use crate::quota::{Quota, Resource, Share};
 
-/// A buffer while there are enough: large, as each call to the kernel has its price.
+/// Size of a buffer within the quota, in bytes: large, to save system calls.
 const LARGE: usize = 256 * 1024;
-/// A buffer when there are not. Nothing ever waits for one, so clients that do not read cannot stop the others.
+/// Size of a buffer beyond the quota, in bytes. Nothing ever waits for a buffer, so clients that do not read cannot block others.
 const SMALL: usize = 8 * 1024;
-/// Large buffers that are kept while nobody needs them.
+/// Maximum number of unused large buffers that are kept.
 const KEPT: usize = 16;
 
-/// Large buffers that nobody uses just now.
+/// Large buffers that are not in use.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     free: Mutex<Vec<Box<[u8]>>>,
 }
 
 impl Buffers {
-    /// A buffer: a large one if the listener's quota has one.
+    /// Lends a buffer: a large one if the listener's quota allows it.
     pub(crate) fn lend(&self, quota: &Arc<Quota>) -> Buffer<'_> {
         let Some(share) = quota.take(Resource::Buffers, LARGE as u64) else {
             return Buffer { bytes: vec![0; SMALL].into_boxed_slice(), home: None };
@@ -70,7 +70,7 @@ mod tests {
     use crate::settings::Limits;
 
     #[test]
-    fn past_the_quota_buffers_are_small_and_nobody_waits() {
+    fn beyond_the_quota_buffers_are_small_and_do_not_wait() {
         let limits = Limits { buffers: 8 * LARGE, reserved_buffers: 0, ..Limits::default() };
         let (buffers, quota) = (Buffers::default(), Shared::new(&limits).listener(None));
         let (first, second) = (buffers.lend(&quota), buffers.lend(&quota));

@@ -9,16 +9,16 @@ use parking_lot::Mutex;
 
 use crate::answer::Refusal;
 
-/// How long the chain may take; it asks other hosts in some deployments.
+/// How long the chain may take. In some deployments it queries other hosts.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Credentials are not used so close to their end: the request has to arrive before it.
+/// Credentials that expire sooner than this are not used, because the request must arrive before they do.
 const BEFORE_EXPIRY: Duration = Duration::from_secs(60);
-/// Those that do not say when they end are asked for again after so long: some chains start a program for it.
+/// How long credentials without an expiry are cached. They are not fetched for each request, because some chains start a program.
 const ENDLESS: Duration = Duration::from_secs(5);
-/// Between two times that a target's word is taken for the end of credentials. A client can make a target say it.
+/// Minimum interval between two rejections by targets that make the proxy fetch new credentials, because a client can provoke them.
 const BETWEEN_DOUBTS: Duration = Duration::from_secs(10);
 
-/// Why no AWS credentials could be had.
+/// Why there are no AWS credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum NoCredentials {
     /// No credential chain is configured.
@@ -37,7 +37,7 @@ pub enum NoCredentials {
 pub struct Chain {
     provider: Option<SharedCredentialsProvider>,
     known: Mutex<Known>,
-    /// One request at a time asks.
+    /// Held while a request fetches credentials, so that only one does.
     asking: tokio::sync::Mutex<()>,
 }
 
@@ -49,9 +49,9 @@ impl std::fmt::Debug for Chain {
 
 #[derive(Default)]
 struct Known {
-    /// And since when.
+    /// The credentials, and when they were fetched.
     credentials: Option<(Credentials, Instant)>,
-    /// When they were doubted last.
+    /// When a target's rejection last counted.
     doubted: Option<Instant>,
 }
 
@@ -65,7 +65,7 @@ impl Known {
         fresh.then(|| credentials.clone())
     }
 
-    /// Whether a doubt that comes `now` counts; then they are forgotten.
+    /// Drops the cached credentials if a target has rejected them and the last rejection is long enough ago; true if it did.
     fn doubt(&mut self, refused: &Credentials, now: Instant) -> bool {
         let another = self.credentials.as_ref().is_none_or(|(known, _)| known != refused);
         let too_soon = self.doubted.is_some_and(|last| now.saturating_duration_since(last) < BETWEEN_DOUBTS);
@@ -78,7 +78,7 @@ impl Known {
 }
 
 impl Chain {
-    /// A chain that asks `provider`, not before credentials are needed.
+    /// A chain that asks `provider` once credentials are needed.
     #[must_use]
     pub fn new(provider: Option<SharedCredentialsProvider>) -> Self {
         Self { provider, known: Mutex::default(), asking: tokio::sync::Mutex::default() }
@@ -115,7 +115,7 @@ impl Chain {
         tokio::time::timeout(PATIENCE, lookup).await.map_err(|_| NoCredentials::Slow)?.map_err(Into::into)
     }
 
-    /// The same for a request of a room, which is refused where there are none; the reason is for the log alone.
+    /// As [`Self::credentials`], for a client's request, which is refused if there are none; the reason is only logged.
     pub(crate) async fn for_request(&self) -> Result<Credentials, Refusal> {
         self.credentials().await.map_err(|error| {
             if !matches!(error, NoCredentials::NoChain) {
@@ -125,7 +125,7 @@ impl Chain {
         })
     }
 
-    /// A target said that these have ended, whatever they say themselves: the next request asks for others.
+    /// Reports that a target rejected these credentials as expired, whatever their stated expiry: the next request fetches new ones.
     pub(crate) fn doubt(&self, refused: &Credentials) {
         if self.known().doubt(refused, Instant::now()) {
             tracing::warn!("a target does not know the AWS credentials any more; they are asked for again");
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_doubt_counts_once_in_a_while_and_only_against_what_was_refused() {
+    fn a_rejection_is_honoured_at_intervals_and_for_its_credentials_only() {
         let (old, new) =
             (Credentials::new("old", "s", None, None, "test"), Credentials::new("new", "s", None, None, "test"));
         let now = Instant::now();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_to_end_is_not_used() {
+    fn credentials_about_to_expire_are_not_used() {
         let ending = |left: Duration| {
             let credentials = Credentials::new("id", "s", None, Some(SystemTime::now() + left), "test");
             Known { credentials: Some((credentials, Instant::now())), doubted: None }.fresh().is_some()

@@ -1,4 +1,4 @@
-//! The clocks of targets: who signs for one whose clock is wrong signs by that clock.
+//! The clocks of targets: requests to a target with a skewed clock are signed by that clock.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -9,38 +9,38 @@ use parking_lot::Mutex;
 
 use crate::host::Host;
 
-/// AWS refuses what is dated more than five minutes off; less than this is not worth correcting.
+/// Smallest skew that is corrected. AWS rejects signatures that are more than five minutes off.
 const WORTH_CORRECTING: Duration = Duration::from_secs(120);
-/// No clock is believed to be farther off than this.
+/// Largest skew that is accepted.
 const FARTHEST: Duration = Duration::from_secs(24 * 3600);
-/// Hosts whose clocks are remembered.
+/// Maximum number of hosts with a remembered skew.
 const MOST_CLOCKS: usize = 1024;
 
-/// How far the clocks of targets are from this one, in seconds; of those where it matters.
+/// The skew of targets' clocks against this host's, in seconds, for those that need correction.
 #[derive(Debug, Default)]
 pub(crate) struct Clocks(Mutex<HashMap<Host, i64>>);
 
 impl Clocks {
-    /// The time there.
+    /// The current time by the target's clock.
     pub(crate) fn now(&self, host: &Host) -> SystemTime {
         let ahead = self.0.lock().get(host).copied().unwrap_or_default();
         let by = Duration::from_secs(ahead.unsigned_abs());
         if ahead < 0 { SystemTime::now() - by } else { SystemTime::now() + by }
     }
 
-    /// Forgets what was learned.
+    /// Forgets all skews.
     pub(crate) fn unlearn(&self, host: &Host) {
         self.0.lock().remove(host);
     }
 
-    /// Learns from an answer's `Date`. True if a request that was refused may have been refused for its time, and is worth
-    /// signing again.
+    /// Learns the skew from the `Date` of a rejection. True if the skew may have been the reason, so that the request should be
+    /// signed again.
     pub(crate) fn learn_from(&self, host: &Host, answer: &HeaderMap) -> bool {
         let date = answer.get(DATE).and_then(|value| value.to_str().ok());
         date.and_then(http_date).is_some_and(|theirs| self.learn(host, theirs))
     }
 
-    /// True if what was believed so far was wrong by enough to matter.
+    /// True if the skew assumed so far was wrong by enough to matter.
     fn learn(&self, host: &Host, theirs: SystemTime) -> bool {
         let off = match theirs.duration_since(self.now(host)) {
             Ok(ahead) => ahead,
@@ -54,7 +54,7 @@ impl Clocks {
             Err(behind) => -i64::try_from(behind.duration().as_secs()).unwrap_or_default(),
         };
         let mut clocks = self.0.lock();
-        // Nobody gets a signature for a time of their choice.
+        // Otherwise a target could obtain a signature for a time of its choice.
         if ahead.unsigned_abs() > FARTHEST.as_secs() || (clocks.len() >= MOST_CLOCKS && !clocks.contains_key(host)) {
             return false;
         }
@@ -64,7 +64,7 @@ impl Clocks {
     }
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7).
+/// Parses a date such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7).
 fn http_date(text: &str) -> Option<SystemTime> {
     let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_second().try_into().ok()?))
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_wrong_is_told_once() {
+    fn a_skewed_clock_is_learned_once() {
         let clocks = Clocks::default();
         let host = Host::parse("a.example").expect("a host");
         let now = SystemTime::now();

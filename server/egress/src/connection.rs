@@ -1,4 +1,4 @@
-//! One connection of a client: its requests, one after the other, each with one answer.
+//! Serves one connection of a client: its requests, one after the other, each with one answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::trail::Decision;
 use crate::tunnel::{self, Watched};
 use crate::upstream::Destination;
 
-/// TLS's own port: nothing else is spoken there.
+/// The port of HTTPS, on which only TLS is allowed.
 const HTTPS: u16 = 443;
-/// Read at once while a head is to come.
+/// Size of a read while a head is awaited, in bytes.
 const READ: usize = 8 * 1024;
-/// How long a connection without a request keeps its buffer: one that is busy keeps it, one that is idle has none.
+/// How long an idle connection keeps its buffer.
 const BUFFERED: Duration = Duration::from_secs(1);
 
 /// How a request that was not refused ended.
@@ -35,7 +35,7 @@ enum Served {
     Tunnelled(Decision),
 }
 
-/// A client's connection, and on whose behalf it is served.
+/// A client's connection, with its listener and identity.
 struct Connection<'a> {
     egress: &'a Arc<Egress>,
     shared: &'a Shared,
@@ -74,7 +74,7 @@ impl Connection<'_> {
         Entry::new(&self.egress.trail, self.shared.identity(), method)
     }
 
-    /// The next request's head; `None` where there is none. Its first byte is waited for no longer than `patience`.
+    /// The next request's head; `None` if there is none. Waits for its first byte no longer than `patience`.
     async fn next(&self, buffer: &mut BytesMut, patience: Duration) -> Result<Option<Head>, Refusal> {
         let client = self.client;
         if buffer.is_empty() && !arrives(patience, client, buffer).await {
@@ -103,7 +103,7 @@ impl Connection<'_> {
     async fn request(&self, buffer: &mut BytesMut, head: Head) -> Then {
         let mut entry = self.entry(Some(&head.method));
         let body = if head.method == Method::HEAD { Body::Omitted } else { Body::Sent };
-        // What follows a refused request may be its body, or what was meant for a tunnel: it is never read as a request.
+        // Bytes behind a refused request may be its body, or meant for a tunnel, so they are never read as a request.
         let alone = head.framing == Framing::None && head.method != Method::CONNECT && head.keep_alive;
         match self.admit(buffer, head, &mut entry).await {
             Ok(Served::Forwarded(Forwarded::Whole { status, keep })) => {
@@ -130,8 +130,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Records a refusal, and waits for the time at which it may be answered. Recorded first: who sees the answer may look for
-    /// the record.
+    /// Records a refusal, then waits until it may be answered. A client that has the answer can rely on the record.
     async fn take_turn(&self, mut entry: Entry) -> Turn {
         let turn = self.shared.denials.turn(Instant::now());
         if turn != Turn::Now {
@@ -144,7 +143,7 @@ impl Connection<'_> {
         turn
     }
 
-    /// Answers with a refusal, after which the connection goes on as said, or ends earlier.
+    /// Answers with a refusal, after which the connection continues or ends as given, or ends earlier.
     async fn refuse(&self, mut entry: Entry, refusal: &Refusal, then: Then, body: Body) -> Then {
         entry.refused(refusal);
         let host = entry.host().to_owned();
@@ -153,7 +152,7 @@ impl Connection<'_> {
             Turn::Now | Turn::After(_) => then,
         };
         let answer = refusal.answer(&host, then, body);
-        // A client that asks and does not read is not waited for longer than one that says nothing.
+        // A client that does not read its answer gets no more time than one that sends nothing.
         match tokio::time::timeout(self.egress.limits.idle, socket::write(self.client, &[&answer])).await {
             Ok(Ok(())) => then,
             Ok(Err(error)) => {
@@ -167,13 +166,13 @@ impl Connection<'_> {
         }
     }
 
-    /// Decides on a request, and does what it asks for. An error means that nothing was answered yet.
+    /// Checks a request against the policy and serves it. An error means that nothing has been answered yet.
     async fn admit(&self, buffer: &mut BytesMut, head: Head, entry: &mut Entry) -> Result<Served, Refusal> {
         let (egress, shared) = (self.egress, self.shared);
         let (target, path) = Target::read(&head, egress.gateway.as_ref())?;
         entry.aimed_at(&target);
         let (rule, credential) = egress.credentials.get(&target.host).unzip();
-        // A credential is only ever sent over TLS; plain HTTP's port then means TLS's.
+        // Credentials are sent over TLS only, so port 80 becomes 443.
         let tls = credential.is_some() && target.form != Form::Connect;
         let port = if tls && target.port == 80 { HTTPS } else { target.port };
         match egress.allowed.verdict(&target.host, port) {
@@ -185,14 +184,14 @@ impl Connection<'_> {
             Verdict::Unlisted => return Err(Refusal::denied("not_allowed")),
         }
         if credential.is_some() && target.form == Form::Connect {
-            // Nobody could see what is in the tunnel, such as an account of the client's own.
+            // The proxy could not see the requests in the tunnel, for example those with a client's own account.
             return Err(Refusal::denied("credential_host"));
         }
         let _request = shared.requests.try_acquire().map_err(|_| Refusal::too_many())?;
         let addresses = egress.resolver.resolve(&target.host, port).await?;
         if target.form == Form::Connect {
             let early = std::mem::take(buffer);
-            // An idle tunnel holds no more than it needs: not its request, nor the room for forwarding one.
+            // The request and the forwarding state are dropped, so that an idle tunnel holds no more than it needs.
             drop(head);
             let tunnel = Box::pin(self.open_tunnel(early, &target, &addresses, entry));
             return tunnel.await.map(Served::Tunnelled);
@@ -204,7 +203,7 @@ impl Connection<'_> {
         forwarded.await.map(Served::Forwarded)
     }
 
-    /// Connects to the target, and only then says so.
+    /// Connects to the target, then answers 200 and carries the tunnel.
     async fn open_tunnel(
         &self,
         early: BytesMut,
@@ -220,7 +219,7 @@ impl Connection<'_> {
             return Ok(Decision::Failed("client_gone"));
         }
         let to = Watched { host: &target.host, tls_only: target.port == HTTPS };
-        // An operator may know what else is spoken there.
+        // An operator can exempt targets from the inspection.
         let opaque = matches!(egress.opaque.verdict(&target.host, target.port), Verdict::Allowed(_));
         let watched = (!opaque).then_some(to);
         let buffers = (&egress.buffers, &shared.quota);
@@ -228,10 +227,10 @@ impl Connection<'_> {
     }
 }
 
-/// Whether something arrives within `patience`; the empty buffer is given up before long.
+/// Whether bytes arrive within `patience`. An empty buffer is returned after a while.
 async fn arrives(patience: Duration, client: &UnixStream, buffer: &mut BytesMut) -> bool {
     let soon = patience.min(BUFFERED);
-    // What is read counts, not what is said to be readable: the head's own clock begins with its first byte.
+    // Readiness without data does not count: the time limit of the head begins with its first byte.
     let mut read = tokio::time::timeout(soon, socket::read(client, buffer, READ)).await;
     if read.is_err() {
         *buffer = BytesMut::new();

@@ -1,4 +1,4 @@
-//! Which hosts get which credential. Secrets are read when they are needed and never shown.
+//! Credential rules: which credential requests to a host get. Secrets are read when needed and never shown.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::host::Host;
 #[derive(Debug, Clone, Default)]
 pub struct CredentialRules(Vec<(HostPattern, Credential)>);
 
-/// Which of a proxy's rules a credential comes from.
+/// Index of the rule that a credential comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RuleId(pub(crate) usize);
 
@@ -23,16 +23,16 @@ pub(crate) struct RuleId(pub(crate) usize);
 pub(crate) enum Credential {
     /// A signature (AWS Signature Version 4).
     SigV4 {
-        /// Service it is for.
+        /// AWS service to sign for.
         service: String,
-        /// Region it is for.
+        /// AWS region to sign for.
         region: String,
     },
-    /// A header.
+    /// A header that contains a secret.
     Header(HeaderName, Secret),
 }
 
-/// Where a secret is.
+/// Source of a secret.
 #[derive(Clone)]
 pub(crate) enum Secret {
     Literal(String),
@@ -51,7 +51,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// The secret as it is now; `None` where it is not there.
+    /// Reads the secret; `None` if its source does not exist.
     pub(crate) fn read(&self) -> Option<String> {
         let text = match self {
             Self::Literal(text) => Some(text.clone()),
@@ -91,7 +91,7 @@ impl FromStr for CredentialRules {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let accepted = "HOST=sigv4:SERVICE:REGION, HOST=header:NAME:env:VARIABLE, HOST=header:NAME:file:/PATH";
-        // The message does not quote the item: somebody may have written the secret into it.
+        // The message does not quote the item, because it may contain the secret by mistake.
         let rules = items(text)
             .enumerate()
             .map(|(index, item)| parse(item).ok_or_else(|| format!("rule {}: accepted: {accepted}", index + 1)));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_does_not_tell_what_was_written() {
+    fn an_error_does_not_reveal_the_secret() {
         for bad in ["hunter2", "a.example=hunter2", "a.example=header:x-key:hunter2", "a.example=sigv4:bedrock"] {
             let told = bad.parse::<CredentialRules>().expect_err(bad);
             assert!(!told.contains("hunter2"), "{told}");

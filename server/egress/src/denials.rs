@@ -1,7 +1,7 @@
-//! Refusals in number: a client may ask for what it does not get as often as it likes, but not at the others' expense.
+//! Rate of refusals: a client may send any number of requests that are refused, but not at the expense of others.
 //!
-//! Each listener may be refused so many requests per second. Beyond that its refusals are delayed, which slows down whoever
-//! waits for them, and recorded together: one record for each kind of refusal and second, with their count.
+//! Beyond a rate per listener, refusals are delayed, which slows the client down, and recorded together: one record for each kind of
+//! refusal and second, with their count.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,26 +13,26 @@ use crate::trail::{RequestRecord, Trail};
 
 /// Longest delay of a refusal.
 const LONGEST: Duration = Duration::from_secs(1);
-/// Kinds of refusals that are told apart in one second.
+/// Maximum number of kinds of refusals recorded separately in one second.
 const MOST_KINDS: usize = 16;
 
 /// When a refusal is answered, and how it is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// At once, with a record of its own.
+    /// At once, with its own record.
     Now,
-    /// After so long, recorded together with others.
+    /// After this delay, recorded together with others.
     After(Duration),
-    /// After so long, as the last answer on its connection, recorded together with others.
+    /// After this delay, as the last answer on its connection, recorded together with others.
     Last(Duration),
 }
 
 /// The refusals of one listener.
 pub(crate) struct Denials {
     trail: Arc<dyn Trail>,
-    /// Between two refusals.
+    /// Interval between two refusals at the permitted rate.
     interval: Duration,
-    /// How far ahead of that rate refusals may be.
+    /// How far ahead of that rate refusals may be, as a time.
     burst: Duration,
     /// When the next refusal is due by the rate alone (the generic cell rate algorithm's theoretical arrival time).
     due: Mutex<Instant>,
@@ -46,7 +46,7 @@ impl Denials {
         Self { trail, interval, burst, due: Mutex::new(Instant::now()), together: Mutex::default() }
     }
 
-    /// Whose turn it is to be refused now.
+    /// Takes the next turn at the permitted rate.
     pub(crate) fn turn(&self, now: Instant) -> Turn {
         let mut due = self.due.lock();
         let next = (*due).max(now) + self.interval;
@@ -58,7 +58,7 @@ impl Denials {
         if wait.is_zero() { Turn::Now } else { Turn::After(wait) }
     }
 
-    /// Keeps a record to be told together with others like it.
+    /// Adds a record to those that are reported together.
     pub(crate) fn add(&self, record: &RequestRecord) {
         let mut together = self.together.lock();
         let same_kind = |other: &&mut RequestRecord| {
@@ -71,7 +71,7 @@ impl Denials {
         } else if together.len() < MOST_KINDS {
             together.push(record.clone());
         } else {
-            // Whatever names a client makes up: the rest of this second is one kind, told apart by nothing but its reason.
+            // A client can make up any number of hosts, so further refusals in this second are grouped by reason only.
             let mut record = record.clone();
             (record.host, record.port, record.rule) = (String::new(), 0, None);
             match together.iter_mut().skip(MOST_KINDS).find(|other| other.decision == record.decision) {
@@ -81,7 +81,7 @@ impl Denials {
         }
     }
 
-    /// Tells what was kept.
+    /// Reports the collected records.
     pub(crate) fn flush(&self) {
         let records = std::mem::take(&mut *self.together.lock());
         records.iter().for_each(|record| self.trail.request(record));

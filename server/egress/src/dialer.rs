@@ -16,9 +16,9 @@ use crate::answer::Refusal;
 use crate::host::Host;
 use crate::upstream::{Connection, Destination, Dialled, Key, Lease, Wire};
 
-/// After so long without an answer the next address is tried beside it (RFC 8305, section 5).
+/// How long an address is tried alone before the next one is tried in parallel (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of one host that are tried.
+/// Maximum number of addresses of one host that are tried.
 const MOST_ADDRESSES: usize = 8;
 
 /// Connects to targets for all listeners of a proxy.

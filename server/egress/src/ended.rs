@@ -1,15 +1,15 @@
-//! Answers that say that the credentials have expired, though those name no expiry or a later one.
+//! Recognises responses that reject credentials as expired, although they have no expiry or a later one.
 
 use http::{HeaderMap, StatusCode};
 
 /// Header in which AWS's JSON protocols name an error; others name it in the body.
 const ERROR_TYPE: &str = "x-amzn-errortype";
-/// So much of a body is looked at, in bytes: an error's code stands near its beginning.
+/// How much of a body is searched, in bytes. The error code is near its beginning.
 const LOOKED_AT: usize = 2048;
-/// AWS, "Common error types"; S3, "Error responses". With them begin those that end in `Exception`.
+/// Error codes (AWS, "Common error types"; S3, "Error responses"). Some services append `Exception`.
 const CODES: [&str; 4] = ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient", "InvalidAccessKeyId"];
 
-/// Looks at the answer to a signed request, as it passes.
+/// Inspects the response to a signed request while it is relayed.
 #[derive(Debug)]
 pub(crate) struct Ended {
     start: Vec<u8>,
@@ -17,7 +17,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// `None` for an answer that cannot say so.
+    /// `None` for a response whose status excludes such an error.
     pub(crate) fn new(status: StatusCode, headers: &HeaderMap) -> Option<Self> {
         let refused = matches!(status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN);
         let said = headers.get(ERROR_TYPE).is_some_and(|value| names(value.as_bytes()));
@@ -32,7 +32,7 @@ impl Ended {
         }
     }
 
-    /// Whether it was said, as far as the answer has come.
+    /// Whether such an error has been found in the response so far.
     pub(crate) fn was_said(&self) -> bool {
         self.said
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_found_in_head_or_body_however_that_is_cut() {
+    fn an_error_code_is_found_in_head_or_body_however_split() {
         let plain = HeaderMap::new();
         let named = HeaderMap::from_iter([(
             http::HeaderName::from_static(ERROR_TYPE),

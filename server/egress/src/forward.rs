@@ -1,5 +1,5 @@
-//! Forwarding: a request goes on with its own headers, less those between two hops, and with the credential; its answer comes
-//! back as it is, piece by piece as it arrives.
+//! Forwarding: a request is sent with its own headers, without the hop-by-hop ones, and with the credential. The response is
+//! relayed unchanged, as it arrives.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ use crate::socket;
 use crate::upload::{self, Incoming};
 use crate::upstream::{Destination, Lease};
 
-/// Pieces of a body that wait for the target to take them.
+/// Number of pieces of a body that are buffered ahead of the target.
 const AHEAD: usize = 1;
 /// How often the proxy checks that the client is still there to read the answer.
 const LOOK: Duration = Duration::from_secs(1);
@@ -41,34 +41,34 @@ pub(crate) struct Admitted<'a> {
     pub(crate) head: Head,
     pub(crate) path: PathAndQuery,
     pub(crate) to: Destination<'a>,
-    /// Port to name in `Host`, where it is not the scheme's own.
+    /// Port in `Host`, if it is not the scheme's default.
     pub(crate) port: Option<u16>,
     pub(crate) credential: Option<&'a Credential>,
-    /// Connections of the listener the request came from.
+    /// Pool of the listener that the request came from.
     pub(crate) pool: &'a Pool,
-    /// For a body that has to be held.
+    /// Quota for a body that has to be held.
     pub(crate) quota: &'a Arc<Quota>,
 }
 
-/// How a request that was answered, at least in part, ended.
+/// How a request ended that was answered at least in part.
 pub(crate) enum Forwarded {
-    /// With the end of the answer. Whether another request may follow on the connection.
+    /// The response is complete; with whether another request may follow on the connection.
     Whole { status: StatusCode, keep: bool },
-    /// In the middle of the answer.
+    /// The response was cut off.
     Cut { status: StatusCode, why: Refusal },
 }
 
 /// Where the body of a request comes from.
 enum Source {
-    /// It is here already.
+    /// The whole body has already been read.
     Whole(Bytes),
-    /// It was held until all of it was there, to be signed.
+    /// The body was held until it was complete, in order to be signed.
     Held(Held),
-    /// It is still to come from the client.
+    /// The body is yet to be read from the client.
     Stream,
 }
 
-/// A request whose body is at hand, or begins to arrive: all that is needed to send it, as often as it takes.
+/// A request with everything that is needed to send it, repeatedly if necessary; its body may still be arriving.
 struct Forwarding<'a> {
     egress: &'a Egress,
     client: &'a UnixStream,
@@ -81,15 +81,15 @@ struct Forwarding<'a> {
     credential: Option<&'a Credential>,
     scope: Option<Scope<'a>>,
     source: Source,
-    /// The client waits to be asked for its body.
+    /// The client waits for `100 Continue` before it sends the body.
     must_ask: bool,
-    /// Set as soon as any of the answer may have reached the client.
+    /// Set once a part of the response may have reached the client.
     answered: OnceLock<StatusCode>,
-    /// Whether all of the body was read from the client.
+    /// Whether the whole body has been read from the client.
     received: AtomicBool,
 }
 
-/// Forwards a request and relays the answer. An error means that nothing was answered yet.
+/// Forwards a request and relays the response. An error means that nothing has been answered yet.
 pub(crate) async fn forward(
     egress: &Egress,
     client: &UnixStream,
@@ -136,7 +136,7 @@ pub(crate) async fn forward(
 }
 
 impl<'a> Forwarding<'a> {
-    /// Reads the whole body, whose hash is a part of the signature.
+    /// Reads the whole body, because its hash is part of the signature.
     async fn hold_for_signing(
         &mut self,
         scope: Scope<'a>,
@@ -147,7 +147,7 @@ impl<'a> Forwarding<'a> {
         sigv4::refuse_signed(self.head, &self.path, scope.service)?;
         self.path = sigv4::unambiguous(&self.path, scope.service)?;
         self.scope = Some(scope);
-        // No body is asked for that could not be signed anyway.
+        // The client is not asked for a body that cannot be signed.
         self.egress.signer.chain.for_request().await?;
         let expected = match self.head.framing {
             Framing::Length(length) if length > limits.signed_body => return Err(Refusal::signed_body_too_large()),
@@ -177,7 +177,7 @@ impl<'a> Forwarding<'a> {
         }
     }
 
-    /// Completes when nothing has moved for too long, or nobody is left to read the answer.
+    /// Completes when no bytes have moved for too long, or the client has left.
     async fn watch(&self) -> Refusal {
         while let Some(left) = self.meter.left(self.egress.limits.idle) {
             tokio::time::sleep(left.min(LOOK)).await;
@@ -211,17 +211,17 @@ impl<'a> Forwarding<'a> {
         Ok(relayed)
     }
 
-    /// Sends the request; a second time, by the target's clock, where that was why it refused the signature.
+    /// Sends the request, and sends it again signed by the target's clock if the target's clock was why it rejected the signature.
     async fn send(&self, uploaded: mpsc::Receiver<Arrival>) -> Result<Sent, Refusal> {
         let clocks = &self.egress.signer.clocks;
         let first = self.attempt(uploaded).await?;
         if first.refused.is_none() || !clocks.learn_from(self.to.host, first.response.headers()) {
             return Ok(first);
         }
-        // What is signed is held, so nothing was streamed.
+        // A body that is signed is held, so it can be sent again.
         let second = self.attempt(mpsc::channel(1).1).await?;
         if second.refused.is_some() {
-            // So its clock was not the reason.
+            // The clock was not the reason.
             clocks.unlearn(self.to.host);
         }
         Ok(second)
@@ -240,7 +240,7 @@ impl<'a> Forwarding<'a> {
         if self.must_ask {
             upload::ask_for(self.client, self.egress.limits.idle).await?;
         }
-        // What is idempotent may be sent twice (RFC 9110, section 9.2.2).
+        // An idempotent request may be sent twice (RFC 9110, section 9.2.2).
         let again = match &self.source {
             Source::Whole(bytes) if self.head.method.is_idempotent() => {
                 Some(|| self.request(Upload::Whole(bytes.clone())))
@@ -253,7 +253,7 @@ impl<'a> Forwarding<'a> {
         Ok(Sent { response, lease, reuse, refused })
     }
 
-    /// Length of the body in bytes, where it is known.
+    /// Length of the body in bytes, if known.
     fn length(&self) -> Option<u64> {
         match (&self.source, self.head.framing) {
             (_, Framing::None) => None,
@@ -263,7 +263,7 @@ impl<'a> Forwarding<'a> {
         }
     }
 
-    /// The request as it goes on, but for a signature.
+    /// The request as it is sent, except for the signature.
     fn request(&self, upload: Upload) -> Result<Request<Upload>, Refusal> {
         let mut headers = headers::outgoing(&self.head.headers, self.to.host, self.port)?;
         if self.credential.is_some() {
@@ -280,7 +280,7 @@ impl<'a> Forwarding<'a> {
         Ok(request)
     }
 
-    /// Adds a signature, where one is due: the last thing done to a request. Returns what it was made with.
+    /// Signs the request if its rule requires that; nothing is changed afterwards. Returns the credentials and time used.
     async fn sign(&self, headers: &mut HeaderMap) -> Result<Option<Credentials>, Refusal> {
         let (Some(scope), Source::Held(held)) = (self.scope, &self.source) else { return Ok(None) };
         let line: (&Method, &PathAndQuery) = (&self.head.method, &self.path);
@@ -299,11 +299,11 @@ impl<'a> Forwarding<'a> {
     }
 }
 
-/// A request that was sent, and the head of its answer.
+/// The head of a response, and how the request was signed.
 struct Sent {
     response: Response<Answer>,
     lease: Lease,
     reuse: Reuse,
-    /// What a refused signature was made with, and what the answer says of that.
+    /// Credentials of the signature, and the inspection of the response for an error about them.
     refused: Option<(Credentials, Ended)>,
 }

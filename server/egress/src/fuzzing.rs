@@ -1,4 +1,4 @@
-//! Entry points for the fuzz targets (`make fuzz`): each takes any bytes, and panics where something does not hold.
+//! Entry points for the fuzz targets (`make fuzz`): each takes arbitrary bytes and panics if a property does not hold.
 
 use std::io::Cursor;
 
@@ -12,8 +12,8 @@ use crate::hello::{self, Hello};
 use crate::host::Host;
 use crate::target::Target;
 
-/// A head is read the same however it is cut; what is accepted has a target that is one spelling, and a body that ends where
-/// it ends however it is cut.
+/// A head is parsed the same however it is split; an accepted head has a normalised target, and a body that ends at the same byte
+/// however it is split.
 pub fn request(bytes: &[u8]) {
     let mut rest = BytesMut::from(bytes);
     let at_once = Scan::default().next(&mut rest).map_err(|refusal| refusal.status);
@@ -36,7 +36,7 @@ pub fn request(bytes: &[u8]) {
     assert_eq!(body(&head, &rest, rest.len().max(1)), body(&head, &rest, 3));
 }
 
-/// The body, and how many bytes were left; `None` where it is refused or not whole.
+/// The body, and how many bytes were left; `None` if it is refused or incomplete.
 fn body(head: &Head, bytes: &[u8], step: usize) -> Option<(Vec<u8>, usize)> {
     let (mut decoder, mut buffer, mut whole) = (Decoder::new(head.framing), BytesMut::new(), Vec::new());
     let mut pieces = bytes.chunks(step);
@@ -49,14 +49,14 @@ fn body(head: &Head, bytes: &[u8], step: usize) -> Option<(Vec<u8>, usize)> {
     }
 }
 
-/// A first message of TLS that is let through for a name asks for that name, in a TLS library's eyes, too.
+/// A ClientHello that passes for a name also asks for that name according to a TLS library.
 pub fn hello(bytes: &[u8]) {
     let ours = hello::read(bytes);
     let mut scan = hello::Scan::default();
     for end in (0..bytes.len()).step_by(11) {
         let early = scan.next(&bytes[..end]);
         if early != Hello::Incomplete {
-            // What is known early stays so.
+            // A result does not change as more bytes arrive.
             assert_eq!(early, ours);
             break;
         }
@@ -77,7 +77,7 @@ pub fn hello(bytes: &[u8]) {
         }
     };
     match ours {
-        // The library has names in lower case.
+        // The library returns names in lower case.
         Hello::For(name) => assert_eq!(theirs, Some(name.to_ascii_lowercase())),
         Hello::Nameless => assert_eq!(theirs, None),
         Hello::Incomplete | Hello::NotTls | Hello::Malformed | Hello::Hidden => {}
@@ -87,8 +87,8 @@ pub fn hello(bytes: &[u8]) {
 /// A HelloRetryRequest without extensions.
 const RETRY: [u8; 5 + 4 + 2] = [22, 3, 3, 0, 42, 2, 0, 0, 38, 3, 3];
 
-/// What follows the first ClientHello ends the same however it is cut, whether the server has asked for another one or not; and what
-/// passes as a second one names the host.
+/// The rest of a handshake is judged the same however it is split, whether the server has asked for another ClientHello or not;
+/// and a second ClientHello that passes names the host.
 fn what_follows(bytes: &[u8], host: &Host) {
     for asked in [false, true] {
         let watch = || {

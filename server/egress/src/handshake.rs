@@ -1,8 +1,8 @@
-//! What a tunnel's client says between its first ClientHello and the end of the handshake in plain text.
+//! Inspects a tunnel between the client's first ClientHello and the end of the handshake in plain text.
 //!
 //! A server may answer the first ClientHello by asking for another (HelloRetryRequest, RFC 8446, section 4.1.4), and the second
 //! one names a host again. So both directions are read, record by record, until no further ClientHello can come: every one
-//! must name the tunnel's host, and none may come unasked.
+//! must name the tunnel's host, and none may come unrequested.
 
 use crate::hello::{self, CLIENT_HELLO, HANDSHAKE, HEADER, Hello, LONGEST, LONGEST_RECORD};
 use crate::host::Host;
@@ -22,12 +22,12 @@ pub(crate) const RETRY: [u8; 32] = [
     0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// What the server has answered to the last ClientHello.
+/// The server's answer to the last ClientHello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    /// Nothing yet: the client has nothing to say in plain text.
+    /// None yet: the client may not send plain text.
     Awaited,
-    /// That it wants another ClientHello.
+    /// HelloRetryRequest: the client must send another ClientHello.
     Retry,
     /// TLS 1.3: all further messages of the handshake are encrypted, in records of application data.
     Tls13,
@@ -38,20 +38,20 @@ enum Answer {
 /// Watches both directions of a tunnel after the first ClientHello.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    /// Bytes of the client's next ones that have been judged already.
+    /// How many of the client's next bytes have been checked already.
     judged: usize,
     answer: Answer,
     over: bool,
     client: Records,
     server: Records,
-    /// The server's first message since the last ClientHello, as far as it has come.
+    /// The server's first message since the last ClientHello, as far as it has arrived.
     server_message: Vec<u8>,
-    /// In TLS 1.2, where the client's messages begin.
+    /// In TLS 1.2, the beginnings of the client's messages.
     client_messages: Messages,
 }
 
 impl Watch {
-    /// A watch of a client whose first ClientHello, of `hello` bytes with its record headers, has been judged.
+    /// Begins after the client's first ClientHello, of `hello` bytes with its record headers, has been checked.
     pub(crate) fn new(hello: usize) -> Self {
         Self {
             judged: hello,
@@ -64,12 +64,12 @@ impl Watch {
         }
     }
 
-    /// Whether no further ClientHello can come, or would be understood.
+    /// Whether no further ClientHello can come, or would be accepted by the server.
     pub(crate) fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Reads bytes of the server's, before they are passed on to the client.
+    /// Reads bytes from the server before they are passed on to the client.
     pub(crate) fn server_says(&mut self, bytes: &[u8]) {
         if self.over {
             return;
@@ -85,14 +85,14 @@ impl Watch {
             }
             Ok(())
         });
-        // A server that speaks no TLS gives no answer, and so no leave for anything either.
+        // If the server does not speak TLS, there is no answer, and the client may not send plain text.
         if read.is_err() {
             tracing::trace!("a server's answer to a ClientHello is not TLS");
         }
     }
 
-    /// Reads bytes of the client's, before they are passed on to the server. Returns how many of them may be passed on now: all,
-    /// or those before a ClientHello that is not whole yet. An error is the reason to end the tunnel.
+    /// Reads bytes from the client before they are passed on to the server. Returns how many of them may be passed on now: all,
+    /// or those before an incomplete ClientHello. An error is the reason to end the tunnel.
     pub(crate) fn client_says(&mut self, bytes: &[u8], host: &Host) -> Result<usize, &'static str> {
         let mut at = self.judged.min(bytes.len());
         self.judged -= at;
@@ -126,7 +126,7 @@ impl Watch {
                 over = true;
                 Ok(())
             }
-            // Early data, and what middleboxes want to see (RFC 8446, sections 2.3 and D.4).
+            // Early data, and the middlebox compatibility records (RFC 8446, sections 2.3 and D.4).
             (CHANGE_CIPHER_SPEC | APPLICATION_DATA | ALERT, _) => Ok(()),
             _ => Err("tls_malformed"),
         })?;
@@ -135,7 +135,7 @@ impl Watch {
     }
 }
 
-/// What a server's first message says; `None` while it is not whole, or is no ServerHello.
+/// Reads the server's first message; `None` while it is incomplete or if it is not a ServerHello.
 fn server_hello(message: &[u8]) -> Option<Answer> {
     let mut message = hello::Reader(message);
     let kind = message.take(1)?[0];
@@ -164,11 +164,11 @@ struct Fragment<'a> {
     bytes: &'a [u8],
 }
 
-/// Takes a stream of records apart, however it is cut.
+/// Splits a stream into records, however its bytes arrive.
 #[derive(Debug, Default)]
 struct Records {
     header: Vec<u8>,
-    /// Bytes of the present record's content that are still to come.
+    /// How many bytes of the current record's content are yet to come.
     left: usize,
 }
 
@@ -188,7 +188,7 @@ impl Records {
         Ok(())
     }
 
-    /// Reads one record, or what is there of it; how far that was.
+    /// Reads one record or the part that has arrived; returns its length.
     fn read_one(&mut self, bytes: &[u8], content: Content<'_>) -> Result<usize, &'static str> {
         let mut at = 0;
         if self.left == 0 {
@@ -213,7 +213,7 @@ impl Records {
     }
 }
 
-/// The handshake messages of a client, out of their records.
+/// Reassembles a client's handshake messages from records.
 #[derive(Debug, Default)]
 struct Messages {
     header: Vec<u8>,

@@ -19,14 +19,14 @@ fn provider(groups: &[&'static dyn SupportedKxGroup]) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider { kx_groups: groups.to_vec(), ..ring::default_provider() })
 }
 
-/// A client and a server that know each other, to shake hands more than once.
+/// A client and a server that keep their session state, for more than one handshake.
 struct Pair {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
 
 impl Pair {
-    /// With `retry`, the server wants another key share than the client offers first.
+    /// With `retry`, the server requires a key share other than the one the client offers first.
     fn new(version: &'static SupportedProtocolVersion, retry: bool) -> Self {
         let all = ring::kx_group::SECP384R1;
         let groups: &[&'static dyn SupportedKxGroup] = if retry { &[all] } else { &[ring::kx_group::X25519, all] };
@@ -59,7 +59,7 @@ impl Pair {
         ServerConnection::new(self.server.clone()).expect("a server")
     }
 
-    /// Shakes hands with every byte passing a watch, in pieces of `step`. How many bytes the watch looked at until it was over.
+    /// Performs a handshake in which every byte passes a watch, in pieces of `step`. Returns how many bytes the watch inspected.
     fn shake(&self, step: usize) -> usize {
         let (mut client, mut server, mut looked) = (self.client(HOST), self.server(), 0);
         if let Some(mut early) = client.early_data() {
@@ -102,8 +102,8 @@ impl Pair {
     }
 }
 
-/// Whatever a TLS library says while it shakes hands may pass, however it is cut: full handshakes, resumed ones, those with early
-/// data and those with a second ClientHello.
+/// All handshakes of a TLS library pass, however their bytes are split: full ones, resumed ones, those with early data and those
+/// with a second ClientHello.
 #[test]
 fn handshakes_pass() {
     for (version, retry) in
@@ -111,7 +111,7 @@ fn handshakes_pass() {
     {
         for step in [1, 2, 7, 100, 100_000] {
             let pair = Pair::new(version, retry);
-            // The second one is resumed.
+            // The second handshake resumes the session.
             for _ in 0..2 {
                 let looked = pair.shake(step);
                 assert!(looked < 4000, "{looked} bytes were looked at");
@@ -120,7 +120,7 @@ fn handshakes_pass() {
     }
 }
 
-/// The client's first ClientHello, the server's request for another, and that other, for the name given to each.
+/// The client's first ClientHello, the server's HelloRetryRequest, and the second ClientHello, each with the given name.
 fn retried(first: &str, second: &str) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let pair = Pair::new(&rustls::version::TLS13, true);
     let hellos = |name: &str| {
@@ -143,7 +143,7 @@ fn retried(first: &str, second: &str) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     (hello, retry, hellos(second).2)
 }
 
-/// A watch of a client that has said `hello`, and was answered `answer`.
+/// A watch of a client that has sent `hello` and received `answer`.
 fn answered(hello: &[u8], answer: &[u8]) -> Watch {
     let mut watch = Watch::new(hello.len());
     assert_eq!(watch.client_says(hello, &host()), Ok(hello.len()));
@@ -151,7 +151,7 @@ fn answered(hello: &[u8], answer: &[u8]) -> Watch {
     watch
 }
 
-/// What becomes of bytes that come in pieces: how many were passed on, and why no more were.
+/// Feeds a client's bytes in pieces; returns how many were passed on, and why no more were.
 fn says(watch: &mut Watch, bytes: &[u8], step: usize) -> (usize, Result<(), &'static str>) {
     let (mut held, mut all) = (Vec::new(), 0);
     for piece in bytes.chunks(step) {
@@ -167,7 +167,7 @@ fn says(watch: &mut Watch, bytes: &[u8], step: usize) -> (usize, Result<(), &'st
     (all, Ok(()))
 }
 
-/// The bytes before the second ClientHello: a record that middleboxes want to see.
+/// The bytes before the second ClientHello: a middlebox compatibility record (RFC 8446, section D.4).
 fn before_hello(again: &[u8]) -> usize {
     if again[0] == CHANGE_CIPHER_SPEC { 6 } else { 0 }
 }
@@ -193,7 +193,7 @@ fn a_second_hello_names_the_same_host() {
     assert_eq!(says(&mut answered(&hello, &retry), &nameless, 9), (0, Err("sni_missing")));
 }
 
-/// A third one, after a second request for another, is held against the name like the second.
+/// A third ClientHello, after a second HelloRetryRequest, is checked for the name like the second.
 #[test]
 fn no_later_hello_names_another_host_either() {
     let (hello, retry, again) = retried(HOST, HOST);
@@ -208,7 +208,7 @@ fn no_later_hello_names_another_host_either() {
 }
 
 #[test]
-fn nobody_says_hello_twice_unasked() {
+fn an_unrequested_second_hello_is_refused() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let pair = Pair::new(version, false);
         let (mut client, mut server) = (pair.client(HOST), pair.server());
@@ -222,25 +222,25 @@ fn nobody_says_hello_twice_unasked() {
         for name in [HOST, "evil.example"] {
             let second = client_hello(&names(&[(0, name.as_bytes())]));
             for step in [1, 1000] {
-                // Before the server has answered, and after.
+                // Both before and after the server has answered.
                 for answer in [&[][..], &answer[..1], &answer[..50], &answer] {
                     let (passed, ended) = says(&mut answered(&hello, answer), &second, step);
                     assert_eq!(ended, Err("tls_malformed"), "{name}");
                     assert!(passed <= HEADER, "{passed} bytes of it were passed on");
                 }
-                // Behind something that may come first.
+                // Behind a record that is allowed there.
                 let behind = [&[CHANGE_CIPHER_SPEC, 3, 3, 0, 1, 1][..], &second].concat();
                 let ended = says(&mut answered(&hello, &[]), &behind, step).1;
                 assert_eq!(ended, Err("tls_malformed"), "{name}");
             }
         }
-        // In the very bytes of the first one.
+        // The exact bytes of the first ClientHello again.
         let both = [&hello[..], &client_hello(&names(&[(0, b"evil.example")]))].concat();
         assert_eq!(Watch::new(hello.len()).client_says(&both, &host()), Err("tls_malformed"));
     }
 }
 
-/// Among the messages of TLS 1.2 there is no second ClientHello, wherever the records are cut.
+/// A second ClientHello among the messages of TLS 1.2 is refused, however the records are split.
 #[test]
 fn a_hello_among_other_messages_is_found() {
     let hello = client_hello(&names(&[(0, HOST.as_bytes())]));
@@ -261,12 +261,12 @@ fn a_hello_among_other_messages_is_found() {
 }
 
 #[test]
-fn what_is_no_record_ends_the_tunnel() {
+fn bytes_that_are_no_tls_record_end_the_tunnel() {
     let hello = client_hello(&names(&[(0, HOST.as_bytes())]));
     for bad in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[HANDSHAKE, 2, 0, 0, 1, 1], &[24, 3, 3, 0, 1, 1], &[23, 3, 3, 0, 0]] {
         assert_eq!(says(&mut answered(&hello, &[]), bad, 100).1, Err("tls_malformed"), "{bad:?}");
     }
-    // Nor is an answer that is no TLS a leave for anything.
+    // The same after a server's answer that is not TLS.
     let mut watch = answered(&hello, b"HTTP/1.1 400 Bad Request\r\n\r\n");
     watch.server_says(&[0; 100]);
     assert_eq!(says(&mut watch, &hello, 100).1, Err("tls_malformed"));
@@ -274,7 +274,7 @@ fn what_is_no_record_ends_the_tunnel() {
 
 proptest::proptest! {
     #[test]
-    fn nothing_makes_it_fall_over(
+    fn arbitrary_input_never_panics(
         client in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
         server in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
         step in 1usize..50,

@@ -1,6 +1,6 @@
-//! The head of a request, read strictly: what two programs could read differently is refused, not repaired.
+//! Parses the head of a request strictly: a head that two parsers could read differently is refused, not repaired.
 //!
-//! RFC 9112; what is refused beyond it: bare LF or CR, obsolete line folding, more than one `Content-Length`, any
+//! RFC 9112 applies. In addition these are refused: bare LF or CR, obsolete line folding, more than one `Content-Length`, any
 //! `Transfer-Encoding` but `chunked`, both of them at once, white space or control characters in the target.
 
 use bytes::{Buf, BytesMut};
@@ -10,47 +10,47 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use crate::answer::Refusal;
 use crate::headers;
 
-/// Largest head, in bytes.
+/// Maximum size of a head, in bytes.
 pub(crate) const LARGEST: usize = 16 * 1024;
-/// Most headers in it.
+/// Maximum number of headers in a head.
 const MOST_HEADERS: usize = 100;
 
 /// A request's head.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) method: Method,
-    /// As it was sent: visible ASCII only.
+    /// The target as it was sent: visible ASCII only.
     pub(crate) target: String,
-    /// All of them, those between two hops included.
+    /// All headers, including the hop-by-hop ones.
     pub(crate) headers: HeaderMap,
     pub(crate) framing: Framing,
     /// Whether another request may follow on this connection.
     pub(crate) keep_alive: bool,
     /// The client waits for `100 Continue` before it sends the body.
     pub(crate) expects_continue: bool,
-    /// HTTP/1.1, not 1.0.
+    /// Whether the version is HTTP/1.1, not 1.0.
     pub(crate) modern: bool,
 }
 
 /// How a body is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// There is none.
+    /// There is no body.
     None,
-    /// By its length in bytes.
+    /// By Content-Length, in bytes.
     Length(u64),
-    /// In chunks.
+    /// By chunks.
     Chunked,
 }
 
-/// Finds the end of a head as it comes in, and what is wrong with its lines before it is whole.
+/// Finds the end of a head while it arrives, and faults in its lines before it is complete.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     seen: usize,
 }
 
 impl Scan {
-    /// Takes the head out of `buffer` once all of it is there.
+    /// Removes the head from `buffer` and parses it, once it is complete.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Head>, Refusal> {
         let Some(end) = self.end(buffer)? else {
             return if buffer.len() > LARGEST { Err(Refusal::head_too_large()) } else { Ok(None) };
@@ -64,7 +64,7 @@ impl Scan {
         Ok(Some(head))
     }
 
-    /// Lines end in CR LF, both or neither; the head ends with an empty one.
+    /// Finds the empty line that ends the head. Every line must end in CR LF; a bare CR or LF is an error.
     fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         while let Some(byte) = bytes.get(self.seen) {
             match (byte, bytes.get(self.seen + 1)) {
@@ -133,7 +133,7 @@ fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     })
 }
 
-/// How the body is delimited (RFC 9112, 6.3), where there is no doubt about it.
+/// How the body is delimited (RFC 9112, 6.3); ambiguous framing is an error.
 fn framing(headers: &HeaderMap, modern: bool) -> Result<Framing, Refusal> {
     let (mut lengths, mut codings) =
         (headers.get_all(CONTENT_LENGTH).iter(), headers.get_all(TRANSFER_ENCODING).iter());
@@ -167,9 +167,9 @@ fn expects_continue(headers: &HeaderMap, framing: Framing) -> Result<bool, Refus
     }
 }
 
-/// Whether a header, which is a list, has this word.
+/// Whether a list-valued header contains this token.
 pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    // Bytes, not text: one that is no ASCII hides no other word.
+    // Compared as bytes, so that a value that is not ASCII does not hide the other tokens.
     let mut words = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     words.any(|word| word.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }

@@ -17,7 +17,7 @@ fn framing_of(lines: &str) -> Result<Framing, u16> {
 }
 
 #[test]
-fn a_head_is_taken_when_it_is_whole_and_not_before() {
+fn a_head_is_parsed_only_once_complete() {
     let whole = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\n\r\nbody";
     let mut scan = Scan::default();
     let mut buffer = BytesMut::new();
@@ -34,7 +34,7 @@ fn a_head_is_taken_when_it_is_whole_and_not_before() {
 }
 
 #[test]
-fn lines_that_two_programs_could_read_differently_are_refused() {
+fn ambiguous_request_lines_are_refused() {
     for bad in [
         "\r\nGET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET http://a/ HTTP/1.1\nHost: a\r\n\r\n",
@@ -59,7 +59,7 @@ fn lines_that_two_programs_could_read_differently_are_refused() {
     ] {
         assert_eq!(read(bad).map(|_| ()), Err(400), "{bad:?}");
     }
-    // Told before the head is whole: nobody has to send 16 KiB to learn it.
+    // Refused before the head is complete, so that no client has to send 16 KiB first.
     assert_eq!(read("GET / HTTP/1.1\n").map(|_| ()), Err(400));
 }
 
@@ -103,7 +103,7 @@ fn heads_have_limits() {
 }
 
 #[test]
-fn what_is_expected_is_understood_or_refused() {
+fn only_a_known_expectation_is_accepted() {
     let post = |lines: &str| read(&format!("POST http://a/ HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
     assert!(
         post("Expect: 100-Continue\r\nContent-Length: 3\r\n")
@@ -113,7 +113,7 @@ fn what_is_expected_is_understood_or_refused() {
     assert_eq!(post("Expect: tea\r\n").map(|_| ()), Err(417));
 }
 
-/// A head as somebody reads it: method, target, headers in order, and the length of the body (`None`: in chunks).
+/// A head as a parser reads it: method, target, headers in order, and the length of the body (`None`: chunked).
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Reading {
     method: String,
@@ -133,7 +133,7 @@ fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-/// Ours; `None` where it is refused, or not a whole head.
+/// As this crate's parser reads it; `None` if the head is refused or incomplete.
 fn ours(bytes: &[u8]) -> Option<Reading> {
     let head = Scan::default().next(&mut BytesMut::from(bytes)).ok()??;
     let gateway = Host::parse("gateway.example").expect("a host");
@@ -147,7 +147,7 @@ fn ours(bytes: &[u8]) -> Option<Reading> {
     Some(Reading::new(head.method.as_str(), &head.target, headers.collect(), length))
 }
 
-/// hyper's.
+/// As hyper reads it; `None` if hyper refuses it.
 async fn hypers(bytes: &[u8]) -> Option<Reading> {
     use hyper::body::Body;
     use tokio::io::AsyncWriteExt;
@@ -168,12 +168,12 @@ async fn hypers(bytes: &[u8]) -> Option<Reading> {
     });
     let served =
         hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(server), service);
-    // Told or refused, it ends; a body is not waited for.
+    // The connection ends with the result; the body is not awaited.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(10), served).await.expect("in time");
     told.await.ok()
 }
 
-/// Python's `http.server`; all at once, since a process takes its time to start.
+/// As Python's `http.server` reads them; all heads in one process, because starting one takes time.
 fn pythons(heads: &[Vec<u8>]) -> Vec<Option<Reading>> {
     const READER: &str = r#"
 import http.server, io, json, sys
@@ -214,14 +214,14 @@ for line in sys.stdin:
         .collect()
 }
 
-/// tiny_http's, whose parser is its own.
+/// As tiny_http reads it, which has its own parser.
 fn tinys(server: &tiny_http::Server, bytes: &[u8]) -> Option<Reading> {
     use std::io::{Read, Write};
     let address = server.server_addr().to_ip().expect("an address");
     let mut client = std::net::TcpStream::connect(address).expect("connects");
     client.write_all(bytes).expect("writes");
     client.shutdown(std::net::Shutdown::Write).expect("closes");
-    // It answers those it refuses by itself, and hands out the others.
+    // tiny_http answers requests that it refuses itself, and returns the others.
     loop {
         if let Some(request) = server.recv_timeout(std::time::Duration::from_millis(1)).expect("receives") {
             let headers =
@@ -274,9 +274,9 @@ fn heads() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// What is accepted here, others read the same way, or refuse.
+/// Other parsers read an accepted head the same way, or refuse it.
 #[tokio::test]
-async fn what_is_accepted_is_read_alike_by_others() {
+async fn accepted_heads_are_read_alike_by_other_parsers() {
     let mut runner = TestRunner::default();
     let strategy = heads();
     let accepted: Vec<(Vec<u8>, Reading)> = (0..20_000)
@@ -294,14 +294,14 @@ async fn what_is_accepted_is_read_alike_by_others() {
             let mut ours = ours.clone();
             let who = ["hyper", "python", "tiny_http"][n];
             if who == "hyper" && ours.method != "CONNECT" {
-                // It hands out targets parsed, with a path where there was none.
+                // hyper returns a parsed target, with a path even if the request has none.
                 ours.target = ours.target.parse::<http::Uri>().map_or(ours.target, |uri| uri.to_string());
             }
             if who == "python" && ours.target.starts_with("//") {
-                // On purpose, against redirects to elsewhere (its issue 87389).
+                // Python does this on purpose, against open redirects (CPython issue 87389).
                 ours.target = format!("/{}", ours.target.trim_start_matches('/'));
             }
-            // A map keeps one name's values together; their own order is what counts.
+            // A header map groups the values of one name, so only their order within a name is compared.
             let sorted = |mut reading: Reading| {
                 reading.headers.sort_by(|a, b| a.0.cmp(&b.0));
                 reading
@@ -314,9 +314,9 @@ async fn what_is_accepted_is_read_alike_by_others() {
 }
 
 proptest! {
-    /// However it is cut, a head is read the same, or refused for the same reason.
+    /// However it is split, a head is read the same, or refused for the same reason.
     #[test]
-    fn how_it_is_cut_makes_no_difference(head in heads(), step in 1usize..40) {
+    fn splitting_makes_no_difference(head in heads(), step in 1usize..40) {
         let at_once = Scan::default().next(&mut BytesMut::from(&head[..])).map(|head| head.map(|head| head.target));
         let (mut scan, mut buffer, mut piecemeal) = (Scan::default(), BytesMut::new(), Ok(None));
         for piece in head.chunks(step) {

@@ -1,4 +1,4 @@
-//! Which headers go on, in either direction.
+//! Decides which headers are forwarded, in either direction.
 
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -8,7 +8,7 @@ use crate::credentials::Secret;
 use crate::head::{Framing, has_token};
 use crate::host::Host;
 
-/// Headers between two hops (RFC 9110, section 7.6.1), beside those that `Connection` names.
+/// Hop-by-hop headers (RFC 9110, section 7.6.1), in addition to those that `Connection` names.
 const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 /// Headers that say where a message ends or whom it is for, beside the hop-by-hop ones.
 const FRAMING: [&str; 3] = ["content-length", "host", "expect"];
@@ -28,9 +28,9 @@ const AUTHENTICATION: [&str; 11] = [
     "x-amz-signature",
     "x-amz-signedheaders",
 ];
-/// How the headers of AWS's own protocols begin.
+/// Prefix of the headers of AWS's own protocols.
 pub(crate) const X_AMZ: &str = "x-amz-";
-/// How the headers meant for a proxy begin.
+/// Prefix of the headers meant for a proxy.
 const PROXY: &str = "proxy-";
 
 /// Whether some servers read `name` as another header, one that this proxy sets, drops or relies on. CGI, WSGI, PHP and others
@@ -48,7 +48,7 @@ pub(crate) fn has_twin(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|given| given != name && read_as(given).as_deref().unwrap_or(given.as_str()) == wanted)
 }
 
-/// The name with all punctuation read as `-`; `None` where there is no other than that.
+/// The name with all punctuation replaced by `-`; `None` if that changes nothing.
 fn read_as(name: &HeaderName) -> Option<String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let name = name.as_str();
@@ -56,10 +56,10 @@ fn read_as(name: &HeaderName) -> Option<String> {
         .then(|| name.bytes().map(|byte| if plain(byte) { char::from(byte) } else { '-' }).collect())
 }
 
-/// A request's headers as they go on: without body's framing, which is added when it is known.
+/// The headers of a request to forward, without the body's framing, which is added once it is known.
 pub(crate) fn outgoing(given: &HeaderMap, host: &Host, port: Option<u16>) -> Result<HeaderMap, Refusal> {
     let mut headers = HeaderMap::with_capacity(given.len() + 4);
-    // To what is expected the proxy has answered, or will answer, for itself.
+    // The proxy answers `Expect` itself.
     for (name, value) in end_to_end(given).filter(|(name, _)| *name != EXPECT && *name != CONTENT_LENGTH) {
         headers.append(name, value.clone());
     }
@@ -69,12 +69,12 @@ pub(crate) fn outgoing(given: &HeaderMap, host: &Host, port: Option<u16>) -> Res
     Ok(headers)
 }
 
-/// An answer's headers as they go on, without the body's framing.
+/// The headers of a response to relay, without the body's framing.
 pub(crate) fn returning(given: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     end_to_end(given).filter(|(name, _)| *name != CONTENT_LENGTH && *name != X_NAGAYA_EGRESS)
 }
 
-/// All but what is between two hops, and what is meant for a proxy.
+/// All headers except the hop-by-hop ones and those meant for a proxy.
 fn end_to_end(given: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     let lists = given.contains_key(CONNECTION);
     given.iter().filter(move |(name, _)| {
@@ -84,7 +84,7 @@ fn end_to_end(given: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderVa
     })
 }
 
-/// Says how the body is delimited.
+/// Adds the header that delimits the body.
 pub(crate) fn frame(headers: &mut HeaderMap, framing: Framing, length: Option<u64>) {
     match (length, framing) {
         (Some(length), _) => {
@@ -104,7 +104,7 @@ pub(crate) fn strip_credentials(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds a secret.
+/// Adds a header that contains a secret.
 pub(crate) fn inject(headers: &mut HeaderMap, name: &HeaderName, secret: &Secret) -> Result<(), Refusal> {
     let secret = secret.read().ok_or_else(Refusal::no_credentials)?;
     if has_twin(headers, name) {
@@ -122,8 +122,8 @@ pub(crate) fn authenticates_request_connection(sent: &HeaderMap) -> bool {
     authenticates_connection(sent, &AUTHORIZATION)
 }
 
-/// Whether the connection that an answer came on may serve another request. One that says two things about its length was read by RFC 9112, 6.3; what comes after
-/// it is not trusted.
+/// Whether the connection that a response came on may serve another request. A response with contradicting lengths was read by
+/// RFC 9112, 6.3, but the bytes behind it are not trusted.
 pub(crate) fn leaves_no_doubt(answer: &HeaderMap) -> bool {
     let coded = answer.get_all(TRANSFER_ENCODING).iter().count();
     let lengths = answer.get_all(CONTENT_LENGTH).iter().count();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_between_two_hops_stays_there() {
+    fn hop_by_hop_headers_are_dropped() {
         let given = headers(&[
             ("connection", "close, X-Secret"),
             ("x-secret", "1"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_cannot_speak_for_the_proxy() {
+    fn a_target_cannot_imitate_the_proxys_refusals() {
         let given = headers(&[("x-nagaya-egress", "denied"), ("proxy-authenticate", "Basic"), ("etag", "x")]);
         let returned: HeaderMap = returning(&given).map(|(name, value)| (name.clone(), value.clone())).collect();
         assert_eq!(returned, headers(&[("etag", "x")]));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_servers_read_as_another_header_are_twins() {
+    fn lookalike_header_names_are_recognised() {
         for twin in [
             "transfer_encoding",
             "transfer.encoding",
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn doubtful_connections_are_not_shared() {
+    fn connections_with_ambiguous_framing_are_not_shared() {
         assert!(leaves_no_doubt(&headers(&[("content-length", "5")])));
         assert!(!leaves_no_doubt(&headers(&[("content-length", "5"), ("transfer-encoding", "chunked")])));
         assert!(!leaves_no_doubt(&headers(&[("content-length", "5"), ("content-length", "5")])));

@@ -17,7 +17,7 @@ use crate::quota::{Quota, Resource, Share};
 
 /// Largest body that is held in memory, in bytes.
 const IN_MEMORY: usize = 1024 * 1024;
-/// Read from a file at once.
+/// Size of a read from a file, in bytes.
 const READ: usize = 256 * 1024;
 
 /// A body that is being held.
@@ -25,7 +25,7 @@ const READ: usize = 256 * 1024;
 pub(crate) struct Holding {
     quota: Arc<Quota>,
     share: Share,
-    /// Of the file, and of the second look at it while it is sent.
+    /// Two descriptors: the file's, and that of its second opening while it is sent.
     descriptors: Option<Share>,
     hash: Sha256,
     length: u64,
@@ -35,8 +35,7 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    /// Holds at most so many bytes; so many are expected. Room for those is made at once, as it costs memory only where
-    /// something is put.
+    /// Holds at most `most` bytes. Space for the expected bytes is allocated at once, because untouched pages cost no memory.
     pub(crate) fn new(quota: &Arc<Quota>, most: u64, expected: u64) -> Self {
         let expected = usize::try_from(expected).unwrap_or(IN_MEMORY);
         let memory = if expected > IN_MEMORY { BytesMut::new() } else { BytesMut::with_capacity(expected) };
@@ -52,21 +51,21 @@ impl Holding {
         }
     }
 
-    /// Room for so many bytes more, where there is some; what is read into it is added by [`Self::read`].
+    /// Space in memory for more bytes, if there is any; [`Self::read`] adds the bytes that were read into it.
     pub(crate) fn room(&mut self, bytes: u64) -> Option<Limit<&mut BytesMut>> {
         let most = self.memory.capacity().min(IN_MEMORY).saturating_sub(self.memory.len());
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(most);
         (bytes > 0 && self.file.is_none()).then(|| (&mut self.memory).limit(bytes))
     }
 
-    /// Adds what was read into the room that it had.
+    /// Adds the bytes that were read into [`Self::room`].
     pub(crate) fn read(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.lengthen(bytes)?;
         self.hash.update(&self.memory[self.memory.len() - bytes..]);
         if self.share.grow(bytes as u64) { Ok(()) } else { self.spill() }
     }
 
-    /// Adds to it. Files are written where they are: what is written goes to the page cache.
+    /// Adds bytes. A file is written on this thread, because the write goes to the page cache.
     pub(crate) fn add(&mut self, data: &[u8]) -> Result<(), Refusal> {
         if self.file.is_none() && self.memory.len() + data.len() <= IN_MEMORY {
             self.memory.extend_from_slice(data);
@@ -109,28 +108,28 @@ impl Holding {
     }
 }
 
-/// A body that is held.
+/// A complete body that is held.
 #[derive(Debug)]
 pub(crate) struct Held {
     memory: Bytes,
     file: Option<File>,
     pub(crate) length: u64,
-    /// Hexadecimal.
+    /// SHA-256 of the body, hexadecimal.
     pub(crate) sha256: String,
     _shares: (Share, Option<Share>),
 }
 
 impl Held {
-    /// The body, to be sent; as often as it takes.
+    /// The body to send; can be called repeatedly.
     pub(crate) fn upload(&self) -> Result<Upload, Refusal> {
         let Some(file) = &self.file else { return Ok(Upload::Whole(self.memory.clone())) };
-        // Opened anew, it has a position of its own, at the beginning.
+        // A file that is opened again has its own position, at the beginning.
         let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| failed(&error))?;
         Ok(Upload::File(ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ), self.length))
     }
 }
 
-/// A file that nobody else can open, and that is gone when it is closed.
+/// Creates a file without a name, which no other process can open and which is deleted when it is closed.
 fn nameless() -> io::Result<File> {
     use rustix::fs::{CWD, Mode, OFlags, openat};
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
@@ -151,7 +150,7 @@ mod tests {
     use crate::settings::Limits;
 
     fn quota(held_in_memory: usize, held_on_disk: u64) -> Arc<Quota> {
-        // A listener gets a quarter of what is common.
+        // A listener gets a quarter of the common part.
         let (held_in_memory, held_on_disk) = (4 * held_in_memory, 4 * held_on_disk);
         let limits =
             Limits { held_in_memory, held_on_disk, reserved_in_memory: 0, reserved_on_disk: 0, ..Limits::default() };
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_room_in_memory_for_more_than_is_held_there() {
+    fn memory_reserves_only_what_it_may_hold() {
         let quota = quota(64 << 20, 64 << 20);
         let mut holding = Holding::new(&quota, u64::MAX, 2 * IN_MEMORY as u64);
         assert!(holding.room(u64::MAX).is_none(), "none is made for what will be in a file");
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn quotas_are_kept_and_given_back() {
+    async fn quotas_are_enforced_and_returned() {
         let quota = quota(1000, 2000);
         let mut first = Holding::new(&quota, u64::MAX, 0);
         first.add(&[1; 900]).expect("in memory");

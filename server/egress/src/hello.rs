@@ -1,41 +1,41 @@
-//! The name a TLS client asks for (RFC 6066, 3), read from its first message, however that is cut.
+//! Reads the server name a TLS client asks for (RFC 6066, 3) from its first message, however that is split.
 //!
-//! Read strictly: what is let through goes on byte for byte, so a message that two programs could read differently is
-//! refused. TLS libraries read it only together with all else they need of it, and refuse clients that are merely old.
+//! The message is passed on byte for byte, so one that two parsers could read differently is refused. No TLS library is used,
+//! because libraries read the name only together with everything else they need, and refuse clients that are merely old.
 
 use crate::host::Host;
 
-/// Longest first message that is waited for, in bytes. Post-quantum key shares make some of 2 KiB; nobody needs 16.
+/// Maximum size of a first message, in bytes. Post-quantum key shares make some of 2 KiB; none needs 16.
 pub(crate) const LONGEST: usize = 16 * 1024;
 /// Record and handshake types (RFC 8446, sections 5.1 and 4).
 pub(crate) const HANDSHAKE: u8 = 22;
 pub(crate) const CLIENT_HELLO: u8 = 1;
-/// How a record of a handshake begins, whatever its version.
+/// First bytes of a handshake record, whatever its version.
 const RECORD: [u8; 2] = [HANDSHAKE, 3];
 /// Length of a record's header, in bytes.
 pub(crate) const HEADER: usize = 5;
-/// Longest record in plain text, in bytes (RFC 8446, section 5.1).
+/// Maximum length of a record in plain text, in bytes (RFC 8446, section 5.1).
 pub(crate) const LONGEST_RECORD: usize = 1 << 14;
 /// Extensions (RFC 6066, 3; RFC 9849).
 const SERVER_NAME: u16 = 0;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
-/// Type of a name that is a DNS name, the one type there is.
+/// Type of a DNS name, the only type defined.
 const HOST_NAME: u8 = 0;
 
-/// What is known of a client's first bytes.
+/// Result of reading a client's first bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hello {
-    /// More is needed.
+    /// More bytes are needed.
     Incomplete,
-    /// It is not TLS.
+    /// The bytes are not TLS.
     NotTls,
-    /// It begins as TLS and goes on otherwise, or too long.
+    /// The bytes begin as TLS and continue otherwise, or the message is too long.
     Malformed,
-    /// It is TLS and asks for no name.
+    /// A ClientHello without a server name.
     Nameless,
-    /// It is TLS and asks for this name.
+    /// A ClientHello with this server name.
     For(String),
-    /// It is TLS and may ask for another name in secret.
+    /// A ClientHello that may hide another server name (ECH, RFC 9849).
     Hidden,
 }
 
@@ -45,17 +45,17 @@ pub(crate) fn read(bytes: &[u8]) -> Hello {
     Scan::default().next(bytes)
 }
 
-/// Reads a client's first bytes as they come: what was read once is not read again, however small the pieces.
+/// Reads a client's first bytes as they arrive. Each byte is read once, however small the pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// The message, out of its records.
+    /// The message, reassembled from its records.
     message: Vec<u8>,
-    /// Bytes of whole records.
+    /// Number of bytes in complete records.
     seen: usize,
 }
 
 impl Scan {
-    /// `bytes` are all of them from the beginning, each time more.
+    /// Reads on; `bytes` are all bytes from the beginning, more with each call.
     pub(crate) fn next(&mut self, bytes: &[u8]) -> Hello {
         if bytes.iter().zip(&RECORD).any(|(byte, wanted)| byte != wanted) {
             return Hello::NotTls;
@@ -79,7 +79,7 @@ impl Scan {
                     self.message.extend_from_slice(fragment);
                     self.seen += HEADER + fragment.len();
                 }
-                // A message that is cut into many small records takes more bytes than it has.
+                // Many small records make the bytes on the wire more than those of the message.
                 Ok(None) if bytes.len() > 6 * LONGEST => return Hello::Malformed,
                 Ok(None) => return Hello::Incomplete,
                 Err(NotTls) => return Hello::Malformed,
@@ -89,7 +89,7 @@ impl Scan {
 }
 
 impl Scan {
-    /// Bytes of the records that were read: once the message is whole, where it ends.
+    /// Number of bytes in the records that were read; once the message is complete, this is where it ends.
     pub(crate) fn seen(&self) -> usize {
         self.seen
     }
@@ -97,7 +97,7 @@ impl Scan {
 
 struct NotTls;
 
-/// The first record's content; `None` where it is not whole.
+/// The first record's content; `None` if it is incomplete.
 fn record(bytes: &[u8]) -> Result<Option<&[u8]>, NotTls> {
     if bytes.iter().zip(&RECORD).any(|(byte, wanted)| byte != wanted) {
         return Err(NotTls);
@@ -110,13 +110,13 @@ fn record(bytes: &[u8]) -> Result<Option<&[u8]>, NotTls> {
     Ok(rest.get(..length))
 }
 
-/// Length of the whole message, its four bytes of head included, once they are there.
+/// Length of the whole message including its header of four bytes, once those have arrived.
 fn length_of(message: &[u8]) -> Option<usize> {
     let [_, a, b, c] = *message.first_chunk()?;
     Some(4 + u32::from_be_bytes([0, a, b, c]) as usize)
 }
 
-/// RFC 8446, 4.1.2; earlier versions differ in nothing that is looked at.
+/// Parses a ClientHello (RFC 8446, 4.1.2). Earlier versions have the same form, as far as it is read here.
 fn parse(body: &[u8]) -> Option<Hello> {
     let mut body = Reader(body);
     body.take(2 + 32)?;
@@ -126,7 +126,7 @@ fn parse(body: &[u8]) -> Option<Hello> {
         return None;
     }
     if body.0.is_empty() {
-        // Older than extensions.
+        // A version without extensions.
         return Some(Hello::Nameless);
     }
     let mut extensions = body.vector16()?;
@@ -153,7 +153,7 @@ fn parse(body: &[u8]) -> Option<Hello> {
     })
 }
 
-/// Exactly one name: what a server makes of several is its own affair.
+/// The name in the extension. There must be exactly one, because servers differ in what they do with several.
 fn server_name(mut content: Reader<'_>) -> Option<String> {
     let mut list = content.vector16()?;
     let (kind, name) = (list.take(1)?, list.vector16()?);
@@ -162,7 +162,7 @@ fn server_name(mut content: Reader<'_>) -> Option<String> {
     (whole && !text.is_empty()).then(|| text.to_owned())
 }
 
-/// What is still to be read.
+/// The bytes that are yet to be read.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -187,7 +187,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Why a client that says this must not be let through to `host`; `None` where it may.
+/// Why a client with this first message must not reach `host`; `None` if it may.
 pub(crate) fn objection(hello: &Hello, host: &Host) -> Option<&'static str> {
     match (hello, host) {
         (Hello::NotTls, _) => Some("not_tls"),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a TLS library says first.
+/// The first message of a TLS library's client.
 fn hello(name: &str) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -20,7 +20,7 @@ fn hello(name: &str) -> Vec<u8> {
     out
 }
 
-/// How a TLS library reads it: `None` where it does not accept it, or wants more.
+/// The server name as a TLS library reads it; `None` if the library rejects the message or needs more bytes.
 fn library(bytes: &[u8]) -> Option<Option<String>> {
     let mut acceptor = rustls::server::Acceptor::default();
     let mut cursor = Cursor::new(bytes);
@@ -46,7 +46,7 @@ pub(crate) fn names(names: &[(u8, &[u8])]) -> Vec<u8> {
     extension(SERVER_NAME, &sized(2, &entries))
 }
 
-/// A message with these extensions, made by hand.
+/// A ClientHello with these extensions, assembled byte by byte.
 pub(crate) fn client_hello(extensions: &[u8]) -> Vec<u8> {
     let fixed = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0]].concat();
     let message = [&[CLIENT_HELLO][..], &sized(3, &[fixed, sized(2, extensions)].concat())].concat();
@@ -59,7 +59,7 @@ pub(crate) fn in_records(bytes: &[u8], step: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_name_is_read_however_the_message_is_cut() {
+fn the_name_is_read_however_the_message_is_split() {
     let bytes = hello("api.example");
     assert_eq!(read(&bytes), Hello::For("api.example".into()));
     for end in 0..bytes.len() {
@@ -69,14 +69,14 @@ fn the_name_is_read_however_the_message_is_cut() {
         assert_eq!(read(&in_records(&bytes, step)), Hello::For("api.example".into()), "{step}");
     }
     assert_eq!(read(&hello("127.0.0.1")), Hello::Nameless);
-    // What follows in a record of its own is not part of it: early data, for one.
+    // Bytes in a later record, for example early data, are not part of the message.
     assert_eq!(read(&[&bytes[..], &[23, 3, 3, 0, 1, 0]].concat()), Hello::For("api.example".into()));
 }
 
-/// Byte by byte, a message costs what it costs at once: what was read is gone before the next byte comes, so nothing can be read
-/// twice, and what stands in a record that is not whole is not read at all.
+/// A message that arrives byte by byte costs no more than at once: bytes that were read are overwritten before the next byte comes,
+/// so nothing can be read twice, and an incomplete record is not read at all.
 #[test]
-fn what_was_read_once_is_not_read_again() {
+fn bytes_already_read_are_not_read_again() {
     let whole = hello("api.example");
     for step in [1, 7, 100, whole.len()] {
         let bytes = in_records(&whole, step);
@@ -84,7 +84,7 @@ fn what_was_read_once_is_not_read_again() {
         let mut said = Hello::Incomplete;
         for end in 1..=bytes.len() {
             let mut so_far = bytes[..end].to_vec();
-            // How each call begins is all that it sees again.
+            // Only the beginning is intact for the next call.
             so_far[RECORD.len().min(end)..scan.seen.max(RECORD.len()).min(end)].fill(0xff);
             let before = scan.seen;
             said = scan.next(&so_far);
@@ -96,7 +96,7 @@ fn what_was_read_once_is_not_read_again() {
 }
 
 #[test]
-fn what_two_programs_could_read_differently_is_malformed() {
+fn an_ambiguous_hello_is_malformed() {
     let name = names(&[(0, b"api.example")]);
     assert_eq!(read(&client_hello(&name)), Hello::For("api.example".into()), "the control");
     let whole = client_hello(&name);
@@ -131,7 +131,7 @@ fn what_two_programs_could_read_differently_is_malformed() {
 }
 
 #[test]
-fn a_message_that_never_ends_is_not_waited_for() {
+fn an_endless_message_is_refused() {
     let begun = [&[HANDSHAKE, 3, 1][..], &sized(2, &[CLIENT_HELLO, 0, 0x3f, 0])].concat();
     let endless = [&begun[..], &in_records(&vec![0; 5 + 15_000], 1)].concat();
     assert_eq!(read(&endless[..1000]), Hello::Incomplete);
@@ -155,16 +155,16 @@ fn only_the_target_itself_may_be_asked_for() {
     ] {
         assert_eq!(objection(&hello, host), Some(reason), "{hello:?}");
     }
-    // The name outside is the one asked for; which one is inside, nobody can see.
+    // With ECH the outer name is the one requested; the inner one is encrypted.
     let hidden =
         read(&client_hello(&[names(&[(0, b"api.example")]), extension(ENCRYPTED_CLIENT_HELLO, &[0; 40])].concat()));
     assert_eq!(objection(&hidden, &host), Some("sni_hidden"));
 }
 
 proptest! {
-    /// Whatever is let through for a name, a TLS library reads as asking for that name, or does not accept.
+    /// A message that passes for a name asks for that name according to a TLS library, or the library rejects it.
     #[test]
-    fn a_library_reads_the_same(at in 0usize..400, byte: u8, step in 1usize..600, cut in 0usize..3) {
+    fn an_independent_parser_agrees(at in 0usize..400, byte: u8, step in 1usize..600, cut in 0usize..3) {
         let mut bytes = hello("api.example");
         let at = 5 + at % (bytes.len() - 5);
         bytes[at] = byte;
@@ -172,7 +172,7 @@ proptest! {
         let bytes = &bytes[..bytes.len() - cut];
         if let Some(theirs) = library(bytes) {
             match read(bytes) {
-                // It has names in lower case.
+                // The library returns names in lower case.
                 Hello::For(ours) => prop_assert_eq!(theirs, Some(ours.to_ascii_lowercase())),
                 Hello::Nameless => prop_assert_eq!(theirs, None),
                 Hello::NotTls | Hello::Malformed | Hello::Incomplete | Hello::Hidden => {}
@@ -181,7 +181,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_makes_it_fall_over(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_input_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let whole = [&[HANDSHAKE, 3, 1][..], &sized(2, &bytes)].concat();
         let _ = (read(&bytes), read(&whole));
         let _ = read(&client_hello(&bytes));

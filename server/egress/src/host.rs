@@ -1,9 +1,9 @@
-//! Hosts: one spelling for each, and no spelling that two programs could read differently.
+//! Parses hosts into one canonical spelling, and refuses spellings that two parsers could read differently.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Longest DNS name and label, in bytes (RFC 1035, 2.3.4).
+/// Maximum lengths of a DNS name and of a label, in bytes (RFC 1035, 2.3.4).
 const LONGEST_NAME: usize = 253;
 const LONGEST_LABEL: usize = 63;
 
@@ -12,7 +12,7 @@ const LONGEST_LABEL: usize = 63;
 pub(crate) enum Host {
     /// A DNS name: lower case, ASCII, without a trailing dot.
     Name(String),
-    /// An address.
+    /// An IPv4 or IPv6 address.
     Address(IpAddr),
 }
 
@@ -26,14 +26,14 @@ impl fmt::Display for Host {
     }
 }
 
-/// Why a text is no host.
+/// Why a text is not a valid host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct HostError(&'static str);
 
 impl Host {
-    /// Reads a host. Whatever a C library would read as an address in another spelling (`127.1`, `0x7f.1`, `2130706433`)
-    /// is refused, as are brackets around anything but IPv6.
+    /// Parses a host. Other spellings that C libraries read as an address (`127.1`, `0x7f.1`, `2130706433`) are refused, as are
+    /// brackets around anything but IPv6.
     pub(crate) fn parse(text: &str) -> Result<Self, HostError> {
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(HostError("a bracket is not closed"))?;
@@ -68,7 +68,7 @@ impl Host {
                 return Err(HostError("a host has letters, digits, '-', '_' and dots"));
             }
         }
-        // WHATWG URL, "ends in a number": such a name is an address in some program's eyes.
+        // WHATWG URL, "ends in a number": some parsers read such a name as an address.
         let last = name.rsplit('.').next().unwrap_or_default();
         let hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
         if last.bytes().all(|b| b.is_ascii_digit()) || hexadecimal {
@@ -78,7 +78,7 @@ impl Host {
     }
 }
 
-/// Splits `host:port`; the port is `None` where none is given.
+/// Splits `host:port`; the port is `None` if there is none.
 pub(crate) fn split_port(text: &str) -> Result<(&str, Option<u16>), HostError> {
     let colon = match text.rfind(']') {
         Some(end) => text[end..].find(':').map(|at| at + end),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_programs_could_read_differently_is_refused() {
+    fn an_ambiguous_host_is_refused() {
         for bad in [
             "",
             ".",

@@ -1,4 +1,4 @@
-//! One listener: a client's socket, and everything that is done for this client.
+//! One listener: a client's socket, and everything that the proxy does for this client.
 
 use std::fmt;
 use std::io;
@@ -22,11 +22,11 @@ use crate::quota::{Quota, Resource};
 use crate::settings::REFUSED_AT_ONCE;
 use crate::trail::Identity;
 
-/// How often the listener checks that its socket file is still the one it made, and does its upkeep.
+/// Interval at which the listener checks that its socket file is still the one it created, and does its upkeep.
 const MEND: Duration = Duration::from_secs(1);
-/// Before the next connection is accepted after one could not be: this process is out of descriptors, most likely.
+/// Pause after a connection could not be accepted, most likely for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The same after one was closed without an answer, so that connecting in a loop costs the other listeners next to nothing.
+/// Pause after a connection was closed without an answer, so that a client that connects in a loop takes little from the others.
 const BRAKE: Duration = Duration::from_millis(2);
 
 /// An open listener. It ends when it is stopped or dropped.
@@ -36,20 +36,20 @@ pub struct Listener {
     stop: DropGuard,
 }
 
-/// What the connections of one listener share.
+/// State that the connections of one listener share.
 pub(crate) struct Shared {
     identity: Mutex<Identity>,
-    /// Requests and tunnels that may be served now.
+    /// Permits for concurrent requests and tunnels.
     pub(crate) requests: Semaphore,
-    /// Connections that may be open now.
+    /// Permits for open connections.
     connections: Arc<Semaphore>,
-    /// Connections beyond those that are being refused.
+    /// Permits for connections beyond the limit that are being refused.
     refusals: Arc<Semaphore>,
-    /// Refusals of its requests.
+    /// Rate and records of refusals.
     pub(crate) denials: Arc<Denials>,
-    /// Its connections to targets.
+    /// The listener's connections to targets.
     pub(crate) pool: Pool,
-    /// What it may take of what all listeners share.
+    /// The listener's quota of the shared resources.
     pub(crate) quota: Arc<Quota>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -103,9 +103,9 @@ impl Listener {
         Ok(Self { shared, stop: stop.drop_guard() })
     }
 
-    /// From now on, the listener serves `identity`: new records name it, and what the listener takes counts for its tenant.
+    /// Assigns the listener to `identity`: new records name it, and the listener's use counts towards its tenant.
     pub fn identify(&self, identity: Identity) {
-        // What was refused so far was refused to the one before.
+        // Refusals so far belong to the previous identity.
         self.shared.denials.flush();
         self.shared.quota.belongs_to(identity.tenant.as_deref());
         *self.shared.identity.lock() = identity;
@@ -123,7 +123,7 @@ impl Listener {
     }
 }
 
-/// Whether a connection that was accepted has cost anything.
+/// What became of a connection that was accepted.
 #[derive(PartialEq, Eq)]
 enum Admission {
     Served,
@@ -131,7 +131,7 @@ enum Admission {
     Dropped,
 }
 
-/// Serves a connection if there is room for it, refuses it if there is not, and drops it where too many would have to be refused.
+/// Serves a connection within the limit, refuses one beyond it, and drops it if too many are being refused.
 fn admit(egress: &Arc<Egress>, shared: &Arc<Shared>, stream: UnixStream) -> Admission {
     let (egress, this) = (egress.clone(), shared.clone());
     let refusal = match shared.connections.clone().try_acquire_owned() {
@@ -172,7 +172,7 @@ async fn accept(egress: &Arc<Egress>, shared: &Arc<Shared>, place: &Place, mut b
                             tracing::warn!(workspace, "the socket was removed or replaced; it was made again");
                             (bound, broken) = (anew, false);
                         }
-                        // Logged once: it is tried again every second, and the clients may keep it so for ever.
+                        // Logged once: it is tried again every second, and clients can make it fail for ever.
                         Err(error) if !broken => {
                             let workspace = shared.identity().workspace;
                             tracing::warn!(workspace, %error, "the socket was removed and cannot be made again; trying every second");

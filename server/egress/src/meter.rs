@@ -1,13 +1,13 @@
-//! How much was carried, and when the last of it was.
+//! Counts the bytes of a request or tunnel, and measures how long it has been idle.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Counts bytes each way; knows how long nothing has moved.
+/// Counts bytes in each direction and records when the last ones moved.
 #[derive(Debug)]
 pub(crate) struct Meter {
     began: Instant,
-    /// Milliseconds from the beginning.
+    /// When bytes last moved, in milliseconds since the beginning.
     last: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
@@ -18,19 +18,19 @@ impl Meter {
         Self { began: Instant::now(), last: AtomicU64::new(0), up: AtomicU64::new(0), down: AtomicU64::new(0) }
     }
 
-    /// From client to target.
+    /// Counts bytes from the client to the target.
     pub(crate) fn count_up(&self, bytes: usize) {
         self.up.fetch_add(bytes as u64, Ordering::Relaxed);
         self.moved();
     }
 
-    /// From target to client.
+    /// Counts bytes from the target to the client.
     pub(crate) fn count_down(&self, bytes: usize) {
         self.down.fetch_add(bytes as u64, Ordering::Relaxed);
         self.moved();
     }
 
-    /// Something moved that is not counted.
+    /// Records activity without counting bytes.
     pub(crate) fn moved(&self) {
         self.last.store(self.now(), Ordering::Relaxed);
     }
@@ -51,13 +51,13 @@ impl Meter {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What is left of `limit`, during which nothing has moved; `None` where it is over.
+    /// The rest of the idle time `limit`; `None` if nothing has moved for that long.
     pub(crate) fn left(&self, limit: Duration) -> Option<Duration> {
         let quiet = Duration::from_millis(self.now().saturating_sub(self.last.load(Ordering::Relaxed)));
         limit.checked_sub(quiet).filter(|left| !left.is_zero())
     }
 
-    /// Ends when nothing has moved for `limit`.
+    /// Completes when nothing has moved for `limit`.
     pub(crate) async fn idle(&self, limit: Duration) {
         while let Some(left) = self.left(limit) {
             tokio::time::sleep(left).await;

@@ -37,7 +37,7 @@ impl FromStr for Pins {
 }
 
 impl Pins {
-    /// Where this host and port are pinned to.
+    /// The addresses this host and port are pinned to.
     pub(crate) fn get(&self, host: &Host, port: u16) -> Vec<SocketAddr> {
         self.0.iter().filter(|(pinned, from, _)| pinned == host && *from == port).map(|(_, _, to)| *to).collect()
     }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pins_lead_where_they_say() {
+    fn pinned_hosts_resolve_to_their_addresses() {
         let pins: Pins = "a.example:443:127.0.0.1,A.example:80:[::1]:8080 [::2]:443:10.0.0.1:1".parse().expect("pins");
         let get = |host: &str, port| pins.get(&Host::parse(host).expect("a host"), port);
         assert_eq!(get("a.example", 443), ["127.0.0.1:443".parse().expect("an address")]);

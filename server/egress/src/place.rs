@@ -1,4 +1,4 @@
-//! A socket in a directory that its clients may write to.
+//! Binds a socket in a directory that untrusted clients may write to.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -6,14 +6,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use tokio::net::UnixListener;
 
-/// Where the socket is to be.
+/// Directory and name of the socket.
 #[derive(Debug)]
 pub(crate) struct Place {
     dir: OwnedFd,
     name: String,
 }
 
-/// A socket that was made, and which file it is.
+/// A bound socket, and the identity of its file.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) listener: UnixListener,
@@ -27,10 +27,10 @@ impl Place {
         Self { dir, name: name.to_owned() }
     }
 
-    /// Makes the socket in place of whatever is there.
+    /// Binds the socket, replacing any file with its name.
     ///
-    /// The clients own the directory, so between any two steps something else may stand under the name; no step follows a
-    /// link, and none changes what is not a file of theirs.
+    /// The clients own the directory, so the name may refer to another file at every step. No step follows a link, and none
+    /// changes a file outside the directory.
     pub(crate) fn bind(&self) -> io::Result<Bound> {
         self.clear()?;
         let listener = UnixListener::bind(format!("/proc/self/fd/{}/{}", self.dir.as_raw_fd(), self.name))?;
@@ -55,7 +55,7 @@ impl Place {
         Ok(rustix::fs::unlinkat(&self.dir, &self.name, flags)?)
     }
 
-    /// Device and inode of the socket under the name; `None` where there is none.
+    /// Device and inode of the socket with this name; `None` if there is none.
     fn file(&self) -> io::Result<Option<(u64, u64)>> {
         match rustix::fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(rustix::io::Errno::NOENT) => Ok(None),

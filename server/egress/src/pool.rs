@@ -1,7 +1,7 @@
-//! The connections to targets that one listener keeps.
+//! The pool of one listener's connections to targets.
 //!
-//! A pool belongs to one listener, never to the whole proxy: a target that loses count of its answers, by itself or because a
-//! client made it, then mixes up answers of one client only.
+//! A pool belongs to one listener, not to the whole proxy: if a target assigns responses to the wrong requests, by a fault or
+//! because a client provokes it, only responses to the same client are mixed up.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,23 +18,22 @@ use crate::dialer::Dialer;
 use crate::quota::{Quota, Resource, Share};
 use crate::upstream::{Connection, Destination, Dialled, Key, Lease, broken};
 
-/// Connections that one listener keeps, to all targets together.
+/// Maximum number of idle connections of one listener, to all targets together.
 const MOST_KEPT: usize = 64;
-/// How long a connection is kept without being used: shorter than targets themselves do, so that they rarely close one just
-/// as it is taken.
+/// How long an idle connection is kept: shorter than targets usually do, so that they rarely close one just as it is taken.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// A request made anew, for a target that closed a kept connection before it answered.
+/// Creates a request again, for a target that closed a kept connection before it answered.
 pub(crate) type Again<'a> = &'a (dyn Fn() -> Result<Request<Upload>, Refusal> + Sync);
 
-/// A connection that waits, and since when.
+/// An idle connection, and since when it has been idle.
 type Kept = (Connection, Instant);
 
 /// The connections of one listener.
 pub(crate) struct Pool {
     dialer: Arc<Dialer>,
     quota: Arc<Quota>,
-    /// Kept for one target at most.
+    /// Maximum number of idle connections to one target.
     each: usize,
     kept: Mutex<HashMap<Key, Vec<Kept>>>,
 }
@@ -45,7 +44,7 @@ impl Pool {
         Self { dialer, quota, each, kept: Mutex::default() }
     }
 
-    /// A connection: a kept one, else a new one.
+    /// Takes an idle connection, or opens a new one.
     pub(crate) async fn acquire(&self, to: Destination<'_>) -> Result<Lease, Refusal> {
         for address in to.addresses {
             let key = Key::new(to, *address);
@@ -66,7 +65,7 @@ impl Pool {
         self.dialer.begin(to, self.dial(to.addresses).await?).await
     }
 
-    /// A descriptor for a new connection, if need be in place of those that are kept.
+    /// Reserves a descriptor for a new connection; if necessary, closes idle connections.
     fn descriptor(&self) -> Option<Share> {
         let take = || self.quota.take(Resource::Descriptors, 1);
         take().or_else(|| {
@@ -75,8 +74,8 @@ impl Pool {
         })
     }
 
-    /// Sends a request and returns the head of its answer. Where a kept connection turns out to be closed, it is sent
-    /// anew: always if nothing of it had been sent, and otherwise if `again` can make it once more.
+    /// Sends a request and returns the head of its response. If a kept connection turns out to be closed, the request is sent on
+    /// another one: always if nothing of it had been sent, otherwise only if `again` can create it again.
     pub(crate) async fn send(
         &self,
         to: Destination<'_>,
@@ -102,10 +101,10 @@ impl Pool {
     fn take(&self, key: &Key) -> Option<Connection> {
         let mut kept = self.kept.lock();
         let connections = kept.get_mut(key)?;
-        // The last one in is the least likely to be closed by its target just now.
+        // The connection used last is the least likely to be closed by its target.
         while let Some((mut connection, since)) = connections.pop() {
             if since.elapsed() >= KEPT {
-                // So are all below it.
+                // All below it are older.
                 connections.clear();
             } else if connection.is_unused() {
                 return Some(connection);
@@ -114,10 +113,10 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose exchange is over and left no doubt about where it ended.
+    /// Keeps a connection after an exchange that ended unambiguously.
     pub(crate) fn put_back(&self, lease: Lease) {
         let mut kept = self.kept.lock();
-        // However many targets a client asks for.
+        // Limits the total, however many targets a client uses.
         if kept.values().map(Vec::len).sum::<usize>() >= MOST_KEPT {
             return;
         }
@@ -127,7 +126,7 @@ impl Pool {
         }
     }
 
-    /// Drops what was kept too long, and what its target has closed or written to.
+    /// Closes connections that were idle for too long, or that their target has closed or written to.
     pub(crate) fn sweep(&self) {
         self.kept.lock().retain(|_, connections| {
             connections.retain_mut(|(connection, since)| since.elapsed() < KEPT && connection.is_open());
@@ -135,7 +134,7 @@ impl Pool {
         });
     }
 
-    /// Drops all that is kept.
+    /// Closes all idle connections.
     pub(crate) fn clear(&self) {
         self.kept.lock().clear();
     }
@@ -177,7 +176,7 @@ mod tests {
         }
     }
 
-    /// A listener whose descriptors are all in kept connections can still connect to another target.
+    /// If all descriptors of a listener are in idle connections, it can still connect to another target.
     #[tokio::test]
     async fn kept_connections_give_way_to_new_ones() {
         let target = TcpListener::bind("127.0.0.1:0").await.expect("binds");

@@ -100,8 +100,8 @@ impl Egress {
     }
 }
 
-/// The limits, with no more descriptors in common than a quarter of those that this process may have. The rest of the process
-/// needs some, too, and without them it cannot even refuse a connection.
+/// Reduces the common part of descriptors to a quarter of those this process may have. The rest of the process needs some too;
+/// without any it cannot even refuse a connection.
 fn within_descriptors(limits: Limits) -> Limits {
     let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let quarter = soft.map_or(usize::MAX, |soft| usize::try_from(soft / 4).unwrap_or(usize::MAX));
@@ -138,7 +138,7 @@ fn tls(extra_ca_pem: Option<&[u8]>) -> Result<ClientConfig, SetupError> {
     Ok(config)
 }
 
-/// Counts one of something for as long as it lives.
+/// Adds one to a counter until it is dropped.
 pub(crate) struct Gauge(Arc<Egress>, fn(&Egress) -> &AtomicUsize);
 
 impl Gauge {

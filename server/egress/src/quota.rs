@@ -1,8 +1,7 @@
-//! What all listeners of a proxy share, and how much of it each may take.
+//! Quotas: the resources that all listeners of a proxy share, and how much of them each may take.
 //!
-//! Every listener has a reserve of its own, which nobody else can take. Beyond it, it borrows from a common part, of which one
-//! listener gets no more than a quarter and all listeners of a tenant together no more than half: whatever one tenant's clients
-//! hold, the others go on.
+//! Every listener has its own reserve. Beyond that it borrows from a common part, of which one listener gets at most a quarter and
+//! all listeners of a tenant together at most half. So the clients of one tenant cannot stop those of others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,21 +11,21 @@ use parking_lot::Mutex;
 
 use crate::settings::Limits;
 
-/// No listener borrows more than this part of what is common.
+/// One listener borrows at most the common part divided by this.
 const LISTENERS_PART: u64 = 4;
-/// Nor do all listeners of one tenant together borrow more than this.
+/// All listeners of one tenant together borrow at most the common part divided by this.
 const TENANTS_PART: u64 = 2;
 
-/// What is shared.
+/// A shared resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resource {
-    /// Bytes in memory of bodies that are held to be signed.
+    /// Memory for bodies that are held to be signed, in bytes.
     Memory,
-    /// Bytes in files of such bodies.
+    /// Files for such bodies, in bytes.
     Disk,
-    /// Bytes of tunnels' buffers.
+    /// Buffers of tunnels, in bytes.
     Buffers,
-    /// Open descriptors: of clients, of targets, of files. As each connection is a task, they stand for tasks, too.
+    /// Open descriptors: of clients, of targets, of files. This also limits tasks, because each connection is one.
     Descriptors,
 }
 
@@ -55,13 +54,13 @@ impl Account {
 
 type Tenant = Option<String>;
 
-/// What the listeners of a proxy share.
+/// The resources that the listeners of a proxy share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     amounts: [u64; 4],
     reserves: [u64; 4],
     common: Account,
-    /// The accounts of tenants that have a listener or hold something.
+    /// The accounts of tenants that have a listener or hold resources.
     tenants: Mutex<HashMap<Tenant, Weak<Account>>>,
 }
 
@@ -101,7 +100,7 @@ impl Shared {
     }
 }
 
-/// What one listener may take.
+/// The quota of one listener.
 #[derive(Debug)]
 pub(crate) struct Quota {
     shared: Arc<Shared>,
@@ -111,12 +110,12 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// From here on, what the listener borrows counts for this tenant; what it has borrowed stays with the one before.
+    /// Assigns the listener to a tenant. New loans count towards this tenant; existing ones stay with the previous tenant.
     pub(crate) fn belongs_to(&self, tenant: Option<&str>) {
         *self.tenant.lock() = self.shared.tenant(tenant);
     }
 
-    /// Takes `amount` of a resource, until the share is dropped; `None` where there is not so much.
+    /// Takes `amount` of a resource until the share is dropped; `None` if less is left.
     pub(crate) fn take(self: &Arc<Self>, of: Resource, amount: u64) -> Option<Share> {
         let mut share = Share::new(self, of);
         share.grow(amount).then_some(share)
@@ -134,12 +133,12 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// A share of nothing yet.
+    /// An empty share.
     pub(crate) fn new(quota: &Arc<Quota>, of: Resource) -> Self {
         Self { quota: quota.clone(), tenant: quota.tenant.lock().clone(), of, reserved: 0, borrowed: 0 }
     }
 
-    /// Takes so much more, of the reserve while that lasts; false where there is not so much.
+    /// Takes more, from the reserve first; false if not enough is left.
     pub(crate) fn grow(&mut self, amount: u64) -> bool {
         if self.quota.reserve.take(self.of, amount) {
             self.reserved += amount;
@@ -174,13 +173,13 @@ mod tests {
         Shared::new(&Limits { descriptors: common, reserved_descriptors: reserve, ..Limits::default() })
     }
 
-    /// Takes one by one, as many as there are.
+    /// Takes shares of one until none is left.
     fn all_of(quota: &Arc<Quota>) -> Vec<Share> {
         std::iter::from_fn(|| quota.take(Resource::Descriptors, 1)).take(10_000).collect()
     }
 
     #[test]
-    fn a_listener_has_its_reserve_whatever_others_hold() {
+    fn a_listener_keeps_its_reserve_whatever_others_hold() {
         let shared = shared(800, 10);
         let greedy: Vec<Arc<Quota>> = (0..8).map(|n| shared.listener(Some(if n < 4 { "a" } else { "b" }))).collect();
         let held: Vec<Vec<Share>> = greedy.iter().map(all_of).collect();
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_takes_nothing() {
+    fn a_refused_request_takes_nothing() {
         let shared = shared(800, 10);
         let (one, another) = (shared.listener(None), shared.listener(None));
         assert!(one.take(Resource::Descriptors, 201).is_none());
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_borrowed_stays_with_the_tenant_it_was_borrowed_for() {
+    fn borrowed_memory_stays_with_its_tenant() {
         let shared = shared(800, 0);
         let quota = shared.listener(Some("a"));
         let held = all_of(&quota);

@@ -14,15 +14,15 @@ use crate::trail::{Decision, Identity, METHODS, RequestRecord, Trail};
 /// A record in progress.
 pub(crate) struct Entry {
     trail: Arc<dyn Trail>,
-    /// Set where it is not recorded on its own.
+    /// Set if the record is merged with others.
     together: Option<Arc<Denials>>,
     record: RequestRecord,
-    /// What the request moves.
+    /// Counts the bytes of the request.
     pub(crate) meter: Meter,
 }
 
 impl Entry {
-    /// Begins as the record of a request that was cut off, which only the listener's end leaves as it is.
+    /// Begins as the record of a request that was cut off. It stays so only if the listener ends during the request.
     pub(crate) fn new(trail: &Arc<dyn Trail>, identity: Identity, method: Option<&Method>) -> Self {
         let method = method.map(Method::as_str).filter(|method| METHODS.contains(method)).unwrap_or("OTHER");
         let record = RequestRecord {
@@ -60,7 +60,7 @@ impl Entry {
         self.record.decision = refusal.decision;
     }
 
-    /// It is recorded together with others like it.
+    /// Lets the record be merged with others of its kind.
     pub(crate) fn recorded_together(&mut self, denials: &Arc<Denials>) {
         self.together = Some(denials.clone());
     }
@@ -70,7 +70,7 @@ impl Entry {
         self.record.decision = decision;
     }
 
-    /// The host that was asked for; empty where none could be read.
+    /// The requested host; empty if none could be parsed.
     pub(crate) fn host(&self) -> &str {
         &self.record.host
     }

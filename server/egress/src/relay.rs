@@ -1,4 +1,4 @@
-//! The answer's way back: its head, then its body as it arrives. Nothing that has arrived waits for what has not.
+//! Relays a response to the client: its head, then its body as it arrives. Bytes that have arrived are not held back.
 
 use std::fmt::Write;
 use std::sync::OnceLock;
@@ -19,15 +19,15 @@ use crate::meter::Meter;
 use crate::socket;
 use crate::upstream::{Lease, broken};
 
-/// Pieces of a body are gathered up to this size while more is there already; larger ones are not copied.
+/// Small pieces of a body that have already arrived are gathered up to this size, in bytes; larger pieces are not copied.
 const GATHERED: usize = 32 * 1024;
 
-/// What the way back depends on.
+/// The properties of a request that its response depends on.
 pub(crate) struct Terms<'a> {
     pub(crate) head: &'a Head,
-    /// Whether all of the request was received.
+    /// Whether the whole request has been received.
     pub(crate) received: &'a AtomicBool,
-    /// Whether, as far as the request goes, its connection may serve another.
+    /// Whether the request permits its connection to serve another one.
     pub(crate) reuse: Reuse,
 }
 
@@ -38,7 +38,7 @@ pub(crate) enum Reuse {
     No,
 }
 
-/// What a request means for the connection it is sent on. Only POST, PUT and PATCH give a body a meaning; servers ignore the
+/// Whether a request's connection may serve another one. Only POST, PUT and PATCH give a body a meaning; servers ignore the
 /// body of other methods, leave it on the connection, and read it as the next request (RFC 9110, section 9.3.1).
 pub(crate) fn reuse_after(head: &Head, sent: &HeaderMap) -> Reuse {
     let no_body = matches!(head.framing, Framing::None | Framing::Length(0));
@@ -46,7 +46,7 @@ pub(crate) fn reuse_after(head: &Head, sent: &HeaderMap) -> Reuse {
     if framed && !headers::authenticates_request_connection(sent) { Reuse::Yes } else { Reuse::No }
 }
 
-/// How an answer ended, all of which was relayed.
+/// How a completely relayed response ended.
 pub(crate) struct Relayed {
     /// Whether another request may follow from the client.
     pub(crate) keep: bool,
@@ -63,8 +63,8 @@ enum Delimited {
     ByClose,
 }
 
-/// Relays an answer. `look` gets to see its body before the client does, an empty piece first; `answered` is set as soon as any
-/// of it may have reached the client. Where the answer breaks off, what came of it is passed on before the error is returned.
+/// Relays a response. `look` sees each piece of its body before the client does, an empty piece first; `answered` is set once a part
+/// may have reached the client. If the response is cut off, the bytes that arrived are passed on before the error is returned.
 pub(crate) async fn relay(
     client: &UnixStream,
     response: Response<Incoming>,
@@ -85,7 +85,7 @@ pub(crate) async fn relay(
         None if terms.head.modern => Delimited::InChunks,
         None => Delimited::ByClose,
     };
-    // A target that answers ahead of the end of a body may take the rest of it for a request.
+    // A target that answers before the end of a body may take the rest of it for a request.
     let received = terms.received.load(Ordering::Relaxed);
     let keep = terms.head.keep_alive && delimited != Delimited::ByClose && received;
 
@@ -96,25 +96,25 @@ pub(crate) async fn relay(
     let passed = pass_on(client, body, lease, delimited, &mut out, look, meter).await;
     flush(client, &mut out).await?;
     passed?;
-    // A target that sends a body where there is none would answer the next request with it.
+    // If a target sends a body behind a response that has none, that body would answer the next request.
     let clean = delimited != Delimited::Nothing && received && headers::leaves_no_doubt(&parts.headers);
     Ok(Relayed { keep, upstream: if clean { terms.reuse } else { Reuse::No } })
 }
 
-/// What a client would not understand, or understand as something else.
+/// Refuses a response that the client would not understand, or would misread.
 fn refuse_untranslatable(parts: &http::response::Parts) -> Result<(), Refusal> {
     if parts.status.is_informational() {
         return Err(Refusal::failed("protocol", "the target switched protocols without being asked to"));
     }
     if parts.headers.get_all(TRANSFER_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
     {
-        // The content under the chunks would arrive without a word about how it is coded.
+        // Without the chunks, the content would arrive in a coding that no header names.
         return Err(Refusal::failed("protocol", "the target's transfer coding is not supported"));
     }
     Ok(())
 }
 
-/// The head of the answer as the client gets it.
+/// The head of the response to the client.
 fn head(parts: &http::response::Parts, delimited: Delimited, length: Option<u64>, keep: bool) -> BytesMut {
     let mut out = BytesMut::with_capacity(1024);
     let phrase = parts.status.canonical_reason().unwrap_or_default();
@@ -124,7 +124,7 @@ fn head(parts: &http::response::Parts, delimited: Delimited, length: Option<u64>
     }
     match delimited {
         Delimited::Nothing => {
-            // What a GET would have been answered with (RFC 9110, section 8.6).
+            // The length of the response to a GET (RFC 9110, section 8.6).
             if let Some(length) = parts.headers.get(CONTENT_LENGTH).filter(|_| parts.status != StatusCode::NO_CONTENT) {
                 line(&mut out, CONTENT_LENGTH.as_str(), length.as_bytes());
             }
@@ -140,7 +140,7 @@ fn head(parts: &http::response::Parts, delimited: Delimited, length: Option<u64>
     out
 }
 
-/// Passes the body on as it comes; what is gathered in `out` when this returns, by whatever end, is still to be written.
+/// Passes the body on as it arrives. Bytes that are in `out` when this returns, also with an error, are yet to be written.
 async fn pass_on(
     client: &UnixStream,
     mut body: Incoming,
@@ -159,7 +159,7 @@ async fn pass_on(
                 lease.during(body.frame()).await
             }
         };
-        // Trailers are dropped: nobody was asked whether they are understood (RFC 9110, section 6.5.1).
+        // Trailers are dropped, because the client has not said that it accepts them (RFC 9110, section 6.5.1).
         let data = match frame.transpose().map_err(|error| broken(&error))?.map(http_body::Frame::into_data) {
             None => break,
             Some(Err(_trailers)) => continue,
@@ -202,6 +202,6 @@ fn line(out: &mut BytesMut, name: &str, value: &[u8]) {
 }
 
 fn append(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
-    // It grows as it has to; formatting numbers and text into it cannot fail.
+    // The buffer grows as needed, so formatting into it cannot fail.
     let _ = out.write_fmt(text);
 }

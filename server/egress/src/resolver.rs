@@ -1,4 +1,4 @@
-//! From a host to the addresses that may be connected to. Looked up once: what was judged is what is connected.
+//! Resolves a host to the addresses that may be connected to. There is one look-up: the addresses checked are those connected to.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::address::Networks;
 use crate::host::Host;
 use crate::pins::Pins;
 
-/// How long a look-up may take, all its tries included.
+/// How long a look-up may take, including all attempts.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Why a host leads nowhere.
+/// Why a host cannot be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ResolveError {
-    /// It has no address, or nobody could say.
+    /// The host has no address, or no name server knows it.
     Unknown,
-    /// Nobody said in time.
+    /// No name server answered in time.
     Timeout,
-    /// It leads to an address that may not be reached.
+    /// The host resolves to an address that may not be reached.
     Forbidden(&'static str),
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum ResolveError {
 pub(crate) struct Resolver {
     networks: Networks,
     pins: Pins,
-    /// `None` where this system has no DNS configuration: then only pins and addresses lead anywhere.
+    /// `None` if this system has no DNS configuration; then only pinned hosts and addresses can be connected to.
     dns: Option<TokioResolver>,
 }
 
@@ -46,8 +46,8 @@ impl Resolver {
         Self { networks, pins, dns: dns.ok() }
     }
 
-    /// Where to connect to for `host`. Every address of it is judged, and there is no second look-up: what a name server
-    /// says a moment later changes nothing.
+    /// The addresses to connect to for `host`. Every address is checked, and there is no second look-up, so a name server that
+    /// answers differently a moment later (DNS rebinding) changes nothing.
     pub(crate) async fn resolve(&self, host: &Host, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
         let pinned = self.pins.get(host, port);
         if !pinned.is_empty() {
@@ -57,7 +57,7 @@ impl Resolver {
             Host::Address(address) => vec![SocketAddr::new(*address, port)],
             Host::Name(name) => self.look_up(name, port).await?,
         };
-        // One bad address spoils all: a name that leads to both is being used for something.
+        // One forbidden address refuses the whole name: an honest name does not mix both kinds.
         match addresses.iter().find_map(|address| self.networks.objection(address.ip())) {
             Some(why) => Err(ResolveError::Forbidden(why)),
             None if addresses.is_empty() => Err(ResolveError::Unknown),
@@ -67,7 +67,7 @@ impl Resolver {
 
     async fn look_up(&self, name: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
         let dns = self.dns.as_ref().ok_or(ResolveError::Unknown)?;
-        // With its final dot the name is whole, and no search domain is tried.
+        // The final dot makes the name absolute, so no search domain is tried.
         match tokio::time::timeout(DEADLINE, dns.lookup_ip(format!("{name}."))).await {
             Err(_) => Err(ResolveError::Timeout),
             Ok(Err(error)) => {
@@ -79,7 +79,7 @@ impl Resolver {
     }
 }
 
-/// Asks these servers, by UDP and, where an answer does not fit, by TCP.
+/// Queries these servers by UDP, and by TCP if an answer does not fit.
 fn asking(servers: &[SocketAddr]) -> ResolverConfig {
     let server = |server: &SocketAddr| {
         let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {

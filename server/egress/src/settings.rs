@@ -8,7 +8,7 @@ use crate::allow::AllowList;
 use crate::credentials::CredentialRules;
 use crate::pins::Pins;
 
-/// Connections beyond a listener's limit that are answered at the same time; further ones are closed without an answer.
+/// How many connections beyond a listener's limit are answered at the same time; further ones are closed without an answer.
 pub(crate) const REFUSED_AT_ONCE: usize = 4;
 
 /// What a proxy is set up with.
@@ -36,40 +36,40 @@ pub struct Settings {
 
 /// Limits in time and size.
 ///
-/// What all listeners share has a common part, of which one listener gets at most a quarter and the listeners of one tenant
-/// together at most half, and a reserve for each listener, which is its own whatever the others hold. Needed at most is the
-/// common part, and the reserve times the number of listeners.
+/// Each shared resource has a common part, of which one listener gets at most a quarter and the listeners of one tenant together at
+/// most half, and a reserve for each listener, which others cannot use. The total is at most the common part plus the reserve
+/// times the number of listeners.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Until a connection to the target is established; TLS gets as long again. Default: 10 s.
+    /// Time to establish a connection to the target; TLS gets as long again. Default: 10 s.
     pub connect: Duration,
-    /// Without a byte in either direction, of a request or tunnel. Default: 300 s.
+    /// How long a request or tunnel may be without a byte in either direction. Default: 300 s.
     pub idle: Duration,
     /// The same for a tunnel of which one direction is closed already. Default: 60 s.
     pub drain: Duration,
-    /// Until the first byte of a new connection. Default: 10 s.
+    /// Time to the first byte on a new connection. Default: 10 s.
     pub silent: Duration,
-    /// Between two requests on a connection. Default: 75 s.
+    /// Idle time between two requests on a connection. Default: 75 s.
     pub keep_alive: Duration,
-    /// From the first byte of a request's head to its last; also of each ClientHello in a tunnel. Default: 10 s.
+    /// Time from the first byte of a request's head to its last; also of each ClientHello in a tunnel. Default: 10 s.
     pub head: Duration,
-    /// The least rate at which a client must send a request's body, in bytes per second. Only time in which the proxy waits
-    /// for the client counts. Default: 1024.
+    /// Minimum rate at which a client must send a request's body, in bytes per second. Only time in which the proxy waits for the
+    /// client counts. Default: 1024.
     pub upload_rate: u64,
-    /// Over so much time of waiting for the client that rate is measured. Default: 30 s.
+    /// The time of waiting for the client over which that rate is measured. Default: 30 s.
     pub upload_window: Duration,
-    /// Requests and tunnels of one listener at once. Default: 128.
+    /// Concurrent requests and tunnels of one listener. Default: 128.
     pub concurrent: usize,
-    /// Connections of one listener at once, idle ones included, as far as its descriptors reach. Default: 512.
+    /// Open connections of one listener, including idle ones, as far as its descriptors suffice. Default: 512.
     pub connections: usize,
-    /// Refusals per second that one listener gets without delay, each with a record of its own. Default: 20.
+    /// Refusals per second that one listener gets without delay, each with its own record. Default: 20.
     pub denials: u32,
-    /// Refusals that one listener gets ahead of that rate. Default: 100.
+    /// Burst of refusals beyond that rate. Default: 100.
     pub denials_burst: u32,
-    /// Bytes of a request's body. Default: 5 GiB, the most that S3 takes in one request.
+    /// Maximum size of a request's body, in bytes. Default: 5 GiB, the maximum of one S3 request.
     pub body: u64,
-    /// Bytes of a body that has to be hashed before it is sent. Default: 128 MiB. Bedrock takes 20 MB at most; S3 takes more,
-    /// but then in parts.
+    /// Maximum size of a body that has to be hashed before it is sent, in bytes. Default: 128 MiB. Bedrock accepts at most 20 MB;
+    /// larger S3 objects can be uploaded in parts.
     pub signed_body: u64,
     /// Common part, in bytes, of all bodies that are being hashed, as far as they are in memory. Default: 64 MiB.
     pub held_in_memory: usize,
@@ -77,9 +77,9 @@ pub struct Limits {
     pub reserved_in_memory: usize,
     /// Common part, in bytes, of all bodies that are being hashed, as far as they are in files. Default: 1 GiB.
     pub held_on_disk: u64,
-    /// Reserve of each listener for the same. Default: 32 MiB, so that a call of Bedrock always finds room.
+    /// Reserve of each listener for the same. Default: 32 MiB, so that a Bedrock call always fits.
     pub reserved_on_disk: u64,
-    /// Common part, in bytes, of the buffers of all tunnels; past it they go on with small ones. Default: 64 MiB.
+    /// Common part, in bytes, of the buffers of all tunnels; beyond it tunnels use small buffers. Default: 64 MiB.
     pub buffers: usize,
     /// Reserve of each listener for the same. Default: 512 KiB, which is two buffers.
     pub reserved_buffers: usize,
@@ -93,8 +93,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Descriptors that a proxy with so many listeners may have open at most: the common part, each listener's reserve, its
-    /// socket and its directory, and the connections that are just being refused.
+    /// How many descriptors a proxy with this number of listeners may have open: the common part, and for each listener its
+    /// reserve, its socket and directory, and the connections that are being refused.
     #[must_use]
     pub fn descriptors_of(&self, listeners: usize) -> usize {
         self.descriptors.saturating_add(listeners.saturating_mul(self.reserved_descriptors + REFUSED_AT_ONCE + 3))

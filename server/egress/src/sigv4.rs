@@ -27,7 +27,7 @@ pub(crate) struct Signer {
     pub(crate) clocks: Clocks,
 }
 
-/// What a request is signed for.
+/// AWS service and region that a request is signed for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scope<'a> {
     pub(crate) service: &'a str,
@@ -39,7 +39,7 @@ impl Signer {
         Self { chain: Chain::new(provider), clocks: Clocks::default() }
     }
 
-    /// Adds a signature to the headers of a request to `host`; what it was made with.
+    /// Adds a signature to the headers of a request to `host`; returns the credentials used.
     pub(crate) async fn sign(
         &self,
         scope: Scope<'_>,
@@ -67,9 +67,9 @@ fn add_signature(
     body_sha256: &str,
 ) -> Result<(), Refusal> {
     let mut settings = SigningSettings::default();
-    // The path was brought into the form in which it is sent; what is signed is that.
+    // The path already has the form in which it is sent, and is signed in that form.
     settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-    // What is sent is encoded once; all services but S3 sign it encoded once more (AWS, "Create a signed AWS API request").
+    // The path is sent encoded once; all services but S3 sign it encoded twice (AWS, "Create a signed AWS API request").
     if is_s3(scope.service) {
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
@@ -125,7 +125,7 @@ pub(crate) fn unambiguous(path: &PathAndQuery, service: &str) -> Result<PathAndQ
     whole.parse().map_err(|_| Refusal::malformed("the path is not understood"))
 }
 
-/// A query in which nothing is left to how it is read.
+/// A query in a form that signer and target cannot read differently.
 ///
 /// A `+` means a space to some and itself to others; it is sent as the space that forms mean by it. A `%` that begins no escape
 /// is sent as the character that it is. Pairs that are empty (`&&`) are left out, as they are left out of what is signed. An
@@ -162,7 +162,7 @@ fn encoded(path: &str) -> String {
     percent_encode(&percent_decode_str(path).collect::<Vec<u8>>(), NOT_UNRESERVED).to_string()
 }
 
-/// Without dot segments (RFC 3986, section 5.2.4), and without empty ones.
+/// Removes dot segments (RFC 3986, section 5.2.4) and empty segments.
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.split('/') {
@@ -181,11 +181,11 @@ fn without_dots(path: &str) -> String {
 /// What follows `X-Amz-` in the parameters of a pre-signed query.
 const SIGNING: [&str; 4] = ["signature", "credential", "algorithm", "security-token"];
 
-/// Refuses a request that its sender has signed in its query or body: it cannot be signed again.
+/// Refuses a request that the client has signed in its query or body, because the proxy cannot replace such a signature.
 pub(crate) fn refuse_signed(head: &Head, path: &PathAndQuery, service: &str) -> Result<(), Refusal> {
     let names = path.query().into_iter().flat_map(|query| query.split('&')).filter_map(|pair| pair.split('=').next());
     for name in names {
-        // Signature Version 4's, and Version 2's, however they are spelled.
+        // Parameters of Signature Version 4 and of Version 2, however they are escaped.
         let name = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
         if name.starts_with("x-amz-") && SIGNING.contains(&&name[6..])
             || ["signature", "awsaccesskeyid"].contains(&&*name)

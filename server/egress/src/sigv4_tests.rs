@@ -15,7 +15,7 @@ fn at(vector: &Vector) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(vector.at.as_second().unsigned_abs())
 }
 
-/// The headers of a vector that a client would send, as they reach the signer.
+/// The headers of a vector that a client sends, as they reach the signer.
 fn given(vector: &Vector) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &vector.headers {
@@ -30,7 +30,7 @@ fn sha256(bytes: &[u8]) -> String {
     sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Signs a vector as the proxy does, but for the time; the headers and the path that are sent.
+/// Signs a vector as the proxy does, except for the time; returns the headers and the path to send.
 fn signed(vector: &Vector, service: &str) -> (HeaderMap, PathAndQuery) {
     let path = vector.target.parse().expect("a path");
     let path = if vector.normalize { unambiguous(&path, service).expect("a path") } else { path };
@@ -46,8 +46,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).expect(name).to_str().expect("text")
 }
 
-/// AWS's published vectors (rows 16 and 17): every one is signed so that code which shares nothing with the signer accepts
-/// it; and where what is signed is the same, the signature is the published one.
+/// AWS's published vectors (rows 16 and 17): an independent verifier accepts the signature of each; and if the same headers are
+/// signed, the signature equals the published one.
 #[test]
 fn published_vectors_are_signed_as_published() {
     let (mut exact, mut checked) = (BTreeSet::new(), 0);
@@ -65,7 +65,7 @@ fn published_vectors_are_signed_as_published() {
         let (headers, path) = signed(&vector, &vector.service);
         let authorization = text(&headers, "authorization");
         let same_headers = authorization.contains(&format!("SignedHeaders={}, ", vector.signed_headers));
-        // The suite encodes a path once whatever the service; AWS's services, but for S3, want it twice.
+        // The vectors encode a path once for every service; AWS's services except S3 require it encoded twice.
         if same_headers && !path.path().contains('%') {
             assert!(
                 authorization.ends_with(&format!("Signature={}", vector.signature)),
@@ -84,9 +84,9 @@ fn published_vectors_are_signed_as_published() {
     }
 }
 
-/// A path is signed encoded once more than it is sent, and once only for S3 (AWS, "Create a signed AWS API request").
+/// The path is signed encoded twice, and only once for S3 (AWS, "Create a signed AWS API request").
 #[test]
-fn what_is_signed_is_what_is_sent() {
+fn the_signed_request_is_the_one_sent() {
     for (path, service, sent) in [
         ("/model/a:b@c+d/invoke", "bedrock", "/model/a:b@c+d/invoke"),
         ("/a%2Fb/%20", "bedrock", "/a%2Fb/%20"),
@@ -104,7 +104,7 @@ fn what_is_signed_is_what_is_sent() {
     }
 }
 
-/// Row 17: what a hop may change is not signed.
+/// Row 17: headers that a hop may change are not signed.
 #[test]
 fn only_what_arrives_is_signed() {
     let mut vector = vectors::all().expect("the vectors").swap_remove(0);
@@ -120,9 +120,9 @@ fn only_what_arrives_is_signed() {
     assert!(authorization.contains("SignedHeaders=content-type;host;x-amz-date;x-amz-target, "), "{authorization}");
 }
 
-/// Midnight UTC (row 16): the scope's date is the time's own.
+/// Midnight UTC (row 16): the scope's date is that of the signing time.
 #[test]
-fn the_date_of_the_scope_is_the_times_own() {
+fn the_scope_has_the_date_of_the_signing_time() {
     let mut vector = vectors::all().expect("the vectors").swap_remove(0);
     for (at, date) in [("2015-08-30T23:59:59Z", "20150830"), ("2015-08-31T00:00:00Z", "20150831")] {
         vector.at = at.parse().expect("a time");
@@ -133,8 +133,8 @@ fn the_date_of_the_scope_is_the_times_own() {
 }
 
 proptest::proptest! {
-    /// Whatever path and query a client sends: it is refused, or signed so that code which shares nothing with the signer accepts
-    /// it; and there is nothing left in it to read in another way.
+    /// Any path and query that a client sends is refused, or signed so that an independent verifier accepts it; and nothing in the
+    /// signed form can be read in another way.
     #[test]
     fn any_path_and_query_is_signed_as_sent_or_refused(text in "/[!-~]{0,12}(\\?([a-c%=&+;~/:A-F0-9-]{0,20}|[!-~]{0,20}))?", s3: bool) {
         use proptest::prelude::*;

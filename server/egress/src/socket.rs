@@ -53,18 +53,18 @@ macro_rules! socket {
 socket!(UnixStream);
 socket!(TcpStream);
 
-/// Waits until there is something to read, the end included. Nothing is held for it meanwhile.
+/// Waits until there are bytes to read, or the end. No buffer is held meanwhile.
 pub(crate) async fn readable(socket: &impl Socket) -> io::Result<()> {
     poll_fn(|cx| socket.poll_read_ready(cx)).await
 }
 
-/// Reads what is there, at most the room that `into` has, at least `room`; 0 at the end.
+/// Reads the available bytes into the spare capacity of `into`, which is at least `room`; returns 0 at the end.
 pub(crate) async fn read(socket: &impl Socket, into: &mut BytesMut, room: usize) -> io::Result<usize> {
     loop {
         readable(socket).await?;
         into.reserve(room);
         match socket.try_read_buf(into) {
-            // It may have been said for nothing; and nothing is held while nothing comes.
+            // Readiness may be spurious. The buffer is not kept while no bytes arrive.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if into.is_empty() {
                     *into = BytesMut::new();
@@ -75,7 +75,7 @@ pub(crate) async fn read(socket: &impl Socket, into: &mut BytesMut, room: usize)
     }
 }
 
-/// Reads what is there, at most so much as `into` has room for; 0 at the end.
+/// Reads the available bytes, at most the space left in `into`; returns 0 at the end.
 pub(crate) async fn read_into(socket: &impl Socket, into: &mut impl BufMut) -> io::Result<usize> {
     loop {
         readable(socket).await?;
@@ -86,7 +86,7 @@ pub(crate) async fn read_into(socket: &impl Socket, into: &mut impl BufMut) -> i
     }
 }
 
-/// Writes all of the parts, as one.
+/// Writes all parts, with as few system calls as possible.
 pub(crate) async fn write(socket: &impl Socket, parts: &[&[u8]]) -> io::Result<()> {
     let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
     let mut rest = slices.as_mut_slice();
@@ -104,7 +104,7 @@ pub(crate) async fn write(socket: &impl Socket, parts: &[&[u8]]) -> io::Result<(
     Ok(())
 }
 
-/// Closes this side's half. That the other side was quicker is no error.
+/// Shuts down this side's half. It is not an error if the other side has closed the connection already.
 pub(crate) fn close_half(socket: &impl Socket) -> io::Result<()> {
     match rustix::net::shutdown(socket.as_fd(), Shutdown::Write) {
         Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
@@ -112,7 +112,7 @@ pub(crate) fn close_half(socket: &impl Socket) -> io::Result<()> {
     }
 }
 
-/// Closes this side's half and reads on for a while, so that what was written last arrives.
+/// Shuts down this side's half and continues to read for a while, so that the last bytes written arrive.
 pub(crate) async fn linger(socket: &impl Socket) {
     let (patience, most) = LINGER;
     let drained = async {
@@ -134,14 +134,14 @@ pub(crate) async fn linger(socket: &impl Socket) {
     }
 }
 
-/// Whether the other side has closed both halves: nothing that is written now is read by anybody. Only the poll tells this
-/// from a side that has closed one half and still reads.
+/// Whether the other side has closed both halves, so that nothing written now can be read. Only poll(2) distinguishes this from a
+/// side that has closed one half and still reads.
 pub(crate) fn is_gone(socket: &impl Socket) -> bool {
     let fd = socket.as_fd();
     let mut asked = [PollFd::new(&fd, PollFlags::empty())];
     match rustix::event::poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
         Ok(_) => asked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR),
-        // Interrupted: it is asked again soon.
+        // Interrupted: the caller asks again soon.
         Err(_) => false,
     }
 }
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_closed_one_half_is_still_there() {
+    async fn a_half_closed_client_counts_as_connected() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         assert!(!is_gone(&ours));
         close_half(&theirs).expect("closes");

@@ -1,4 +1,4 @@
-//! What a request asks for, read once; nothing after this looks at the request's own words.
+//! Parses the target of a request, once; all later code uses the parsed target and not the request's text.
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
@@ -9,7 +9,7 @@ use crate::answer::Refusal;
 use crate::head::{Framing, Head};
 use crate::host::{Host, split_port};
 
-/// Host and port that are asked for, and how.
+/// The requested host and port, and the form of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) host: Host,
@@ -29,9 +29,9 @@ pub(crate) enum Form {
 }
 
 impl Target {
-    /// Reads a request's target, and the path that is asked for there; `gateway` is where origin form leads.
+    /// Parses a request's target and path; requests in origin form go to `gateway`.
     pub(crate) fn read(head: &Head, gateway: Option<&Host>) -> Result<(Self, PathAndQuery), Refusal> {
-        // Whatever a target makes of the case. TRACK is what some call the same.
+        // In any case, because targets differ in whether they respect it. Some servers call the same method TRACK.
         if ["TRACE", "TRACK"].iter().any(|method| head.method.as_str().eq_ignore_ascii_case(method)) {
             return Err(Refusal::method());
         }
@@ -65,8 +65,8 @@ impl Target {
         Ok((target, path))
     }
 
-    /// A `Host` that contradicts the target is a sign of somebody trying something (RFC 9112, 3.2.2). One without a port
-    /// contradicts none: clients leave it away.
+    /// Refuses a `Host` that contradicts the target, which indicates an attack (RFC 9112, 3.2.2). A `Host` without a port
+    /// contradicts no port, because clients omit it.
     fn check_host_header(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(host) = headers.get(HOST) else { return Ok(()) };
         let contradicts = || Refusal::malformed("Host contradicts the target");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ambiguous_is_refused() {
+    fn ambiguous_targets_are_refused() {
         for (method, uri, host) in [
             ("CONNECT", "a.example", "a.example"),
             ("CONNECT", "a.example:0", "a.example"),

@@ -1,4 +1,4 @@
-//! The record of each request, and the trait of whoever keeps the records.
+//! The record of each request, and the trait that receives records.
 
 use std::time::Duration;
 
@@ -38,11 +38,11 @@ pub struct Identity {
 /// How a request ended. Reasons come from a closed set and may serve as a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// It was forwarded.
+    /// The request was forwarded.
     Allowed,
-    /// Policy or a limit refused it, or it was malformed.
+    /// The request was refused by policy or a limit, or was malformed.
     Denied(&'static str),
-    /// It was allowed and failed.
+    /// The request was allowed and failed.
     Failed(&'static str),
 }
 
@@ -86,7 +86,7 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
-    /// Adds another of the same kind.
+    /// Adds another refusal of the same kind.
     pub(crate) fn join(&mut self, other: &Self) {
         self.bytes_up = self.bytes_up.saturating_add(other.bytes_up);
         self.bytes_down = self.bytes_down.saturating_add(other.bytes_down);
@@ -95,7 +95,7 @@ impl RequestRecord {
     }
 }
 
-/// Keeps the records of requests.
+/// Receives the records of requests.
 pub trait Trail: Send + Sync + 'static {
     /// A request has ended, or several refused ones of the same kind (see [`RequestRecord::count`]). Called on the proxy's own
     /// tasks: it must not block.

@@ -1,4 +1,4 @@
-//! Tunnels: bytes carried exactly, in both directions, each closed when its sender closes it.
+//! Tunnels: copy bytes unchanged in both directions, and close each direction when its sender closes it.
 
 use std::io;
 use std::pin::pin;
@@ -17,17 +17,17 @@ use crate::settings::Limits;
 use crate::socket::{self, Socket};
 use crate::trail::Decision;
 
-/// Read at once until it is known what the client speaks.
+/// Size of a read until the client's protocol is known, in bytes.
 const FIRST: usize = 4 * 1024;
 /// A fatal TLS alert, `unrecognized_name` (RFC 6066, 3): the client learns why, instead of seeing its connection break.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// What a tunnel's client may say first.
+/// What a tunnel's client may send first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Watched<'a> {
-    /// Whom it may ask for, where it opens TLS.
+    /// The only server name allowed in TLS.
     pub(crate) host: &'a Host,
-    /// It must open TLS.
+    /// Whether the client must open TLS.
     pub(crate) tls_only: bool,
 }
 
@@ -40,8 +40,8 @@ enum Broken {
 
 /// Carries bytes until both sides have closed. `early` is what the client sent behind its request.
 ///
-/// Where it is watched, a client that opens TLS must ask for the very host it was connected to, in each ClientHello; until it
-/// has, the target receives nothing.
+/// If the tunnel is inspected, each ClientHello must name the host that the tunnel was opened to. Until the first one has been
+/// checked, the target receives nothing.
 pub(crate) async fn carry(
     client: &impl Socket,
     early: BytesMut,
@@ -51,7 +51,7 @@ pub(crate) async fn carry(
     (buffers, quota): (&Buffers, &Arc<Quota>),
     limits: &Limits,
 ) -> Decision {
-    // `None` where the handshake is not watched, or is over.
+    // `None` if the handshake is not inspected, or is complete.
     let watch = Mutex::new(None);
     let up = async {
         let mut first = early;
@@ -107,11 +107,11 @@ pub(crate) async fn carry(
             ended = &mut up, if !up_over => { up_over = true; ended }
             ended = &mut down, if !down_over => { down_over = true; ended }
             () = meter.idle(patience) => {
-                // A side that has closed its half, and is then left alone with it, has been served.
+                // The other half was open for too long; the side that closed its half has been served.
                 return if up_over || down_over { decision } else { Decision::Failed("idle_timeout") };
             }
         };
-        // The other direction may still have something to carry, so it goes on; but not for ever.
+        // The other direction may still carry data, so it continues, with a time limit.
         patience = limits.drain;
         match ended {
             Ok(()) => {}
@@ -121,8 +121,8 @@ pub(crate) async fn carry(
                 }
                 return Decision::Denied(reason);
             }
-            // Who breaks while being read from has nothing more to say, and hears nothing either. Who breaks while being
-            // written to may have said something before.
+            // A side that fails on a read sends nothing more and receives nothing. A side that fails on a write may have sent
+            // bytes before that are yet to be delivered.
             Err(Broken::Client(error)) => {
                 tracing::debug!(%error, "a tunnel's client");
                 decision = Decision::Failed("client_gone");
@@ -149,16 +149,16 @@ async fn alert(client: &impl Socket) {
     socket::linger(client).await;
 }
 
-/// What a client begins with.
+/// The beginning of a client's data.
 #[derive(Debug, PartialEq, Eq)]
 enum Greeting {
-    /// A ClientHello that names the tunnel's host; what follows is watched.
+    /// A ClientHello that names the tunnel's host; the rest of the handshake is inspected.
     Tls,
-    /// Anything else that may pass, as it is.
+    /// Other data that is allowed to pass unchanged.
     Other,
 }
 
-/// Reads what the client says first into `bytes`, and compares the name in it with the target's.
+/// Reads the client's first bytes into `bytes` and compares the server name in them with the target's.
 async fn greet(
     client: &impl Socket,
     bytes: &mut BytesMut,
@@ -181,7 +181,7 @@ async fn greet(
     };
     let hello = tokio::time::timeout(limits.head, whole).await.unwrap_or(Ok(Hello::Incomplete))?;
     match hello::objection(&hello, host) {
-        // What begins as TLS must go on so on every port; what begins as nothing like it may be anything else.
+        // Data that begins as TLS must continue as TLS on every port; other data may be any protocol.
         _ if hello == Hello::NotTls && !tls_only => Ok(Greeting::Other),
         Some(reason) => Err(Broken::Denied(reason)),
         None => {
@@ -191,7 +191,7 @@ async fn greet(
     }
 }
 
-/// Passes the client's bytes on until the handshake can name no other host any more. `bytes` begin with its ClientHello.
+/// Passes the client's bytes on until the handshake can no longer name another host. `bytes` begin with its ClientHello.
 async fn follow(
     client: &impl Socket,
     target: &impl Socket,
@@ -228,7 +228,7 @@ async fn follow(
             tokio::time::timeout(limits.head, more).await.map_err(|_| Broken::Denied("tls_malformed"))?
         };
         match read.map_err(Broken::Client)? {
-            // The end. Of a ClientHello that is not whole nothing is passed on.
+            // The client has closed its half. An incomplete ClientHello is not passed on.
             0 if idle => return Ok(()),
             0 => return Err(Broken::Denied("tls_malformed")),
             _ => {}

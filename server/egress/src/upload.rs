@@ -1,4 +1,4 @@
-//! The body of a request, as it is read from the client.
+//! Reads the body of a request from the client.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use crate::meter::Meter;
 use crate::settings::Limits;
 use crate::socket;
 
-/// Read from a client at once.
+/// Size of a read from a client, in bytes.
 const READ: usize = 32 * 1024;
 
-/// A client's body on its way in.
+/// The body of a client's request while it is being read.
 pub(crate) struct Incoming<'a> {
     client: &'a UnixStream,
     buffer: &'a mut BytesMut,
@@ -30,7 +30,7 @@ pub(crate) struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
-    /// The body whose first bytes, if any, are in `buffer`.
+    /// A body; its first bytes, if any have arrived, are in `buffer`.
     pub(crate) fn new(
         client: &'a UnixStream,
         buffer: &'a mut BytesMut,
@@ -42,12 +42,12 @@ impl<'a> Incoming<'a> {
         Self { client, buffer, framing, decoder: Decoder::new(framing), meter, limits, pace }
     }
 
-    /// Whether all of it was read.
+    /// Whether the whole body has been read.
     pub(crate) fn is_over(&self) -> bool {
         self.decoder.is_over()
     }
 
-    /// The whole body, if it is short and came with the head.
+    /// The whole body, if it is short and arrived together with the head.
     pub(crate) fn at_hand(&mut self) -> Result<Option<Bytes>, Refusal> {
         match self.framing {
             Framing::None | Framing::Length(0) => Ok(Some(Bytes::new())),
@@ -62,9 +62,9 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// Reads all of it into `holding`.
+    /// Reads the whole body into `holding`.
     pub(crate) async fn hold(&mut self, mut holding: Holding) -> Result<Held, Refusal> {
-        // All of it within one limit, however it trickles: what is held is taken from others.
+        // One time limit for the whole body, because a held body takes space from others.
         let limit = self.limits.idle;
         let whole = async {
             loop {
@@ -74,7 +74,7 @@ impl<'a> Incoming<'a> {
                         holding.add(&data)?;
                     }
                     Piece::More => match holding.room(self.decoder.plain()) {
-                        // Straight to where it stays.
+                        // Read directly into the holding buffer.
                         Some(mut room) => {
                             let read = self.pace.keep(socket::read_into(self.client, &mut room)).await?;
                             self.decoder.pass(read);
@@ -90,8 +90,8 @@ impl<'a> Incoming<'a> {
         tokio::time::timeout(limit, whole).await.unwrap_or(Err(Refusal::body_timeout()))
     }
 
-    /// Reads it and passes it on as it comes. `received` is set once all of it was read, as the target may answer before all
-    /// of it was passed on.
+    /// Reads the body and passes it on as it arrives. `received` is set once all of it has been read, because the target may answer
+    /// before all of it has been passed on.
     pub(crate) async fn pass_on(
         &mut self,
         arrivals: mpsc::Sender<Arrival>,
@@ -117,11 +117,11 @@ impl<'a> Incoming<'a> {
             let over = matches!(arrival, Arrival::End);
             received.store(self.decoder.is_over(), Ordering::Relaxed);
             if arrivals.send(arrival).await.is_err() {
-                // Who counts bytes needs no word of the end.
+                // With Content-Length the receiver needs no end marker.
                 if self.decoder.is_over() {
                     return Ok(());
                 }
-                // The target takes no more of it. What it says instead is the exchange's to tell.
+                // The target accepts no more of the body. The exchange reports its response.
                 return std::future::pending().await;
             }
             if over {
@@ -135,7 +135,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// Tells the client to send its body (RFC 9110, section 10.1.1). The proxy answers the expectation itself, when it is ready
+/// Sends `100 Continue` to the client (RFC 9110, section 10.1.1). The proxy answers the expectation itself, when it is ready
 /// to take the body.
 pub(crate) async fn ask_for(client: &UnixStream, patience: Duration) -> Result<(), Refusal> {
     let asked = socket::write(client, &[b"HTTP/1.1 100 Continue\r\n\r\n"]);
@@ -145,11 +145,11 @@ pub(crate) async fn ask_for(client: &UnixStream, patience: Duration) -> Result<(
     }
 }
 
-/// The least rate at which a client must send. Only time spent waiting for the client counts: a target that takes the body
-/// slowly is not the client's fault.
+/// The minimum rate at which a client must send. Only time spent waiting for the client counts, because a slow target is not the
+/// client's fault.
 #[derive(Debug)]
 struct Pace {
-    /// Bytes that each window must bring.
+    /// How many bytes must arrive in each window.
     least: u64,
     window: Duration,
     waited: Duration,
@@ -157,12 +157,12 @@ struct Pace {
 }
 
 impl Pace {
-    /// At least `rate` bytes per second, looked at over `window`s of waiting.
+    /// Requires at least `rate` bytes per second, measured over windows of waiting time.
     fn new(rate: u64, window: Duration) -> Self {
         Self { least: rate.saturating_mul(window.as_secs().max(1)), window, waited: Duration::ZERO, came: 0 }
     }
 
-    /// Waits for a read that brings at least one byte; an error where the client has left, or is too slow.
+    /// Waits for a read of at least one byte; an error if the client has left or is too slow.
     async fn keep(&mut self, read: impl Future<Output = std::io::Result<usize>>) -> Result<usize, Refusal> {
         let began = Instant::now();
         let left = self.window.saturating_sub(self.waited);

@@ -1,4 +1,4 @@
-//! Connections to targets, driven by whoever uses them.
+//! Connections to targets. The task that uses a connection also drives it.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -19,21 +19,21 @@ use crate::credentials::RuleId;
 use crate::host::Host;
 use crate::quota::Share;
 
-/// What one connection may buffer of a request or an answer, in bytes.
+/// How much of a request or a response one connection may buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// Where a request goes: resolved and judged.
+/// Destination of a request, resolved and checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Destination<'a> {
     pub(crate) tls: bool,
     pub(crate) host: &'a Host,
     pub(crate) addresses: &'a [SocketAddr],
-    /// The rule whose credential the request carries.
+    /// The rule that provides the request's credential.
     pub(crate) credential: Option<RuleId>,
 }
 
 /// What two requests of a listener must have in common to share a connection. All connections of a proxy use the same TLS
-/// settings, so `tls` and the host, which is the server name, stand for them.
+/// settings, so `tls` and the host, which is the server name, represent them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     tls: bool,
@@ -48,7 +48,7 @@ impl Key {
     }
 }
 
-/// The socket under a connection. hyper owns the connection; the pool keeps a handle to look for bytes nobody asked for.
+/// The socket under a connection. hyper owns the connection; the pool keeps a handle to check for unrequested bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Wire(Arc<Dialled>);
 
@@ -64,8 +64,8 @@ impl Wire {
         Self(Arc::new(dialled))
     }
 
-    /// Whether the target has sent nothing that is still unread, not even its end. The kernel is asked directly: tokio
-    /// learns of new bytes only when its driver runs next, and a request sent before that would be answered by them.
+    /// Whether there is nothing to read, neither bytes nor the end. The kernel is asked directly: tokio learns of new bytes only
+    /// when its driver runs next, and they would be taken for the response to a request sent before that.
     fn is_silent(&self) -> bool {
         let seen = rustix::net::recv(&self.0.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(seen, Err(rustix::io::Errno::AGAIN))
@@ -119,11 +119,11 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// A connection: its sender, and the work it takes, which whoever uses it does. A task of its own would have to be woken
-/// twice for each request.
+/// A connection: hyper's sender, and the connection's future, which the user of the connection polls. A separate task would have to
+/// be woken twice for each request.
 pub(crate) struct Connection {
     pub(crate) sender: SendRequest<Upload>,
-    /// `None` once it has ended.
+    /// The connection's future; `None` once it has completed.
     work: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
     wire: Wire,
 }
@@ -151,14 +151,14 @@ impl Connection {
         }
     }
 
-    /// Whether it is still open, as far as hyper has read what the target sent.
+    /// Whether the connection is still open, as far as hyper has read.
     pub(crate) fn is_open(&mut self) -> bool {
         self.work(&mut Context::from_waker(Waker::noop()));
         self.work.is_some() && !self.sender.is_closed()
     }
 
-    /// Whether another request may be sent on it: the last exchange is over, and not a byte has come since. What hyper has
-    /// read beyond the last answer ends the connection; what it has not read yet is seen in the socket.
+    /// Whether another request may be sent: the last exchange is over and no byte has arrived since. hyper closes the connection if
+    /// it has read bytes behind the last response; bytes that it has not read yet are seen in the socket.
     pub(crate) fn is_unused(&mut self) -> bool {
         self.is_open() && self.sender.is_ready() && self.wire.is_silent()
     }
@@ -181,7 +181,7 @@ impl Connection {
 pub(crate) struct Lease {
     pub(crate) key: Key,
     pub(crate) connection: Connection,
-    /// It has served a request before.
+    /// Whether the connection has served a request before.
     pub(crate) reused: bool,
 }
 
@@ -191,7 +191,7 @@ impl Lease {
         self.connection.during(something).await
     }
 
-    /// The same, as far as that goes without waiting.
+    /// As above, without waiting.
     pub(crate) fn now<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
         let (mut something, cx) = (pin!(something), &mut Context::from_waker(Waker::noop()));
         if let Poll::Ready(done) = something.as_mut().poll(cx) {
@@ -205,7 +205,7 @@ impl Lease {
     }
 }
 
-/// Why an exchange broke off.
+/// Why an exchange failed.
 pub(crate) fn broken(error: &hyper::Error) -> Refusal {
     tracing::debug!(error = error as &dyn std::error::Error, "an exchange with a target");
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
@@ -227,9 +227,9 @@ mod tests {
     use crate::quota::{Resource, Shared};
     use crate::settings::Limits;
 
-    /// Nothing is awaited between the target's byte and the look: tokio has not heard of it, and hyper cannot have read it.
+    /// Nothing is awaited between the target's byte and the check, so neither tokio nor hyper can have noticed the byte.
     #[tokio::test]
-    async fn a_byte_that_nobody_has_read_yet_is_seen() {
+    async fn an_unread_byte_is_noticed() {
         let target = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let stream = TcpStream::connect(target.local_addr().expect("an address")).await.expect("connects");
         let (mut peer, _) = target.accept().expect("accepts");

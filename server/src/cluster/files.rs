@@ -7,7 +7,7 @@ use nagaya_workspace::rooms::Occupant;
 use super::Cluster;
 
 impl Cluster {
-    /// The files of a conversation: those in its workspace where it has one, else those in the bucket.
+    /// The files of a conversation: those in its workspace if it has one, else those in the bucket.
     ///
     /// # Errors
     /// Another server has the workspace, or it cannot be found out who has it.
@@ -20,7 +20,7 @@ impl Cluster {
     /// nor a bucket gets a workspace for it.
     ///
     /// # Errors
-    /// The file does not fit or breaks off. What was there before is still there.
+    /// The file does not fit or is incomplete. An existing file is unchanged.
     pub async fn write_file(&self, occupant: &Occupant, path: &str, content: FileStream) -> Result<(), FilesError> {
         let files = self.files(occupant).await?;
         match files.source() {

@@ -1,12 +1,12 @@
-//! Which server has what: the workspaces of a deployment among its servers.
+//! Distributes a deployment's workspaces among its servers, and finds out which server has one.
 //!
 //! Servers of a deployment share a host, a directory of Unix sockets and the shared state. A running server's table of rooms is
 //! the truth about its rooms, and it answers other servers' questions about them ([`peers`]). Records in the shared state say
 //! what a server that has died had. So a room changes its server in one of two ways: a running server hands it over, or its
 //! record is claimed after its owner has died.
 //!
-//! [`Cluster`] stands above [`Workspaces`], which knows this server's rooms alone. A server that is the only one of its
-//! deployment goes through it as well; then there is nobody to ask.
+//! [`Cluster`] is the layer above [`Workspaces`], which knows only this server's rooms. The only server of a deployment uses it as
+//! well; then there are no other servers to ask.
 
 mod files;
 mod peer_api;
@@ -38,7 +38,7 @@ const ADMITTED: Duration = Duration::from_secs(10);
 /// How long it stays locked while its room is looked for or built, which never takes that long. A holder that dies is found out
 /// by its socket, so this is only the last resort.
 const HELD: Duration = Duration::from_secs(120);
-/// How often a room that is changing its server at this very moment is looked for again.
+/// How often a room that is just being handed over to another server is looked for again.
 const LOOKS: usize = 3;
 /// First and longest pause while the engine, the shared state or another server does not answer at the start.
 const RECONCILE_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -103,7 +103,7 @@ impl Cluster {
     /// Stops the background work, keeps or releases every workspace, then leaves the other servers.
     pub async fn shutdown(&self, what: OnShutdown, deadline: Duration) {
         self.workspaces.shut_down(what, deadline).await;
-        // Until here the other servers had to hear which rooms are not theirs to touch.
+        // Until this point other servers had to be able to ask which rooms they must not touch.
         self.leaving.cancel();
         self.answers.close();
         if tokio::time::timeout(ANSWER_DEADLINE, self.answers.wait()).await.is_err() {
@@ -201,7 +201,7 @@ impl Cluster {
     /// pool, else a new one.
     ///
     /// # Errors
-    /// None can be had.
+    /// If no workspace is available.
     pub async fn acquire(&self, occupant: Occupant) -> Result<Lease, AcquireError> {
         let began = Instant::now();
         let _turn = self.workspaces.lock_conversation(&occupant.conversation).await;
@@ -232,7 +232,7 @@ impl Cluster {
     /// Whether a run of this conversation could get a workspace now. It may be gone a moment later; then the run says so.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why it could not.
     pub async fn admit(&self, conversation: &str) -> Result<(), AcquireError> {
         if self.workspaces.rooms().of_conversation(conversation).is_some() {
             return Ok(());
@@ -246,7 +246,7 @@ impl Cluster {
         self.workspaces.check_available().await
     }
 
-    /// Whether a run of the conversation is still going on in the room of a server that has stopped or died.
+    /// Whether a run of the conversation is still in progress in the room of a server that has stopped or died.
     async fn runs_without_server(&self, conversation: &str) -> Result<bool, AcquireError> {
         if !self.is_shared() {
             return Ok(false);
@@ -263,7 +263,7 @@ impl Cluster {
     /// # Errors
     /// As [`Workspaces::release`]; [`ReleaseError::BusyElsewhere`] where a run is in it on another server.
     pub async fn release_conversation(&self, conversation: &str, why: ReleaseReason) -> Result<(), ReleaseError> {
-        // A room that is being built for it must be waited for: nobody would find it afterwards.
+        // A room that is being built for the conversation must be waited for, because it would be missed otherwise.
         let _turn = self.workspaces.lock_conversation(conversation).await;
         match self.workspaces.rooms().of_conversation(conversation) {
             Some(id) => self.workspaces.release(&id, why).await,
@@ -332,7 +332,7 @@ impl Cluster {
         refused
     }
 
-    /// Does the work that gets a conversation its room, while no other server does.
+    /// Runs the work that acquires a conversation's room, while no other server can do the same.
     async fn while_held<T>(
         &self,
         conversation: &str,
@@ -459,8 +459,8 @@ struct Found {
     handed_over: bool,
 }
 
-/// Marks a conversation whose room is being looked for or built. Other servers hear of it even where the shared state has
-/// forgotten the lock.
+/// Marks a conversation as one whose room is being looked for or built. Other servers learn of it by asking this one, even if the
+/// shared state has lost the lock.
 struct Acquiring<'a> {
     cluster: &'a Cluster,
     conversation: &'a str,

@@ -1,7 +1,7 @@
 //! The API of another server of the deployment, over a Unix socket that only servers can reach.
 //!
-//! Journals of runs lie with the server that carries the run out. Whoever follows, cancels or deletes a run may ask any server, so
-//! the one asked finds out who has the run and forwards the request as it is, with the caller's own key.
+//! A run's journal is kept by the server that executes the run. Clients may send requests to follow, cancel or delete a run to any
+//! server, so that server finds out which one has the run and forwards the request unchanged, with the client's own key.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long another server may take to say which run it has.
+/// How long another server may take to answer which run it has.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
 /// How long it may take to begin the answer to a forwarded request: a deletion waits for the end of a run.
 const WORK_DEADLINE: Duration = Duration::from_secs(90);
@@ -29,7 +29,7 @@ const LONGEST_ANSWER: usize = 16 * 1024;
 pub struct LastRun {
     /// The run's id; ids ascend with time.
     pub run_id: String,
-    /// Whether the run is going on.
+    /// Whether the run is in progress.
     pub going: bool,
 }
 
@@ -39,13 +39,13 @@ pub enum PeerApiError {
     /// Its socket refuses connections, most likely because it has ended.
     #[error("cannot connect: {0}")]
     Connect(#[from] std::io::Error),
-    /// The exchange broke off.
+    /// The connection broke during the exchange.
     #[error("the exchange broke off: {0}")]
     Exchange(#[from] hyper::Error),
     /// The request cannot be expressed.
     #[error("the request: {0}")]
     Request(#[from] http::Error),
-    /// The answer is too long or broke off.
+    /// The answer is too long or incomplete.
     #[error("the answer: {0}")]
     Body(Box<str>),
     /// The answer is not the JSON that was expected.
@@ -66,7 +66,7 @@ pub struct PeerApi {
 pub type Forwarded = (Response<Incoming>, AbortOnDropHandle<()>);
 
 impl PeerApi {
-    /// Route on which a server tells other servers, and nobody else, which run of a conversation it knows.
+    /// Route on which a server answers other servers, and no clients, which run of a conversation it knows.
     pub const LAST_RUN: &str = "/.servers/runs/{conversation_id}";
 
     /// The API behind a socket.
@@ -102,7 +102,7 @@ impl PeerApi {
     /// # Errors
     /// The server does not answer in time.
     pub async fn forward(&self, mut head: request::Parts) -> Result<Forwarded, PeerApiError> {
-        // No request that is forwarded has anything to say in its body.
+        // Requests that are forwarded have no body.
         for name in [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION] {
             head.headers.remove(name);
         }

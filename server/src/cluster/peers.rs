@@ -1,9 +1,8 @@
-//! The other servers of the deployment on this host, and what servers say to each other.
+//! The other servers of the deployment on this host, and the protocol between servers.
 //!
-//! Every server has a Unix socket in a directory beside the rooms'. Who can be connected to lives; who died, however, is
-//! refused by the kernel at once: no heartbeat, no clock, and no shared state that is down makes a living server look dead
-//! or a dead one living. What the living have, they say themselves, so that the one-room rule also holds where the shared
-//! state has forgotten everything.
+//! Every server has a Unix socket in a directory beside those of the rooms. A server that accepts a connection is alive; for a dead
+//! one the kernel refuses the connection at once. This needs no heartbeat and no clock, and does not depend on the shared state.
+//! Living servers report their own rooms, so that a conversation has at most one room even if the shared state has lost all records.
 
 use std::fs;
 use std::io;
@@ -18,66 +17,66 @@ use tokio::net::{UnixListener, UnixStream};
 
 use nagaya_workspace::id::RoomId;
 
-/// Directory of the servers' sockets, below the rooms'; its name is no room's.
+/// Directory of the servers' sockets, in the directory of the rooms' sockets; no room can have this name.
 const DIRECTORY: &str = ".servers";
-/// How often a start may find that the directory has just been removed.
+/// Maximum number of attempts at a start, if another server removes the directory meanwhile.
 const ATTEMPTS: usize = 100;
 /// How long a server may take to answer another.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// Longest question or answer in bytes: the ids of some hundred thousand rooms.
+/// Maximum size of a question or answer, in bytes: the ids of some hundred thousand rooms.
 const LONGEST: u64 = 4 << 20;
 
-/// What one server asks another.
+/// A question of one server to another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Question {
-    /// Which rooms are yours, whatever they are doing?
+    /// Which rooms does the server have, in any state?
     Rooms,
-    /// Does something run in a room of this conversation, or are you getting it one?
+    /// Is the room of this conversation in use, or being acquired?
     Runs(String),
-    /// Give me the room of this conversation.
+    /// Hand over the room of this conversation.
     HandOver(String),
 }
 
-/// What it answers.
+/// The answer to a [`Question`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
-    /// These.
+    /// The ids of the server's rooms.
     Rooms(Vec<String>),
-    /// No, or no such room.
+    /// The room is not in use, or there is no such room.
     No,
-    /// Something runs in its room, or it is just getting one.
+    /// The conversation's room is in use or being acquired.
     Busy,
-    /// Here it is; from now on I do not know it.
+    /// The room is handed over; the answering server has removed it from its table.
     Handed(Handed),
 }
 
-/// A room that changes its server.
+/// A room that is handed over to another server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Handed {
     pub(super) workspace: String,
-    /// Driver's session of the last run in it.
+    /// The driver's session of the last run in the room.
     pub(super) session: Option<String>,
 }
 
-/// Why another server could not be asked. It may live, so nothing is done that could be its business.
+/// Why another server did not answer. It may be alive, so its rooms must be left alone.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     /// The directory of the servers' sockets cannot be used.
     #[error("the directory of the servers' sockets: {0}")]
     Directory(#[from] io::Error),
-    /// It does not answer, or not sensibly.
+    /// The server does not answer, or its answer is invalid.
     #[error("another server of this deployment ({id}) does not answer: {why}")]
     Silent {
-        /// Its id.
+        /// Id of the server.
         id: String,
-        /// In the system's words.
+        /// Description of the failure.
         why: String,
     },
 }
 
-/// This server among the others.
+/// This server's view of the others.
 #[derive(Debug)]
 pub struct Peers {
     id: RoomId,
@@ -98,17 +97,16 @@ impl Peers {
         Self { id: RoomId::generate(deployment), directory: None }
     }
 
-    /// One of several, which share the directory of the rooms' sockets.
+    /// A server of a deployment with several, which share the directory of the rooms' sockets.
     ///
     /// # Errors
-    /// The sockets' directory cannot be made or written.
+    /// If the directory of the sockets cannot be created or written.
     pub fn among(base: &Path, deployment: &str) -> io::Result<Self> {
         let (dir, id) = (base.join(DIRECTORY), RoomId::generate(deployment));
         let mut attempts = 0;
         let listener = loop {
             match appear(&dir, &id) {
-                // The last of the others has just left, and taken the directory along: before the socket was made, or while
-                // the directory was.
+                // The last of the other servers has just stopped and removed the directory, before this socket was created in it.
                 Err(error) if is_gone(&error) && attempts < ATTEMPTS => attempts += 1,
                 appeared => break appeared?,
             }
@@ -117,39 +115,39 @@ impl Peers {
         Ok(Self { id, directory: Some(directory) })
     }
 
-    /// This life of this server.
+    /// Id of this server process; every start has a new one.
     #[must_use]
     pub fn id(&self) -> &str {
         self.id.as_str()
     }
 
-    /// Whether there can be no other.
+    /// Whether the deployment can have no other server.
     #[must_use]
     pub fn is_alone(&self) -> bool {
         self.directory.is_none()
     }
 
-    /// Where others' questions arrive; once.
+    /// Returns the listener for questions of other servers, once.
     pub(super) fn listener(&self) -> Option<UnixListener> {
         self.directory.as_ref()?.listener.lock().take()
     }
 
-    /// The door at which this server answers the others what callers ask of it; `None` where there are no others.
+    /// Binds the socket on which this server answers forwarded API requests; `None` if there are no other servers.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// If the socket cannot be bound.
     pub(super) fn bind_api(&self) -> io::Result<Option<UnixListener>> {
         let Some(directory) = &self.directory else { return Ok(None) };
         UnixListener::bind(directory.api_socket(&self.id)).map(Some)
     }
 
-    /// The doors of the others, living or dead.
+    /// The API sockets of the other servers, living or dead.
     pub(super) fn api_sockets(&self) -> io::Result<Vec<PathBuf>> {
         let Some(directory) = &self.directory else { return Ok(Vec::new()) };
         Ok(directory.others(&self.id)?.iter().map(|id| directory.api_socket(id)).collect())
     }
 
-    /// From here on nobody finds this server.
+    /// Removes this server's sockets, so that other servers no longer find it.
     pub(super) fn leave(&self) {
         if let Some(directory) = &self.directory
             && let Err(error) = directory.remove(&self.id)
@@ -157,7 +155,7 @@ impl Peers {
             tracing::warn!(%error, "this server's socket is left behind; the others will remove it");
         }
         if let Some(directory) = &self.directory {
-            // The last one leaves nothing; where others are, the directory is not empty, and stays.
+            // This succeeds only for the last server: while others run, the directory is not empty.
             let _ = fs::remove_dir(&directory.dir);
         }
     }
@@ -165,7 +163,7 @@ impl Peers {
     /// Asks every living server.
     ///
     /// # Errors
-    /// One of them lives, as far as one knows, and does not answer.
+    /// If a server that may be alive does not answer.
     pub(super) async fn ask(&self, question: &Question) -> Result<Vec<Answer>, PeerError> {
         let Some(directory) = &self.directory else { return Ok(Vec::new()) };
         let answers =
@@ -174,10 +172,10 @@ impl Peers {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Whether a server of this deployment lives.
+    /// Whether the server with this id is running.
     ///
     /// # Errors
-    /// It cannot be told.
+    /// If that cannot be determined.
     pub(super) async fn is_running(&self, id: &str) -> Result<bool, PeerError> {
         let (Some(directory), Some(id)) = (&self.directory, RoomId::parse(id)) else { return Ok(false) };
         Ok(id == self.id || directory.connect(&id).await?.is_some())
@@ -185,12 +183,12 @@ impl Peers {
 }
 
 impl Directory {
-    /// No longer than a room's own sockets, whose paths have been measured.
+    /// Path of a server's API socket. It is no longer than those of rooms' sockets, which are checked at the start.
     fn api_socket(&self, id: &RoomId) -> PathBuf {
         self.dir.join(format!("{id}.d"))
     }
 
-    /// Removes what a server has here.
+    /// Removes a server's sockets.
     fn remove(&self, id: &RoomId) -> io::Result<()> {
         remove(&self.api_socket(id))?;
         remove(&self.dir.join(id.as_str()))
@@ -205,7 +203,7 @@ impl Directory {
         Ok(others)
     }
 
-    /// `None` where nobody listens: then that server is dead, and its socket is removed.
+    /// Connects to a server; `None` if the connection is refused: then the server is dead, and its sockets are removed.
     async fn connect(&self, id: &RoomId) -> Result<Option<UnixStream>, PeerError> {
         let path = self.dir.join(id.as_str());
         let silent = |why: String| PeerError::Silent { id: id.to_string(), why };
@@ -230,7 +228,7 @@ impl Directory {
         };
         match tokio::time::timeout(DEADLINE, exchange).await {
             Ok(Ok(answer)) => Ok(Some(answer)),
-            // It may have died meanwhile.
+            // The server may have died meanwhile.
             Ok(Err(error)) => match self.connect(id).await? {
                 Some(_) => Err(silent(error.to_string())),
                 None => Ok(None),
@@ -240,7 +238,7 @@ impl Directory {
     }
 }
 
-/// Listens where others look. There the socket appears only when somebody listens.
+/// Binds this server's socket under a temporary name and renames it, so that other servers never find a socket that does not listen.
 fn appear(dir: &Path, id: &RoomId) -> io::Result<UnixListener> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let new = dir.join(format!("{id}.new"));
@@ -260,7 +258,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Answers one question on a connection, within the time the asker waits.
+/// Answers one question on a connection, within the time that the other server waits.
 pub(super) async fn serve<F: Future<Output = Answer>>(mut stream: UnixStream, answer: impl FnOnce(Question) -> F) {
     let exchange = async {
         let question = read(&mut stream).await?;
@@ -268,7 +266,7 @@ pub(super) async fn serve<F: Future<Output = Answer>>(mut stream: UnixStream, an
         write(&mut stream, &answer).await
     };
     match tokio::time::timeout(DEADLINE, exchange).await {
-        // Whoever only wanted to know whether this server lives says nothing.
+        // A server that only checks whether this one is alive sends nothing.
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
         Ok(Err(error)) => tracing::warn!(%error, "another server's question"),
         Err(_) => tracing::warn!("another server's question was not answered within {DEADLINE:?}"),
@@ -296,7 +294,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_dead_are_told_from_the_living_and_from_the_silent() {
+    async fn dead_living_and_silent_servers_are_distinguished() {
         let base = tempfile::tempdir().expect("a directory");
         let one = Peers::among(base.path(), "d").expect("a socket");
         let two = Peers::among(base.path(), "d").expect("a socket");
@@ -316,14 +314,14 @@ mod tests {
         assert!(one.ask(&Question::Rooms).await.expect("nobody").is_empty());
         assert!(!base.path().join(DIRECTORY).join(two.id()).exists(), "the dead one's socket is removed");
         drop(other);
-        // It accepts, as the kernel does for it, and says nothing.
+        // The kernel accepts connections for this server, but it does not answer.
         let stuck = Peers::among(base.path(), "d").expect("a socket");
         assert!(matches!(one.ask(&Question::Rooms).await, Err(PeerError::Silent { .. })));
         assert!(one.is_running(stuck.id()).await.expect("tells"));
     }
 
     #[tokio::test]
-    async fn the_last_one_leaves_nothing() {
+    async fn the_last_server_removes_the_directory() {
         let base = tempfile::tempdir().expect("a directory");
         let dir = base.path().join(DIRECTORY);
         let one = Peers::among(base.path(), "d").expect("a socket");
@@ -332,7 +330,7 @@ mod tests {
         assert!(dir.join(two.id()).exists());
         two.leave();
         assert!(!dir.exists());
-        // Some come while others go: nobody is refused, and nobody's socket goes with another's.
+        // Servers start while others stop: every start succeeds, and no server's socket is removed by another one.
         let runtime = tokio::runtime::Handle::current();
         std::thread::scope(|scope| {
             for _ in 0..4 {

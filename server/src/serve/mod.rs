@@ -1,4 +1,4 @@
-//! The life of the server process: build the parts, bind, run until a signal, drain within bounds.
+//! The life cycle of the server process: build the parts, bind, run until a signal, drain with time limits.
 
 mod descriptors;
 mod http;
@@ -204,7 +204,7 @@ impl Server {
         Ok(Listeners { closing, tasks })
     }
 
-    /// Drains runs, then workspaces, then connections, each within its bounds. Another signal ends grace periods.
+    /// Drains runs, then workspaces, then connections, each with a time limit. Another signal ends grace periods.
     async fn stop(self, config: &Config, signals: &mut Signals, listeners: Listeners) {
         let workspaces = self.cluster.workspaces();
         tokio::select! {
@@ -237,7 +237,7 @@ impl Server {
     }
 }
 
-/// Says where the server listens, to `--addr-file` and in the log.
+/// Writes the server's address to `--addr-file` and to the log.
 fn announce(
     config: &Config,
     server: &Server,

@@ -79,7 +79,7 @@ async fn shared_state(
     };
     let rooms = &config.rooms;
     let redis = Redis::new(address, deployment, rooms.settings.ttl.max(rooms.settings.gc_interval) * 2 + RECORD_SLACK)?;
-    // Not there, or not willing: rooms that are known go on, the rest waits until it is.
+    // Redis may be unreachable or refuse commands: known rooms continue, everything else waits until it works.
     match redis.ping().await {
         Ok(()) => tracing::info!("workspace records, locks and the pool's size are in Redis"),
         Err(error) => {

@@ -1,4 +1,4 @@
-//! What the egress proxy reports of each request, passed on to the metrics, the audit trail and the log.
+//! Passes the egress proxy's records of requests on to the metrics, the audit trail and the log.
 
 use std::sync::Arc;
 

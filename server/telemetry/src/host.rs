@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn this_host_is_told_of() {
+    fn this_hosts_use_is_reported() {
         let memory = Host::new().load().memory_percent;
         assert!((0.0..=100.0).contains(&memory), "{memory}");
     }

@@ -83,7 +83,7 @@ async fn an_incomplete_list_deletes_nothing_and_is_reported() {
 }
 
 #[tokio::test]
-async fn a_restarted_server_deletes_what_the_room_deleted_and_uploads_nothing_twice() {
+async fn a_restarted_server_applies_the_rooms_deletions_and_uploads_nothing_again() {
     let server = server().await;
     let place = place(&server);
     let room = Table::of(&[("a", "x"), ("b", "y")]);

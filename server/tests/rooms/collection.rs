@@ -65,7 +65,7 @@ fn collection_leaves_a_container_with_our_label_and_another_deployments_name() {
     std::fs::remove_dir_all(host.base().join(theirs.as_str())).expect("the directory exists");
 }
 
-/// Runs a cycle on a host with so many rooms, one of them crashed; returns the calls to the engine and the CPU time.
+/// Runs a cycle on a host with the given number of rooms, one of them crashed; returns the calls to the engine and the CPU time.
 fn cycle(rooms: usize) -> (Vec<Call>, Duration) {
     let host = Host::new();
     // Rooms without agents and proxies: a cycle reads only the table, the engine, the directories and the records.

@@ -46,7 +46,7 @@ fn a_warm_room_costs_no_call_to_the_engine() {
 }
 
 #[test]
-fn a_pooled_room_whose_agent_is_silent_is_never_handed_out() {
+fn a_pooled_room_with_a_silent_agent_is_never_handed_out() {
     let host = Host::new();
     let server = start_with_full_pool(&host, TWO);
     let names: Vec<String> = host.containers().into_iter().map(|(name, _)| name).collect();
@@ -60,7 +60,7 @@ fn a_pooled_room_whose_agent_is_silent_is_never_handed_out() {
 }
 
 #[test]
-fn collection_removes_a_pooled_room_whose_agent_is_silent() {
+fn collection_removes_a_pooled_room_with_a_silent_agent() {
     let host = Host::new();
     let server = start_with_full_pool(&host, TWO);
     let silent = host.containers()[0].0.clone();

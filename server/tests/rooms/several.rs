@@ -56,7 +56,7 @@ fn a_room_follows_its_conversation_to_another_server() {
     assert_eq!((one.entries().len(), two.entries().len()), (0, 1));
     assert_eq!((one.egress.open_listeners(), two.egress.open_listeners()), (0, 1));
     assert_eq!(several.host.containers().len(), 1);
-    // And back to the first server.
+    // The room moves back to the first server.
     assert_eq!(use_once(&one, "c").0, room);
     assert_eq!(several.records(&one).len(), 1);
 }
@@ -83,10 +83,10 @@ fn during_a_run_no_other_server_gets_the_conversation() {
     );
 }
 
-/// A server stops or dies while a run goes on in its room: its next start takes the run up again, so until then, or until the
-/// agent has ended the execution, nobody else may have the room, and nobody may remove it.
+/// A server stops or dies during a run. Its next start continues the run, so until then, or until the agent has ended the execution,
+/// no other server may take or remove the room.
 #[test]
-fn a_room_in_which_a_run_goes_on_waits_for_its_server() {
+fn a_room_with_a_run_in_progress_waits_for_its_server() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
     let lease = acquire(&one, "c").expect("a room");
@@ -102,14 +102,14 @@ fn a_room_in_which_a_run_goes_on_waits_for_its_server() {
         assert!(report.reclaimed.is_empty() && report.errors.is_empty(), "{report:?}");
         assert!(two.entries().is_empty(), "{:?}", two.rooms());
     }
-    // Another start whose journals know nothing of the run leaves it alone as well; the one that has the journal adopts it.
+    // A start without the run's journal leaves the room alone as well; the start that has the journal adopts it.
     let three = several.start(NO_POOL);
     assert!(three.entries().is_empty(), "{:?}", three.rooms());
     let four = Server::start_among_expecting(&several.host, &several.redis, NO_POOL, &room);
     four.until("reconciliation", || four.workspaces.is_reconciled());
     assert_eq!(four.conversations(), ["c"]);
     four.kill();
-    // The agent has ended it, since nobody listened: then anybody may have the room, and its files are still in it.
+    // The agent has ended the execution for lack of a reader: then any server may take the room, and its files are still in it.
     several.host.engine.report_execution(None);
     two.runtime.block_on(two.cluster.admit("c")).expect("admitted");
     assert_eq!(acquire(&two, "c").expect("a room").workspace_id(), room);

@@ -1,4 +1,4 @@
-//! The loopback bridge: TCP on 127.0.0.1, for programs that know proxies only by address, to `proxy.sock`.
+//! The loopback bridge: forwards TCP connections on 127.0.0.1 to `proxy.sock`, for programs that take a proxy only as an address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,14 +11,14 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a connection waits for a proxy that comes up late.
+/// How long a connection waits for the proxy's socket to accept.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two tries.
+/// Pause between two attempts to connect or accept.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Bytes held per direction of a connection.
+/// Size of the copy buffer for each direction of a connection, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// A bound bridge.
+/// A bridge that listens on its loopback address.
 #[derive(Debug)]
 pub(crate) struct Bridge {
     listener: TcpListener,
@@ -35,7 +35,7 @@ impl Bridge {
         self.listener.local_addr()
     }
 
-    /// Carries connections until told to stop.
+    /// Forwards connections until `stop` is cancelled.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let connections = TaskTracker::new();
         while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
@@ -49,7 +49,7 @@ impl Bridge {
                     });
                 }
                 Err(error) => {
-                    // The room has used up its descriptors: its own doing, and over when something closes.
+                    // Most likely the room has no file descriptors left; accepting works again once one is closed.
                     tracing::warn!(%error, "connection not accepted");
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -80,7 +80,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     #[tokio::test]
-    async fn a_late_proxy_is_waited_for_and_half_close_is_kept() {
+    async fn a_connection_waits_for_a_late_proxy_and_keeps_its_half_close() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("proxy.sock");
         let bridge = Bridge::bind("127.0.0.1:0".parse().expect("an address"), path.clone()).await.expect("binds");
@@ -91,7 +91,7 @@ mod tests {
         let mut client = TcpStream::connect(addr).await.expect("connects");
         client.write_all(b"early bytes").await.expect("writes");
         client.shutdown().await.expect("closes its half");
-        // Only now does the proxy come up.
+        // The proxy starts only now.
         let listener = UnixListener::bind(&path).expect("binds");
         let (mut server, _) = listener.accept().await.expect("accepts");
         let mut received = Vec::new();

@@ -1,4 +1,4 @@
-//! The events of one execution: bounded, numbered, replayable.
+//! The buffer of one execution's events: numbered, bounded in memory, and replayable.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,34 +7,34 @@ use std::time::{Duration, Instant};
 use nagaya_protocol::{AgentEvent, ErrorKind, sse};
 use tokio::sync::watch;
 
-/// Bytes of events kept for a reader that comes back.
+/// Bytes of events kept for readers that reconnect.
 const KEPT: usize = 8 * 1024 * 1024;
-/// Bytes the slowest reader may lie behind before the writer waits for it.
+/// How many bytes the slowest reader may lag behind before the writer waits for it.
 const AHEAD: usize = KEPT / 2;
-/// How long the writer waits for a reader that does not read, before it does without it.
+/// How long the writer waits for a reader that does not read before it drops that reader.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The events of one execution.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     inner: Mutex<Inner>,
-    /// Moves whenever something was written, read, closed, or a reader came or went.
+    /// Changes with every write and read, on close, and when a reader is dropped.
     changed: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// Each line with the count of bytes written before it.
+    /// Encoded events, each with the number of bytes written before it.
     lines: VecDeque<(usize, Arc<str>)>,
-    /// Number of the first line kept.
+    /// Number of the oldest event that is kept.
     first: u64,
-    /// Bytes written since the beginning, and those of them that are kept.
+    /// Bytes written since the execution began; `kept` counts those that are still in `lines`.
     written: usize,
     kept: usize,
     closed: bool,
     readers: HashMap<u64, u64>,
     next_reader: u64,
-    /// Since when nobody listens; `None` while somebody does.
+    /// When the last reader left; `None` while there is a reader.
     alone_since: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl Buffer {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Writes an event. Waits, within reason, for a reader that lies far behind; the last event waits for nobody.
+    /// Writes an event. Waits up to [`PATIENCE`] for slow readers, except for the last event, which is written at once.
     pub(crate) async fn write(&self, event: &AgentEvent) {
         if !event.is_last() {
             self.wait_for_readers(PATIENCE).await;
@@ -85,7 +85,8 @@ impl Buffer {
         self.notify();
     }
 
-    /// Waits until no reader lies too far behind; one that still does by then is dropped, so that it cannot hold up the work.
+    /// Waits until no reader lags too far behind. Readers that still do after `patience` are dropped, so that they cannot block
+    /// the execution.
     async fn wait_for_readers(&self, patience: Duration) {
         let mut changed = self.changed.subscribe();
         let caught_up = async {
@@ -96,18 +97,18 @@ impl Buffer {
             }
         };
         if tokio::time::timeout(patience, caught_up).await.is_err() {
-            tracing::warn!("a reader does not read; its stream ends here");
+            tracing::warn!(?patience, "closed the stream of a reader that did not keep up");
             self.inner().drop_slow_readers();
             self.notify();
         }
     }
 
-    /// Whether the last event is written.
+    /// Whether the last event has been written.
     pub(crate) fn is_closed(&self) -> bool {
         self.inner().closed
     }
 
-    /// Waits until the last event is written.
+    /// Waits until the last event has been written.
     pub(crate) async fn closed(&self) {
         let mut changed = self.changed.subscribe();
         while !self.is_closed() {
@@ -117,12 +118,12 @@ impl Buffer {
         }
     }
 
-    /// For how long nobody has listened.
+    /// How long the buffer has had no reader; zero while it has one.
     pub(crate) fn alone_for(&self) -> Duration {
         self.inner().alone_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// A reader from after event number `after`; `None` where that is no longer kept.
+    /// A reader of the events after number `after`; `None` if some of them are no longer kept.
     pub(crate) fn reader(self: &Arc<Self>, after: u64) -> Option<Reader> {
         let changed = self.changed.subscribe();
         let mut inner = self.inner();
@@ -139,7 +140,7 @@ impl Buffer {
 }
 
 impl Inner {
-    /// Number of the next line.
+    /// Number of the next event to be written.
     fn end(&self) -> u64 {
         self.first + self.lines.len() as u64
     }
@@ -148,7 +149,7 @@ impl Inner {
         self.lines.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
-    /// Bytes a reader has before it whose next line is `number`; all there ever were, where that line is gone.
+    /// How many bytes a reader that continues with event `number` has yet to read; all bytes ever written if that event is gone.
     fn behind(&self, number: u64) -> usize {
         if number < self.first {
             return self.written;
@@ -156,7 +157,7 @@ impl Inner {
         self.line(number).map_or(0, |(offset, _)| self.written - offset)
     }
 
-    /// Bytes the slowest reader has before it.
+    /// How many bytes the slowest reader has yet to read.
     fn lag(&self) -> usize {
         self.readers.values().map(|number| self.behind(*number)).max().unwrap_or(0)
     }
@@ -168,14 +169,14 @@ impl Inner {
     }
 
     fn remove_reader(&mut self, id: u64) {
-        // One that was dropped before is not counted a second time when it goes away.
+        // A reader that was dropped as too slow is removed again when its `Reader` is dropped.
         if self.readers.remove(&id).is_some() && self.readers.is_empty() {
             self.alone_since = Some(Instant::now());
         }
     }
 }
 
-/// An event as it goes over the wire; `None` where no decoder would take it. The last event always has a form.
+/// Encodes an event for the wire; `None` if it is longer than decoders accept. A last event of that length is replaced by an error.
 fn encode(number: u64, event: &AgentEvent) -> Option<String> {
     let data = match serde_json::to_string(event) {
         Ok(data) => data,
@@ -186,7 +187,7 @@ fn encode(number: u64, event: &AgentEvent) -> Option<String> {
     if line.len() <= sse::MAX_EVENT {
         return Some(line);
     }
-    tracing::warn!(kind = event.name(), bytes = line.len(), "an event is too long");
+    tracing::warn!(kind = event.name(), bytes = line.len(), limit = sse::MAX_EVENT, "an event is too long to be sent");
     event.is_last().then(|| {
         let message = format!("the result is longer than {} bytes", sse::MAX_EVENT);
         let stand_in = AgentEvent::Error { error_type: ErrorKind::ExecutionError, message };
@@ -194,7 +195,7 @@ fn encode(number: u64, event: &AgentEvent) -> Option<String> {
     })
 }
 
-/// Reads the events from some number on.
+/// A reader of the buffer's events, from some number on.
 #[derive(Debug)]
 pub(crate) struct Reader {
     buffer: Arc<Buffer>,
@@ -203,7 +204,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// The next event, encoded; `None` after the last, and where the reader was too slow.
+    /// The next event, encoded; `None` after the last one, or if the reader was dropped as too slow.
     pub(crate) async fn next(&mut self) -> Option<Arc<str>> {
         loop {
             {
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_comes_back_misses_nothing() {
+    async fn a_reader_that_reconnects_misses_nothing() {
         let buffer = Buffer::new();
         let live = tokio::spawn(ids(buffer.reader(0).expect("kept")));
         for n in 0..10 {
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_bounded_and_what_is_gone_is_told() {
+    async fn old_events_are_dropped_and_a_reader_of_them_is_refused() {
         let buffer = Buffer::new();
         let mebibyte = "x".repeat(1024 * 1024);
         for _ in 0..20 {
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_never_reads_is_dropped_and_the_others_go_on() {
+    async fn a_stalled_reader_is_dropped_and_the_others_continue() {
         let buffer = Buffer::new();
         let mut stuck = buffer.reader(0).expect("kept");
         buffer.write(&text(&"x".repeat(AHEAD))).await;
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_event_waits_for_nobody() {
+    async fn the_last_event_does_not_wait_for_slow_readers() {
         let buffer = Buffer::new();
         let _stuck = buffer.reader(0).expect("kept");
         buffer.write(&text(&"x".repeat(AHEAD))).await;
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_no_decoder_takes_is_left_out_but_the_end_is_told() {
+    async fn an_event_too_long_is_left_out_and_a_last_one_becomes_an_error() {
         let buffer = Buffer::new();
         let huge = "x".repeat(sse::MAX_EVENT);
         buffer.write(&text(&huge)).await;

@@ -29,18 +29,18 @@ use crate::files;
 
 /// Largest request body, in bytes.
 const LARGEST_BODY: usize = 4 * 1024 * 1024;
-/// How long a request's head may take.
+/// How long a client may take to send a request's head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a request's body may take.
+/// How long a client may take to send a request's body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
-/// How long, once the agent stops, an answer that is under way may take.
+/// How long responses in progress may continue after the agent has been stopped.
 const FAREWELL_DEADLINE: Duration = Duration::from_secs(1);
-/// How long `health` waits for an answer.
+/// How long [`ask_health`] waits for an answer.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Serves connections until told to stop.
+/// Serves connections until `stop` is cancelled.
 pub(crate) async fn serve(
     listener: UnixListener,
     executions: Arc<Executions>,
@@ -72,7 +72,7 @@ pub(crate) async fn serve(
             let ended = tokio::select! {
                 ended = &mut connection => Ok(ended),
                 () = stop.cancelled() => {
-                    // Whoever follows an execution still hears how it ended.
+                    // The stream of an execution still delivers its last event.
                     connection.as_mut().graceful_shutdown();
                     tokio::time::timeout(FAREWELL_DEADLINE, connection).await
                 }
@@ -163,7 +163,7 @@ async fn cancel(executions: &Executions, id: &str) -> Response<Body> {
     }
 }
 
-/// All files as a list, or the one that is named.
+/// Lists all files, or returns the one that `path` in the query names.
 fn read_files(workspace: &Path, query: &str) -> Response<Body> {
     if query.is_empty() {
         let lines = files::list(workspace.to_owned()).map(|lines| Ok(Frame::data(lines)));
@@ -209,7 +209,7 @@ fn delete_file(workspace: &Path, query: &str) -> Response<Body> {
 }
 
 fn io_fault(error: &io::Error) -> Response<Body> {
-    // A link in the way is `ELOOP`, or `ENOTDIR` where a directory was asked for (openat(2), `O_NOFOLLOW`).
+    // A symbolic link in the path fails with `ELOOP`, or with `ENOTDIR` where a directory is expected (openat(2), `O_NOFOLLOW`).
     let in_the_way = Errno::from_io_error(error).is_some_and(|errno| {
         matches!(errno, Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG | Errno::NXIO)
     });
@@ -260,7 +260,7 @@ fn with_type(mut response: Response<Body>, kind: &'static str) -> Response<Body>
     response
 }
 
-/// Asks an agent whether it is ready; its answer's body.
+/// Asks the agent on `socket` whether it is ready, and returns the body of its answer.
 pub(crate) async fn ask_health(socket: &Path) -> io::Result<String> {
     let exchange = async {
         let mut stream = UnixStream::connect(socket).await?;

@@ -1,4 +1,4 @@
-//! The agent inside a room: first process, bridge to the way out, and driver of the Claude Code CLI.
+//! The agent inside a room: its first process, the bridge to the egress proxy, and the driver of the Claude Code CLI.
 //!
 //! It listens on a Unix socket only the server can reach, and trusts nothing the CLI prints.
 
@@ -36,10 +36,10 @@ pub struct Cli {
     /// Where the loopback bridge to proxy.sock listens.
     #[arg(long, global = true, default_value = BRIDGE_ADDR)]
     bridge: SocketAddr,
-    /// Seconds after which an execution that nobody listens to is cancelled.
+    /// Seconds after which an execution without a connected reader is cancelled.
     #[arg(long, global = true, default_value_t = ABANDONED_AFTER_SECS)]
     abandoned_after: u64,
-    /// Where the work's files are.
+    /// Directory of the conversation's files.
     #[arg(long, global = true, default_value = WORKSPACE_DIR)]
     workspace: PathBuf,
     /// What to do; default is to serve.
@@ -49,16 +49,16 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until told to stop.
+    /// Serve until a signal ends the agent.
     Serve,
-    /// Ask a serving agent whether it is ready; exit status 0 where it is.
+    /// Ask a running agent whether it is ready; exit with status 0 if so.
     Health,
 }
 
-/// Does what the command line says.
+/// Runs the command of the command line.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
-    // One thread: the agent shares its room's CPUs and memory with the work, and mostly waits.
+    // One thread: the agent shares its room's CPUs and memory with the execution, and mostly waits.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed("the runtime does not start", &error),
@@ -108,7 +108,7 @@ async fn serve(cli: &Cli) -> io::Result<()> {
     tracing::info!("stopping");
     executions.shutdown().await;
     stop.cancel();
-    // Both end with the token; what they return was told where it happened.
+    // Both end when the token is cancelled; their errors have been logged where they occurred.
     let _ = tokio::join!(bridge, server);
     reaper.stop();
     match std::fs::remove_file(&socket) {
@@ -117,7 +117,7 @@ async fn serve(cli: &Cli) -> io::Result<()> {
     }
 }
 
-/// Binds the socket, in place of what an earlier agent of this room left.
+/// Binds the socket, replacing one that an earlier agent of this room left behind.
 fn bind(socket: &std::path::Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,4 +1,4 @@
-//! The agent inside a room: first process, bridge to the way out, and driver of the Claude Code CLI.
+//! The agent inside a room: its first process, the bridge to the egress proxy, and the driver of the Claude Code CLI.
 
 use std::process::ExitCode;
 

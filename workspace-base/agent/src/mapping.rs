@@ -1,12 +1,12 @@
-//! From the CLI's stream-json to our events.
+//! Maps the CLI's stream-json messages to the agent's events.
 //!
-//! Shapes are those the CLI prints with `--output-format stream-json --verbose --include-partial-messages`; pinned by the
-//! image's requirements.txt and checked against the real CLI by scenario BUG-10. What is not known is logged and skipped.
+//! The messages are those the CLI prints with `--output-format stream-json --verbose --include-partial-messages`. The image's
+//! requirements.txt pins its version, and scenario BUG-10 checks the real CLI. Unknown messages are logged and skipped.
 
 use nagaya_protocol::{AgentEvent, ContentBlock, Usage};
 use serde_json::Value;
 
-/// Maps one line; several events where it holds several blocks, none where it says nothing to us.
+/// Maps one line of output to events: one for each block of a message, none for a message the agent does not use.
 pub(crate) fn map(line: &[u8]) -> Vec<AgentEvent> {
     let message: Value = match serde_json::from_slice(line) {
         Ok(message) => message,
@@ -42,7 +42,7 @@ fn blocks(message: &Value) -> &[Value] {
 }
 
 fn system(message: &Value) -> Option<AgentEvent> {
-    // Other subtypes tell of hooks, tasks and retries.
+    // Other subtypes report hooks, tasks and retries.
     (message["subtype"] == "init").then(|| AgentEvent::System {
         session_id: text(&message["session_id"]).unwrap_or_default(),
         model: text(&message["model"]).unwrap_or_default(),
@@ -50,7 +50,7 @@ fn system(message: &Value) -> Option<AgentEvent> {
     })
 }
 
-/// Only the main conversation's text is passed on as it arrives; a sub-agent's comes whole.
+/// Only the main conversation's text is sent as it arrives; a sub-agent's text is sent once complete.
 fn delta(event: &Value, parent: Option<&str>) -> Option<AgentEvent> {
     let is_text = event["type"] == "content_block_delta" && event["delta"]["type"] == "text_delta";
     let text = text(&event["delta"]["text"]).filter(|text| !text.is_empty())?;
@@ -87,7 +87,7 @@ fn tool_result(block: &Value, parent: Option<&str>) -> Option<AgentEvent> {
     })
 }
 
-/// A tool's answer is a text or a list of blocks, of which only those of text can be shown.
+/// The text of a tool's result, which is either a string or a list of blocks; only text blocks are kept.
 fn flatten(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -113,7 +113,7 @@ fn result(message: &Value) -> AgentEvent {
         usage: Usage {
             input_tokens: number(&usage["input_tokens"]),
             output_tokens: number(&usage["output_tokens"]),
-            // Older answers give only the sum.
+            // Older versions of the API report only the total.
             cache_creation_5m_tokens: number(&usage["cache_creation_input_tokens"]).saturating_sub(hour),
             cache_creation_1h_tokens: hour,
             cache_read_tokens: number(&usage["cache_read_input_tokens"]),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn each_shape_becomes_its_event() {
+    fn each_message_maps_to_its_event() {
         let init = json!({"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": ["Bash"]});
         assert_eq!(
             one(init),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_keeps_usage_by_kind() {
+    fn a_result_keeps_token_counts_by_kind() {
         let event = one(json!({"type": "result", "subtype": "success", "is_error": false, "result": "done",
             "session_id": "s", "num_turns": 2, "duration_ms": 700, "usage": {"input_tokens": 3, "output_tokens": 5,
             "cache_creation_input_tokens": 30, "cache_read_input_tokens": 7,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_skipped() {
+    fn unknown_messages_are_skipped() {
         for line in [
             "not json",
             "",

@@ -1,26 +1,26 @@
-//! Which CLI is in the image.
+//! Finds the agent CLI in the image, and its version.
 
 use std::path::{Path, PathBuf};
 
-/// Names another program than `claude`.
+/// Environment variable that names a program to run instead of `claude`.
 const PROGRAM_VARIABLE: &str = "NAGAYA_CLI";
-/// Where the image's build left what the CLI says of itself; asking takes longer than a room may take to start.
+/// File into which the image's build writes the output of `claude --version`. Running the CLI would delay a room's start.
 const VERSION_FILE: &str = "/usr/local/share/nagaya/cli-version";
 
-/// The CLI.
+/// The agent CLI that executions run.
 #[derive(Debug, Clone)]
 pub(crate) struct Cli {
-    /// Name or path of its program.
+    /// Name or path of the program.
     pub(crate) program: PathBuf,
-    /// What it said of its version when the image was built; `None` where there is no CLI.
+    /// Its version, recorded when the image was built; `None` if there is no CLI or another program is configured.
     pub(crate) version: Option<String>,
 }
 
 impl Cli {
-    /// Looks for the CLI.
+    /// Looks for the CLI in `PATH`, unless `NAGAYA_CLI` names another program.
     pub(crate) fn find() -> Self {
         if let Some(other) = std::env::var_os(PROGRAM_VARIABLE) {
-            // The file does not speak of this one.
+            // The version file describes `claude` only.
             return Self { program: other.into(), version: None };
         }
         let program = PathBuf::from("claude");

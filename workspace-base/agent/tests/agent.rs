@@ -1,4 +1,4 @@
-//! The agent as a process, with a shell script in the place of the CLI. (With the real CLI: conformance scenario BUG-10.)
+//! Tests of the agent as a process, with a shell script instead of the CLI. (Scenario BUG-10 of the conformance suite uses the real CLI.)
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use nagaya_protocol::{AgentEvent, ErrorKind, FileEntry, sse};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// An agent in a directory of its own; ends with its test.
+/// An agent in a temporary directory; it is ended with its test.
 struct Agent {
     dir: tempfile::TempDir,
     process: Child,
@@ -64,7 +64,7 @@ impl Agent {
         Some(stream)
     }
 
-    /// The whole answer, its head included; empty where nobody answers.
+    /// The whole response including its head; empty if there is none.
     fn call(&self, method: &str, path: &str, body: &str) -> String {
         let mut answer = Vec::new();
         if let Some(mut stream) = self.send(method, path, body) {
@@ -84,7 +84,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // By SIGTERM, so that the agent takes down what its CLI left running.
+        // SIGTERM lets the agent kill the processes that its CLI left running.
         let pid = rustix::process::Pid::from_child(&self.process);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let ended = self.process.wait();
@@ -163,7 +163,7 @@ fn junk_and_unknown_messages_are_skipped_and_the_prompt_arrives() {
 }
 
 #[test]
-fn a_cli_that_is_not_there_is_told_as_such() {
+fn a_missing_cli_is_reported_as_missing() {
     let dir = tempfile::tempdir().expect("a directory");
     let missing = dir.path().join("missing");
     let agent = Agent::start_beside(dir, &missing, &[]);
@@ -171,7 +171,7 @@ fn a_cli_that_is_not_there_is_told_as_such() {
 }
 
 #[test]
-fn a_cli_that_fails_is_told_with_what_it_said_last() {
+fn a_cli_failure_is_reported_with_its_last_output() {
     let agent = Agent::start("yes noise | head -n 20000 >&2; echo 'the reason' >&2; exit 3");
     let events = agent.execute().rest();
     let (kind, message) = error(&events);
@@ -181,7 +181,7 @@ fn a_cli_that_fails_is_told_with_what_it_said_last() {
 }
 
 #[test]
-fn options_that_are_refused_are_told_as_such() {
+fn options_the_cli_refuses_are_reported() {
     let agent = Agent::start("echo \"error: unknown option '--nope'\" >&2; exit 1");
     assert_eq!(error(&agent.execute().rest()).0, ErrorKind::OptionsError);
 }
@@ -192,7 +192,7 @@ fn output_that_ends_without_a_result_is_an_error() {
     assert_eq!(error(&agent.execute().rest()).0, ErrorKind::ExecutionError);
 }
 
-/// A process in a session of its own, orphaned, with nothing in its environment, as a hostile one would be.
+/// An orphaned process in its own session with an empty environment, as a hostile program would start it.
 const ESCAPED: &str = "(setsid env -i /bin/sleep 600 & echo $! > child.tmp; mv child.tmp child) & wait $!";
 
 fn alive(pid: &str) -> bool {
@@ -217,7 +217,7 @@ fn cancel_answers_when_nothing_of_the_execution_runs() {
 }
 
 #[test]
-fn what_an_execution_leaves_running_ends_with_it() {
+fn processes_left_running_end_with_the_execution() {
     let agent = Agent::start(&format!("{ESCAPED}; {RESULT}"));
     let events = agent.execute().rest();
     assert!(matches!(events.last(), Some((_, AgentEvent::Result { .. }))), "{events:?}");
@@ -245,7 +245,7 @@ fn a_dropped_reader_ends_nothing_and_gets_the_rest_later() {
 }
 
 #[test]
-fn an_execution_nobody_listens_to_is_ended() {
+fn an_execution_without_a_reader_is_cancelled() {
     let agent = Agent::start_with(&format!("{ESCAPED}; sleep 600"), &["--abandoned-after", "1"]);
     let mut events = agent.execute();
     let Some((1, AgentEvent::Started { execution_id })) = events.next() else { panic!("not started") };
@@ -261,7 +261,7 @@ fn an_execution_nobody_listens_to_is_ended() {
 }
 
 #[test]
-fn an_agent_that_is_told_to_stop_tells_how_the_execution_ended() {
+fn a_stopped_agent_reports_how_the_execution_ended() {
     let agent = Agent::start(&format!("{ESCAPED}; sleep 600"));
     let mut events = agent.execute();
     assert!(matches!(events.next(), Some((1, AgentEvent::Started { .. }))));
@@ -301,7 +301,7 @@ fn every_option_reaches_the_cli_as_one_word() {
 }
 
 #[test]
-fn options_no_program_can_be_given_are_told_as_such() {
+fn options_that_cannot_be_passed_are_reported() {
     let agent = Agent::start(RESULT);
     let dir = agent.dir.path();
     for request in [
@@ -321,7 +321,7 @@ fn a_body_that_is_too_long_is_refused() {
     let mut stream = UnixStream::connect(agent.path("agent.sock")).expect("connects");
     stream.set_read_timeout(Some(DEADLINE)).expect("sets");
     write!(stream, "POST /execute HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len()).expect("writes");
-    // The agent need not take all of it before it says no.
+    // The agent may refuse the body before it has read all of it.
     let _ = stream.write_all(body.as_bytes());
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("an answer");
@@ -353,7 +353,7 @@ fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
 }
 
-/// The files of a list, whose chunks' frames are skipped as no JSON.
+/// The files of a list. Lines with chunk sizes are skipped, because they are not JSON.
 fn listed(agent: &Agent) -> Vec<FileEntry> {
     let answer = agent.call("GET", "/files", "");
     body(&answer).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()

@@ -34,7 +34,7 @@ async fn engine_hangs(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&conversation, "@say before").await?;
     let other = deployment.another_conversation(context, &conversation.tenant, &conversation.model).await?;
     relay.stop().await?;
-    // The kernel accepts connections; nobody reads from them.
+    // The kernel accepts connections, but no process reads from them.
     let silent = tokio::net::UnixListener::bind(&path)?;
 
     let status = async || {

@@ -1,4 +1,4 @@
-//! Many bytes through one tunnel, in either direction.
+//! Throughput of one tunnel, in either direction.
 
 use std::io::{Read, Write};
 use std::time::Instant;
@@ -12,17 +12,17 @@ use crate::report::{Goal, Report, Table};
 use crate::stage::Stage;
 use crate::stats::{Sample, rounds};
 
-/// Bytes of one measurement.
+/// Number of bytes in one measurement.
 const BYTES: u64 = 1 << 30;
-/// Bytes that are compared one by one, once for each contender, before anything is measured.
+/// Number of bytes whose content is compared, once for each contender, before anything is measured.
 const CONTROL: u64 = 64 << 20;
 
 /// How the tunnel is reached.
 #[derive(Debug, Clone)]
 pub(crate) enum Way {
-    /// What is dialled leads to the origin.
+    /// The address dialled leads directly to the origin.
     Straight(Address),
-    /// What is dialled is asked for a tunnel.
+    /// The address dialled is a proxy that opens a tunnel (CONNECT).
     Connect(Address),
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     }
 }
 
-/// A transfer in which every byte counts.
+/// Checks a transfer byte by byte.
 fn control(conn: Conn, direction: Direction) -> Result<()> {
     match direction {
         Direction::Down => down(conn, CONTROL, true),
@@ -99,7 +99,7 @@ fn control(conn: Conn, direction: Direction) -> Result<()> {
     }
 }
 
-/// Takes so many bytes, and the origin's own count behind them, and the end.
+/// Receives this many bytes, then the origin's own count, then the end of the stream.
 pub(crate) fn down(mut conn: Conn, bytes: u64, compare: bool) -> Result<()> {
     conn.write_all(&order(bytes, 0))?;
     let block = block();
@@ -118,7 +118,7 @@ pub(crate) fn down(mut conn: Conn, bytes: u64, compare: bool) -> Result<()> {
     finish(conn, 0)
 }
 
-/// Sends so many bytes; the origin says how many it got.
+/// Sends this many bytes; the origin answers how many it received.
 fn up(mut conn: Conn, bytes: u64) -> Result<()> {
     conn.write_all(&order(0, bytes))?;
     let (block, mut left) = (block(), bytes);

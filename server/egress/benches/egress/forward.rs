@@ -1,4 +1,4 @@
-//! Plain HTTP forwarding: small requests on kept connections, as fast as it goes, and at half of that.
+//! Plain HTTP forwarding: small requests on kept connections, at full load and at half load.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::report::{Goal, Report, Table};
 use crate::stage::Stage;
 use crate::stats::{Sample, Series, median, rounds};
 
-/// One measurement.
+/// Duration of one measurement.
 const LONG: Duration = Duration::from_millis(700);
 
-/// Measurements at half load in each round, of what is compared there.
+/// Number of measurements at half load in each round, for the contenders that are compared there.
 const PAIRS: usize = 3;
 
 pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
@@ -35,7 +35,7 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
             ("ours", stage.ours().map(by_name)),
             ("squid", stage.peer(Kind::Squid).map(by_address)),
             ("tinyproxy", stage.peer(Kind::Tinyproxy).map(by_address)),
-            // Its upstream has no port: hosts that have one are looked up.
+            // nginx looks up hosts with a port, so the upstream has none.
             ("nginx", stage.peer(Kind::Nginx).map(|at| ask(at, ORIGIN, &format!("http://{ORIGIN}/v1/things?page=1")))),
         ]
     };
@@ -63,7 +63,7 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     });
 }
 
-/// Each at half of what it can do, and direct at half of what ours can.
+/// Each contender at half of its own full load, and direct at half of our proxy's.
 fn half_load(full: &[Series], contenders: Vec<(&'static str, Ask)>, count: usize, report: &mut Report) {
     let most = |name: &str| -> Result<f64> {
         let series = full.iter().find(|series| series.name == name).context("not measured")?;
@@ -73,7 +73,7 @@ fn half_load(full: &[Series], contenders: Vec<(&'static str, Ask)>, count: usize
     let at_half = |(name, ask): (&'static str, Ask)| {
         (name, most(if name == "direct" { "ours" } else { name }).map(|most| (ask, most / 2.0)))
     };
-    // Ours is held against direct, and a 99th percentile of one moment says little of the next: more rounds for these two.
+    // Our proxy is compared with direct, and 99th percentiles vary over time, so these two get more rounds.
     let (judged, others): (Vec<_>, Vec<_>) =
         contenders.into_iter().map(at_half).partition(|(name, _)| ["direct", "ours"].contains(name));
     let p99 = |_: &'static str, (ask, rate): &(Ask, f64)| {

@@ -1,4 +1,4 @@
-//! Waiting for many sockets with as little as possible of one's own.
+//! Waits for many sockets with as little overhead as possible.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,13 +19,13 @@ impl Poller {
         Ok(Self { epoll, events: Vec::with_capacity(256) })
     }
 
-    /// A socket that is closed leaves by itself.
+    /// Adds a socket. A closed socket is removed automatically.
     pub(crate) fn add(&self, socket: &impl AsFd, token: usize) -> io::Result<()> {
         let data = epoll::EventData::new_u64(token as u64);
         Ok(epoll::add(&self.epoll, socket, data, epoll::EventFlags::IN)?)
     }
 
-    /// Tokens of sockets that can be read, after at most `patience`.
+    /// Waits up to `patience` and returns the tokens of readable sockets.
     pub(crate) fn wait(&mut self, patience: Duration, ready: &mut Vec<usize>) -> io::Result<()> {
         let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
         self.events.clear();

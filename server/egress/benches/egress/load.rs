@@ -1,4 +1,4 @@
-//! Requests on kept connections, as fast as it goes or at an even rate.
+//! Load generator: requests on kept connections, at full speed or at an even rate.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -10,14 +10,14 @@ use crate::lean::Poller;
 use crate::net::{Address, Conn, answer};
 use crate::stats::{Sample, quantile};
 
-/// Connections at once.
+/// Number of concurrent connections.
 const CONNECTIONS: usize = 32;
-/// What is not counted.
+/// Warm-up time, which is not counted.
 const WARM: Duration = Duration::from_millis(150);
-/// Without an answer, or behind what is due.
+/// Time limit for an answer, and for the delay behind an even rate.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is asked, and of whom, and what is to come back.
+/// Requests to send, the address to send them to, and the expected answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
     pub(crate) at: Address,
@@ -25,13 +25,13 @@ pub(crate) struct Ask {
     pub(crate) is_right: fn(&[u8]) -> bool,
 }
 
-/// What a connection has to say.
+/// State of a connection after a read.
 enum Heard {
-    /// Not all of an answer.
+    /// The answer is incomplete.
     Nothing,
-    /// An answer; and whether the connection stays.
+    /// A complete answer; with whether the connection stays open.
     Answer { keep: bool },
-    /// It was closed after an answer, which did not say so.
+    /// The connection was closed after an answer that did not announce it.
     Closed,
 }
 
@@ -40,9 +40,9 @@ struct Client {
     conn: Conn,
     input: Vec<u8>,
     filled: usize,
-    /// Whether it has had an answer.
+    /// Whether an answer has been received on the connection.
     used: bool,
-    /// Since when what is asked now is due.
+    /// When the current request was due.
     due: Instant,
 }
 
@@ -78,8 +78,7 @@ impl Client {
     }
 }
 
-/// At a rate, in requests per second, all that are due in time; or each as soon as the one before is answered. For so long, after
-/// [`WARM`].
+/// Sends requests for the given time after [`WARM`]: at a rate in requests per second, or each as soon as the previous one is answered.
 pub(crate) fn load(ask: &Ask, rate: Option<f64>, long: Duration) -> Result<Sample> {
     rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1))?;
     let mut poller = Poller::new()?;

@@ -1,9 +1,9 @@
-//! The proxy's speed and memory beside its peers', measured in one run.
+//! Measures the proxy's speed and memory together with those of other proxies, in one run.
 //!
-//! Every contender of a table is measured once per round, one after the other, so that what else the machine does hits all
-//! of them alike. What could not be measured is named, and makes the run fail; a missed goal does not.
+//! Every contender of a table is measured once per round, one after the other, so that other load on the machine affects all of
+//! them alike. A measurement that fails is reported and makes the run fail; a missed goal does not.
 //!
-//! Proxies, peers and origins are processes of their own: this program started again in a role (`roles`), or a package's.
+//! Proxies, peers and origins are separate processes: this program started again in a role (`roles`), or a package's program.
 
 mod bulk;
 mod forward;

@@ -1,4 +1,4 @@
-//! What tunnels cost in memory: idle ones, and a busy one.
+//! Memory use of tunnels: idle ones, and a busy one.
 
 use std::io::{Read, Write};
 
@@ -11,11 +11,11 @@ use crate::report::{Goal, Report, Table};
 use crate::stage::Stage;
 use crate::stats::{Sample, Series};
 
-/// Idle tunnels.
+/// Number of idle tunnels.
 const TUNNELS: usize = 10_000;
-/// Listeners they are spread over: as workspaces have them, within the limits of one.
+/// Number of listeners that share the tunnels, so that each stays within the limits of one workspace.
 const LISTENERS: usize = 100;
-/// Bytes through the busy tunnel.
+/// Number of bytes through the busy tunnel.
 const BYTES: u64 = 1 << 30;
 
 pub(crate) fn measure(stage: &mut Stage, _rounds: usize, report: &mut Report) {
@@ -68,7 +68,7 @@ fn idle(stage: &Stage, count: usize) -> Result<f64> {
         conn.read_exact(&mut [0])?;
         Ok(conn)
     };
-    // What is set up once is not a tunnel's.
+    // Memory that is allocated only once is not part of a tunnel's cost.
     drop((0..LISTENERS).map(open).collect::<Result<Vec<_>>>()?);
     let before = status(proxy.pid(), "VmRSS")?;
     let mut tunnels = Vec::new();
@@ -79,7 +79,7 @@ fn idle(stage: &Stage, count: usize) -> Result<f64> {
         }
     }
     let after = status(proxy.pid(), "VmRSS")?;
-    // None of them was counted that is not there.
+    // All counted tunnels must still be open.
     for tunnel in &mut tunnels {
         tunnel.write_all(b"y")?;
         tunnel.read_exact(&mut [0]).context("an idle tunnel is gone")?;
@@ -100,7 +100,7 @@ fn busy(stage: &Stage) -> Result<f64> {
     };
     carry(1 << 20)?;
     let before = status(proxy.pid(), "VmRSS")?;
-    // Sets the peak to what is held now (proc(5), clear_refs).
+    // Resets the peak to the current use (proc(5), clear_refs).
     std::fs::write(format!("/proc/{}/clear_refs", proxy.pid()), "5").context("clear_refs")?;
     carry(BYTES)?;
     let peak = status(proxy.pid(), "VmHWM")?;

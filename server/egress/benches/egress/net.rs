@@ -1,4 +1,4 @@
-//! Connections of the load generators: blocking sockets, and what HTTP they need.
+//! Connections of the load generators: blocking sockets, and a minimal HTTP client.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-/// Longest anything of one exchange may take; only a contender that hangs needs it.
+/// Time limit of each step of an exchange, for a contender that hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where something listens.
+/// Address of a listener.
 #[derive(Debug, Clone)]
 pub(crate) enum Address {
     Unix(PathBuf),
     Tcp(SocketAddr),
 }
 
-/// A connection to it.
+/// A connection to a listener.
 #[derive(Debug)]
 pub(crate) enum Conn {
     Unix(UnixStream),
@@ -52,9 +52,9 @@ impl Conn {
         }
     }
 
-    /// Asks for a tunnel and waits until it stands.
+    /// Requests a tunnel and waits until it is open.
     pub(crate) fn tunnel(&mut self, to: SocketAddr) -> Result<()> {
-        // One host for all: to the proxies that would look it up, its address.
+        // All contenders use the same host; proxies that would look it up get its address.
         let request = match self {
             Self::Unix(_) => format!("CONNECT {ORIGIN}:{0} HTTP/1.1\r\nHost: {ORIGIN}:{0}\r\n\r\n", to.port()),
             Self::Tcp(_) => format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n"),
@@ -72,7 +72,7 @@ impl Conn {
     }
 }
 
-/// The name our proxy knows the origin by; it leads to the loopback address by a pin, as DNS would lead a real one.
+/// Name of the origin for our proxy. It is pinned to the loopback address.
 pub(crate) const ORIGIN: &str = "origin.test";
 
 impl Read for Conn {
@@ -106,7 +106,7 @@ impl AsFd for Conn {
     }
 }
 
-/// A whole response at the beginning of some bytes.
+/// A complete response at the beginning of a buffer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Answer<'a> {
     pub(crate) body: &'a [u8],

@@ -1,4 +1,4 @@
-//! Origins: what all contenders fetch from, or send to.
+//! Origins: the servers that all contenders fetch from or send to.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,39 +20,39 @@ use crate::roles;
 pub(crate) const KEY_ID: &str = "AKIDBENCH";
 pub(crate) const SECRET: &str = "bench-secret";
 pub(crate) const TOKEN: &str = "bench-token";
-/// Hosts whose requests are signed, and whose get a header.
+/// Host whose requests are signed, and host whose requests get a header.
 pub(crate) const SIGNED: &str = "signed.test";
 pub(crate) const KEYED: &str = "keyed.test";
-/// The header those get.
+/// Name of that header.
 pub(crate) const KEY_HEADER: &str = "x-bench-key";
 
 /// Where the origins listen.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Doors {
-    /// Sends or takes as many bytes as it is told (`order`).
+    /// Sends or receives as many bytes as the client orders (see `order`).
     pub(crate) bulk: SocketAddr,
-    /// Sends back what it gets.
+    /// Echoes every byte.
     pub(crate) echo: SocketAddr,
     /// Answers every request with `PAGE`.
     pub(crate) http: SocketAddr,
-    /// Over TLS; takes bodies and says how long they were.
+    /// Receives request bodies over TLS and answers with their length.
     pub(crate) https: SocketAddr,
     pub(crate) ca_pem: String,
 }
 
 /// A small page, as an API would answer.
 pub(crate) const PAGE: &[u8] = &[b'p'; 256];
-/// The block that streams consist of.
+/// Size of the block that streams repeat, in bytes.
 pub(crate) const BLOCK: usize = 256 * 1024;
 
-/// The block: every byte tells its place in it, so that what was lost or doubled shows.
+/// The block. Its bytes depend on their position, so that lost or repeated bytes are noticed.
 pub(crate) fn block() -> Vec<u8> {
     (0..BLOCK / 4)
         .flat_map(|place| u32::try_from(place).unwrap_or_default().wrapping_mul(2_654_435_761).to_le_bytes())
         .collect()
 }
 
-/// Tells the bulk origin to send `down` bytes after it has taken `up`.
+/// Orders the bulk origin to send `down` bytes after it has received `up`.
 pub(crate) fn order(down: u64, up: u64) -> [u8; 17] {
     let mut order = [b'B'; 17];
     order[1..9].copy_from_slice(&down.to_le_bytes());
@@ -60,7 +60,7 @@ pub(crate) fn order(down: u64, up: u64) -> [u8; 17] {
     order
 }
 
-/// Plays all origins.
+/// Runs all origins.
 pub(crate) fn play() -> Result<()> {
     let any: SocketAddr = "127.0.0.1:0".parse()?;
     let listen = || TcpListener::bind(any);
@@ -76,7 +76,7 @@ pub(crate) fn play() -> Result<()> {
         https: https.addr(),
         ca_pem,
     };
-    // These end with the process.
+    // These threads end with the process.
     std::thread::spawn(move || told("bulk", bulk_origin(&bulk)));
     std::thread::spawn(move || {
         told(
@@ -117,7 +117,7 @@ fn told(who: &str, ended: Result<()>) {
 fn bulk_origin(listener: &TcpListener) -> Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
-        // A contender that breaks off is told by the client's count.
+        // A contender that cuts off a transfer is noticed by the client's count.
         std::thread::spawn(move || drop(bulk(stream)));
     }
 }
@@ -144,10 +144,10 @@ fn bulk(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// One thread for all connections: `answer` takes from its input what is whole and adds to its output.
+/// Serves all connections on one thread: `answer` removes complete requests from its input and appends to its output.
 fn serve(listener: &TcpListener, mut answer: impl FnMut(&mut Vec<u8>, &mut Vec<u8>)) -> Result<()> {
     listener.set_nonblocking(true)?;
-    // The standard library waits for 128 to be accepted at most.
+    // The standard library's accept queue holds at most 128 connections.
     rustix::net::listen(listener, 4096)?;
     let mut poller = Poller::new()?;
     poller.add(listener, usize::MAX)?;
@@ -191,8 +191,8 @@ fn serve(listener: &TcpListener, mut answer: impl FnMut(&mut Vec<u8>, &mut Vec<u
     }
 }
 
-/// Takes a body, and answers with its length if the credential that belongs to the host is there. `/verify` checks a
-/// signature to the last byte; the others only look whether there is one, to cost both ways the same.
+/// Receives a body, and answers with its length if the request has the host's credential. `/verify` verifies the signature; other
+/// paths only check that there is one, so that signatures and headers cost the origin the same.
 async fn take(request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let (status, text) = match taken(&parts, body).await {

@@ -1,4 +1,4 @@
-//! Other proxies, set up to be as quick as they can be: no log, no cache, no look-up, kept connections where they can.
+//! Other proxies, configured for speed: no log, no cache, no look-up, and kept connections if supported.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,15 +13,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::net::{Address, Conn};
 use crate::roles;
 
-/// Longest a peer may take to start, or to end.
+/// Time limit for a peer to start or to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The other proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Carries each connection to the origin; knows nothing of HTTP.
+    /// Forwards each connection to the origin without reading HTTP.
     Socat,
-    /// The same, listening on a Unix socket as ours does.
+    /// The same on a Unix socket, as our proxy has it.
     SocatUnix,
     Squid,
     Tinyproxy,
@@ -40,7 +40,7 @@ impl Kind {
         }
     }
 
-    /// What the program says of its version; empty where it is not installed.
+    /// The version that the program prints; empty if it is not installed.
     pub(crate) fn version(self) -> String {
         let flag = match self {
             Self::Socat | Self::SocatUnix => "-V",
@@ -61,10 +61,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts one with its files in `dir`; `origin` is where those that cannot be told per request lead.
+    /// Starts a peer with its files in `dir`; `origin` is the target of peers that cannot choose it per request.
     pub(crate) fn start(kind: Kind, dir: &Path, origin: SocketAddr) -> Result<Self> {
         fs::create_dir_all(dir)?;
-        // Started as root, squid and nginx work as somebody else.
+        // If started as root, squid and nginx run as another user.
         fs::set_permissions(dir, fs::Permissions::from_mode(0o777))?;
         let at = roles::free_address()?;
         let mut address = Address::Tcp(at);

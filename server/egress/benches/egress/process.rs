@@ -1,8 +1,8 @@
-//! What the kernel says of a process, and lets it have.
+//! Memory use and descriptor limit of a process, from the kernel.
 
 use anyhow::{Context, Result};
 
-/// As many descriptors as this process may have.
+/// Raises the limit of descriptors to the maximum.
 pub(crate) fn raise_descriptors() -> Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     const WANTED: u64 = 100_000;

@@ -1,4 +1,4 @@
-//! Processes of the run's own: this program again, in a role. All end with the one that started them.
+//! Roles: this program started again as a separate process. All end with the process that started them.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -19,14 +19,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::origin;
 use crate::process::raise_descriptors;
 
-/// The word that makes this program play a role.
+/// The argument that starts this program in a role.
 const WORD: &str = "play";
 
 /// Another process in a role; ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Player {
     child: Child,
-    /// Its end is the player's.
+    /// The process in the role ends when this is closed.
     stdin: Option<ChildStdin>,
 }
 
@@ -35,7 +35,7 @@ impl Player {
         self.child.id()
     }
 
-    /// Starts a role and waits for what it says once it is ready.
+    /// Starts a role and waits for the line that it prints once it is ready.
     fn start<T: DeserializeOwned>(role: &str, script: &str) -> Result<(Self, T)> {
         let mut child = Command::new(std::env::current_exe()?)
             .args([WORD, role, script])
@@ -52,12 +52,12 @@ impl Player {
         Ok((player, ready))
     }
 
-    /// Our proxy in a process of its own.
+    /// Our proxy in a separate process.
     pub(crate) fn proxy(cast: &ProxyCast) -> Result<Self> {
         Ok(Self::start::<()>("proxy", &serde_json::to_string(cast)?)?.0)
     }
 
-    /// All origins in a process of their own.
+    /// All origins in a separate process.
     pub(crate) fn origin() -> Result<(Self, origin::Doors)> {
         Self::start("origin", "")
     }
@@ -72,17 +72,17 @@ impl Drop for Player {
     }
 }
 
-/// A command that ends when this process does, however that ends.
+/// A command whose process ends together with this one, even if this one is killed.
 pub(crate) fn tied(program: &str) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args([WORD, "tied", program]);
     Ok(command)
 }
 
-/// What our proxy is set up with.
+/// Settings of our proxy.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ProxyCast {
-    /// Sockets to listen on, each a workspace's.
+    /// Sockets to listen on, one for each workspace.
     pub(crate) sockets: Vec<PathBuf>,
     pub(crate) allowed: String,
     pub(crate) pins: String,
@@ -90,7 +90,7 @@ pub(crate) struct ProxyCast {
     pub(crate) extra_ca_pem: String,
 }
 
-/// Plays a role, if that is what this process was started for.
+/// Runs a role, if this process was started in one.
 pub(crate) fn play() -> Option<ExitCode> {
     let mut args = std::env::args().skip(1);
     if args.next().as_deref() != Some(WORD) {
@@ -119,7 +119,7 @@ fn become_tied(program: &str, args: &[String]) -> Result<()> {
     Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot start {program}"))
 }
 
-/// Says that a role is ready, and waits for the end of its time.
+/// Reports that a role is ready, and waits until it has to end.
 pub(crate) fn ready(what: &impl Serialize) -> Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "{}", serde_json::to_string(what)?)?;
@@ -128,7 +128,7 @@ pub(crate) fn ready(what: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Keeps no more than a count: what becomes of records is not the proxy's business.
+/// Counts records only, because their further processing is not part of the proxy's cost.
 #[derive(Debug, Default)]
 struct Count(AtomicU64);
 
@@ -146,7 +146,7 @@ fn proxy(script: &str) -> Result<()> {
         pins: cast.pins.parse().map_err(anyhow::Error::msg)?,
         credentials: credentials.with_header(origin::KEYED, origin::KEY_HEADER, origin::SECRET),
         extra_ca_pem: Some(cast.extra_ca_pem.into_bytes()).filter(|pem| !pem.is_empty()),
-        // What the server runs with.
+        // The same as in the server.
         limits: Limits::default(),
         ..Settings::default()
     };

@@ -1,4 +1,4 @@
-//! A whole run: what the command line asks for, measured table by table.
+//! Runs the measurements that the command line selects, table by table.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,15 +8,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::report::{Report, Subject};
 
-/// What the command line asks for.
+/// The command line's options.
 #[derive(Debug)]
 struct Options {
     /// Part of a table's id; empty for all.
     filter: String,
     rounds: usize,
-    /// Where the report goes.
+    /// Directory of the report.
     out: PathBuf,
-    /// Only tell which tables there are.
+    /// Only list the tables.
     list: bool,
 }
 
@@ -30,7 +30,7 @@ impl Options {
                 "--rounds" => options.rounds = value()?.parse().context("--rounds needs a number")?,
                 "--out" => options.out = value()?.into(),
                 "--list" => options.list = true,
-                // What cargo adds.
+                // Added by cargo.
                 "--bench" => {}
                 _ => bail!("{arg} is not understood; --filter TABLE, --rounds N, --out DIR, --list are"),
             }
@@ -39,10 +39,10 @@ impl Options {
     }
 }
 
-/// Measures some tables; what cannot be measured is told to the report.
+/// Measures some tables; failed measurements are listed in the report.
 pub(crate) type Group<S> = fn(&mut S, usize, &mut Report);
 
-/// Tables, by their ids, and who measures them.
+/// Ids of tables, and the function that measures them.
 pub(crate) type Groups<'a, S> = &'a [(&'a [&'a str], Group<S>)];
 
 /// Where measurements take place.
@@ -53,16 +53,16 @@ pub(crate) trait Place: Sized {
     /// Versions of what is measured beside ours.
     fn peers(&self) -> Vec<String>;
 
-    /// Takes down what was set up.
+    /// Stops everything that was started.
     fn close(self) -> Result<()>;
 }
 
-/// The whole program: measures what the command line asks for.
+/// The main program: runs the selected measurements.
 pub(crate) fn main<S: Place>(subject: Subject, groups: Groups<'_, S>) -> ExitCode {
     exit(run(subject, groups))
 }
 
-/// How the program ends, with what was measured or done.
+/// Exit code of the program, from its result.
 pub(crate) fn exit(done: Result<bool>) -> ExitCode {
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -74,7 +74,7 @@ pub(crate) fn exit(done: Result<bool>) -> ExitCode {
     }
 }
 
-/// Measures what the command line asks for; false where something of it was not measured.
+/// Runs the selected measurements; false if one of them failed.
 pub(crate) fn run<S: Place>(subject: Subject, groups: Groups<'_, S>) -> Result<bool> {
     let options = Options::read(std::env::args().skip(1))?;
     let all = || groups.iter().flat_map(|(ids, _)| ids.iter().copied()).collect::<Vec<&str>>();

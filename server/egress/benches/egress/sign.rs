@@ -1,4 +1,4 @@
-//! Signing: a body of 90 KB to a TLS origin, with a signature and with a mere header.
+//! Signing: a body of 90 KB to a TLS origin, with a signature, compared with an added header.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -11,18 +11,18 @@ use crate::report::{Goal, Report, Table};
 use crate::stage::Stage;
 use crate::stats::{Sample, quantile, rounds};
 
-/// A model call's, with a coding agent's tools in it.
+/// Size of a body in bytes: that of a model call with a coding agent's tools.
 const BODY: usize = 90_000;
-/// Clients at once.
+/// Number of concurrent clients.
 const CLIENTS: usize = 8;
-/// One measurement, after `WARM`.
+/// Duration of one measurement, after `WARM`.
 const LONG: Duration = Duration::from_millis(1000);
-/// What is not counted.
+/// Warm-up time, which is not counted.
 const WARM: Duration = Duration::from_millis(150);
 
 pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     let verified = stage.ours().and_then(|at| {
-        // The origin checks this one to the last byte; what is measured only for a signature being there.
+        // The origin verifies the signature of this request; for the measured ones it only checks that there is one.
         exchange(&mut Conn::open(&at)?, &request(SIGNED, "/verify")).context("the signature")?;
         Ok(at)
     });

@@ -1,4 +1,4 @@
-//! What is running for the measurements: origins, our proxy, peers; each started when it is first needed.
+//! The processes of the measurements: origins, our proxy, peers; each is started when it is first needed.
 
 use std::path::PathBuf;
 
@@ -11,13 +11,13 @@ use crate::process;
 use crate::roles::{Player, ProxyCast};
 use crate::run::Place;
 
-/// Everything that runs; all of it ends when this is dropped.
+/// All running processes; they end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Stage {
     ours: Option<Result<Player, String>>,
     peers: Vec<(Kind, Result<Peer, String>)>,
     pub(crate) doors: Doors,
-    /// Dropped after those that talk to it.
+    /// Dropped after the processes that connect to it.
     _origin: Player,
     dir: tempfile::TempDir,
 }
@@ -43,7 +43,7 @@ impl Place for Stage {
 }
 
 impl Stage {
-    /// A proxy of ours, with so many listeners.
+    /// Starts our proxy with this number of listeners.
     pub(crate) fn proxy(&self, name: &str, listeners: usize) -> Result<(Player, Vec<PathBuf>)> {
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir)?;
@@ -63,7 +63,7 @@ impl Stage {
         Ok((player, sockets))
     }
 
-    /// The proxy of ours that all tables but memory's use.
+    /// The instance of our proxy that all tables except memory use.
     pub(crate) fn ours(&mut self) -> Result<Address> {
         if self.ours.is_none() {
             self.ours = Some(self.proxy("ours", 1).map(|(player, _)| player).map_err(|error| format!("{error:#}")));
@@ -75,7 +75,7 @@ impl Stage {
         }
     }
 
-    /// A peer.
+    /// Address of a peer, which is started if necessary.
     pub(crate) fn peer(&mut self, kind: Kind) -> Result<Address> {
         if !self.peers.iter().any(|(other, _)| *other == kind) {
             let origin = if kind == Kind::Nginx { self.doors.http } else { self.doors.bulk };

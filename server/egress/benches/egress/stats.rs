@@ -1,16 +1,16 @@
-//! Rounds, and what is made of their figures.
+//! Rounds of measurements, and statistics of their results.
 
 use anyhow::Result;
 
-/// What one contender did in one round.
+/// Result of one contender in one round.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) value: f64,
-    /// The 99th percentile of what one exchange took, in milliseconds.
+    /// 99th percentile of the duration of an exchange, in milliseconds.
     pub(crate) p99: Option<f64>,
 }
 
-/// What one contender did in all rounds; or why it could not be measured.
+/// Results of one contender in all rounds, or why it could not be measured.
 #[derive(Debug)]
 pub(crate) struct Series {
     pub(crate) name: &'static str,
@@ -48,7 +48,7 @@ pub(crate) fn rounds<C>(
     names.into_iter().zip(samples).map(|(name, samples)| Series { name, samples }).collect()
 }
 
-/// The value below which a share of them lie; they need not be sorted.
+/// The quantile of the values at `share` (0 to 1); the values need not be sorted.
 pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

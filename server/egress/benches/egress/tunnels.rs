@@ -1,4 +1,4 @@
-//! New tunnels: CONNECT, one byte there and back, close.
+//! New tunnels: CONNECT, one byte in each direction, close.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -12,11 +12,11 @@ use crate::report::{Goal, Report, Table};
 use crate::stage::Stage;
 use crate::stats::{Sample, quantile, rounds};
 
-/// Clients at once.
+/// Number of concurrent clients.
 const CLIENTS: usize = 8;
-/// One measurement, after `WARM`.
+/// Duration of one measurement, after `WARM`.
 const LONG: Duration = Duration::from_millis(800);
-/// What is not counted.
+/// Warm-up time, which is not counted.
 const WARM: Duration = Duration::from_millis(100);
 
 pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
@@ -49,7 +49,7 @@ fn many(at: &Address, to: SocketAddr) -> Result<Sample> {
     Ok(Sample { value, p99: Some(quantile(&took, 0.99)) })
 }
 
-/// What each tunnel took, in milliseconds.
+/// Duration of each tunnel, in milliseconds.
 fn one_after_another(at: &Address, to: SocketAddr, from: Instant, until: Instant) -> Result<Vec<f64>> {
     let mut took = Vec::new();
     loop {

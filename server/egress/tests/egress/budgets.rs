@@ -1,4 +1,4 @@
-//! What one room takes leaves another tenant's room what it needs.
+//! Budgets: however much one room uses, another tenant's room gets the resources it needs.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -41,9 +41,9 @@ impl Room {
     }
 }
 
-/// Four rooms that hold all they get in bodies to be signed: another tenant's calls go on, and at once.
+/// Four rooms fill their share of the budget for held bodies; another tenant's calls still succeed without delay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_held_by_four_rooms_leave_room_for_another_tenants() {
+async fn held_bodies_of_four_rooms_leave_space_for_another_tenant() {
     let verifier = Verifier::start(None, 0).await;
     // A twentieth of the defaults, so that the test writes megabytes and not gigabytes.
     let defaults = Limits::default();
@@ -63,7 +63,7 @@ async fn bodies_held_by_four_rooms_leave_room_for_another_tenants() {
     let begun = [format!("{head}content-length: {length}\r\n\r\n").as_bytes(), &vec![b'x'; length - 1]].concat();
     let mut held = Vec::new();
     for room in &hostile {
-        // Until the room is refused.
+        // Writes until the room is refused.
         let mut refused = false;
         for _ in 0..10 {
             let mut stream = room.connect().await;
@@ -91,9 +91,9 @@ async fn bodies_held_by_four_rooms_leave_room_for_another_tenants() {
     assert!(full > 0, "the control: they were held up to their limit");
 }
 
-/// Silent connections cost a listener its own share of the descriptors, however many it opens.
+/// Silent connections use only the listener's own share of the descriptors, however many a room opens.
 #[tokio::test]
-async fn silent_connections_are_bounded() {
+async fn silent_connections_are_limited_per_room() {
     let peer = Peer::content().await;
     let limits = Limits { descriptors: 400, silent: 3 * DEADLINE, ..Limits::default() };
     let proxy = Proxy::start(Settings { limits, ..settings(&[("web.example:80", peer.addr())]) });
@@ -106,15 +106,15 @@ async fn silent_connections_are_bounded() {
             silent.push(room.connect().await);
         }
     }
-    // A quarter of 400 and sixteen for each room, and the four that are being refused.
+    // Each room gets a quarter of 400 and a reserve of sixteen; four more are being refused.
     eventually("the rest is closed", || descriptors() <= before + 1024 + 2 * (100 + 16 + 4)).await;
     assert!(descriptors() >= before + 1024 + 2 * 100, "the control: those are kept");
     assert!(mine.ask(GET).await.starts_with("HTTP/1.1 200 "));
 }
 
-/// Silent connections end before long, and without a word; then the room is served again.
+/// Silent connections are closed after a while, without a response; then the room is served again.
 #[tokio::test]
-async fn silent_connections_are_ended() {
+async fn silent_connections_are_closed() {
     let peer = Peer::content().await;
     let limits = Limits { connections: 3, silent: Duration::from_millis(300), ..Limits::default() };
     let proxy = Proxy::start(Settings { limits, ..settings(&[("web.example:80", peer.addr())]) });
@@ -125,9 +125,9 @@ async fn silent_connections_are_ended() {
     assert!(proxy.talk(GET).await.starts_with("HTTP/1.1 200 "));
 }
 
-/// Connections of a room that wait for their targets leave others theirs.
+/// A room whose connections all wait for their targets does not take the descriptors of other rooms.
 #[tokio::test]
-async fn a_room_without_descriptors_is_told_so_and_others_go_on() {
+async fn a_room_out_of_descriptors_gets_429_and_others_are_served() {
     let (silent, peer) = (Peer::answering("").await, Peer::content().await);
     let limits = Limits { descriptors: 40, reserved_descriptors: 4, ..Limits::default() };
     let hosts = settings(&[("web.example:80", peer.addr()), ("silent.example:80", silent.addr())]);
@@ -140,7 +140,7 @@ async fn a_room_without_descriptors_is_told_so_and_others_go_on() {
         held.push(stream);
     }
     eventually("all are at the target", || silent.connections() == 7).await;
-    // Fourteen in all: seven clients and their targets.
+    // Fourteen descriptors in all: seven clients and their targets.
     let told = hostile.ask(GET).await;
     assert!(told.starts_with("HTTP/1.1 429 ") && told.contains("too_many_connections"), "{told}");
     for _ in 0..10 {
@@ -153,9 +153,9 @@ async fn a_room_without_descriptors_is_told_so_and_others_go_on() {
     }
 }
 
-/// A client that drips its body is ended, and told why; one that is held up by its target is not.
+/// A client that sends its body too slowly is cut off with a reason; one that waits for a slow target is not.
 #[tokio::test]
-async fn bodies_have_a_least_rate() {
+async fn a_body_slower_than_the_minimum_rate_is_cut_off() {
     let peer = Peer::content().await;
     let verifier = Verifier::start(None, 0).await;
     let limits = Limits { upload_rate: 100, upload_window: Duration::from_secs(1), ..Limits::default() };
@@ -189,7 +189,7 @@ async fn bodies_have_a_least_rate() {
                 () = drip => panic!("nothing was read: {framing}"),
                 () = tokio::time::sleep(DEADLINE) => panic!("it drips for ever: {framing}"),
             };
-            // A target that has answered already is heard; then the upload is cut all the same.
+            // If the target has answered already, its answer is passed on; the upload is cut off all the same.
             if host == HOST {
                 assert!(answer.contains("HTTP/1.1 408 ") && answer.contains("upload_too_slow"), "{framing}: {answer}");
             }
@@ -199,7 +199,7 @@ async fn bodies_have_a_least_rate() {
             assert!(proxy.records.all().iter().all(|record| record.decision == slow), "{:?}", proxy.records.all());
         }
     }
-    // A client that sends as fast as it can, through a target that takes its time.
+    // The client sends as fast as it can, and the target reads slowly.
     let taking = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = taking.local_addr().expect("an address");
     let limits = Limits { upload_rate: 1 << 20, upload_window: Duration::from_secs(1), ..Limits::default() };
@@ -207,7 +207,7 @@ async fn bodies_have_a_least_rate() {
     let size = 8 << 20;
     let target = async {
         let (mut stream, _) = taking.accept().await.expect("accepts");
-        // Longer than the window, during which the client cannot go on.
+        // Longer than the window; the client cannot send meanwhile.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let (mut all, mut chunk) = (0, vec![0; 1 << 16]);
         while all < size {
@@ -223,9 +223,9 @@ async fn bodies_have_a_least_rate() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
-/// A flood of refused requests is slowed down, leaves few records, and none uncounted.
+/// A flood of refused requests is delayed and leaves few records, which count every refusal.
 #[tokio::test]
-async fn a_flood_of_denials_is_slowed_down_and_recorded_together() {
+async fn a_flood_of_denials_is_delayed_and_recorded_in_summary() {
     let peer = Peer::content().await;
     let limits = Limits { denials: 10, denials_burst: 20, ..Limits::default() };
     let proxy = Proxy::start(Settings { limits, ..settings(&[("web.example:80", peer.addr())]) });
@@ -263,7 +263,7 @@ async fn a_flood_of_denials_is_slowed_down_and_recorded_together() {
         }
     };
     let (asked, ()) = tokio::join!(flood, neighbour);
-    // Forty clients get one answer a second each, beyond the burst and the rate.
+    // Beyond the burst and the rate, each of the forty clients gets one answer a second.
     assert!(asked < 40 * 6 + 60, "{asked} were answered");
     let of_hostile = || -> Vec<_> {
         let mut records = proxy.records.all();
@@ -279,9 +279,9 @@ async fn a_flood_of_denials_is_slowed_down_and_recorded_together() {
     assert_eq!(records[0].count, 1, "the first ones are recorded one by one");
 }
 
-/// Names that a client makes up do not make records.
+/// Denials of hosts that a client makes up are summarised, so that they do not fill the audit trail.
 #[tokio::test]
-async fn denials_of_many_hosts_are_recorded_as_few_kinds() {
+async fn denials_of_many_hosts_share_a_few_records() {
     let limits = Limits { denials: 100, denials_burst: 1, ..Limits::default() };
     let proxy = Proxy::start(Settings { limits, ..settings(&[]) });
     let mut stream = proxy.connect().await;

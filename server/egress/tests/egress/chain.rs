@@ -1,4 +1,4 @@
-//! Where the credentials come from, and how often it is asked.
+//! The credential chain: where credentials come from, and how often it is asked for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::support::{Proxy, any, settings};
 
 const HOST: &str = "example.amazonaws.com";
 
-/// A chain that gives others each time: their key ids count.
+/// A chain that returns new credentials each time; their key ids are numbered.
 #[derive(Debug)]
 struct Rotating {
     asked: Arc<AtomicUsize>,
@@ -42,7 +42,7 @@ struct Chained {
 }
 
 impl Chained {
-    /// In front of a target that refuses these key ids, in a header's words or in its body's.
+    /// A proxy in front of a target that rejects these key ids, with the error code in a header or in the body.
     async fn start(lasting: Option<Duration>, in_header: bool, refused: &'static [&'static str]) -> Self {
         let tls = Tls::new(&[HOST.to_owned()]).expect("a certificate");
         let ca = tls.ca_pem.clone().into_bytes();
@@ -72,7 +72,7 @@ impl Chained {
         Self { proxy, asked, _target: target }
     }
 
-    /// The status of a request, and how often the chain was asked so far.
+    /// Sends a request; returns its status and how often the chain has been asked so far.
     async fn ask(&self) -> (String, usize) {
         let answer =
             self.proxy.talk(format!("GET http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n")).await;
@@ -80,17 +80,17 @@ impl Chained {
     }
 }
 
-/// Credentials may end before they said they would. A target's word for it is taken, but not as often as a client makes it
-/// say so.
+/// Credentials can be revoked before their stated expiry. A target's rejection makes the proxy fetch new ones, but at limited
+/// intervals, because a client can provoke rejections.
 #[tokio::test]
-async fn credentials_that_have_ended_are_asked_for_again() {
+async fn expired_credentials_are_fetched_again() {
     for in_header in [true, false] {
         for lasting in [None, Some(Duration::from_secs(3600))] {
             let chained = Chained::start(lasting, in_header, &["AKID0"]).await;
             assert_eq!(chained.ask().await, (if in_header { "403" } else { "400" }.to_owned(), 1));
             for _ in 0..3 {
                 let (status, asked) = chained.ask().await;
-                // Those that name no end are asked for again by and by.
+                // Credentials without an expiry are fetched again from time to time.
                 assert!(
                     status == "200" && (asked == 2 || asked > 2 && lasting.is_none()),
                     "{in_header} {lasting:?}: {asked}"
@@ -104,14 +104,14 @@ async fn credentials_that_have_ended_are_asked_for_again() {
     }
 }
 
-/// Nothing is asked for that is known.
+/// Credentials that are still valid are not fetched again.
 #[tokio::test]
-async fn credentials_that_last_are_asked_for_once() {
+async fn valid_credentials_are_fetched_once() {
     let chained = Chained::start(Some(Duration::from_secs(3600)), true, &[]).await;
     for _ in 0..3 {
         assert_eq!(chained.ask().await, ("200".to_owned(), 1));
     }
-    // Too close to their end to be kept.
+    // These expire too soon to be cached.
     let chained = Chained::start(Some(Duration::from_secs(30)), true, &[]).await;
     let (first, second) = (chained.ask().await, chained.ask().await);
     assert!(second.1 > first.1, "{first:?} {second:?}");

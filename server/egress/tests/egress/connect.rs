@@ -10,11 +10,11 @@ use crate::support::{DEADLINE, Proxy, any, descriptors, eventually, origin, read
 const OK: &str = "HTTP/1.1 200 ";
 
 #[tokio::test]
-async fn one_answer_then_exactly_the_upstreams_bytes() {
+async fn one_response_then_exactly_the_targets_bytes() {
     let echo = origin(Kind::RawEcho).await;
     let proxy = Proxy::start(settings(&[("echo.example:7", echo.addr())]));
     let mut stream = proxy.connect().await;
-    // What is sent with the request, before the answer, belongs to the tunnel.
+    // Bytes sent with the request, before the response, belong to the tunnel.
     stream.write_all(b"CONNECT echo.example:7 HTTP/1.1\r\nhost: echo.example:7\r\n\r\nearly ").await.expect("writes");
     let head = read_head(&mut stream).await;
     assert!(head.starts_with(OK), "{head}");
@@ -30,7 +30,7 @@ async fn one_answer_then_exactly_the_upstreams_bytes() {
 }
 
 #[tokio::test]
-async fn a_half_close_of_the_target_leaves_the_other_half_open() {
+async fn a_half_close_by_the_target_leaves_the_other_half_open() {
     let listener = TcpListener::bind(any()).await.expect("binds");
     let proxy = Proxy::start(settings(&[("t.example:9", listener.local_addr().expect("an address"))]));
     let mut stream = proxy.connect().await;
@@ -48,7 +48,7 @@ async fn a_half_close_of_the_target_leaves_the_other_half_open() {
 }
 
 #[tokio::test]
-async fn a_target_that_refuses_is_told_once() {
+async fn a_refused_connection_is_reported_once() {
     let gone = origin(Kind::RawEcho).await;
     let addr = gone.addr();
     gone.stop().await;
@@ -60,7 +60,7 @@ async fn a_target_that_refuses_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_hundred_at_once_and_nothing_is_left() {
+async fn a_hundred_concurrent_tunnels_leave_nothing_behind() {
     let echo = origin(Kind::RawEcho).await;
     let proxy = Proxy::start(settings(&[("echo.example:7", echo.addr())]));
     let before = descriptors();
@@ -89,7 +89,7 @@ async fn a_hundred_at_once_and_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn on_the_port_of_tls_only_tls_for_that_host_is_let_through() {
+async fn on_port_443_only_tls_for_the_requested_host_passes() {
     let echo = origin(Kind::RawEcho).await;
     for (sent, reason) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], "not_tls"), (&[22, 3, 1, 0, 2, 1, 0], "tls_malformed")] {
         let proxy = Proxy::start(settings(&[("a.example:443", echo.addr())]));
@@ -106,7 +106,7 @@ async fn on_the_port_of_tls_only_tls_for_that_host_is_let_through() {
 }
 
 #[tokio::test]
-async fn what_is_not_allowed_is_not_connected_to() {
+async fn hosts_outside_the_allow_list_are_never_dialled() {
     let echo = origin(Kind::RawEcho).await;
     for (target, status, reason) in [
         ("evil.example:443", 403, "not_allowed"),
@@ -119,7 +119,7 @@ async fn what_is_not_allowed_is_not_connected_to() {
         let proxy = Proxy::start(settings(&[("a.example:443", echo.addr())]));
         let answer = proxy.talk(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {answer}");
-        // What the HTTP library itself refuses has no body.
+        // Refusals by the HTTP library itself have no body.
         if answer.contains("x-nagaya-egress") {
             assert!(answer.contains("x-nagaya-egress: denied") && answer.contains(reason), "{target}: {answer}");
         }

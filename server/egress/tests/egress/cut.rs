@@ -1,4 +1,4 @@
-//! Answers that break off: what came of them is passed on, and then the connection is cut.
+//! Responses that are cut off: the bytes that arrived are passed on, then the client's connection is closed.
 
 use nagaya_egress::{Decision, Settings};
 use nagaya_fixtures::listen::Listening;
@@ -8,10 +8,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::support::{Proxy, any, read_all, settings};
 
 const HOST: &str = "web.example";
-/// So often each is tried: what depends on timing shows by number.
+/// Repetitions of each case, so that a fault that depends on timing shows.
 const TRIES: usize = 100;
 
-/// A target that sends the same bytes for each request, and closes.
+/// A target that sends the same bytes for each request and closes the connection.
 async fn closing(answer: Vec<u8>, tls: Option<Tls>) -> Listening {
     let listening = Listening::start(any(), move |stream| {
         let (answer, tls) = (answer.clone(), tls.clone());
@@ -47,9 +47,9 @@ async fn ask(proxy: &Proxy, version: &str) -> String {
     read_all(&mut stream).await
 }
 
-/// All that came before the end arrives, every time: the head alone, a few bytes, many, in either framing, with and without TLS.
+/// All bytes sent before the close arrive: the head alone, a few bytes or many, in either framing, with and without TLS.
 #[tokio::test]
-async fn what_came_before_the_end_arrives() {
+async fn bytes_sent_before_a_close_arrive() {
     let many = "x".repeat(60_000);
     let chunk = format!("ea60\r\n{many}\r\n");
     for (head, sent, arrives) in [
@@ -91,9 +91,9 @@ async fn what_came_before_the_end_arrives() {
     }
 }
 
-/// Where nothing was passed on yet, the client is told why.
+/// If nothing has been passed on yet, the client gets a 502 with the reason.
 #[tokio::test]
-async fn an_answer_that_breaks_off_in_its_head_is_502() {
+async fn a_response_cut_off_in_its_head_is_502() {
     for sent in
         ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n", "HTTP/1.1 100 Continue\r\n\r\n"]
     {

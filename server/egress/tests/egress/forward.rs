@@ -46,7 +46,7 @@ fn request(target: &str, headers: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_model_call_leaves_over_tls_and_signed() {
+async fn a_model_call_is_signed_and_sent_over_tls() {
     let model = model(Some("token")).await;
     let own =
         format!("host: {HOST}\r\nauthorization: Bearer mine\r\nx-amz-date: 20000101T000000Z\r\nx-api-key: mine\r\n");
@@ -88,13 +88,13 @@ async fn paths_and_queries_are_signed_as_they_are_sent() {
 }
 
 #[tokio::test]
-async fn nothing_leaves_without_a_credential() {
+async fn without_its_credential_nothing_is_sent() {
     let model = model(None).await;
     let proxy = Proxy::with_credentials(for_model(&model), None);
     let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), &format!("host: {HOST}\r\n"))).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("no_credentials"), "{answer}");
     assert!(model.requests().is_empty(), "the model was not called");
-    // A control: the endpoint does refuse what is signed with another secret.
+    // Control: the endpoint rejects a request signed with another secret.
     let proxy = Proxy::with_credentials(for_model(&model), aws("another", None));
     let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), &format!("host: {HOST}\r\n"))).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
@@ -102,7 +102,7 @@ async fn nothing_leaves_without_a_credential() {
 }
 
 #[tokio::test]
-async fn a_host_with_a_credential_is_not_tunnelled_to() {
+async fn a_host_with_a_credential_gets_no_tunnel() {
     let model = model(None).await;
     let proxy = Proxy::with_credentials(for_model(&model), aws("secret", None));
     let answer = proxy.talk(format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n")).await;
@@ -110,7 +110,7 @@ async fn a_host_with_a_credential_is_not_tunnelled_to() {
 }
 
 #[tokio::test]
-async fn a_certificate_nobody_vouches_for_is_not_believed() {
+async fn an_untrusted_certificate_is_rejected() {
     let model = model(None).await;
     let proxy = Proxy::with_credentials(Settings { extra_ca_pem: None, ..for_model(&model) }, aws("secret", None));
     let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), &format!("host: {HOST}\r\n"))).await;
@@ -119,7 +119,7 @@ async fn a_certificate_nobody_vouches_for_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_header_is_added_where_a_rule_says_so() {
+async fn a_header_rule_adds_its_header() {
     let origin = origin(Kind::Https(vec!["api.example".into()])).await;
     let mut settings = settings(&[("api.example:443", origin.addr())]);
     settings.credentials = settings.credentials.with_header("api.example", "X-Api-Key", "hunter2");
@@ -132,7 +132,7 @@ async fn a_header_is_added_where_a_rule_says_so() {
 }
 
 #[tokio::test]
-async fn plain_http_goes_on_less_what_is_between_two_hops() {
+async fn plain_http_is_forwarded_without_hop_by_hop_headers() {
     let origin = origin(Kind::Http).await;
     let proxy = Proxy::start(settings(&[("web.example:80", origin.addr())]));
     let answer = proxy
@@ -150,7 +150,7 @@ async fn plain_http_goes_on_less_what_is_between_two_hops() {
 }
 
 #[tokio::test]
-async fn an_answer_is_passed_on_as_it_comes() {
+async fn a_response_is_streamed_as_it_arrives() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind(any()).await.expect("binds");
     let proxy = Proxy::start(settings(&[("slow.example:80", listener.local_addr().expect("an address"))]));
@@ -161,7 +161,7 @@ async fn an_answer_is_passed_on_as_it_comes() {
     target.write_all(head).await.expect("writes");
     for n in 0..3 {
         target.write_all(format!("4\r\npar{n}\r\n").as_bytes()).await.expect("writes");
-        // The next part is only sent once this one has arrived.
+        // The next part is sent only once this one has arrived.
         let mut seen = String::new();
         while !seen.contains(&format!("par{n}")) {
             let mut byte = [0];
@@ -173,7 +173,7 @@ async fn an_answer_is_passed_on_as_it_comes() {
 }
 
 #[tokio::test]
-async fn what_is_not_allowed_or_not_understood_is_told_and_harms_nothing() {
+async fn denied_and_malformed_requests_are_refused_with_a_reason() {
     let origin = origin(Kind::Http).await;
     for (head, status) in [
         ("GET http://evil.example/secret?token=x HTTP/1.1\r\nhost: evil.example\r\n", 403),
@@ -202,8 +202,8 @@ async fn what_is_not_allowed_or_not_understood_is_told_and_harms_nothing() {
 }
 
 #[tokio::test]
-async fn a_name_that_leads_to_a_special_address_is_refused() {
-    // Listed as an address, so that no DNS is needed; not pinned, so that the policy speaks.
+async fn a_name_that_resolves_to_a_special_address_is_refused() {
+    // Listed as an address, so that no DNS is needed; not pinned, so that the address policy applies.
     let settings = Settings { allowed: "127.0.0.1 [::ffff:10.0.0.1]".parse().expect("a list"), ..Settings::default() };
     for (target, reason) in [("127.0.0.1", "address_loopback"), ("[::ffff:10.0.0.1]", "address_private")] {
         let proxy = Proxy::start(settings.clone());

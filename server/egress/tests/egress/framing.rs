@@ -1,4 +1,4 @@
-//! Where a request ends: bytes that two programs could read as different requests.
+//! Request framing: bytes that two parsers could split into different requests.
 
 use crate::peer::Peer;
 use crate::support::{Proxy, origin, read_all, read_head, settings};
@@ -8,11 +8,11 @@ use tokio::io::AsyncWriteExt;
 
 const SECOND: &str = "GET http://web.example/second HTTP/1.1\r\nhost: web.example\r\n\r\n";
 
-/// Row 9. What follows in each case would be a second request to whoever ends the first one elsewhere.
+/// Row 9. In each case a parser that ends the first request elsewhere would read a second one in the bytes that follow.
 #[tokio::test]
-async fn a_request_that_could_end_in_two_places_ends_the_connection() {
+async fn a_request_with_ambiguous_framing_closes_the_connection() {
     for lines in [
-        // CL.TE, TE.CL, TE.TE and their disguises.
+        // CL.TE, TE.CL, TE.TE and obfuscated forms of them.
         "content-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "transfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n5c\r\n",
         "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n",
@@ -37,7 +37,7 @@ async fn a_request_that_could_end_in_two_places_ends_the_connection() {
         "X.Api.Key: k\r\ncontent-length: 1\r\n\r\na",
         "Proxy_Authorization: k\r\ncontent-length: 1\r\n\r\na",
         "content-length: 18446744073709551616\r\n\r\na",
-        // Chunks.
+        // Malformed chunk sizes and chunk ends.
         "transfer-encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n",
         "transfer-encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n",
         "transfer-encoding: chunked\r\n\r\n10000000000000001\r\na\r\n0\r\n\r\n",
@@ -52,15 +52,15 @@ async fn a_request_that_could_end_in_two_places_ends_the_connection() {
         let answer = proxy.talk(format!("{first}{lines}{SECOND}")).await;
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{lines:?}: {answer}");
         let told = answer.starts_with("HTTP/1.1 400 ") && answer.contains("connection: close");
-        // A target that answers before it has the whole body may be heard; it is the last that is.
+        // A target may answer before it has the whole body. Its response may be passed on, but then closes the connection.
         assert!(told || answer.contains("connection: close"), "{lines:?}: {answer}");
         assert!(!peer.seen().contains("/second"), "{lines:?}: {}", peer.seen());
     }
 }
 
-/// A control for the above, and row 9's last: extensions and trailers are read and dropped, and what follows is a request.
+/// Control for the above, and row 9's last part: chunk extensions and trailers are dropped, and the next request is read.
 #[tokio::test]
-async fn a_request_that_ends_in_one_place_is_followed_by_the_next() {
+async fn after_a_well_framed_request_comes_the_next() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[("web.example:80", peer.addr())]));
     let first = "POST http://web.example/first HTTP/1.1\r\nhost: web.example\r\ntransfer-encoding: chunked\r\n\r\n\
@@ -76,9 +76,9 @@ async fn a_request_that_ends_in_one_place_is_followed_by_the_next() {
     assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{answer}");
 }
 
-/// Row 10: what follows CONNECT is the tunnel's, or nobody's.
+/// Row 10: bytes behind a CONNECT belong to the tunnel; if it is refused, they are discarded.
 #[tokio::test]
-async fn what_follows_a_refused_tunnel_is_not_a_request() {
+async fn bytes_after_a_refused_connect_are_not_a_request() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[("web.example:80", peer.addr())]));
     for (target, status) in [("evil.example:443", "403"), ("web.example:8080", "403"), ("web.example", "400")] {
@@ -86,14 +86,14 @@ async fn what_follows_a_refused_tunnel_is_not_a_request() {
         assert_eq!((answer.matches("HTTP/1.1 ").count(), &answer[9..12]), (1, status), "{answer}");
     }
     assert_eq!(peer.connections(), 0);
-    // In the tunnel it goes on as it is: in absolute form, which the proxy would never send.
+    // In the tunnel the request is passed on unchanged: in absolute form, which the proxy itself never sends.
     let answer = proxy.talk(format!("CONNECT web.example:80 HTTP/1.1\r\nhost: web.example:80\r\n\r\n{SECOND}")).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && peer.seen().contains(SECOND), "{}", peer.seen());
 }
 
-/// Row 11: what is refused is not repeated, and what is meant for a proxy stays there.
+/// Row 11: refusals do not repeat what the client sent, and headers meant for a proxy are not passed on.
 #[tokio::test]
-async fn no_answer_echoes_and_no_target_learns_what_is_the_proxys() {
+async fn proxy_headers_reach_no_target_and_refusals_echo_nothing() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[
         ("web.example:80", peer.addr()),
@@ -120,9 +120,9 @@ async fn no_answer_echoes_and_no_target_learns_what_is_the_proxys() {
     assert!(seen.contains("x-public: yes") && !seen.contains("CANARY"), "{seen}");
 }
 
-/// A target that switches protocols was not asked to, and is not believed.
+/// The proxy never asks a target to switch protocols, so a 101 response is an error.
 #[tokio::test]
-async fn only_connect_leaves_http() {
+async fn a_target_cannot_switch_protocols() {
     let peer =
         Peer::answering("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nraw")
             .await;
@@ -134,9 +134,9 @@ async fn only_connect_leaves_http() {
     assert!(!peer.seen().to_ascii_lowercase().contains("upgrade"), "{}", peer.seen());
 }
 
-/// Row 15: nobody waits for the other.
+/// Row 15: with `Expect: 100-continue`, client and target do not wait for each other.
 #[tokio::test]
-async fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
+async fn expect_100_continue_is_answered_by_the_proxy() {
     let web = origin(Kind::Http).await;
     let proxy = Proxy::start(settings(&[("web.example:80", web.addr())]));
     let head = "POST http://web.example/echo HTTP/1.1\r\nhost: web.example\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
@@ -148,16 +148,16 @@ async fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
     let answer = read_all(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(r#""body_bytes":4"#), "{answer}");
     assert!(!answer.contains("expect"), "the proxy has answered for itself: {answer}");
-    // Nothing is asked for that goes nowhere.
+    // A request that is refused gets its refusal and no 100.
     let answer = proxy.talk(head.replace("web.example", "evil.example")).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     let answer = proxy.talk(head.replace("100-continue", "200-ok")).await;
     assert!(answer.starts_with("HTTP/1.1 417 "), "{answer}");
 }
 
-/// Answers of a target that end in two places are read by the rule (RFC 9112, 6.3), and nothing behind them is trusted.
+/// Responses with ambiguous framing are read by the rule (RFC 9112, 6.3), and the bytes behind them are discarded.
 #[tokio::test]
-async fn nothing_that_a_target_sends_ahead_answers_anybody_else() {
+async fn extra_bytes_of_a_target_answer_no_other_request() {
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 99\r\n\r\n2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
@@ -174,9 +174,9 @@ async fn nothing_that_a_target_sends_ahead_answers_anybody_else() {
     }
 }
 
-/// Row 19: what is compressed stays so, and what is not is not.
+/// Row 19: the proxy neither compresses nor decompresses.
 #[tokio::test]
-async fn a_body_is_the_targets_byte_for_byte() {
+async fn a_body_is_passed_on_byte_for_byte() {
     let peer = Peer::answering(
         "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-type: text/plain\r\ncontent-length: 6\r\n\r\n\x1f\x08\x00abc",
     )
@@ -191,9 +191,9 @@ async fn a_body_is_the_targets_byte_for_byte() {
     assert!(peer.seen().contains("accept-encoding: br;q=1"), "{}", peer.seen());
 }
 
-/// Row 2: plain requests are judged like tunnels; and each leaves its record.
+/// Row 2: plain requests are checked like tunnels, and each leaves a record.
 #[tokio::test]
-async fn every_form_is_judged_and_recorded() {
+async fn every_request_form_is_checked_and_recorded() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[("web.example:80", peer.addr())]));
     for request in [

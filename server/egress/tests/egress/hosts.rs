@@ -1,4 +1,4 @@
-//! Hosts: who is reached under which spelling, and by which address.
+//! Hosts: which target a spelling reaches, and by which address.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +10,7 @@ use crate::support::{Proxy, settings};
 
 const ALLOWED: &str = "allowed.example";
 
-/// A request for this target, in absolute form and as a tunnel; the answers.
+/// Sends a request for this host in absolute form and as a tunnel, and returns both responses.
 async fn both(proxy: &Proxy, host: &[u8]) -> [String; 2] {
     let absolute = [b"GET http://", host, b"/ HTTP/1.1\r\nhost: ", host, b"\r\nconnection: close\r\n\r\n"].concat();
     let tunnel = [b"CONNECT ", host, b":80 HTTP/1.1\r\nhost: ", host, b":80\r\n\r\n"].concat();
@@ -21,9 +21,9 @@ fn status(answer: &str) -> &str {
     answer.get(9..12).unwrap_or("none")
 }
 
-/// Rows 1 to 6 of the attacks on proxies: spellings that one program reads as an allowed name and another as something else.
+/// Rows 1 to 6 of the attacks on proxies: spellings that one parser reads as an allowed name and another as a different host.
 #[tokio::test]
-async fn no_spelling_of_a_host_leads_past_the_list() {
+async fn no_spelling_of_a_host_bypasses_the_allow_list() {
     let peer = Peer::content().await;
     let mut settings = settings(&[("allowed.example:80", peer.addr()), ("a.below.example:80", peer.addr())]);
     settings.allowed = "allowed.example *.below.example".parse().expect("a list");
@@ -37,7 +37,7 @@ async fn no_spelling_of_a_host_leads_past_the_list() {
     }
     let reached = peer.connections();
     for (host, wanted) in [
-        // 1: a zero byte, and what else ends a string early.
+        // 1: a zero byte, and other characters that end a string early.
         (&b"evil.example\0.below.example"[..], "400"),
         (b"evil.example%00.below.example", "400"),
         (b"evil.example%2ebelow.example", "400"),
@@ -61,7 +61,7 @@ async fn no_spelling_of_a_host_leads_past_the_list() {
         (b"[allowed.example", "400"),
         (b"allowed.example]", "400"),
         (b"[::ffff:allowed.example]", "400"),
-        // 5: addresses, in every dress.
+        // 5: addresses, in every notation.
         (b"127.0.0.1", "403"),
         (b"127.1", "400"),
         (b"0x7f000001", "400"),
@@ -86,7 +86,7 @@ async fn no_spelling_of_a_host_leads_past_the_list() {
     ] {
         let shown = String::from_utf8_lossy(host);
         for answer in both(&proxy, host).await {
-            // What looks like a path or a port after all is one, for a host that is not on the list.
+            // A spelling that turns out to have a path or a port names a host that is not on the list.
             let refused = status(&answer) == wanted || (wanted == "400" && status(&answer) == "403");
             assert!(refused && answer.contains("x-nagaya-egress: denied"), "{shown}: {answer}");
         }
@@ -94,16 +94,16 @@ async fn no_spelling_of_a_host_leads_past_the_list() {
     assert_eq!(peer.connections(), reached, "none of them reached anybody");
 }
 
-/// Row 7: the names that a request gives twice.
+/// Row 7: requests that name the host twice.
 #[tokio::test]
-async fn what_is_said_twice_must_be_the_same() {
+async fn contradicting_host_names_are_refused() {
     let peer = Peer::content().await;
     let proxy = Proxy::start(settings(&[("allowed.example:80", peer.addr()), ("allowed.example:8080", peer.addr())]));
     for (target, host, wanted) in [
         ("http://allowed.example/", "allowed.example", "200"),
         ("http://allowed.example/", "allowed.example:80", "200"),
         ("http://allowed.example:8080/", "allowed.example:8080", "200"),
-        // smokescreen 279: clients that leave the port out.
+        // smokescreen issue 279: clients that omit the port in `Host`.
         ("http://allowed.example:8080/", "allowed.example", "200"),
         ("http://allowed.example/", "evil.example", "400"),
         ("http://allowed.example/", "allowed.example:8080", "400"),
@@ -123,7 +123,7 @@ async fn what_is_said_twice_must_be_the_same() {
         let answer = proxy.talk(format!("CONNECT {target} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
         assert_eq!(status(&answer), wanted, "{target} {host}: {answer}");
     }
-    // What goes on is the target's name, in its one spelling.
+    // The forwarded `Host` is the target's name in its canonical spelling.
     let before = peer.seen().len();
     proxy.talk("GET http://ALLOWED.example.:80/ HTTP/1.1\r\nHost: allowed.EXAMPLE\r\nconnection: close\r\n\r\n").await;
     assert!(peer.seen()[before..].to_ascii_lowercase().contains("\r\nhost: allowed.example\r\n"), "{}", peer.seen());
@@ -131,7 +131,7 @@ async fn what_is_said_twice_must_be_the_same() {
 
 /// Origin form goes to the gateway and nowhere else, whatever `Host` says.
 #[tokio::test]
-async fn origin_form_leads_to_the_gateway_alone() {
+async fn origin_form_reaches_only_the_gateway() {
     let (gateway, other) = (Peer::content().await, Peer::content().await);
     let mut settings = settings(&[("gateway.example:80", gateway.addr()), ("allowed.example:80", other.addr())]);
     settings.gateway = Some("gateway.example".into());
@@ -153,9 +153,9 @@ fn asking(server: &NameServer, networks: &str) -> Settings {
     }
 }
 
-/// Row 8: a name that leads elsewhere the second time it is asked for.
+/// Row 8: a name that resolves to another address the second time (DNS rebinding).
 #[tokio::test]
-async fn what_was_judged_is_what_is_connected_to() {
+async fn the_address_checked_is_the_address_dialled() {
     let peer = Peer::content().await;
     let (good, bad) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 66));
     let server = NameServer::start(vec![vec![good], vec![bad]]).await;
@@ -168,14 +168,14 @@ async fn what_was_judged_is_what_is_connected_to() {
     );
     let answer = proxy.talk(&request).await;
     assert_eq!((status(&answer), server.asked(), peer.connections()), ("200", 1, 1), "{answer}");
-    // The server has changed its mind, and the kept connection does not help either.
+    // The name server now answers differently, and the kept connection is not used.
     let answer = proxy.talk(&request).await;
     assert_eq!((status(&answer), server.asked(), peer.connections()), ("403", 2, 1), "{answer}");
     assert!(answer.contains(r#""reason":"address_loopback""#), "{answer}");
 }
 
 #[tokio::test]
-async fn one_bad_address_spoils_all() {
+async fn one_forbidden_address_refuses_the_name() {
     let good = Ipv4Addr::LOCALHOST;
     for (bad, reason) in [
         (Ipv4Addr::new(10, 0, 0, 1), "address_private"),
@@ -194,7 +194,7 @@ async fn one_bad_address_spoils_all() {
 }
 
 #[tokio::test]
-async fn a_name_without_an_address_is_told_so() {
+async fn a_name_without_an_address_is_reported() {
     let server = NameServer::start(vec![vec![]]).await;
     let proxy = Proxy::start(asking(&server, ""));
     for answer in both(&proxy, ALLOWED.as_bytes()).await {
@@ -202,7 +202,7 @@ async fn a_name_without_an_address_is_told_so() {
     }
 }
 
-/// What somebody else makes of a host: the WHATWG URL parser, as browsers, Node.js and Python's newer clients use it.
+/// A host as the WHATWG URL parser reads it, which browsers, Node.js and newer Python clients use.
 fn elsewhere(host: &str) -> Option<String> {
     let url = url::Url::parse(&format!("http://{host}/")).ok()?;
     (url.username().is_empty() && url.password().is_none() && url.path() == "/" && url.query().is_none())
@@ -210,9 +210,9 @@ fn elsewhere(host: &str) -> Option<String> {
 }
 
 proptest! {
-    /// No string that the list accepts is read by another program as a host outside it.
+    /// No string that the list accepts is read by another parser as a host outside the list.
     #[test]
-    fn what_the_list_accepts_is_inside_it_for_everybody(
+    fn hosts_the_list_accepts_are_read_alike_by_other_parsers(
         host in prop_oneof![
             "[a-zA-Z0-9.%@:\\[\\]/\\\\?# _*-]{0,12}(allowed\\.example|below\\.example)[a-zA-Z0-9.%@:/ _-]{0,6}",
             "\\PC{0,8}\\.?below\\.example\\.?",

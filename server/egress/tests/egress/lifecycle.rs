@@ -1,4 +1,4 @@
-//! Listeners: whose requests are whose, sockets that are tampered with, the end.
+//! Listeners: which workspace a request belongs to, sockets that are tampered with, and shutdown.
 
 use std::fs;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use crate::support::{DEADLINE, Proxy, descriptors, eventually, identity, origin, read_all, read_head, settings};
 
 #[tokio::test]
-async fn who_asks_is_known_from_the_listener() {
+async fn the_listener_identifies_the_workspace() {
     let proxy = Proxy::start(settings(&[]));
     proxy.talk("GET http://a.example/ HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
     proxy.listener.as_ref().expect("open").identify(identity("another"));
@@ -21,7 +21,7 @@ async fn who_asks_is_known_from_the_listener() {
 }
 
 #[tokio::test]
-async fn stop_ends_tunnels_too_and_leaves_nothing() {
+async fn stopping_a_listener_closes_its_tunnels() {
     let echo = origin(Kind::RawEcho).await;
     let before = descriptors();
     let mut proxy = Proxy::start(settings(&[("echo.example:7", echo.addr())]));
@@ -39,14 +39,14 @@ async fn stop_ends_tunnels_too_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_listener_that_is_dropped_ends() {
+async fn a_dropped_listener_stops() {
     let mut proxy = Proxy::start(settings(&[]));
     drop(proxy.listener.take());
     eventually("it is closed", || proxy.egress.open_listeners() == 0 && !proxy.socket().exists()).await;
 }
 
 #[tokio::test]
-async fn a_socket_that_is_tampered_with_is_made_again() {
+async fn a_replaced_socket_is_recreated() {
     let proxy = Proxy::start(settings(&[]));
     let outside = tempfile::NamedTempFile::new().expect("a file");
     let socket = proxy.socket();

@@ -1,4 +1,4 @@
-//! Each limit answers with its own status and reason, and what was over it leaves nothing behind.
+//! Limits: each is answered with its own status and reason, and a request beyond one leaves nothing behind.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn with(limits: Limits, peer: &Peer) -> Proxy {
 }
 
 #[tokio::test]
-async fn heads_have_a_size() {
+async fn an_oversized_head_is_refused() {
     let peer = Peer::content().await;
     let proxy = with(Limits::default(), &peer);
     let lines = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
@@ -30,9 +30,9 @@ async fn heads_have_a_size() {
     }
 }
 
-/// Row 20: slow clients and slow targets, each by its own clock.
+/// Row 20: slow clients and slow targets, each with its own time limit.
 #[tokio::test]
-async fn nobody_is_waited_for_for_ever() {
+async fn slow_clients_and_targets_time_out() {
     let (silent, short) = (Peer::answering("").await, Duration::from_millis(150));
     let limits = Limits { head: short, idle: short, silent: short, ..Limits::default() };
     let begun = "GET http://web.example/ HTTP/1.1\r\nhost: web.exa";
@@ -46,10 +46,10 @@ async fn nobody_is_waited_for_for_ever() {
         let answer = read_all(&mut stream).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(reason), "{sent}: {answer}");
     }
-    // One that says nothing at all is told nothing.
+    // A client that sends nothing gets no response.
     let proxy = with(limits, &silent);
     assert_eq!(read_all(&mut proxy.connect().await).await, "");
-    // A head that comes byte by byte has no longer.
+    // A head that arrives byte by byte has the same time limit.
     let mut stream = proxy.connect().await;
     let (mut read, mut write) = stream.split();
     let dripping = async {
@@ -69,9 +69,9 @@ async fn nobody_is_waited_for_for_ever() {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
 }
 
-/// An event stream that is alive is not idle, however long it takes.
+/// A stream in which bytes arrive is not idle, however long it lasts.
 #[tokio::test]
-async fn a_stream_that_moves_is_not_idle() {
+async fn an_active_stream_is_not_idle() {
     let listener = TcpListener::bind(any()).await.expect("binds");
     let mut settings = settings(&[("web.example:80", listener.local_addr().expect("an address"))]);
     settings.limits.idle = Duration::from_millis(400);
@@ -83,7 +83,7 @@ async fn a_stream_that_moves_is_not_idle() {
     target.write_all(head).await.expect("writes");
     let stream = async {
         for _ in 0..8 {
-            // Longer than the limit all together, each shorter.
+            // Each pause is shorter than the limit; together they are longer.
             tokio::time::sleep(Duration::from_millis(100)).await;
             target.write_all(b"3\r\nabc\r\n").await.expect("writes");
         }
@@ -94,9 +94,9 @@ async fn a_stream_that_moves_is_not_idle() {
     assert_eq!(proxy.record().await.decision, Decision::Allowed);
 }
 
-/// What is cut off is seen to be cut off: an answer that stops moving does not end as if it were whole.
+/// A response that stalls is cut off in such a way that the client notices: its framing stays incomplete.
 #[tokio::test]
-async fn half_an_answer_does_not_look_whole() {
+async fn a_truncated_response_does_not_look_complete() {
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
@@ -110,10 +110,10 @@ async fn half_an_answer_does_not_look_whole() {
     }
 }
 
-/// A target that breaks off: whoever speaks HTTP/1.1 sees that there is no end. To HTTP/1.0 only a length tells it, which is
-/// passed on; without one the end of the connection is the end of the answer, and a Unix socket knows no other.
+/// When a target cuts off its response, an HTTP/1.1 client notices that the end is missing. An HTTP/1.0 client notices only by a
+/// Content-Length, which is passed on; without one the response ends with the connection, and a Unix socket cannot signal a reset.
 #[tokio::test]
-async fn an_answer_that_its_target_breaks_off_has_no_end() {
+async fn a_response_cut_off_by_its_target_has_no_terminator() {
     let old = "GET http://web.example/ HTTP/1.0\r\n\r\n";
     for (request, answer, reset, told) in [
         (GET, "HTTP/1.1 200 OK\r\n\r\nhalf", true, "transfer-encoding: chunked"),
@@ -138,7 +138,7 @@ async fn an_answer_that_its_target_breaks_off_has_no_end() {
         }
         target.write_all(answer.as_bytes()).await.expect("writes");
         let mut seen = read_head(&mut client).await;
-        // What is there is there before the connection breaks.
+        // The bytes sent so far arrive before the connection is reset.
         while !seen.contains("half") {
             seen.push(char::from(tokio::io::AsyncReadExt::read_u8(&mut client).await.expect("a body")));
         }
@@ -150,7 +150,7 @@ async fn an_answer_that_its_target_breaks_off_has_no_end() {
         assert!(seen.contains(told) && !seen.contains("0\r\n\r\n"), "{request} {answer}: {seen}");
         assert_eq!(proxy.record().await.decision, Decision::Failed("reset"), "{request} {answer}");
     }
-    // The control: a target that closes has said all.
+    // Control: a response that ends with an orderly close is complete.
     let listener = TcpListener::bind(any()).await.expect("binds");
     let proxy = Proxy::start(settings(&[("web.example:80", listener.local_addr().expect("an address"))]));
     let target = async {
@@ -166,7 +166,7 @@ async fn an_answer_that_its_target_breaks_off_has_no_end() {
 }
 
 #[tokio::test]
-async fn bodies_have_a_size() {
+async fn an_oversized_body_is_refused() {
     let peer = Peer::content().await;
     let proxy = with(Limits { body: 10, ..Limits::default() }, &peer);
     let head = "POST http://web.example/ HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n";
@@ -176,7 +176,7 @@ async fn bodies_have_a_size() {
 }
 
 #[tokio::test]
-async fn requests_at_once_are_counted_and_the_rest_told_when_to_come_again() {
+async fn requests_beyond_the_limit_get_retry_after() {
     let silent = Peer::answering("").await;
     let proxy = with(Limits { concurrent: 2, connections: 4, ..Limits::default() }, &silent);
     let mut held = Vec::new();
@@ -194,7 +194,7 @@ async fn requests_at_once_are_counted_and_the_rest_told_when_to_come_again() {
     let answer = read_all(&mut proxy.connect().await).await;
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
     drop((idle, held));
-    // A client that leaves makes room.
+    // A client that disconnects frees its slot.
     let peer = Peer::content().await;
     let proxy = with(Limits { concurrent: 1, ..Limits::default() }, &peer);
     for _ in 0..3 {
@@ -202,9 +202,9 @@ async fn requests_at_once_are_counted_and_the_rest_told_when_to_come_again() {
     }
 }
 
-/// A client that leaves before its answer ends the request: nothing goes on for nobody.
+/// A client that disconnects before the response cancels its request; the proxy does not continue it.
 #[tokio::test]
-async fn a_client_that_leaves_ends_its_request() {
+async fn a_client_disconnect_cancels_its_request() {
     let silent = Peer::answering("").await;
     let proxy = with(Limits::default(), &silent);
     let mut stream = proxy.connect().await;
@@ -214,9 +214,9 @@ async fn a_client_that_leaves_ends_its_request() {
     assert_eq!(proxy.record().await.decision, Decision::Failed("client_gone"));
 }
 
-/// What went wrong on the way to a target, told apart.
+/// Each kind of failure on the way to a target has its own reason.
 #[tokio::test]
-async fn failures_of_a_target_are_told_apart() {
+async fn failures_of_a_target_have_distinct_reasons() {
     for (answer, reason) in
         [("no HTTP at all\r\n\r\n", "protocol"), ("HTTP/1.1 200 OK\r\nbad header\r\n\r\n", "protocol")]
     {
@@ -232,7 +232,7 @@ async fn failures_of_a_target_are_told_apart() {
         tokio::io::AsyncReadExt::read_exact(&mut target, &mut byte).await.expect("a request");
     });
     assert!(told.starts_with("HTTP/1.1 502 ") && told.contains(r#""reason":"reset""#), "{told}");
-    // Nobody answers: a queue that is full, and never emptied.
+    // Connecting times out: the target's accept queue is full and is never emptied.
     let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     full.bind(&any().into()).expect("binds");
     full.listen(0).expect("listens");
@@ -248,9 +248,9 @@ async fn failures_of_a_target_are_told_apart() {
     assert!(told.starts_with("HTTP/1.1 504 ") && told.contains("connect_timeout"), "{told}");
 }
 
-/// Row 20's last: idle connections and tunnels in number, all served, and all gone afterwards.
+/// Row 20, last part: many idle connections and tunnels are all served, and all are gone afterwards.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_idle_clients_keep_nobody_out() {
+async fn idle_clients_do_not_keep_others_out() {
     let peer = Peer::content().await;
     let limits = Limits { concurrent: 400, connections: 400, descriptors: 4000, ..Limits::default() };
     let proxy = with(limits, &peer);
@@ -269,9 +269,9 @@ async fn many_idle_clients_keep_nobody_out() {
     eventually("no tunnel is open", || proxy.egress.open_tunnels() == 0).await;
 }
 
-/// Connections beyond the limit cost next to nothing, however many there are.
+/// Connections beyond the limit use few descriptors, however many there are.
 #[tokio::test]
-async fn a_flood_of_connections_is_not_kept() {
+async fn a_flood_of_connections_is_dropped() {
     let peer = Peer::content().await;
     let proxy = with(Limits { connections: 4, ..Limits::default() }, &peer);
     let before = descriptors();
@@ -279,9 +279,9 @@ async fn a_flood_of_connections_is_not_kept() {
     for _ in 0..300 {
         flood.push(proxy.connect().await);
     }
-    // Each client's own end, and of the proxy's the four that are served and the few that are told.
+    // The clients' ends, and of the proxy's ends the four that are served and the four that are being refused.
     eventually("the rest is dropped", || descriptors() <= before + 300 + 4 + 4).await;
-    // Four at a time are refused, and listened to for a while; all others are not.
+    // Four connections at a time get a refusal and are drained for a while; all others are closed at once.
     let told = proxy.records.all().len();
     assert!((4..150).contains(&told), "{told} were refused");
     drop(flood);
@@ -289,9 +289,9 @@ async fn a_flood_of_connections_is_not_kept() {
     assert!(proxy.talk(GET).await.starts_with("HTTP/1.1 200 "));
 }
 
-/// Who asks and does not read holds a place no longer than who says nothing.
+/// A client that sends requests and does not read the refusal is disconnected as soon as one that sends nothing.
 #[tokio::test]
-async fn a_client_that_does_not_read_its_refusals_is_let_go() {
+async fn a_client_that_does_not_read_its_refusal_is_disconnected() {
     let peer = Peer::content().await;
     let limits = Limits { connections: 1, idle: Duration::from_millis(200), ..Limits::default() };
     let proxy = with(limits, &peer);
@@ -311,17 +311,18 @@ async fn a_client_that_does_not_read_its_refusals_is_let_go() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
-/// A coding that is the connection's own, and that nobody would undo, is not passed on as if it were none.
+/// A transfer coding applies to one hop (RFC 9112, 7). A body in a coding that the proxy cannot decode is not passed on as if
+/// it had none.
 #[tokio::test]
-async fn a_transfer_coding_that_is_not_understood_is_told() {
+async fn an_unknown_transfer_coding_is_a_protocol_error() {
     let peer = Peer::answering("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nxx\r\n0\r\n\r\n").await;
     let told = with(Limits::default(), &peer).talk(GET).await;
     assert!(told.starts_with("HTTP/1.1 502 ") && told.contains(r#""reason":"protocol""#), "{told}");
 }
 
-/// Many targets leave no more connections open than are worth keeping.
+/// However many targets there are, only a limited number of idle connections is kept.
 #[tokio::test]
-async fn kept_connections_have_a_number() {
+async fn kept_connections_are_limited_in_number() {
     let peer = Peer::content().await;
     let names: Vec<String> = (0..300).map(|n| format!("n{n}.example:80")).collect();
     let hosts: Vec<(&str, std::net::SocketAddr)> = names.iter().map(|name| (name.as_str(), peer.addr())).collect();
@@ -331,7 +332,7 @@ async fn kept_connections_have_a_number() {
         let request = format!("GET http://n{n}.example/ HTTP/1.1\r\nhost: n{n}.example\r\nconnection: close\r\n\r\n");
         assert!(proxy.talk(request).await.starts_with("HTTP/1.1 200 "));
     }
-    // Both ends of each are in this process.
+    // Both ends of each connection are in this process.
     eventually("at most 64 are kept", || descriptors() <= before + 2 * 64).await;
     assert!(descriptors() >= before + 100, "the control: some are");
 }

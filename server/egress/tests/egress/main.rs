@@ -1,4 +1,4 @@
-//! The proxy from the outside: bytes on its socket, real peers behind it.
+//! Tests of the proxy from the outside: raw bytes on its socket, real peers behind it.
 
 mod budgets;
 mod chain;

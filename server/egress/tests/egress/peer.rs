@@ -1,4 +1,4 @@
-//! A target that answers in given bytes and remembers what it was sent, byte for byte; and a name server.
+//! A target that answers with given bytes and records the bytes it receives; and a name server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{any, eventually};
 
-/// A target that answers each request's head with the same bytes.
+/// A target that answers every request with the same bytes, once it has the request's head.
 pub(crate) struct Peer {
     listening: Listening,
     seen: Arc<Mutex<Vec<u8>>>,
@@ -19,7 +19,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// `answer` is sent for each head; where it is empty, nothing ever is.
+    /// Starts a target that sends `answer` for each head, or never answers if that is empty.
     pub(crate) async fn answering(answer: &'static str) -> Self {
         let (seen, connections) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<AtomicUsize>::default());
         let (keeps, counts) = (seen.clone(), connections.clone());
@@ -43,7 +43,7 @@ impl Peer {
         Self { listening: listening.await.expect("listens"), seen, connections }
     }
 
-    /// One that is content with everything.
+    /// Starts a target that answers every request with success.
     pub(crate) async fn content() -> Self {
         Self::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await
     }
@@ -52,12 +52,12 @@ impl Peer {
         self.listening.addr()
     }
 
-    /// All it was sent, over all connections.
+    /// All bytes received so far, over all connections.
     pub(crate) fn seen(&self) -> String {
         String::from_utf8_lossy(&self.seen.lock().expect("a lock")).into_owned()
     }
 
-    /// The same, once `wanted` is part of it.
+    /// Waits until `wanted` is among the bytes received, and returns all of them.
     pub(crate) async fn has_seen(&self, wanted: &str) -> String {
         eventually(wanted, || self.seen().contains(wanted)).await;
         self.seen()
@@ -68,7 +68,7 @@ impl Peer {
     }
 }
 
-/// A name server that gives every name the addresses of the hour: the next of its answers each time it is asked for IPv4.
+/// A name server that answers each query for an IPv4 address with the next of its answers, whatever the name.
 pub(crate) struct NameServer {
     addr: SocketAddr,
     asked: Arc<AtomicUsize>,
@@ -102,7 +102,7 @@ impl NameServer {
         self.addr
     }
 
-    /// How often it was asked for an IPv4 address.
+    /// Number of queries for an IPv4 address.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Upstream connections belong to one listener, and are used again only while nothing about their framing is in doubt.
+//! Upstream connections belong to one listener, and are reused only while their framing is unambiguous.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -106,7 +106,7 @@ fn with_body(method: &str, body: &str, chunked: bool) -> String {
     }
 }
 
-/// A body that is itself a request, sent by one room, is answered to no other room and to no later request of its own.
+/// When an origin takes a body for a request, its answer reaches neither another room nor a later request of the same room.
 #[tokio::test]
 async fn an_ignored_body_answers_no_other_request() {
     for method in ["GET", "HEAD", "DELETE", "OPTIONS", "PROPFIND"] {
@@ -127,7 +127,7 @@ async fn an_ignored_body_answers_no_other_request() {
     }
 }
 
-/// With a POST as the body, the next request on the connection, with the credential that was injected, would be stored.
+/// If the body is the head of a POST, the origin would store the connection's next request, including its injected credential.
 #[tokio::test]
 async fn an_ignored_body_does_not_swallow_the_next_request() {
     let store = "POST /store HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n";
@@ -155,7 +155,7 @@ async fn an_ignored_body_does_not_swallow_the_next_request() {
     }
 }
 
-/// Connections are used again by the listener they were made for, and by no other.
+/// A connection is reused only by the listener it was opened for.
 #[tokio::test]
 async fn connections_belong_to_one_listener() {
     let target = Naive::start(None).await;
@@ -188,7 +188,7 @@ async fn a_get_with_a_body_is_forwarded() {
     }
 }
 
-/// An origin that sends something after its answer: at once, or when it is told to.
+/// An origin that sends extra bytes after its response: at once, or when the test notifies it.
 struct Talkative {
     listening: Listening,
     connections: Arc<AtomicUsize>,
@@ -242,9 +242,9 @@ const STRAY: [&str; 5] = [
     "x",
 ];
 
-/// An origin that adds something to its answers: every request gets an answer of its own, on a connection of its own.
+/// If an origin sends extra bytes after its responses, every request still gets its own response, on a new connection.
 #[tokio::test]
-async fn bytes_after_an_answer_answer_nothing() {
+async fn bytes_after_a_response_are_discarded() {
     for extra in STRAY {
         let target = Talkative::start(extra, true).await;
         let proxy = Proxy::start(settings(&[("web.example:80", target.listening.addr())]));
@@ -261,9 +261,9 @@ async fn bytes_after_an_answer_answer_nothing() {
     }
 }
 
-/// The same where it comes while the connection waits to be used again: at the very moment before the next request.
+/// The same when the extra bytes arrive on an idle connection, immediately before the next request.
 #[tokio::test]
-async fn bytes_that_arrive_on_a_waiting_connection_answer_nothing() {
+async fn bytes_on_an_idle_connection_are_discarded() {
     for extra in STRAY {
         for round in 0..20 {
             let target = Talkative::start(extra, false).await;
@@ -279,9 +279,9 @@ async fn bytes_that_arrive_on_a_waiting_connection_answer_nothing() {
     }
 }
 
-/// Bodies where there is none: whatever stands in them answers nothing.
+/// Bytes behind a response that has no body (RFC 9112, 6.3) are not taken for the response to a later request.
 #[tokio::test]
-async fn a_body_behind_an_answer_without_one_answers_nothing() {
+async fn a_body_after_a_bodiless_response_is_discarded() {
     for answer in [
         "HTTP/1.1 204 No Content\r\ncontent-length: 4\r\n\r\nevil",
         "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",

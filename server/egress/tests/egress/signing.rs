@@ -1,4 +1,4 @@
-//! Signatures, checked by a target that shares no code with the signer.
+//! Request signing, checked by a target that shares no code with the signer.
 
 use std::sync::{Arc, Mutex};
 
@@ -21,7 +21,7 @@ use crate::support::{DEADLINE, Proxy, any, read_all, read_head, settings};
 pub(crate) const HOST: &str = "example.amazonaws.com";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 
-/// What a target was asked, and whether it was signed: the scope, or what is wrong.
+/// A request as the target received it, and the result of its signature check: the scope, or the fault.
 #[derive(Debug, Clone)]
 struct Seen {
     verdict: Result<(String, String), String>,
@@ -32,7 +32,7 @@ struct Seen {
     sha256: String,
 }
 
-/// A target that verifies, with a clock of its own.
+/// A target that verifies signatures, by its own clock.
 pub(crate) struct Verifier {
     listening: Listening,
     ca_pem: String,
@@ -109,7 +109,7 @@ fn valid(service: &str) -> Result<(String, String), String> {
     Ok(("us-east-1".to_owned(), service.to_owned()))
 }
 
-/// Row 16: every published vector, as a client without credentials sends it, through the proxy.
+/// Row 16: every published vector, sent through the proxy by a client without credentials.
 #[tokio::test]
 async fn published_vectors_pass_through_the_proxy() {
     let mut passed = 0;
@@ -120,7 +120,7 @@ async fn published_vectors_pass_through_the_proxy() {
             for vector in vectors::all().expect("the vectors") {
                 let mut head = format!("{} http://{HOST}{} HTTP/1.1\r\n", vector.method, vector.target);
                 for (name, value) in &vector.headers {
-                    // What the suite's clients signed themselves is what the proxy must replace.
+                    // The vectors' own authentication headers are the ones the proxy must replace.
                     if !name.eq_ignore_ascii_case("content-length") {
                         head.push_str(&format!("{name}: {value}\r\n"));
                     }
@@ -147,9 +147,9 @@ async fn published_vectors_pass_through_the_proxy() {
     assert!(passed >= 140, "{passed}");
 }
 
-/// Row 16 again: what the suite has not, and clients send.
+/// Row 16: paths and queries that clients send and the published vectors do not cover.
 #[tokio::test]
-async fn odd_paths_and_queries_are_signed_as_they_are_sent() {
+async fn unusual_paths_and_queries_are_signed_as_they_are_sent() {
     let verifier = Verifier::start(None, 0).await;
     for service in ["bedrock", "s3"] {
         let proxy = verifier.proxy(service, Limits::default());
@@ -189,9 +189,9 @@ async fn odd_paths_and_queries_are_signed_as_they_are_sent() {
                 .await;
             let seen = verifier.last();
             assert_eq!(seen.verdict, valid(service), "{path}: {answer}");
-            // What is no escape is sent as the character that it is.
+            // A `%` that begins no escape is sent as `%25`.
             let sent = path.replace("c=+", "c=%20").replace("?a=%zz&b=%&c=%4&%=1", "?a=%25zz&b=%25&c=%254&%25=1");
-            // What browsers encode is sent as browsers do, and pairs that are empty are not sent: they are not signed either.
+            // Characters that browsers escape are sent escaped. Empty pairs are not sent, because they are not signed.
             let sent = match path {
                 "/?&&a=1&" | "/?a=1&" | "/?a=1&&" => "/?a=1".to_owned(),
                 "/?&" | "/?" => "/".to_owned(),
@@ -203,7 +203,7 @@ async fn odd_paths_and_queries_are_signed_as_they_are_sent() {
                 assert_eq!(seen.path, sent, "{path}: it is sent as it came");
             }
         }
-        // What it would be signed as, nobody can say: a signer decodes the query to text.
+        // A signer decodes the query to text, so its signature of bytes that are no text is undefined.
         let before = verifier.count();
         for path in ["/?a=%FF", "/?%C3=1", "/?a=%E9%95&b=%B7"] {
             let answer = proxy.talk(format!("GET http://{HOST}{path} HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await;
@@ -213,9 +213,9 @@ async fn odd_paths_and_queries_are_signed_as_they_are_sent() {
     }
 }
 
-/// Rows 17 and 18: however a body comes, it is hashed whole, and sent with its length and nothing that was between two hops.
+/// Rows 17 and 18: however a body arrives, all of it is hashed, and it is sent with its length and without hop-by-hop headers.
 #[tokio::test]
-async fn bodies_are_signed_whole() {
+async fn the_whole_body_is_signed() {
     let verifier = Verifier::start(None, 0).await;
     let proxy = verifier.proxy("bedrock", Limits::default());
     for size in [0, 1, 1 << 20, (1 << 20) + 1, 5 << 20] {
@@ -253,9 +253,9 @@ async fn bodies_are_signed_whole() {
     }
 }
 
-/// Only authentication is replaced: all other headers of AWS's protocols arrive, and are signed.
+/// Only authentication headers are replaced; all other headers of AWS's protocols arrive and are signed.
 #[tokio::test]
-async fn headers_of_the_request_itself_are_kept_and_signed() {
+async fn the_clients_own_headers_are_kept_and_signed() {
     let verifier = Verifier::start(Some("token"), 0).await;
     let kept = [
         ("x-amz-copy-source", "/bucket/a%20key?versionId=1"),
@@ -299,9 +299,9 @@ async fn headers_of_the_request_itself_are_kept_and_signed() {
     }
 }
 
-/// A body ends where it ends, also where it is read straight to where it is held.
+/// A body that is read directly into the holding buffer ends at its length; the bytes behind it are the next request.
 #[tokio::test]
-async fn what_follows_a_body_that_is_held_is_the_next_request() {
+async fn after_a_held_body_comes_the_next_request() {
     let verifier = Verifier::start(None, 0).await;
     let proxy = verifier.proxy("bedrock", Limits::default());
     let mut stream = proxy.connect().await;
@@ -317,7 +317,7 @@ async fn what_follows_a_body_that_is_held_is_the_next_request() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_to_sign_is_told_so_before_it_is_sent() {
+async fn a_body_too_large_to_sign_is_refused_before_it_is_sent() {
     let verifier = Verifier::start(None, 0).await;
     let proxy = verifier.proxy("bedrock", Limits { signed_body: 1000, ..Limits::default() });
     let known =
@@ -327,7 +327,7 @@ async fn a_body_that_is_too_large_to_sign_is_told_so_before_it_is_sent() {
     let unknown = format!("PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n");
     let answer = proxy.talk(format!("{unknown}3e9\r\n{}\r\n0\r\n\r\n", "x".repeat(1001))).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    // All bodies together have a budget, too.
+    // There is also a budget for all bodies together.
     let limits = Limits {
         held_in_memory: 40,
         held_on_disk: 400,
@@ -351,7 +351,7 @@ async fn a_body_that_is_too_large_to_sign_is_told_so_before_it_is_sent() {
 }
 
 #[tokio::test]
-async fn what_its_sender_signed_otherwise_is_refused_clearly() {
+async fn requests_signed_in_other_ways_are_refused_with_a_reason() {
     let verifier = Verifier::start(None, 0).await;
     let proxy = verifier.proxy("s3", Limits::default());
     for (path, header, reason) in [
@@ -367,7 +367,7 @@ async fn what_its_sender_signed_otherwise_is_refused_clearly() {
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains(reason), "{answer}");
     }
     assert_eq!(verifier.count(), 0);
-    // An object may be a form, and other services take forms that nobody has signed.
+    // Only a POST to S3 carries a signed form: an object may be a form, and other services accept unsigned ones.
     let form = format!("host: {HOST}\r\ncontent-type: multipart/form-data; boundary=x\r\nconnection: close\r\n\r\n");
     for (service, method) in [("s3", "PUT"), ("bedrock", "POST")] {
         let proxy = verifier.proxy(service, Limits::default());
@@ -377,9 +377,9 @@ async fn what_its_sender_signed_otherwise_is_refused_clearly() {
     assert!(proxy.records.all().iter().all(|record| matches!(record.decision, Decision::Denied(_))));
 }
 
-/// A target whose clock is not this one's refuses; it is signed again by its time, and from then on at once.
+/// A target with a skewed clock rejects the first signature; the request is signed again by the target's time, as are all later ones.
 #[tokio::test]
-async fn a_target_is_signed_for_by_its_own_clock() {
+async fn a_skewed_target_is_signed_for_by_its_own_clock() {
     for ahead in [3600, -3600] {
         let verifier = Verifier::start(None, ahead).await;
         let proxy = verifier.proxy("bedrock", Limits::default());
@@ -394,9 +394,9 @@ async fn a_target_is_signed_for_by_its_own_clock() {
     }
 }
 
-/// No target chooses the time of a signature.
+/// A target cannot move the time of a signature arbitrarily far.
 #[tokio::test]
-async fn a_clock_that_is_absurd_is_not_believed() {
+async fn an_absurd_target_clock_is_ignored() {
     let verifier = Verifier::start(None, 50 * 365 * 86_400).await;
     let proxy = verifier.proxy("bedrock", Limits::default());
     for requests in 1..=2 {
@@ -407,9 +407,9 @@ async fn a_clock_that_is_absurd_is_not_believed() {
     }
 }
 
-/// One client's bodies, however slowly they come, leave room for the others'.
+/// One client's bodies, however slowly they arrive, leave space for those of other clients.
 #[tokio::test]
-async fn one_listener_does_not_hold_all_there_is() {
+async fn one_listener_cannot_take_the_whole_body_budget() {
     let verifier = Verifier::start(None, 0).await;
     let limits = Limits {
         held_in_memory: 1 << 20,
@@ -426,14 +426,14 @@ async fn one_listener_does_not_hold_all_there_is() {
         );
         [head.as_bytes(), &vec![b'x'; sent]].concat()
     };
-    // More of them than there is room for, none of which ends.
+    // More bodies than there is space for, none of which is complete.
     let mut greedy = Vec::new();
     for _ in 0..12 {
         let mut stream = proxy.connect().await;
         let sent = body("/greedy", 250_000, 240_000);
         let (mut read, mut write) = stream.split();
         let mut answer = [0; 12];
-        // Those that are refused are told before they have sent it all.
+        // Some are refused before they have sent their whole body.
         let (_, told) = tokio::join!(write.write_all(&sent), async {
             let told = tokio::io::AsyncReadExt::read(&mut read, &mut answer);
             tokio::time::timeout(std::time::Duration::from_millis(50), told).await

@@ -1,4 +1,4 @@
-//! A hundred thousand good and bad requests, after which all is as it was. `NAGAYA_SOAK` gives another number.
+//! Sends a hundred thousand valid and invalid requests and checks that nothing leaks. `NAGAYA_SOAK` sets another number.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,16 +11,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::peer::Peer;
 use crate::support::{DEADLINE, Proxy, descriptors, eventually, origin, settings};
 
-/// Clients at once.
+/// Number of concurrent clients.
 const CLIENTS: usize = 24;
-/// How much more memory may be in use afterwards: what an allocator keeps is not a leak, what grows with the count is.
+/// By how much the resident memory may grow, in bytes. An allocator keeps some memory; a leak grows with the number of requests.
 const SLACK: usize = 16 << 20;
-/// So many requests are one part of it.
+/// Number of requests in one part of the test.
 const PART: usize = 10_000;
 
 const POST: &str = "POST http://web.example/echo HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n";
 
-/// One client's doings: bytes it sends, and the statuses it may be answered with; none where it does not stay for the answer.
+/// A random request: the bytes to send, and the statuses that may answer it; none if the client leaves before the answer.
 fn request(random: &mut SmallRng) -> (Vec<u8>, &'static [&'static str]) {
     let text = |text: String, statuses: &'static [&'static str]| (text.into_bytes(), statuses);
     let size = random.random_range(0..20_000);
@@ -39,7 +39,7 @@ fn request(random: &mut SmallRng) -> (Vec<u8>, &'static [&'static str]) {
             random.fill_bytes(&mut junk);
             (junk, &["400", "431", ""])
         }
-        // Those that leave: in the middle of a head, a body, an answer.
+        // Clients that leave in the middle of a head, a body or a response.
         12 => text("GET http://web.example/bytes/1000000 HTTP/1.1\r\nhost: web.example\r\n\r\n".into(), &[]),
         _ => text(format!("POST http://web.example/echo HTTP/1.1\r\nhost: web.example\r\ncontent-length: 50000\r\n\r\n{}", "z".repeat(size)), &[]),
     }
@@ -50,7 +50,7 @@ async fn client(proxy: &Proxy, random: &mut SmallRng) {
     let mut stream = proxy.connect().await;
     let (mut read, mut write) = stream.split();
     if statuses.is_empty() {
-        // Some of the answer, perhaps; then it is gone.
+        // Reads a part of the response, if there is any, and leaves.
         let _ = write.write_all(&sent).await;
         if random.random_bool(0.5) {
             let mut some = [0; 64];
@@ -112,7 +112,7 @@ async fn good_and_bad_requests_leave_nothing_behind() {
         limits: Limits { denials: u32::MAX, denials_burst: u32::MAX, ..Limits::default() },
         ..settings
     });
-    // What is allocated once is allocated now.
+    // Afterwards, everything that is allocated only once has been allocated.
     run(&proxy, 2 * PART, seed).await;
     let calm = async || {
         eventually("no tunnel is open", || proxy.egress.open_tunnels() == 0).await;
@@ -131,7 +131,7 @@ async fn good_and_bad_requests_leave_nothing_behind() {
         calm().await;
         proxy.records.clear();
     }
-    // Kept connections to targets come and go; there are no more of them than there are clients.
+    // Kept connections to targets vary in number; there are no more of them than clients.
     eventually("descriptors are as they were", || descriptors() <= open + 2 * CLIENTS).await;
     eventually("tasks are as they were", || {
         tokio::runtime::Handle::current().metrics().num_alive_tasks() <= tasks + 2 * CLIENTS
@@ -140,7 +140,7 @@ async fn good_and_bad_requests_leave_nothing_behind() {
     let grown = resident().saturating_sub(memory);
     eprintln!("memory grew by {grown} bytes");
     assert!(grown < SLACK, "memory grew by {grown} bytes");
-    // And it serves on.
+    // The proxy still serves requests.
     assert!(
         proxy
             .talk("GET http://web.example/ HTTP/1.1\r\nhost: web.example\r\nconnection: close\r\n\r\n")

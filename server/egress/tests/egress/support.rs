@@ -1,4 +1,4 @@
-//! A proxy on a socket of its own, and a client that speaks in bytes.
+//! A proxy on its own socket, and a client that sends raw bytes.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -11,7 +11,7 @@ use nagaya_fixtures::origin::{Kind, Origin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// Longest any of this may take.
+/// Time limit of every wait in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
@@ -52,7 +52,7 @@ pub(crate) fn identity(workspace: &str) -> Identity {
     Identity { workspace: workspace.into(), conversation: None, tenant: None }
 }
 
-/// Settings that allow some hosts, each pinned to a peer: `host:port` of the allow-list, and where it leads.
+/// Settings that allow some hosts, each pinned to a peer: pairs of a `host:port` on the allow-list and the peer's address.
 pub(crate) fn settings(hosts: &[(&str, SocketAddr)]) -> Settings {
     let allowed: Vec<&str> = hosts.iter().map(|(host, _)| *host).collect();
     let pins: Vec<String> = hosts.iter().map(|(host, to)| format!("{host}:{}:{}", to.ip(), to.port())).collect();
@@ -82,7 +82,7 @@ impl Proxy {
         Self { egress, listener: Some(listener), records, dir }
     }
 
-    /// Another client's listener of the same proxy.
+    /// Adds a listener for another workspace to the same proxy.
     pub(crate) fn another(&self) -> (tempfile::TempDir, Listener, PathBuf) {
         self.another_as(identity("another"))
     }
@@ -103,7 +103,7 @@ impl Proxy {
         UnixStream::connect(self.socket()).await.expect("connects")
     }
 
-    /// Sends bytes, closes its half, and reads all there is to read.
+    /// Sends bytes, shuts down the sending half, and reads to the end.
     pub(crate) async fn talk(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect().await;
         stream.write_all(bytes.as_ref()).await.expect("writes");
@@ -111,7 +111,7 @@ impl Proxy {
         read_all(&mut stream).await
     }
 
-    /// The one record of a proxy that was asked once.
+    /// The only record of a proxy that has had one request.
     pub(crate) async fn record(&self) -> RequestRecord {
         eventually("a record", || self.records.all().len() == 1).await;
         self.records.all().remove(0)
@@ -124,7 +124,7 @@ pub(crate) async fn read_all(stream: &mut UnixStream) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// Reads to the end of a head.
+/// Reads up to and including the end of a head.
 pub(crate) async fn read_head(stream: &mut UnixStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -142,14 +142,14 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Both ends of all connections are in this process, so the usual 1024 descriptors are few.
+/// Raises the limit of descriptors: both ends of all connections are in this process, which is too much for the usual 1024.
 fn raise_descriptors() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a soft limit may be raised");
 }
 
-/// Descriptors this process has open.
+/// Number of descriptors this process has open.
 pub(crate) fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("reads").count()
 }

@@ -1,4 +1,4 @@
-//! TLS in tunnels (which name is asked for) and towards targets (whose certificate is believed).
+//! TLS: the server name in tunnels, and the certificates of targets.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::support::{DEADLINE, Proxy, any, origin, read_all, read_head, settings
 
 const HOST: &str = "api.example";
 
-/// A tunnel to `HOST`, open.
+/// Opens a tunnel to `HOST`.
 async fn tunnel(proxy: &Proxy) -> UnixStream {
     let mut stream = proxy.connect().await;
     let request = format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n");
@@ -41,7 +41,7 @@ fn connector(ca_pem: &str, sni: bool) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
-/// Passes a client's bytes on in pieces of `step`, each on its own.
+/// Passes a client's bytes on in separate writes of `step` bytes.
 async fn in_pieces(stream: UnixStream, step: usize) -> tokio::io::DuplexStream {
     let (near, far) = tokio::io::duplex(64 * 1024);
     tokio::spawn(async move {
@@ -51,7 +51,7 @@ async fn in_pieces(stream: UnixStream, step: usize) -> tokio::io::DuplexStream {
             let mut bytes = vec![0; step];
             while let Ok(length @ 1..) = from.read(&mut bytes).await {
                 write.write_all(&bytes[..length]).await.expect("writes");
-                // The proxy gets to see this piece before the next one.
+                // Lets the proxy read this piece before the next one is sent.
                 tokio::task::yield_now().await;
             }
             let _ = write.shutdown().await;
@@ -65,9 +65,9 @@ async fn in_pieces(stream: UnixStream, step: usize) -> tokio::io::DuplexStream {
     near
 }
 
-/// Row 14: the name may come in pieces, and is the target's.
+/// Row 14: the server name must be the target's, even if it arrives in pieces.
 #[tokio::test]
-async fn a_tunnel_is_for_the_name_it_was_opened_for() {
+async fn a_tunnel_carries_only_its_own_host_name() {
     let origin = origin(Kind::Https(vec![HOST.into(), "front.example".into()])).await;
     let ca = origin.ca_pem().expect("TLS").to_owned();
     for step in [1, 7, 100_000] {
@@ -97,9 +97,9 @@ async fn a_tunnel_is_for_the_name_it_was_opened_for() {
     }
 }
 
-/// An operator may know better; and on other ports than TLS's own, what is not TLS passes.
+/// Inspection can be turned off for a target, and on ports other than 443 bytes that are not TLS pass.
 #[tokio::test]
-async fn what_is_not_looked_at_passes_as_it_is() {
+async fn uninspected_tunnels_pass_bytes_unchanged() {
     let echo = origin(Kind::RawEcho).await;
     let mut opaque = settings(&[("api.example:443", echo.addr())]);
     opaque.opaque = "api.example:443".parse().expect("a list");
@@ -119,7 +119,7 @@ async fn what_is_not_looked_at_passes_as_it_is() {
     assert!(read_all(&mut stream).await.ends_with("\r\n\r\nSSH-2.0-x"));
 }
 
-/// What a target with this certificate gets of a request with a credential.
+/// Sends a request with a credential to a target with this certificate, and returns the client's response.
 async fn asked(tls: Tls, extra_ca: Option<&str>) -> String {
     let extra_ca_pem = extra_ca.map(|pem| pem.as_bytes().to_vec());
     let answer =
@@ -131,9 +131,9 @@ async fn asked(tls: Tls, extra_ca: Option<&str>) -> String {
     proxy.talk(format!("GET http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n")).await
 }
 
-/// Row 21: a credential goes to nobody whose certificate is not to be trusted.
+/// Row 21: a credential is never sent to a target with an untrusted certificate.
 #[tokio::test]
-async fn certificates_are_believed_for_a_reason() {
+async fn only_trusted_valid_certificates_are_accepted() {
     let name = |name: &str| vec![name.to_owned()];
     let tls = || Tls::new(&name(HOST)).expect("a certificate");
     let good = tls();
@@ -151,7 +151,7 @@ async fn certificates_are_believed_for_a_reason() {
         assert!(answer.starts_with("HTTP/1.1 502 "), "{what}: {answer}");
         assert!(answer.contains(r#""reason":"tls_certificate""#), "{what}: {answer}");
     }
-    // A target that speaks no TLS at all.
+    // A target that does not speak TLS.
     let echo = origin(Kind::RawEcho).await;
     let settings = settings(&[("api.example:443", echo.addr())]);
     let credentials = settings.credentials.clone().with_header(HOST, "x-api-key", "hunter2");
@@ -160,9 +160,9 @@ async fn certificates_are_believed_for_a_reason() {
     assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(r#""reason":"tls""#), "{answer}");
 }
 
-/// What begins as TLS is held to it on every port: neither a long message nor a long pause gets another name through.
+/// A tunnel that begins as TLS must continue as TLS on every port: neither a long message nor a long pause hides another name.
 #[tokio::test]
-async fn a_name_is_not_hidden_by_a_message_that_is_odd() {
+async fn an_unusual_client_hello_does_not_hide_its_name() {
     let begun = [22, 3, 1, 0, 200, 1, 0, 1, 0, 3, 3];
     let long = [&[22, 3, 1, 0x40, 0, 1, 0, 0x50, 0][..], &[7; 0x3ffc]].concat();
     for (what, sent) in [("it never ends", &begun[..]), ("it is too long", &long)] {

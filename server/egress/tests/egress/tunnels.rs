@@ -1,4 +1,4 @@
-//! What is carried is carried whole, in both directions, to each direction's own end.
+//! Tunnels deliver all bytes in both directions, and close each direction on its own.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::{DEADLINE, Proxy, any, descriptors, eventually, origin, read
 
 const REQUEST: &[u8] = b"CONNECT t.example:9 HTTP/1.1\r\nhost: t.example:9\r\n\r\n";
 
-/// A tunnel, and the target's end of it.
+/// Opens a tunnel; returns both ends.
 async fn tunnel(proxy: &Proxy, target: &TcpListener) -> (UnixStream, TcpStream) {
     let mut stream = proxy.connect().await;
     stream.write_all(REQUEST).await.expect("writes");
@@ -29,12 +29,12 @@ async fn between(limits: Limits) -> (Proxy, TcpListener) {
     (Proxy::start(settings), target)
 }
 
-/// Row 12, first half: the end of one direction is not the end of the other.
+/// Row 12, first half: closing one direction leaves the other open.
 #[tokio::test]
-async fn each_direction_ends_by_itself() {
+async fn each_direction_closes_independently() {
     let (proxy, target) = between(Limits::default()).await;
     let large = vec![b'x'; 3 << 20];
-    // The client first.
+    // The client closes first.
     let (mut near, mut far) = tunnel(&proxy, &target).await;
     near.write_all(b"question").await.expect("writes");
     near.shutdown().await.expect("closes");
@@ -50,7 +50,7 @@ async fn each_direction_ends_by_itself() {
     );
     let () = sent;
     assert!(received.as_bytes() == large, "{} bytes of {}", received.len(), large.len());
-    // The target first.
+    // The target closes first.
     let (mut near, mut far) = tunnel(&proxy, &target).await;
     far.write_all(b"greeting").await.expect("writes");
     far.shutdown().await.expect("closes");
@@ -73,9 +73,9 @@ async fn each_direction_ends_by_itself() {
     .await;
 }
 
-/// Row 12, second half: a direction that nobody ends does not keep the tunnel for ever.
+/// Row 12, second half: a direction that is never closed does not keep the tunnel open for ever.
 #[tokio::test]
-async fn a_half_that_is_left_open_is_closed_in_the_end() {
+async fn a_half_open_tunnel_is_closed_after_a_while() {
     let drain = Duration::from_millis(200);
     let (proxy, target) = between(Limits { drain, ..Limits::default() }).await;
     let before = descriptors();
@@ -90,7 +90,7 @@ async fn a_half_that_is_left_open_is_closed_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_tunnel_in_which_nothing_moves_ends() {
+async fn an_idle_tunnel_is_closed() {
     let (proxy, target) = between(Limits { idle: Duration::from_millis(200), ..Limits::default() }).await;
     let (mut near, _far) = tunnel(&proxy, &target).await;
     assert_eq!(read_all(&mut near).await, "");
@@ -98,10 +98,10 @@ async fn a_tunnel_in_which_nothing_moves_ends() {
 }
 
 #[tokio::test]
-async fn a_side_that_breaks_ends_both() {
+async fn a_reset_on_one_side_closes_both() {
     let (proxy, target) = between(Limits::default()).await;
     let (mut near, far) = tunnel(&proxy, &target).await;
-    // With nothing to linger for, closing resets the connection.
+    // With SO_LINGER set to zero, closing resets the connection.
     socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO)).expect("an option");
     drop(far);
     let _ = near.read_to_end(&mut Vec::new()).await;
@@ -117,9 +117,9 @@ async fn a_side_that_breaks_ends_both() {
     eventually("it is over", || proxy.egress.open_tunnels() == 0).await;
 }
 
-/// Row 18 for tunnels: a client that does not read holds up itself alone, and costs a buffer or two.
+/// Row 18 for tunnels: a client that does not read delays only itself, and costs a buffer or two.
 #[tokio::test]
-async fn a_reader_that_is_slow_holds_nobody_up() {
+async fn a_slow_reader_delays_only_itself() {
     let echo = origin(Kind::RawEcho).await;
     let proxy = Proxy::start(settings(&[("t.example:9", echo.addr())]));
     let mut stuck = Vec::new();
@@ -127,7 +127,7 @@ async fn a_reader_that_is_slow_holds_nobody_up() {
         let mut stream = proxy.connect().await;
         stream.write_all(REQUEST).await.expect("writes");
         assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 "));
-        // Writes until nothing goes in any more, and reads nothing.
+        // Writes until the buffers are full, without reading.
         let full = async { while stream.write_all(&[0; 65536]).await.is_ok() {} };
         assert!(tokio::time::timeout(Duration::from_millis(50), full).await.is_err(), "it is stuck");
         stuck.push(stream);
@@ -167,9 +167,9 @@ async fn receive(mut from: impl AsyncReadExt + Unpin, room: usize) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Bytes in are bytes out, however they are cut, delayed and ended.
+    /// A tunnel delivers exactly the bytes sent, however they are split, delayed and ended.
     #[test]
-    fn bytes_in_are_bytes_out(
+    fn a_tunnel_delivers_the_bytes_it_was_sent(
         up in proptest::collection::vec(prop_oneof![Just(0usize), 1usize..200, 1usize..300_000], 0..12),
         down in proptest::collection::vec(prop_oneof![Just(0usize), 1usize..200, 1usize..300_000], 0..12),
         rooms in (1usize..70_000, 1usize..70_000),
@@ -186,7 +186,7 @@ proptest! {
             assert!(read_head(&mut near).await.starts_with("HTTP/1.1 200 "));
             let mut first = vec![0; early.len()];
             if early.is_empty() {
-                // Where the client has nothing to say, the target may be the one to begin.
+                // If the client sends nothing, the target may begin.
             } else {
                 far.read_exact(&mut first).await.expect("reads");
             }

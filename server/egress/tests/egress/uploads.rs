@@ -1,4 +1,4 @@
-//! Bodies on their way to a target: where they end, and what an answer ahead of that end means.
+//! Request bodies: where they end, and what a response before that end means for the connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::support::{DEADLINE, Proxy, any, read_all, read_head, settings};
 const BODY: &[u8] = b"half and half";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// A target that answers a request once it ends in `end`; and the connections it was asked on.
+/// A target that answers a request once it ends in `end`, and the number of connections it has accepted.
 async fn answering_at(end: &'static [u8]) -> (Listening, Arc<AtomicUsize>) {
     let connections = Arc::<AtomicUsize>::default();
     let counts = connections.clone();
@@ -50,7 +50,7 @@ async fn send(stream: &mut UnixStream, bytes: impl AsRef<[u8]>) {
     stream.write_all(bytes.as_ref()).await.expect("writes");
 }
 
-/// Reads an answer with a body of two bytes; its head.
+/// Reads a response with a body of two bytes and returns its head.
 async fn answer(stream: &mut UnixStream) -> String {
     let head = read_head(stream).await;
     let mut body = [0; 2];
@@ -59,10 +59,10 @@ async fn answer(stream: &mut UnixStream) -> String {
     head
 }
 
-/// A target may answer the very moment it has the last byte, before the proxy has looked again at who sent it: the upload was
-/// whole all the same, and both connections go on.
+/// A target may answer as soon as it has the last byte, before the proxy has read from the client again. The upload is complete
+/// nevertheless, and both connections stay open.
 #[tokio::test]
-async fn an_upload_that_is_whole_ends_no_connection() {
+async fn a_complete_upload_keeps_both_connections() {
     let chunked = [format!("{:x}\r\n", BODY.len()).as_bytes(), BODY, b"\r\n0\r\n\r\n"].concat();
     for (framing, sent, end) in [
         (format!("content-length: {}", BODY.len()), BODY, BODY),
@@ -85,10 +85,10 @@ async fn an_upload_that_is_whole_ends_no_connection() {
     }
 }
 
-/// A target that answers without waiting for the rest is heard; what is still to come of the upload is then nobody's: not a
-/// request, and not in front of somebody else's.
+/// A target may answer without waiting for the rest of the upload. Its response is passed on. The rest is then discarded: it is
+/// neither read as a request nor sent to the target ahead of another one.
 #[tokio::test]
-async fn an_answer_ahead_of_an_uploads_end_is_the_last_on_both_connections() {
+async fn a_response_before_the_end_of_an_upload_closes_both_connections() {
     let hidden = "GET http://web.example/hidden HTTP/1.1\r\nhost: web.example\r\n\r\n";
     for framing in [format!("content-length: {}", 4 + hidden.len()), "transfer-encoding: chunked".to_owned()] {
         let target = Peer::content().await;
@@ -98,7 +98,7 @@ async fn an_answer_ahead_of_an_uploads_end_is_the_last_on_both_connections() {
         assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 100 "));
         let told = answer(&mut stream).await;
         assert!(told.starts_with("HTTP/1.1 200 ") && told.contains("connection: close"), "{framing}: {told}");
-        // The proxy may be done with this connection already.
+        // The proxy may have closed this connection already.
         let _ = stream.write_all(format!("rest{hidden}").as_bytes()).await;
         let _ = stream.shutdown().await;
         assert_eq!(read_all(&mut stream).await, "", "{framing}");
@@ -109,14 +109,14 @@ async fn an_answer_ahead_of_an_uploads_end_is_the_last_on_both_connections() {
     }
 }
 
-/// Most of an upload that the proxy may hold, in bytes: what is read at once, what waits behind it, and what its connection
-/// to the target gathers.
+/// The most the proxy may hold of an upload, in bytes: one read, the read waiting behind it, and what its connection to the
+/// target buffers.
 const HELD: u64 = 192 * 1024;
 
-/// Uploads that nobody takes cost a fixed amount each, however much is sent. What the proxy held of each is what it read less
-/// what the target finds in its socket in the end.
+/// An upload that the target does not read costs a fixed amount of memory, however much is sent. The proxy held as much as it
+/// has read, less what the target finds in its socket in the end.
 #[tokio::test]
-async fn an_upload_that_is_not_taken_is_not_read() {
+async fn an_upload_the_target_does_not_read_is_not_buffered() {
     const UPLOADS: u64 = 16;
     let listener = TcpListener::bind(any()).await.expect("binds");
     let mut settings = settings(&[("web.example:80", listener.local_addr().expect("an address"))]);
@@ -127,7 +127,7 @@ async fn an_upload_that_is_not_taken_is_not_read() {
         let mut stream = proxy.connect().await;
         let head = "POST http://web.example/ HTTP/1.1\r\nhost: web.example\r\ncontent-length: 1000000000\r\n\r\n";
         send(&mut stream, head).await;
-        // Until the proxy has waited long enough for the target.
+        // Writes until the proxy's time limit for the target has passed.
         while stream.write_all(&endless).await.is_ok() {}
     });
     let targets = async {

@@ -231,7 +231,7 @@ async fn a_journal_cut_at_any_byte_continues_without_gap_or_repetition() {
 }
 
 #[test]
-fn a_past_holds_what_a_resumed_run_needs() {
+fn a_journal_restores_the_state_of_a_resumed_run() {
     let mut file = tempfile::tempfile().expect("a file");
     let journal = Journal::begin(file.try_clone().expect("clones"), head()).expect("begins");
     write_run(&journal);

@@ -47,7 +47,7 @@ fn every_event_is_a_line_and_closing_writes_all_of_them() {
     assert!(first["timestamp"].as_str().expect("text").ends_with('Z'));
 }
 
-/// A disk with space for so many bytes, until it gets more.
+/// A disk with space for a limited number of bytes, which can be raised.
 struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
 
 impl Write for Disk {
@@ -107,7 +107,7 @@ fn a_full_disk_loses_whole_lines_which_are_counted_and_reported() {
 }
 
 #[test]
-fn an_unwritable_trail_blocks_nobody() {
+fn an_unwritable_audit_trail_blocks_no_caller() {
     let metrics = metrics();
     let audit = Audit::open(Path::new("/dev/full"), metrics.clone()).expect("opens");
     for _ in 0..3 {

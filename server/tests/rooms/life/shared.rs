@@ -35,7 +35,7 @@ enum Step {
     Restart(u8),
     /// SIGKILL, then a new start.
     Kill(u8),
-    /// SIGKILL so many microseconds after the start of a run.
+    /// SIGKILL this many microseconds after the start of a run.
     KillDuring(u8, u8, u16),
     Redis(Fault),
 }

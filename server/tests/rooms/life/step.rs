@@ -39,7 +39,7 @@ pub(super) enum Step {
     Restart,
     /// SIGKILL, then a new start.
     Kill,
-    /// SIGKILL during a step, after so many polls of it.
+    /// SIGKILL during a step, after it has been polled this many times.
     KillDuring(Box<Step>, u16),
 }
 

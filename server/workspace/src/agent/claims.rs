@@ -1,4 +1,4 @@
-//! What a room says is a claim: each value is bounded before anything else of the server sees it, and so is the sum of all.
+//! Bounds everything that a room's agent reports, because the room is untrusted: each value before other code sees it, and the total.
 //!
 //! Texts lose NUL, which PostgreSQL does not store (its manual, 8.3 "Character Types"). Counts stop at a number that no real run
 //! reaches and whose sums fit into 64 bits. Names that are too long, or hold control characters, are cut or refused.

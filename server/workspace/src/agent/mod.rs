@@ -18,40 +18,40 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::directory::{ConnectError, RoomDir};
 use claims::Budget;
 
-/// How long the agent may take to answer a question that needs no work.
+/// How long the agent may take to answer a request that needs no work.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a cancel may take: it answers only once the whole process tree is gone.
+/// How long a cancellation may take: the agent answers once the whole process tree has exited.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
-/// Longest answer that is not a stream, in bytes.
+/// Maximum size of a response that is not a stream, in bytes.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
-/// Why the agent did not do as asked.
+/// Why a request to the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Its socket cannot be reached.
+    /// The agent's socket cannot be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The conversation with it broke.
+    /// The connection broke, or the response is malformed.
     #[error("the agent's connection broke: {0}")]
     Broken(String),
-    /// It says more than it may, or what cannot be: the room is hostile.
-    #[error("the agent is not to be trusted: {0}")]
+    /// The agent exceeded its limits or reported impossible values: the room is hostile.
+    #[error("the agent sent more or other data than allowed: {0}")]
     Hostile(String),
-    /// It did not answer in time.
+    /// The agent did not answer in time.
     #[error("the agent did not answer within {0:?}")]
     Timeout(Duration),
-    /// It answered that it will not.
+    /// The agent answered with an error status.
     #[error("the agent answered {status}: {message}")]
     Refused {
-        /// Status of its answer.
+        /// Status of the response.
         status: StatusCode,
-        /// Its words.
+        /// Error message of the response.
         message: String,
     },
 }
 
 impl AgentError {
-    /// Whether the agent sent what no agent sends, so that nothing it says is to be relied on.
+    /// Whether the agent sent something that only a manipulated agent sends, so that nothing it reports can be trusted.
     #[must_use]
     pub fn is_hostile(&self) -> bool {
         matches!(self, Self::Hostile(_))
@@ -64,10 +64,10 @@ impl AgentError {
     }
 }
 
-/// Asks whether the agent is ready.
+/// Checks whether the agent is ready.
 ///
 /// # Errors
-/// It is not, or cannot be reached.
+/// If it is not ready or cannot be reached.
 pub async fn health(dir: &RoomDir) -> Result<Health, AgentError> {
     let (head, body, _connection) = send(dir, request(Method::GET, "/health", empty())?, ANSWER_DEADLINE).await?;
     let bytes = whole(body, ANSWER_DEADLINE).await?;
@@ -75,10 +75,10 @@ pub async fn health(dir: &RoomDir) -> Result<Health, AgentError> {
     serde_json::from_slice(&bytes).map_err(|error| AgentError::Broken(format!("/health: {error}")))
 }
 
-/// Starts an execution, for a request with an id; its events follow.
+/// Starts an execution and returns its events. The agent logs `request_id`, the id of the API request.
 ///
 /// # Errors
-/// The agent refused, or cannot be reached.
+/// If the agent refuses or cannot be reached.
 pub async fn execute(
     dir: &RoomDir,
     what: &ExecuteRequest,
@@ -92,19 +92,19 @@ pub async fn execute(
     EventStream::open(dir, request).await
 }
 
-/// Follows an execution from after its event number `after`.
+/// Follows an execution from the event after number `after`.
 ///
 /// # Errors
-/// As [`execute`]; 404 where the agent does not know it, 410 where it no longer has those events.
+/// As [`execute`]; status 404 if the agent does not know the execution, 410 if it no longer has those events.
 pub async fn follow(dir: &RoomDir, execution: &str, after: u64) -> Result<EventStream, AgentError> {
     let path = format!("/executions/{execution}/events?after={after}");
     EventStream::open(dir, request(Method::GET, &path, empty())?).await
 }
 
-/// Cancels an execution; when this returns, none of its processes lives.
+/// Cancels an execution. On success all of its processes have exited.
 ///
 /// # Errors
-/// The agent did not say so.
+/// If the agent does not confirm that in time.
 pub async fn cancel(dir: &RoomDir, execution: &str) -> Result<(), AgentError> {
     let request = request(Method::DELETE, &format!("/executions/{execution}"), empty())?;
     let (head, body, _connection) = send(dir, request, CANCEL_DEADLINE).await?;
@@ -115,7 +115,7 @@ pub async fn cancel(dir: &RoomDir, execution: &str) -> Result<(), AgentError> {
     refuse_unless_success(head, &bytes)
 }
 
-/// The events of an execution as the agent sends them.
+/// Stream of an execution's events.
 #[derive(Debug)]
 pub struct EventStream {
     body: Incoming,
@@ -125,7 +125,7 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Continues an execution whose earlier stream broke: what that one received counts towards the same totals.
+    /// Continues an execution after its earlier stream broke: the limits on bytes and events apply to both together.
     #[must_use]
     pub fn continuing(mut self, earlier: &Self) -> Self {
         self.budget = earlier.budget.clone();
@@ -142,10 +142,10 @@ impl EventStream {
         Ok(Self { body, decoder: sse::Decoder::new(), budget: Budget::default(), _connection: connection })
     }
 
-    /// The next event with its number, or `None` where the stream ended. Cancel-safe.
+    /// The next event with its number, or `None` if the stream has ended. Cancel-safe.
     ///
     /// # Errors
-    /// The connection broke, or what came over it is no event.
+    /// If the connection breaks or a received event is invalid.
     pub async fn next(&mut self) -> Result<Option<(u64, AgentEvent)>, AgentError> {
         loop {
             if let Some(event) = self.arrived()? {
@@ -167,7 +167,7 @@ impl EventStream {
     /// The next event, if it has arrived already.
     ///
     /// # Errors
-    /// What has arrived is no event.
+    /// If a received event is invalid.
     pub fn arrived(&mut self) -> Result<Option<(u64, AgentEvent)>, AgentError> {
         while let Some(event) = self.decoder.next_event().map_err(|e| AgentError::Broken(e.to_string()))? {
             self.budget.take_event().map_err(AgentError::Hostile)?;
@@ -191,7 +191,7 @@ impl EventStream {
 /// The body of a request to an agent.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// No body.
+/// An empty request body.
 pub(crate) fn empty() -> Body {
     whole_body(Bytes::new())
 }
@@ -200,7 +200,7 @@ fn whole_body(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// An answer that is read as it comes.
+/// The body of a response, read as it arrives.
 #[derive(Debug)]
 pub(crate) struct Answer {
     body: Incoming,
@@ -208,18 +208,18 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// How long it says it is, in bytes.
+    /// Length in bytes as announced by the response's head, if it is.
     pub(crate) fn length(&self) -> Option<u64> {
         hyper::body::Body::size_hint(&self.body).exact()
     }
 
-    /// The next piece; `None` at its end. Cancel-safe.
+    /// The next chunk; `None` at the end. Cancel-safe.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, AgentError> {
         loop {
             match self.body.frame().await {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(AgentError::Broken(error.to_string())),
-                // Trailers carry nothing here.
+                // The agent sends no trailers.
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));
@@ -230,7 +230,7 @@ impl Answer {
     }
 }
 
-/// Sends a request whose answer is read as it comes; a refusal is an error.
+/// Sends a request and returns the response's body for streaming; an error status is an error.
 pub(crate) async fn ask(dir: &RoomDir, request: Request<Body>, deadline: Duration) -> Result<Answer, AgentError> {
     let (status, body, connection) = send(dir, request, deadline).await?;
     if !status.is_success() {

@@ -1,9 +1,9 @@
-//! Removing a directory tree that an enemy has made.
+//! Removal of a directory tree that was made by an untrusted room.
 //!
-//! Whoever may write to a directory can nest others in it a hundred thousand deep. Removal that descends, as `remove_dir_all`
-//! does, then runs out of descriptors or of stack, and with it the whole server. This one never descends: what lies in a
-//! subdirectory is moved up, next to it, until all is flat. It holds two descriptors at a time, follows no link, and takes
-//! time in proportion to the number of entries.
+//! A room can nest directories a hundred thousand deep. Removal that descends, as `remove_dir_all` does, then runs out of
+//! descriptors or of stack, and takes the whole server with it. This one never descends: the entries of a subdirectory are moved
+//! up, next to it, until the tree is flat. It holds two descriptors at a time, follows no link, and takes time in proportion to
+//! the number of entries.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,15 +13,15 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-/// Removes `path` and all in it. The tree must not change meanwhile. One that is gone is fine.
+/// Removes `path` and everything in it. The tree must not change meanwhile. A missing `path` is not an error.
 ///
 /// # Errors
-/// Something in it could not be removed; `path` may be flatter than before.
+/// If an entry cannot be removed; `path` may be flatter than before.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     let top = match open(CWD, path) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
-        // Not a directory, or a link: only the name goes.
+        // A file or a link: only the name is removed.
         Err(Errno::NOTDIR | Errno::LOOP) => return Ok(rustix::fs::unlink(path)?),
         Err(error) => return Err(error.into()),
     };
@@ -45,11 +45,11 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Empties a subdirectory of `top` into it, and removes it.
+/// Moves the directories in a subdirectory of `top` up into `top`, removes its other entries, and then the subdirectory itself.
 fn lift(top: &OwnedFd, name: &CStr, moved: &mut u64) -> io::Result<()> {
     let dir = match open(top, name) {
         Err(Errno::ACCESS) => {
-            // It belongs to us, or to nobody we can do anything about; whoever made it took the permissions away.
+            // The room removed the permissions. If the directory belongs to this process's user, they can be restored.
             open_up(top, name)?;
             open(top, name)?
         }
@@ -60,7 +60,7 @@ fn lift(top: &OwnedFd, name: &CStr, moved: &mut u64) -> io::Result<()> {
             rustix::fs::unlinkat(&dir, &child, AtFlags::empty())?;
             continue;
         }
-        // A directory can be moved only by who may write to it: its entry `..` changes.
+        // Moving a directory needs write permission on it, because its entry `..` changes (rename(2)).
         if !rustix::process::geteuid().is_root() {
             open_up(&dir, &child)?;
         }
@@ -109,7 +109,7 @@ fn entries(dir: &OwnedFd) -> io::Result<Vec<CString>> {
 mod tests {
     use super::*;
 
-    /// Deeper than a process may have descriptors, and longer than a path may be.
+    /// More levels than a process may have descriptors, and than fit into a path.
     const DEPTH: usize = 30_000;
 
     fn nested(path: &Path, depth: usize) {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_of_any_depth_goes() {
+    fn a_tree_of_any_depth_is_removed() {
         let dir = tempfile::tempdir().expect("a directory");
         let top = dir.path().join("top");
         nested(&top, DEPTH);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_odd_files_go_and_nothing_beyond_them() {
+    fn links_and_special_files_are_removed_and_not_followed() {
         use rustix::fs::{CWD, mknodat};
         let dir = tempfile::tempdir().expect("a directory");
         let (top, outside) = (dir.path().join("top"), dir.path().join("outside"));

@@ -1,8 +1,8 @@
-//! Socket directories: one per room, shared with the room, and hostile from the moment the room starts.
+//! Socket directories: one per room, shared with the room, and untrusted from the moment the room starts.
 //!
-//! The room may put anything into its directory, so nothing in it is ever followed: the directory itself is opened once,
-//! before the room exists, and kept; a socket is opened with `O_NOFOLLOW`, seen to be a socket, and connected to through
-//! its descriptor, so that what was checked is what is connected.
+//! The room may put anything into its directory, so links in it are never followed. The directory itself is opened once, before
+//! the room exists, and kept open. A socket is opened with `O_NOFOLLOW`, checked to be a socket, and connected to through its
+//! descriptor, so that the file that was checked is the one connected to.
 
 mod clear;
 
@@ -26,13 +26,13 @@ pub const DEFAULT_BASE: &str = "/var/run/workspace-sockets";
 /// Longest path of a Unix socket: `sun_path` holds 108 bytes with its final NUL (unix(7)).
 const LONGEST_PATH: usize = 107;
 
-/// User and group a room runs as where the server is root.
+/// User and group that rooms run as if the server is root.
 pub const ROOM_USER: (u32, u32) = (1000, 1000);
 
 /// Checks that a socket below `base` has a path that the kernel accepts.
 ///
 /// # Errors
-/// The sum that does not come out.
+/// A message with the lengths of the parts and the longest base that fits.
 pub fn check_length(base: &Path) -> Result<(), String> {
     let socket = AGENT_SOCKET.len().max(PROXY_SOCKET.len());
     let (base, id) = (base.as_os_str().len(), RoomId::LENGTH);
@@ -47,15 +47,15 @@ pub fn check_length(base: &Path) -> Result<(), String> {
     ))
 }
 
-/// The user and group rooms run as: a server that is root gives them uid 1000; any other can only share what it creates
-/// with itself.
+/// The user and group that rooms run as: [`ROOM_USER`] if the server is root, else the server's own, because only root can give
+/// the directories it creates to another user.
 #[must_use]
 pub fn room_user() -> (u32, u32) {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     if uid.is_root() { ROOM_USER } else { (uid.as_raw(), gid.as_raw()) }
 }
 
-/// The directory that holds all rooms' directories.
+/// The directory that holds the socket directories of all rooms.
 #[derive(Debug, Clone)]
 pub struct SocketBase {
     base: PathBuf,
@@ -63,20 +63,20 @@ pub struct SocketBase {
 }
 
 impl SocketBase {
-    /// Makes the base directory if it is not there.
+    /// Creates the base directory if it does not exist.
     ///
     /// # Errors
-    /// It cannot be made, or is not a directory this process may write to.
+    /// If it cannot be created, or is not a directory this process may write to.
     pub fn prepare(base: PathBuf, host_base: PathBuf) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(&base)?;
         rustix::fs::access(&base, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?;
         Ok(Self { base, host_base })
     }
 
-    /// Makes a room's directory, owned by the room's user and closed to others.
+    /// Creates a room's directory, owned by the room's user and closed to others.
     ///
     /// # Errors
-    /// It exists, or cannot be made.
+    /// If it exists or cannot be created.
     pub fn create(&self, id: &RoomId) -> io::Result<RoomDir> {
         let path = self.base.join(id.as_str());
         fs::DirBuilder::new().mode(0o700).create(&path)?;
@@ -88,10 +88,10 @@ impl SocketBase {
         Ok(dir)
     }
 
-    /// Opens the directory of a room that an earlier server made.
+    /// Opens the directory of a room that an earlier server created.
     ///
     /// # Errors
-    /// It is not there.
+    /// If it does not exist.
     pub fn open(&self, id: &RoomId) -> io::Result<RoomDir> {
         RoomDir::open(&self.base.join(id.as_str()))
     }
@@ -102,24 +102,24 @@ impl SocketBase {
         self.host_base.join(id.as_str())
     }
 
-    /// Whether the engine's host has the base under another path than this process.
+    /// Whether the base has another path on the engine's host than in this process.
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
         self.base != self.host_base
     }
 
-    /// Removes a room's directory with all in it, following no link. One that is gone is fine.
+    /// Removes a room's directory and everything in it, following no link. A missing directory is not an error.
     ///
     /// # Errors
-    /// Something in it could not be removed.
+    /// If an entry cannot be removed.
     pub fn remove(&self, id: &RoomId) -> io::Result<()> {
         remove_tree(&self.base.join(id.as_str()))
     }
 
-    /// Rooms' directories that are there, and when each was last changed. Names that are no room's are left out.
+    /// Lists the rooms that have a directory, and when each directory was last modified. Other names are left out.
     ///
     /// # Errors
-    /// The base cannot be read.
+    /// If the base cannot be read.
     pub fn list(&self) -> io::Result<Vec<(RoomId, SystemTime)>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.base)? {
@@ -138,20 +138,20 @@ impl SocketBase {
 /// Why a socket in a room's directory could not be connected to.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// It is something else: the room is not to be trusted.
+    /// The file is not a socket: the room is hostile.
     #[error("{name} in the room's directory is not a socket but a {kind:?}")]
     NotASocket {
-        /// Its name.
+        /// Name of the file.
         name: &'static str,
-        /// What it is.
+        /// The file's actual type.
         kind: FileType,
     },
-    /// Nobody is there, or not yet.
+    /// The socket does not exist, or nothing accepts connections on it (yet).
     #[error("cannot connect to {name}: {source}")]
     Io {
-        /// Its name.
+        /// Name of the socket.
         name: &'static str,
-        /// In the system's words.
+        /// Error of the system call.
         source: io::Error,
     },
 }
@@ -166,10 +166,10 @@ impl RoomDir {
         Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
     }
 
-    /// Another descriptor of the same directory.
+    /// Duplicates the descriptor of the directory.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// If the process has no descriptor left.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
         self.0.try_clone()
     }
@@ -177,7 +177,7 @@ impl RoomDir {
     /// Connects to the agent's socket.
     ///
     /// # Errors
-    /// It is not there, not a socket, or nobody accepts.
+    /// If the socket does not exist, is of another type, or refuses the connection.
     pub async fn connect_agent(&self) -> Result<UnixStream, ConnectError> {
         let name = AGENT_SOCKET;
         let io = |source: io::Error| ConnectError::Io { name, source };
@@ -188,7 +188,7 @@ impl RoomDir {
         if kind != FileType::Socket {
             return Err(ConnectError::NotASocket { name, kind });
         }
-        // Resolving this link opens what the descriptor holds, not what the name stands for by now.
+        // This link resolves to the file that the descriptor holds, not to the one that has the name by now (proc(5)).
         UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await.map_err(io)
     }
 }
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_connected_to() {
+    async fn connects_to_a_socket() {
         let (_keep, base, id) = base();
         let dir = base.create(&id).expect("creates");
         let _listener = tokio::net::UnixListener::bind(base.host_path(&id).join(AGENT_SOCKET)).expect("binds");
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_else_is() {
+    async fn refuses_links_directories_and_fifos() {
         let (_keep, base, id) = base();
         let dir = base.create(&id).expect("creates");
         let agent = base.host_path(&id).join(AGENT_SOCKET);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_directory_and_a_moved_one_change_nothing() {
+    async fn a_full_or_renamed_directory_does_not_matter() {
         let (_keep, base, id) = base();
         let dir = base.create(&id).expect("creates");
         let path = base.host_path(&id);
@@ -251,14 +251,14 @@ mod tests {
             fs::write(path.join(format!("f{n}")), "").expect("writes");
         }
         dir.connect_agent().await.expect("connects");
-        // Whoever can replace the directory's name cannot replace what is held open.
+        // Replacing the directory's name does not change the directory that is held open.
         fs::rename(&path, path.with_extension("old")).expect("renames");
         fs::create_dir(&path).expect("makes");
         dir.connect_agent().await.expect("connects");
     }
 
     #[test]
-    fn removal_follows_no_link_and_may_be_repeated() {
+    fn removal_follows_no_link_and_can_be_repeated() {
         let (keep, base, id) = base();
         base.create(&id).expect("creates");
         let outside = keep.path().join("outside");

@@ -92,7 +92,7 @@ impl Workspaces {
             return Ok(());
         }
         if why.is_hostile() {
-            // Killed before anything else: whatever it does meanwhile, it does to others.
+            // A hostile room is killed first, because it can harm others until then.
             self.parts.engine.remove(&room.id.container(), Duration::ZERO).await?;
         }
         room.close_listener(LISTENER_DEADLINE).await;

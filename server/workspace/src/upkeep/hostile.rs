@@ -1,8 +1,8 @@
-//! Looks at what rooms put into the directories that they share with the server: two sockets, and nothing else that is worth
-//! keeping. A room that fills its directory fills the host's disk, and so everybody's.
+//! Checks the socket directories that rooms share with the server. A room needs two sockets there and nothing else; one that fills
+//! its directory fills the host's disk, and is released as hostile.
 //!
-//! What has been unlinked is not seen here; it is bounded where the directories are on a tmpfs, whose pages count as the memory of the
-//! room that wrote them (cgroups(7)).
+//! Files that were unlinked but are still open are not seen here. Where the directories are on a tmpfs, its pages are charged to the
+//! room that wrote them (cgroups(7)), which bounds such files.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,23 +16,23 @@ use crate::reason::ReleaseReason;
 use crate::rooms::Entry;
 use crate::workspaces::Workspaces;
 
-/// Between two looks at all directories.
+/// Interval between two checks of all directories.
 const LOOK: Duration = Duration::from_secs(1);
-/// Entries a directory may have, with all below it.
+/// How many entries a directory may hold, including subdirectories.
 const MOST_ENTRIES: usize = 64;
-/// Bytes on disk they may have together.
+/// How many bytes a directory's entries may occupy on disk together.
 const MOST_BYTES: u64 = 1 << 20;
-/// Folders in folders.
+/// How deep directories may be nested.
 const DEEPEST: usize = 4;
 
-/// What may still be put in.
+/// What remains of the limits while a directory is counted.
 struct Left {
     entries: usize,
     bytes: u64,
 }
 
 impl Workspaces {
-    /// Looks, until the server stops.
+    /// Checks the directories of all rooms once per [`LOOK`] until the server stops.
     pub(crate) async fn watch_directories(self: &Arc<Self>) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -43,11 +43,11 @@ impl Workspaces {
                 Ok(hostile) => {
                     for entry in hostile.into_iter().filter(|entry| self.rooms.is_live(&entry.room.id)) {
                         let (workspace, why) = (&entry.room.id, ReleaseReason::Hostile.explanation());
-                        tracing::warn!(%workspace, why, "a hostile room is taken down");
+                        tracing::warn!(%workspace, why, "releasing a hostile workspace");
                         self.release_in_background(entry.room.id.clone(), ReleaseReason::Hostile);
                     }
                 }
-                Err(error) => tracing::error!(%error, "rooms' directories were not looked at"),
+                Err(error) => tracing::error!(%error, "cannot check the workspaces' socket directories"),
             }
         }
     }
@@ -58,8 +58,8 @@ fn fills(entry: &Entry) -> bool {
     match is_overfull(dir) {
         Ok(overfull) => overfull,
         Err(error) => {
-            // It goes away at this moment, most likely; else the next look says the same.
-            tracing::debug!(workspace = %entry.room.id, %error, "a room's directory was not looked at");
+            // Most likely the room is being released at this moment; otherwise the next check fails as well.
+            tracing::debug!(workspace = %entry.room.id, %error, "cannot check a workspace's socket directory");
             false
         }
     }
@@ -70,9 +70,9 @@ fn is_overfull(dir: &RoomDir) -> io::Result<bool> {
     Ok(!fits(&dir.descriptor()?, DEEPEST, &mut left)?)
 }
 
-/// Whether all of a directory fits into what is left. Follows no link.
+/// Whether a directory and all below it fit into what is left of the limits. Follows no link.
 fn fits(dir: &OwnedFd, deeper: usize, left: &mut Left) -> io::Result<bool> {
-    // A descriptor of its own: the place in the list belongs to the descriptor.
+    // `read_from` opens a new descriptor, because the read position belongs to the descriptor.
     for entry in Dir::read_from(dir.as_fd())? {
         let entry = entry?;
         let name = entry.file_name();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn two_sockets_fit_and_a_filling_does_not_wherever_it_is() {
+    fn two_sockets_fit_and_too_much_data_does_not_at_any_depth() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path();
         for name in ["agent.sock", "proxy.sock"] {
@@ -122,18 +122,18 @@ mod tests {
         assert!(!overfull(path));
         fs::create_dir(path.join("a")).expect("made");
         fs::write(path.join("a/small"), "x").expect("written");
-        // What a link leads to is not in here.
+        // The target of a link does not count.
         std::os::unix::fs::symlink("/usr", path.join("link")).expect("linked");
         assert!(!overfull(path));
         fs::write(path.join("a/large"), vec![b'x'; 2 << 20]).expect("written");
         assert!(overfull(path));
         fs::remove_dir_all(path.join("a")).expect("removed");
         fs::create_dir_all(path.join("1/2/3/4/5")).expect("made");
-        assert!(overfull(path), "deeper than is looked");
+        assert!(overfull(path), "nested too deep");
         fs::remove_dir_all(path.join("1")).expect("removed");
         for number in 0..MOST_ENTRIES {
             fs::write(path.join(number.to_string()), "").expect("written");
         }
-        assert!(overfull(path), "many");
+        assert!(overfull(path), "too many entries");
     }
 }

@@ -1,4 +1,4 @@
-//! A page with a plot of each table; it needs nothing but itself.
+//! A self-contained HTML page with a plot of each table.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! The machine it was measured on.
+//! Describes the machine on which the measurements were made.
 
 use std::fmt;
 use std::fs;
@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-/// The machine, as its kernel tells it.
+/// The machine as its kernel describes it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     cpu: String,
@@ -36,7 +36,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             date: date.map(|date| date.to_string()).unwrap_or_default(),
             load_before: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
-            // Said by the script that starts this; a build does not know it.
+            // Set by the script that starts this program, because the build does not know it.
             commit: std::env::var("BENCH_COMMIT").unwrap_or_default(),
         }
     }
