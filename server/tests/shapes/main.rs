@@ -35,7 +35,7 @@ fn printed_configuration() {
         ("STATE_DIR", "/var/lib/nagaya"),
         ("API_KEYS", "a-key-that-is-a-secret"),
         ("DATABASE_URL", "postgres://user:a-secret@db.example/nagaya"),
-        ("PROXY_ALLOWED_DOMAINS", "pypi.org,*.example.com"),
+        ("PROXY_ALLOWED_DOMAINS", "packages.example.org,*.example.com"),
         ("CONTAINER_MEMORY", "2g"),
     ];
     let json = printed(&["config", "--json"], &set);
