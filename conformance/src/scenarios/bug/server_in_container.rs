@@ -104,8 +104,12 @@ async fn wrong_host_path(context: &Context) -> Result<(), Failure> {
     }
     // The control: with the correct path the server is ready, and has removed the workspace that it created as a test.
     let deployment = context.launch(Launch::new().in_container().without_model()).await?;
-    let made = deployment.server()?.log();
-    check(made.contains("workspace ready"), "ready, but no workspace was created to prove the path")?;
+    let server = deployment.server()?;
+    // The engine passes a container's log on a moment after it is written.
+    eventually(READY_LIMIT, "a workspace that was created to prove the path", async || {
+        check(server.log().contains("workspace ready"), "ready, but the log names no workspace")
+    })
+    .await?;
     eventually(READY_LIMIT, "no workspace, with a pool of none", async || {
         check_eq("rooms", deployment.all_rooms().await?.len(), 0)
     })
