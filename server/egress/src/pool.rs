@@ -98,19 +98,20 @@ impl Pool {
         }
     }
 
+    /// The connection used last, which is the least likely to be closed by its target. Looking at its socket is a system call, so the
+    /// lock is not held meanwhile.
     fn take(&self, key: &Key) -> Option<Connection> {
-        let mut kept = self.kept.lock();
-        let connections = kept.get_mut(key)?;
-        // The connection used last is the least likely to be closed by its target.
-        while let Some((mut connection, since)) = connections.pop() {
+        loop {
+            let (mut connection, since) = self.kept.lock().get_mut(key)?.pop()?;
             if since.elapsed() >= KEPT {
                 // All below it are older.
-                connections.clear();
-            } else if connection.is_unused() {
+                self.kept.lock().get_mut(key).map_or_else(Vec::new, std::mem::take);
+                return None;
+            }
+            if connection.is_unused() {
                 return Some(connection);
             }
         }
-        None
     }
 
     /// Keeps a connection after an exchange that ended unambiguously.
