@@ -266,7 +266,7 @@ impl Room {
         Ok(self.engine.docker.pause_container(&self.id).await?)
     }
 
-    /// Unfreezes them.
+    /// Unfreezes the processes that were frozen.
     ///
     /// # Errors
     /// The engine refuses.

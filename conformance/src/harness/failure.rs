@@ -25,7 +25,7 @@ pub struct Failure {
     pub message: String,
     /// The expected value, if it can be shown separately.
     pub expected: Option<String>,
-    /// The actual value.
+    /// What was found instead of the expected value.
     pub actual: Option<String>,
 }
 

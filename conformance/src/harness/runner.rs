@@ -31,7 +31,7 @@ pub struct Report {
     pub message: Option<String>,
     /// The expected value, if it could be shown separately.
     pub expected: Option<String>,
-    /// The actual value.
+    /// What was found instead of the expected value.
     pub actual: Option<String>,
     /// How long the body and clean-up took.
     pub took: Duration,

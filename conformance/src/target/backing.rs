@@ -160,7 +160,7 @@ impl Backing {
         self.there(container.as_ref())?.pause().await.map_err(harness)
     }
 
-    /// Unfreezes them.
+    /// Unfreezes the processes that were frozen.
     pub(super) async fn resume(&self) -> Result<(), Failure> {
         let container = self.container.lock().await;
         self.there(container.as_ref())?.unpause().await.map_err(harness)

@@ -72,7 +72,7 @@ pub struct NewConversation {
 pub struct ConversationChange {
     /// The new title.
     pub title: Option<String>,
-    /// The new status.
+    /// The new status; `None` leaves it unchanged.
     pub status: Option<ConversationStatus>,
 }
 

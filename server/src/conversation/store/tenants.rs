@@ -55,7 +55,7 @@ pub struct TenantChange {
     pub system_prompt: Option<String>,
     /// Id of the new default model.
     pub model_id: Option<String>,
-    /// The new status.
+    /// The new status; `None` leaves it unchanged.
     pub status: Option<TenantStatus>,
 }
 

@@ -58,7 +58,7 @@ pub enum Event<'a> {
         run: &'a str,
         /// `X-Request-ID` of the request that caused it.
         request_id: Option<&'a str>,
-        /// Reason code.
+        /// What went wrong, for people: for example that the agent's connection broke.
         reason: &'a str,
     },
     /// A workspace and everything that belonged to it is gone.
@@ -66,7 +66,7 @@ pub enum Event<'a> {
         /// What the event is about.
         #[serde(flatten)]
         subject: Subject<'a>,
-        /// Reason code.
+        /// Reason code of the release, for example `idle`.
         reason: &'static str,
     },
     /// A client started a run.
@@ -114,7 +114,7 @@ pub enum Event<'a> {
         port: u16,
         /// `allowed`, `denied` or `failed`.
         decision: &'static str,
-        /// Reason code.
+        /// Reason code of a denial or failure, for example `not_allowed`; `None` if the request succeeded.
         reason: Option<&'static str>,
         /// Rule of the allow-list that decided.
         rule: Option<&'a str>,
