@@ -5,7 +5,6 @@
 
 triple=$(rustc -vV | sed -n 's/^host: //p')
 agent=$TARGET_DIR/$triple/agent/nagaya-agent
-room_uid=$(image_uid)
 # Certificates that only this host knows, for builds behind a TLS-inspecting proxy; give a PEM file.
 extra_ca=${NAGAYA_EXTRA_CA:-}
 
@@ -16,13 +15,13 @@ flock 9
 
 recipe=$({
   cat workspace-base/Dockerfile workspace-base/node-proxy.js workspace-base/requirements.txt ${extra_ca:+"$extra_ca"}
-  echo "$room_uid $BASE_IMAGE"
+  echo "$BASE_IMAGE"
 } | sha256sum | cut -c1-16)
 context=$TARGET_DIR/image-context
 # The image without its agent. Its tag is the recipe's hash: another clone on this engine may have another recipe.
 tools=nagaya/tools:$recipe
 build() { # ARGUMENTS… : docker build, quietly; what it prints is shown if it fails
-  docker build --quiet --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg ROOM_UID="$room_uid" \
+  docker build --quiet --build-arg BASE_IMAGE="$BASE_IMAGE" \
     ${extra_ca:+--build-arg REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt} "$@" >/dev/null
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nagaya_conformance::harness::capabilities::Capabilities;
-use nagaya_conformance::harness::options::{LaunchAs, Options};
+use nagaya_conformance::harness::options::{AgentSocket, LaunchAs, Options};
 use nagaya_conformance::harness::outcome::Exit;
 use nagaya_conformance::harness::run::Run as SuiteRun;
 use nagaya_conformance::harness::runner;
@@ -41,6 +41,9 @@ pub(super) struct Run {
     /// Workspace image of launched deployments.
     #[arg(long, value_name = "IMAGE", default_value = "workspace-base:latest")]
     image: String,
+    /// Who listens on a workspace's agent.sock; the other side connects to it.
+    #[arg(long, value_name = "WHO", value_enum, default_value = "server", requires = "target")]
+    agent_socket: AgentSocket,
     #[command(flatten)]
     selection: Selection,
     /// Counts every outcome other than a pass as a failure: known failures, and scenarios that do not apply or could not run.
@@ -130,6 +133,7 @@ impl Run {
             api_key: self.api_key.clone(),
             deployment: self.deployment.clone(),
             image: self.image.clone(),
+            agent_socket: self.agent_socket,
             allow_destructive: self.allow_destructive,
             allow_model_calls: self.allow_model_calls,
             without: self.without.clone(),

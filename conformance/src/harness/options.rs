@@ -20,6 +20,17 @@ pub enum LaunchAs {
     Container,
 }
 
+/// Who listens on a workspace's `agent.sock`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum, Display, IntoStaticStr)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum AgentSocket {
+    /// The server: the agent connects to it, and the workspace cannot write to the directory.
+    Server,
+    /// The agent: the server connects to it, and the workspace can write to the directory.
+    Agent,
+}
+
 /// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -35,6 +46,8 @@ pub struct Options {
     pub deployment: Option<String>,
     /// Image of rooms in launched deployments.
     pub image: String,
+    /// Who listens on a workspace's `agent.sock`.
+    pub agent_socket: AgentSocket,
     /// Whether scenarios may break or remove things in the target that they did not create.
     pub allow_destructive: bool,
     /// Whether scenarios may call the target's model.
@@ -54,6 +67,7 @@ impl Default for Options {
             api_key: None,
             deployment: None,
             image: "workspace-base:latest".to_owned(),
+            agent_socket: AgentSocket::Server,
             allow_destructive: false,
             allow_model_calls: false,
             without: Vec::new(),

@@ -11,7 +11,7 @@ use crate::harness::context::Context;
 use crate::harness::evidence;
 use crate::harness::evidence::Evidence;
 use crate::harness::failure::Failure;
-use crate::harness::options::LaunchAs;
+use crate::harness::options::{AgentSocket, LaunchAs};
 use crate::harness::outcome::Outcome;
 use crate::harness::run::Run;
 use crate::harness::scenario::Scenario;
@@ -83,6 +83,9 @@ fn reproduce(scenario: &Scenario, run: &Run) -> String {
     }
     if options.launch != LaunchAs::Process {
         line.push_str(&format!(" --launch {}", options.launch));
+    }
+    if options.agent_socket != AgentSocket::Server {
+        line.push_str(&format!(" --agent-socket {}", options.agent_socket));
     }
     if options.allow_model_calls {
         line.push_str(" --allow-model-calls");

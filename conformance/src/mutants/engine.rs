@@ -30,7 +30,46 @@ fn push(list: &mut Value, item: Value) {
     }
 }
 
+/// The directory of the sockets is mounted so that the workspace may write to it.
+pub(super) const SOCKETS_WRITABLE: Defect =
+    asks(|asked, _| create(asked, |body| body["HostConfig"]["Mounts"][0]["ReadOnly"] = json!(false)));
+
+/// Runs the container as another user.
+fn as_user(body: &mut Value, uid: u32) {
+    body["User"] = json!(format!("{uid}:{uid}"));
+    for (_, options) in body["HostConfig"]["Tmpfs"].as_object_mut().into_iter().flatten() {
+        let kept = options.as_str().unwrap_or_default().split(',').map(|option| match option.split_once('=') {
+            Some((name @ ("uid" | "gid"), _)) => format!("{name}={uid}"),
+            _ => option.to_owned(),
+        });
+        *options = json!(kept.collect::<Vec<_>>().join(","));
+    }
+}
+
 pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "one-user-for-all",
+        title: "All workspaces run as the same user",
+        defects: &[asks(|asked, _| create(asked, |body| as_user(body, 50_000)))],
+        red: &[red("SEC-004", "user of the other workspace")],
+    },
+    Mutant {
+        id: "remapping-left-out",
+        title: "Workspaces opt out of an engine's userns-remap",
+        defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["UsernsMode"] = json!("host")))],
+        red: &[red("DEP-004", "are not remapped")],
+    },
+    Mutant {
+        id: "nameless-user",
+        title: "Workspaces run as a user that the image has no name for",
+        defects: &[asks(|asked, _| {
+            create(asked, |body| {
+                let uid = body["User"].as_str().and_then(|user| user.split(':').next()?.parse::<u32>().ok());
+                as_user(body, uid.unwrap_or(0) + 10_000);
+            })
+        })],
+        red: &[red("SEC-004", "name of its user")],
+    },
     Mutant {
         id: "container-left",
         title: "A workspace's container is not removed when the workspace is released",
@@ -57,7 +96,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 || (asked.method == Method::DELETE && asked.path.contains("/containers/"));
             end.then(|| Answer::json(204, &Value::Null))
         })],
-        red: &[red("CHAOS-005", "no trace of workspace"), red("SOCK-003", "still runs after")],
+        red: &[red("CHAOS-005", "no trace of workspace")],
     },
     Mutant {
         id: "orphans-have-no-youth",

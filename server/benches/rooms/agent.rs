@@ -5,14 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use nagaya_protocol::AGENT_SOCKET;
-use rustix::net::sockopt::socket_peercred;
-
 use crate::process::status;
 use crate::report::{Goal, Report, Table};
 use crate::stage::Stage;
 use crate::stats::{Sample, rounds};
+use anyhow::{Context, Result, ensure};
+use nagaya_protocol::AGENT_SOCKET;
 
 /// Time limit for the response to a health request.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -54,7 +52,7 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     let stage = &*stage;
     let series = rounds(count, vec![("ours", stage.deployment())], |_, deployment| {
         let lease = stage.acquire(deployment, "agent")?;
-        let resident = resident(&socket(&deployment.dir(lease.workspace_id())));
+        let resident = resident(&deployment.dir(lease.workspace_id()));
         drop(lease);
         stage.release(deployment, "agent")?;
         Ok(Sample { value: resident?, p99: None })
@@ -70,13 +68,19 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     });
 }
 
-/// Resident memory in MiB of the process that listens on a socket.
-fn resident(socket: &Path) -> Result<f64> {
-    // SO_PEERCRED gives the listener's pid in the namespace of this process.
-    let pid = socket_peercred(UnixStream::connect(socket)?)?.pid.as_raw_nonzero().get();
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let numbers = text.lines().find(|line| line.starts_with("NSpid:")).context("no NSpid")?;
-    ensure!(numbers.split_whitespace().last() == Some("1"), "not a room's first process: {numbers}");
+/// Resident memory in MiB of the first process of the room with this directory.
+fn resident(dir: &Path) -> Result<f64> {
+    // The room's user is its own, and is written beside the directory.
+    let uid = std::fs::read_to_string(dir.with_extension("lock"))?;
+    let is_first = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let last = |name: &str| {
+            text.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_whitespace().last())
+        };
+        last("Uid:") == Some(uid.trim()) && last("NSpid:") == Some("1")
+    };
+    let processes = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pid = processes.into_iter().find(|pid| is_first(*pid)).context("the room has no first process")?;
     #[allow(clippy::cast_precision_loss, reason = "kibibytes of one process")]
-    Ok(status(pid.unsigned_abs(), "VmRSS")? as f64 / 1024.0)
+    Ok(status(pid, "VmRSS")? as f64 / 1024.0)
 }

@@ -4,11 +4,11 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nagaya_protocol::AGENT_SOCKET;
 use nagaya_workspace::Origin;
 use nagaya_workspace::engine::Engine;
 use nagaya_workspace::id::RoomId;
 
-use crate::agent::{round_trip, socket};
 use crate::deployment::Deployment;
 use crate::report::{Goal, Report, Table};
 use crate::stage::{PATIENCE, Stage};
@@ -16,8 +16,8 @@ use crate::stats::{Sample, median, rounds};
 
 /// Rooms built by each contender in a round.
 const ROOMS: usize = 4;
-/// Pause between two health requests to the agent.
-const POLL: Duration = Duration::from_millis(1);
+/// User of a container that is started without a server.
+const UID: u32 = 49_999;
 
 pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     let stage = &*stage;
@@ -80,15 +80,14 @@ fn ours(stage: &Stage, deployment: &Deployment) -> Result<f64> {
 /// Time in milliseconds that the container alone takes.
 fn engine(stage: &Stage, deployment: &Deployment) -> Result<f64> {
     let id = RoomId::generate(&stage.names[0]);
-    let dir = deployment.sockets.create(&id)?;
-    let spec = deployment.template.room(&id, deployment.sockets.host_path(&id));
-    let agent = socket(&deployment.dir(id.as_str()));
+    let dir = deployment.sockets.create(&id, UID)?;
+    let spec = deployment.template.room(&id, UID, deployment.sockets.host_path(&id));
     let began = Instant::now();
     let ran = stage.within(PATIENCE, "a container", async {
+        let socket = dir.bind(AGENT_SOCKET)?;
         deployment.engine.run(spec).await?;
-        while round_trip(&agent).is_err() {
-            tokio::time::sleep(POLL).await;
-        }
+        // The agent dials as soon as it is ready.
+        socket.accept().await?;
         anyhow::Ok(())
     });
     let took = began.elapsed().as_secs_f64() * 1e3;

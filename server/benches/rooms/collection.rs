@@ -24,6 +24,8 @@ const FEW: (usize, &str) = (1_000, "1,000 rooms");
 const MANY: (usize, &str) = (10_000, "10,000 rooms");
 /// Difference in idle time between rooms, so that one of them becomes idle in each round.
 const APART: Duration = Duration::from_secs(60);
+/// User of every room.
+const UID: u32 = 50_000;
 /// Time limit for creating the rooms.
 const LONG: Duration = Duration::from_secs(300);
 
@@ -72,7 +74,7 @@ impl Population {
         for n in 0..rooms {
             let id = RoomId::generate("collection");
             put(&workspaces, &id, dir.path()).await?;
-            engine.run(template.room(&id, base(dir.path()).join(id.as_str()))).await?;
+            engine.run(template.room(&id, UID, base(dir.path()).join(id.as_str()))).await?;
             if n < idle {
                 clock.advance(APART);
             }

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nagaya_server::cluster::Cluster;
 use nagaya_server::cluster::peers::Peers;
-use nagaya_workspace::directory::{self, SocketBase};
+use nagaya_workspace::directory::SocketBase;
 use nagaya_workspace::engine::{Docker, Engine, EngineAddress};
 use nagaya_workspace::id::RoomId;
 use nagaya_workspace::rooms::{Entry, Occupant, RoomState};
 use nagaya_workspace::state::PoolSize;
-use nagaya_workspace::{Parts, RoomLimits, Settings, Template, Workspaces, testing};
+use nagaya_workspace::{Parts, RoomLimits, Settings, Template, UidRange, Workspaces, testing};
 
 use crate::engine::Counting;
 
@@ -67,7 +67,7 @@ pub(crate) async fn parts(engine: Arc<dyn Engine>, name: &str, dir: &Path) -> Re
     let template = Template {
         image: image(),
         limits: RoomLimits { nano_cpus: 2_000_000_000, memory: 2 << 30, pids: 256, disk: 5 << 30 },
-        user: directory::room_user(),
+        uids: UidRange::parse(UidRange::DEFAULT).context("a range of users")?,
         ..parts.template.clone()
     };
     let settings = Settings { ttl: TTL, grace: Duration::from_secs(30), ..parts.settings.clone() };

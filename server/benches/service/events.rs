@@ -125,8 +125,8 @@ pub(crate) fn relay(stage: &mut Stage, count: usize, report: &mut Report) {
         title: "100,000 small events, from the request to the end",
         unit: "events/s",
         more_is_better: true,
-        note: "Text of five bytes each. Ours goes through agent, server and journal; beside it the same is read from the room's \
-               agent.sock, in the same room, by the same client."
+        note: "Text of five bytes each. Ours goes through agent, server and journal; beside it the same is read from the same room \
+               through agent.sock, where the server passes it on unread, by the same client."
             .into(),
         series,
         goals: vec![Goal::ratio("agent.sock", 0.9)],

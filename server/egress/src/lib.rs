@@ -37,7 +37,6 @@ mod host;
 mod listener;
 mod meter;
 mod pins;
-mod place;
 mod pool;
 mod proxy;
 mod quota;

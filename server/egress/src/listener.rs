@@ -1,13 +1,11 @@
 //! One listener: a client's socket, and everything that the proxy does for this client.
 
 use std::fmt;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -15,15 +13,14 @@ use tokio_util::task::TaskTracker;
 use crate::answer::Refusal;
 use crate::connection;
 use crate::denials::Denials;
-use crate::place::{Bound, Place};
 use crate::pool::Pool;
 use crate::proxy::{Egress, Gauge};
 use crate::quota::{Quota, Resource};
 use crate::settings::REFUSED_AT_ONCE;
 use crate::trail::Identity;
 
-/// Interval at which the listener checks that its socket file is still the one it created, and does its upkeep.
-const MEND: Duration = Duration::from_secs(1);
+/// Interval at which the listener closes unused connections to targets and records the refusals it has counted.
+const UPKEEP: Duration = Duration::from_secs(1);
 /// Pause after a connection could not be accepted, most likely for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Pause after a connection was closed without an answer, so that a client that connects in a loop takes little from the others.
@@ -76,9 +73,7 @@ impl Shared {
 }
 
 impl Listener {
-    pub(crate) fn open(egress: Arc<Egress>, dir: OwnedFd, name: &str, identity: Identity) -> io::Result<Self> {
-        let place = Place::new(dir, name);
-        let bound = place.bind()?;
+    pub(crate) fn open(egress: Arc<Egress>, socket: UnixListener, identity: Identity) -> Self {
         let stop = CancellationToken::new();
         let quota = egress.quotas.listener(identity.tenant.as_deref());
         let shared = Arc::new(Shared {
@@ -95,12 +90,12 @@ impl Listener {
         let gauge = Gauge::raise(&egress, |egress| &egress.listeners);
         let accepting = shared.clone();
         shared.tasks.spawn(async move {
-            accept(&egress, &accepting, &place, bound).await;
+            accept(&egress, &accepting, socket).await;
             accepting.pool.clear();
             accepting.denials.flush();
             drop(gauge);
         });
-        Ok(Self { shared, stop: stop.drop_guard() })
+        Self { shared, stop: stop.drop_guard() }
     }
 
     /// Assigns the listener to `identity`: new records name it, and the listener's use counts towards its tenant.
@@ -111,8 +106,8 @@ impl Listener {
         *self.shared.identity.lock() = identity;
     }
 
-    /// Stops the listener: it accepts no connection any more, cancels requests and tunnels, removes its socket file if that is
-    /// still the one it made, and waits until all of this is done, at most for `deadline`.
+    /// Stops the listener: it accepts no connection any more, cancels requests and tunnels, and waits
+    /// until all of this is done, at most for `deadline`.
     pub async fn stop(self, deadline: Duration) {
         let Self { shared, stop } = self;
         drop(stop);
@@ -155,34 +150,17 @@ fn admit(egress: &Arc<Egress>, shared: &Arc<Shared>, stream: UnixStream) -> Admi
     Admission::Served
 }
 
-async fn accept(egress: &Arc<Egress>, shared: &Arc<Shared>, place: &Place, mut bound: Bound) {
-    let mut mend = tokio::time::interval(MEND);
-    let mut broken = false;
+async fn accept(egress: &Arc<Egress>, shared: &Arc<Shared>, socket: UnixListener) {
+    let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => break,
-            _ = mend.tick() => {
+            _ = upkeep.tick() => {
                 shared.pool.sweep();
                 shared.denials.flush();
-                if !place.holds(&bound) {
-                    match place.bind() {
-                        Ok(anew) => {
-                            let workspace = shared.identity().workspace;
-                            tracing::warn!(workspace, "the socket was removed or replaced; it was made again");
-                            (bound, broken) = (anew, false);
-                        }
-                        // Logged once: it is tried again every second, and clients can make it fail for ever.
-                        Err(error) if !broken => {
-                            let workspace = shared.identity().workspace;
-                            tracing::warn!(workspace, %error, "the socket was removed and cannot be made again; trying every second");
-                            broken = true;
-                        }
-                        Err(_) => {}
-                    }
-                }
             }
-            accepted = bound.listener.accept() => match accepted {
+            accepted = socket.accept() => match accepted {
                 Ok((stream, _)) => {
                     if admit(egress, shared, stream) == Admission::Dropped {
                         tokio::time::sleep(BRAKE).await;
@@ -195,5 +173,4 @@ async fn accept(egress: &Arc<Egress>, shared: &Arc<Shared>, place: &Place, mut b
             },
         }
     }
-    place.unbind(&bound);
 }

@@ -1,8 +1,6 @@
 //! The proxy: policy, credentials and connections, shared by all its listeners.
 
 use std::fmt;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +8,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::net::UnixListener;
 
 use crate::allow::AllowList;
 use crate::buffers::Buffers;
@@ -78,13 +77,10 @@ impl Egress {
         }))
     }
 
-    /// Binds the socket `name` in the directory `dir` and serves every connection to it as `identity`. The socket is owned by the
-    /// directory's owner. If it is removed or replaced, it is made again within a second.
-    ///
-    /// # Errors
-    /// The socket cannot be bound, or its owner cannot be set.
-    pub fn open(self: &Arc<Self>, dir: OwnedFd, name: &str, identity: Identity) -> io::Result<Listener> {
-        Listener::open(self.clone(), dir, name, identity)
+    /// Serves every connection to `socket` as `identity`. The caller removes the socket's file.
+    #[must_use]
+    pub fn open(self: &Arc<Self>, socket: UnixListener, identity: Identity) -> Listener {
+        Listener::open(self.clone(), socket, identity)
     }
 
     /// Number of open listeners.

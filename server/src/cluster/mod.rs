@@ -189,7 +189,7 @@ impl Cluster {
                 Handover::NoRoom => Answer::No,
                 Handover::Busy => Answer::Busy,
                 Handover::Room(room, session) => {
-                    room.close_listener(Duration::ZERO).await;
+                    room.leave(Duration::ZERO).await;
                     tracing::info!(workspace = %room.id, "workspace handed over to another server");
                     Answer::Handed(Handed { workspace: room.id.to_string(), session })
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nagaya_workspace::engine::EngineAddress;
 use nagaya_workspace::state::PoolSize;
-use nagaya_workspace::{RoomLimits, Settings, directory};
+use nagaya_workspace::{RoomLimits, Settings, UidRange, directory};
 
 use super::reader::Reader;
 use super::units;
@@ -25,6 +25,8 @@ pub struct Rooms {
     pub execution_timeout: Duration,
     /// `CONTAINER_CPUS`, `CONTAINER_MEMORY`, `CONTAINER_PIDS`, `CONTAINER_DISK`: resource limits of each workspace.
     pub limits: RoomLimits,
+    /// `CONTAINER_UIDS`: users that workspaces run as.
+    pub uids: UidRange,
     /// Lifetime and number of workspaces, and the size of the warm pool.
     pub settings: Settings,
 }
@@ -56,9 +58,13 @@ impl Rooms {
         let grace = r.get("CONTAINER_GRACE_PERIOD", "30", units::DURATION, units::duration);
         let execution_timeout = r.get("CONTAINER_EXECUTION_TIMEOUT", "600", units::DURATION, units::duration);
         let limits = limits(r);
+        let uids = uids(r);
         let max_rooms = r.get("CONTAINER_MAX", "0", "a whole number; 0 means no limit", |text| text.parse().ok());
+        if let Some(users) = uids.rooms().filter(|users| *users < max_rooms) {
+            r.error(format!("CONTAINER_MAX={max_rooms}: CONTAINER_UIDS={uids} has users for {users} workspaces"));
+        }
         let settings = Settings { ttl, gc_interval, grace, pool: PoolSize { min, max }, max_rooms };
-        Self { engine, image, socket_base, socket_host_base, execution_timeout, limits, settings }
+        Self { engine, image, socket_base, socket_host_base, execution_timeout, limits, uids, settings }
     }
 }
 
@@ -71,6 +77,16 @@ fn limits(r: &mut Reader) -> RoomLimits {
         }),
         disk: r.get("CONTAINER_DISK", "5GiB", units::BYTES, units::bytes),
     }
+}
+
+/// A workspace must not run as the server's own user: by its user the server knows who it is.
+fn uids(r: &mut Reader) -> UidRange {
+    let uids = r.get("CONTAINER_UIDS", UidRange::DEFAULT, UidRange::ACCEPTED, UidRange::parse);
+    let own = rustix::process::geteuid().as_raw();
+    if uids.contains(own) {
+        r.error(format!("CONTAINER_UIDS={uids}: must not contain the server's own user, {own}"));
+    }
+    uids
 }
 
 fn path(r: &mut Reader, name: &'static str, default: &str) -> PathBuf {

@@ -7,7 +7,7 @@ use nagaya_egress::{AllowList, Egress};
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::metrics::Metrics;
 use nagaya_workspace::clock::Clock;
-use nagaya_workspace::directory::{self, SocketBase};
+use nagaya_workspace::directory::SocketBase;
 use nagaya_workspace::engine::Docker;
 use nagaya_workspace::objects::Bucket;
 use nagaya_workspace::state::directory::StateDir;
@@ -51,7 +51,7 @@ pub(super) async fn cluster(
             deployment,
             image: rooms.image.clone(),
             limits: rooms.limits,
-            user: directory::room_user(),
+            uids: rooms.uids,
             model_environment: bedrock::environment(&config.region),
         },
         state: shared,

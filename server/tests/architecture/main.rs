@@ -67,6 +67,7 @@ const HOUSES: &[House] = &[
             "objects",
             "state",
             "engine",
+            "uids",
             "reason",
             "peers",
             "backoff",

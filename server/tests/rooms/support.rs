@@ -17,7 +17,9 @@ use nagaya_workspace::engine::{ContainerSpec, Engine};
 use nagaya_workspace::id::RoomId;
 use nagaya_workspace::rooms::{Entry, Occupant, RoomState};
 use nagaya_workspace::state::{Embedded, PoolSize, Record, Redis, RedisAddress, State};
-use nagaya_workspace::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, Parts, RoomLimits, Settings, Template, Workspaces, testing};
+use nagaya_workspace::{
+    LABEL_DEPLOYMENT, LABEL_WORKSPACE, Parts, RoomLimits, Settings, Template, UidRange, Workspaces, testing,
+};
 use tokio::runtime::Runtime;
 
 /// The deployment under test.
@@ -124,14 +126,18 @@ pub(crate) fn template() -> Template {
         deployment: DEPLOYMENT.into(),
         image: "image".into(),
         limits: RoomLimits { nano_cpus: 1, memory: 1 << 20, pids: 16, disk: 1 << 20 },
-        user: (1000, 1000),
+        // The agents in memory are tasks of this process.
+        uids: UidRange::shared(rustix::process::geteuid().as_raw()),
         model_environment: Vec::new(),
     }
 }
 
+/// User of a room that no server has built.
+pub(crate) const UID: u32 = 50_000;
+
 fn spec(id: &RoomId, deployment: &str, dir: PathBuf) -> ContainerSpec {
     let template = Template { deployment: deployment.into(), ..template() };
-    let spec = template.room(id, dir);
+    let spec = template.room(id, UID, dir);
     assert!(spec.labels.contains_key(LABEL_DEPLOYMENT) && spec.labels.contains_key(LABEL_WORKSPACE));
     spec
 }

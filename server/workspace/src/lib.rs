@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! upkeep ─► files ─► lifecycle ─► records ─► workspaces ─► rooms, agent ─► directory, spec ─► objects, state, engine
-//! reason, peers, id, clock, backoff: below everything
+//! reason, peers, id, uids, clock, backoff: below everything
 //! ```
 
 pub mod agent;
@@ -30,6 +30,7 @@ pub mod rooms;
 mod spec;
 pub mod state;
 pub mod testing;
+mod uids;
 mod upkeep;
 mod workspaces;
 
@@ -40,6 +41,7 @@ pub use lifecycle::lease::{Lease, Origin};
 pub use lifecycle::release::ReleaseError;
 pub use peers::{PeerRooms, PeerUnavailable};
 pub use reason::ReleaseReason;
-pub use spec::{LABEL_DEPLOYMENT, LABEL_WORKSPACE, RoomLimits, Template};
+pub use spec::{LABEL_DEPLOYMENT, LABEL_UID, LABEL_WORKSPACE, RoomLimits, Template};
+pub use uids::UidRange;
 pub use upkeep::{ReconcileError, gc};
 pub use workspaces::{OnShutdown, Parts, Settings, Workspaces};

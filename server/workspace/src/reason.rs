@@ -11,8 +11,10 @@ pub enum ReleaseReason {
     Dead,
     /// Its agent does not answer.
     Unhealthy,
-    /// Processes in it fill the directory that it shares with the server.
+    /// It sends the server more or other data than its protocol needs.
     Hostile,
+    /// It was built by version 0.1, whose agents speak another protocol.
+    Outdated,
     /// A run in it exceeded its time limit.
     Timeout,
     /// Its container has the deployment's label, but no record and no server's table has the room.
@@ -39,10 +41,11 @@ pub enum ReleaseReason {
 
 impl ReleaseReason {
     /// Reasons for which garbage collection releases a room.
-    pub(crate) const COLLECTED: [Self; 7] = [
+    pub(crate) const COLLECTED: [Self; 8] = [
         Self::Idle,
         Self::Dead,
         Self::Unhealthy,
+        Self::Outdated,
         Self::Unfinished,
         Self::Orphan,
         Self::StaleDirectory,
@@ -57,6 +60,7 @@ impl ReleaseReason {
             Self::Dead => "dead",
             Self::Unhealthy => "unhealthy",
             Self::Hostile => "hostile",
+            Self::Outdated => "outdated",
             Self::Timeout => "timeout",
             Self::Orphan => "orphan",
             Self::StaleDirectory => "stale_directory",
@@ -78,9 +82,8 @@ impl ReleaseReason {
             Self::Idle => "idle for longer than CONTAINER_TTL",
             Self::Dead => "its container does not run",
             Self::Unhealthy => "its agent does not answer",
-            Self::Hostile => {
-                "it fills the directory that it shares with the server, or its agent exceeds what an agent may send"
-            }
+            Self::Hostile => "it sends the server more or other data than an agent may send",
+            Self::Outdated => "it was built by version 0.1 and serves no further run",
             Self::Timeout => "a run in it exceeded its time limit",
             Self::Orphan => "a container of this deployment without a record, unknown to every server",
             Self::StaleDirectory => "a socket directory without a container",

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use nagaya_egress::Listener;
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::agent::{Agent, AgentError};
 use crate::clock::Clock;
-use crate::directory::RoomDir;
 use crate::id::RoomId;
 use crate::objects::SyncState;
+use crate::uids::Uid;
 
 /// How long a closing egress listener waits for its requests and tunnels.
 pub(crate) const LISTENER_DEADLINE: Duration = Duration::from_secs(5);
@@ -25,15 +26,28 @@ pub struct Occupant {
     pub tenant: String,
 }
 
-/// One room: its directory, its egress listener and the locks under which it is changed.
+/// What a room is reached by and runs as.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The room's agent.
+    pub(crate) agent: Agent,
+    /// The room's egress listener.
+    pub(crate) listener: Listener,
+    /// The room's user; `None` for a room of version 0.1.
+    pub(crate) uid: Option<Uid>,
+}
+
+/// One room: its agent, its egress listener and the locks under which it is changed.
 #[derive(Debug)]
 pub struct Room {
     /// Id of the room.
     pub id: RoomId,
     /// Time at which the room was built or adopted.
     pub created_at: jiff::Timestamp,
-    /// The socket directory; `None` for a room of an earlier process that is only released.
-    pub(crate) dir: Option<RoomDir>,
+    /// The agent; `None` for a room of an earlier process that is only released.
+    agent: Option<Agent>,
+    /// The room's user, which no other room gets as long as this one exists.
+    _uid: Option<Uid>,
     /// The egress listener; the release takes and closes it.
     pub(crate) listener: Mutex<Option<Listener>>,
     /// Held during a release, so that a second release waits for the first, and while the record is written.
@@ -47,16 +61,16 @@ pub struct Room {
 }
 
 impl Room {
-    pub(crate) fn new(
-        id: RoomId,
-        created_at: jiff::Timestamp,
-        dir: Option<RoomDir>,
-        listener: Option<Listener>,
-    ) -> Self {
+    pub(crate) fn new(id: RoomId, created_at: jiff::Timestamp, opened: Option<Opened>) -> Self {
+        let (agent, listener, uid) = match opened {
+            Some(Opened { agent, listener, uid }) => (Some(agent), Some(listener), uid),
+            None => (None, None, None),
+        };
         Self {
             id,
             created_at,
-            dir,
+            agent,
+            _uid: uid,
             listener: Mutex::new(listener),
             teardown_lock: tokio::sync::Mutex::default(),
             files: tokio::sync::Mutex::default(),
@@ -65,11 +79,32 @@ impl Room {
         }
     }
 
+    /// The room's agent.
+    ///
+    /// # Errors
+    /// The room is only released.
+    pub(crate) fn agent(&self) -> Result<&Agent, AgentError> {
+        self.agent.as_ref().ok_or(AgentError::Gone)
+    }
+
+    /// Whether the room is one of version 0.1, which serves no further run.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.agent.as_ref().is_some_and(Agent::is_outdated)
+    }
+
     /// Closes the egress listener if it is open, and waits up to `deadline` for its requests and tunnels.
-    pub async fn close_listener(&self, deadline: Duration) {
+    pub(crate) async fn close_listener(&self, deadline: Duration) {
         let listener = self.listener.lock().take();
         if let Some(listener) = listener {
             listener.stop(deadline).await;
+        }
+    }
+
+    /// Leaves the room to the next server: closes its egress listener, and the connection of its agent.
+    pub async fn leave(&self, deadline: Duration) {
+        self.close_listener(deadline).await;
+        if let Some(agent) = &self.agent {
+            agent.close().await;
         }
     }
 
@@ -336,7 +371,7 @@ impl Rooms {
     pub(crate) fn begin_release_unowned(&self, id: &RoomId) -> Arc<Room> {
         let mut table = self.table();
         if !table.entries.contains_key(id) {
-            let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None, None));
+            let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None));
             table.entries.insert(id.clone(), Entry { room, state: RoomState::Releasing, last_used: self.clock.now() });
         }
         table.set(id, RoomState::Releasing, self.clock.now());
@@ -415,7 +450,7 @@ mod tests {
     fn a_release_begins_only_if_the_room_is_unchanged() {
         let rooms = Rooms::new(Clock::default());
         let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
-        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None, None));
+        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None));
         rooms.insert(room.clone(), RoomState::Bound { occupant, leased: false, session: None });
         let seen = |rooms: &Rooms| rooms.all().pop().expect("a room");
         let idle = seen(&rooms);
@@ -434,7 +469,7 @@ mod tests {
         let rooms = Rooms::new(Clock::default());
         assert!(matches!(rooms.hand_over("c"), Handover::NoRoom));
         let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
-        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None, None));
+        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None));
         rooms.insert(room.clone(), RoomState::Bound { occupant, leased: true, session: Some("s".into()) });
         assert!(matches!(rooms.hand_over("c"), Handover::Busy) && rooms.is_leased("c"));
         rooms.end_lease(&room.id, None);

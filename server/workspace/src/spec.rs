@@ -3,15 +3,20 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use nagaya_protocol::{BRIDGE_ADDR, ROOM_SOCKET_DIR, WORKSPACE_DIR};
+use nagaya_protocol::{BRIDGE_ADDR, PROTOCOL, ROOM_SOCKET_DIR, WORKSPACE_DIR};
 
 use crate::engine::ContainerSpec;
 use crate::id::RoomId;
+use crate::uids::UidRange;
 
 /// Label with the id of the deployment that a container belongs to.
 pub const LABEL_DEPLOYMENT: &str = "nagaya.deployment";
 /// Label with the room's id.
 pub const LABEL_WORKSPACE: &str = "nagaya.workspace";
+/// Label with the user id that the room runs as, over all deployments of an engine.
+pub const LABEL_UID: &str = "nagaya.uid";
+/// Label with the version of the agent's protocol.
+pub const LABEL_PROTOCOL: &str = "nagaya.protocol";
 /// Label with the time at which the room was created (RFC 3339).
 pub const LABEL_CREATED_AT: &str = "nagaya.created-at";
 
@@ -46,27 +51,29 @@ pub struct Template {
     pub image: String,
     /// Resource limits of each container.
     pub limits: RoomLimits,
-    /// User and group id of the first process.
-    pub user: (u32, u32),
+    /// Users that rooms run as.
+    pub uids: UidRange,
     /// Environment variables that configure the driver's access to its model, each as `NAME=value`. None of them is a secret.
     pub model_environment: Vec<String>,
 }
 
 impl Template {
-    /// The specification of one room's container. `host_dir` is its socket directory on the engine's host.
+    /// The specification of the container of one room, which runs as `uid`. `host_dir` is its socket directory on the engine's
+    /// host.
     #[must_use]
-    pub fn room(&self, id: &RoomId, host_dir: PathBuf) -> ContainerSpec {
-        let (uid, gid) = self.user;
-        let owned = |size: u64| format!("rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid},size={size}");
+    pub fn room(&self, id: &RoomId, uid: u32, host_dir: PathBuf) -> ContainerSpec {
+        let owned = |size: u64| format!("rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={uid},size={size}");
         let memory = self.limits.memory.unsigned_abs();
         ContainerSpec {
             name: id.container(),
             image: self.image.clone(),
-            user: format!("{uid}:{gid}"),
+            user: format!("{uid}:{uid}"),
             env: self.environment(),
             labels: HashMap::from([
                 (LABEL_DEPLOYMENT.into(), self.deployment.clone()),
                 (LABEL_WORKSPACE.into(), id.to_string()),
+                (LABEL_UID.into(), uid.to_string()),
+                (LABEL_PROTOCOL.into(), PROTOCOL.to_string()),
                 (LABEL_CREATED_AT.into(), jiff::Timestamp::now().to_string()),
             ]),
             mount: (host_dir, ROOM_SOCKET_DIR.into()),
@@ -112,7 +119,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{UserIds, create_request};
+    use crate::engine::create_request;
 
     /// The container's isolation depends on this request, so every change of it shows in a snapshot.
     #[test]
@@ -122,7 +129,7 @@ mod tests {
             deployment: "shapes".into(),
             image: "workspace-base:latest".into(),
             limits,
-            user: (1000, 1000),
+            uids: UidRange::shared(50_000),
             model_environment: vec![
                 "AWS_REGION=us-east-1".into(),
                 "CLAUDE_CODE_USE_BEDROCK=1".into(),
@@ -131,20 +138,15 @@ mod tests {
             ],
         };
         let id = RoomId::parse("0123456789abcdef").expect("an id");
-        for (name, user_ids) in
-            [("create-request", UserIds::Unchanged), ("create-request-where-users-are-remapped", UserIds::Remapped)]
-        {
-            let request =
-                create_request(template.room(&id, "/var/run/workspace-sockets/0123456789abcdef".into()), user_ids);
-            let mut request = serde_json::to_value(request).expect("JSON");
-            let made = request["Labels"][LABEL_CREATED_AT].take();
-            assert!(made.as_str().is_some_and(|made| made.parse::<jiff::Timestamp>().is_ok()), "{made}");
-            let options = request["HostConfig"]["SecurityOpt"].as_array_mut().expect("options");
-            let seccomp = options.pop().expect("a filter of system calls");
-            assert_eq!(seccomp.as_str(), Some(format!("seccomp={SECCOMP}").as_str()));
-            // Maps come in any order; a snapshot has one.
-            request.sort_all_objects();
-            insta::assert_json_snapshot!(name, request);
-        }
+        let request = create_request(template.room(&id, 50_000, "/var/run/workspace-sockets/0123456789abcdef".into()));
+        let mut request = serde_json::to_value(request).expect("JSON");
+        let made = request["Labels"][LABEL_CREATED_AT].take();
+        assert!(made.as_str().is_some_and(|made| made.parse::<jiff::Timestamp>().is_ok()), "{made}");
+        let options = request["HostConfig"]["SecurityOpt"].as_array_mut().expect("options");
+        let seccomp = options.pop().expect("a filter of system calls");
+        assert_eq!(seccomp.as_str(), Some(format!("seccomp={SECCOMP}").as_str()));
+        // Maps come in any order; a snapshot has one.
+        request.sort_all_objects();
+        insta::assert_json_snapshot!("create-request", request);
     }
 }

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::id::RoomId;
 use crate::spec::{RoomLimits, Template};
 use crate::state::{Embedded, PoolSize};
+use crate::uids::UidRange;
 use crate::workspaces::{Parts, Settings};
 
 /// An egress trail that discards all records.
@@ -44,7 +45,8 @@ pub async fn parts(
             deployment: deployment.into(),
             image: "image".into(),
             limits: RoomLimits { nano_cpus: 1_000_000_000, memory: 1 << 30, pids: 256, disk: 1 << 29 },
-            user: (1000, 1000),
+            // The agents in memory are tasks of this process.
+            uids: UidRange::shared(rustix::process::geteuid().as_raw()),
             model_environment: Vec::new(),
         },
         state: Arc::new(Embedded::open(&dir.join("workspaces.sqlite")).await?),

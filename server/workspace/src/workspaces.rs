@@ -22,6 +22,7 @@ use crate::reason::ReleaseReason;
 use crate::rooms::{Entry, LISTENER_DEADLINE, Occupant, Room, RoomState, Rooms};
 use crate::spec::{LABEL_DEPLOYMENT, Template};
 use crate::state::{PoolSize, State};
+use crate::uids::Uids;
 
 /// How long a scrape waits for the engine's list of containers.
 const COUNT_DEADLINE: Duration = Duration::from_secs(2);
@@ -91,6 +92,8 @@ pub struct Workspaces {
     /// The last failure to fill the pool; `None` once it is filled.
     pub(crate) pool_problem: Mutex<Option<String>>,
     pub(crate) pool_changed: Notify,
+    /// The users that rooms run as.
+    pub(crate) uids: Arc<Uids>,
     /// One lock per conversation, under which its room is looked for, built or released.
     conversation_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Rooms with runs that journals of this server are about to take up.
@@ -118,6 +121,7 @@ impl Workspaces {
             host_path_problem: Mutex::default(),
             pool_problem: Mutex::default(),
             rooms: Rooms::new(parts.clock.clone()),
+            uids: Uids::new(parts.template.uids),
             parts,
             pool_changed: Notify::new(),
             conversation_locks: Mutex::default(),
@@ -141,19 +145,15 @@ impl Workspaces {
         self.stop.run_until_cancelled(work).await
     }
 
-    /// Verifies the host path of the socket base where necessary, keeps the pool at its size, and watches the rooms' directories,
-    /// until the server stops. Call it once, after [`Workspaces::reconcile`].
+    /// Verifies the host path of the socket base where necessary, and keeps the pool at its size, until the server stops. Call it once, after [`Workspaces::reconcile`].
     pub async fn maintain(self: &Arc<Self>) {
         let unverified = self.must_verify_host_path().await;
         self.expected.lock().clear();
         self.reconciled.send_replace(true);
-        let pool = async {
-            if unverified {
-                self.verify_host_path().await;
-            }
-            self.maintain_pool().await;
-        };
-        tokio::join!(pool, self.watch_directories());
+        if unverified {
+            self.verify_host_path().await;
+        }
+        self.maintain_pool().await;
     }
 
     /// Stops all background work, then keeps or releases every room.
@@ -183,12 +183,14 @@ impl Workspaces {
         self.parts.state.close().await;
     }
 
-    /// Closes the egress listeners of all rooms, or begins to release all rooms.
+    /// Leaves all rooms to the next server, or begins to release all rooms.
     async fn leave_rooms(self: &Arc<Self>, what: OnShutdown) {
         let rooms = self.rooms.all();
         if what == OnShutdown::Keep {
-            let stopped = rooms.iter().map(|entry| entry.room.close_listener(LISTENER_DEADLINE));
-            futures::future::join_all(stopped).await;
+            // One that is being built still needs its agent; the second call finds it finished.
+            let finished = rooms.iter().filter(|entry| entry.state != RoomState::Starting);
+            let left = finished.map(|entry| entry.room.leave(LISTENER_DEADLINE));
+            futures::future::join_all(left).await;
             return;
         }
         for Entry { room, .. } in rooms {
@@ -239,7 +241,7 @@ impl Workspaces {
     /// Adds a conversation's room that has neither a directory nor an egress listener. For tests with more rooms than a process
     /// may have descriptors.
     pub fn insert_bound(&self, id: &RoomId, occupant: Occupant) {
-        let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None, None));
+        let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), None));
         self.rooms.insert(room, RoomState::Bound { occupant, leased: false, session: None });
     }
 

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use nagaya_protocol::{AgentEvent, ErrorKind, ExecuteRequest, WORKSPACE_DIR};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,10 @@ const EXIT_DEADLINE: Duration = Duration::from_secs(10);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Interval at which it is checked whether a reader is connected.
 const LISTENER_CHECK: Duration = Duration::from_secs(1);
+
+/// `PATH` of the CLI and its tools. The image's programs come first, so that no program of the room's replaces one of them; those that
+/// a run has installed for its user are found after them.
+const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/home/appuser/.local/bin";
 
 /// Settings common to all executions.
 #[derive(Debug)]
@@ -52,13 +58,13 @@ impl Driver {
         if !cwd.is_dir() {
             return refused(format!("the working directory {} does not exist", cwd.display()));
         }
-        let mut child = match self.command(request, cwd).spawn() {
-            Ok(child) => child,
+        let (mut child, output) = match self.start(request, cwd) {
+            Ok(started) => started,
             Err(error) => return self.not_started(&error),
         };
         let awaited = child.id().map(Awaited::new);
         let ending = tokio::select! {
-            ending = converse(&mut child, request, events) => ending,
+            ending = converse(&mut child, output, request, events) => ending,
             () = cancel.cancelled() => cancelled("cancelled".into()),
             () = self.abandoned(events) => cancelled(format!("no reader was connected for {:?}", self.abandoned_after)),
         };
@@ -88,12 +94,27 @@ impl Driver {
         }
     }
 
+    /// Starts the CLI; returns it with its standard output.
+    ///
+    /// The output is a socket: other processes of the room could open a pipe by its name in /proc and write a forged result into
+    /// it, but a socket cannot be opened (proc_pid_fd(5)).
+    fn start(&self, request: &ExecuteRequest, cwd: &Path) -> io::Result<(Child, UnixStream)> {
+        let (output, end) = std::os::unix::net::UnixStream::pair()?;
+        output.set_nonblocking(true)?;
+        let output = UnixStream::from_std(output)?;
+        let child = self.command(request, cwd).stdout(Stdio::from(OwnedFd::from(end))).spawn()?;
+        Ok((child, output))
+    }
+
     /// The command without the prompt, which is written to standard input because it can be long or begin with a dash.
     fn command(&self, request: &ExecuteRequest, cwd: &Path) -> Command {
         let mut command = Command::new(&self.cli.program);
         command.args(["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]);
         // The container is the sandbox, and no user is present to grant permissions.
         command.args(["--permission-mode", "bypassPermissions"]);
+        // Nothing that an earlier run left in the room's files changes the driver: no settings with hooks or plugins, no MCP servers.
+        command.args(["--setting-sources=", "--strict-mcp-config"]);
+        command.env("PATH", SEARCH_PATH);
         let mut option = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
                 // Name and value in one argument, so that a value that begins with a dash is not parsed as an option.
@@ -115,7 +136,7 @@ impl Driver {
             command.env(name, &bridge);
         }
         command.current_dir(cwd);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }
 }
@@ -129,9 +150,8 @@ fn failed(message: String) -> AgentEvent {
 }
 
 /// Writes the prompt to the CLI and the CLI's events to `events`; returns the last event.
-async fn converse(child: &mut Child, request: &ExecuteRequest, events: &Buffer) -> AgentEvent {
-    let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
+async fn converse(child: &mut Child, output: UnixStream, request: &ExecuteRequest, events: &Buffer) -> AgentEvent {
+    let (Some(mut stdin), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {
         return failed("the CLI has no standard streams".into());
     };
     let prompt = async move {
@@ -145,7 +165,7 @@ async fn converse(child: &mut Child, request: &ExecuteRequest, events: &Buffer) 
     let mut result = None;
     let (result_sender, result_seen) = watch::channel(());
     let talk = async {
-        tokio::join!(listen(stdout, events, &mut result, result_sender), prompt, tail.fill(stderr));
+        tokio::join!(listen(output, events, &mut result, result_sender), prompt, tail.fill(stderr));
     };
     let end = async {
         let exit = exit(child, result_seen).await;
@@ -158,7 +178,7 @@ async fn converse(child: &mut Child, request: &ExecuteRequest, events: &Buffer) 
         tokio::select! {
             () = &mut talk => {
                 let ended = tokio::time::timeout(EXIT_DEADLINE, end).await;
-                ended.unwrap_or_else(|_| "it closed its output and did not exit".into())
+                ended.unwrap_or_else(|_| Exit::Unfinished("it closed its output and did not exit".into()))
             }
             exit = &mut end => {
                 if tokio::time::timeout(DRAIN_DEADLINE, talk).await.is_err() {
@@ -169,15 +189,39 @@ async fn converse(child: &mut Child, request: &ExecuteRequest, events: &Buffer) 
         }
     };
     let exit = both.await;
-    result.unwrap_or_else(|| without_result(&exit, &tail.text()))
+    conclude(result, &exit, &tail.text())
+}
+
+/// How the CLI ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Exit {
+    /// It exited with status 0.
+    Orderly,
+    /// It was killed, or exited with another status; the text describes it.
+    Failed(String),
+    /// It did not exit by itself, or it is not known how; the text describes it.
+    Unfinished(String),
+}
+
+/// The last event. The CLI's result alone does not say how the execution ended: a CLI that reports success and is then killed, or
+/// exits with an error, has not succeeded.
+fn conclude(result: Option<AgentEvent>, exit: &Exit, stderr: &str) -> AgentEvent {
+    match (result, exit) {
+        (Some(AgentEvent::Result { is_error: false, .. }), Exit::Failed(how)) => {
+            failed(format!("the CLI reported success and then ended with an error ({how}): {}", told(stderr)))
+        }
+        (Some(result), _) => result,
+        (None, Exit::Orderly) => without_result("exit status: 0", stderr),
+        (None, Exit::Failed(how) | Exit::Unfinished(how)) => without_result(how, stderr),
+    }
 }
 
 fn cancelled(message: String) -> AgentEvent {
     AgentEvent::Error { error_type: ErrorKind::Cancelled, message }
 }
 
-/// Waits for the CLI to exit, with a time limit once it has printed its result; describes how it ended.
-async fn exit(child: &mut Child, mut result_seen: watch::Receiver<()>) -> String {
+/// Waits for the CLI to exit, with a time limit once it has printed its result.
+async fn exit(child: &mut Child, mut result_seen: watch::Receiver<()>) -> Exit {
     let overdue = async {
         match result_seen.changed().await {
             Ok(()) => tokio::time::sleep(EXIT_DEADLINE).await,
@@ -187,12 +231,13 @@ async fn exit(child: &mut Child, mut result_seen: watch::Receiver<()>) -> String
     };
     tokio::select! {
         status = child.wait() => match status {
-            Ok(status) => status.to_string(),
-            Err(error) => format!("its exit status is unknown: {error}"),
+            Ok(status) if status.success() => Exit::Orderly,
+            Ok(status) => Exit::Failed(status.to_string()),
+            Err(error) => Exit::Unfinished(format!("its exit status is unknown: {error}")),
         },
         () = overdue => {
             tracing::warn!("the CLI has printed its result and does not exit");
-            "it did not exit".into()
+            Exit::Unfinished("it did not exit".into())
         }
     }
 }
@@ -203,8 +248,15 @@ fn without_result(status: &str, stderr: &str) -> AgentEvent {
     if stderr.starts_with("error: ") {
         return refused(stderr.to_owned());
     }
-    let detail = if stderr.is_empty() { "nothing on standard error".to_owned() } else { stderr.to_owned() };
-    failed(format!("the CLI exited without a result ({status}): {detail}"))
+    failed(format!("the CLI exited without a result ({status}): {}", told(stderr)))
+}
+
+/// The end of standard error, or that there is none.
+fn told(stderr: &str) -> &str {
+    match stderr.trim() {
+        "" => "nothing on standard error",
+        text => text,
+    }
 }
 
 /// Reads the CLI's output to its end; signals when the result has been read.

@@ -1,8 +1,8 @@
-//! The agent's HTTP interface on `agent.sock`.
+//! The agent's HTTP interface.
 
 use std::convert::Infallible;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,79 +13,38 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use nagaya_protocol::{AgentFault, ExecuteRequest, Health, REQUEST_ID};
+use nagaya_protocol::{AgentFault, ExecuteRequest, REQUEST_ID};
 use rustix::io::Errno;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::buffer::Reader;
 use crate::execution::Executions;
 use crate::files;
+use crate::health::health;
 
 /// Largest request body, in bytes.
 const LARGEST_BODY: usize = 4 * 1024 * 1024;
-/// How long a client may take to send a request's head.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client may take to send a request's body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
-/// How long responses in progress may continue after the agent has been stopped.
-const FAREWELL_DEADLINE: Duration = Duration::from_secs(1);
-/// How long [`ask_health`] waits for an answer.
-const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Serves connections until `stop` is cancelled.
-pub(crate) async fn serve(
-    listener: UnixListener,
+/// What the agent serves.
+#[derive(Debug, Clone)]
+pub(crate) struct Interface {
     executions: Arc<Executions>,
-    workspace: PathBuf,
-    stop: CancellationToken,
-) {
-    let workspace: Arc<Path> = workspace.into();
-    let connections = TaskTracker::new();
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let (executions, workspace, stop) = (executions.clone(), workspace.clone(), stop.clone());
-        connections.spawn(async move {
-            let service = service_fn(move |request| {
-                let (executions, workspace) = (executions.clone(), workspace.clone());
-                async move { Ok::<_, Infallible>(answer(&executions, &workspace, request).await) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_DEADLINE)
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = &mut connection => Ok(ended),
-                () = stop.cancelled() => {
-                    // The stream of an execution still delivers its last event.
-                    connection.as_mut().graceful_shutdown();
-                    tokio::time::timeout(FAREWELL_DEADLINE, connection).await
-                }
-            };
-            match ended {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "a connection ended"),
-                Err(_) => tracing::debug!("a connection was cut off"),
-            }
-        });
+    workspace: Arc<Path>,
+}
+
+impl Interface {
+    /// `workspace` is the directory of the conversation's files.
+    pub(crate) fn new(executions: Arc<Executions>, workspace: &Path) -> Self {
+        Self { executions, workspace: workspace.into() }
     }
-    connections.close();
-    connections.wait().await;
+
+    /// Answers one request.
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        answer(&self.executions, &self.workspace, request).await
+    }
 }
 
 async fn answer(executions: &Arc<Executions>, workspace: &Path, request: Request<Incoming>) -> Response<Body> {
@@ -105,16 +64,6 @@ async fn answer(executions: &Arc<Executions>, workspace: &Path, request: Request
         (_, ["executions", _, "events"]) => not_allowed("GET"),
         (_, ["executions", _]) => not_allowed("DELETE"),
         _ => fault(StatusCode::NOT_FOUND, "no such route"),
-    }
-}
-
-fn health(executions: &Executions) -> Health {
-    Health {
-        status: "ok".into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        driver: "claude-code-cli".into(),
-        cli_version: executions.cli().version.clone(),
-        execution: executions.running(),
     }
 }
 
@@ -258,17 +207,4 @@ fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Bod
 fn with_type(mut response: Response<Body>, kind: &'static str) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
-}
-
-/// Asks the agent on `socket` whether it is ready, and returns the body of its answer.
-pub(crate) async fn ask_health(socket: &Path) -> io::Result<String> {
-    let exchange = async {
-        let mut stream = UnixStream::connect(socket).await?;
-        stream.write_all(b"GET /health HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n").await?;
-        let mut answer = String::new();
-        stream.take(64 * 1024).read_to_string(&mut answer).await?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        if head.starts_with("HTTP/1.1 200 ") { Ok(body.to_owned()) } else { Err(io::Error::other(head.to_owned())) }
-    };
-    tokio::time::timeout(HEALTH_DEADLINE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

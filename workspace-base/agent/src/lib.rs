@@ -1,12 +1,14 @@
 //! The agent inside a room: its first process, the bridge to the egress proxy, and the driver of the Claude Code CLI.
 //!
-//! It listens on a Unix socket only the server can reach, and trusts nothing the CLI prints.
+//! It serves the server over a connection that it dials itself, and trusts nothing the CLI prints.
 
 mod bridge;
 mod buffer;
+mod connection;
 mod driver;
 mod execution;
 mod files;
+mod health;
 mod http;
 mod mapping;
 mod process;
@@ -20,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +31,7 @@ use nagaya_protocol::{ABANDONED_AFTER_SECS, AGENT_SOCKET, BRIDGE_ADDR, PROXY_SOC
 #[derive(Debug, Parser)]
 #[command(name = "nagaya-agent", version)]
 pub struct Cli {
-    /// Directory that holds agent.sock and proxy.sock.
+    /// Directory of agent.sock and proxy.sock, on which the server listens.
     #[arg(long, global = true, default_value = ROOM_SOCKET_DIR)]
     socket_dir: PathBuf,
     /// Where the loopback bridge to proxy.sock listens.
@@ -64,7 +65,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(error) => return failed("the runtime does not start", &error),
     };
     match cli.command {
-        Some(Command::Health) => match runtime.block_on(http::ask_health(&cli.socket_dir.join(AGENT_SOCKET))) {
+        Some(Command::Health) => match health::ask(&cli.socket_dir) {
             Ok(health) => {
                 println!("{health}");
                 ExitCode::SUCCESS
@@ -92,15 +93,20 @@ async fn serve(cli: &Cli) -> io::Result<()> {
     let stop = CancellationToken::new();
     let bridge = bridge::Bridge::bind(cli.bridge, cli.socket_dir.join(PROXY_SOCKET)).await?;
     let bridge = tokio::spawn(bridge.run(stop.clone()));
-    let socket = cli.socket_dir.join(AGENT_SOCKET);
-    let listener = bind(&socket)?;
+    let entrance = connection::Entrance::find(&cli.socket_dir.join(AGENT_SOCKET)).await?;
+    let checks = health::bind(&cli.socket_dir)?;
     let executions = Arc::new(execution::Executions::new(driver::Driver {
         cli: version::Cli::find(),
         bridge: cli.bridge,
         abandoned_after: Duration::from_secs(cli.abandoned_after),
     }));
-    let server = tokio::spawn(http::serve(listener, executions.clone(), cli.workspace.clone(), stop.clone()));
-    tracing::info!(socket = %socket.display(), bridge = %cli.bridge, "ready");
+    let interface = http::Interface::new(executions.clone(), &cli.workspace);
+    let server = tokio::spawn(entrance.serve(interface, stop.clone()));
+    let health = {
+        let (executions, stop) = (executions.clone(), stop.clone());
+        tokio::spawn(async move { health::serve(checks, &executions, &stop).await })
+    };
+    tracing::info!(sockets = %cli.socket_dir.display(), bridge = %cli.bridge, "ready");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -108,20 +114,8 @@ async fn serve(cli: &Cli) -> io::Result<()> {
     tracing::info!("stopping");
     executions.shutdown().await;
     stop.cancel();
-    // Both end when the token is cancelled; their errors have been logged where they occurred.
-    let _ = tokio::join!(bridge, server);
+    // They end when the token is cancelled; their errors have been logged where they occurred.
+    let _ = tokio::join!(bridge, server, health);
     reaper.stop();
-    match std::fs::remove_file(&socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Binds the socket, replacing one that an earlier agent of this room left behind.
-fn bind(socket: &std::path::Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    UnixListener::bind(socket)
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! The protocol between the server and the agent in a workspace, over the Unix socket `agent.sock`.
 //!
-//! It is HTTP/1.1. Request bodies are JSON; an execution responds with server-sent events ([`sse`]) that carry [`AgentEvent`]. Server
-//! and agent depend on this crate, and it depends on neither.
+//! The server listens, and the agent dials. Over that connection the agent serves HTTP/2 (without TLS, begun with the client's
+//! preface), and the server is its client. Request bodies are JSON; an execution responds with server-sent events ([`sse`]) that
+//! carry [`AgentEvent`]. Server and agent depend on this crate, and it depends on neither.
 
 mod event;
 pub mod sse;
@@ -9,9 +10,14 @@ pub mod sse;
 pub use event::{AgentEvent, ContentBlock, ErrorKind, Usage};
 use serde::{Deserialize, Serialize};
 
-/// Directory in the container that holds both sockets.
+/// Version of this protocol. A workspace's container is labelled with it. In version 1 the agent listened on `agent.sock` and the
+/// server connected to it, with HTTP/1.1.
+pub const PROTOCOL: u32 = 2;
+/// How many requests may be under way on one connection.
+pub const STREAMS: u32 = 64;
+/// Directory in the container that holds both sockets. It is mounted read-only.
 pub const ROOM_SOCKET_DIR: &str = "/var/run/ws";
-/// Name of the agent's socket in [`ROOM_SOCKET_DIR`].
+/// Name of the socket in [`ROOM_SOCKET_DIR`] that the agent dials. The server listens on it.
 pub const AGENT_SOCKET: &str = "agent.sock";
 /// Name of the egress proxy's socket in [`ROOM_SOCKET_DIR`]. The server listens on it.
 pub const PROXY_SOCKET: &str = "proxy.sock";

@@ -2,21 +2,23 @@
 
 use std::time::Duration;
 
+use bollard::models::HealthConfig;
 use bytes::Bytes;
 use http::Method;
 
 use crate::client::unix;
 use crate::harness::context::Context;
+use crate::harness::engine::Room;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::bare_container::{agent_answers, start};
 
-/// How long Docker may take to report a container as healthy.
-const HEALTH_LIMIT: Duration = Duration::from_secs(15);
-/// How long Docker may take to report it as unhealthy: intervals, retries and the check's own time limit add up.
-const UNHEALTHY_LIMIT: Duration = Duration::from_secs(45);
+/// How long Docker may take beyond the intervals of the image's check.
+const SLACK: Duration = Duration::from_secs(15);
+/// Longest interval of the check that the scenarios wait for.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(20);
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -30,7 +32,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .requires(&[Capability::Docker, Capability::Image]),
     Scenario::new(
         "BUG-09",
-        "Docker reports the container as healthy within 15 s, and the health command succeeds by hand",
+        "Docker reports the container as healthy within two intervals of its check, which also succeeds by hand",
         "Docker reports the container healthy, and unhealthy once the agent is gone",
         body!(healthy),
     )
@@ -46,7 +48,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .severity(Severity::High)
     .profile(Profile::Host)
     .requires(&[Capability::Docker, Capability::Image])
-    .limit(90),
+    .limit(120),
 ];
 
 async fn default_command(context: &Context) -> Result<(), Failure> {
@@ -64,10 +66,11 @@ async fn default_command(context: &Context) -> Result<(), Failure> {
 
 async fn healthy(context: &Context) -> Result<(), Failure> {
     let (room, _sockets) = start(context).await?;
-    let state = eventually(HEALTH_LIMIT, "healthy, by Docker's account", async || match room.health().await {
-        Ok(health) if health == "healthy" => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    let state =
+        eventually(intervals(&room, 2).await?, "healthy, by Docker's account", async || match room.health().await {
+            Ok(health) if health == "healthy" => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
     state.await?;
     let check_of_image =
         room.inspect().await?.config.and_then(|config| config.healthcheck).and_then(|check| check.test);
@@ -80,6 +83,25 @@ async fn healthy(context: &Context) -> Result<(), Failure> {
     check_eq(format!("status of {command:?} by hand ({})", by_hand.printed), by_hand.status, 0)
 }
 
+/// The health check of a container's image.
+async fn check_of(room: &Room) -> Result<HealthConfig, Failure> {
+    let check = room.inspect().await?.config.and_then(|config| config.healthcheck);
+    check.ok_or_else(|| Failure::assertion("the image has no HEALTHCHECK"))
+}
+
+/// How long Docker may take for so many health checks.
+async fn intervals(room: &Room, count: u32) -> Result<Duration, Failure> {
+    // The default is Docker's, in seconds.
+    let duration = |value: Option<i64>| match value.unwrap_or(0) {
+        0 => Duration::from_secs(30),
+        value => Duration::from_nanos(value.unsigned_abs()),
+    };
+    let found = check_of(room).await?;
+    let interval = duration(found.interval) + duration(found.timeout);
+    check(interval <= LONGEST_INTERVAL, format!("the image's HEALTHCHECK takes {interval:?}"))?;
+    Ok(interval * count + SLACK)
+}
+
 async fn unhealthy(context: &Context) -> Result<(), Failure> {
     let (room, sockets) = start(context).await?;
     agent_answers(&room, &sockets).await?;
@@ -90,12 +112,14 @@ async fn unhealthy(context: &Context) -> Result<(), Failure> {
         })
         .await
     };
-    becomes("healthy", HEALTH_LIMIT).await?;
+    becomes("healthy", intervals(&room, 2).await?).await?;
     // Frozen, not killed: if the first process exited, the container would stop and have no health at all.
     room.kill("SIGSTOP").await?;
     check(
         unix::request(&sockets.join("agent.sock"), Method::GET, "/health", Bytes::new()).await.is_err(),
         "a stopped agent answers",
     )?;
-    becomes("unhealthy", UNHEALTHY_LIMIT).await
+    // As many failures as the image allows, and the one that was under way.
+    let retries = check_of(&room).await?.retries.and_then(|retries| u32::try_from(retries).ok()).unwrap_or(3);
+    becomes("unhealthy", intervals(&room, retries + 1).await?).await
 }

@@ -14,11 +14,7 @@ pub(crate) const SEARCH: &str = include_str!("programs/search.py");
 /// # Errors
 /// The first deviation from the contract.
 pub(crate) async fn check_locked(deployment: &Deployment, room: &Room) -> Result<(), Failure> {
-    let mut inspect = room.inspect_json().await?;
-    // On an engine with userns-remap a workspace opts out of it, because it shares a directory with the server.
-    if deployment.engine()?.0.remaps().await? {
-        inspect["HostConfig"]["UsernsMode"].take();
-    }
+    let inspect = room.inspect_json().await?;
     check_specification(&inspect, room)?;
     check_inside(room).await?;
     // The secrets of a deployment that the suite did not launch are unknown; variables with the usual names are checked anyway.
@@ -59,7 +55,10 @@ pub(crate) fn check_specification(inspect: &Value, room: &Room) -> Result<(), Fa
         check(options.contains("size="), format!("{}: {place} has {options:?}", what("Tmpfs")))?;
     }
     let user = config["User"].as_str().unwrap_or_default();
-    check(user.split(':').next() == Some(&*crate::target::image::room_uid()), format!("{}: {user:?}", what("User")))?;
+    check(
+        user.split(':').next().is_some_and(|uid| uid.parse().is_ok_and(|uid: u32| uid > 0)),
+        format!("{}: {user:?}", what("User")),
+    )?;
     for label in ["nagaya.deployment", "nagaya.workspace", "nagaya.created-at"] {
         check(config["Labels"][label].as_str().is_some_and(|value| !value.is_empty()), what(label))?;
     }
@@ -86,10 +85,11 @@ pub(crate) async fn check_inside(room: &Room) -> Result<(), Failure> {
     }
     check_eq("NoNewPrivs of the workspace's first process", field("NoNewPrivs:").as_str(), "1")?;
     check_eq("Seccomp of the workspace's first process (2 is a filter)", field("Seccomp:").as_str(), "2")?;
+    let user = room.inspect().await?.config.and_then(|config| config.user).unwrap_or_default();
     check_eq(
         "Uid of the workspace's first process",
         field("Uid:").split_ascii_whitespace().next(),
-        Some(&*crate::target::image::room_uid()),
+        user.split(':').next(),
     )?;
     let docker = room.shell("ls /var/run/docker.sock /run/docker.sock 2>/dev/null").await?;
     check_eq("Docker's socket in the workspace", docker.printed.as_str(), "")

@@ -16,4 +16,5 @@ pub(crate) mod rooms;
 pub(crate) mod server_container;
 pub(crate) mod shared_redis;
 pub(crate) mod single_room;
+pub(crate) mod socket_directory;
 pub(crate) mod wire;

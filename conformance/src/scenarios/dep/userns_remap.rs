@@ -10,7 +10,7 @@ use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "DEP-004",
-    "On an engine with userns-remap, workspaces work and leave nothing behind",
+    "On an engine with userns-remap, workspaces are remapped, work and leave nothing behind",
     "userns-remap: what is to be set, and that it works",
     body!(numbers_are_remapped),
 )
@@ -38,8 +38,14 @@ async fn numbers_are_remapped(context: &Context) -> Result<(), Failure> {
         .filter(|event| event.name == "tool_result")
         .map(|event| event.text("content").to_owned())
         .collect();
-    check(seen.contains("1000") && seen.contains("made"), format!("what the workspace prints: {seen}"))?;
-    crate::scenarios::common::lockdown::check_locked(&deployment, &deployment.only_room().await?).await?;
+    let room = deployment.only_room().await?;
+    let user = room.inspect().await?.config.and_then(|config| config.user).unwrap_or_default();
+    let uid = user.split(':').next().unwrap_or_default();
+    check(seen.contains(uid) && seen.contains("made"), format!("what the workspace of user {uid} prints: {seen}"))?;
+    let map = room.shell("cat /proc/self/uid_map").await?;
+    let outside = map.printed.split_ascii_whitespace().nth(1).unwrap_or_default();
+    check(outside != "0" && !outside.is_empty(), format!("the workspace's users are not remapped: {}", map.printed))?;
+    crate::scenarios::common::lockdown::check_locked(&deployment, &room).await?;
     deployment.api.delete(&conversation.path("")).await?.expect(204)?;
     check_eq("directories", std::fs::read_dir(&deployment.server()?.sockets)?.count(), 0)?;
     deployment.stop().await

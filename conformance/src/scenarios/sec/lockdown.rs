@@ -13,7 +13,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "SEC-001",
         "A workspace is locked down as the contract says, and no secret is anywhere in it",
-        "NetworkMode none, read-only root, uid 1000, no capability, no-new-privileges, seccomp, limits; no secret",
+        "NetworkMode none, read-only root, not root, no capability, no-new-privileges, seccomp, limits; no secret",
         body!(locked),
     )
     .severity(Severity::Critical)

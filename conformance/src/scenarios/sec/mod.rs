@@ -4,9 +4,10 @@ mod audit_trail;
 mod isolation;
 mod lockdown;
 mod planted_secrets;
+mod users;
 
 use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] =
-    &[audit_trail::SCENARIOS, isolation::SCENARIOS, lockdown::SCENARIOS, planted_secrets::SCENARIOS];
+    &[audit_trail::SCENARIOS, isolation::SCENARIOS, lockdown::SCENARIOS, planted_secrets::SCENARIOS, users::SCENARIOS];

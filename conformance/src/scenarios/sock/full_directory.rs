@@ -8,11 +8,12 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::socket_directory;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SOCK-003",
-    "A workspace that fills the directory it shares with the host is removed with its files, and harms no other",
+    "A workspace cannot fill the host's disk through the directory of its sockets: it is refused, or removed with its files",
     "hostile socket directory: a filled directory; a workspace hurts only itself",
     body!(filled),
 )
@@ -31,7 +32,18 @@ const FILLINGS: [(&str, &str); 3] = [
     ),
 ];
 
+/// The same, each once.
+const ATTEMPTS: [(&str, &str); 4] = [
+    ("a file", "head -c 1000000 /dev/zero >.fill"),
+    ("a folder", "mkdir -p a/b"),
+    ("a folder that nobody can look into", "mkdir -m 0000 closed"),
+    ("a file that is unlinked while it is open", "exec 9>gone && rm gone && head -c 1000000 /dev/zero >&9"),
+];
+
 async fn filled(context: &Context) -> Result<(), Failure> {
+    if !socket_directory::is_writable(context) {
+        return refused(context).await;
+    }
     const SOON: Duration = Duration::from_secs(20);
     let deployment = context.launch(Launch::new()).await?;
     let neighbour = deployment.conversation(context).await?;
@@ -65,4 +77,14 @@ async fn filled(context: &Context) -> Result<(), Failure> {
     }
     let log = deployment.server()?.log();
     check(log.contains("hostile"), "the log does not say why the workspaces were removed")
+}
+
+async fn refused(context: &Context) -> Result<(), Failure> {
+    let deployment = context.launch(Launch::new()).await?;
+    let conversation = deployment.conversation(context).await?;
+    deployment.run_well(&conversation, "@say here").await?;
+    let room = deployment.only_room().await?;
+    socket_directory::refuses(&room, &ATTEMPTS, &context.dir()).await?;
+    deployment.run_well(&conversation, "@say still here").await?;
+    check_eq("the workspace after the attempts", &deployment.only_room().await?.id, &room.id)
 }

@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Method;
+
 use crate::client::unix;
 use crate::harness::context::Context;
 use crate::harness::engine::ROOM_SOCKETS;
-use crate::harness::failure::{Failure, check};
+use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::socket_directory;
 use crate::target::launch::Launch;
 
 /// Exit status of a command that was killed by SIGKILL.
@@ -17,7 +21,7 @@ const KILLED: i64 = 128 + 9;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SOCK-001",
-    "A workspace that replaces its agent's socket by a link, a directory, a FIFO or a deaf listener is replaced",
+    "A workspace that replaces its agent's socket by a link, a directory, a FIFO or a deaf listener is refused, or replaced",
     "the server treats that directory as hostile: it never follows a link in it, and connects only to a socket",
     body!(hostile_rooms),
 )
@@ -42,7 +46,25 @@ const HOSTILE: [(&str, &str); 5] = [
     ),
 ];
 
+/// The same against a server that listens itself.
+const ATTEMPTS: [(&str, &str); 6] = [
+    ("removing it", "rm -f agent.sock"),
+    ("a link", "ln -sf \"$1\" agent.sock"),
+    ("a directory in its place", "mv agent.sock own && mkdir agent.sock"),
+    ("a FIFO", "mkfifo other.sock"),
+    (
+        "a listener of its own",
+        "python3 -c 'import os, socket; s = socket.socket(socket.AF_UNIX); s.bind(\"own\"); os.rename(\"own\", \"agent.sock\")'",
+    ),
+    ("other permissions", "chmod 0000 agent.sock"),
+];
+/// Asks the server, from inside, for what the server's side asks of the agent.
+const ASK: &str = "curl -sS --max-time 5 --unix-socket /var/run/ws/agent.sock http://localhost/health";
+
 async fn hostile_rooms(context: &Context) -> Result<(), Failure> {
+    if !socket_directory::is_writable(context) {
+        return refused(context).await;
+    }
     let trap_path = context.socket_dir()?.join("trap.sock");
     let trap = tokio::net::UnixListener::bind(&trap_path)?;
     let launch = Launch::new().set("WARM_POOL_MIN_SIZE", 1).set("WARM_POOL_MAX_SIZE", 1);
@@ -81,4 +103,25 @@ async fn hostile_rooms(context: &Context) -> Result<(), Failure> {
     check(unix::accepts(&trap_path).await, "the trap does not accept connections")?;
     std::fs::remove_file(&trap_path)?;
     check(base.is_dir(), "the socket base is gone")
+}
+
+async fn refused(context: &Context) -> Result<(), Failure> {
+    let deployment = context.launch(Launch::new()).await?;
+    let conversation = deployment.conversation(context).await?;
+    deployment.run_well(&conversation, "@say here").await?;
+    let room = deployment.only_room().await?;
+    socket_directory::refuses(&room, &ATTEMPTS, &context.dir().join("trap.sock")).await?;
+    let asked = room.shell(ASK).await?;
+    check(
+        asked.status != 0 && !asked.printed.contains("\"status\""),
+        format!("a program in the workspace reached the server by agent.sock: {}", asked.printed),
+    )?;
+    // The control: the server's side reaches the agent by the same request.
+    let socket = room.socket_dir().await?.join("agent.sock");
+    let (status, body) = unix::request(&socket, Method::GET, "/health", Bytes::new())
+        .await
+        .map_err(|error| Failure::mismatch("the agent's /health, from the host", "an answer", error))?;
+    check_eq(format!("the agent's /health ({})", String::from_utf8_lossy(&body)), status.as_u16(), 200)?;
+    deployment.run_well(&conversation, "@say still here").await?;
+    check_eq("the workspace after the attempts", &deployment.only_room().await?.id, &room.id)
 }

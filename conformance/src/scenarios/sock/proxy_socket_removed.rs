@@ -9,11 +9,12 @@ use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::{rooms, socket_directory};
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SOCK-002",
-    "A proxy socket that the workspace removes or replaces is restored",
+    "A workspace that removes or replaces its proxy's socket is refused, or the socket is restored",
     "proxy.sock deleted by the workspace → restored or the workspace replaced",
     body!(proxy_socket_removed),
 )
@@ -34,7 +35,18 @@ const IN_PLACE: [(&str, &str); 4] = [
     ),
 ];
 
+/// The same against a server whose directory the workspace cannot write to.
+const ATTEMPTS: [(&str, &str); 4] = [
+    ("nothing", "rm -f proxy.sock"),
+    ("a directory", "mv proxy.sock own && mkdir proxy.sock"),
+    ("a link", "ln -sf /etc/passwd proxy.sock"),
+    ("a socket of its own", IN_PLACE[3].1),
+];
+
 async fn proxy_socket_removed(context: &Context) -> Result<(), Failure> {
+    if !socket_directory::is_writable(context) {
+        return refused(context).await;
+    }
     let deployment = context.launch(Launch::new()).await?;
     let conversation = deployment.conversation(context).await?;
     deployment.run_well(&conversation, "@say before").await?;
@@ -55,4 +67,12 @@ async fn proxy_socket_removed(context: &Context) -> Result<(), Failure> {
         check_eq(format!("the workspace after {what}"), &deployment.only_room().await?.id, &room.id)?;
     }
     Ok(())
+}
+
+async fn refused(context: &Context) -> Result<(), Failure> {
+    let (_deployment, room) = rooms::room(context).await?;
+    socket_directory::refuses(&room, &ATTEMPTS, &context.dir()).await?;
+    let through =
+        room.shell("curl -sS -o /dev/null -w '%{http_code}' -x http://127.0.0.1:8080 http://nowhere.invalid/").await?;
+    check_eq("the proxy's status after the attempts", through.printed.trim(), "403")
 }

@@ -2,9 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +14,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use nagaya_egress::{CredentialRules, Egress, Identity, Limits, RequestRecord, Settings, Trail};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::net::UnixListener;
 
 use crate::origin;
 use crate::process::raise_descriptors;
@@ -162,10 +162,9 @@ fn proxy(script: &str) -> Result<()> {
     let egress = Egress::new(settings, Some(aws), Arc::new(Count::default()))?;
     let mut listeners = Vec::new();
     for socket in &cast.sockets {
-        let dir: OwnedFd = std::fs::File::open(socket.parent().unwrap_or(Path::new("/")))?.into();
         let name = socket.file_name().and_then(|name| name.to_str()).context("a socket's name")?;
         let identity = Identity { workspace: name.to_owned(), conversation: None, tenant: None };
-        listeners.push(egress.open(dir, name, identity)?);
+        listeners.push(egress.open(UnixListener::bind(socket)?, identity));
     }
     ready(&())?;
     runtime.block_on(async {

@@ -1,7 +1,6 @@
 //! A proxy on its own socket, and a client that sends raw bytes.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use nagaya_egress::{Egress, Identity, Limits, Listener, RequestRecord, Settings, Trail};
 use nagaya_fixtures::origin::{Kind, Origin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 
 /// Time limit of every wait in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -77,8 +76,8 @@ impl Proxy {
         let dir = tempfile::tempdir().expect("a directory");
         let records = Arc::new(Records::default());
         let egress = Egress::new(settings, aws, records.clone()).expect("settings that make sense");
-        let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
-        let listener = egress.open(fd, "proxy.sock", identity("w")).expect("listens");
+        let socket = UnixListener::bind(dir.path().join("proxy.sock")).expect("binds");
+        let listener = egress.open(socket, identity("w"));
         Self { egress, listener: Some(listener), records, dir }
     }
 
@@ -89,9 +88,8 @@ impl Proxy {
 
     pub(crate) fn another_as(&self, identity: Identity) -> (tempfile::TempDir, Listener, PathBuf) {
         let dir = tempfile::tempdir().expect("a directory");
-        let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
-        let listener = self.egress.open(fd, "proxy.sock", identity).expect("listens");
         let path = dir.path().join("proxy.sock");
+        let listener = self.egress.open(UnixListener::bind(&path).expect("binds"), identity);
         (dir, listener, path)
     }
 

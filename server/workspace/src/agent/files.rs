@@ -15,24 +15,27 @@ use hyper::body::Frame;
 use nagaya_protocol::FileEntry;
 use tokio::time::Instant;
 
-use crate::agent::{self, AgentError};
-use crate::directory::RoomDir;
+use crate::agent::{self, Agent, AgentError};
 use crate::objects::{Content, RoomFile, RoomFiles, RoomFilesError, StorageError};
 
-/// Maximum length in bytes of a line in the agent's list of files.
-const MAX_LINE: usize = 32 * 1024;
+/// Maximum length in bytes of a line in the agent's list of files: a path of [`MAX_PATH`] bytes, each escaped, and numbers.
+const MAX_LINE: usize = 26 * 1024;
+/// Maximum length in bytes of a path (`PATH_MAX`, path_resolution(7)).
+const MAX_PATH: usize = 4096;
+/// Maximum length in bytes of all paths of a list together. A list that is longer is cut off, as one with too many files is.
+const MAX_PATHS: usize = 16 * 1024 * 1024;
 /// Time limit between two chunks of a list or a file.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The files of one room, as the agent serves them.
 pub(crate) struct AgentFiles<'a> {
-    dir: &'a RoomDir,
+    agent: &'a Agent,
     until: Instant,
 }
 
 impl<'a> AgentFiles<'a> {
-    pub(crate) fn new(dir: &'a RoomDir, until: Instant) -> Self {
-        Self { dir, until }
+    pub(crate) fn new(agent: &'a Agent, until: Instant) -> Self {
+        Self { agent, until }
     }
 
     fn remaining(&self) -> Duration {
@@ -41,7 +44,7 @@ impl<'a> AgentFiles<'a> {
 
     async fn ask(&self, method: Method, query: &str, body: agent::Body) -> Result<agent::Answer, RoomFilesError> {
         let request = agent::request(method, &format!("/files{query}"), body).map_err(agent_error)?;
-        agent::ask(self.dir, request, self.remaining()).await.map_err(agent_error)
+        self.agent.ask(request, self.remaining()).await.map_err(agent_error)
     }
 }
 
@@ -73,6 +76,7 @@ impl RoomFiles for AgentFiles<'_> {
         let mut files = Vec::new();
         let mut line = Vec::new();
         let mut complete = false;
+        let mut room_for_paths = MAX_PATHS;
         while let Some(chunk) =
             tokio::time::timeout(IDLE_LIMIT, answer.chunk()).await.map_err(connection_error)?.map_err(agent_error)?
         {
@@ -85,7 +89,13 @@ impl RoomFiles for AgentFiles<'_> {
                     continue;
                 }
                 match serde_json::from_slice(&line).map_err(connection_error)? {
-                    FileEntry::File { path, size, version, mode } if files.len() < limit => {
+                    FileEntry::File { path, .. } if path.len() > MAX_PATH => {
+                        return Err(RoomFilesError::Agent("a path in the list of files is too long".into()));
+                    }
+                    FileEntry::File { path, size, version, mode }
+                        if files.len() < limit && path.len() <= room_for_paths =>
+                    {
+                        room_for_paths -= path.len();
                         files.push(RoomFile { path, size, version, mode: mode & 0o777 });
                     }
                     FileEntry::File { .. } => return Ok((files, false)),
@@ -98,7 +108,7 @@ impl RoomFiles for AgentFiles<'_> {
     }
 
     async fn read(&self, file: &RoomFile) -> Result<Content, RoomFilesError> {
-        let (size, chunks) = match open(self.dir, &file.path, self.remaining()).await {
+        let (size, chunks) = match open(self.agent, &file.path, self.remaining()).await {
             // The file was probably removed after it was listed; the next sync takes that into account.
             Err(AgentError::Refused { .. }) => return Err(RoomFilesError::Changed),
             other => other.map_err(agent_error)?,
@@ -110,7 +120,7 @@ impl RoomFiles for AgentFiles<'_> {
     }
 
     async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError> {
-        put(self.dir, path, (mode, Some(size)), content, self.remaining()).await
+        put(self.agent, path, (mode, Some(size)), content, self.remaining()).await
     }
 }
 
@@ -119,12 +129,12 @@ impl RoomFiles for AgentFiles<'_> {
 /// # Errors
 /// The agent refuses or cannot be reached.
 pub(crate) async fn open(
-    dir: &RoomDir,
+    agent: &Agent,
     path: &str,
     deadline: Duration,
 ) -> Result<(u64, BoxStream<'static, Result<Bytes, AgentError>>), AgentError> {
     let request = agent::request(Method::GET, &format!("/files{}", path_query(path)), agent::empty())?;
-    let answer = agent::ask(dir, request, deadline).await?;
+    let answer = agent.ask(request, deadline).await?;
     // hyper enforces that the body has exactly this length.
     let size = answer.length().ok_or_else(|| AgentError::Broken("a file without a Content-Length".into()))?;
     let chunks = futures::stream::unfold(Some(answer), |answer| async move {
@@ -144,7 +154,7 @@ pub(crate) async fn open(
 /// # Errors
 /// The content's own error if it failed; else the agent refuses or cannot be reached.
 pub(crate) async fn put<E: fmt::Display + Send + From<AgentError> + 'static>(
-    dir: &RoomDir,
+    agent: &Agent,
     path: &str,
     (mode, size): (u32, Option<u64>),
     content: BoxStream<'static, Result<Bytes, E>>,
@@ -156,7 +166,7 @@ pub(crate) async fn put<E: fmt::Display + Send + From<AgentError> + 'static>(
     if let Some(size) = size {
         request.headers_mut().insert(CONTENT_LENGTH, size.into());
     }
-    let put = agent::ask(dir, request, deadline).await;
+    let put = agent.ask(request, deadline).await;
     put.map(drop).map_err(|error| content_error.try_recv().unwrap_or_else(|_| error.into()))
 }
 

@@ -1,15 +1,21 @@
-//! The client of a room's agent: HTTP/1.1 over a hardened connection to `agent.sock`.
+//! The client of a room's agent: HTTP/2 over the connection that the agent has dialled.
 
 mod claims;
 pub(crate) mod files;
+mod link;
+mod meter;
+mod visitor;
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use nagaya_protocol::{AgentEvent, AgentFault, ExecuteRequest, Health, REQUEST_ID, sse};
@@ -17,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::directory::{ConnectError, RoomDir};
 use claims::Budget;
+use link::{Held, Link, addressed};
 
 /// How long the agent may take to answer a request that needs no work.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -28,9 +35,12 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 /// Why a request to the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The agent's socket cannot be reached.
+    /// The socket of an agent of version 0.1 cannot be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The agent's connection has broken, and the agent has not dialled again.
+    #[error("the agent is not connected any more")]
+    Gone,
     /// The connection broke, or the response is malformed.
     #[error("the agent's connection broke: {0}")]
     Broken(String),
@@ -64,64 +74,184 @@ impl AgentError {
     }
 }
 
-/// Checks whether the agent is ready.
-///
-/// # Errors
-/// If it is not ready or cannot be reached.
-pub async fn health(dir: &RoomDir) -> Result<Health, AgentError> {
-    let (head, body, _connection) = send(dir, request(Method::GET, "/health", empty())?, ANSWER_DEADLINE).await?;
-    let bytes = whole(body, ANSWER_DEADLINE).await?;
-    refuse_unless_success(head, &bytes)?;
-    serde_json::from_slice(&bytes).map_err(|error| AgentError::Broken(format!("/health: {error}")))
+/// A room's agent, as the server reaches it.
+#[derive(Debug)]
+pub struct Agent(Reach);
+
+#[derive(Debug)]
+enum Reach {
+    /// The agent dials the server.
+    Dialled(Link),
+    /// The agent of a room of version 0.1 listens itself, and every request is a connection.
+    Listening(RoomDir),
 }
 
-/// Starts an execution and returns its events. The agent logs `request_id`, the id of the API request.
-///
-/// # Errors
-/// If the agent refuses or cannot be reached.
-pub async fn execute(
-    dir: &RoomDir,
-    what: &ExecuteRequest,
-    request_id: Option<&str>,
-) -> Result<EventStream, AgentError> {
-    let body = serde_json::to_vec(what).map_err(|error| AgentError::Broken(error.to_string()))?;
-    let mut request = request(Method::POST, "/execute", whole_body(body.into()))?;
-    if let Some(id) = request_id.and_then(|id| id.parse().ok()) {
-        request.headers_mut().insert(REQUEST_ID, id);
+impl Agent {
+    /// Listens for the agent of the room with this directory, or reaches it where it listens itself. `hostile` is told if the room sends
+    /// more than its protocol needs.
+    ///
+    /// # Errors
+    /// If the socket cannot be made.
+    pub(crate) fn open(dir: RoomDir, hostile: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        Ok(Self(match dir.uid() {
+            Some(uid) => Reach::Dialled(Link::open(dir, uid, hostile)?),
+            None => Reach::Listening(dir),
+        }))
     }
-    EventStream::open(dir, request).await
-}
 
-/// Follows an execution from the event after number `after`.
-///
-/// # Errors
-/// As [`execute`]; status 404 if the agent does not know the execution, 410 if it no longer has those events.
-pub async fn follow(dir: &RoomDir, execution: &str, after: u64) -> Result<EventStream, AgentError> {
-    let path = format!("/executions/{execution}/events?after={after}");
-    EventStream::open(dir, request(Method::GET, &path, empty())?).await
-}
-
-/// Cancels an execution. On success all of its processes have exited.
-///
-/// # Errors
-/// If the agent does not confirm that in time.
-pub async fn cancel(dir: &RoomDir, execution: &str) -> Result<(), AgentError> {
-    let request = request(Method::DELETE, &format!("/executions/{execution}"), empty())?;
-    let (head, body, _connection) = send(dir, request, CANCEL_DEADLINE).await?;
-    let bytes = whole(body, ANSWER_DEADLINE).await?;
-    if head == StatusCode::NOT_FOUND {
-        return Ok(());
+    /// Whether the room is one of version 0.1. Such a room ends the run that is in it, and starts no other.
+    pub(crate) fn is_outdated(&self) -> bool {
+        matches!(self.0, Reach::Listening(_))
     }
-    refuse_unless_success(head, &bytes)
+
+    /// Waits until the agent has dialled.
+    pub(crate) async fn connected(&self) {
+        if let Reach::Dialled(link) = &self.0 {
+            link.connected().await;
+        }
+    }
+
+    /// Stops listening, so that the agent dials whichever server listens next.
+    pub(crate) async fn close(&self) {
+        if let Reach::Dialled(link) = &self.0 {
+            link.close().await;
+        }
+    }
+
+    /// Checks whether the agent is ready.
+    ///
+    /// # Errors
+    /// If it is not ready or cannot be reached.
+    pub async fn health(&self) -> Result<Health, AgentError> {
+        let (head, body) = self.send(request(Method::GET, "/health", empty())?, ANSWER_DEADLINE).await?;
+        let bytes = whole(body, ANSWER_DEADLINE).await?;
+        refuse_unless_success(head, &bytes)?;
+        serde_json::from_slice(&bytes).map_err(|error| AgentError::Broken(format!("/health: {error}")))
+    }
+
+    /// Starts an execution and returns its events. The agent logs `request_id`, the id of the API request.
+    ///
+    /// # Errors
+    /// If the agent refuses or cannot be reached.
+    pub async fn execute(&self, what: &ExecuteRequest, request_id: Option<&str>) -> Result<EventStream, AgentError> {
+        let body = serde_json::to_vec(what).map_err(|error| AgentError::Broken(error.to_string()))?;
+        let mut request = request(Method::POST, "/execute", whole_body(body.into()))?;
+        if let Some(id) = request_id.and_then(|id| id.parse().ok()) {
+            request.headers_mut().insert(REQUEST_ID, id);
+        }
+        self.events(request).await
+    }
+
+    /// Follows an execution from the event after number `after`.
+    ///
+    /// # Errors
+    /// As [`Agent::execute`]; status 404 if the agent does not know the execution, 410 if it no longer has those events.
+    pub async fn follow(&self, execution: &str, after: u64) -> Result<EventStream, AgentError> {
+        let path = format!("/executions/{execution}/events?after={after}");
+        self.events(request(Method::GET, &path, empty())?).await
+    }
+
+    /// Cancels an execution. On success all of its processes have exited.
+    ///
+    /// # Errors
+    /// If the agent does not confirm that in time.
+    pub async fn cancel(&self, execution: &str) -> Result<(), AgentError> {
+        let request = request(Method::DELETE, &format!("/executions/{execution}"), empty())?;
+        let (head, body) = self.send(request, CANCEL_DEADLINE).await?;
+        let bytes = whole(body, ANSWER_DEADLINE).await?;
+        if head == StatusCode::NOT_FOUND {
+            return Ok(());
+        }
+        refuse_unless_success(head, &bytes)
+    }
+
+    async fn events(&self, request: Request<Body>) -> Result<EventStream, AgentError> {
+        let body = self.ask(request, ANSWER_DEADLINE).await?.body;
+        Ok(EventStream { body, decoder: sse::Decoder::new(), budget: Budget::default() })
+    }
+
+    /// Sends a request and returns the response's body for streaming; an error status is an error.
+    pub(crate) async fn ask(&self, request: Request<Body>, deadline: Duration) -> Result<Answer, AgentError> {
+        let (status, body) = self.send(request, deadline).await?;
+        if !status.is_success() {
+            let bytes = whole(body, ANSWER_DEADLINE).await?;
+            refuse_unless_success(status, &bytes)?;
+            return Err(AgentError::Broken("no answer".into()));
+        }
+        Ok(Answer { body })
+    }
+
+    async fn send(&self, request: Request<Body>, deadline: Duration) -> Result<(StatusCode, AgentBody), AgentError> {
+        let exchange = async {
+            match &self.0 {
+                Reach::Dialled(link) => link.send(addressed(request)).await,
+                Reach::Listening(dir) => connect_and_send(dir, request).await,
+            }
+        };
+        let response = tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(AgentError::Timeout(deadline)))?;
+        Ok((response.status(), response.into_body()))
+    }
+}
+
+/// Sends a request to an agent that listens itself, over a connection of its own.
+async fn connect_and_send(dir: &RoomDir, request: Request<Body>) -> Result<Response<AgentBody>, AgentError> {
+    let broken = |error: hyper::Error| AgentError::Broken(error.to_string());
+    let stream = dir.connect_agent().await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to an agent ended");
+        }
+    }));
+    let response = sender.send_request(request).await.map_err(broken)?;
+    Ok(response.map(|body| AgentBody::new(body, Held::Connection { _task: task })))
+}
+
+/// The body of a response, as it arrives.
+#[derive(Debug)]
+pub(crate) struct AgentBody {
+    body: Incoming,
+    held: Held,
+}
+
+impl AgentBody {
+    fn new(body: Incoming, held: Held) -> Self {
+        Self { body, held }
+    }
+}
+
+impl hyper::body::Body for AgentBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.held.delivered(data.len());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Stream of an execution's events.
 #[derive(Debug)]
 pub struct EventStream {
-    body: Incoming,
+    body: AgentBody,
     decoder: sse::Decoder,
     budget: Budget,
-    _connection: AbortOnDropHandle<()>,
 }
 
 impl EventStream {
@@ -130,16 +260,6 @@ impl EventStream {
     pub fn continuing(mut self, earlier: &Self) -> Self {
         self.budget = earlier.budget.clone();
         self
-    }
-
-    async fn open(dir: &RoomDir, request: Request<Body>) -> Result<Self, AgentError> {
-        let (status, body, connection) = send(dir, request, ANSWER_DEADLINE).await?;
-        if !status.is_success() {
-            let bytes = whole(body, ANSWER_DEADLINE).await?;
-            refuse_unless_success(status, &bytes)?;
-            return Err(AgentError::Broken("no stream".into()));
-        }
-        Ok(Self { body, decoder: sse::Decoder::new(), budget: Budget::default(), _connection: connection })
     }
 
     /// The next event with its number, or `None` if the stream has ended. Cancel-safe.
@@ -203,8 +323,7 @@ fn whole_body(bytes: Bytes) -> Body {
 /// The body of a response, read as it arrives.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    body: Incoming,
-    _connection: AbortOnDropHandle<()>,
+    body: AgentBody,
 }
 
 impl Answer {
@@ -230,17 +349,6 @@ impl Answer {
     }
 }
 
-/// Sends a request and returns the response's body for streaming; an error status is an error.
-pub(crate) async fn ask(dir: &RoomDir, request: Request<Body>, deadline: Duration) -> Result<Answer, AgentError> {
-    let (status, body, connection) = send(dir, request, deadline).await?;
-    if !status.is_success() {
-        let bytes = whole(body, ANSWER_DEADLINE).await?;
-        refuse_unless_success(status, &bytes)?;
-        return Err(AgentError::Broken("no answer".into()));
-    }
-    Ok(Answer { body, _connection: connection })
-}
-
 pub(crate) fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, AgentError> {
     Request::builder()
         .method(method)
@@ -251,27 +359,7 @@ pub(crate) fn request(method: Method, path: &str, body: Body) -> Result<Request<
         .map_err(|error| AgentError::Broken(error.to_string()))
 }
 
-async fn send(
-    dir: &RoomDir,
-    request: Request<Body>,
-    deadline: Duration,
-) -> Result<(StatusCode, Incoming, AbortOnDropHandle<()>), AgentError> {
-    let broken = |error: hyper::Error| AgentError::Broken(error.to_string());
-    let exchange = async {
-        let stream = dir.connect_agent().await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to an agent ended");
-            }
-        }));
-        let response = sender.send_request(request).await.map_err(broken)?;
-        Ok((response.status(), response.into_body(), connection))
-    };
-    tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(AgentError::Timeout(deadline)))
-}
-
-async fn whole(body: Incoming, deadline: Duration) -> Result<Bytes, AgentError> {
+async fn whole(body: AgentBody, deadline: Duration) -> Result<Bytes, AgentError> {
     match tokio::time::timeout(deadline, Limited::new(body, LONGEST_ANSWER).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) => Err(AgentError::Broken(error.to_string())),

@@ -1,21 +1,26 @@
-//! Socket directories: one per room, shared with the room, and untrusted from the moment the room starts.
+//! Socket directories: one per room, with the two sockets on which the server listens for the room.
 //!
-//! The room may put anything into its directory, so links in it are never followed. The directory itself is opened once, before
-//! the room exists, and kept open. A socket is opened with `O_NOFOLLOW`, checked to be a socket, and connected to through its
-//! descriptor, so that the file that was checked is the one connected to.
+//! A room's container mounts its directory read-only, so nothing of the room is ever on the host's disk, and no name in the directory
+//! can change under the server. Beside the directory lies a file that says which user the room runs as. It is locked by the
+//! server that has the room, and a room cannot see it.
+//!
+//! Rooms of version 0.1 could write to their directory, and their agents listened on a socket in it. Such a room has no file beside its
+//! directory. Until it is released, no link in its directory is followed: its agent's socket is opened with `O_NOFOLLOW`, checked to
+//! be a socket, and connected to through its descriptor.
 
 mod clear;
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nagaya_protocol::{AGENT_SOCKET, PROXY_SOCKET};
-use rustix::fs::{FileType, Mode, OFlags};
-use tokio::net::UnixStream;
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::id::RoomId;
 use clear::remove_tree;
@@ -26,8 +31,8 @@ pub const DEFAULT_BASE: &str = "/var/run/workspace-sockets";
 /// Longest path of a Unix socket: `sun_path` holds 108 bytes with its final NUL (unix(7)).
 const LONGEST_PATH: usize = 107;
 
-/// User and group that rooms run as if the server is root.
-pub const ROOM_USER: (u32, u32) = (1000, 1000);
+/// Pause between two attempts to lock a room.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Checks that a socket below `base` has a path that the kernel accepts.
 ///
@@ -47,14 +52,6 @@ pub fn check_length(base: &Path) -> Result<(), String> {
     ))
 }
 
-/// The user and group that rooms run as: [`ROOM_USER`] if the server is root, else the server's own, because only root can give
-/// the directories it creates to another user.
-#[must_use]
-pub fn room_user() -> (u32, u32) {
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    if uid.is_root() { ROOM_USER } else { (uid.as_raw(), gid.as_raw()) }
-}
-
 /// The directory that holds the socket directories of all rooms.
 #[derive(Debug, Clone)]
 pub struct SocketBase {
@@ -63,37 +60,58 @@ pub struct SocketBase {
 }
 
 impl SocketBase {
-    /// Creates the base directory if it does not exist.
+    /// Creates the base directory if it does not exist, and closes it to the host's other users: rooms run as users of their own, so
+    /// the sockets below admit everyone who can reach them.
     ///
     /// # Errors
     /// If it cannot be created, or is not a directory this process may write to.
     pub fn prepare(base: PathBuf, host_base: PathBuf) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(&base)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&base)?;
         rustix::fs::access(&base, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?;
+        let found = fs::metadata(&base)?;
+        if found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 != 0 {
+            fs::set_permissions(&base, fs::Permissions::from_mode(0o700))?;
+        }
         Ok(Self { base, host_base })
     }
 
-    /// Creates a room's directory, owned by the room's user and closed to others.
+    /// Creates a room's directory. The room will run as `uid`.
     ///
     /// # Errors
     /// If it exists or cannot be created.
-    pub fn create(&self, id: &RoomId) -> io::Result<RoomDir> {
+    pub fn create(&self, id: &RoomId, uid: u32) -> io::Result<RoomDir> {
         let path = self.base.join(id.as_str());
         fs::DirBuilder::new().mode(0o700).create(&path)?;
-        let dir = RoomDir::open(&path)?;
-        if rustix::process::geteuid().is_root() {
-            let (uid, gid) = ROOM_USER;
-            rustix::fs::fchown(&dir.0, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))?;
-        }
-        Ok(dir)
+        // Whatever the umask: the room's user may look for the sockets.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        let mut lock = File::options().write(true).create_new(true).mode(0o600).open(self.lock(id))?;
+        writeln!(lock, "{uid}")?;
+        RoomDir::open(&path, Some((lock, uid)))
     }
 
     /// Opens the directory of a room that an earlier server created.
     ///
     /// # Errors
-    /// If it does not exist.
+    /// If it does not exist, or the file beside it does not name a user.
     pub fn open(&self, id: &RoomId) -> io::Result<RoomDir> {
-        RoomDir::open(&self.base.join(id.as_str()))
+        let lock = match File::options().read(true).write(true).open(self.lock(id)) {
+            Ok(mut lock) => {
+                let mut uid = String::new();
+                lock.read_to_string(&mut uid)?;
+                let uid = uid.trim().parse().map_err(|error| {
+                    io::Error::other(format!("{} does not name a user: {error}", self.lock(id).display()))
+                })?;
+                Some((lock, uid))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        RoomDir::open(&self.base.join(id.as_str()), lock)
+    }
+
+    /// The file beside a room's directory.
+    fn lock(&self, id: &RoomId) -> PathBuf {
+        self.base.join(format!("{id}.lock"))
     }
 
     /// The room's directory as the engine's host sees it.
@@ -108,11 +126,16 @@ impl SocketBase {
         self.base != self.host_base
     }
 
-    /// Removes a room's directory and everything in it, following no link. A missing directory is not an error.
+    /// Removes a room's directory with everything in it, and the file beside it, following no link. A missing directory is not an
+    /// error.
     ///
     /// # Errors
     /// If an entry cannot be removed.
     pub fn remove(&self, id: &RoomId) -> io::Result<()> {
+        match fs::remove_file(self.lock(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         remove_tree(&self.base.join(id.as_str()))
     }
 
@@ -158,23 +181,68 @@ pub enum ConnectError {
 
 /// One room's directory, held open.
 #[derive(Debug)]
-pub struct RoomDir(OwnedFd);
+pub struct RoomDir {
+    dir: OwnedFd,
+    /// The file beside the directory, and the user that the room runs as; `None` for a room of version 0.1.
+    lock: Option<(File, u32)>,
+}
 
 impl RoomDir {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn open(path: &Path, lock: Option<(File, u32)>) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
+        Ok(Self { dir: rustix::fs::open(path, flags, Mode::empty())?, lock })
     }
 
-    /// Duplicates the descriptor of the directory.
+    /// The user that the room runs as; `None` for a room of version 0.1.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        self.lock.as_ref().map(|(_, uid)| *uid)
+    }
+
+    /// Locks the room for this process, until the directory is closed; `false` if another process still has it locked after `wait`.
     ///
     /// # Errors
-    /// If the process has no descriptor left.
-    pub fn descriptor(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone()
+    /// If the file system does not support locks.
+    pub async fn lock(&self, wait: Duration) -> io::Result<bool> {
+        let Some((lock, _)) = &self.lock else { return Ok(true) };
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(true),
+                Err(Errno::WOULDBLOCK) if tokio::time::Instant::now() < until => tokio::time::sleep(LOCK_PAUSE).await,
+                Err(Errno::WOULDBLOCK) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
-    /// Connects to the agent's socket.
+    /// Binds a socket in the directory, in the place of one that an earlier server left.
+    ///
+    /// # Errors
+    /// If it cannot be bound.
+    pub fn bind(&self, name: &str) -> io::Result<UnixListener> {
+        let existing = match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(error.into()),
+            // Only a room of version 0.1 can have made anything but a socket of it.
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Some(AtFlags::REMOVEDIR),
+            Ok(_) => Some(AtFlags::empty()),
+        };
+        if let Some(flags) = existing {
+            rustix::fs::unlinkat(&self.dir, name, flags)?;
+        }
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", self.dir.as_raw_fd()))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let socket = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) != FileType::Socket {
+            return Err(io::Error::other(format!("{name} was replaced while it was made")));
+        }
+        // Connecting needs write permission (unix(7)). The link resolves to the file that the descriptor holds (proc_pid_fd(5)).
+        rustix::fs::chmod(format!("/proc/self/fd/{}", socket.as_raw_fd()), Mode::from_raw_mode(0o666))?;
+        Ok(listener)
+    }
+
+    /// Connects to the socket of an agent that listens itself, in a room of version 0.1.
     ///
     /// # Errors
     /// If the socket does not exist, is of another type, or refuses the connection.
@@ -182,7 +250,7 @@ impl RoomDir {
         let name = AGENT_SOCKET;
         let io = |source: io::Error| ConnectError::Io { name, source };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let socket = rustix::fs::openat(&self.0, name, flags, Mode::empty()).map_err(|e| io(e.into()))?;
+        let socket = rustix::fs::openat(&self.dir, name, flags, Mode::empty()).map_err(|e| io(e.into()))?;
         let stat = rustix::fs::fstat(&socket).map_err(|e| io(e.into()))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::Socket {
@@ -209,23 +277,52 @@ mod tests {
         (dir, base, RoomId::generate("d"))
     }
 
-    #[tokio::test]
-    async fn connects_to_a_socket() {
-        let (_keep, base, id) = base();
-        let dir = base.create(&id).expect("creates");
-        let _listener = tokio::net::UnixListener::bind(base.host_path(&id).join(AGENT_SOCKET)).expect("binds");
-        dir.connect_agent().await.expect("connects");
+    /// A room of version 0.1 has no file beside its directory, and makes sockets in it itself.
+    fn outdated(base: &SocketBase, id: &RoomId) -> RoomDir {
+        base.create(id, 1000).expect("creates");
+        fs::remove_file(base.lock(id)).expect("removes");
+        base.open(id).expect("opens")
     }
 
     #[tokio::test]
-    async fn refuses_links_directories_and_fifos() {
+    async fn a_socket_admits_every_user_and_replaces_an_earlier_one() {
         let (_keep, base, id) = base();
-        let dir = base.create(&id).expect("creates");
+        let dir = base.create(&id, 50_000).expect("creates");
+        let path = base.host_path(&id).join(AGENT_SOCKET);
+        let first = dir.bind(AGENT_SOCKET).expect("binds");
+        assert_eq!(fs::metadata(&path).expect("is there").mode() & 0o777, 0o666);
+        let again = base.open(&id).expect("opens");
+        assert_eq!(again.uid(), Some(50_000));
+        let second = again.bind(AGENT_SOCKET).expect("binds");
+        drop(first);
+        UnixStream::connect(&path).await.expect("connects to the second");
+        drop(second);
+        assert_eq!(fs::metadata(base.host_path(&id)).expect("is there").mode() & 0o777, 0o755);
+        assert_eq!(fs::metadata(&base.base).expect("is there").mode() & 0o777, 0o700);
+    }
+
+    #[tokio::test]
+    async fn a_room_is_locked_by_one_process_until_it_is_closed() {
+        let (_keep, base, id) = base();
+        let first = base.create(&id, 50_000).expect("creates");
+        assert!(first.lock(Duration::ZERO).await.expect("locks"));
+        let second = base.open(&id).expect("opens");
+        assert!(!second.lock(Duration::from_millis(50)).await.expect("tries"));
+        let waiting = tokio::spawn(async move { second.lock(Duration::from_secs(20)).await });
+        drop(first);
+        assert!(waiting.await.expect("ends").expect("locks"));
+    }
+
+    #[tokio::test]
+    async fn an_outdated_room_is_connected_to_and_links_directories_and_fifos_are_refused() {
+        let (_keep, base, id) = base();
+        let dir = outdated(&base, &id);
+        assert_eq!(dir.uid(), None);
         let agent = base.host_path(&id).join(AGENT_SOCKET);
         assert!(matches!(dir.connect_agent().await, Err(ConnectError::Io { .. })), "absent");
 
         let elsewhere = base.host_path(&id).join("other.sock");
-        let _listener = tokio::net::UnixListener::bind(&elsewhere).expect("binds");
+        let _listener = UnixListener::bind(&elsewhere).expect("binds");
         std::os::unix::fs::symlink(&elsewhere, &agent).expect("links");
         let link = dir.connect_agent().await;
         assert!(matches!(link, Err(ConnectError::NotASocket { kind: FileType::Symlink, .. })), "{link:?}");
@@ -239,28 +336,38 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &agent, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("makes");
         let fifo = dir.connect_agent().await;
         assert!(matches!(fifo, Err(ConnectError::NotASocket { kind: FileType::Fifo, .. })), "{fifo:?}");
+
+        fs::remove_file(&agent).expect("removes");
+        let _listener = UnixListener::bind(&agent).expect("binds");
+        dir.connect_agent().await.expect("connects");
     }
 
     #[tokio::test]
-    async fn a_full_or_renamed_directory_does_not_matter() {
-        let (_keep, base, id) = base();
-        let dir = base.create(&id).expect("creates");
-        let path = base.host_path(&id);
-        let _listener = tokio::net::UnixListener::bind(path.join(AGENT_SOCKET)).expect("binds");
-        for n in 0..5_000 {
-            fs::write(path.join(format!("f{n}")), "").expect("writes");
+    async fn binding_in_an_outdated_room_replaces_anything_and_follows_no_link() {
+        let (keep, base, id) = base();
+        let dir = outdated(&base, &id);
+        let socket = base.host_path(&id).join(PROXY_SOCKET);
+        let outside = keep.path().join("outside");
+        fs::write(&outside, "kept").expect("writes");
+        fs::set_permissions(&outside, fs::Permissions::from_mode(0o600)).expect("sets");
+        let tamper: [&dyn Fn(); 2] = [&|| std::os::unix::fs::symlink(&outside, &socket).expect("links"), &|| {
+            fs::create_dir(&socket).expect("makes")
+        }];
+        for tamper in tamper {
+            tamper();
+            let listener = dir.bind(PROXY_SOCKET).expect("binds");
+            UnixStream::connect(&socket).await.expect("connects");
+            drop(listener);
+            fs::remove_file(&socket).expect("removes");
         }
-        dir.connect_agent().await.expect("connects");
-        // Replacing the directory's name does not change the directory that is held open.
-        fs::rename(&path, path.with_extension("old")).expect("renames");
-        fs::create_dir(&path).expect("makes");
-        dir.connect_agent().await.expect("connects");
+        let kept = fs::metadata(&outside).expect("is there");
+        assert_eq!((kept.mode() & 0o777, kept.len()), (0o600, 4));
     }
 
     #[test]
     fn removal_follows_no_link_and_can_be_repeated() {
         let (keep, base, id) = base();
-        base.create(&id).expect("creates");
+        base.create(&id, 50_000).expect("creates");
         let outside = keep.path().join("outside");
         fs::create_dir(&outside).expect("makes");
         fs::write(outside.join("kept"), "x").expect("writes");
@@ -268,7 +375,7 @@ mod tests {
         assert_eq!(base.list().expect("lists").len(), 1);
         base.remove(&id).expect("removes");
         base.remove(&id).expect("removes again");
-        assert!(outside.join("kept").exists());
+        assert!(outside.join("kept").exists() && !base.lock(&id).exists());
         assert!(base.list().expect("lists").is_empty());
     }
 }

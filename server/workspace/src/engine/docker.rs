@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerCreateBody, HostConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
+    ContainerCreateBody, HealthConfig, HostConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
     ResourcesUlimits,
 };
 use bollard::query_parameters::{
@@ -30,15 +30,13 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 pub struct Docker {
     address: EngineAddress,
     client: OnceCell<bollard::Docker>,
-    /// How the engine maps the users of containers. Queried once: it is fixed when the engine starts.
-    user_ids: OnceCell<UserIds>,
 }
 
 impl Docker {
     /// A client for the engine at `address`, not connected yet.
     #[must_use]
     pub fn new(address: EngineAddress) -> Self {
-        Self { address, client: OnceCell::new(), user_ids: OnceCell::new() }
+        Self { address, client: OnceCell::new() }
     }
 
     async fn client(&self) -> Result<&bollard::Docker, EngineError> {
@@ -60,15 +58,6 @@ impl Docker {
                 self.within(PROBE_DEADLINE, "negotiate the API version", docker.negotiate_version()).await
             })
             .await
-    }
-
-    async fn user_ids(&self) -> Result<UserIds, EngineError> {
-        let query = || async {
-            let info = self.within(QUERY_DEADLINE, "describe itself", self.client().await?.info()).await?;
-            let remapped = info.security_options.iter().flatten().any(|option| option.contains("name=userns"));
-            Ok(if remapped { UserIds::Remapped } else { UserIds::Unchanged })
-        };
-        self.user_ids.get_or_try_init(query).await.copied()
     }
 
     async fn within<T>(
@@ -123,15 +112,6 @@ impl Docker {
     }
 }
 
-/// How an engine maps the users of containers to users of its host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum UserIds {
-    /// Users have the same ids on the host.
-    Unchanged,
-    /// Users have other ids on the host (`userns-remap`), unless a container asks for the host's user namespace.
-    Remapped,
-}
-
 #[async_trait]
 impl Engine for Docker {
     async fn ping(&self) -> Result<(), EngineError> {
@@ -170,7 +150,7 @@ impl Engine for Docker {
     async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
         let client = self.client().await?;
         let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let body = create_request(spec, self.user_ids().await?);
+        let body = create_request(spec);
         let create = client.create_container(Some(options), body);
         let created = self.within(CALL_DEADLINE, "create a container", create).await?;
         self.within(CALL_DEADLINE, "start a container", client.start_container(&created.id, None)).await?;
@@ -226,14 +206,14 @@ impl Engine for Docker {
     }
 }
 
-/// The body of `POST /containers/create` (Docker Engine API 1.41). `user_ids` is how the engine maps
-/// the users of containers by default.
-pub(crate) fn create_request(spec: ContainerSpec, user_ids: UserIds) -> ContainerCreateBody {
+/// The body of `POST /containers/create` (Docker Engine API 1.41).
+pub(crate) fn create_request(spec: ContainerSpec) -> ContainerCreateBody {
     let (source, target) = spec.mount;
     let bind = Mount {
         typ: Some(MountType::BIND),
         source: Some(source.to_string_lossy().into_owned()),
         target: Some(target),
+        read_only: Some(true),
         // With a mount, a missing source is an error. A bind (`-v`) would create it and hide a wrong host path.
         bind_options: Some(MountBindOptions {
             propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
@@ -247,6 +227,8 @@ pub(crate) fn create_request(spec: ContainerSpec, user_ids: UserIds) -> Containe
         user: Some(spec.user),
         env: Some(spec.env),
         labels: Some(spec.labels),
+        // The agent is connected to the server, which notices when it is gone. The image's check starts a process each time.
+        healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }),
         host_config: Some(HostConfig {
             network_mode: Some("none".into()),
             readonly_rootfs: Some(true),
@@ -258,10 +240,8 @@ pub(crate) fn create_request(spec: ContainerSpec, user_ids: UserIds) -> Containe
             memory: Some(spec.memory),
             memory_swap: Some(spec.memory),
             pids_limit: Some(spec.pids),
-            ulimits: Some(vec![ulimit("nofile", spec.open_files), ulimit("core", 0)]),
+            ulimits: Some(vec![ulimit("nofile", spec.open_files), ulimit("core", 0), ulimit("msgqueue", 0)]),
             ipc_mode: Some("private".into()),
-            // Container and server share a directory, so a user must have the same id on both sides.
-            userns_mode: (user_ids == UserIds::Remapped).then(|| "host".into()),
             log_config: Some(bollard::models::HostConfigLogConfig {
                 typ: Some("json-file".into()),
                 config: Some(HashMap::from([("max-size".into(), "1m".into()), ("max-file".into(), "1".into())])),

@@ -1,18 +1,23 @@
 //! A container engine in memory, for tests at any scale and with injected faults.
 //!
 //! It behaves as Docker does as far as the server observes: names are unique, a bind mount's source must exist, a stopped container
-//! stays in the list, and removing a missing one succeeds. A running container's agent answers `/health` on a real socket in the room's
-//! directory, so a room is built in the same way as with Docker.
+//! stays in the list, and removing a missing one succeeds. A running container's agent dials the real socket in the room's directory
+//! and answers `/health`, so a room is built in the same way as with Docker.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use nagaya_protocol::{AGENT_SOCKET, Health};
 use parking_lot::{Mutex, MutexGuard};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -55,7 +60,7 @@ pub struct Memory {
     state: Mutex<EngineState>,
     /// Runtime of the agents; with `None`, containers have no agent and do not answer.
     agents: Option<Handle>,
-    /// Whether agents accept connections without answering them.
+    /// Whether agents take requests without answering them.
     mute: watch::Sender<bool>,
     /// The execution that every agent reports as running.
     execution: watch::Sender<Option<String>>,
@@ -120,7 +125,7 @@ impl Memory {
         self.state().images_gone = true;
     }
 
-    /// From now on agents accept connections and answer none until [`Memory::unmute_agents`].
+    /// From now on agents answer no request until [`Memory::unmute_agents`].
     pub fn mute_agents(&self) {
         self.mute.send_replace(true);
     }
@@ -130,7 +135,7 @@ impl Memory {
         self.execution.send_replace(execution.map(str::to_owned));
     }
 
-    /// Agents answer again, connections that are already open first.
+    /// Agents answer again, requests that have arrived meanwhile first.
     pub fn unmute_agents(&self) {
         self.mute.send_replace(false);
     }
@@ -306,39 +311,35 @@ impl Engine for Memory {
     }
 }
 
-/// An agent that serves nothing but `/health`.
-async fn agent(socket: &Path, mut mute: watch::Receiver<bool>, execution: watch::Receiver<Option<String>>) {
-    let listener = match UnixListener::bind(socket) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%error, socket = %socket.display(), "the agent in memory cannot bind its socket");
-            return;
-        }
-    };
-    while let Ok((mut client, _)) = listener.accept().await {
-        if mute.wait_for(|mute| !mute).await.is_err() {
-            return;
-        }
-        let health = Health {
-            status: "ok".into(),
-            version: "0".into(),
-            driver: "none".into(),
-            cli_version: None,
-            execution: execution.borrow().clone(),
-        };
-        let body = serde_json::to_string(&health).unwrap_or_default();
-        let length = body.len();
-        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
-        if let Err(error) = respond(&mut client, &response).await {
-            tracing::trace!(%error, "a client of the agent in memory disconnected");
-        }
-    }
-}
+/// Pause between two attempts of an agent to dial its server.
+const REDIAL: Duration = Duration::from_millis(10);
 
-async fn respond(client: &mut UnixStream, response: &str) -> std::io::Result<()> {
-    let mut head = [0; 1024];
-    if client.read(&mut head).await? > 0 {
-        client.write_all(response.as_bytes()).await?;
+/// An agent that serves nothing but `/health`, to whichever server listens on `socket`.
+async fn agent(socket: &Path, mute: watch::Receiver<bool>, execution: watch::Receiver<Option<String>>) {
+    loop {
+        if let Ok(stream) = UnixStream::connect(socket).await {
+            let service = service_fn(|_| {
+                let (mut mute, execution) = (mute.clone(), execution.borrow().clone());
+                async move {
+                    mute.wait_for(|mute| !mute).await.map_err(std::io::Error::other)?;
+                    let health = Health {
+                        status: "ok".into(),
+                        version: "0".into(),
+                        driver: "none".into(),
+                        cli_version: None,
+                        execution,
+                    };
+                    let body = serde_json::to_vec(&health).unwrap_or_default();
+                    let mut response = Response::new(Full::new(Bytes::from(body)));
+                    *response.status_mut() = StatusCode::OK;
+                    Ok::<_, std::io::Error>(response)
+                }
+            });
+            let served = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = served.await {
+                tracing::trace!(%error, "the connection of the agent in memory ended");
+            }
+        }
+        tokio::time::sleep(REDIAL).await;
     }
-    client.shutdown().await
 }

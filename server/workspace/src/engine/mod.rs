@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 pub use docker::Docker;
 #[cfg(test)]
-pub(crate) use docker::{UserIds, create_request};
+pub(crate) use docker::create_request;
 
 /// A container engine, which may be unavailable at any time. Every call returns a result or [`EngineError::Timeout`] within a bounded
 /// time.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 pub use crate::agent::files::capture_error;
 use crate::agent::files::{self as agent_api, AgentFiles, path_query};
-use crate::agent::{self, AgentError};
+use crate::agent::{self, Agent, AgentError};
 use crate::lifecycle::acquire::AcquireError;
 use crate::lifecycle::lease::Lease;
 use crate::objects::{ConversationStore, MAX_FILE_BYTES, MAX_FILES, RoomFiles, RoomFilesError, StorageError};
@@ -176,7 +176,7 @@ impl ConversationFiles {
     pub async fn read(&self, path: &str) -> Result<(u64, FileStream), FilesError> {
         match &self.source {
             Source::Room(room) => {
-                let (size, chunks) = agent_api::open(dir(room)?, path, RESPONSE_DEADLINE).await?;
+                let (size, chunks) = agent_api::open(agent(room)?, path, RESPONSE_DEADLINE).await?;
                 Ok((size, chunks.map(|chunk| chunk.map_err(FilesError::from)).boxed()))
             }
             Source::Bucket(store) => {
@@ -196,7 +196,7 @@ impl ConversationFiles {
         let content = limit_upload(content);
         match &self.source {
             Source::Room(room) => {
-                agent_api::put(dir(room)?, path, (MODE, None), content, UPLOAD_DEADLINE).await?;
+                agent_api::put(agent(room)?, path, (MODE, None), content, UPLOAD_DEADLINE).await?;
                 self.workspaces.schedule_sync(room, &self.occupant);
                 Ok(())
             }
@@ -221,7 +221,7 @@ impl ConversationFiles {
         match &self.source {
             Source::Room(room) => {
                 let request = agent::request(Method::DELETE, &format!("/files{}", path_query(path)), agent::empty())?;
-                agent::ask(dir(room)?, request, RESPONSE_DEADLINE).await?;
+                agent(room)?.ask(request, RESPONSE_DEADLINE).await?;
                 self.workspaces.schedule_sync(room, &self.occupant);
                 Ok(())
             }
@@ -241,16 +241,16 @@ impl Lease {
     /// # Errors
     /// The room refuses the file, or the content is interrupted.
     pub async fn put_file(&self, path: &str, bytes: Option<u64>, content: FileStream) -> Result<(), FilesError> {
-        agent_api::put(dir(self.room())?, path, (MODE, bytes), content, UPLOAD_DEADLINE).await
+        agent_api::put(agent(self.room())?, path, (MODE, bytes), content, UPLOAD_DEADLINE).await
     }
 }
 
-fn dir(room: &Room) -> Result<&crate::directory::RoomDir, FilesError> {
-    room.dir.as_ref().ok_or_else(|| AgentError::Broken("the workspace has no socket directory".into()).into())
+fn agent(room: &Room) -> Result<&Agent, FilesError> {
+    Ok(room.agent()?)
 }
 
 fn agent_files(room: &Room, until: Instant) -> Result<AgentFiles<'_>, FilesError> {
-    Ok(AgentFiles::new(dir(room)?, until))
+    Ok(AgentFiles::new(agent(room)?, until))
 }
 
 /// Fails a stream that exceeds [`MAX_FILE_BYTES`] or delivers nothing for too long.

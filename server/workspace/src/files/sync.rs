@@ -51,11 +51,11 @@ impl Workspaces {
         occupant: &Occupant,
         direction: SyncDirection,
     ) -> Result<SyncReport, StorageError> {
-        let (Some(store), Some(dir)) = (self.conversation_store(occupant), &room.dir) else {
+        let (Some(store), Ok(agent)) = (self.conversation_store(occupant), room.agent()) else {
             return Ok(SyncReport::default());
         };
         let (began, until) = (Instant::now(), store.bucket().sync_deadline());
-        let files = AgentFiles::new(dir, until);
+        let files = AgentFiles::new(agent, until);
         let done = match tokio::time::timeout_at(until, room.files.lock()).await {
             Err(_) => Err(StorageError::Timeout(until - began)),
             Ok(mut state) => match direction {

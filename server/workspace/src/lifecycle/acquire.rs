@@ -6,7 +6,6 @@ use std::time::Instant;
 use nagaya_telemetry::audit::Event;
 use nagaya_telemetry::metrics::StartSource;
 
-use crate::agent;
 use crate::engine::EngineError;
 use crate::id::RoomId;
 use crate::lifecycle::build::{BuildError, identity, subject};
@@ -82,10 +81,12 @@ impl Workspaces {
             };
         };
         let lease = Lease::new(self.clone(), room, occupant.clone(), Origin::Reused, session);
-        if is_responding(lease.room()).await {
-            return Ok(Some(lease));
-        }
-        lease.release(ReleaseReason::Dead).await;
+        let why = match lease.room().is_outdated() {
+            true => ReleaseReason::Outdated,
+            false if is_responding(lease.room()).await => return Ok(Some(lease)),
+            false => ReleaseReason::Dead,
+        };
+        lease.release(why).await;
         Ok(None)
     }
 
@@ -139,7 +140,7 @@ impl Workspaces {
             self.pool_changed.notify_one();
             let lease = Lease::new(self.clone(), room, occupant.clone(), Origin::Warm, None);
             let room = lease.room();
-            let bound = match is_responding(room).await {
+            let bound = match !room.is_outdated() && is_responding(room).await {
                 true => self.bind(room, occupant).await,
                 false => Ok(false),
             };
@@ -175,6 +176,17 @@ impl Workspaces {
         });
     }
 
+    /// What happens to a room that sends more than its protocol needs: it is released.
+    pub(crate) fn on_hostile(self: &Arc<Self>, id: &RoomId) -> impl FnOnce() + Send + 'static {
+        let (this, id) = (Arc::downgrade(self), id.clone());
+        move || {
+            if let Some(this) = this.upgrade() {
+                tracing::warn!(workspace = %id, why = ReleaseReason::Hostile.explanation(), "releasing a hostile workspace");
+                this.release_in_background(id, ReleaseReason::Hostile);
+            }
+        }
+    }
+
     /// As [`Workspaces::release_in_background`], for a room outside the table whose record this server has claimed.
     pub(crate) fn release_unowned_in_background(self: &Arc<Self>, id: RoomId, why: ReleaseReason) {
         self.rooms.begin_release_unowned(&id);
@@ -184,8 +196,8 @@ impl Workspaces {
 
 /// Makes one health round trip to the room's agent.
 pub(crate) async fn is_responding(room: &Room) -> bool {
-    let Some(dir) = &room.dir else { return false };
-    match agent::health(dir).await {
+    let Ok(agent) = room.agent() else { return false };
+    match agent.health().await {
         Ok(_) => true,
         Err(error) => {
             tracing::warn!(workspace = %room.id, %error, "the workspace's agent does not answer");

@@ -3,23 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nagaya_egress::Listener;
 use nagaya_protocol::ABANDONED_AFTER_SECS;
 use nagaya_telemetry::audit::Event;
 
-use crate::agent;
-use crate::directory::RoomDir;
+use crate::agent::Agent;
 use crate::id::RoomId;
 use crate::lifecycle::build::subject;
 use crate::lifecycle::lease::{Lease, Origin};
 use crate::peers::PeerRooms;
 use crate::reason::ReleaseReason;
-use crate::rooms::{Occupant, Room, RoomState};
+use crate::rooms::{Occupant, Opened, Room, RoomState};
 use crate::state::{Record, StateError, WriteOutcome};
 use crate::workspaces::Workspaces;
 
 /// How long a room in which an execution runs is left to the server that may come back for it.
 const LEFT_ALONE: Duration = Duration::from_secs(2 * ABANDONED_AFTER_SECS);
+
+/// How long a room that is taken over may stay locked by another process: one that only looks into it is soon done.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+/// How long a living agent may take to dial the server that takes its room over.
+const DIAL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The outcome of an adoption.
 #[derive(Debug)]
@@ -109,7 +112,7 @@ impl Workspaces {
             true => Err(std::io::Error::other("its conversation has another workspace")),
             false => self.reopen(id, occupant.as_ref()).await,
         };
-        let (dir, listener) = match reopened {
+        let opened = match reopened {
             Ok(reopened) => reopened,
             Err(error) => {
                 tracing::warn!(workspace = %id, %error, "a workspace of another server cannot be adopted and is released");
@@ -119,14 +122,22 @@ impl Workspaces {
                 return Ok(Adoption::Unusable);
             }
         };
+        let outdated = opened.agent.is_outdated();
         let state = match occupant {
-            Some(occupant) => RoomState::Bound { occupant, leased: adopt_as == AdoptAs::Leased, session },
+            Some(occupant) => RoomState::Bound { occupant, leased: adopt_as == AdoptAs::Leased && !outdated, session },
             None => RoomState::Pooled,
         };
-        let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(dir), Some(listener)));
+        let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(opened)));
         self.rooms.insert(room.clone(), state);
         let occupant = room.occupant();
         self.parts.audit.record(&Event::RoomAdopted { subject: subject(id, occupant.as_ref()) });
+        if outdated && adopt_as == AdoptAs::Leased {
+            // It is adopted only to save its files.
+            if let Err(error) = self.release(id, ReleaseReason::Outdated).await {
+                tracing::error!(workspace = %id, %error, "workspace not released; garbage collection tries again");
+            }
+            return Ok(Adoption::Unusable);
+        }
         Ok(Adoption::Adopted(room))
     }
 
@@ -145,8 +156,7 @@ impl Workspaces {
         if self.expected.lock().contains(id) {
             return false;
         }
-        let Ok(dir) = self.parts.sockets.open(id) else { return false };
-        let runs = agent::health(&dir).await.is_ok_and(|health| health.execution.is_some());
+        let runs = self.looks_busy(id).await;
         let mut running = self.running_elsewhere.lock();
         if !runs {
             running.remove(id);
@@ -163,11 +173,42 @@ impl Workspaces {
         self.expected.lock().extend(RoomId::parse(workspace));
     }
 
-    /// Opens the directory and the egress listener of a running room.
-    async fn reopen(&self, id: &RoomId, occupant: Option<&Occupant>) -> std::io::Result<(RoomDir, Listener)> {
+    /// Whether an execution runs in a room that this server does not have, or another process has just taken the room.
+    async fn looks_busy(&self, id: &RoomId) -> bool {
+        let look = async {
+            let dir = self.parts.sockets.open(id)?;
+            if !dir.lock(Duration::ZERO).await? {
+                return Ok(true);
+            }
+            let agent = Agent::open(dir, || {})?;
+            let answer = tokio::time::timeout(DIAL_DEADLINE, async {
+                agent.connected().await;
+                agent.health().await
+            });
+            let answer = answer.await;
+            agent.close().await;
+            Ok::<_, std::io::Error>(answer.is_ok_and(|answer| answer.is_ok_and(|health| health.execution.is_some())))
+        };
+        look.await.unwrap_or_else(|error| {
+            tracing::debug!(workspace = %id, %error, "cannot look into a workspace");
+            false
+        })
+    }
+
+    /// Listens on both sockets of a running room, and waits for its agent.
+    async fn reopen(self: &Arc<Self>, id: &RoomId, occupant: Option<&Occupant>) -> std::io::Result<Opened> {
         let dir = self.parts.sockets.open(id)?;
-        agent::health(&dir).await.map_err(std::io::Error::other)?;
-        let listener = self.open_listener(id, &dir, occupant)?;
-        Ok((dir, listener))
+        if !dir.lock(LOCK_WAIT).await? {
+            // Its record is this server's, so that process is stuck.
+            tracing::warn!(workspace = %id, "another process still has the workspace locked; it is taken over nevertheless");
+        }
+        let uid = dir.uid().map(|uid| self.uids.keep(uid));
+        let opened = self.open(id, dir, uid, occupant)?;
+        let ready = tokio::time::timeout(DIAL_DEADLINE, async {
+            opened.agent.connected().await;
+            opened.agent.health().await
+        });
+        ready.await?.map_err(std::io::Error::other)?;
+        Ok(opened)
     }
 }

@@ -8,21 +8,22 @@ use nagaya_protocol::PROXY_SOCKET;
 use nagaya_telemetry::audit::{Event, Subject};
 use tracing::Instrument;
 
-use crate::agent;
-use crate::backoff::Backoff;
+use crate::agent::Agent;
 use crate::directory::RoomDir;
 use crate::engine::EngineError;
 use crate::id::RoomId;
 use crate::reason::ReleaseReason;
 use crate::records::RecordError;
-use crate::rooms::{Occupant, Room, RoomState};
+use crate::rooms::{Occupant, Opened, Room, RoomState};
+use crate::spec::LABEL_UID;
 use crate::state::StateError;
+use crate::uids::Uid;
 use crate::workspaces::Workspaces;
 
 /// Time limit from the engine's response until the agent answers.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
-/// First and longest pause between two health requests to the agent.
-const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// How many users are tried if servers of other deployments choose the same ones at the same time.
+const UID_ATTEMPTS: usize = 8;
 /// Interval, while waiting for the agent, at which the engine is asked whether the container still runs.
 const LIVENESS: Duration = Duration::from_millis(500);
 
@@ -58,6 +59,12 @@ pub enum BuildError {
     /// The limit on rooms is reached.
     #[error("the limit of {0} workspaces is reached (CONTAINER_MAX)")]
     Full(usize),
+    /// Every user of `CONTAINER_UIDS` has a room.
+    #[error("all user ids of CONTAINER_UIDS ({0}) are in use; choose a larger range")]
+    NoUid(crate::uids::UidRange),
+    /// A room of another server has received the same user id at the same time.
+    #[error("a workspace of another server has the user id {0}, too")]
+    UidTaken(u32),
     /// The server is stopping, or the room was released while it was built.
     #[error("the server is stopping")]
     Stopping,
@@ -85,9 +92,23 @@ impl Workspaces {
     }
 
     async fn build_and_clean_up(self: &Arc<Self>, occupant: Option<Occupant>) -> Result<Arc<Room>, BuildError> {
+        let mut avoid = Vec::new();
+        loop {
+            match self.try_to_build(occupant.clone(), &avoid).await {
+                Err(BuildError::UidTaken(uid)) if avoid.len() + 1 < UID_ATTEMPTS => avoid.push(uid),
+                built => return built,
+            }
+        }
+    }
+
+    async fn try_to_build(
+        self: &Arc<Self>,
+        occupant: Option<Occupant>,
+        avoid: &[u32],
+    ) -> Result<Arc<Room>, BuildError> {
         let began = Instant::now();
-        let room = self.prepare(occupant.as_ref())?;
-        match self.run(&room, occupant).await {
+        let (room, uid) = self.prepare(occupant.as_ref(), avoid)?;
+        match self.run(&room, uid, occupant).await {
             Ok(()) => {
                 tracing::info!(workspace = %room.id, took_ms = began.elapsed().as_millis(), "workspace ready");
                 let occupant = room.occupant();
@@ -106,23 +127,22 @@ impl Workspaces {
         }
     }
 
-    /// Creates directory and listener, and adds the room to the table, from where it can be released.
-    fn prepare(&self, occupant: Option<&Occupant>) -> Result<Arc<Room>, BuildError> {
+    /// Creates directory and sockets, and adds the room to the table, from where it can be released. Returns it with its user.
+    fn prepare(self: &Arc<Self>, occupant: Option<&Occupant>, avoid: &[u32]) -> Result<(Arc<Room>, u32), BuildError> {
         self.check_limit()?;
+        let uid = self.uids.take(avoid).ok_or(BuildError::NoUid(self.parts.template.uids))?;
+        let number = uid.number();
         let id = RoomId::generate(&self.parts.template.deployment);
         let _incoming = self.rooms.reserve(&id);
-        let opened = self.parts.sockets.create(&id).and_then(|dir| {
-            let listener = self.open_listener(&id, &dir, occupant)?;
-            Ok((dir, listener))
-        });
-        let (dir, listener) = opened.inspect_err(|_| {
+        let opened = self.parts.sockets.create(&id, number).and_then(|dir| self.open(&id, dir, Some(uid), occupant));
+        let opened = opened.inspect_err(|_| {
             if let Err(error) = self.parts.sockets.remove(&id) {
                 tracing::error!(workspace = %id, %error, "the socket directory was not removed; garbage collection removes it");
             }
         })?;
-        let room = Arc::new(Room::new(id, jiff::Timestamp::now(), Some(dir), Some(listener)));
+        let room = Arc::new(Room::new(id, jiff::Timestamp::now(), Some(opened)));
         if self.rooms.insert_within(room.clone(), self.parts.settings.max_rooms) {
-            return Ok(room);
+            return Ok((room, number));
         }
         self.parts.sockets.remove(&room.id)?;
         Err(BuildError::Full(self.parts.settings.max_rooms))
@@ -140,24 +160,31 @@ impl Workspaces {
         }
     }
 
-    pub(crate) fn open_listener(
-        &self,
+    /// Listens on both sockets of a room.
+    pub(crate) fn open(
+        self: &Arc<Self>,
         id: &RoomId,
-        dir: &RoomDir,
+        dir: RoomDir,
+        uid: Option<Uid>,
         occupant: Option<&Occupant>,
-    ) -> std::io::Result<nagaya_egress::Listener> {
-        self.parts.egress.open(dir.descriptor()?, PROXY_SOCKET, identity(id, occupant))
+    ) -> std::io::Result<Opened> {
+        let listener = self.parts.egress.open(dir.bind(PROXY_SOCKET)?, identity(id, occupant));
+        let agent = Agent::open(dir, self.on_hostile(id))?;
+        Ok(Opened { agent, listener, uid })
     }
 
-    async fn run(&self, room: &Room, occupant: Option<Occupant>) -> Result<(), BuildError> {
+    async fn run(&self, room: &Room, uid: u32, occupant: Option<Occupant>) -> Result<(), BuildError> {
         let host_path = self.parts.sockets.host_path(&room.id);
-        let spec = self.parts.template.room(&room.id, host_path.clone());
+        let spec = self.parts.template.room(&room.id, uid, host_path.clone());
         self.parts.engine.run(spec).await.map_err(|error| match error {
             EngineError::NoSuchHostPath(_) => BuildError::HostPath(host_path.display().to_string()),
             other => other.into(),
         })?;
-        let ready = tokio::time::timeout(READY_DEADLINE, self.agent_answers(room)).await;
-        ready.unwrap_or(Err(BuildError::NotReady))?;
+        let ready = async {
+            let ready = tokio::time::timeout(READY_DEADLINE, self.agent_answers(room)).await;
+            ready.unwrap_or(Err(BuildError::NotReady))
+        };
+        tokio::try_join!(ready, self.has_user_alone(uid))?;
         match self.write_record(room, occupant.as_ref(), None).await {
             Ok(true) => {}
             Ok(false) => return Err(BuildError::Stopping),
@@ -176,22 +203,38 @@ impl Workspaces {
     }
 
     async fn agent_answers(&self, room: &Room) -> Result<(), BuildError> {
-        let Some(dir) = &room.dir else { return Err(BuildError::NotReady) };
-        let mut poll = Backoff::new(POLL);
-        let mut checked = Instant::now();
-        loop {
-            match agent::health(dir).await {
-                Ok(_) => return Ok(()),
-                Err(error) => tracing::trace!(workspace = %room.id, %error, "agent not ready"),
+        let agent = room.agent().map_err(|_| BuildError::NotReady)?;
+        let answers = async {
+            loop {
+                agent.connected().await;
+                match agent.health().await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => tracing::debug!(workspace = %room.id, %error, "agent not ready"),
+                }
             }
-            if checked.elapsed() > LIVENESS {
+        };
+        let died = async {
+            loop {
+                tokio::time::sleep(LIVENESS).await;
                 if !self.parts.engine.is_running(&room.id.container()).await? {
                     return Err(BuildError::Died);
                 }
-                checked = Instant::now();
             }
-            poll.pause().await;
+        };
+        tokio::select! {
+            answers = answers => answers,
+            died = died => died,
         }
+    }
+
+    /// Checks that no other room on the engine, of whatever deployment, runs as this user. Nothing but the agent has run in this
+    /// one yet.
+    async fn has_user_alone(&self, uid: u32) -> Result<(), BuildError> {
+        if !self.uids.are_exclusive() {
+            return Ok(());
+        }
+        let same = self.parts.engine.list(LABEL_UID, &uid.to_string()).await?;
+        if same.len() > 1 { Err(BuildError::UidTaken(uid)) } else { Ok(()) }
     }
 }
 

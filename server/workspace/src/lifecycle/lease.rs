@@ -6,8 +6,7 @@ use std::time::Duration;
 use nagaya_protocol::ExecuteRequest;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::agent::{self, AgentError, EventStream};
-use crate::directory::RoomDir;
+use crate::agent::{AgentError, EventStream};
 use crate::lifecycle::acquire::is_responding;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Room};
@@ -64,10 +63,6 @@ impl Lease {
         &self.room
     }
 
-    fn dir(&self) -> Result<&RoomDir, AgentError> {
-        self.room.dir.as_ref().ok_or_else(|| AgentError::Broken("the workspace has no socket directory".into()))
-    }
-
     /// The room's id.
     #[must_use]
     pub fn workspace_id(&self) -> &str {
@@ -91,7 +86,7 @@ impl Lease {
     /// # Errors
     /// The agent refuses or cannot be reached.
     pub async fn execute(&self, request: &ExecuteRequest, request_id: Option<&str>) -> Result<EventStream, AgentError> {
-        agent::execute(self.dir()?, request, request_id).await
+        self.room.agent()?.execute(request, request_id).await
     }
 
     /// Resumes the event stream of an execution after event number `after`.
@@ -99,7 +94,7 @@ impl Lease {
     /// # Errors
     /// The agent has no such execution or cannot be reached.
     pub async fn follow(&self, execution: &str, after: u64) -> Result<EventStream, AgentError> {
-        agent::follow(self.dir()?, execution, after).await
+        self.room.agent()?.follow(execution, after).await
     }
 
     /// Cancels an execution. Once this returns, all of its processes have exited.
@@ -107,7 +102,7 @@ impl Lease {
     /// # Errors
     /// The agent did not confirm it.
     pub async fn cancel(&self, execution: &str) -> Result<(), AgentError> {
-        agent::cancel(self.dir()?, execution).await
+        self.room.agent()?.cancel(execution).await
     }
 
     /// Cancels whatever is running in the room. A lease is exclusive, so an execution that the holder has not started is nobody's:
@@ -116,7 +111,7 @@ impl Lease {
     /// # Errors
     /// The agent does not answer, or does not confirm the end.
     pub async fn cancel_stray(&self) -> Result<(), AgentError> {
-        match agent::health(self.dir()?).await?.execution {
+        match self.room.agent()?.health().await?.execution {
             Some(execution) => self.cancel(&execution).await,
             None => Ok(()),
         }

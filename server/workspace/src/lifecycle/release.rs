@@ -103,6 +103,7 @@ impl Workspaces {
         let graceful = !why.skips_grace_period() && !self.no_grace.is_cancelled();
         let grace = if graceful { self.parts.settings.grace } else { self.parts.settings.grace.min(MIN_GRACE) };
         self.parts.engine.remove(&room.id.container(), grace).await?;
+        room.leave(Duration::ZERO).await;
         let (sockets, id) = (self.parts.sockets.clone(), room.id.clone());
         let removed = tokio::task::spawn_blocking(move || sockets.remove(&id)).await;
         removed.map_err(|_| ReleaseError::Interrupted)??;

@@ -93,7 +93,10 @@ impl Workspaces {
         for entry in known {
             let running = containers.get(&entry.room.id).is_some_and(|container| container.running);
             let idle = now.duration_since(entry.last_used) > self.parts.settings.ttl;
-            match release_reason(&entry, Observed { running, idle }) {
+            // A run that is still in an outdated room is taken up first.
+            let settled = now.duration_since(entry.last_used) > self.parts.settings.grace;
+            let drained = settled && entry.room.is_outdated();
+            match release_reason(&entry, Observed { running, idle, drained }) {
                 // The release begins here, and only if nothing has happened to the room: a run may have leased it meanwhile, or
                 // another server taken it over.
                 Some(why) if self.rooms.begin_release_if_unchanged(&entry) => {
@@ -207,6 +210,8 @@ struct Observed {
     running: bool,
     /// Whether it has been unused for longer than `CONTAINER_TTL`.
     idle: bool,
+    /// Whether it is one of version 0.1 and no run is in it.
+    drained: bool,
 }
 
 /// The reason to release a room that is in the table; `None` if it stays.
@@ -217,6 +222,7 @@ fn release_reason(entry: &Entry, observed: Observed) -> Option<ReleaseReason> {
         RoomState::Bound { leased: true, .. } => None,
         RoomState::Releasing => Some(ReleaseReason::Unfinished),
         RoomState::Pooled | RoomState::Bound { .. } if !observed.running => Some(ReleaseReason::Dead),
+        RoomState::Pooled | RoomState::Bound { .. } if observed.drained => Some(ReleaseReason::Outdated),
         RoomState::Bound { .. } if observed.idle => Some(ReleaseReason::Idle),
         RoomState::Pooled | RoomState::Bound { .. } => None,
     }
@@ -229,7 +235,7 @@ mod tests {
     use std::time::Instant;
 
     fn entry(state: RoomState) -> Entry {
-        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None, None));
+        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None));
         Entry { room, state, last_used: Instant::now() }
     }
 
@@ -241,7 +247,10 @@ mod tests {
     #[test]
     fn only_idle_dead_and_half_released_rooms_are_released() {
         let (used, idle) = (false, true);
-        let reason = |state, running, idle| release_reason(&entry(state), Observed { running, idle });
+        let reason = |state, running, idle| release_reason(&entry(state), Observed { running, idle, drained: false });
+        let drained = Observed { running: true, idle, drained: true };
+        assert_eq!(release_reason(&entry(bound(false)), drained), Some(ReleaseReason::Outdated));
+        assert_eq!(release_reason(&entry(bound(true)), drained), None, "its run goes on");
         assert_eq!(reason(bound(false), true, used), None);
         assert_eq!(reason(bound(false), true, idle), Some(ReleaseReason::Idle));
         assert_eq!(reason(bound(false), false, used), Some(ReleaseReason::Dead));

@@ -97,7 +97,7 @@ mod tests {
         let workspaces = Workspaces::new(parts);
         let (built, left) = (RoomId::generate("d"), RoomId::generate("d"));
         for id in [&built, &left] {
-            drop(workspaces.parts.sockets.create(id).expect("created"));
+            drop(workspaces.parts.sockets.create(id, 50_000).expect("created"));
         }
         let exists = |id: &RoomId| dir.path().join("s").join(id.as_str()).exists();
         let alone = async || Ok(PeerRooms::NoPeers);
