@@ -70,8 +70,8 @@ pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
 
 /// Resident memory in MiB of the first process of the room with this directory.
 fn resident(dir: &Path) -> Result<f64> {
-    // The room's user is its own, and is written beside the directory.
-    let uid = std::fs::read_to_string(dir.with_extension("lock"))?;
+    // The room's user is its own.
+    let uid = std::fs::read_to_string(dir.join(".lock"))?;
     let is_first = |pid: u32| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let last = |name: &str| {

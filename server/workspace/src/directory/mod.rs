@@ -1,11 +1,11 @@
 //! Socket directories: one per room, with the two sockets on which the server listens for the room.
 //!
 //! A room's container mounts its directory read-only, so nothing of the room is ever on the host's disk, and no name in the directory
-//! can change under the server. Beside the directory lies a file that says which user the room runs as. It is locked by the
-//! server that has the room, and a room cannot see it.
+//! can change under the server. Beside the sockets lies a file that says which user the room runs as. It is locked by the
+//! server that has the room, and closed to the room, which could lock it otherwise.
 //!
-//! Rooms of version 0.1 could write to their directory, and their agents listened on a socket in it. Such a room has no file beside its
-//! directory. Until it is released, no link in its directory is followed: its agent's socket is opened with `O_NOFOLLOW`, checked to
+//! Rooms of version 0.1 could write to their directory, and their agents listened on a socket in it. Such a room has no such
+//! file. Until it is released, no link in its directory is followed: its agent's socket is opened with `O_NOFOLLOW`, checked to
 //! be a socket, and connected to through its descriptor.
 
 mod clear;
@@ -31,6 +31,8 @@ pub const DEFAULT_BASE: &str = "/var/run/workspace-sockets";
 /// Longest path of a Unix socket: `sun_path` holds 108 bytes with its final NUL (unix(7)).
 const LONGEST_PATH: usize = 107;
 
+/// Name of the file that says which user the room runs as.
+const LOCK: &str = ".lock";
 /// Pause between two attempts to lock a room.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -84,34 +86,17 @@ impl SocketBase {
         fs::DirBuilder::new().mode(0o700).create(&path)?;
         // Whatever the umask: the room's user may look for the sockets.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        let mut lock = File::options().write(true).create_new(true).mode(0o600).open(self.lock(id))?;
+        let mut lock = File::options().write(true).create_new(true).mode(0o600).open(path.join(LOCK))?;
         writeln!(lock, "{uid}")?;
-        RoomDir::open(&path, Some((lock, uid)))
+        RoomDir::open(&path)
     }
 
     /// Opens the directory of a room that an earlier server created.
     ///
     /// # Errors
-    /// If it does not exist, or the file beside it does not name a user.
+    /// If it does not exist, or the file in it does not name a user.
     pub fn open(&self, id: &RoomId) -> io::Result<RoomDir> {
-        let lock = match File::options().read(true).write(true).open(self.lock(id)) {
-            Ok(mut lock) => {
-                let mut uid = String::new();
-                lock.read_to_string(&mut uid)?;
-                let uid = uid.trim().parse().map_err(|error| {
-                    io::Error::other(format!("{} does not name a user: {error}", self.lock(id).display()))
-                })?;
-                Some((lock, uid))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        RoomDir::open(&self.base.join(id.as_str()), lock)
-    }
-
-    /// The file beside a room's directory.
-    fn lock(&self, id: &RoomId) -> PathBuf {
-        self.base.join(format!("{id}.lock"))
+        RoomDir::open(&self.base.join(id.as_str()))
     }
 
     /// The room's directory as the engine's host sees it.
@@ -126,16 +111,11 @@ impl SocketBase {
         self.base != self.host_base
     }
 
-    /// Removes a room's directory with everything in it, and the file beside it, following no link. A missing directory is not an
-    /// error.
+    /// Removes a room's directory and everything in it, following no link. A missing directory is not an error.
     ///
     /// # Errors
     /// If an entry cannot be removed.
     pub fn remove(&self, id: &RoomId) -> io::Result<()> {
-        match fs::remove_file(self.lock(id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         remove_tree(&self.base.join(id.as_str()))
     }
 
@@ -156,6 +136,19 @@ impl SocketBase {
         }
         Ok(found)
     }
+}
+
+/// The file that a room's server locks, with the user that it names.
+fn lock_of(lock: File, dir: &Path) -> io::Result<(File, u32)> {
+    let wrong = |why: String| io::Error::other(format!("{}: {why}", dir.join(LOCK).display()));
+    let found = lock.metadata()?;
+    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(wrong("not a file of the server's own".into()));
+    }
+    let mut uid = String::new();
+    (&lock).take(32).read_to_string(&mut uid)?;
+    let uid = uid.trim().parse().map_err(|error| wrong(format!("it does not name a user: {error}")))?;
+    Ok((lock, uid))
 }
 
 /// Why a socket in a room's directory could not be connected to.
@@ -183,14 +176,21 @@ pub enum ConnectError {
 #[derive(Debug)]
 pub struct RoomDir {
     dir: OwnedFd,
-    /// The file beside the directory, and the user that the room runs as; `None` for a room of version 0.1.
+    /// The file that the server locks, and the user that it names; `None` for a room of version 0.1.
     lock: Option<(File, u32)>,
 }
 
 impl RoomDir {
-    fn open(path: &Path, lock: Option<(File, u32)>) -> io::Result<Self> {
+    fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-        Ok(Self { dir: rustix::fs::open(path, flags, Mode::empty())?, lock })
+        let dir = rustix::fs::open(path, flags, Mode::empty())?;
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::RDWR;
+        let lock = match rustix::fs::openat(&dir, LOCK, flags, Mode::empty()) {
+            Ok(lock) => Some(lock_of(File::from(lock), path)?),
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { dir, lock })
     }
 
     /// The user that the room runs as; `None` for a room of version 0.1.
@@ -280,7 +280,7 @@ mod tests {
     /// A room of version 0.1 has no file beside its directory, and makes sockets in it itself.
     fn outdated(base: &SocketBase, id: &RoomId) -> RoomDir {
         base.create(id, 1000).expect("creates");
-        fs::remove_file(base.lock(id)).expect("removes");
+        fs::remove_file(base.base.join(id.as_str()).join(LOCK)).expect("removes");
         base.open(id).expect("opens")
     }
 
@@ -375,7 +375,7 @@ mod tests {
         assert_eq!(base.list().expect("lists").len(), 1);
         base.remove(&id).expect("removes");
         base.remove(&id).expect("removes again");
-        assert!(outside.join("kept").exists() && !base.lock(&id).exists());
+        assert!(outside.join("kept").exists());
         assert!(base.list().expect("lists").is_empty());
     }
 }
