@@ -311,6 +311,17 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ],
     },
     Mutant {
+        id: "health-probes-each-time",
+        title: "Every request to /health probes the dependencies",
+        defects: &[answers(|asked, answer, memory| {
+            if asked.route() == "/health" {
+                let probe = memory.count("probes");
+                answer.edit(|body| body["checks"]["docker"]["latency_ms"] = json!(probe));
+            }
+        })],
+        red: &[red("HLTH-006", "requests caused")],
+    },
+    Mutant {
         id: "resume-from-the-start",
         title: "A reader that reconnects receives every event again",
         defects: &[asks(|asked, _| {

@@ -10,6 +10,7 @@ mod extract;
 mod file_path;
 mod files;
 mod forward;
+mod fresh;
 mod health;
 mod models;
 pub mod rate_limit;
@@ -39,6 +40,7 @@ use auth::ApiKeys;
 use description::Description;
 use error::{ApiError, Code};
 pub use forward::peer_router;
+pub use health::Probes;
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::metrics::Metrics;
 use nagaya_workspace::Workspaces;
@@ -90,6 +92,8 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// The audit trail.
     pub audit: Arc<Audit>,
+    /// The latest checks of the server's dependencies.
+    pub probes: Arc<Probes>,
     /// Which AWS regions the egress proxy allows.
     pub regions: Arc<dyn Regions>,
 }

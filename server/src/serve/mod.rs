@@ -183,6 +183,7 @@ impl Server {
             cluster: cluster.clone(),
             metrics,
             audit: audit.clone(),
+            probes: Arc::default(),
             regions: Arc::new(ByAllowList(config.egress.allowed.clone())),
         };
         Ok((Self { deployment, app, cluster, runs, store, audit }, listener))
