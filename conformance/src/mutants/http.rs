@@ -311,6 +311,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ],
     },
     Mutant {
+        id: "messages-end-after-a-page",
+        title: "A page of messages does not say that there are more",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/messages") {
+                answer.headers.remove("link");
+            }
+        })],
+        red: &[red("RUN-035", "messages on all pages of 1")],
+    },
+    Mutant {
         id: "health-probes-each-time",
         title: "Every request to /health probes the dependencies",
         defects: &[answers(|asked, answer, memory| {

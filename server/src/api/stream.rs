@@ -75,6 +75,12 @@ pub(super) async fn start(
     }
     let Submission { request, files } = run_request::read(&app, request).await?;
     let (tenant, conversation) = check_startable(&app, &tenant, &path.conversation_id).await?;
+    if app.store.held(&conversation.conversation_id).await?.is_full() {
+        return Err(ApiError::new(
+            Code::Conflict,
+            "the conversation holds as many messages as it may; create a new one",
+        ));
+    }
     let model = app.store.model(&conversation.model_id).await?;
     app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
