@@ -332,6 +332,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("HLTH-006", "requests caused")],
     },
     Mutant {
+        id: "tenants-see-prices",
+        title: "A tenant's key reads the prices of models",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/api/models") && answer.status == 200 {
+                answer.edit(|models| {
+                    models
+                        .as_array_mut()
+                        .into_iter()
+                        .flatten()
+                        .for_each(|model| model["input_token_price"] = json!("1"));
+                });
+            }
+        })],
+        red: &[red("API-012", "shows prices to a tenant")],
+    },
+    Mutant {
         id: "resume-from-the-start",
         title: "A reader that reconnects receives every event again",
         defects: &[asks(|asked, _| {

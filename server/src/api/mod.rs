@@ -52,7 +52,7 @@ use rate_limit::RateLimits;
 pub enum Environment {
     /// Keys are optional on a loopback address, and `/metrics` is open.
     Development,
-    /// Keys are required, also for `/metrics`.
+    /// Keys are required, also for `/metrics`: an operator's, or one that is only for metrics.
     Production,
 }
 
@@ -188,7 +188,7 @@ async fn measure(State(app): State<AppState>, request: Request, next: Next) -> R
     app.metrics.answered(&method, &route, status, took);
     let took_ms = took.as_millis();
     // Load balancers and Prometheus send these every few seconds.
-    if route.starts_with("/health") || route == "/metrics" {
+    if route.starts_with("/health") || route == auth::METRICS_PATH {
         tracing::debug!(method, route, status, took_ms, "answered");
     } else {
         tracing::info!(method, route, status, took_ms, "answered");

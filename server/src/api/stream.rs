@@ -61,7 +61,8 @@ pub(super) struct RunEvent {
     responses((status = 200, content_type = "text/event-stream", body = RunEvent, description = "The events of the run"),
         (status = 404, body = ErrorEnvelope),
         (status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: a file's path leads out of the workspace"),
-        (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
+        (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope),
+        (status = 507, body = ErrorEnvelope, description = "INSUFFICIENT_STORAGE: the server has no disk space for the files")))]
 pub(super) async fn start(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
