@@ -167,8 +167,8 @@ async fn operator_routes(context: &Context) -> Result<(), Failure> {
     tenant.get(&own).await?.expect(200)?;
     let model = format!("/api/models/{}", conversation.model);
     let refused: [(Method, &str, Value); 12] = [
-        (Method::GET, "/metrics", Value::Null),
         (Method::GET, "/api/tenants", Value::Null),
+        (Method::GET, "/metrics", Value::Null),
         (Method::POST, "/api/tenants", json!({"tenant_id": "another"})),
         (Method::PUT, &own, json!({"status": "inactive"})),
         (Method::DELETE, &own, Value::Null),
