@@ -11,10 +11,14 @@ use crate::aws;
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::conversation::store::{Database, Store};
+use crate::descriptors::Descriptors;
 use nagaya_workspace::directory;
 use nagaya_workspace::engine::{Docker, Engine, EngineAddress, EngineError};
 use nagaya_workspace::objects::{Bucket, StorageError};
 use nagaya_workspace::state::{Redis, State, StateError, directory as state_directory};
+
+/// Limit of open files below which `doctor` warns: some hundred workspaces with their connections, and as many clients.
+const FEW_DESCRIPTORS: u64 = 8_192;
 
 /// Time limit for the bucket's answer, which may include fetching credentials.
 const BUCKET_DEADLINE: Duration = Duration::from_secs(15);
@@ -43,6 +47,7 @@ pub async fn run(config: Config) -> Exit {
     findings.push(("database", database(&config.storage.database).await));
     findings.push(("shared state", shared_state(&config).await));
     findings.push(("object storage", object_storage(&config).await));
+    findings.push(("open files", open_files(Descriptors::now().raised())));
     findings.push(("address", address(config.service.bind)));
     findings.push(("API keys", keys(&config)));
     let mut exit = Exit::Ok;
@@ -227,6 +232,25 @@ async fn object_storage(config: &Config) -> Finding {
     }
 }
 
+/// Says how many descriptors the server will have, and what that allows.
+fn open_files(limits: Descriptors) -> Finding {
+    let clients = limits.for_clients();
+    match limits.soft {
+        Some(limit) if limit < FEW_DESCRIPTORS => Finding::Note(
+            format!(
+                "at most {limit}, so at most {clients} connections of clients; the rest is for workspaces and storage"
+            ),
+            format!(
+                "Allow {FEW_DESCRIPTORS} or more: LimitNOFILE of systemd's unit, ulimits.nofile in Compose, or ulimit -Hn."
+            ),
+        ),
+        limit => Finding::Ok(format!(
+            "at most {}; up to {clients} connections of clients, the rest for workspaces and storage",
+            limit.map_or_else(|| "as many as the system has".to_owned(), |limit| limit.to_string())
+        )),
+    }
+}
+
 fn keys(config: &Config) -> Finding {
     if config.service.keys.is_empty() {
         let remedy = format!("Set API_KEYS before any other machine can reach {}.", config.service.bind);
@@ -238,6 +262,17 @@ fn keys(config: &Config) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_descriptors_are_noted_with_what_follows() {
+        let few = open_files(Descriptors { soft: Some(1024), hard: Some(4096) }.raised());
+        let Finding::Note(state, remedy) = few else { panic!("a note") };
+        assert!(state.contains("4096") && state.contains("1024 connections") && remedy.contains("nofile"), "{state}");
+        for limit in [Some(65_536), None] {
+            let Finding::Ok(state) = open_files(Descriptors { soft: limit, hard: limit }) else { panic!("no note") };
+            assert!(state.contains("10000 connections"), "{state}");
+        }
+    }
 
     #[test]
     fn the_remedy_depends_on_why_the_engine_is_unreachable() {

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod conversation;
+pub mod descriptors;
 pub mod doctor;
 pub mod probe;
 pub mod serve;

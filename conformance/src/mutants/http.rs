@@ -311,6 +311,43 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ],
     },
     Mutant {
+        id: "messages-end-after-a-page",
+        title: "A page of messages does not say that there are more",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/messages") {
+                answer.headers.remove("link");
+            }
+        })],
+        red: &[red("RUN-035", "messages on all pages of 1")],
+    },
+    Mutant {
+        id: "health-probes-each-time",
+        title: "Every request to /health probes the dependencies",
+        defects: &[answers(|asked, answer, memory| {
+            if asked.route() == "/health" {
+                let probe = memory.count("probes");
+                answer.edit(|body| body["checks"]["docker"]["latency_ms"] = json!(probe));
+            }
+        })],
+        red: &[red("HLTH-006", "requests caused")],
+    },
+    Mutant {
+        id: "tenants-see-prices",
+        title: "A tenant's key reads the prices of models",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/api/models") && answer.status == 200 {
+                answer.edit(|models| {
+                    models
+                        .as_array_mut()
+                        .into_iter()
+                        .flatten()
+                        .for_each(|model| model["input_token_price"] = json!("1"));
+                });
+            }
+        })],
+        red: &[red("API-012", "shows prices to a tenant")],
+    },
+    Mutant {
         id: "resume-from-the-start",
         title: "A reader that reconnects receives every event again",
         defects: &[asks(|asked, _| {

@@ -8,7 +8,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -17,6 +17,8 @@ use super::error::{ApiError, Code};
 use super::request_id;
 use nagaya_telemetry::audit::Event;
 
+/// Path of the metrics.
+pub(super) const METRICS_PATH: &str = "/metrics";
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 /// Minimum length of a key, in characters: shorter ones can be guessed by brute force.
 const SHORTEST_KEY: usize = 16;
@@ -28,7 +30,12 @@ pub enum Principal {
     Operator,
     /// The tenant with this id.
     Tenant(String),
+    /// A monitoring system, which may read `/metrics` and nothing else.
+    Metrics,
 }
+
+/// Stands before the ':' of a key of [`Principal::Metrics`]; no tenant's id begins with '@'.
+const METRICS_SCOPE: &str = "@metrics";
 
 /// The configured keys, kept as SHA-256 hashes so that a memory dump does not reveal them.
 #[derive(Clone, Default)]
@@ -41,7 +48,7 @@ impl fmt::Debug for ApiKeys {
 }
 
 impl ApiKeys {
-    /// Parses `KEY,TENANT:KEY,…`: operators' keys and tenants' keys.
+    /// Parses `KEY,TENANT:KEY,@metrics:KEY,…`: operators' keys, tenants' keys and keys for `/metrics`.
     ///
     /// # Errors
     /// A message with the number of the invalid key and the accepted form; it never contains a key.
@@ -51,8 +58,11 @@ impl ApiKeys {
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let number = keys.len() + 1;
             let (principal, key) = match item.split_once(':') {
+                Some((METRICS_SCOPE, key)) => (Principal::Metrics, key),
                 Some((tenant, key)) if is_id(tenant) => (Principal::Tenant(tenant.to_owned()), key),
-                Some(_) => return Err(format!("key {number}: accepted before the ':': a tenant's id")),
+                Some(_) => {
+                    return Err(format!("key {number}: accepted before the ':': a tenant's id, or {METRICS_SCOPE}"));
+                }
                 None => (Principal::Operator, item),
             };
             if key.len() < SHORTEST_KEY || !key.bytes().all(|b| b.is_ascii_graphic()) {
@@ -141,9 +151,13 @@ async fn audited(
 ) -> Response {
     let route = request.extensions().get::<MatchedPath>();
     let is_audited = !request.method().is_safe() && route.is_none_or(|path| !path.as_str().contains("/conversations"));
+    let refusal = out_of_scope(&principal, route.is_some_and(|path| path.as_str() == METRICS_PATH));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(principal.clone());
-    let response = next.run(request).await;
+    let response = match refusal {
+        Some(refusal) => refusal.into_response(),
+        None => next.run(request).await,
+    };
     if is_audited {
         app.audit.record(&Event::Operator {
             method: method.as_str(),
@@ -152,12 +166,23 @@ async fn audited(
             request_id: &request_id::current(),
             key,
             tenant: match &principal {
-                Principal::Operator => None,
+                Principal::Operator | Principal::Metrics => None,
                 Principal::Tenant(tenant) => Some(tenant),
             },
         });
     }
     response
+}
+
+/// Why a caller may not use the metrics, which are the whole deployment's, or any other route.
+fn out_of_scope(principal: &Principal, is_metrics: bool) -> Option<ApiError> {
+    match (principal, is_metrics) {
+        (Principal::Tenant(_), true) => Some(requires_operator()),
+        (Principal::Metrics, false) => {
+            Some(ApiError::new(Code::Forbidden, format!("this key is only for {METRICS_PATH}")))
+        }
+        _ => None,
+    }
 }
 
 fn principal(parts: &Parts) -> Result<&Principal, ApiError> {
@@ -174,8 +199,20 @@ impl<S: Sync> FromRequestParts<S> for Operator {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         match principal(parts)? {
             Principal::Operator => Ok(Self),
-            Principal::Tenant(_) => Err(ApiError::new(Code::Forbidden, "this route requires an operator's key")),
+            Principal::Tenant(_) | Principal::Metrics => Err(requires_operator()),
         }
+    }
+}
+
+fn requires_operator() -> ApiError {
+    ApiError::new(Code::Forbidden, "this route requires an operator's key")
+}
+
+impl<S: Sync> FromRequestParts<S> for Principal {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        principal(parts).cloned()
     }
 }
 
@@ -193,8 +230,9 @@ impl<S: Send + Sync> FromRequestParts<S> for TenantScope {
         let tenant = params.iter().find(|(name, _)| *name == "tenant_id").map(|(_, value)| value.to_owned());
         let tenant = tenant.ok_or_else(|| ApiError::internal(&"the route has no tenant_id in its path"))?;
         match principal(parts)? {
-            Principal::Tenant(own) if *own != tenant => Err(ApiError::not_found("tenant")),
-            _ => Ok(Self(tenant)),
+            Principal::Operator => Ok(Self(tenant)),
+            Principal::Tenant(own) if *own == tenant => Ok(Self(tenant)),
+            Principal::Tenant(_) | Principal::Metrics => Err(ApiError::not_found("tenant")),
         }
     }
 }
@@ -205,7 +243,8 @@ mod tests {
 
     #[test]
     fn a_configured_key_is_found_with_its_principal() {
-        let keys = ApiKeys::parse("0123456789abcdef, acme:fedcba9876543210").expect("valid");
+        let keys = ApiKeys::parse("0123456789abcdef, acme:fedcba9876543210,@metrics:fedcba98765432100").expect("valid");
+        assert_eq!(keys.find("fedcba98765432100"), Some((2, Principal::Metrics)));
         assert_eq!(keys.find("0123456789abcdef"), Some((0, Principal::Operator)));
         assert_eq!(keys.find("fedcba9876543210"), Some((1, Principal::Tenant("acme".into()))));
         assert_eq!(keys.find("0123456789abcdeF"), None);
@@ -214,7 +253,14 @@ mod tests {
 
     #[test]
     fn error_messages_and_debug_output_contain_no_key() {
-        for bad in ["hunter2", "te nant:0123456789abcdef", "acme:hunter2", "0123456789abcdef,0123456789abcdef"] {
+        for bad in [
+            "hunter2",
+            "@other:0123456789abcdef",
+            "@metrics:hunter2",
+            "te nant:0123456789abcdef",
+            "acme:hunter2",
+            "0123456789abcdef,0123456789abcdef",
+        ] {
             let message = ApiKeys::parse(bad).expect_err("invalid");
             assert!(!message.contains("hunter2") && !message.contains("0123456789abcdef"), "{message}");
         }

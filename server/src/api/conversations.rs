@@ -2,7 +2,9 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::LINK;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -17,6 +19,9 @@ use crate::conversation::store::{
 };
 use nagaya_workspace::ReleaseReason;
 use nagaya_workspace::rooms::Occupant;
+
+/// Messages on one page, at most.
+const MOST_MESSAGES: i64 = 1_000;
 
 /// Path parameters of the routes of one conversation.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -242,15 +247,48 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Lists all messages of a conversation, oldest first.
+/// Query parameters of a list of messages.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct MessagesQuery {
+    /// Only messages after the one with this `message_seq`; default 0, from the beginning.
+    #[param(minimum = 0, default = 0)]
+    after: Option<i64>,
+    /// Page size: 1 to 1,000, default 1,000.
+    #[param(minimum = 1, maximum = 1_000, default = 1_000)]
+    limit: Option<i64>,
+}
+
+/// Lists a conversation's messages in pages, oldest first. A page ends at `limit` messages or at 8 MiB of content. If there are
+/// further messages, the header `Link` has the address of the next page.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/messages", tag = "conversations",
-    params(ConversationPath),
-    responses((status = 200, body = Vec<Message>, description = "All messages of the conversation"), (status = 404, body = ErrorEnvelope)))]
+    params(ConversationPath, MessagesQuery),
+    responses((status = 200, body = Vec<Message>, description = "The requested page of messages",
+            headers(("Link" = Option<String>, description = "`<address>; rel=\"next\"`, if there are further messages (RFC 8288)"))),
+        (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn messages(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ConversationPath>,
-) -> Result<Json<Vec<Message>>, ApiError> {
-    app.store.conversation(&tenant, &path.conversation_id).await?;
-    Ok(Json(app.store.messages(&path.conversation_id).await?))
+    ApiQuery(query): ApiQuery<MessagesQuery>,
+) -> Result<Response, ApiError> {
+    let (after, limit) = (query.after.unwrap_or(0), query.limit.unwrap_or(MOST_MESSAGES));
+    if after < 0 {
+        return Err(ApiError::invalid("after", "must be 0 or more"));
+    }
+    if !(1..=MOST_MESSAGES).contains(&limit) {
+        return Err(ApiError::invalid("limit", format!("must be from 1 to {MOST_MESSAGES}")));
+    }
+    let id = &app.store.conversation(&tenant, &path.conversation_id).await?.conversation_id;
+    let page = app.store.messages(id, after, limit).await?;
+    let last = page.messages.last().map(|message| message.message_seq);
+    let mut response = Json(page.messages).into_response();
+    if let Some(last) = last.filter(|_| page.more) {
+        let next =
+            format!("</api/tenants/{tenant}/conversations/{id}/messages?after={last}&limit={limit}>; rel=\"next\"");
+        let next = HeaderValue::try_from(next).map_err(|error| ApiError::internal(&error))?;
+        response.headers_mut().insert(LINK, next);
+    }
+    Ok(response)
 }

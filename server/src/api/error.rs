@@ -45,6 +45,8 @@ pub enum Code {
     InternalError,
     /// A dependency does not work at the moment.
     ServiceUnavailable,
+    /// The server has no disk space for the request's files.
+    InsufficientStorage,
 }
 
 impl Code {
@@ -60,6 +62,7 @@ impl Code {
             Self::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
 }

@@ -12,9 +12,13 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
+use super::fresh::Fresh;
+use nagaya_telemetry::metrics::Counts;
 
 /// Time limit for the check of one component.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// How old the checks in a response may be.
+const PROBE_AGE: Duration = Duration::from_secs(1);
 
 /// Name and version of the service.
 #[derive(Debug, Serialize, ToSchema)]
@@ -47,7 +51,7 @@ enum Status {
 }
 
 /// Result of the check of one component.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 struct Check {
     status: Status,
     /// `ok`, why the component is unhealthy, or that it is not configured.
@@ -57,7 +61,7 @@ struct Check {
 }
 
 /// Results of the checks of all components. One that is not configured counts as healthy.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 struct Checks {
     database: Check,
     redis: Check,
@@ -91,26 +95,66 @@ pub(super) struct Health {
     container_system: ContainerSystem,
 }
 
-/// Checks the service and its dependencies. The status is always 200; the result is in the body.
-#[utoipa::path(get, path = "/health", tag = "health",
-    responses((status = 200, body = Health, description = "Result of the checks")))]
-pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
-    let (database, docker, redis, s3, reality) = tokio::join!(
+/// What a probe of all components found. Every open request is answered from one that is at most [`PROBE_AGE`] old: nobody without a
+/// key can make the server ask its database, its engine and its bucket more often than that.
+#[derive(Debug, Clone)]
+struct Probed {
+    checks: Checks,
+    counts: Counts,
+    /// Why the image of workspaces cannot be used.
+    image_problem: Option<String>,
+}
+
+/// The latest probe of all components, shared by all requests.
+#[derive(Debug)]
+pub struct Probes(Fresh<Probed>);
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self(Fresh::new(PROBE_AGE))
+    }
+}
+
+async fn probed(app: &AppState) -> Probed {
+    app.probes.0.get(|| probe(app.clone())).await
+}
+
+async fn probe(app: AppState) -> Probed {
+    let (database, docker, redis, s3, counts, image_problem) = tokio::join!(
         database(&app),
         check(app.workspaces.engine().ping()),
         shared_state(&app),
         storage(&app),
-        app.workspaces.counts()
+        app.workspaces.counts(),
+        image_problem(&app),
     );
+    Probed { checks: Checks { database, redis, docker, s3 }, counts, image_problem }
+}
+
+async fn image_problem(app: &AppState) -> Option<String> {
+    let image = app.workspaces.image();
+    match tokio::time::timeout(DEADLINE, app.workspaces.engine().has_image(image)).await {
+        Ok(Ok(true)) => None,
+        Ok(Ok(false)) => Some(format!("the image {image} does not exist; build it with `make image`")),
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("no answer within {DEADLINE:?}")),
+    }
+}
+
+/// Checks the service and its dependencies. The status is always 200; the result is in the body. The checks are at most a second old.
+#[utoipa::path(get, path = "/health", tag = "health",
+    responses((status = 200, body = Health, description = "Result of the checks")))]
+pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
+    let Probed { checks, counts, .. } = probed(&app).await;
     // No run works without these two; the others are optional.
-    let critical = [&database, &docker];
+    let critical = [&checks.database, &checks.docker];
     // While the pool is not filled, a conversation's workspace is created on demand, which takes longer.
     let pool_problem = app.workspaces.pool_problem();
     let status = match pool_problem {
         _ if critical.iter().any(|check| check.status != Status::Healthy) => Status::Unhealthy,
         Some(_) => Status::Degraded,
         // Existing workspaces keep working and keep their files until Redis or the bucket answers again.
-        None if [&redis, &s3].iter().any(|check| check.status != Status::Healthy) => Status::Degraded,
+        None if [&checks.redis, &checks.s3].iter().any(|check| check.status != Status::Healthy) => Status::Degraded,
         None => Status::Healthy,
     };
     Json(Health {
@@ -118,10 +162,10 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
         version: env!("CARGO_PKG_VERSION"),
         environment: app.environment.name(),
         timestamp: jiff::Timestamp::now(),
-        checks: Checks { database, redis, docker, s3 },
+        checks,
         container_system: ContainerSystem {
-            active_containers: reality.active_containers,
-            warm_pool_size: reality.warm_pool_size,
+            active_containers: counts.active_containers,
+            warm_pool_size: counts.warm_pool_size,
             message: pool_problem.map_or_else(|| "ok".into(), |why| format!("the warm pool is not filled: {why}")),
         },
     })
@@ -146,23 +190,20 @@ pub(super) struct ProbeResult {
     responses((status = 200, body = ProbeResult, description = "A run could start"),
         (status = 503, body = super::error::ErrorEnvelope, description = "A run could not start; the message says why")))]
 pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<ProbeResult>, ApiError> {
-    let database = database(&app).await;
+    let Probed { checks: Checks { database, .. }, image_problem, .. } = probed(&app).await;
     if database.status != Status::Healthy {
         return Err(ApiError::unavailable(format!("database: {}", database.message)));
     }
-    let image = app.workspaces.image();
-    match app.workspaces.engine().has_image(image).await {
-        Ok(true) if !app.workspaces.is_reconciled() => {
-            Err(ApiError::unavailable("docker: workspaces of an earlier server process are still being reconciled"))
-        }
-        Ok(true) => match app.workspaces.host_path_problem() {
-            Some(why) => Err(ApiError::unavailable(format!("sockets: {why}"))),
-            None => Ok(Json(ProbeResult { status: "ready" })),
-        },
-        Ok(false) => {
-            Err(ApiError::unavailable(format!("docker: the image {image} does not exist; build it with `make image`")))
-        }
-        Err(error) => Err(ApiError::unavailable(format!("docker: {error}"))),
+    if let Some(why) = image_problem {
+        return Err(ApiError::unavailable(format!("docker: {why}")));
+    }
+    if !app.workspaces.is_reconciled() {
+        let why = "docker: workspaces of an earlier server process are still being reconciled";
+        return Err(ApiError::unavailable(why));
+    }
+    match app.workspaces.host_path_problem() {
+        Some(why) => Err(ApiError::unavailable(format!("sockets: {why}"))),
+        None => Ok(Json(ProbeResult { status: "ready" })),
     }
 }
 
@@ -171,8 +212,9 @@ pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<ProbeResul
     responses((status = 200, content_type = "text/plain", body = String, description = "Metrics in the Prometheus text format"),
     (status = 401, body = super::error::ErrorEnvelope), (status = 429, body = super::error::ErrorEnvelope)))]
 pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
-    let (Json(health), reality) = tokio::join!(health(State(app.clone())), app.workspaces.counts());
-    let Checks { database, redis, docker, s3 } = &health.checks;
+    // A scrape counts anew: Prometheus asks rarely, and compares.
+    let (probed, counts) = tokio::join!(probed(&app), app.workspaces.counts());
+    let Checks { database, redis, docker, s3 } = &probed.checks;
     let is_healthy = |check: &Check| check.status == Status::Healthy;
     let components = [
         ("database", is_healthy(database)),
@@ -181,7 +223,7 @@ pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, Api
         ("s3", is_healthy(s3)),
         ("pool", app.workspaces.pool_problem().is_none()),
     ];
-    let text = app.metrics.render(reality, &components).map_err(|error| ApiError::internal(&error))?;
+    let text = app.metrics.render(counts, &components).map_err(|error| ApiError::internal(&error))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

@@ -10,6 +10,7 @@ mod extract;
 mod file_path;
 mod files;
 mod forward;
+mod fresh;
 mod health;
 mod models;
 pub mod rate_limit;
@@ -39,6 +40,7 @@ use auth::ApiKeys;
 use description::Description;
 use error::{ApiError, Code};
 pub use forward::peer_router;
+pub use health::Probes;
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::metrics::Metrics;
 use nagaya_workspace::Workspaces;
@@ -50,7 +52,7 @@ use rate_limit::RateLimits;
 pub enum Environment {
     /// Keys are optional on a loopback address, and `/metrics` is open.
     Development,
-    /// Keys are required, also for `/metrics`.
+    /// Keys are required, also for `/metrics`: an operator's, or one that is only for metrics.
     Production,
 }
 
@@ -90,6 +92,8 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// The audit trail.
     pub audit: Arc<Audit>,
+    /// The latest checks of the server's dependencies.
+    pub probes: Arc<Probes>,
     /// Which AWS regions the egress proxy allows.
     pub regions: Arc<dyn Regions>,
 }
@@ -184,7 +188,7 @@ async fn measure(State(app): State<AppState>, request: Request, next: Next) -> R
     app.metrics.answered(&method, &route, status, took);
     let took_ms = took.as_millis();
     // Load balancers and Prometheus send these every few seconds.
-    if route.starts_with("/health") || route == "/metrics" {
+    if route.starts_with("/health") || route == auth::METRICS_PATH {
         tracing::debug!(method, route, status, took_ms, "answered");
     } else {
         tracing::info!(method, route, status, took_ms, "answered");

@@ -4,10 +4,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
-use super::auth::Operator;
+use super::auth::{Operator, Principal};
 use super::error::{ApiError, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath, check_id, check_length};
 use crate::bedrock::is_region;
@@ -119,11 +120,23 @@ fn check(app: &AppState, change: &ModelChange) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// A model as the caller may see it: only operators see prices.
+fn shown(caller: &Principal, model: &Model) -> Result<Value, ApiError> {
+    let mut shown = serde_json::to_value(model).map_err(|error| ApiError::internal(&error))?;
+    if *caller != Principal::Operator
+        && let Some(fields) = shown.as_object_mut()
+    {
+        fields.retain(|name, _| !name.ends_with("_price"));
+    }
+    Ok(shown)
+}
+
 /// Lists all models of the deployment.
 #[utoipa::path(get, path = "/api/models", tag = "models",
     responses((status = 200, body = Vec<Model>, description = "All models of the deployment")))]
-pub(super) async fn list(State(app): State<AppState>) -> Result<Json<Vec<Model>>, ApiError> {
-    Ok(Json(app.store.models().await?))
+pub(super) async fn list(caller: Principal, State(app): State<AppState>) -> Result<Json<Vec<Value>>, ApiError> {
+    let models = app.store.models().await?;
+    Ok(Json(models.iter().map(|model| shown(&caller, model)).collect::<Result<_, _>>()?))
 }
 
 /// Creates a model with an id of the operator's choice.
@@ -161,10 +174,11 @@ pub(super) async fn create(
 #[utoipa::path(get, path = "/api/models/{model_id}", tag = "models", params(ModelPath),
     responses((status = 200, body = Model, description = "The model with the given id"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(
+    caller: Principal,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ModelPath>,
-) -> Result<Json<Model>, ApiError> {
-    Ok(Json(app.store.model(&path.model_id).await?))
+) -> Result<Json<Value>, ApiError> {
+    shown(&caller, &app.store.model(&path.model_id).await?).map(Json)
 }
 
 /// Changes a model; absent fields keep their value.

@@ -185,12 +185,14 @@ impl From<ApiError> for FormError {
 impl From<std::io::Error> for FormError {
     fn from(error: std::io::Error) -> Self {
         Self::Api(match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                ApiError::unavailable("the server has no disk space for the files; try again later")
-            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => no_space(),
             _ => ApiError::internal(&format!("an uploaded file could not be written: {error}")),
         })
     }
+}
+
+fn no_space() -> ApiError {
+    ApiError::new(Code::InsufficientStorage, "the server has no disk space for the files; send the run without them")
 }
 
 /// A form that is being read.
@@ -247,8 +249,8 @@ impl Form<'_> {
         Ok(text)
     }
 
-    /// Writes a file to disk and returns its length in bytes. Stops while the disk still has the space that runs need for their
-    /// journals.
+    /// Writes a file to disk and returns its length in bytes. Stops while the disk still has much space for the journals and the
+    /// database of runs.
     async fn file(&self, part: &mut Field<'_>, batch: &mut Batch) -> Result<u64, FormError> {
         let mut file = batch.file().await?;
         let (mut bytes, mut unchecked) = (0, SPACE_CHECK_INTERVAL);
@@ -257,9 +259,9 @@ impl Form<'_> {
             unchecked += piece.len();
             if unchecked >= SPACE_CHECK_INTERVAL {
                 unchecked = 0;
-                self.app.state_dir.check_free_space().map_err(|error| {
+                self.app.state_dir.check_space_for_uploads().map_err(|error| {
                     tracing::error!(%error, "an upload was rejected");
-                    ApiError::unavailable("the server has no disk space for the files; try again later")
+                    no_space()
                 })?;
             }
             bytes += piece.len() as u64;

@@ -61,7 +61,8 @@ pub(super) struct RunEvent {
     responses((status = 200, content_type = "text/event-stream", body = RunEvent, description = "The events of the run"),
         (status = 404, body = ErrorEnvelope),
         (status = 403, body = ErrorEnvelope, description = "PATH_TRAVERSAL: a file's path leads out of the workspace"),
-        (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
+        (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope),
+        (status = 507, body = ErrorEnvelope, description = "INSUFFICIENT_STORAGE: the server has no disk space for the files")))]
 pub(super) async fn start(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -75,6 +76,12 @@ pub(super) async fn start(
     }
     let Submission { request, files } = run_request::read(&app, request).await?;
     let (tenant, conversation) = check_startable(&app, &tenant, &path.conversation_id).await?;
+    if app.store.held(&conversation.conversation_id).await?.is_full() {
+        return Err(ApiError::new(
+            Code::Conflict,
+            "the conversation holds as many messages as it may; create a new one",
+        ));
+    }
     let model = app.store.model(&conversation.model_id).await?;
     app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();

@@ -186,6 +186,10 @@ pub enum ErrorType {
     ExecutionError,
     /// The run exceeded its time limit.
     TimeoutError,
+    /// The workspace reported more or other data than allowed, and was removed.
+    LimitExceeded,
+    /// The database refuses what the run reported. The run counts as failed, and that part of it is not stored.
+    RecordError,
     /// No workspace could be provided.
     WorkspaceError,
     /// Files were not restored into the workspace, or not stored from it. The run continues.

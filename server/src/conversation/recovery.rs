@@ -14,6 +14,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How often the connection may break without a new event in between.
 const MOST_RECONNECTIONS: u32 = 20;
+/// How often the connection of one execution may break in all.
+const MOST_IN_ALL: u32 = 1_000;
 
 /// The events of one execution, across reconnections.
 #[derive(Debug)]
@@ -26,11 +28,21 @@ pub(super) struct Stream {
     broken: Option<AgentError>,
     /// Reconnections since the last new event.
     reconnections: u32,
+    /// All reconnections.
+    in_all: u32,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.in_all > 1 {
+            tracing::warn!(times = self.in_all, "reconnected to the agent several times during the run");
+        }
+    }
 }
 
 impl Stream {
     pub(super) fn new(events: EventStream) -> Self {
-        Self { events, execution: None, last: 0, broken: None, reconnections: 0 }
+        Self { events, execution: None, last: 0, broken: None, reconnections: 0, in_all: 0 }
     }
 
     /// Connects to an execution that an earlier process has followed up to event number `after`.
@@ -39,7 +51,7 @@ impl Stream {
     /// The agent cannot be reached or does not know the execution: it is lost.
     pub(super) async fn resume(lease: &Lease, execution: String, after: u64) -> Result<Self, AgentError> {
         let events = connect(lease, &execution, after, |error| error).await?;
-        Ok(Self { events, execution: Some(execution), last: after, broken: None, reconnections: 0 })
+        Ok(Self { events, execution: Some(execution), last: after, broken: None, reconnections: 0, in_all: 0 })
     }
 
     /// Id of the execution, once its `started` event has arrived.
@@ -66,15 +78,21 @@ impl Stream {
                 Err(error) => error,
             };
             let Some(execution) = self.execution.as_ref().filter(|_| !broken.is_hostile()) else { return Err(broken) };
-            self.reconnections += 1;
+            (self.reconnections, self.in_all) = (self.reconnections + 1, self.in_all + 1);
             if self.reconnections > MOST_RECONNECTIONS {
                 return Err(AgentError::Hostile(format!(
                     "its stream broke {MOST_RECONNECTIONS} times without a new event"
                 )));
             }
+            if self.in_all > MOST_IN_ALL {
+                return Err(AgentError::Hostile(format!("its stream broke {MOST_IN_ALL} times")));
+            }
             tokio::time::sleep(PAUSE).await;
             self.events = connect(lease, execution, self.last, |_| broken).await?.continuing(&self.events);
-            tracing::warn!(workspace = lease.workspace_id(), "reconnected to the agent");
+            // A room decides how often this happens: only the first time is a line of its own, and the rest are counted.
+            if self.in_all == 1 {
+                tracing::warn!(workspace = lease.workspace_id(), "reconnected to the agent");
+            }
         }
     }
 

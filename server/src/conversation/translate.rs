@@ -10,6 +10,9 @@ use super::event::{ErrorType, Event, ProgressKind};
 /// Longest summary of a tool call, and longest preview of a sub-agent's report, in characters.
 const SHORT: usize = 120;
 
+/// Tool calls that may be without a result at the same time. A driver has a few for each of its sub-agents.
+const MOST_OPEN_TOOLS: usize = 1_000;
+
 /// Names of the tools with which the driver starts sub-agents.
 const SUBAGENT_TOOLS: [&str; 2] = ["Task", "Agent"];
 
@@ -26,6 +29,12 @@ impl Translator {
     /// `tools` are the calls without a result so far: id and name.
     pub(super) fn new(conversation: String, request_id: Option<String>, tools: HashMap<String, String>) -> Self {
         Self { conversation, request_id, tools }
+    }
+
+    /// Why what the driver has open is more than a driver has; `None` if it is not.
+    pub(super) fn excess(&self) -> Option<String> {
+        let open = self.tools.len();
+        (open > MOST_OPEN_TOOLS).then(|| format!("{open} tool calls without a result"))
     }
 
     /// The client's events for one event of the agent. `started`, `result` and `error` yield none: the run handles them.
@@ -161,6 +170,23 @@ mod tests {
         assert!(matches!(&events[..], [Event::ToolResult { tool_name, .. }] if tool_name == "Bash"));
         let events = translator.translate(result("never called"));
         assert!(matches!(&events[..], [Event::ToolResult { tool_name, .. }] if tool_name == "unknown"));
+    }
+
+    #[test]
+    fn tool_calls_without_a_result_are_limited() {
+        let mut translator = Translator::new("c".into(), None, HashMap::new());
+        let mut open = |from: usize, to: usize| {
+            for n in from..to {
+                let (tool_use_id, tool_name) = (n.to_string(), "Bash".into());
+                let input = json!({});
+                translator.translate(AgentEvent::ToolUse { tool_use_id, tool_name, input, parent_tool_use_id: None });
+            }
+            translator.excess()
+        };
+        assert_eq!(open(0, MOST_OPEN_TOOLS), None);
+        // The same call again is not another one.
+        assert_eq!(open(0, 1), None);
+        assert!(open(MOST_OPEN_TOOLS, MOST_OPEN_TOOLS + 1).is_some());
     }
 
     #[test]

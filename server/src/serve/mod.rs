@@ -1,6 +1,5 @@
 //! The life cycle of the server process: build the parts, bind, run until a signal, drain with time limits.
 
-mod descriptors;
 mod http;
 mod parts;
 mod signals;
@@ -30,6 +29,7 @@ use crate::conversation::runs::Runs;
 use crate::conversation::services::RunServices;
 use crate::conversation::store::{OpenError, Store};
 use crate::conversation::uploads::Uploads;
+use crate::descriptors::{self, Descriptors};
 
 use parts::ByAllowList;
 use signals::Signals;
@@ -183,6 +183,7 @@ impl Server {
             cluster: cluster.clone(),
             metrics,
             audit: audit.clone(),
+            probes: Arc::default(),
             regions: Arc::new(ByAllowList(config.egress.allowed.clone())),
         };
         Ok((Self { deployment, app, cluster, runs, store, audit }, listener))
@@ -199,7 +200,7 @@ impl Server {
                 .with_graceful_shutdown(closing.clone().cancelled_owned());
             tasks.push(tokio::spawn(serve.into_future()));
         }
-        let limits = http::Limits { head: HEAD_DEADLINE, connections: descriptors::for_clients() };
+        let limits = http::Limits { head: HEAD_DEADLINE, connections: Descriptors::now().for_clients() };
         tasks.push(tokio::spawn(http::serve(listener, api::router(self.app.clone()), limits, closing.clone())));
         Ok(Listeners { closing, tasks })
     }

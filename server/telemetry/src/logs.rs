@@ -1,9 +1,22 @@
 //! The log: one line per event, on standard error.
+//!
+//! Much of what is logged comes from outside: from clients, from workspaces, from the hosts that they talk to. The formatter escapes
+//! whatever could end a line, move a terminal's cursor or reorder text, in every field and message, so that no call site has to.
 
-use std::io::IsTerminal;
+mod escape;
 
+use std::io::{self, IsTerminal};
+use std::panic;
+
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use escape::{Escaped, EscapedJson};
 
 /// Format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,21 +41,60 @@ pub struct LogSettings {
 /// Crates of this server, as `tracing` names them in the target of a line.
 const OURS: [&str; 5] = ["nagaya", "nagaya_server", "nagaya_workspace", "nagaya_egress", "nagaya_telemetry"];
 
-/// Starts the log of this process. Other crates log from `warn` up, so that `debug` stays readable.
+/// Starts the log of this process, and logs panics in it. Other crates log from `warn` up, so that `debug` stays readable.
 pub fn start(settings: LogSettings) {
-    let level = settings.level;
-    let others = level.min(LevelFilter::WARN);
-    let ours = OURS.map(|name| format!(",{name}={level}")).concat();
-    let filter = EnvFilter::new(format!("{others}{ours}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_terminal = io::stderr().is_terminal();
     let json = match settings.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Auto => !is_terminal,
     };
-    if json {
-        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
-    } else {
-        builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+    match json {
+        true => as_json(settings.level, io::stderr).init(),
+        false => as_text(settings.level, is_terminal, io::stderr).init(),
     }
+    // The standard hook writes the message as it is, and a message may quote what came from outside.
+    panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let at = panic.location().map(ToString::to_string);
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace =
+            (backtrace.status() == std::backtrace::BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(message, at, backtrace, "the server panicked, because of a bug in it");
+    }));
 }
+
+fn filter(level: LevelFilter) -> EnvFilter {
+    let others = level.min(LevelFilter::WARN);
+    let ours = OURS.map(|name| format!(",{name}={level}")).concat();
+    EnvFilter::new(format!("{others}{ours}"))
+}
+
+fn as_json<W>(level: LevelFilter, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(EscapedJson(writer));
+    builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish()
+}
+
+/// `ansi`: whether to colour the lines.
+fn as_text<W>(level: LevelFilter, ansi: bool, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    // As the default format writes fields, with the values escaped.
+    let fields = debug_fn(|writer, field, value| {
+        let value = Escaped(value);
+        match field.name() {
+            "message" => write!(writer, "{value}"),
+            name if writer.has_ansi_escapes() => write!(writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value}"),
+            name => write!(writer, "{name}={value}"),
+        }
+    });
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(writer);
+    builder.with_target(false).with_ansi(ansi).fmt_fields(fields.delimited(" ")).finish()
+}
+
+#[cfg(test)]
+mod tests;

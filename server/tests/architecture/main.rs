@@ -31,6 +31,7 @@ const HOUSES: &[House] = &[
             "cluster",
             "aws",
             "bedrock",
+            "descriptors",
         ],
     },
     House {

@@ -1,6 +1,8 @@
 //! The store over SQLite and PostgreSQL: one suite for both, and the behaviour while PostgreSQL is unreachable.
 
 mod away;
+mod refusals;
+mod runs;
 mod same;
 
 use nagaya_fixtures::postgres::Postgres;

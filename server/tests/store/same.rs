@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use nagaya_protocol::Usage;
 use nagaya_server::conversation::store::{
-    ConversationChange, ConversationFilter, ConversationStatus, EndedRun, ModelChange, ModelStatus, NewConversation,
-    NewMessage, NewModel, NewTenant, RunTotals, Store, StoreError, TenantChange, TenantStatus,
+    ConversationChange, ConversationFilter, ConversationStatus, EndedRun, Held, Message, ModelChange, ModelStatus,
+    NewConversation, NewMessage, NewModel, NewTenant, RunTotals, Store, StoreError, TenantChange, TenantStatus,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Home;
 
@@ -33,6 +33,9 @@ over_both! {
     conversations_are_filtered_and_paged,
     a_repeated_run_is_added_once_with_exact_values,
     messages_are_numbered_and_a_repeated_one_is_added_once,
+    messages_are_paged_by_number_and_by_size,
+    the_size_of_a_conversation_is_that_of_its_messages,
+    totals_stop_at_the_largest_integer,
     servers_that_start_at_the_same_time_migrate_the_schema_once,
 }
 
@@ -54,7 +57,7 @@ fn tenant(id: &str, model: Option<&str>) -> NewTenant {
 }
 
 /// Creates a model, a tenant and a conversation; returns the conversation's id.
-async fn populate(store: &Store) -> String {
+pub(crate) async fn populate(store: &Store) -> String {
     store.create_model(model("m")).await.expect("creates");
     store.create_tenant(tenant("t", Some("m"))).await.expect("creates");
     conversation(store, "u").await
@@ -159,11 +162,56 @@ async fn a_repeated_run_is_added_once_with_exact_values(home: &Home) {
     let now = store.conversation("t", &id).await.expect("reads");
     assert_eq!((now.total_input_tokens, now.total_output_tokens, now.estimated_context_tokens), (10, 14, 9));
     assert_eq!((now.session_id.as_str(), now.title.as_deref(), now.context_limit_reached), ("s", Some("T"), true));
-    let messages = store.messages(&id).await.expect("reads");
+    let messages = messages(&store, &id).await;
     assert_eq!(messages.iter().map(|m| m.message_id.as_str()).collect::<Vec<_>>(), ["r1:done", "r2:done"]);
-    assert_eq!((&messages[0].content, messages[0].message_subtype.as_deref()), (&done, Some("success")));
+    assert_eq!((content(&messages[0]), messages[0].message_subtype.as_deref()), (done, Some("success")));
     store.delete_conversation("t", &id).await.expect("deletes, with messages and runs");
-    assert!(store.messages(&id).await.expect("reads").is_empty());
+    assert!(self::messages(&store, &id).await.is_empty());
+    store.close().await;
+}
+
+/// A run that used these numbers of tokens.
+pub(crate) fn totals(input_tokens: i64, output_tokens: i64) -> RunTotals {
+    RunTotals {
+        session_id: None,
+        title: None,
+        input_tokens,
+        output_tokens,
+        context_tokens: Some(input_tokens),
+        context_full: false,
+    }
+}
+
+pub(crate) fn run<'a>(id: &'a str, conversation: &'a str, totals: &'a RunTotals, done: &'a Value) -> EndedRun<'a> {
+    EndedRun {
+        id,
+        conversation,
+        model: "m",
+        status: "success",
+        began: Timestamp::UNIX_EPOCH,
+        usage: Usage::default(),
+        cost_usd: "0",
+        turns: 1,
+        duration_ms: 1,
+        totals,
+        done,
+    }
+}
+
+async fn totals_stop_at_the_largest_integer(home: &Home) {
+    let store = home.open().await;
+    let id = populate(&store).await;
+    let done = json!({});
+    for (n, totals) in [totals(i64::MAX, 1), totals(i64::MAX, 2), totals(1, i64::MAX), totals(0, 0)].iter().enumerate()
+    {
+        store.add_run(run(&format!("r{n}"), &id, totals, &done)).await.expect("adds");
+        let now = store.conversation("t", &id).await.expect("reads");
+        assert_eq!((now.total_input_tokens, now.total_output_tokens), (i64::MAX, [1, 3, i64::MAX, i64::MAX][n]));
+    }
+    let all = ConversationFilter { limit: 10, ..ConversationFilter::default() };
+    assert_eq!(store.conversations("t", &all).await.expect("lists").items[0].total_input_tokens, i64::MAX);
+    store.update_conversation("t", &id, ConversationChange::default()).await.expect("changes");
+    store.delete_conversation("t", &id).await.expect("deletes");
     store.close().await;
 }
 
@@ -176,10 +224,66 @@ async fn messages_are_numbered_and_a_repeated_one_is_added_once(home: &Home) {
         let new = NewMessage { id: &message_id, conversation: &id, kind: "user", subtype: None, content: &content };
         store.add_message(new).await.expect("adds");
     }
-    let messages = store.messages(&id).await.expect("reads");
+    let messages = messages(&store, &id).await;
     assert_eq!(messages.iter().map(|m| m.message_seq).collect::<Vec<_>>(), [1, 2, 3]);
-    assert!(messages.iter().all(|m| m.content == content));
+    assert!(messages.iter().all(|m| self::content(m) == content));
     store.close().await;
+}
+
+async fn messages_are_paged_by_number_and_by_size(home: &Home) {
+    let store = home.open().await;
+    let (id, other) = (populate(&store).await, conversation(&store, "other").await);
+    let add = async |conversation: &str, n: usize, content: Value| {
+        let message_id = format!("{conversation}:{n}");
+        let new = NewMessage { id: &message_id, conversation, kind: "user", subtype: None, content: &content };
+        store.add_message(new).await.expect("adds");
+    };
+    // Two-byte characters: sizes are bytes. The sixth message is larger than a page.
+    for n in 1..=10 {
+        let length = if n == 6 { 5 << 20 } else { 1 << 20 };
+        add(&id, n, json!({"text": "é".repeat(length)})).await;
+        add(&other, n, json!({})).await;
+    }
+    let page = async |after, limit| {
+        let page = store.messages(&id, after, limit).await.expect("reads");
+        (page.messages.iter().map(|m| m.message_seq).collect::<Vec<_>>(), page.more)
+    };
+    assert_eq!(page(0, 1_000).await, (vec![1, 2, 3], true));
+    assert_eq!(page(3, 1_000).await, (vec![4, 5], true));
+    assert_eq!(page(5, 1_000).await, (vec![6], true));
+    assert_eq!(page(6, 1_000).await, (vec![7, 8, 9], true));
+    assert_eq!(page(9, 1_000).await, (vec![10], false));
+    assert_eq!(page(10, 1_000).await, (vec![], false));
+    assert_eq!(page(0, 2).await, (vec![1, 2], true));
+    assert_eq!(page(9, 1).await, (vec![10], false));
+    assert_eq!(page(i64::MAX, i64::MAX).await, (vec![], false));
+    assert_eq!(messages(&store, &other).await.len(), 10);
+    store.close().await;
+}
+
+async fn the_size_of_a_conversation_is_that_of_its_messages(home: &Home) {
+    let store = home.open().await;
+    let (id, other) = (populate(&store).await, conversation(&store, "other").await);
+    assert_eq!(store.held(&id).await.expect("reads"), Held { messages: 0, bytes: 0 });
+    for (n, text) in ["é", "12"].into_iter().enumerate() {
+        let (message_id, content) = (format!("r:{n}"), json!(text));
+        let new = NewMessage { id: &message_id, conversation: &id, kind: "user", subtype: None, content: &content };
+        store.add_message(new).await.expect("adds");
+    }
+    assert_eq!(store.held(&id).await.expect("reads"), Held { messages: 2, bytes: 8 });
+    assert_eq!(store.held(&other).await.expect("reads"), Held { messages: 0, bytes: 0 });
+    store.close().await;
+}
+
+/// A conversation's messages, which fit into one page.
+pub(crate) async fn messages(store: &Store, conversation: &str) -> Vec<Message> {
+    let page = store.messages(conversation, 0, 1_000).await.expect("reads");
+    assert!(!page.more);
+    page.messages
+}
+
+fn content(message: &Message) -> Value {
+    serde_json::from_str(message.content.get()).expect("JSON")
 }
 
 async fn servers_that_start_at_the_same_time_migrate_the_schema_once(home: &Home) {

@@ -18,6 +18,8 @@ use crate::target::launch::Launch;
 const OPERATOR: &str = "operators-key-0123456789";
 const OURS: &str = "ours-key-0123456789abcdef";
 const THEIRS: &str = "theirs-key-0123456789abc";
+/// A key for metrics only.
+const METRICS: &str = "metrics-key-0123456789ab";
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -40,8 +42,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .requires(&[Capability::Launch]),
     Scenario::new(
         "API-012",
-        "A tenant's key is refused with 403 on every operator's route",
-        "FORBIDDEN 403; /api/admin: operator's key only",
+        "A tenant's key is refused with 403 on every operator's route and sees no prices; one for metrics sees only these",
+        "FORBIDDEN 403; /api/admin and, in production, /metrics: operator's key only; @metrics:KEY is only for /metrics",
         body!(operator_routes),
     )
     .severity(Severity::Critical)
@@ -60,11 +62,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 /// A deployment with keys, two tenants, and a conversation of the second one.
 async fn with_keys(context: &Context, launch: Launch) -> Result<(Deployment, Conversation, String), Failure> {
-    for key in [OPERATOR, OURS, THEIRS] {
+    for key in [OPERATOR, OURS, THEIRS, METRICS] {
         context.secrets().add(key);
     }
     let (ours, theirs) = (context.unique("ours"), context.unique("theirs"));
-    let keys = format!("{OPERATOR},{ours}:{OURS},{theirs}:{THEIRS}");
+    let keys = format!("{OPERATOR},{ours}:{OURS},{theirs}:{THEIRS},@metrics:{METRICS}");
     let mut deployment = context.launch(launch.without_model().without_waiting().set("API_KEYS", keys)).await?;
     deployment.api = deployment.api.with_key(Some(OPERATOR));
     let any = deployment.conversation(context).await?;
@@ -159,13 +161,14 @@ async fn tenant_isolation(context: &Context) -> Result<(), Failure> {
 }
 
 async fn operator_routes(context: &Context) -> Result<(), Failure> {
-    let (deployment, conversation, _) = with_keys(context, Launch::new()).await?;
+    let (deployment, conversation, _) = with_keys(context, Launch::new().set("APP_ENV", "production")).await?;
     let tenant = deployment.api.with_key(Some(THEIRS));
     let own = format!("/api/tenants/{}", conversation.tenant);
     tenant.get(&own).await?.expect(200)?;
     let model = format!("/api/models/{}", conversation.model);
-    let refused: [(Method, &str, Value); 11] = [
+    let refused: [(Method, &str, Value); 12] = [
         (Method::GET, "/api/tenants", Value::Null),
+        (Method::GET, "/metrics", Value::Null),
         (Method::POST, "/api/tenants", json!({"tenant_id": "another"})),
         (Method::PUT, &own, json!({"status": "inactive"})),
         (Method::DELETE, &own, Value::Null),
@@ -180,6 +183,22 @@ async fn operator_routes(context: &Context) -> Result<(), Failure> {
     for (method, path, body) in refused {
         let body = (!body.is_null()).then(|| body.to_string());
         tenant.send(method, path, body.as_deref(), &[]).await?.expect_error(403, "FORBIDDEN")?;
+    }
+    // Tenants choose among the models; what these cost is the operator's business.
+    for path in ["/api/models", &model] {
+        let shown = tenant.get(path).await?.expect(200)?.text();
+        check(shown.contains(&conversation.model), format!("{path} lacks the model: {shown}"))?;
+        check(!shown.contains("token_price"), format!("{path} shows prices to a tenant: {shown}"))?;
+        let shown = deployment.api.get(path).await?.expect(200)?.text();
+        check(shown.contains("input_token_price"), format!("{path} shows no prices to the operator: {shown}"))?;
+    }
+    let scraper = deployment.api.with_key(Some(METRICS));
+    for api in [&scraper, &deployment.api] {
+        api.get("/metrics").await?.expect(200)?;
+    }
+    deployment.api.with_key(None).get("/metrics").await?.expect_error(401, "UNAUTHORIZED")?;
+    for path in ["/api/models", "/api/tenants", "/api/admin/pool", &own, &conversation.path("/messages")] {
+        scraper.get(path).await?.expect_error(403, "FORBIDDEN")?;
     }
     let still = tenant.get(&own).await?.expect(200)?.json()?;
     check_eq("the tenant's status afterwards", still["status"].as_str(), Some("active"))

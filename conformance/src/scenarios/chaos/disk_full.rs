@@ -93,7 +93,7 @@ async fn while_full(deployment: &Deployment, busy: &Conversation, other: &Conver
     check(refused.header("retry-after").is_some(), "503 without Retry-After")?;
     let form = Form::of_run("@say no").file("large", &[b'x'; 1 << 20]);
     let refused = api.post_form(&other.path("/stream"), form.whole()).await?;
-    refused.expect_error(503, "SERVICE_UNAVAILABLE")?;
+    refused.expect_error(507, "INSUFFICIENT_STORAGE")?;
     let path = format!("/api/tenants/{}/conversations", other.tenant);
     for _ in 0..UNTIL_REFUSED {
         let reply = api.post(&path, &json!({"user_id": "u".repeat(200)})).await?;

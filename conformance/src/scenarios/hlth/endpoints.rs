@@ -1,5 +1,8 @@
 //! The health endpoints and the metrics page.
 
+use std::collections::BTreeSet;
+use std::time::Instant;
+
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -22,7 +25,19 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body!(metrics),
     )
     .limit(45),
+    Scenario::new(
+        "HLTH-006",
+        "However often /health is asked, the dependencies are probed no more than about once a second",
+        "open requests must not multiply: answered from a result that is at most a second old",
+        body!(probed_once),
+    )
+    .severity(Severity::High)
+    .limit(45),
 ];
+
+/// Requests to `/health` at the same time, and how often.
+const AT_ONCE: usize = 40;
+const ROUNDS: usize = 3;
 
 async fn shapes(context: &Context) -> Result<(), Failure> {
     let api = context.deployment().await?.api;
@@ -46,6 +61,27 @@ async fn shapes(context: &Context) -> Result<(), Failure> {
         "/openapi.json has no /health",
     )?;
     open.get("/docs").await?.expect(200).map(|_| ())
+}
+
+async fn probed_once(context: &Context) -> Result<(), Failure> {
+    let open = context.deployment().await?.api.with_key(None);
+    let began = Instant::now();
+    // Each probe has a duration of its own, in microseconds. Equal ones are the same probe.
+    let mut probes = BTreeSet::new();
+    for _ in 0..ROUNDS {
+        for reply in futures::future::join_all((0..AT_ONCE).map(|_| open.get("/health"))).await {
+            let checks = &reply?.expect(200)?.json()?["checks"];
+            let took = ["database", "docker"].map(|name| checks[name]["latency_ms"].to_string());
+            probes.insert(took);
+        }
+    }
+    let asked = AT_ONCE * ROUNDS;
+    // One that began before the first request, one a second, and one that has not ended with the last.
+    let most = 2 + usize::try_from(began.elapsed().as_secs()).unwrap_or(usize::MAX) + 1;
+    check(
+        probes.len() <= most,
+        format!("{asked} requests caused {} probes, more than {most}: {probes:?}", probes.len()),
+    )
 }
 
 async fn metrics(context: &Context) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ mod disconnect_and_cancel;
 mod events;
 mod greedy_workspace;
 mod large_answer;
+mod messages;
 mod readers;
 mod restart;
 mod session;
@@ -18,6 +19,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     events::SCENARIOS,
     greedy_workspace::SCENARIOS,
     large_answer::SCENARIOS,
+    messages::SCENARIOS,
     readers::SCENARIOS,
     restart::SCENARIOS,
     session::SCENARIOS,

@@ -27,6 +27,11 @@ pub use reader::{Lines, Reader};
 
 use super::event::Event;
 
+/// Length from which on a journal takes no more of what a workspace reports, in bytes. The messages that a run adds to the database
+/// are a part of its journal, so that a run cannot add more to both together than twice this.
+const MOST_BYTES: u64 = 128 << 20;
+/// Number of events from which on it does not.
+const MOST_EVENTS: usize = 500_000;
 /// Distance between two marks, in bytes. A reader that starts in the middle begins at a mark instead of the file's start.
 const MARKS_APART: u64 = 64 * 1024;
 
@@ -137,6 +142,16 @@ impl Journal {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.progress.borrow().bytes
+    }
+
+    /// Why the journal takes no more of what a workspace reports; `None` while it does. The server's own events are always taken.
+    #[must_use]
+    pub fn full(&self) -> Option<String> {
+        let inner = self.inner();
+        let bytes = inner.written + inner.pending.len() as u64;
+        let too_long = bytes > MOST_BYTES;
+        (too_long || inner.seq > MOST_EVENTS)
+            .then(|| format!("the run has {} events and {} MiB of them", inner.seq, bytes >> 20))
     }
 
     /// Whether the run has ended.

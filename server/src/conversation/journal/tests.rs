@@ -290,3 +290,18 @@ fn the_directory_lists_journals_and_knows_which_are_settled() {
     journals.remove(&reference()).expect("removes");
     assert!(journals.list().expect("lists").is_empty());
 }
+
+#[test]
+fn a_journal_is_full_at_its_limits() {
+    let journal = Journal::begin(tempfile::tempfile().expect("a file"), head()).expect("begins");
+    assert_eq!(journal.full(), None);
+    journal.inner().written = MOST_BYTES;
+    assert_eq!(journal.full(), None);
+    journal.put(1, &Event::setup("one more"));
+    assert!(journal.full().is_some());
+    let journal = Journal::begin(tempfile::tempfile().expect("a file"), head()).expect("begins");
+    journal.inner().seq = MOST_EVENTS;
+    assert_eq!(journal.full(), None);
+    journal.put(1, &Event::setup("one more"));
+    assert!(journal.full().is_some());
+}

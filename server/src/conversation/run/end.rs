@@ -20,6 +20,9 @@ use nagaya_workspace::backoff::Backoff;
 
 /// How long `done` is held back for the database. After that it is sent although the database does not have the run yet.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What a client is told of a run of which the database refuses a part. Why it does is in the log.
+const REFUSED: &str =
+    "the database refuses a part of what this run reported; that part is not stored, and the run counts as failed";
 /// Pause between two attempts after that: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -82,7 +85,12 @@ impl Run {
     }
 
     /// Writes the run's end to the journal and syncs it to disk. From here on a restart reports this end.
-    pub(super) async fn write_ending(&mut self, outcome: Outcome) -> Ending {
+    pub(super) async fn write_ending(&mut self, mut outcome: Outcome) -> Ending {
+        if self.refused {
+            self.clear_agent_event();
+            self.fail(ErrorType::RecordError, REFUSED.into()).await;
+            outcome.fail();
+        }
         let model = &self.order.model;
         let cost = cost::of_run(&outcome.usage, model.input_token_price, model.output_token_price);
         let context = context_tokens(&outcome.usage, outcome.turns);
@@ -104,21 +112,24 @@ impl Run {
             outcome: outcome.outcome,
             done: done(&outcome, cost.to_string(), std::mem::take(&mut self.errors), self.began),
         };
-        let written = self.journal.note(&Note::Ending(Box::new(ending.clone())));
-        let written = match written {
+        self.keep_ending(&ending).await;
+        ending
+    }
+
+    async fn keep_ending(&self, ending: &Ending) {
+        let written = match self.journal.note(&Note::Ending(Box::new(ending.clone()))) {
             Ok(()) => self.journal.sync().await,
             Err(error) => Err(error),
         };
         if let Err(error) = written {
             tracing::error!(run = self.journal.run_id(), %error, "the run's end was not synced to disk");
         }
-        ending
     }
 
     /// Writes the run to the database and emits `done`. The run is left unsettled only if the server stops before the database has
     /// it.
-    pub(super) async fn conclude(mut self, ending: Ending) -> Settled {
-        let first = tokio::time::timeout(PATIENCE, self.settle(&ending)).await;
+    pub(super) async fn conclude(mut self, mut ending: Ending) -> Settled {
+        let first = tokio::time::timeout(PATIENCE, self.settle(&mut ending)).await;
         let mut settled = match first {
             Ok(result) => result,
             Err(_) => Err(StoreError::Slow(PATIENCE)),
@@ -150,7 +161,7 @@ impl Run {
             if self.stop.clone().run_until_cancelled_owned(backoff.pause()).await.is_none() {
                 return Settled::No;
             }
-            settled = self.settle(&ending).await;
+            settled = self.settle(&mut ending).await;
         }
         self.mark_settled()
     }
@@ -165,9 +176,31 @@ impl Run {
         Settled::Yes
     }
 
-    /// Adds the run's missing messages and totals to the database; may be repeated.
-    async fn settle(&mut self, ending: &Ending) -> Result<(), StoreError> {
+    /// Adds the run's missing messages and totals to the database; may be repeated. A run of which the database refuses a part is
+    /// added as a failed one: another attempt could only fail again, and would hold up the conversation.
+    async fn settle(&mut self, ending: &mut Ending) -> Result<(), StoreError> {
         self.try_catch_up().await?;
+        if self.refused && ending.done.status != DoneStatus::Error {
+            ending.fail(REFUSED);
+            self.keep_ending(ending).await;
+        }
+        match self.add(ending).await {
+            Err(refusal) if refusal.is_refusal() => self.note_refusal(&refusal),
+            result => return result,
+        }
+        ending.strip();
+        ending.fail(REFUSED);
+        self.keep_ending(ending).await;
+        match self.add(ending).await {
+            Err(refusal) if refusal.is_refusal() => {
+                tracing::error!(run = self.journal.run_id(), error = %refusal, "the database refuses the whole run; only its journal has it");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    async fn add(&self, ending: &Ending) -> Result<(), StoreError> {
         let status = json!(ending.done.status);
         self.services
             .store
@@ -185,6 +218,41 @@ impl Run {
                 done: &json!(ending.done),
             })
             .await
+    }
+}
+
+impl Ending {
+    /// Makes this the end of a failed run.
+    fn fail(&mut self, why: &str) {
+        self.outcome = RunOutcome::Error;
+        (self.done.status, self.done.is_error) = (DoneStatus::Error, true);
+        if !self.done.errors.iter().any(|error| error == why) {
+            self.done.errors.push(why.to_owned());
+        }
+    }
+
+    /// Removes everything that the workspace has reported.
+    fn strip(&mut self) {
+        self.usage = Usage::default();
+        self.totals = RunTotals {
+            session_id: None,
+            title: None,
+            input_tokens: 0,
+            output_tokens: 0,
+            context_tokens: None,
+            context_full: false,
+        };
+        self.done = Done {
+            status: DoneStatus::Error,
+            result: String::new(),
+            is_error: true,
+            errors: Vec::new(),
+            usage: UsageReport::default(),
+            cost_usd: "0".into(),
+            turn_count: 0,
+            duration_ms: self.done.duration_ms,
+            session_id: None,
+        };
     }
 }
 

@@ -11,6 +11,7 @@ use crate::conversation::journal::Note;
 use crate::conversation::recovery::Stream;
 use crate::conversation::translate;
 use nagaya_telemetry::metrics::RunOutcome;
+use nagaya_workspace::agent::AgentError;
 use nagaya_workspace::{Lease, OnShutdown, ReleaseReason};
 
 /// How long to watch whether an agent stays alive: longer than an agent that is shutting down keeps answering.
@@ -73,6 +74,9 @@ impl Run {
                         }
                         self.forward(event).await;
                     }
+                }
+                if let Some(excess) = self.translator.excess().or_else(|| self.journal.full()) {
+                    return Some(self.give_up_agent(lease, &AgentError::Hostile(excess)).await);
                 }
                 received = stream.arrived();
             }

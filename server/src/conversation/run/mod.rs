@@ -50,6 +50,8 @@ pub(super) struct Run {
     recorded: usize,
     /// Number of the first event whose message is in the journal but not in the database; 0 is the user's message.
     first_missing: Option<usize>,
+    /// The database has refused a part of the run.
+    refused: bool,
 }
 
 /// Whether a run is finished in every respect, or the next process has something left to do.
@@ -83,6 +85,11 @@ impl Outcome {
     fn cancelled() -> Self {
         Self::without_result(DoneStatus::Cancelled, RunOutcome::Cancelled)
     }
+
+    /// Makes this the outcome of a failed run, with the usage that was reported.
+    fn fail(&mut self) {
+        (self.status, self.outcome) = (DoneStatus::Error, RunOutcome::Error);
+    }
 }
 
 impl Run {
@@ -113,6 +120,7 @@ impl Run {
             agent_event: 0,
             recorded: 0,
             first_missing: Some(0),
+            refused: false,
             past,
         }
     }
@@ -299,7 +307,11 @@ impl Run {
     async fn replace_room(&mut self, lease: Lease, reason: ReleaseReason, why: String) -> Outcome {
         self.report_crash(&why);
         self.agent_event = 0;
-        self.fail(ErrorType::ExecutionError, format!("the workspace was lost: {why}")).await;
+        let (kind, message) = match reason {
+            ReleaseReason::Hostile => (ErrorType::LimitExceeded, format!("the workspace was removed: {why}")),
+            _ => (ErrorType::ExecutionError, format!("the workspace was lost: {why}")),
+        };
+        self.fail(kind, message).await;
         // The new room need not wait for the removal of the old one. The end of the run must: the execution may still be running.
         let cluster = self.services.cluster.clone();
         let (removed, acquired) = cluster.replace(lease, reason).await;

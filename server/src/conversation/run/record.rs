@@ -69,10 +69,27 @@ impl Run {
         }
     }
 
-    async fn store_message(&self, seq: usize, kind: &str, content: &Value) -> Result<(), StoreError> {
+    /// Adds a message to the database. One that the database refuses is left out for good: it must not hold up those after it.
+    async fn store_message(&mut self, seq: usize, kind: &str, content: &Value) -> Result<(), StoreError> {
         let id = format!("{}:{seq}", self.journal.run_id());
         let conversation = &self.order.conversation.conversation_id;
-        self.services.store.add_message(NewMessage { id: &id, conversation, kind, subtype: None, content }).await
+        let new = NewMessage { id: &id, conversation, kind, subtype: None, content };
+        match self.services.store.add_message(new).await {
+            Err(refusal) if refusal.is_refusal() => {
+                self.note_refusal(&refusal);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Notes that the database refuses a part of the run, which makes the run a failed one. Only the first refusal is a line in the
+    /// log: a room may cause any number of them.
+    pub(super) fn note_refusal(&mut self, refusal: &StoreError) {
+        if !std::mem::replace(&mut self.refused, true) {
+            let conversation = &self.order.conversation.conversation_id;
+            tracing::error!(conversation, run = self.journal.run_id(), error = %refusal, "the database refuses a part of the run");
+        }
     }
 
     /// Adds the messages that are only in the journal to the database; a failure is logged and left to the next attempt.
@@ -99,7 +116,8 @@ impl Run {
             self.store_message(0, "user", &content).await?;
         }
         let mut seq = 0;
-        let mut lines = self.journal.lines();
+        let journal = self.journal.clone();
+        let mut lines = journal.lines();
         while let Some(line) = lines.next_line().map_err(|error| StoreError::Journal(error.to_string()))? {
             let Some(event) = std::str::from_utf8(line).ok().and_then(EventLine::parse) else { continue };
             seq += 1;

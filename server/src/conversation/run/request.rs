@@ -20,6 +20,9 @@ const LONGEST_TEXT: usize = 20_000;
 /// Longest tool call or tool result in the history, in bytes.
 const LONGEST_TOOL: usize = 4_000;
 
+/// Longest content of a message that is parsed for the history, in bytes: parsed, numbers take sixteen times as much.
+const LONGEST_PARSED: usize = 4 << 20;
+
 /// Precedes the history.
 const HISTORY: &str = "This conversation began in an earlier session, which is no longer available; files of that session may be \
                        missing as well. The conversation so far, one JSON object per line, oldest first:\n";
@@ -99,7 +102,11 @@ fn with_history(lines: &[String], user_input: &str) -> String {
 
 /// A message as a line of the history; `None` for messages that the next session does not need.
 fn history_line(message: &Message) -> Option<String> {
-    let content = &message.content;
+    let content = message.content.get();
+    if content.len() > LONGEST_PARSED {
+        return None;
+    }
+    let content: Value = serde_json::from_str(content).ok()?;
     // A sub-agent's work is summed up in the result of its tool call.
     if content["parent_agent_id"].is_string() {
         return None;
@@ -143,7 +150,7 @@ mod tests {
             message_seq: 1,
             message_type: kind.into(),
             message_subtype: None,
-            content,
+            content: serde_json::value::to_raw_value(&content).expect("JSON"),
             timestamp: jiff::Timestamp::UNIX_EPOCH,
         }
     }

@@ -102,12 +102,15 @@ pub struct Page<T> {
     pub total: i64,
 }
 
-/// The columns in a form common to both databases: sqlx's `Any` driver does not read SQLite's booleans.
+/// The columns in a form common to both databases: sqlx's `Any` driver does not read SQLite's booleans. Sums may be REAL in an SQLite
+/// file that was written by version 0.1, where they could overflow; the cast cuts them to the largest integer.
 macro_rules! columns {
     () => {
         "conversation_id, session_id, tenant_id, user_id, model_id, title, status,
          CASE WHEN workspace_enabled THEN 1 ELSE 0 END AS workspace_enabled,
-         total_input_tokens, total_output_tokens, estimated_context_tokens,
+         CAST(total_input_tokens AS BIGINT) AS total_input_tokens,
+         CAST(total_output_tokens AS BIGINT) AS total_output_tokens,
+         CAST(estimated_context_tokens AS BIGINT) AS estimated_context_tokens,
          CASE WHEN context_limit_reached THEN 1 ELSE 0 END AS context_limit_reached,
          created_at, updated_at"
     };

@@ -262,6 +262,24 @@ pub(super) fn is_away(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the database, or its driver, refuses a statement's values, so that the same statement cannot succeed later.
+pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
+    if matches!(error, sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_)) {
+        return true;
+    }
+    // A statement that contradicts another row may succeed once that row has changed.
+    let Some(db) = error.as_database_error().filter(|db| !db.is_unique_violation() && !db.is_foreign_key_violation())
+    else {
+        return false;
+    };
+    // SQLite: too big, constraint, mismatch, out of range. PostgreSQL: invalid data, constraint, a limit of the program, such as a
+    // text of more than a GiB.
+    db.code().is_some_and(|code| match code.parse::<u32>() {
+        Ok(number) if code.len() < 5 => [18, 19, 20, 25].contains(&(number & 0xff)),
+        _ => ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

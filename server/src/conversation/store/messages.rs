@@ -4,10 +4,20 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use sqlx::Row;
 use utoipa::ToSchema;
 
 use super::{Store, StoreError, from_micros, to_micros, within};
+
+/// Content of one page of messages, in bytes; a page has one message in any case.
+const LARGEST_PAGE: i64 = 8 << 20;
+/// Messages that a conversation may hold: with more, it gets no further run.
+const MOST_MESSAGES: i64 = 100_000;
+/// The content of a message whose stored content is not JSON.
+const UNREADABLE: &str = r#"{"unreadable":true}"#;
+/// Content of all messages of such a conversation, in bytes.
+const MOST_BYTES: i64 = 512 << 20;
 
 /// One message of a conversation.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -24,10 +34,36 @@ pub struct Message {
     pub message_subtype: Option<String>,
     /// The event's fields; for `user`, `{"text": …}` with the user's input.
     #[schema(value_type = Object)]
-    pub content: Value,
+    pub content: Box<RawValue>,
     /// Time when the message was added.
     #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
+}
+
+/// Some of a conversation's messages, in order.
+#[derive(Debug, Clone)]
+pub struct MessagePage {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// Whether the conversation has further messages after these.
+    pub more: bool,
+}
+
+/// How much a conversation holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Number of messages.
+    pub messages: i64,
+    /// Content of all messages, in bytes.
+    pub bytes: i64,
+}
+
+impl Held {
+    /// Whether that is as much as a conversation may hold.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.messages >= MOST_MESSAGES || self.bytes >= MOST_BYTES
+    }
 }
 
 /// The fields of a new message.
@@ -81,17 +117,59 @@ impl Store {
         .await
     }
 
-    /// All messages of a conversation, in order.
+    /// A conversation's messages after number `after`, in order: at most `limit`, and no more than fit into a page.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn messages(&self, conversation: &str) -> Result<Vec<Message>, StoreError> {
+    pub async fn messages(&self, conversation: &str, after: i64, limit: i64) -> Result<MessagePage, StoreError> {
         within(async {
-            let rows = sqlx::query("SELECT * FROM messages WHERE conversation_id = $1 ORDER BY message_seq")
-                .bind(conversation)
-                .fetch_all(&self.0)
-                .await?;
-            Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+            // The sizes first, so that no more is read than is returned.
+            let sizes = sqlx::query(
+                "SELECT message_seq, CAST(OCTET_LENGTH(content) AS BIGINT) AS bytes FROM messages
+                 WHERE conversation_id = $1 AND message_seq > $2 ORDER BY message_seq LIMIT $3",
+            )
+            .bind(conversation)
+            .bind(after)
+            .bind(limit.saturating_add(1))
+            .fetch_all(&self.0)
+            .await?;
+            let (mut last, mut bytes, mut count) = (after, 0, 0);
+            for row in &sizes {
+                bytes += row.try_get::<i64, _>("bytes")?;
+                if count == limit || (count > 0 && bytes > LARGEST_PAGE) {
+                    break;
+                }
+                (last, count) = (row.try_get("message_seq")?, count + 1);
+            }
+            let rows = sqlx::query(
+                "SELECT * FROM messages WHERE conversation_id = $1 AND message_seq > $2 AND message_seq <= $3
+                 ORDER BY message_seq",
+            )
+            .bind(conversation)
+            .bind(after)
+            .bind(last)
+            .fetch_all(&self.0)
+            .await?;
+            let messages = rows.iter().map(read).collect::<sqlx::Result<_>>()?;
+            Ok(MessagePage { messages, more: i64::try_from(sizes.len()).is_ok_and(|found| found > count) })
+        })
+        .await
+    }
+
+    /// How much a conversation holds.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn held(&self, conversation: &str) -> Result<Held, StoreError> {
+        within(async {
+            let row = sqlx::query(
+                "SELECT COUNT(*) AS messages, CAST(COALESCE(SUM(OCTET_LENGTH(content)), 0) AS BIGINT) AS bytes
+                 FROM messages WHERE conversation_id = $1",
+            )
+            .bind(conversation)
+            .fetch_one(&self.0)
+            .await?;
+            Ok(Held { messages: row.try_get("messages")?, bytes: row.try_get("bytes")? })
         })
         .await
     }
@@ -128,7 +206,10 @@ fn read(row: &sqlx::any::AnyRow) -> sqlx::Result<Message> {
         message_seq: row.try_get("message_seq")?,
         message_type: row.try_get("message_type")?,
         message_subtype: row.try_get("message_subtype")?,
-        content: serde_json::from_str(&content).map_err(|error| sqlx::Error::Decode(error.into()))?,
+        // One row that cannot be read must not hide the others.
+        content: RawValue::from_string(content)
+            .or_else(|_| RawValue::from_string(UNREADABLE.to_owned()))
+            .map_err(|error| sqlx::Error::Decode(error.into()))?,
         timestamp: from_micros(row.try_get("timestamp")?)?,
     })
 }

@@ -13,7 +13,7 @@ pub use conversations::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page,
 };
 pub use database::{Database, OpenError};
-pub use messages::{Message, NewMessage};
+pub use messages::{Held, Message, MessagePage, NewMessage};
 pub use models::{Model, ModelChange, ModelStatus, NewModel};
 pub use runs::{EndedRun, RunTotals};
 pub use tenants::{NewTenant, Tenant, TenantChange, TenantStatus};
@@ -86,6 +86,12 @@ impl StoreError {
             Self::Slow(_) => true,
             Self::NotFound(_) | Self::Conflict(_) | Self::Journal(_) => false,
         }
+    }
+
+    /// Whether the database refuses the values themselves, so that the same operation can never succeed.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Database(error) if database::is_refusal(error))
     }
 }
 

@@ -34,9 +34,11 @@ pub struct Model {
     pub context_window: i64,
     /// Largest number of output tokens of one answer.
     pub max_output_tokens: i64,
-    /// Price in USD per 1,000 input tokens.
+    /// Price in USD per 1,000 input tokens; only operators see it.
+    #[schema(required = false)]
     pub input_token_price: Price,
-    /// Price in USD per 1,000 output tokens.
+    /// Price in USD per 1,000 output tokens; only operators see it.
+    #[schema(required = false)]
     pub output_token_price: Price,
     /// Whether new conversations may choose the model.
     pub status: ModelStatus,

@@ -52,12 +52,33 @@ pub struct EndedRun<'a> {
     pub done: &'a Value,
 }
 
+/// A column's new value: its old one, which may be REAL in an SQLite file of version 0.1, and an amount that is not negative, up to the
+/// largest integer. An overflowing sum turns REAL in SQLite and fails in PostgreSQL.
+macro_rules! added {
+    ($column:literal, $amount:literal) => {
+        concat!(
+            $column,
+            " = CASE WHEN CAST(",
+            $column,
+            " AS BIGINT) > 9223372036854775807 - ",
+            $amount,
+            " THEN 9223372036854775807 ELSE CAST(",
+            $column,
+            " AS BIGINT) + ",
+            $amount,
+            " END"
+        )
+    };
+}
+
 impl Store {
     /// Adds a run, its `done` message and its totals to the conversation. A run whose id is there already is not added again, and
     /// nothing is added to a conversation that has been deleted.
     ///
+    /// Totals stop at the largest integer.
+    ///
     /// # Errors
-    /// The database failed, and nothing was added.
+    /// The database failed, or refuses one of the values; nothing was added.
     pub async fn add_run(&self, run: EndedRun<'_>) -> Result<(), StoreError> {
         within(async {
             let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -88,18 +109,20 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
             if added.rows_affected() > 0 {
-                sqlx::query(
-                    "UPDATE conversations SET session_id = COALESCE($2, session_id), title = COALESCE(title, $3),
-                            total_input_tokens = total_input_tokens + $4, total_output_tokens = total_output_tokens + $5,
-                            estimated_context_tokens = COALESCE($6, estimated_context_tokens),
+                sqlx::query(concat!(
+                    "UPDATE conversations SET session_id = COALESCE($2, session_id), title = COALESCE(title, $3), ",
+                    added!("total_input_tokens", "$4"),
+                    ", ",
+                    added!("total_output_tokens", "$5"),
+                    ", estimated_context_tokens = COALESCE($6, CAST(estimated_context_tokens AS BIGINT)),
                             context_limit_reached = $7, updated_at = $8
                      WHERE conversation_id = $1",
-                )
+                ))
                 .bind(run.conversation)
                 .bind(&run.totals.session_id)
                 .bind(&run.totals.title)
-                .bind(run.totals.input_tokens)
-                .bind(run.totals.output_tokens)
+                .bind(run.totals.input_tokens.max(0))
+                .bind(run.totals.output_tokens.max(0))
                 .bind(run.totals.context_tokens)
                 .bind(run.totals.context_full)
                 .bind(now)

@@ -12,6 +12,12 @@ const ID_DIGITS: usize = 12;
 /// full within minutes.
 const MIN_FREE_BYTES: u64 = 8 << 20;
 
+/// Free bytes that uploads leave beyond [`MIN_FREE_BYTES`]: this many, or a share of the file system where that is less. So uploads
+/// end while there is still much space for the journals and the database of runs.
+const UPLOAD_RESERVE: u64 = 1 << 30;
+/// That share is one in this many.
+const UPLOAD_RESERVE_SHARE: u64 = 20;
+
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
@@ -88,6 +94,15 @@ impl StateDir {
         check_free_space(&self.path)
     }
 
+    /// Checks that the directory's file system has space for uploads, which must leave a reserve for runs.
+    ///
+    /// # Errors
+    /// Only the reserve is left, or the file system cannot be queried.
+    pub fn check_space_for_uploads(&self) -> Result<(), DirectoryError> {
+        let space = Space::of(&self.path)?;
+        space.check(MIN_FREE_BYTES + upload_reserve(space.total), &self.path)
+    }
+
     /// The deployment's id, generated at the first start.
     ///
     /// # Errors
@@ -116,15 +131,45 @@ impl StateDir {
 /// # Errors
 /// The file system is full or cannot be queried.
 pub fn check_free_space(path: &Path) -> Result<(), DirectoryError> {
-    let space = rustix::fs::statvfs(path)
-        .map_err(|error| DirectoryError::Io { path: path.to_owned(), source: error.into() })?;
-    let (free, files) = (space.f_bavail.saturating_mul(space.f_frsize), space.f_favail);
-    // A file system without a fixed number of inodes, such as btrfs, reports zero of them in total.
-    let no_inode = space.f_files > 0 && files == 0;
-    if free < MIN_FREE_BYTES || no_inode {
-        return Err(DirectoryError::Full { path: path.to_owned(), free, files });
+    Space::of(path)?.check(MIN_FREE_BYTES, path)
+}
+
+/// Space of a file system.
+struct Space {
+    /// Size in bytes.
+    total: u64,
+    /// Free bytes.
+    free: u64,
+    /// Free inodes.
+    files: u64,
+    /// A file system without a fixed number of inodes, such as btrfs, reports zero of them in total.
+    has_inodes: bool,
+}
+
+impl Space {
+    fn of(path: &Path) -> Result<Self, DirectoryError> {
+        let space = rustix::fs::statvfs(path)
+            .map_err(|error| DirectoryError::Io { path: path.to_owned(), source: error.into() })?;
+        Ok(Self {
+            total: space.f_blocks.saturating_mul(space.f_frsize),
+            free: space.f_bavail.saturating_mul(space.f_frsize),
+            files: space.f_favail,
+            has_inodes: space.f_files > 0,
+        })
     }
-    Ok(())
+
+    fn check(&self, least: u64, path: &Path) -> Result<(), DirectoryError> {
+        let Self { free, files, .. } = *self;
+        if free < least || (self.has_inodes && files == 0) {
+            return Err(DirectoryError::Full { path: path.to_owned(), free, files });
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that uploads leave free on a file system of this size, beyond what a run needs.
+fn upload_reserve(total: u64) -> u64 {
+    UPLOAD_RESERVE.min(total / UPLOAD_RESERVE_SHARE)
 }
 
 /// Writes a file atomically: a reader sees the old content or the whole new one.
@@ -144,6 +189,20 @@ pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uploads_leave_more_than_runs_need() {
+        const MIB: u64 = 1 << 20;
+        for (total, reserve) in [(1 << 40, 1024 * MIB), (20 << 30, 1024 * MIB), (200 * MIB, 10 * MIB), (0, 0)] {
+            assert_eq!(upload_reserve(total), reserve, "of {total}");
+        }
+        let space = |free| Space { total: 1 << 40, free, files: 1, has_inodes: true };
+        let (path, for_uploads) = (Path::new("/"), MIN_FREE_BYTES + upload_reserve(1 << 40));
+        assert!(space(1024 * MIB).check(MIN_FREE_BYTES, path).is_ok());
+        assert!(space(1024 * MIB).check(for_uploads, path).is_err());
+        assert!(space(1100 * MIB).check(for_uploads, path).is_ok());
+        assert!(Space { files: 0, ..space(1 << 39) }.check(MIN_FREE_BYTES, path).is_err());
+    }
 
     #[test]
     fn a_directory_is_locked_by_one_server_and_keeps_its_id() {
