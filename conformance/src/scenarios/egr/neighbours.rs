@@ -30,6 +30,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 const EVIL: &str = "GET /evil HTTP/1.1\r\nHost: x\r\n\r\n";
 /// A body for which such a target stores the next bytes of the connection.
 const STORE: &str = "POST /store HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n";
+/// How many hostile requests of each kind precede the neighbour's.
+const BEFORE: usize = 5;
 /// On how many connections the neighbour makes two requests each, beside as many hostile ones of each kind.
 const ROUNDS: usize = 15;
 /// How long a target may take to answer.
@@ -65,26 +67,29 @@ async fn own_answers(context: &Context) -> Result<(), Failure> {
         // The control: what is stored can be seen.
         let stored = ask_once(neighbour, with_body(host, "POST", "of the neighbour;")).await?;
         check_eq(format!("status of a POST to {host} ({stored:?})"), stored.status(), Some(200))?;
-        for (what, request) in [
-            ("a GET whose body is a GET", with_body(host, "GET", EVIL)),
+        let attacks = [
             ("a GET whose body is the head of a POST", with_body(host, "GET", STORE)),
+            ("a GET whose body is a GET", with_body(host, "GET", EVIL)),
             ("an OPTIONS whose body is the head of a POST", with_body(host, "OPTIONS", STORE)),
             ("a request with a stray second response", get_at(host, "/stray")),
-        ] {
+        ];
+        // With TLS each hostile request takes longer; two kinds suffice to try the connections with a credential.
+        for (what, request) in attacks.into_iter().take(if host == VAULT { 2 } else { 4 }) {
             // Some connections are left over from before the neighbour's requests, others become free beside them.
             let attack = [vec![request]];
-            for answer in ask(hostile, 5, &attack).await? {
-                check_eq(format!("status of {what} to {host} ({answer:?})"), answer.status(), Some(200))?;
-            }
+            let before = ask(hostile, BEFORE, &attack).await;
             let requests = [vec![get_at(host, "/own-{n}"), get_at(host, "/then-{n}")]];
             let (attacked, answers) = tokio::join!(ask(hostile, ROUNDS, &attack), ask(neighbour, ROUNDS, &requests));
-            attacked?;
             let answers = answers.map_err(|failure| failure.during(format!("a neighbour's requests beside {what}")))?;
             check_eq(format!("responses to the neighbour beside {what}"), answers.len(), 2 * ROUNDS)?;
             for (number, answer) in answers.iter().enumerate() {
                 let path = format!("/{}-{}", ["own", "then"][number % 2], number / 2);
                 let own = answer.status() == Some(200) && answer.body == path;
                 check(own, format!("beside {what}, the neighbour asked {host} for {path} and received {answer:?}"))?;
+            }
+            // The control, looked at last: its own confusion is not what a broken deployment is to be found by.
+            for answer in before?.into_iter().chain(attacked?) {
+                check_eq(format!("status of {what} to {host} ({answer:?})"), answer.status(), Some(200))?;
             }
         }
         let kept = ask_once(neighbour, get_at(host, "/kept")).await?;
