@@ -142,7 +142,7 @@ async fn a_twin_of_a_rules_header_is_refused() {
     for (header, status) in
         [("x-private-token", 200), ("x_private_token2", 200), ("x_private_token", 400), ("x.private-token", 400)]
     {
-        let head = format!("GET http://api.example/echo HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n");
+        let head = "GET http://api.example/echo HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n";
         let answer = proxy.talk(format!("{head}{header}: mine\r\n\r\n")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{header}: {answer}");
     }
