@@ -80,6 +80,30 @@ pub fn nameless_hello() -> Vec<u8> {
     hello_with(&[])
 }
 
+/// A HelloRetryRequest (RFC 8446, section 4.1.4), with which a server asks for a second ClientHello.
+#[must_use]
+pub fn hello_retry_request() -> Vec<u8> {
+    // The SHA-256 of "HelloRetryRequest", in the place of a ServerHello's random bytes.
+    const RANDOM: [u8; 32] = [
+        0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2,
+        0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+    ];
+    let extensions = [&[0, 43][..], &with_length(2, &[3, 4]), &[0, 51], &with_length(2, &[0, 29])].concat();
+    let hello = [&[3, 3][..], &RANDOM, &with_length(1, &[]), &[0x13, 0x01, 0], &with_length(2, &extensions)].concat();
+    let handshake = [&[2][..], &with_length(3, &hello)].concat();
+    [&[22, 3, 3][..], &with_length(2, &handshake)].concat()
+}
+
+/// The same handshake message in its record, with another type (RFC 8446, section 4).
+#[must_use]
+pub fn of_type(kind: u8, mut message: Vec<u8>) -> Vec<u8> {
+    const RECORD_HEADER: usize = 5;
+    if let Some(given) = message.get_mut(RECORD_HEADER) {
+        *given = kind;
+    }
+    message
+}
+
 /// Bytes as records of application data (RFC 8446, section 5.1), which a client may send behind its ClientHello as early data. A
 /// proxy that follows the handshake refuses anything else there.
 #[must_use]

@@ -62,4 +62,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
         defects: &[Defect::Behind(Wire::Trailing(b"HTTP/1.1 400 Bad Request\r\n\r\n"))],
         red: &[red("EGR-209", "bytes that came through the tunnel")],
     },
+    Mutant {
+        id: "connections-shared",
+        title: "Requests of all workspaces share the connections to a target, whatever was left on them",
+        defects: &[Defect::Behind(Wire::Sharing)],
+        red: &[red("EGR-212", "the neighbour asked services.conformance.test")],
+    },
+    Mutant {
+        id: "last-bytes-lost",
+        title: "The last bytes of a response that breaks off are lost",
+        defects: &[Defect::Behind(Wire::Losing(3))],
+        red: &[red("EGR-213", "bytes that arrive where a target sends five of ten bytes")],
+    },
+    Mutant {
+        id: "encoded-twice",
+        title: "A character that no URL may contain arrives encoded twice",
+        defects: &[Defect::Behind(Wire::Replacing("%60", "%2560"))],
+        red: &[red("EGR-214", "a path and a query with raw characters")],
+    },
+    Mutant {
+        id: "header-twin-sent",
+        title: "A header arrives that some servers read as the credential",
+        defects: &[Defect::Behind(Wire::Replacing("x_unusual: yes", "x_api_key: yes"))],
+        red: &[red("EGR-214", "a header twin arrived")],
+    },
 ];

@@ -76,6 +76,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("FILE-003", "half an upload is answered with")],
     },
     Mutant {
+        id: "half-sent-heads-kept",
+        title: "A connection whose request is not complete stays open for ever",
+        defects: &[Defect::InFront(Wire::Keeping)],
+        red: &[red("API-014", "a head was half sent")],
+    },
+    Mutant {
+        id: "refused-without-response",
+        title: "A connection beyond the limit gets no response",
+        // A relay that speaks HTTP passes on no response without a request.
+        defects: &[asks(|_, _| None)],
+        red: &[red("API-014", "none is refused")],
+    },
+    Mutant {
         id: "uploads-forgotten",
         title: "Attachments of a run without a workspace do not outlive the server",
         defects: &[Defect::Start(

@@ -143,7 +143,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         id: "greetings-unread",
         title: "The first bytes of a tunnel to the TLS port are not checked",
         defects: &[Defect::Start("export PROXY_OPAQUE_TUNNELS=services.conformance.test")],
-        red: &[red("EGR-207", "was let through")],
+        red: &[red("EGR-207", "was let through"), red("EGR-215", "was let through")],
     },
     Mutant {
         id: "anybody-vouches",
@@ -187,5 +187,43 @@ fi"#,
             red("EGR-115", "claude -p"),
             red("EGR-116", "claude -p"),
         ],
+    },
+    Mutant {
+        id: "s3-requests-unsigned",
+        title: "Requests to S3 get a key in place of a signature",
+        defects: &[Defect::Start(
+            r#"export PROXY_CREDENTIALS="$(printf %s "${PROXY_CREDENTIALS:-}" | sed 's/sigv4:s3:[a-z0-9-]*/header:authorization:env:AWS_SECRET_ACCESS_KEY/')"
+[ -n "$PROXY_CREDENTIALS" ] || unset PROXY_CREDENTIALS"#,
+        )],
+        red: &[red("EGR-214", "is not signed")],
+    },
+    Mutant {
+        id: "refusals-one-by-one",
+        title: "Each refusal of a flood is a line of the audit trail",
+        defects: &[Defect::Start(
+            r#"if [ "$1" = serve ] && [ -n "${AUDIT_LOG:-}" ]; then
+    trail="$AUDIT_LOG"
+    export AUDIT_LOG="$trail.counted"
+    : > "$AUDIT_LOG"
+    tail --pid=$$ -n +1 -f "$AUDIT_LOG" | while IFS= read -r line; do
+        after="${line##*\"count\":}"
+        count="${after%%[!0-9]*}"
+        [ -n "$count" ] && one="${line%\"count\":*}\"count\":1${after#"$count"}" || { one="$line"; count=1; }
+        while [ "$count" -gt 0 ]; do printf '%s\n' "$one"; count=$((count - 1)); done
+    done > "$trail" &
+fi"#,
+        )],
+        red: &[red("EGR-216", "lines in the trail")],
+    },
+    Mutant {
+        id: "one-budget-for-all",
+        title: "While one workspace holds hundreds of connections to the proxy, no workspace gets another one",
+        defects: &[Defect::Start(
+            r#"[ "$1" != serve ] || while [ -d "/proc/$$/fd" ]; do
+    [ "$(ls "/proc/$$/fd" | wc -l)" -lt 400 ] || rm -f "$WORKSPACE_SOCKET_BASE_PATH"/*/proxy.sock
+    sleep 0.05
+done 2>/dev/null &"#,
+        )],
+        red: &[red("EGR-216", "a neighbour's requests meanwhile")],
     },
 ];

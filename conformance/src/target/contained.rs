@@ -53,7 +53,12 @@ pub fn user() -> u32 {
 impl Context {
     /// The same program with the same settings in a container. `docker run` takes the place of its process: it forwards signals, prints
     /// the server's output, and exits with its status.
-    pub(super) fn contain(&self, program: Program, sockets: &Path) -> Result<(Program, Room), Failure> {
+    pub(super) fn contain(
+        &self,
+        program: Program,
+        sockets: &Path,
+        descriptors: Option<u32>,
+    ) -> Result<(Program, Room), Failure> {
         let engine = self.engine()?;
         let docker = on_path("docker").ok_or_else(|| Failure::could_not_run("docker is not on the search path"))?;
         let (name, user) = (self.new_container_name("server", engine)?, user());
@@ -80,6 +85,9 @@ impl Context {
         add(format!("--name={name}"));
         add(format!("--user={user}:{user}"));
         add(format!("--group-add={}", std::fs::metadata(&socket)?.gid()));
+        if let Some(most) = descriptors {
+            add(format!("--ulimit=nofile={most}:{most}"));
+        }
         add(format!("--volume={socket}:{socket}"));
         add(format!("--volume={own}:{own}"));
         if let Some(dir) = relayed {

@@ -47,7 +47,7 @@ pub struct Server {
     pub container: Option<Room>,
     /// The server's process id on the host; in a container, that of the container's first process.
     pub(super) pid: u32,
-    /// The same program without a container, if it runs in one.
+    /// The server's own program, if another one starts it, for example in a container.
     pub(super) bare: Option<Program>,
     /// The running process.
     pub process: Process,

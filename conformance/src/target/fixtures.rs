@@ -154,6 +154,11 @@ pub enum OriginKind {
     Tls(&'static str),
     /// Sends back whatever it gets.
     Raw,
+    /// HTTP on kept connections: the body of any request but a POST is read as the next request. The response to `/path` is
+    /// `/path`, to `/kept` the bodies of all POST requests; one to `/stray…` is followed by a stray 408.
+    Naive,
+    /// The same over TLS, with a certificate for these names.
+    NaiveTls(&'static str),
 }
 
 /// A server that a room may be allowed to reach.
@@ -174,12 +179,13 @@ impl Origin {
         let file = |what: &str| dir.join(format!("{name}.{what}")).display().to_string();
         let mut args =
             vec!["origin".to_owned(), "--listen=127.0.0.1:0".to_owned(), format!("--addr-file={}", file("addr"))];
-        match kind {
-            OriginKind::Plain => {}
-            OriginKind::Tls(hosts) => {
-                args.extend(["--tls".to_owned(), format!("--ca-out={}", file("ca")), format!("--hosts={hosts}")]);
-            }
-            OriginKind::Raw => args.push("--raw".to_owned()),
+        args.extend(match kind {
+            OriginKind::Plain | OriginKind::Tls(_) => None,
+            OriginKind::Raw => Some("--raw".to_owned()),
+            OriginKind::Naive | OriginKind::NaiveTls(_) => Some("--naive".to_owned()),
+        });
+        if let OriginKind::Tls(hosts) | OriginKind::NaiveTls(hosts) = kind {
+            args.extend(["--tls".to_owned(), format!("--ca-out={}", file("ca")), format!("--hosts={hosts}")]);
         }
         Program::new(binary, args)
     }
@@ -190,6 +196,7 @@ impl Origin {
     /// It does not.
     pub async fn ready(process: Process, dir: &Path, name: &str, kind: OriginKind) -> Result<Self, Failure> {
         let address = address(&process, &dir.join(format!("{name}.addr")), START_LIMIT).await.map_err(harness)?;
-        Ok(Self { process, address, ca: matches!(kind, OriginKind::Tls(_)).then(|| dir.join(format!("{name}.ca"))) })
+        let tls = matches!(kind, OriginKind::Tls(_) | OriginKind::NaiveTls(_));
+        Ok(Self { process, address, ca: tls.then(|| dir.join(format!("{name}.ca"))) })
     }
 }

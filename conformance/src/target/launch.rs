@@ -33,6 +33,7 @@ pub struct Launch {
     contained: bool,
     engine: Option<Engine>,
     state_mib: Option<u32>,
+    descriptors: Option<u32>,
 }
 
 impl Launch {
@@ -93,6 +94,13 @@ impl Launch {
     #[must_use]
     pub fn state_of(mut self, mib: u32) -> Self {
         self.state_mib = Some(mib);
+        self
+    }
+
+    /// Limits the file descriptors of the server's process.
+    #[must_use]
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
         self
     }
 
@@ -159,7 +167,7 @@ impl Context {
             program = small_disk::with_state_of(mib, program)?;
         }
         let contained = launch.contained || self.by_containers();
-        let (program, bare, container) = self.place(program, &sockets, contained)?;
+        let (program, bare, container) = self.place(program, &sockets, contained, launch.descriptors)?;
 
         let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
         let process = Process::start(&program, &self.run.id, &log)?;
@@ -193,7 +201,7 @@ impl Context {
         let (addr_file, log) = (self.dir().join(format!("{name}.addr")), self.dir().join(format!("{name}.log")));
         let mut program = other.command(["serve".to_owned(), format!("--addr-file={}", addr_file.display())]);
         program.env.insert("STATE_DIR".to_owned(), self.dir().join(format!("{name}-state")).display().to_string());
-        let (program, bare, container) = self.place(program, &other.sockets, other.container.is_some())?;
+        let (program, bare, container) = self.place(program, &other.sockets, other.container.is_some(), None)?;
         let process = Process::start(&program, &self.run.id, &log)?;
         self.register_server(&process);
         self.add_witness(Log(process.clone()));
@@ -210,17 +218,21 @@ impl Context {
         Ok(deployment)
     }
 
-    /// The program to start: itself, or `docker run` together with the same program without a container.
+    /// The program to start: itself, or what starts it (a shell that limits its descriptors, `docker run`) together with itself.
     fn place(
         &self,
         program: Program,
         sockets: &std::path::Path,
         contained: bool,
+        descriptors: Option<u32>,
     ) -> Result<(Program, Option<Program>, Option<Room>), Failure> {
         if !contained {
-            return Ok((program, None, None));
+            return Ok(match descriptors {
+                Some(most) => (program.clone().limited_to(most), Some(program), None),
+                None => (program, None, None),
+            });
         }
-        let (starter, container) = self.contain(program.clone(), sockets)?;
+        let (starter, container) = self.contain(program.clone(), sockets, descriptors)?;
         Ok((starter, Some(program), Some(container)))
     }
 

@@ -50,6 +50,15 @@ impl Program {
         }
     }
 
+    /// The same program with a limit of file descriptors.
+    #[must_use]
+    pub fn limited_to(self, descriptors: u32) -> Self {
+        let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+        let mut args: Vec<OsString> = vec!["-c".into(), script.into(), self.path.into()];
+        args.extend(self.args);
+        Self { path: "/bin/sh".into(), args, ..self }
+    }
+
     fn command(&self, run: &str) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.args).env_clear().envs(&self.env).env(RUN_MARK, run);

@@ -3,12 +3,13 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::tamper::{Duplex, Wire};
+use super::tamper::{Duplex, Free, Wire};
 use crate::harness::failure::Failure;
 
 /// The far side of a relay.
@@ -21,7 +22,7 @@ pub enum To {
 }
 
 impl To {
-    async fn connect(&self) -> std::io::Result<Box<dyn Duplex>> {
+    pub(super) async fn connect(&self) -> std::io::Result<Box<dyn Duplex>> {
         Ok(match self {
             Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
             Self::Tcp(address) => Box::new(TcpStream::connect(address.as_str()).await?),
@@ -99,15 +100,14 @@ impl Relay {
     }
 
     fn serve(&self, to: To, wire: Wire, listener: Listener) {
-        let (cancel, tasks) = (self.cancel.clone(), self.tasks.clone());
+        let (cancel, tasks, free) = (self.cancel.clone(), self.tasks.clone(), Arc::<Free>::default());
         self.tasks.spawn(async move {
             // A failed accept (for example, too many files) ends the relay; the scenario then finds no Docker.
             while let Some(Ok(client)) = cancel.run_until_cancelled(listener.accept()).await {
-                let (cancel, to, wire) = (cancel.clone(), to.clone(), wire.clone());
+                let (cancel, to, wire, free) = (cancel.clone(), to.clone(), wire.clone(), free.clone());
                 tasks.spawn(async move {
-                    let relayed = async { wire.join(client, to.connect().await?).await };
                     // Either side may close at any time.
-                    let _ = cancel.run_until_cancelled(relayed).await;
+                    let _ = cancel.run_until_cancelled(wire.relay(client, &to, &free)).await;
                 });
             }
         });

@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::memory::Memory;
+use super::relay::To;
 use crate::client::sse::{SseEvent, SseReader};
 
 /// A TCP or Unix connection.
@@ -134,16 +135,33 @@ pub enum Wire {
     Padding,
     /// Where the near side sends the first text in one piece, the far side receives the second.
     Replacing(&'static str, &'static str),
+    /// Bytes are forwarded, except this many of the far side's last ones.
+    Losing(usize),
+    /// After the far side's last byte, the near side's connection stays open.
+    Keeping,
+    /// Requests of all near sides share the connections to the far side, as a careless pool does: each uses one that is free. Bodies
+    /// are delimited by Content-Length.
+    Sharing,
 }
 
 impl Wire {
-    pub(super) async fn join(self, mut client: Box<dyn Duplex>, mut server: Box<dyn Duplex>) -> io::Result<()> {
+    /// Forwards between one near side and the far side; `free` are connections to the far side that no near side uses.
+    pub(super) async fn relay(self, client: Box<dyn Duplex>, to: &To, free: &Free) -> io::Result<()> {
         match self {
-            Self::Plain => tokio::io::copy_bidirectional(&mut client, &mut server).await.map(|_| ()),
+            Self::Sharing => sharing(client, to, free).await,
+            other => other.join(client, to.connect().await?).await,
+        }
+    }
+
+    async fn join(self, mut client: Box<dyn Duplex>, mut server: Box<dyn Duplex>) -> io::Result<()> {
+        match self {
+            Self::Plain | Self::Sharing => tokio::io::copy_bidirectional(&mut client, &mut server).await.map(|_| ()),
             Self::Http(tamper, memory) => http(client, server, tamper, memory).await,
             Self::Trailing(bytes) => one_way(client, server, 0, bytes).await,
             Self::Swallowing(count) => one_way(client, server, count, b"").await,
             Self::Holding => holding(client, server).await,
+            Self::Losing(count) => losing(client, server, count).await,
+            Self::Keeping => keeping(client, server).await,
             Self::Padding => padding(client, server).await,
             Self::Replacing(text, with) => replacing(client, server, text, with).await,
         }
@@ -196,6 +214,92 @@ async fn holding(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result
         to_client.shutdown().await
     };
     tokio::try_join!(up, down).map(|_| ())
+}
+
+/// Copies both ways, without the far side's last `count` bytes.
+async fn losing(client: Box<dyn Duplex>, server: Box<dyn Duplex>, count: usize) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let up = async {
+        tokio::io::copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await
+    };
+    let down = async {
+        let (mut held, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        loop {
+            let read = from_server.read(&mut buffer).await?;
+            if read == 0 {
+                return to_client.shutdown().await;
+            }
+            held.extend_from_slice(&buffer[..read]);
+            let passed: Vec<u8> = held.drain(..held.len().saturating_sub(count)).collect();
+            to_client.write_all(&passed).await?;
+        }
+    };
+    // The near side may keep its direction open.
+    tokio::select! {
+        ended = down => ended,
+        Err(error) = up => Err(error),
+    }
+}
+
+/// Copies both ways; of the far side's end, the near side learns nothing.
+async fn keeping(client: Box<dyn Duplex>, server: Box<dyn Duplex>) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let up = async {
+        // A far side that reads no more is no end for the near side.
+        if tokio::io::copy(&mut from_client, &mut to_server).await.is_err() {
+            tokio::io::copy(&mut from_client, &mut tokio::io::sink()).await?;
+        }
+        to_server.shutdown().await
+    };
+    let down = async {
+        // The far side may end by a reset.
+        let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = up => ended,
+        () = down => Ok(()),
+    }
+}
+
+/// Connections to a relay's far side that no near side uses.
+pub(super) type Free = parking_lot::Mutex<Vec<Box<dyn Duplex>>>;
+
+/// Sends each request on a connection that is free, and keeps the connection for any other.
+async fn sharing(mut client: Box<dyn Duplex>, to: &To, free: &Free) -> io::Result<()> {
+    while let Some(request) = message(&mut client).await? {
+        let kept = free.lock().pop();
+        let mut far = match kept {
+            Some(far) => far,
+            None => to.connect().await?,
+        };
+        far.write_all(&request).await?;
+        let Some(answer) = message(&mut far).await? else { break };
+        client.write_all(&answer).await?;
+        free.lock().push(far);
+    }
+    client.shutdown().await
+}
+
+/// Reads a head, and a body as long as its Content-Length says, and no byte more. None at the end of the stream.
+async fn message(from: &mut Box<dyn Duplex>) -> io::Result<Option<Vec<u8>>> {
+    let mut message = Vec::new();
+    while !message.ends_with(b"\r\n\r\n") {
+        match from.read_u8().await {
+            Ok(byte) => message.push(byte),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    let head = String::from_utf8_lossy(&message).to_ascii_lowercase();
+    let length = head.split("content-length:").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    from.read_exact(&mut body).await?;
+    message.extend_from_slice(&body);
+    Ok(Some(message))
 }
 
 /// Copies both ways, and continues for a near side that has ended.
@@ -438,5 +542,6 @@ mod tests {
         assert_eq!(ask("0123456789", Wire::Holding).await, "0123456789");
         assert_eq!(ask("0123456789", Wire::Padding).await, "0123456789");
         assert_eq!(ask("0123456789", Wire::Replacing("/x", "/y")).await, "0123456789");
+        assert_eq!(ask("0123456789", Wire::Losing(3)).await, "0123456");
     }
 }

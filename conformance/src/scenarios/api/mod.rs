@@ -1,5 +1,6 @@
 //! API: the HTTP API.
 
+mod connections;
 mod description;
 mod errors;
 mod keys;
@@ -9,4 +10,4 @@ use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] =
-    &[description::SCENARIOS, errors::SCENARIOS, keys::SCENARIOS, limits::SCENARIOS];
+    &[connections::SCENARIOS, description::SCENARIOS, errors::SCENARIOS, keys::SCENARIOS, limits::SCENARIOS];

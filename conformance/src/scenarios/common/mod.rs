@@ -1,5 +1,6 @@
 //! What scenarios of several files share.
 
+pub(crate) mod asking;
 pub(crate) mod bare_container;
 pub(crate) mod broken_run;
 pub(crate) mod bucket;

@@ -5,11 +5,14 @@ mod ambiguous_requests;
 mod bodies_and_heads;
 mod credentials;
 mod curl;
+mod greedy_clients;
 mod host_spellings;
 mod languages;
+mod neighbours;
 mod package_managers;
 mod slow_clients;
 mod tunnels;
+mod unchanged_messages;
 
 use crate::harness::scenario::Scenario;
 
@@ -20,9 +23,12 @@ pub(super) const FILES: &[&[Scenario]] = &[
     bodies_and_heads::SCENARIOS,
     credentials::SCENARIOS,
     curl::SCENARIOS,
+    greedy_clients::SCENARIOS,
     host_spellings::SCENARIOS,
     languages::SCENARIOS,
+    neighbours::SCENARIOS,
     package_managers::SCENARIOS,
     slow_clients::SCENARIOS,
     tunnels::SCENARIOS,
+    unchanged_messages::SCENARIOS,
 ];

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::mpsc;
 
-use crate::client::tunnel::{application_data, client_hello, nameless_hello};
+use crate::client::tunnel::{application_data, client_hello, hello_retry_request, nameless_hello, of_type};
 use crate::client::{raw, tunnel};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
@@ -66,6 +67,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .profile(Profile::Full)
     .requires(NEEDS)
     .limit(90),
+    Scenario::new(
+        "EGR-215",
+        "Every ClientHello of a tunnel names its own host, also the one after a HelloRetryRequest",
+        "the SNI of each ClientHello must equal the CONNECT host; none may come unasked, nor another message first",
+        body!(second_greetings),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(90),
 ];
 
 /// Launches a deployment, and returns the proxy socket of the workspace in its pool.
@@ -110,6 +121,82 @@ async fn greetings(context: &Context) -> Result<(), Failure> {
             format!("{what} gets a second answer: {received:?}"),
         )?;
         check(peer.seen() == before, format!("{what} was let through: {:?}", peer.seen().split_off(before.len())))?;
+    }
+    Ok(())
+}
+
+/// A target that answers the first bytes of each connection with `answer`, or only reads, and passes on what it receives.
+async fn answering_once(
+    context: &Context,
+    answer: Vec<u8>,
+) -> Result<(String, mpsc::UnboundedReceiver<Vec<u8>>), Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let (tell, received) = mpsc::unbounded_channel();
+    let task = tokio::spawn(async move {
+        // One tunnel after the other; what a connection carried is passed on when it ends.
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+            while let Ok(size @ 1..) = stream.read(&mut buffer).await {
+                if all.is_empty() && stream.write_all(&answer).await.is_err() {
+                    break;
+                }
+                all.extend_from_slice(&buffer[..size]);
+            }
+            if tell.send(all).is_err() {
+                break;
+            }
+        }
+    });
+    context.resources.add(format!("target at {address}"), move || async move {
+        task.abort();
+        Ok(())
+    });
+    Ok((address, received))
+}
+
+async fn second_greetings(context: &Context) -> Result<(), Failure> {
+    const MARK: &[u8] = b"sneaked-through";
+    let (address, mut carried) = answering_once(context, hello_retry_request()).await?;
+    let launch = Launch::new().set("PROXY_ALLOWED_DOMAINS", HOST).pin_address(HOST, 443, &address);
+    let (_deployment, proxy) = proxy_socket(context, launch).await?;
+    let marked = |greeting: Vec<u8>| [greeting, application_data(MARK)].concat();
+    let own = client_hello(HOST);
+    for (what, first, waits, second, arrives) in [
+        // The control: two good messages, the second one because the target has asked for it.
+        ("a second ClientHello for the same host", own.clone(), true, marked(own.clone()), true),
+        ("a second ClientHello for another host", own.clone(), true, marked(client_hello(DENIED)), false),
+        ("a second ClientHello for a subdomain", own.clone(), true, marked(client_hello(&format!("x.{HOST}"))), false),
+        ("a second ClientHello without a name", own.clone(), true, marked(nameless_hello()), false),
+        ("two ClientHellos in a row", own.clone(), false, marked(client_hello(DENIED)), false),
+        ("a Finished in place of a ClientHello", of_type(20, own.clone()), false, marked(Vec::new()), false),
+        ("a Finished before the ClientHello", of_type(20, own.clone()), false, marked(own.clone()), false),
+        ("a ServerHello in place of a ClientHello", of_type(2, own.clone()), false, marked(Vec::new()), false),
+    ] {
+        let exchange = async {
+            let mut stream = UnixStream::connect(&proxy).await?;
+            let head = format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n");
+            let mut received = String::new();
+            stream.write_all(head.as_bytes()).await?;
+            read_until(&mut stream, "\r\n\r\n", &mut received).await?;
+            check(received.starts_with("HTTP/1.1 200"), format!("CONNECT is answered with {received:?}"))?;
+            // A proxy that refuses may have closed the connection.
+            let _ = stream.write_all(&first).await;
+            if waits {
+                stream.read_exact(&mut vec![0; hello_retry_request().len()]).await?;
+            }
+            let _ = stream.write_all(&second).await;
+            let _ = stream.shutdown().await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            carried.recv().await.ok_or_else(|| Failure::harness("a target has ended"))
+        };
+        let ended = tokio::time::timeout(THROUGH_LIMIT, exchange).await;
+        let all = ended.map_err(|_| Failure::assertion(format!("a tunnel with {what} has no end")))??;
+        let through = all.windows(MARK.len()).any(|window| window == MARK);
+        check(!through || arrives, format!("{what} was let through"))?;
+        check(through || !arrives, format!("a tunnel with {what} was refused"))?;
+        // Nothing at all of another first message.
+        check(waits || all.is_empty() || all.starts_with(&own), format!("{what} reached the target: {all:?}"))?;
     }
     Ok(())
 }

@@ -131,6 +131,23 @@ async fn a_header_rule_adds_its_header() {
     assert!(answer.contains(r#"["host","api.example"]"#) && answer.contains(r#""query":"q=1""#), "{answer}");
 }
 
+/// A header that some servers read as the rule's, whichever that is, would arrive beside it.
+#[tokio::test]
+async fn a_twin_of_a_rules_header_is_refused() {
+    let origin = origin(Kind::Https(vec!["api.example".into()])).await;
+    let mut settings = settings(&[("api.example:443", origin.addr())]);
+    settings.credentials = settings.credentials.with_header("api.example", "X-Private-Token", "hunter2");
+    settings.extra_ca_pem = origin.ca_pem().map(|pem| pem.as_bytes().to_vec());
+    let proxy = Proxy::start(settings);
+    for (header, status) in
+        [("x-private-token", 200), ("x_private_token2", 200), ("x_private_token", 400), ("x.private-token", 400)]
+    {
+        let head = "GET http://api.example/echo HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n";
+        let answer = proxy.talk(format!("{head}{header}: mine\r\n\r\n")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{header}: {answer}");
+    }
+}
+
 #[tokio::test]
 async fn plain_http_is_forwarded_without_hop_by_hop_headers() {
     let origin = origin(Kind::Http).await;

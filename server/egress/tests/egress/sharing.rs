@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nagaya_egress::Settings;
 use nagaya_fixtures::listen::Listening;
+use nagaya_fixtures::naive;
 use nagaya_fixtures::tls::Tls;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
@@ -16,8 +17,7 @@ use crate::support::{DEADLINE, Proxy, any, eventually, origin, read_head, settin
 const HOST: &str = "web.example";
 const EVIL: &str = "GET /evil HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// An origin that ignores the body of every method but POST, as Python's `http.server` does: the body is read as the next
-/// request. It answers each request with the request's path; a POST's body is kept.
+/// An origin that ignores the body of every method but POST, answers each request with its path, and keeps what it got by POST.
 struct Naive {
     listening: Listening,
     stored: Arc<parking_lot::Mutex<String>>,
@@ -34,8 +34,8 @@ impl Naive {
             counts.fetch_add(1, Ordering::Relaxed);
             async move {
                 match tls {
-                    None => naive(stream, &keeps).await,
-                    Some(tls) => naive(tls.acceptor.accept(stream).await.expect("TLS"), &keeps).await,
+                    None => naive::converse(stream, &keeps).await,
+                    Some(tls) => naive::converse(tls.acceptor.accept(stream).await.expect("TLS"), &keeps).await,
                 }
             }
         });
@@ -47,37 +47,6 @@ impl Naive {
         let host = format!("{HOST}:{port}");
         let settings = settings(&[(host.as_str(), self.listening.addr())]);
         Settings { extra_ca_pem: self.ca_pem.clone().map(String::into_bytes), ..settings }
-    }
-}
-
-async fn naive(mut stream: impl AsyncRead + AsyncWrite + Unpin, keeps: &parking_lot::Mutex<String>) {
-    let (mut seen, mut chunk) = (Vec::new(), [0; 4096]);
-    while let Ok(read @ 1..) = stream.read(&mut chunk).await {
-        seen.extend_from_slice(&chunk[..read]);
-        while let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4) {
-            let head = String::from_utf8_lossy(&seen[..end]).into_owned();
-            seen.drain(..end);
-            let mut words = head.split(' ');
-            let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_owned());
-            if method == "POST" {
-                let lower = head.to_ascii_lowercase();
-                let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next());
-                let length: usize = length.and_then(|length| length.parse().ok()).unwrap_or_default();
-                while seen.len() < length {
-                    match stream.read(&mut chunk).await {
-                        Ok(read @ 1..) => seen.extend_from_slice(&chunk[..read]),
-                        _ => return,
-                    }
-                }
-                let body: Vec<u8> = seen.drain(..length).collect();
-                keeps.lock().push_str(&String::from_utf8_lossy(&body));
-            }
-            let body = if method == "HEAD" { "" } else { path.as_str() };
-            let answer = format!("HTTP/1.1 200 OK\r\nx-path: {path}\r\ncontent-length: {}\r\n\r\n{body}", path.len());
-            if stream.write_all(answer.as_bytes()).await.is_err() {
-                return;
-            }
-        }
     }
 }
 
