@@ -54,6 +54,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("SEC-004", "user of the other workspace")],
     },
     Mutant {
+        id: "users-of-others-unseen",
+        title: "A server does not see which users the workspaces of other deployments have",
+        defects: &[Defect::Engine(Tamper {
+            ask: None,
+            answer: Some(|asked, answer, _| {
+                if asked.is(Method::GET, "/containers/json") && asked.path.contains("nagaya.uid") {
+                    answer.edit(|list| list.as_array_mut().into_iter().for_each(|list| list.truncate(1)));
+                }
+            }),
+            event: None,
+        })],
+        red: &[red("SEC-005", "users of 8 workspaces")],
+    },
+    Mutant {
         id: "remapping-left-out",
         title: "Workspaces opt out of an engine's userns-remap",
         defects: &[asks(|asked, _| create(asked, |body| body["HostConfig"]["UsernsMode"] = json!("host")))],
@@ -96,7 +110,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 || (asked.method == Method::DELETE && asked.path.contains("/containers/"));
             end.then(|| Answer::json(204, &Value::Null))
         })],
-        red: &[red("CHAOS-005", "no trace of workspace")],
+        red: &[red("CHAOS-005", "no trace of workspace"), red("SEC-007", "the end of the workspace")],
     },
     Mutant {
         id: "orphans-have-no-youth",

@@ -16,7 +16,47 @@ macro_rules! agent {
     };
 }
 
+/// Replaces the CLI by a shell line, which ends with starting the CLI itself, now beside it.
+macro_rules! driver {
+    ($line:literal) => {
+        concat!(
+            "mv /usr/local/bin/claude /usr/local/bin/claude.good\n",
+            "cat > /usr/local/bin/claude <<'END-OF-DRIVER'\n#!/bin/bash\n",
+            $line,
+            "\nEND-OF-DRIVER\nchmod 755 /usr/local/bin/claude"
+        )
+    };
+}
+
 pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "driver-of-the-search-path",
+        title: "The driver is whatever the search path finds first",
+        defects: &[Defect::Image(
+            driver!(
+                "own=~/.local/bin/claude; [ -x $own ] && [ -z \"$INSIDE\" ] && INSIDE=1 exec $own \"$@\"\nexec claude.good \"$@\""
+            ),
+            "",
+        )],
+        red: &[red("SEC-006", "used-program")],
+    },
+    Mutant {
+        id: "settings-of-the-workspace",
+        title: "The driver follows settings that a run has left in its workspace",
+        defects: &[Defect::Image(
+            driver!(
+                "for argument; do shift; [ \"$argument\" = --setting-sources= ] || set -- \"$@\" \"$argument\"; done\nexec claude.good \"$@\""
+            ),
+            "",
+        )],
+        red: &[red("SEC-006", "used-hook")],
+    },
+    Mutant {
+        id: "output-anybody-can-open",
+        title: "The driver's output is a pipe that every process of the workspace can open, and its end is not looked at",
+        defects: &[Defect::Image(driver!("claude.good \"$@\" | cat; exit 0"), "")],
+        red: &[red("SEC-008", "status in done")],
+    },
     Mutant {
         id: "agent-does-not-start",
         title: "The image's default command exits at once",

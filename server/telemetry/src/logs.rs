@@ -41,6 +41,9 @@ pub struct LogSettings {
 /// Crates of this server, as `tracing` names them in the target of a line.
 const OURS: [&str; 5] = ["nagaya", "nagaya_server", "nagaya_workspace", "nagaya_egress", "nagaya_telemetry"];
 
+/// A crate that warns of frames that a peer sends, each time. Workspaces are such peers, and could fill the log's disk.
+const CHATTY: &str = "h2";
+
 /// Starts the log of this process, and logs panics in it. Other crates log from `warn` up, so that `debug` stays readable.
 pub fn start(settings: LogSettings) {
     let is_terminal = io::stderr().is_terminal();
@@ -67,7 +70,7 @@ pub fn start(settings: LogSettings) {
 fn filter(level: LevelFilter) -> EnvFilter {
     let others = level.min(LevelFilter::WARN);
     let ours = OURS.map(|name| format!(",{name}={level}")).concat();
-    EnvFilter::new(format!("{others}{ours}"))
+    EnvFilter::new(format!("{others}{ours},{CHATTY}=off"))
 }
 
 fn as_json<W>(level: LevelFilter, writer: W) -> impl Subscriber + Send + Sync

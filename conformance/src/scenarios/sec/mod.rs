@@ -1,6 +1,8 @@
 //! SEC: what a workspace can see and do, and what is recorded of it.
 
 mod audit_trail;
+mod driver;
+mod hostile_agent;
 mod isolation;
 mod lockdown;
 mod planted_secrets;
@@ -9,5 +11,12 @@ mod users;
 use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
-pub(super) const FILES: &[&[Scenario]] =
-    &[audit_trail::SCENARIOS, isolation::SCENARIOS, lockdown::SCENARIOS, planted_secrets::SCENARIOS, users::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[
+    audit_trail::SCENARIOS,
+    driver::SCENARIOS,
+    hostile_agent::SCENARIOS,
+    isolation::SCENARIOS,
+    lockdown::SCENARIOS,
+    planted_secrets::SCENARIOS,
+    users::SCENARIOS,
+];

@@ -9,6 +9,7 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::rooms::rooms;
+use crate::target::launch::Launch;
 
 /// How long workspaces and the programs in them may take to start.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -45,16 +46,28 @@ const NAMES: [(&str, &str); 4] = [
     ("ls, of a group", "stat -c %G /workspace | grep -v UNKNOWN"),
 ];
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "SEC-004",
-    "Each workspace runs as a user of its own, which has a name, so none can use up what the kernel allows a user",
-    "what workspaces share: limits that the kernel has per user (inotify, message queues)",
-    body!(own_users),
-)
-.severity(Severity::High)
-.profile(Profile::Host)
-.requires(&[Capability::Docker, Capability::Files])
-.limit(90)];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "SEC-004",
+        "Each workspace runs as a user of its own, which has a name, so none can use up what the kernel allows a user",
+        "what workspaces share: limits that the kernel has per user (inotify, message queues)",
+        body!(own_users),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Host)
+    .requires(&[Capability::Docker, Capability::Files])
+    .limit(90),
+    Scenario::new(
+        "SEC-005",
+        "No two workspaces of two deployments on one engine run as the same user, though both choose from the same",
+        "what workspaces share: limits that the kernel has per user, over all deployments of a host",
+        body!(two_deployments),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch, Capability::Docker, Capability::Image])
+    .limit(120),
+];
 
 async fn uid(room: &Room) -> Result<String, Failure> {
     Ok(room.shell("id -u").await?.printed.trim().to_owned())
@@ -88,4 +101,35 @@ async fn own_users(context: &Context) -> Result<(), Failure> {
 
     let queue = one.exec(["python3", "-c", QUEUE]).await?;
     check(queue.printed.contains("errno"), format!("a workspace opened a message queue: {}", queue.printed))
+}
+
+async fn two_deployments(context: &Context) -> Result<(), Failure> {
+    // As many users as workspaces, so that each deployment must find those that the other has left.
+    const EACH: usize = 4;
+    let launch = || {
+        Launch::new()
+            .without_model()
+            .set("CONTAINER_UIDS", "51000-51007")
+            .set("WARM_POOL_MIN_SIZE", EACH)
+            .set("WARM_POOL_MAX_SIZE", EACH)
+    };
+    let (one, other) = futures::future::try_join(context.launch(launch()), context.launch(launch())).await?;
+    let mut users = Vec::new();
+    for deployment in [&one, &other] {
+        // A workspace whose user turns out to be taken never gets into the pool, but runs for a moment.
+        #[allow(clippy::cast_precision_loss, reason = "a handful of workspaces")]
+        let full = EACH as f64;
+        deployment.metric("workspace_warm_pool_size", |waiting| waiting == full, LIMIT).await?;
+        let rooms = eventually(LIMIT, format!("{EACH} workspaces"), async || {
+            let rooms = deployment.rooms().await?;
+            if rooms.len() == EACH { Ok(rooms) } else { Err(Failure::assertion(format!("{} workspaces", rooms.len()))) }
+        });
+        for room in rooms.await? {
+            users.push(room.inspect().await?.config.and_then(|config| config.user).unwrap_or_default());
+        }
+    }
+    users.sort_unstable();
+    let all = users.len();
+    users.dedup();
+    check_eq(format!("users of {all} workspaces ({users:?})"), users.len(), all)
 }

@@ -21,6 +21,8 @@ const MOST_TOOLS: usize = 1_000;
 const MOST_BYTES: u64 = 256 << 20;
 /// Events that one execution may send in all.
 const MOST_EVENTS: u64 = 1_000_000;
+/// Events that cannot be decoded in one execution. An agent that is newer than the server may send some.
+const MOST_UNDECODABLE: u64 = 10_000;
 
 /// What is left of the bytes and events that one execution may send.
 #[derive(Debug, Clone)]
@@ -52,10 +54,13 @@ impl Budget {
         Ok(())
     }
 
-    /// Whether an event that could not be decoded is the first of its execution.
-    pub(super) fn is_first_undecodable(&mut self) -> bool {
+    /// Takes an event that could not be decoded; whether it is the first of its execution.
+    pub(super) fn take_undecodable(&mut self) -> Result<bool, String> {
         self.undecodable += 1;
-        self.undecodable == 1
+        if self.undecodable > MOST_UNDECODABLE {
+            return Err(format!("the execution sent more than {MOST_UNDECODABLE} events that cannot be decoded"));
+        }
+        Ok(self.undecodable == 1)
     }
 }
 
@@ -207,6 +212,10 @@ mod tests {
         assert!(budget.take_bytes(1).is_err());
         let mut budget = Budget { events: 2, ..Budget::default() };
         assert!(budget.take_event().is_ok() && budget.take_event().is_ok() && budget.take_event().is_err());
-        assert!(budget.is_first_undecodable() && !budget.is_first_undecodable());
+        assert_eq!((budget.take_undecodable(), budget.take_undecodable()), (Ok(true), Ok(false)));
+        for _ in 2..MOST_UNDECODABLE {
+            budget.take_undecodable().expect("within the limit");
+        }
+        assert!(budget.take_undecodable().is_err());
     }
 }

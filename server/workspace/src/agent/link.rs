@@ -88,6 +88,11 @@ impl Link {
         let _ = state.wait_for(|state| matches!(state, State::Connected(_))).await;
     }
 
+    /// What the error of a request means: see [`Meter::judge`].
+    pub(super) fn judge(&self, error: AgentError) -> AgentError {
+        self.shared.meter.judge(error)
+    }
+
     /// Sends a request; the response's head has arrived.
     pub(super) async fn send(&self, request: Request<Body>) -> Result<http::Response<AgentBody>, AgentError> {
         self.shared.send(request).await
@@ -110,10 +115,7 @@ impl Drop for Link {
 
 impl Shared {
     pub(super) async fn send(&self, request: Request<Body>) -> Result<http::Response<AgentBody>, AgentError> {
-        let broken = |error: hyper::Error| match self.meter.is_exceeded() {
-            true => AgentError::Hostile("it sends more than its protocol needs".into()),
-            false => AgentError::Broken(error.to_string()),
-        };
+        let broken = |error: hyper::Error| AgentError::Broken(error.to_string());
         let permit =
             self.requests.clone().acquire_owned().await.map_err(|error| AgentError::Broken(error.to_string()))?;
         let mut sender = self.sender().await?;
@@ -150,6 +152,15 @@ pub(super) enum Held {
 }
 
 impl Held {
+    /// The error of a response that broke off.
+    pub(super) fn broken(&self, error: &hyper::Error) -> AgentError {
+        let error = AgentError::Broken(error.to_string());
+        match self {
+            Self::Stream { meter, .. } => meter.judge(error),
+            Self::Connection { .. } => error,
+        }
+    }
+
     /// Counts bytes of the response that the server has taken.
     pub(super) fn delivered(&self, bytes: usize) {
         if let Self::Stream { meter, .. } = self {

@@ -12,6 +12,8 @@ use std::task::{Context, Poll};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::AgentError;
+
 /// How many bytes of one response may be unread (the flow control window of a stream, RFC 9113 section 5.2).
 pub(super) const WINDOW: u32 = 128 * 1024;
 /// Bytes beyond those that responses account for.
@@ -56,8 +58,13 @@ impl Meter {
         self.delivered.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn is_exceeded(&self) -> bool {
-        self.exceeded.load(Ordering::Relaxed)
+    /// What an error means: once the room has sent too much, its connection is cut off, and everything that fails then fails for
+    /// that.
+    pub(super) fn judge(&self, error: AgentError) -> AgentError {
+        match self.exceeded.load(Ordering::Relaxed) {
+            true => AgentError::Hostile("frames that nobody asked for".into()),
+            false => error,
+        }
     }
 
     /// Notes bytes that have arrived; whether they are too many.
@@ -162,7 +169,7 @@ mod tests {
         });
         assert!(!meter.read(1024 * 1024) && !told.load(Ordering::Relaxed));
         assert!(
-            meter.read(1) && meter.is_exceeded() && told.load(Ordering::Relaxed),
+            meter.read(1) && meter.judge(AgentError::Gone).is_hostile() && told.load(Ordering::Relaxed),
             "a megabyte that nobody asked for"
         );
     }

@@ -188,7 +188,11 @@ impl Agent {
                 Reach::Listening(dir) => connect_and_send(dir, request).await,
             }
         };
-        let response = tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(AgentError::Timeout(deadline)))?;
+        let response = tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(AgentError::Timeout(deadline)));
+        let response = response.map_err(|error| match &self.0 {
+            Reach::Dialled(link) => link.judge(error),
+            Reach::Listening(_) => error,
+        })?;
         Ok((response.status(), response.into_body()))
     }
 }
@@ -273,7 +277,7 @@ impl EventStream {
             }
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(AgentError::Broken(error.to_string())),
+                Some(Err(error)) => return Err(self.body.held.broken(&error)),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.budget.take_bytes(data.len()).map_err(AgentError::Hostile)?;
@@ -298,10 +302,14 @@ impl EventStream {
                     return claims::bounded(event).map(|event| Some((number, event))).map_err(AgentError::Hostile);
                 }
                 // A newer agent may send events that this server does not know.
-                Err(error) if self.budget.is_first_undecodable() => {
-                    tracing::warn!(number, %error, "skipped an event of the agent; further ones are logged at debug level");
-                }
-                Err(error) => tracing::debug!(number, %error, "skipped an event of the agent"),
+                Err(error) => match self.budget.take_undecodable().map_err(AgentError::Hostile)? {
+                    true => tracing::warn!(
+                        number,
+                        %error,
+                        "skipped an event of the agent; further ones are logged at debug level"
+                    ),
+                    false => tracing::debug!(number, %error, "skipped an event of the agent"),
+                },
             }
         }
         Ok(None)
@@ -337,7 +345,7 @@ impl Answer {
         loop {
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(AgentError::Broken(error.to_string())),
+                Some(Err(error)) => return Err(self.body.held.broken(&error)),
                 // The agent sends no trailers.
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {

@@ -1,0 +1,92 @@
+//! An agent that lies, floods and never ends.
+
+use bollard::query_parameters::TagImageOptionsBuilder;
+
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::broken_run::ended_badly;
+use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::needs::RUN;
+use crate::target::launch::Launch;
+use crate::target::process::peak_memory;
+
+pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
+    "SEC-007",
+    "An agent that floods, lies or never ends costs its own run and workspace, and nothing of anybody else's",
+    "whatever comes out of a workspace has a total, and whatever it says is a claim",
+    body!(hostile_agents),
+)
+.severity(Severity::Critical)
+.profile(Profile::Full)
+.requires(RUN)
+.limit(180)];
+
+const PROGRAM: &str = include_str!("programs/hostile_agent.py");
+
+/// What the agent does, and whether its workspace is removed for it. Impossible numbers are bounded.
+const HOW: [(&str, bool); 4] = [("numbers", false), ("tools", true), ("frames", true), ("junk", true)];
+
+/// How much memory the server may need beyond what it needed before, in bytes.
+const MEMORY: u64 = 160 << 20;
+/// How much longer the server's log may be afterwards, in bytes.
+const LOG: usize = 1 << 20;
+
+/// An image whose agent is the hostile program.
+async fn hostile_image(context: &Context) -> Result<String, Failure> {
+    let change = format!(
+        "cat > /usr/local/share/hostile.py <<'END-OF-PROGRAM'\n{PROGRAM}END-OF-PROGRAM\n\
+         printf '#!/bin/sh\nexec python3 -I /usr/local/share/hostile.py\n' > /usr/local/bin/nagaya-agent"
+    );
+    context.derived_image(&change).await
+}
+
+/// Gives an image another name, which it takes from whatever image has it.
+async fn rename(context: &Context, image: &str, name: &str) -> Result<(), Failure> {
+    let (repository, version) = name.split_once(':').unwrap_or((name, "latest"));
+    let options = TagImageOptionsBuilder::new().repo(repository).tag(version).build();
+    Ok(context.engine()?.docker().tag_image(image, Some(options)).await?)
+}
+
+async fn hostile_agents(context: &Context) -> Result<(), Failure> {
+    let tag = context.new_image_tag("agent", context.engine()?)?;
+    rename(context, &context.run.options.image, &tag).await?;
+    let deployment = context.launch(Launch::new().set("CONTAINER_IMAGE", &tag)).await?;
+    let neighbour = deployment.conversation(context).await?;
+    deployment.run_well(&neighbour, "@say here").await?;
+    let quiet = deployment.only_room().await?;
+    let server = deployment.server()?;
+    let (memory, log) = (peak_memory(server.pid())?, server.log().len());
+    rename(context, &hostile_image(context).await?, &tag).await?;
+    for (how, is_hostile) in HOW {
+        let released = || server.log().matches("\"hostile\"").count();
+        let earlier = released();
+        let other = deployment.another_conversation(context, &neighbour.tenant, &neighbour.model).await?;
+        let stream = deployment.start(&other, how).await?;
+        let (events, beside) = tokio::join!(stream.finish(), deployment.run_well(&neighbour, "@say still here"));
+        beside.map_err(|failure| failure.during(format!("a neighbour of an agent that sends {how}")))?;
+        let events = events.map_err(|failure| failure.during(how))?;
+        if is_hostile {
+            ended_badly(&events).map_err(|failure| failure.during(how))?;
+            eventually(HEALED_LIMIT, format!("the end of the workspace whose agent sends {how}"), async || {
+                check(released() > earlier, "no workspace was released as hostile")
+            })
+            .await?;
+        }
+        check_eq(
+            format!("the neighbour's workspace beside an agent that sends {how}"),
+            quiet.is_running().await?,
+            true,
+        )?;
+        for path in ["", "/messages"] {
+            deployment.api.get(&other.path(path)).await?.expect(200).map_err(|failure| failure.during(how))?;
+        }
+        deployment.api.delete(&other.path("")).await?.expect(204)?;
+    }
+    let more = peak_memory(server.pid())?.saturating_sub(memory);
+    check(more < MEMORY, format!("the server needed {} MiB more", more >> 20))?;
+    let written = server.log().len().saturating_sub(log);
+    check(written < LOG, format!("the server's log grew by {} KiB", written >> 10))
+}

@@ -1,0 +1,128 @@
+"""An agent that speaks the protocol of version 2 as far as it must, and then misbehaves as the prompt says.
+
+It dials agent.sock and is the HTTP/2 server (RFC 9113) of whoever accepts. Requests are told apart by whether they have a body: those
+without are answered as /health, the first with one is /execute.
+"""
+
+import json, socket, struct, time
+
+HEALTH = {"status": "ok", "version": "hostile", "driver": "none", "cli_version": None}
+
+
+def frame(kind, flags, stream, payload=b""):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def event(number, data):
+    return f"id: {number}\nevent: {data['type']}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def attack(how):
+    """Pieces of the answer to /execute."""
+    yield event(1, {"type": "started", "execution_id": "1"})
+    yield event(2, {"type": "system", "session_id": "s", "model": "m", "tools": []})
+    if how == "numbers":
+        most = (1 << 63) - 1
+        usage = dict.fromkeys(["input_tokens", "output_tokens", "cache_creation_5m_tokens", "cache_read_tokens"], most)
+        yield event(3, {"type": "result", "is_error": False, "result": "nul \0 and done", "session_id": "s",
+                        "usage": usage, "num_turns": (1 << 32) - 1, "duration_ms": most})
+        return
+    number = 2
+    while True:
+        number += 1
+        if how == "tools":
+            yield b"".join(event(number * 100 + n, {"type": "tool_use", "tool_use_id": f"{number}-{n}", "tool_name": "Bash",
+                                                    "input": {"command": "x" * 100}}) for n in range(100))
+        elif how == "junk":
+            yield b"".join(b"id: %d\nevent: x\ndata: {\"type\": \"\x1b[2Jnonsense\"}\n\n" % number for _ in range(100))
+        else:
+            yield event(number, {"type": "thinking", "content": "x" * 60000})
+
+
+class Connection:
+    def __init__(self):
+        self.socket = socket.socket(socket.AF_UNIX)
+        while self.socket.connect_ex("/var/run/ws/agent.sock"):
+            time.sleep(0.01)
+        self.pending, self.body, self.windows, self.initial = b"", b"", {0: 65535}, 65535
+        self.take(24)
+        self.socket.sendall(frame(4, 0, 0))
+
+    def take(self, count):
+        while len(self.pending) < count:
+            piece = self.socket.recv(65536)
+            if not piece:
+                raise EOFError
+            self.pending += piece
+        taken, self.pending = self.pending[:count], self.pending[count:]
+        return taken
+
+    def read(self):
+        """Reads one frame; returns the stream of a complete request with whether it has a body, else None."""
+        head = self.take(9)
+        length, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
+        stream, payload = int.from_bytes(head[5:], "big") & 0x7FFFFFFF, None
+        payload = self.take(length)
+        if kind == 4 and not flags & 1:
+            for at in range(0, length, 6):
+                name, value = struct.unpack(">HI", payload[at:at + 6])
+                if name == 4:
+                    self.initial = value
+            self.socket.sendall(frame(4, 1, 0))
+        elif kind == 6 and not flags & 1:
+            self.socket.sendall(frame(6, 1, 0, payload))
+        elif kind == 8:
+            self.windows[stream] = self.windows.get(stream, self.initial) + int.from_bytes(payload, "big")
+        elif kind == 1 and flags & 1:
+            return stream, False
+        elif kind == 0:
+            self.body += payload
+            if flags & 1:
+                return stream, True
+
+    def begin(self, stream):
+        self.windows.setdefault(stream, self.initial)
+        self.socket.sendall(frame(1, 4, stream, b"\x88"))
+
+    def send(self, stream, data, last=False):
+        while data or last:
+            room = min(self.windows[0], self.windows[stream], 16384)
+            if room <= 0 and data:
+                self.serve()
+                continue
+            piece, data = data[:room], data[room:]
+            self.windows[0] -= len(piece)
+            self.windows[stream] -= len(piece)
+            self.socket.sendall(frame(0, 1 if last and not data else 0, stream, piece))
+            if last and not data:
+                return
+
+    def serve(self):
+        """Reads one frame and answers a request without a body as /health."""
+        request = self.read()
+        if request and not request[1]:
+            self.begin(request[0])
+            self.send(request[0], json.dumps(HEALTH).encode(), last=True)
+        return request[0] if request and request[1] else None
+
+    def run(self):
+        while True:
+            execution = self.serve()
+            if execution is None:
+                continue
+            how = next(how for how in ["numbers", "tools", "frames", "junk"] if how.encode() in self.body)
+            if how == "frames":
+                while True:
+                    # Answers to pings that nobody has sent: they need no answer, which would have to be read.
+                    self.socket.sendall(frame(6, 1, 0, b"pingping") * 1000)
+            self.begin(execution)
+            for piece in attack(how):
+                self.send(execution, piece)
+            self.send(execution, b"", last=True)
+
+
+while True:
+    try:
+        Connection().run()
+    except (OSError, EOFError):
+        time.sleep(0.01)
