@@ -9,13 +9,7 @@ use nagaya_workspace::engine::memory::{Call, Memory};
 use nagaya_workspace::id::RoomId;
 use nagaya_workspace::state::Record;
 
-use crate::support::{DEPLOYMENT, Host, NO_POOL, Server, UID, occupant, template};
-
-fn collect(server: &Server) -> BTreeSet<&'static str> {
-    let report = server.runtime.block_on(server.cluster.collect());
-    assert!(report.errors.is_empty(), "{:?}", report.errors);
-    report.reclaimed.iter().map(|(_, why)| why.name()).collect()
-}
+use crate::support::{DEPLOYMENT, Host, NO_POOL, Server, UID, collect, occupant, template};
 
 #[test]
 fn collection_removes_idle_orphaned_and_stale_objects_once_they_are_old_and_nothing_else() {

@@ -2,6 +2,7 @@
 
 mod collection;
 mod life;
+mod outdated;
 mod pool;
 mod proof;
 mod several;

@@ -243,3 +243,10 @@ pub(crate) fn occupant(conversation: &str) -> Occupant {
 }
 
 pub(crate) const NO_POOL: PoolSize = PoolSize { min: 0, max: 0 };
+
+/// Runs a cycle of garbage collection; returns the reasons for which rooms were released.
+pub(crate) fn collect(server: &Server) -> BTreeSet<&'static str> {
+    let report = server.runtime.block_on(server.cluster.collect());
+    assert!(report.errors.is_empty(), "{:?}", report.errors);
+    report.reclaimed.iter().map(|(_, why)| why.name()).collect()
+}

@@ -34,8 +34,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Where requests come from.
 #[derive(Debug)]
 pub(crate) enum Entrance {
-    /// The server listens on this socket, now or soon.
-    Dial(PathBuf),
+    /// The server listens on this socket, now, in which case there is a first connection, or soon.
+    Dial(PathBuf, Option<UnixStream>),
     /// The agent listens.
     Listen(UnixListener),
 }
@@ -46,8 +46,9 @@ impl Entrance {
     pub(crate) async fn find(socket: &Path) -> io::Result<Self> {
         let dir = socket.parent().unwrap_or(Path::new("/"));
         let writable = rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok();
-        if !writable || UnixStream::connect(socket).await.is_ok() {
-            return Ok(Self::Dial(socket.to_owned()));
+        let first = UnixStream::connect(socket).await.ok();
+        if !writable || first.is_some() {
+            return Ok(Self::Dial(socket.to_owned(), first));
         }
         remove(socket)?;
         Ok(Self::Listen(UnixListener::bind(socket)?))
@@ -56,7 +57,7 @@ impl Entrance {
     /// Serves requests until `stop` is cancelled.
     pub(crate) async fn serve(self, interface: Interface, stop: CancellationToken) {
         match self {
-            Self::Dial(socket) => dial(&socket, &interface, &stop).await,
+            Self::Dial(socket, first) => dial(&socket, first, &interface, &stop).await,
             Self::Listen(listener) => listen(listener, interface, stop).await,
         }
     }
@@ -95,12 +96,16 @@ async fn listen(listener: UnixListener, interface: Interface, stop: Cancellation
 
 /// Keeps one connection to whichever server listens on `socket`. A server that takes the room over makes the socket anew; the
 /// agent then leaves the connection to the earlier one, which may hang, for a connection to the new one.
-async fn dial(socket: &Path, interface: &Interface, stop: &CancellationToken) {
+async fn dial(socket: &Path, mut first: Option<UnixStream>, interface: &Interface, stop: &CancellationToken) {
     let mut pause = REDIAL.0;
     while !stop.is_cancelled() {
         let began = Instant::now();
         let dialled = file_of(socket);
-        match UnixStream::connect(socket).await {
+        let connected = match first.take() {
+            Some(stream) => Ok(stream),
+            None => UnixStream::connect(socket).await,
+        };
+        match connected {
             Ok(stream) => {
                 let leave = stop.child_token();
                 let served = serve(stream, interface.clone(), &leave);

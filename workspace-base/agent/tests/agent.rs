@@ -291,6 +291,8 @@ fn every_option_reaches_the_cli_as_one_word() {
         "--append-system-prompt=--be kind",
         "--max-turns=3",
         "--tools=Bash,Read",
+        "--setting-sources=",
+        "--strict-mcp-config",
         "--include-partial-messages",
         "bypassPermissions",
         "region=eu-west-1",
@@ -404,4 +406,97 @@ fn an_upload_that_is_cut_leaves_nothing() {
     drop(stream);
     eventually("nothing is left", || count() == 0);
     assert!(matches!(listed(&agent)[..], [FileEntry::End { whole: true }]));
+}
+
+/// Asks, as the server does, for the health of the agent that has dialled this connection.
+async fn health_over(stream: tokio::net::UnixStream) -> hyper::Result<Vec<u8>> {
+    use http_body_util::BodyExt;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    let serving = tokio::spawn(connection);
+    let request =
+        http::Request::get("http://agent/health").body(http_body_util::Empty::<bytes::Bytes>::new()).expect("valid");
+    let body = sender.send_request(request).await?.into_body().collect().await?.to_bytes().to_vec();
+    serving.abort();
+    Ok(body)
+}
+
+#[test]
+fn where_a_server_listens_the_agent_dials_and_follows_the_socket() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _guard = runtime.enter();
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("agent.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).expect("binds");
+    let process = Command::new(env!("CARGO_BIN_EXE_nagaya-agent"))
+        .arg("--socket-dir")
+        .arg(dir.path())
+        .args(["--bridge", "127.0.0.1:0"])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let agent = Agent { dir, process };
+    let dialled = async |listener: &tokio::net::UnixListener| {
+        let (stream, _) = tokio::time::timeout(DEADLINE, listener.accept()).await.expect("dials").expect("accepts");
+        health_over(stream).await.expect("an answer")
+    };
+    runtime.block_on(async {
+        let health = dialled(&listener).await;
+        assert!(String::from_utf8_lossy(&health).contains(r#""status":"ok""#));
+        // The connection was closed after the answer, so the agent dials again.
+        let (kept, _) = tokio::time::timeout(DEADLINE, listener.accept()).await.expect("dials").expect("accepts");
+        // Another server makes the socket anew; the first one does not close its connection.
+        fs::remove_file(&socket).expect("removes");
+        let second = tokio::net::UnixListener::bind(&socket).expect("binds");
+        let health = dialled(&second).await;
+        assert!(String::from_utf8_lossy(&health).contains(r#""status":"ok""#));
+        drop(kept);
+        // No server at all for a moment.
+        drop(second);
+        fs::remove_file(&socket).expect("removes");
+        let third = tokio::net::UnixListener::bind(&socket).expect("binds");
+        dialled(&third).await;
+    });
+    assert!(socket.exists(), "the socket is the server's, and the agent leaves it alone");
+    let checked = Command::new(env!("CARGO_BIN_EXE_nagaya-agent"))
+        .arg("--socket-dir")
+        .arg(agent.dir.path())
+        .arg("health")
+        .output()
+        .expect("starts");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
+fn the_health_check_fails_without_an_agent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let checked = Command::new(env!("CARGO_BIN_EXE_nagaya-agent"))
+        .arg("--socket-dir")
+        .arg(dir.path())
+        .arg("health")
+        .output()
+        .expect("starts");
+    assert!(!checked.status.success());
+    assert!(String::from_utf8_lossy(&checked.stderr).contains("not healthy"));
+}
+
+#[test]
+fn a_cli_that_reports_success_and_fails_has_failed() {
+    for ending in ["exit 3", "kill -KILL $$"] {
+        let agent = Agent::start(&format!("{RESULT}; {ending}"));
+        let events = agent.execute().rest();
+        let (kind, message) = error(&events);
+        assert_eq!(kind, ErrorKind::ExecutionError);
+        assert!(message.contains("reported success and then ended with an error"), "{message}");
+    }
+}
+
+#[test]
+fn no_other_process_can_open_the_output() {
+    let agent = Agent::start(&format!("(echo forged > /proc/$$/fd/1) 2> refused; {RESULT}"));
+    let events = agent.execute().rest();
+    assert!(matches!(&events.last().expect("an end").1, AgentEvent::Result { is_error: false, .. }), "{events:?}");
+    let refused = fs::read_to_string(agent.path("refused")).expect("reads");
+    assert!(refused.contains("No such device or address"), "{refused}");
 }
