@@ -115,3 +115,4 @@ build --label nagaya.image.inputs="$inputs" -t "$IMAGE" "$context"
 rm -rf "$context"
 # Removes the images whose name this one took; workspaces that run from one keep it.
 docker image prune -f --filter label=nagaya.image.inputs >/dev/null
+scripts/packages.sh
