@@ -48,6 +48,12 @@ if [ -z "${NAGAYA_IMAGE:-}" ]; then
   tag=$(server_tag "${NAGAYA_PROFILE:-release}")
   export NAGAYA_IMAGE=nagaya/server:$tag MODEL_IMAGE=${MODEL_IMAGE:-nagaya/model:$tag}
 fi
+# What the server is to have, but not more than the engine lets a container have: it would refuse to start one.
+if [ -z "${NAGAYA_NOFILE:-}" ]; then
+  NAGAYA_NOFILE=$(docker run --rm --network none --entrypoint sh "$NAGAYA_IMAGE" -c 'ulimit -Hn')
+  { [ "$NAGAYA_NOFILE" != unlimited ] && [ "$NAGAYA_NOFILE" -lt 65536 ]; } || NAGAYA_NOFILE=65536
+  export NAGAYA_NOFILE
+fi
 services=(postgres redis)
 ! wants monitoring || services+=(prometheus)
 scripts/service-images.sh "${services[@]}"

@@ -31,8 +31,10 @@ pub const DEFAULT_BASE: &str = "/var/run/workspace-sockets";
 /// Longest path of a Unix socket: `sun_path` holds 108 bytes with its final NUL (unix(7)).
 const LONGEST_PATH: usize = 107;
 
-/// Name of the file that says which user the room runs as.
+/// Name of the file that says which user the room runs as. The server that has the room holds it locked.
 const LOCK: &str = ".lock";
+/// Name of the file that a server locks while it looks into a room that no server has.
+const LOOK: &str = ".look";
 /// Pause between two attempts to lock a room.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -77,7 +79,7 @@ impl SocketBase {
         Ok(Self { base, host_base })
     }
 
-    /// Creates a room's directory. The room will run as `uid`.
+    /// Creates a room's directory and takes the room for this process. It will run as `uid`.
     ///
     /// # Errors
     /// If it exists or cannot be created.
@@ -88,7 +90,12 @@ impl SocketBase {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         let mut lock = File::options().write(true).create_new(true).mode(0o600).open(path.join(LOCK))?;
         writeln!(lock, "{uid}")?;
-        RoomDir::open(&path)
+        let dir = RoomDir::open(&path)?;
+        // Nobody else can have it yet.
+        if let Some((lock, _)) = &dir.lock {
+            rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive)?;
+        }
+        Ok(dir)
     }
 
     /// Opens the directory of a room that an earlier server created.
@@ -135,6 +142,19 @@ impl SocketBase {
             }
         }
         Ok(found)
+    }
+}
+
+/// Locks a file (flock(2)); `false` if it is still locked by another process after `wait`.
+async fn locked(file: &impl std::os::fd::AsFd, how: FlockOperation, wait: Duration) -> io::Result<bool> {
+    let until = tokio::time::Instant::now() + wait;
+    loop {
+        match rustix::fs::flock(file, how) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if tokio::time::Instant::now() < until => tokio::time::sleep(LOCK_PAUSE).await,
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -199,21 +219,30 @@ impl RoomDir {
         self.lock.as_ref().map(|(_, uid)| *uid)
     }
 
-    /// Locks the room for this process, until the directory is closed; `false` if another process still has it locked after `wait`.
+    /// Takes the room for this process, until the directory is closed; `false` if another process still has it, or looks into it,
+    /// after `wait`.
     ///
     /// # Errors
     /// If the file system does not support locks.
-    pub async fn lock(&self, wait: Duration) -> io::Result<bool> {
-        let Some((lock, _)) = &self.lock else { return Ok(true) };
-        let until = tokio::time::Instant::now() + wait;
-        loop {
-            match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(true),
-                Err(Errno::WOULDBLOCK) if tokio::time::Instant::now() < until => tokio::time::sleep(LOCK_PAUSE).await,
-                Err(Errno::WOULDBLOCK) => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
+    pub async fn take(&self, wait: Duration) -> io::Result<bool> {
+        match &self.lock {
+            Some((lock, _)) => locked(lock, FlockOperation::NonBlockingLockExclusive, wait).await,
+            None => Ok(true),
         }
+    }
+
+    /// Marks that this process looks into the room, until the directory and the returned file are closed: nobody takes the room or
+    /// looks into it meanwhile. `None` if a process has the room, or if another one still looks into it after `wait`.
+    ///
+    /// # Errors
+    /// If the file system does not support locks.
+    pub async fn look(&self, wait: Duration) -> io::Result<Option<OwnedFd>> {
+        let Some((lock, _)) = &self.lock else { return Ok(Some(self.dir.try_clone()?)) };
+        let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDWR;
+        let look = rustix::fs::openat(&self.dir, LOOK, flags, Mode::RUSR | Mode::WUSR)?;
+        let marked = locked(&look, FlockOperation::NonBlockingLockExclusive, wait).await?
+            && locked(lock, FlockOperation::NonBlockingLockShared, Duration::ZERO).await?;
+        Ok(marked.then_some(look))
     }
 
     /// Binds a socket in the directory, in the place of one that an earlier server left.
@@ -302,15 +331,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_room_is_locked_by_one_process_until_it_is_closed() {
+    async fn a_room_is_taken_by_one_process_and_nobody_looks_into_it_meanwhile() {
+        const SOON: Duration = Duration::from_secs(20);
         let (_keep, base, id) = base();
+        let open = || base.open(&id).expect("opens");
         let first = base.create(&id, 50_000).expect("creates");
-        assert!(first.lock(Duration::ZERO).await.expect("locks"));
-        let second = base.open(&id).expect("opens");
-        assert!(!second.lock(Duration::from_millis(50)).await.expect("tries"));
-        let waiting = tokio::spawn(async move { second.lock(Duration::from_secs(20)).await });
+        let (second, third) = (open(), open());
+        assert!(!second.take(Duration::from_millis(50)).await.expect("tries"));
+        assert!(third.look(SOON).await.expect("tries").is_none(), "at once: a living server has it");
+        let waiting = tokio::spawn(async move { second.take(SOON).await.map(|taken| (taken, second)) });
         drop(first);
-        assert!(waiting.await.expect("ends").expect("locks"));
+        let (taken, second) = waiting.await.expect("ends").expect("locks");
+        assert!(taken);
+        drop(second);
+        // One looks after the other, and whoever takes the room waits for both.
+        let looking = third.look(SOON).await.expect("looks").expect("nobody has it");
+        let (fourth, owner) = (open(), open());
+        assert!(fourth.look(Duration::from_millis(50)).await.expect("tries").is_none());
+        assert!(!owner.take(Duration::from_millis(50)).await.expect("tries"));
+        drop((looking, third));
+        assert!(fourth.look(SOON).await.expect("looks").is_some());
+        drop(fourth);
+        assert!(owner.take(SOON).await.expect("takes"));
     }
 
     #[tokio::test]

@@ -19,10 +19,10 @@ use crate::workspaces::Workspaces;
 /// How long a room in which an execution runs is left to the server that may come back for it.
 const LEFT_ALONE: Duration = Duration::from_secs(2 * ABANDONED_AFTER_SECS);
 
-/// How long a room that is taken over may stay locked by another process: one that only looks into it is soon done.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
-/// How long a living agent may take to dial the server that takes its room over.
+/// How long a living agent may take to dial the server that takes its room over, or looks into it.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long others may look into a room before this server does, or takes it.
+const LOOK_DEADLINE: Duration = Duration::from_secs(12);
 
 /// The outcome of an adoption.
 #[derive(Debug)]
@@ -173,13 +173,11 @@ impl Workspaces {
         self.expected.lock().extend(RoomId::parse(workspace));
     }
 
-    /// Whether an execution runs in a room that this server does not have, or another process has just taken the room.
+    /// Whether an execution runs in a room that no server has. Of one that a living server has, that server is to be asked.
     async fn looks_busy(&self, id: &RoomId) -> bool {
         let look = async {
             let dir = self.parts.sockets.open(id)?;
-            if !dir.lock(Duration::ZERO).await? {
-                return Ok(true);
-            }
+            let Some(_looking) = dir.look(LOOK_DEADLINE).await? else { return Ok(false) };
             let agent = Agent::open(dir, || {})?;
             let answer = tokio::time::timeout(DIAL_DEADLINE, async {
                 agent.connected().await;
@@ -198,7 +196,7 @@ impl Workspaces {
     /// Listens on both sockets of a running room, and waits for its agent.
     async fn reopen(self: &Arc<Self>, id: &RoomId, occupant: Option<&Occupant>) -> std::io::Result<Opened> {
         let dir = self.parts.sockets.open(id)?;
-        if !dir.lock(LOCK_WAIT).await? {
+        if !dir.take(LOOK_DEADLINE).await? {
             // Its record is this server's, so that process is stuck.
             tracing::warn!(workspace = %id, "another process still has the workspace locked; it is taken over nevertheless");
         }
