@@ -5,4 +5,5 @@ mod life;
 mod pool;
 mod proof;
 mod several;
+mod starts;
 mod support;
