@@ -2,8 +2,8 @@
 # Serves until Ctrl-C, with a scripted model or, with MODEL=bedrock, the real one; prints how to talk to it.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/stack.sh"
-# Ctrl-C is how this command ends; it has not failed then.
-trap 'exit 0' INT TERM
+# Ctrl-C, or closing the terminal, is how this command ends; it has not failed then.
+trap 'exit 0' INT TERM HUP
 
 case ${MODEL:-scripted} in
   scripted) stack_model ;;
@@ -13,6 +13,7 @@ esac
 # Workspaces end with this command, so nothing is left behind.
 export SHUTDOWN_WORKSPACES=${SHUTDOWN_WORKSPACES:-destroy}
 stack_server
+deployment=${DEPLOYMENT_ID:-$(cat "$STATE_DIR/deployment-id")}
 url=http://$(cat "$stack_dir/server.addr")
 wait_until 30 curl -sf -o /dev/null "$url/health/ready" || die "Not ready: $(curl -s "$url/health/ready")"
 model=us.anthropic.claude-sonnet-4-5-20250929-v1:0
@@ -40,9 +41,9 @@ A tenant "demo" and a model "sonnet" exist. In another terminal:
   curl -sN -H '$json' $url/api/tenants/demo/conversations/\$C/stream -d '{"user_input":"Write a haiku into haiku.txt"}'
   curl -s $url/api/tenants/demo/conversations/\$C/messages
   curl -s $url/api/admin/workspaces
-  docker inspect \$(docker ps -q --filter label=nagaya.deployment)
+  docker inspect \$(docker ps -q --filter label=nagaya.deployment=$deployment)
   curl -s -X DELETE $url/api/tenants/demo/conversations/\$C
 
-Ctrl-C stops it and releases every workspace.
+Ctrl-C, or closing this terminal, stops it and releases every workspace.
 TEXT
 wait "${pids[-1]}"

@@ -9,7 +9,7 @@ pids=()
 # Stops the children, removes a temporary directory after they have ended, and keeps the script's exit status.
 stack_stop() {
   local status=$?
-  trap - EXIT INT TERM
+  trap - EXIT INT TERM HUP
   # In reverse: the server first, which needs the model until its runs have ended.
   for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
     kill -TERM "${pids[i]}" 2>/dev/null || continue
@@ -19,6 +19,7 @@ stack_stop() {
   exit "$status"
 }
 trap stack_stop EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 

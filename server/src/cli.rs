@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nagaya_workspace::state::PoolSize;
 use serde::Serialize;
 
 use crate::config::{Config, Setting};
@@ -71,12 +72,14 @@ pub enum Command {
 #[derive(Debug, Serialize)]
 pub struct SettingsJson<'a> {
     settings: &'a [Setting],
+    /// The pool's size that was set by `PUT /api/admin/pool`, and is used instead of the configured one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool_set_by_api: Option<PoolSize>,
 }
 
-impl<'a> From<&'a Config> for SettingsJson<'a> {
-    fn from(config: &'a Config) -> Self {
-        Self { settings: &config.settings }
-    }
+/// Prints the effective settings as JSON.
+pub async fn print_settings_json(config: Config) -> Exit {
+    print_json(&SettingsJson { settings: &config.settings, pool_set_by_api: config.pool_set_by_api().await })
 }
 
 /// Prints help, version or a usage error, and returns the exit code for it.
@@ -99,14 +102,21 @@ pub fn print_json(value: &impl Serialize) -> Exit {
 }
 
 /// Prints the effective settings as a table.
-#[must_use]
-pub fn print_settings(config: &Config) -> Exit {
+pub async fn print_settings(config: Config) -> Exit {
     let width = config.settings.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
     let lines = config.settings.iter().map(|Setting { name, value, source }| match value.as_str() {
         "" => format!("{name:width$}  (empty)  [{source}]\n"),
         value => format!("{name:width$}  {value}  [{source}]\n"),
     });
-    print(&lines.collect::<String>())
+    let mut text = lines.collect::<String>();
+    if let Some(set) = config.pool_set_by_api().await {
+        text += &format!(
+            "\nPUT /api/admin/pool has set the warm pool to {} to {} workspaces, which takes precedence over WARM_POOL_MIN_SIZE and \
+             WARM_POOL_MAX_SIZE\n",
+            set.min, set.max
+        );
+    }
+    print(&text)
 }
 
 /// Prints to standard output. A closed pipe fails without a message.

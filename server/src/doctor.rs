@@ -12,6 +12,8 @@ use crate::cli::Exit;
 use crate::config::Config;
 use crate::conversation::store::{Database, Store};
 use crate::descriptors::Descriptors;
+use crate::trial;
+use nagaya_egress::Egress;
 use nagaya_workspace::directory;
 use nagaya_workspace::engine::{Docker, Engine, EngineAddress, EngineError};
 use nagaya_workspace::objects::{Bucket, StorageError};
@@ -42,8 +44,17 @@ pub async fn run(config: Config) -> Exit {
     let engine_works = !matches!(finding, Finding::Bad(..));
     findings.push(("container engine", finding));
     if engine_works {
-        findings.push(("image", image(&engine, &config.rooms.image).await));
+        let image = image(&engine, &config.rooms.image).await;
+        let can_start = matches!(image, Finding::Ok(_))
+            && directory::is_writable_directory(nearest_existing(&config.rooms.socket_base));
+        findings.push(("image", image));
+        if can_start {
+            findings.push(("workspace", workspace(&config).await));
+        }
     }
+    findings.push(("certificates", certificates(&config)));
+    findings.push(("secrets", secrets(&config)));
+    findings.push(("warm pool", warm_pool(&config).await));
     findings.push(("database", database(&config.storage.database).await));
     findings.push(("shared state", shared_state(&config).await));
     findings.push(("object storage", object_storage(&config).await));
@@ -172,6 +183,59 @@ async fn image(engine: &dyn Engine, image: &str) -> Finding {
             "Build it with `make image`, or set CONTAINER_IMAGE to an existing image.".into(),
         ),
         Err(error) => Finding::Bad(error.to_string(), "Run `nagaya doctor` again.".into()),
+    }
+}
+
+/// Starts one workspace as the server does, and removes it.
+async fn workspace(config: &Config) -> Finding {
+    match trial::start_one(config).await {
+        Ok(took) => {
+            Finding::Ok(format!("one was started and answered after {} ms; it is removed again", took.as_millis()))
+        }
+        Err(why) => Finding::Bad(
+            format!("none can be started: {why}"),
+            "If it is the image, build it with `make image`, or set CONTAINER_IMAGE to one that is made from it."
+                .into(),
+        ),
+    }
+}
+
+fn certificates(config: &Config) -> Finding {
+    match Egress::new(config.egress.clone(), None, std::sync::Arc::new(trial::NoTrail)) {
+        Ok(_) if config.egress.extra_ca_pem.is_some() => Finding::Ok("those of PROXY_EXTRA_CA_FILE are trusted, too".into()),
+        Ok(_) => Finding::Ok("the host's authorities are trusted".into()),
+        Err(error) => Finding::Bad(
+            format!("PROXY_EXTRA_CA_FILE: {error}"),
+            "Set it to a PEM file with the certificates of authorities, or unset it. The server does not start with this one.".into(),
+        ),
+    }
+}
+
+/// Checks that the secrets that `PROXY_CREDENTIALS` refers to are there.
+fn secrets(config: &Config) -> Finding {
+    match config.egress.credentials.missing_secrets() {
+        missing if missing.is_empty() => Finding::Ok("PROXY_CREDENTIALS lacks none".into()),
+        missing => Finding::Bad(
+            format!("PROXY_CREDENTIALS refers to {}, where there is none", missing.join(", ")),
+            "Set these variables for the server, or write these files. Until then requests to their hosts are refused."
+                .into(),
+        ),
+    }
+}
+
+/// Says which size the pool has; one that was set by the API outlives restarts.
+async fn warm_pool(config: &Config) -> Finding {
+    let configured = config.rooms.settings.pool;
+    let size = format!("{} to {} workspaces", configured.min, configured.max);
+    match config.pool_set_by_api().await {
+        Some(set) if set != configured => Finding::Note(
+            format!(
+                "{} to {} workspaces, set by PUT /api/admin/pool, instead of {size} as configured",
+                set.min, set.max
+            ),
+            "To return to the configured size, set it by PUT /api/admin/pool as well.".into(),
+        ),
+        _ => Finding::Ok(size),
     }
 }
 

@@ -18,3 +18,4 @@ pub mod descriptors;
 pub mod doctor;
 pub mod probe;
 pub mod serve;
+mod trial;

@@ -27,8 +27,8 @@ fn command() -> Exit {
         }
     };
     match cli.command {
-        Command::Config { json: true } => cli::print_json(&cli::SettingsJson::from(&config)),
-        Command::Config { json: false } => cli::print_settings(&config),
+        Command::Config { json: true } => cli::run(cli::print_settings_json(config)),
+        Command::Config { json: false } => cli::run(cli::print_settings(config)),
         Command::Doctor => cli::run(doctor::run(config)),
         Command::Health => cli::run(probe::run(config)),
         Command::Serve { addr_file } => cli::run(serve::run(config, addr_file)),

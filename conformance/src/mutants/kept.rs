@@ -24,7 +24,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("FILE-105", "a request of the sync hangs"),
             red("FILE-106", "the other's files"),
             red("FILE-107", "files in the bucket"),
+            red("FILE-108", "files in the bucket"),
         ],
+    },
+    Mutant {
+        id: "files-of-the-workspace-alone",
+        title: "Stored files that are not in the workspace yet do not exist",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/files/download") && answer.status == 503 {
+                answer.status = 404;
+            }
+        })],
+        red: &[red("FILE-108", "while the bucket refuses, status of a download")],
     },
     Mutant {
         id: "list-ends-early",

@@ -13,6 +13,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("BUG-01", "status of `config --json`")],
     },
     Mutant {
+        id: "impatient",
+        title: "The server does not start while something that it needs is away",
+        defects: &[Defect::Start(
+            r#"case "$1" in serve) "$SERVER" doctor >/dev/null 2>&1 || { echo "something is away" >&2; exit 69; };; esac"#,
+        )],
+        red: &[red("BOOT-013", "the server's start")],
+    },
+    Mutant {
         id: "gc-interval-ignored",
         title: "The GC interval is 60 s, whatever is configured",
         defects: &[Defect::Start("export CONTAINER_GC_INTERVAL=60")],

@@ -253,6 +253,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[
             red("CHAOS-002", "no error and then container_recovered"),
             red("CHAOS-004", "no container_recovered among"),
+            red("CHAOS-010", "what the next run tells of the files"),
         ],
     },
 ];

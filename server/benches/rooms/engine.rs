@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nagaya_workspace::engine::{ContainerSpec, Docker, Engine, EngineError, EngineInfo, ListedContainer};
+use nagaya_workspace::engine::{Condition, ContainerSpec, Docker, Engine, EngineError, EngineInfo, ListedContainer};
 
 /// Docker with a counter of calls.
 #[derive(Debug)]
@@ -51,8 +51,12 @@ impl Engine for Counting {
         self.counted().list(label, value).await
     }
 
-    async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
-        self.counted().is_running(name).await
+    async fn condition(&self, name: &str) -> Result<Condition, EngineError> {
+        self.counted().condition(name).await
+    }
+
+    async fn last_output(&self, name: &str) -> Result<String, EngineError> {
+        self.counted().last_output(name).await
     }
 
     async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError> {

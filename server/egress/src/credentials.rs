@@ -110,6 +110,16 @@ impl CredentialRules {
         self
     }
 
+    /// Where rules expect a secret that is not there at the moment: `env:VARIABLE` or `file:/PATH`.
+    #[must_use]
+    pub fn missing_secrets(&self) -> Vec<String> {
+        let secrets = self.0.iter().filter_map(|(_, credential)| match credential {
+            Credential::Header(_, secret) => Some(secret),
+            Credential::SigV4 { .. } => None,
+        });
+        secrets.filter(|secret| secret.read().is_none()).map(|secret| format!("{secret:?}")).collect()
+    }
+
     /// The first rule for `host`, and its credential.
     pub(crate) fn get(&self, host: &Host) -> Option<(RuleId, &Credential)> {
         let (index, (_, credential)) = self.0.iter().enumerate().find(|(_, (pattern, _))| pattern.matches(host))?;

@@ -118,6 +118,12 @@ impl ApiError {
         self.code
     }
 
+    /// The human-readable message.
+    #[cfg(test)]
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// 422 for one invalid field.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         let (field, message) = (field.into(), message.into());

@@ -92,10 +92,52 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for ApiQuery<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        match Query::from_request_parts(parts, state).await {
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(rejection) => Err(ApiError::invalid("query", rejection.body_text())),
+            Err(rejection) => Err(explain_query::<T>(&query, &rejection.body_text())),
         }
+    }
+}
+
+/// Names the parameter that makes a query invalid. `why` is what the parser says of the whole query.
+fn explain_query<T: DeserializeOwned>(query: &str, why: &str) -> ApiError {
+    let pairs: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    for (at, (name, value)) in pairs.iter().enumerate() {
+        if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+            return ApiError::invalid(name, "must be given once");
+        }
+        // Each parameter on its own: other parameters that are required are missing then, which is no error of this one.
+        let alone = url::form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish();
+        let Ok(alone) = format!("/?{alone}").parse() else { continue };
+        match Query::<T>::try_from_uri(&alone).map(drop).map_err(|error| error.body_text()) {
+            Err(error) if error.contains("unknown field") => {
+                return ApiError::invalid(name, "is not a parameter of this request");
+            }
+            Err(error) if !error.contains("missing field") => {
+                return ApiError::invalid(name, format!("{value:?} is not accepted: {}", in_our_words(name, &error)));
+            }
+            _ => {}
+        }
+    }
+    match why.split('`').nth(1).filter(|_| why.contains("missing field")) {
+        Some(name) => ApiError::invalid(name, "is required"),
+        None => ApiError::invalid("query", "cannot be parsed"),
+    }
+}
+
+/// What a parser's message means to a client.
+fn in_our_words(name: &str, error: &str) -> String {
+    const NUMBER: &str = "must be a whole number that is not negative and not too large";
+    match error {
+        _ if name.ends_with("_date") => "must be a time with its offset, such as 2026-01-31T12:00:00Z".into(),
+        _ if error.contains("digit") || error.contains("number too") || error.contains("empty string") => NUMBER.into(),
+        _ if error.contains("provided string was not `true` or `false`") => "must be true or false".into(),
+        _ if error.contains("unknown variant") => {
+            let accepted: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+            format!("must be one of: {}", accepted.join(", "))
+        }
+        _ => "must have the form that the API's description gives for it".into(),
     }
 }
 
@@ -135,4 +177,39 @@ pub fn check_id(field: &str, text: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::invalid(field, "must have 1 to 64 letters, digits, '-', '_' or '.', the first a letter or digit"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only parsed")]
+    struct Example {
+        path: String,
+        limit: Option<usize>,
+        from_date: Option<jiff::Timestamp>,
+        status: Option<crate::conversation::store::ConversationStatus>,
+    }
+
+    #[tokio::test]
+    async fn a_bad_query_names_its_parameter_in_words_of_ours() {
+        for (query, message) in [
+            ("path=a&limit=x", "limit: \"x\" is not accepted: must be a whole number"),
+            ("path=a&limit=-1", "limit: \"-1\" is not accepted: must be a whole number"),
+            ("path=a&limit=", "limit: \"\" is not accepted: must be a whole number"),
+            ("path=a&from_date=yesterday", "from_date: \"yesterday\" is not accepted: must be a time"),
+            ("path=a&status=gone", "status: \"gone\" is not accepted: must be one of: active, archived"),
+            ("path=a&path=b", "path: must be given once"),
+            ("path=a&limit=1&color=red", "color: is not a parameter of this request"),
+            ("limit=1", "path: is required"),
+        ] {
+            let request = Request::builder().uri(format!("/?{query}")).body(Body::empty()).expect("a request");
+            let (mut parts, _) = request.into_parts();
+            let error = ApiQuery::<Example>::from_request_parts(&mut parts, &()).await.expect_err(query);
+            assert!(error.message().starts_with(message), "{query}: {}", error.message());
+        }
+    }
 }

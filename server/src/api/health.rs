@@ -134,7 +134,7 @@ async fn probe(app: AppState) -> Probed {
 async fn image_problem(app: &AppState) -> Option<String> {
     let image = app.workspaces.image();
     match tokio::time::timeout(DEADLINE, app.workspaces.engine().has_image(image)).await {
-        Ok(Ok(true)) => None,
+        Ok(Ok(true)) => app.workspaces.start_problem(),
         Ok(Ok(false)) => Some(format!("the image {image} does not exist; build it with `make image`")),
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("no answer within {DEADLINE:?}")),

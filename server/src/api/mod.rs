@@ -14,7 +14,7 @@ mod fresh;
 mod health;
 mod models;
 pub mod rate_limit;
-mod request_id;
+pub mod request_id;
 mod run_request;
 mod stream;
 mod tenants;
@@ -109,6 +109,7 @@ fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(tenants::list, tenants::create))
         .routes(routes!(tenants::get, tenants::update, tenants::delete))
+        .routes(routes!(tenants::usage))
         .routes(routes!(models::list, models::create))
         .routes(routes!(models::get, models::update, models::delete))
         .routes(routes!(models::set_status))

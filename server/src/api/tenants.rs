@@ -10,7 +10,7 @@ use super::AppState;
 use super::auth::{Operator, TenantScope};
 use super::error::{ApiError, ErrorEnvelope};
 use super::extract::{ApiJson, check_id, check_length};
-use crate::conversation::store::{NewTenant, Tenant, TenantChange, TenantStatus};
+use crate::conversation::store::{DayUsage, NewTenant, Tenant, TenantChange, TenantStatus};
 
 /// Accepted length of a system prompt, in characters.
 const SYSTEM_PROMPT: std::ops::RangeInclusive<usize> = 0..=100_000;
@@ -112,4 +112,16 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, ApiError> {
     app.store.delete_tenant(&id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Returns what the tenant's runs have used, by day (UTC) and model, those of deleted conversations included.
+#[utoipa::path(get, path = "/api/tenants/{tenant_id}/usage", tag = "tenants", params(TenantPath),
+    responses((status = 200, body = Vec<DayUsage>, description = "Usage and cost by day and model, the oldest day first"),
+        (status = 404, body = ErrorEnvelope)))]
+pub(super) async fn usage(
+    TenantScope(id): TenantScope,
+    State(app): State<AppState>,
+) -> Result<Json<Vec<DayUsage>>, ApiError> {
+    let tenant = app.store.tenant(&id).await?;
+    Ok(Json(app.store.usage(&tenant.tenant_id).await?))
 }

@@ -35,7 +35,7 @@ use peers::{Answer, Handed, PeerError, Peers, Question};
 
 /// How long a conversation stays locked for a run that was admitted and is about to acquire its room.
 const ADMITTED: Duration = Duration::from_secs(10);
-/// How long it stays locked while its room is looked for or built, which never takes that long. A holder that dies is found out
+/// How long it stays locked, from the last renewal, while its room is looked for or built. A holder that dies is found out
 /// by its socket, so this is only the last resort.
 const HELD: Duration = Duration::from_secs(120);
 /// How often a room that is just being handed over to another server is looked for again.
@@ -343,10 +343,24 @@ impl Cluster {
         }
         self.hold(conversation, HELD).await?;
         let acquiring = Acquiring::new(self, conversation);
-        let done = work.await;
+        let done = tokio::select! {
+            done = work => done,
+            never = self.keep_holding(conversation) => match never {},
+        };
         drop(acquiring);
         self.let_go(conversation).await;
         done
+    }
+
+    /// Renews a conversation's lock: the start of a container may have to wait for others.
+    async fn keep_holding(&self, conversation: &str) -> std::convert::Infallible {
+        let (state, me) = (self.workspaces.state(), self.peers.id());
+        loop {
+            tokio::time::sleep(HELD / 3).await;
+            if let Err(error) = state.lock(conversation, me, Some(me), HELD).await {
+                tracing::warn!(%error, conversation, "the lock of a conversation was not renewed");
+            }
+        }
     }
 
     /// The room that the conversation has on another server, or had on one that died, leased.

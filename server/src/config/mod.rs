@@ -13,6 +13,9 @@ mod units;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
+
+use nagaya_workspace::state::{Embedded, PoolSize, Redis, State};
 
 pub use reader::{ConfigError, Setting, Source};
 pub use rooms::Rooms;
@@ -52,6 +55,19 @@ impl Config {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         Self::parse(environment, text.as_deref())
+    }
+
+    /// The pool's size that was set by `PUT /api/admin/pool` and takes precedence over the configured one; `None` where none was, or
+    /// where it cannot be read.
+    pub async fn pool_set_by_api(&self) -> Option<PoolSize> {
+        let Some(address) = self.storage.redis.clone() else {
+            return Embedded::pool_in(&self.storage.state_dir.join("workspaces.sqlite")).await;
+        };
+        let deployment = match &self.storage.deployment_id {
+            Some(id) => id.clone(),
+            None => std::fs::read_to_string(self.storage.state_dir.join("deployment-id")).ok()?.trim().to_owned(),
+        };
+        Redis::new(address, &deployment, Duration::ZERO).ok()?.pool().await.ok()?
     }
 
     /// Reads the given environment and the text of a TOML file.

@@ -63,7 +63,13 @@ impl Rooms {
         if let Some(users) = uids.rooms().filter(|users| *users < max_rooms) {
             r.error(format!("CONTAINER_MAX={max_rooms}: CONTAINER_UIDS={uids} has users for {users} workspaces"));
         }
-        let settings = Settings { ttl, gc_interval, grace, pool: PoolSize { min, max }, max_rooms };
+        let starts =
+            r.get("CONTAINER_STARTS", "0", "a whole number from 0 to 1000; 0 means the number of cores", starts);
+        let start_queue = r.get("CONTAINER_START_QUEUE", "512", "a whole number from 0 to 100000", |text| {
+            text.parse().ok().filter(|length| *length <= 100_000)
+        });
+        let settings =
+            Settings { ttl, gc_interval, grace, pool: PoolSize { min, max }, max_rooms, starts, start_queue };
         Self { engine, image, socket_base, socket_host_base, execution_timeout, limits, uids, settings }
     }
 }
@@ -97,6 +103,14 @@ fn path(r: &mut Reader, name: &'static str, default: &str) -> PathBuf {
 
 fn pool_size(text: &str) -> Option<usize> {
     text.parse().ok().filter(|size| *size <= 1000)
+}
+
+/// Number of containers that are started at the same time; by default as many as there are cores, at least two.
+fn starts(text: &str) -> Option<usize> {
+    match text.parse().ok()? {
+        0 => Some(std::thread::available_parallelism().map_or(1, usize::from).max(2)),
+        starts => Some(starts).filter(|starts| *starts <= 1000),
+    }
 }
 
 fn nano_cpus(text: &str) -> Option<i64> {

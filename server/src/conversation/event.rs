@@ -1,5 +1,6 @@
 //! The events of a run as a client receives them.
 
+use nagaya_workspace::FilesFate;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -147,17 +148,41 @@ pub enum Event {
         /// Whether another run may succeed.
         recoverable: bool,
     },
-    /// The workspace was lost, and a new one is ready for the conversation's next run.
+    /// The conversation's workspace was lost, and a new one is ready: for this run if it was lost before, else for the next.
     ContainerRecovered {
         /// Human-readable description of what happened.
         message: String,
         /// Always true: a new workspace is ready.
         recovered: bool,
-        /// Always true: the same request may succeed now.
+        /// Whether the run has failed and the same request may succeed now. False if the run goes on in the new workspace.
         retry_recommended: bool,
+        /// What has become of the files of the lost workspace.
+        files: LostFiles,
     },
     /// The run has ended. Always the last event of the stream.
     Done(Done),
+}
+
+/// What has become of the files of a lost workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LostFiles {
+    /// All of them are in the bucket, and so in the new workspace.
+    KeptInBucket,
+    /// Those in the bucket are in the new workspace; what was changed since they were last saved is lost.
+    LostSinceLastSave,
+    /// There is no bucket: all of them are lost.
+    Lost,
+}
+
+impl From<FilesFate> for LostFiles {
+    fn from(fate: FilesFate) -> Self {
+        match fate {
+            FilesFate::KeptInBucket => Self::KeptInBucket,
+            FilesFate::LostSinceLastSave => Self::LostSinceLastSave,
+            FilesFate::Lost => Self::Lost,
+        }
+    }
 }
 
 /// The kind of activity in a `progress` event.

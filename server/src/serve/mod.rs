@@ -4,6 +4,7 @@ mod http;
 mod parts;
 mod signals;
 mod trail;
+mod waiting;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,11 +113,30 @@ pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
 
 async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
-    let (server, listener) = Server::build(&config).await?;
+    let bind = config.service.bind;
+    let state = Arc::new(StateDir::open(&config.storage.state_dir)?);
+    // The address is bound before any workspace is touched: a second server on it must not get that far.
+    let listener = TcpListener::bind(bind).await.and_then(TcpListener::into_std);
+    let listener = listener.map_err(|error| StartError::Bind(bind, error))?;
+    let address = listener.local_addr().map_err(|error| StartError::Bind(bind, error))?;
+    if let Some(path) = addr_file {
+        write_atomically(path, &format!("{address}\n")).map_err(|error| StartError::AddrFile(path.into(), error))?;
+    }
+    let database = &config.storage.database;
+    let store = tokio::select! {
+        store = waiting::open(database, &listener) => store,
+        signal = signals.stop(|| {}) => {
+            tracing::info!(signal, "stopped");
+            return Ok(());
+        }
+    };
+    let store = store.map_err(|error| StartError::Database(database.to_string(), error))?;
+    let listener = TcpListener::from_std(listener).map_err(|error| StartError::Bind(bind, error))?;
+    let server = Server::build(&config, state, store).await?;
     server.cluster.start();
-    announce(&config, &server, &listener, addr_file)?;
+    announce(&config, &server, address);
     let listeners = server.listen(listener, &config)?;
-    let signal = signals.next().await;
+    let signal = signals.stop(|| server.reopen_files()).await;
     tracing::info!(signal, "stopping; a second signal hastens it");
     server.stop(&config, &mut signals, listeners).await;
     tracing::info!("stopped");
@@ -140,19 +160,13 @@ struct Listeners {
 }
 
 impl Server {
-    /// Opens what is kept, binds the address and takes up the runs of an earlier process. The address is bound before any
-    /// workspace is touched: a second server on it must not get that far.
-    async fn build(config: &Config) -> Result<(Self, TcpListener), StartError> {
-        let state = Arc::new(StateDir::open(&config.storage.state_dir)?);
+    /// Opens what is kept, and takes up the runs of an earlier process.
+    async fn build(config: &Config, state: Arc<StateDir>, store: Store) -> Result<Self, StartError> {
         let deployment = config.storage.deployment_id.clone().map_or_else(|| state.deployment_id(), Ok)?;
-        let database = &config.storage.database;
-        let store = Store::open(database).await.map_err(|error| StartError::Database(database.to_string(), error))?;
         let metrics = Arc::new(Metrics::new()?);
         let audit_log = config.storage.audit_log.clone().unwrap_or_else(|| state.file("audit.jsonl"));
         let audit = Audit::open(&audit_log, metrics.clone()).map_err(|error| StartError::Audit(audit_log, error))?;
         let audit = Arc::new(audit);
-        let bind = config.service.bind;
-        let listener = TcpListener::bind(bind).await.map_err(|error| StartError::Bind(bind, error))?;
         let cluster = parts::cluster(config, &state, deployment.clone(), metrics.clone(), audit.clone()).await?;
         let uploads = state.file("uploads");
         let uploads = Uploads::open(uploads.clone()).map_err(|error| StartError::Journals(uploads, error))?;
@@ -186,7 +200,15 @@ impl Server {
             probes: Arc::default(),
             regions: Arc::new(ByAllowList(config.egress.allowed.clone())),
         };
-        Ok((Self { deployment, app, cluster, runs, store, audit }, listener))
+        Ok(Self { deployment, app, cluster, runs, store, audit })
+    }
+
+    /// What SIGHUP asks for. Files of secrets are read whenever they are needed, so the audit trail is the only file to open again.
+    fn reopen_files(&self) {
+        match self.audit.reopen() {
+            Ok(()) => tracing::info!("SIGHUP: the audit trail is opened again"),
+            Err(error) => tracing::error!(%error, "SIGHUP: AUDIT_LOG cannot be opened again; the open file is used"),
+        }
     }
 
     /// Accepts connections: those of clients, and those of the other servers.
@@ -210,7 +232,7 @@ impl Server {
         let workspaces = self.cluster.workspaces();
         tokio::select! {
             () = self.runs.drain(config.service.shutdown_timeout) => {}
-            signal = signals.next() => {
+            signal = signals.stop(|| self.reopen_files()) => {
                 tracing::warn!(signal, "hastened");
                 self.runs.hasten();
                 workspaces.skip_grace_periods();
@@ -224,7 +246,7 @@ impl Server {
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
-                signal = signals.next() => {
+                signal = signals.stop(|| self.reopen_files()) => {
                     tracing::warn!(signal, "hastened");
                     workspaces.skip_grace_periods();
                 }
@@ -238,17 +260,8 @@ impl Server {
     }
 }
 
-/// Writes the server's address to `--addr-file` and to the log.
-fn announce(
-    config: &Config,
-    server: &Server,
-    listener: &TcpListener,
-    addr_file: Option<&Path>,
-) -> Result<(), StartError> {
-    let addr = listener.local_addr().map_err(|error| StartError::Bind(config.service.bind, error))?;
-    if let Some(path) = addr_file {
-        write_atomically(path, &format!("{addr}\n")).map_err(|error| StartError::AddrFile(path.into(), error))?;
-    }
+/// Says in the log what serves where.
+fn announce(config: &Config, server: &Server, addr: std::net::SocketAddr) {
     let environment = config.service.environment.name();
     tracing::info!(%addr, deployment = server.deployment, environment, "serving");
     match server.cluster.workspaces().bucket() {
@@ -258,7 +271,6 @@ fn announce(
     if config.service.keys.is_empty() {
         tracing::warn!("no API_KEYS: whoever reaches this address is an operator");
     }
-    Ok(())
 }
 
 /// Waits, for a while, until a listener's responses have ended.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nagaya_workspace::ReleaseReason;
 use nagaya_workspace::engine::Engine;
 use nagaya_workspace::engine::memory::{Call, Memory};
 use nagaya_workspace::id::RoomId;
 use nagaya_workspace::state::Record;
+use nagaya_workspace::{FilesFate, Loss, ReleaseReason};
 
 use crate::support::{DEPLOYMENT, Host, NO_POOL, Server, UID, collect, occupant, template};
 
@@ -30,6 +30,34 @@ fn collection_removes_idle_orphaned_and_stale_objects_once_they_are_old_and_noth
     assert_eq!(collect(&server), BTreeSet::new(), "the run in the room handles the loss itself");
     drop(used);
     assert_eq!(collect(&server), BTreeSet::from(["dead"]));
+}
+
+#[test]
+fn a_paused_room_is_released_as_paused_and_its_conversation_is_told_what_is_lost() {
+    let host = Host::new();
+    let server = Server::start(&host, NO_POOL);
+    server.until("reconciliation", || server.workspaces.is_reconciled());
+    let lost = Some(Loss { why: ReleaseReason::Paused, files: FilesFate::Lost });
+    let acquire = || server.runtime.block_on(server.cluster.acquire(occupant("c"))).expect("a room");
+    let first = acquire();
+    assert_eq!(first.loss(), None, "there was no workspace before");
+    let pause = |id: &str| host.engine.pause(&format!("nagaya-ws-{id}"));
+    // Garbage collection finds it.
+    pause(first.workspace_id());
+    drop(first);
+    assert_eq!(collect(&server), BTreeSet::from(["paused"]));
+    let second = acquire();
+    assert_eq!(second.loss(), lost);
+    // The next run finds it.
+    pause(second.workspace_id());
+    drop(second);
+    let third = acquire();
+    assert_eq!(third.loss(), lost);
+    // It is told once.
+    let id = third.workspace_id().to_owned();
+    drop(third);
+    assert_eq!(acquire().loss(), None);
+    assert_eq!(host.containers(), [(format!("nagaya-ws-{id}"), true)]);
 }
 
 #[test]

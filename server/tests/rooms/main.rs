@@ -6,4 +6,5 @@ mod outdated;
 mod pool;
 mod proof;
 mod several;
+mod starts;
 mod support;

@@ -36,6 +36,7 @@ over_both! {
     messages_are_paged_by_number_and_by_size,
     the_size_of_a_conversation_is_that_of_its_messages,
     totals_stop_at_the_largest_integer,
+    the_usage_of_a_tenant_outlives_its_conversations,
     servers_that_start_at_the_same_time_migrate_the_schema_once,
 }
 
@@ -212,6 +213,49 @@ async fn totals_stop_at_the_largest_integer(home: &Home) {
     assert_eq!(store.conversations("t", &all).await.expect("lists").items[0].total_input_tokens, i64::MAX);
     store.update_conversation("t", &id, ConversationChange::default()).await.expect("changes");
     store.delete_conversation("t", &id).await.expect("deletes");
+    store.close().await;
+}
+
+async fn the_usage_of_a_tenant_outlives_its_conversations(home: &Home) {
+    let store = home.open().await;
+    let (first, second) = (populate(&store).await, conversation(&store, "other").await);
+    assert_eq!(store.usage("t").await.expect("reads"), []);
+    let usage = Usage {
+        input_tokens: 1,
+        output_tokens: 2,
+        cache_creation_5m_tokens: 3,
+        cache_creation_1h_tokens: 4,
+        cache_read_tokens: 5,
+    };
+    let (totals, done) = (totals(1, 1), json!({}));
+    let next_day = Timestamp::from_second(86_400).expect("a time");
+    for (id, of, began, cost_usd) in [
+        ("a", &first, Timestamp::UNIX_EPOCH, "0.1"),
+        ("b", &first, Timestamp::UNIX_EPOCH, "0.1"),
+        ("c", &first, next_day, "0.000000000000001"),
+        ("d", &second, Timestamp::UNIX_EPOCH, "0.2"),
+    ] {
+        store.add_run(EndedRun { began, usage, cost_usd, ..run(id, of, &totals, &done) }).await.expect("adds");
+    }
+    let before = store.usage("t").await.expect("reads");
+    let of_day = |at: usize| {
+        let day = &before[at];
+        let tokens = [day.input_tokens, day.output_tokens, day.cache_creation_5m_tokens];
+        let cached = [day.cache_creation_1h_tokens, day.cache_read_tokens];
+        (day.day.to_string(), day.model_id.clone(), day.runs, tokens, cached, day.cost_usd.to_string())
+    };
+    assert_eq!(of_day(0), ("1970-01-01".into(), "m".into(), 3, [3, 6, 9], [12, 15], "0.4".into()));
+    let next = ("1970-01-02".into(), "m".into(), 1, [1, 2, 3], [4, 5], "0.000000000000001".into());
+    assert_eq!((of_day(1), before.len()), (next, 2));
+    // Whatever is deleted, in whatever order, the sums stay; those of another tenant do not change.
+    for gone in [&first, &second] {
+        assert!(matches!(store.delete_conversation("other", gone).await, Err(StoreError::NotFound(_))));
+        store.delete_conversation("t", gone).await.expect("deletes");
+        assert_eq!(store.usage("t").await.expect("reads"), before);
+    }
+    assert_eq!(store.usage("other").await.expect("reads"), []);
+    store.delete_tenant("t").await.expect("deletes");
+    assert_eq!(store.usage("t").await.expect("reads"), []);
     store.close().await;
 }
 

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! upkeep ─► files ─► lifecycle ─► records ─► workspaces ─► rooms, agent ─► directory, spec ─► objects, state, engine
-//! reason, peers, id, uids, clock, backoff: below everything
+//! losses, starts, reason, peers, id, uids, clock, backoff: below everything
 //! ```
 
 pub mod agent;
@@ -22,12 +22,14 @@ pub mod engine;
 pub mod files;
 pub mod id;
 mod lifecycle;
+mod losses;
 pub mod objects;
 mod peers;
 mod reason;
 mod records;
 pub mod rooms;
 mod spec;
+mod starts;
 pub mod state;
 pub mod testing;
 mod uids;
@@ -38,7 +40,9 @@ pub use lifecycle::acquire::AcquireError;
 pub use lifecycle::adopt::{AdoptAs, Adoption};
 pub use lifecycle::build::BuildError;
 pub use lifecycle::lease::{Lease, Origin};
+
 pub use lifecycle::release::ReleaseError;
+pub use losses::{FilesFate, Loss};
 pub use peers::{PeerRooms, PeerUnavailable};
 pub use reason::ReleaseReason;
 pub use spec::{LABEL_DEPLOYMENT, LABEL_UID, LABEL_WORKSPACE, RoomLimits, Template};

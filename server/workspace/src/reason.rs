@@ -9,6 +9,8 @@ pub enum ReleaseReason {
     Idle,
     /// Its container does not run.
     Dead,
+    /// Its container is paused: nothing in it can run, and nothing can be read from it.
+    Paused,
     /// Its agent does not answer.
     Unhealthy,
     /// It sends the server more or other data than its protocol needs.
@@ -41,9 +43,10 @@ pub enum ReleaseReason {
 
 impl ReleaseReason {
     /// Reasons for which garbage collection releases a room.
-    pub(crate) const COLLECTED: [Self; 8] = [
+    pub(crate) const COLLECTED: [Self; 9] = [
         Self::Idle,
         Self::Dead,
+        Self::Paused,
         Self::Unhealthy,
         Self::Outdated,
         Self::Unfinished,
@@ -58,6 +61,7 @@ impl ReleaseReason {
         match self {
             Self::Idle => "idle",
             Self::Dead => "dead",
+            Self::Paused => "paused",
             Self::Unhealthy => "unhealthy",
             Self::Hostile => "hostile",
             Self::Outdated => "outdated",
@@ -81,6 +85,7 @@ impl ReleaseReason {
         match self {
             Self::Idle => "idle for longer than CONTAINER_TTL",
             Self::Dead => "its container does not run",
+            Self::Paused => "its container is paused",
             Self::Unhealthy => "its agent does not answer",
             Self::Hostile => "it sends the server more or other data than an agent may send",
             Self::Outdated => "it was built by version 0.1 and serves no further run",
@@ -103,9 +108,14 @@ impl ReleaseReason {
         self == Self::Hostile
     }
 
+    /// Whether a conversation loses its workspace against everybody's intention.
+    pub(crate) fn is_loss(self) -> bool {
+        matches!(self, Self::Dead | Self::Paused | Self::Unhealthy | Self::Hostile | Self::Timeout)
+    }
+
     /// Whether no process in the room could make use of the grace period.
     pub(crate) fn skips_grace_period(self) -> bool {
-        matches!(self, Self::Dead | Self::Unhealthy) || self.is_hostile()
+        matches!(self, Self::Dead | Self::Paused | Self::Unhealthy) || self.is_hostile()
     }
 
     /// Whether the room's files cannot be read any more or need not be saved.

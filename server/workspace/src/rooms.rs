@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nagaya_egress::Listener;
@@ -54,6 +54,12 @@ pub struct Room {
     pub(crate) teardown_lock: tokio::sync::Mutex<()>,
     /// What is known of the files in the room and in the bucket; held during a sync.
     pub(crate) files: tokio::sync::Mutex<SyncState>,
+    /// Whether every stored file of the conversation has been brought into the room, as far as this process knows.
+    has_stored_files: AtomicBool,
+    /// Whether files may have changed in the room since they were last saved to the bucket.
+    pub(crate) unsaved: AtomicBool,
+    /// Whether the loss of the room has been noted.
+    pub(crate) loss_noted: AtomicBool,
     /// Whether a sync is scheduled and has not begun.
     pub(crate) sync_scheduled: AtomicBool,
     /// The last occupant. The table drops it when the release begins; the final sync and the audit event still need it.
@@ -74,6 +80,9 @@ impl Room {
             listener: Mutex::new(listener),
             teardown_lock: tokio::sync::Mutex::default(),
             files: tokio::sync::Mutex::default(),
+            has_stored_files: AtomicBool::default(),
+            unsaved: AtomicBool::default(),
+            loss_noted: AtomicBool::default(),
             sync_scheduled: AtomicBool::default(),
             occupant: Mutex::default(),
         }
@@ -106,6 +115,15 @@ impl Room {
         if let Some(agent) = &self.agent {
             agent.close().await;
         }
+    }
+
+    /// Whether every stored file of the conversation has been brought into the room.
+    pub(crate) fn has_stored_files(&self) -> bool {
+        self.has_stored_files.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_has_stored_files(&self) {
+        self.has_stored_files.store(true, Ordering::Release);
     }
 
     /// The conversation that the room belongs to, or last belonged to.

@@ -61,6 +61,8 @@ pub async fn parts(
             gc_interval: Duration::from_secs(1_000_000),
             pool: PoolSize { min: 0, max: 0 },
             max_rooms: 0,
+            starts: 4,
+            start_queue: 512,
         },
     })
 }

@@ -17,15 +17,20 @@ use crate::clock::Clock;
 use crate::directory::SocketBase;
 use crate::engine::Engine;
 use crate::id::RoomId;
+use crate::losses::Losses;
 use crate::objects::Bucket;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Entry, LISTENER_DEADLINE, Occupant, Room, RoomState, Rooms};
 use crate::spec::{LABEL_DEPLOYMENT, Template};
+use crate::starts::Starts;
 use crate::state::{PoolSize, State};
 use crate::uids::Uids;
 
 /// How long a scrape waits for the engine's list of containers.
 const COUNT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a start that failed counts as a problem.
+const START_PROBLEM_AGE: Duration = Duration::from_secs(60);
 
 /// What happens to workspaces when the server stops (`SHUTDOWN_WORKSPACES`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +55,10 @@ pub struct Settings {
     pub pool: PoolSize,
     /// Limit on workspaces (`CONTAINER_MAX`); 0 means no limit.
     pub max_rooms: usize,
+    /// Containers that are started at the same time (`CONTAINER_STARTS`).
+    pub starts: usize,
+    /// Conversations that may wait for the start of their container (`CONTAINER_START_QUEUE`).
+    pub start_queue: usize,
 }
 
 /// What [`Workspaces`] is built from.
@@ -96,6 +105,12 @@ pub struct Workspaces {
     pub(crate) uids: Arc<Uids>,
     /// One lock per conversation, under which its room is looked for, built or released.
     conversation_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who waits for the start of a container.
+    pub(crate) starts: Arc<Starts>,
+    /// Lost workspaces of which no client has been told.
+    pub(crate) losses: Losses,
+    /// Why the last container that was started did not become a workspace, and when that was; `None` if it did.
+    pub(crate) start_problem: Mutex<Option<(Instant, String)>>,
     /// Rooms with runs that journals of this server are about to take up.
     pub(crate) expected: Mutex<HashSet<RoomId>>,
     /// Rooms of no server in which an execution runs, and since when this server knows.
@@ -122,6 +137,9 @@ impl Workspaces {
             pool_problem: Mutex::default(),
             rooms: Rooms::new(parts.clock.clone()),
             uids: Uids::new(parts.template.uids),
+            starts: Starts::new(parts.settings.starts, parts.settings.start_queue),
+            losses: Losses::default(),
+            start_problem: Mutex::default(),
             parts,
             pool_changed: Notify::new(),
             conversation_locks: Mutex::default(),
@@ -159,6 +177,7 @@ impl Workspaces {
     /// Stops all background work, then keeps or releases every room.
     pub async fn shut_down(self: &Arc<Self>, what: OnShutdown, deadline: Duration) {
         self.stop.cancel();
+        self.starts.close();
         let until = tokio::time::Instant::now() + deadline;
         self.leave_rooms(what).await;
         self.tasks.close();
@@ -249,6 +268,25 @@ impl Workspaces {
     #[must_use]
     pub fn idle_time(&self, entry: &Entry) -> Duration {
         self.parts.clock.now().duration_since(entry.last_used)
+    }
+
+    /// How many conversations' containers are started before this conversation's; `None` if it does not wait for a start.
+    #[must_use]
+    pub fn start_position(&self, conversation: &str) -> Option<usize> {
+        self.starts.position(conversation)
+    }
+
+    /// Ends a conversation's wait for the start of a container: whoever waits gets an error. Has no effect once the start has begun.
+    pub fn leave_start_queue(&self, conversation: &str) {
+        self.starts.leave(conversation);
+    }
+
+    /// Why the last container that was started did not become a workspace; `None` if it did, or if that was more than a minute ago:
+    /// only another start shows whether the cause is gone, and it must be possible.
+    #[must_use]
+    pub fn start_problem(&self) -> Option<String> {
+        let problem = self.start_problem.lock().clone();
+        problem.filter(|(when, _)| when.elapsed() < START_PROBLEM_AGE).map(|(_, why)| why)
     }
 
     /// The container engine.

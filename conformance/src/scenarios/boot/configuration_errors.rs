@@ -11,6 +11,7 @@ use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile};
 use crate::target::contained::on_path;
+use crate::target::image;
 use crate::target::launch::Launch;
 use crate::target::process::Program;
 use crate::target::small_disk::with_state_of;
@@ -143,8 +144,7 @@ async fn failed_start(context: &Context) -> Result<(), Failure> {
     let theirs = other.server()?.program.env.get("STATE_DIR").cloned().unwrap_or_default();
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let long = format!("/tmp/{}", "x".repeat(100));
-    let away = format!("postgres://u:{SECRET}@127.0.0.1:1/d");
-    let rows: [(&str, &str, String, i32, &[&str]); 8] = [
+    let rows: [(&str, &str, String, i32, &[&str]); 7] = [
         ("production without keys", "APP_ENV", "production".into(), EX_USAGE, &["API_KEYS"]),
         (
             "a socket path that is too long",
@@ -160,7 +160,6 @@ async fn failed_start(context: &Context) -> Result<(), Failure> {
             EX_UNAVAILABLE,
             &["password", "DATABASE_URL"],
         ),
-        ("a database that is not there", "DATABASE_URL", away, EX_UNAVAILABLE, &["start it", "DATABASE_URL"]),
         (
             "a port that is taken",
             "BIND_ADDR",
@@ -208,7 +207,21 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
     let state = program.env.get("STATE_DIR").cloned().unwrap_or_default();
     check(!Path::new(&state).exists(), "`doctor` created the state directory")?;
 
-    let rows: [(&str, &str, String, &[&str]); 7] = [
+    let exits = image_that_exits(context).await?;
+    let rows: [(&str, &str, String, &[&str]); 10] = [
+        ("an image that exits at once", "CONTAINER_IMAGE", exits.clone(), &["BAD", &exits, "code 7", "no agent here"]),
+        (
+            "a variable that is not set",
+            "PROXY_CREDENTIALS",
+            "a.example=header:X-Key:env:NAGAYA_NOT_SET".into(),
+            &["BAD", "PROXY_CREDENTIALS", "NAGAYA_NOT_SET"],
+        ),
+        (
+            "a file without certificates",
+            "PROXY_EXTRA_CA_FILE",
+            "/etc/hostname".into(),
+            &["BAD", "PROXY_EXTRA_CA_FILE", "no certificate"],
+        ),
         ("no engine", "DOCKER_SOCKET_PATH", "/nowhere.sock".into(), &["BAD", "Start Docker"]),
         ("no image", "CONTAINER_IMAGE", "no-such-image:nowhere".into(), &["BAD", "make image"]),
         ("a wrong password", "DATABASE_URL", wrong_password(&url)?, &["BAD", "password", "DATABASE_URL"]),
@@ -236,9 +249,28 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
     let program = command(context, "doctor", &sockets, &[("BIND_ADDR", taken.local_addr()?.to_string())])?;
     says(&ended(context, &program, 0, "a port that is taken").await?, &["note", "BIND_ADDR"], "a port that is taken")?;
 
+    // A pool's size that was set by the API is shown, since it outlives restarts.
+    let deployment = context.launch(Launch::new().without_model().set("WARM_POOL_MIN_SIZE", 0)).await?;
+    let size = serde_json::json!({"min_size": 0, "max_size": 3});
+    deployment.api.put("/api/admin/pool", &size).await?.expect(200)?;
+    for what in ["config", "doctor"] {
+        let report = ended(context, &deployment.server()?.command([what]), 0, "a size set by the API").await?;
+        says(&report, &["PUT /api/admin/pool", "0 to 3"], &format!("`{what}` with a size set by the API"))?;
+    }
+
     let small = with_state_of(4, command(context, "doctor", &sockets, &[])?)?;
     says(&ended(context, &small, EX_UNAVAILABLE, "a full disk").await?, &["BAD", "STATE_DIR", "free"], "a full disk")?;
     as_nobody(context, &sockets).await
+}
+
+/// An image whose first process says something and exits with status 7.
+async fn image_that_exits(context: &Context) -> Result<String, Failure> {
+    let engine = context.engine()?.clone();
+    let tag = context.new_image_tag("exits", &engine)?;
+    let exits = r#"ENTRYPOINT ["/bin/sh", "-c", "echo no agent here; exit 7"]"#;
+    let (base, name) = (&context.run.options.image, context.unique("exits"));
+    image::derive(&engine, &context.run, &tag, base, &name, "true", exits).await?;
+    Ok(tag)
 }
 
 /// A user without access to the engine's socket and to the directories.

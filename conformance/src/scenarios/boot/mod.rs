@@ -1,9 +1,11 @@
 //! BOOT: start and configuration.
 
 mod configuration_errors;
+mod patience;
 mod second_signal;
 
 use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
-pub(super) const FILES: &[&[Scenario]] = &[configuration_errors::SCENARIOS, second_signal::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] =
+    &[configuration_errors::SCENARIOS, patience::SCENARIOS, second_signal::SCENARIOS];

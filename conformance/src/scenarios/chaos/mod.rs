@@ -6,6 +6,7 @@ mod engine_hangs;
 mod engine_restarts;
 mod engine_stops;
 mod room_killed;
+mod room_paused;
 mod server_killed;
 
 use crate::harness::scenario::Scenario;
@@ -18,5 +19,6 @@ pub(super) const FILES: &[&[Scenario]] = &[
     engine_restarts::SCENARIOS,
     engine_stops::SCENARIOS,
     room_killed::SCENARIOS,
+    room_paused::SCENARIOS,
     server_killed::SCENARIOS,
 ];

@@ -2,9 +2,11 @@
 
 mod attachments;
 mod bucket;
+mod restoring;
 mod transfer;
 
 use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
-pub(super) const FILES: &[&[Scenario]] = &[attachments::SCENARIOS, bucket::SCENARIOS, transfer::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] =
+    &[attachments::SCENARIOS, bucket::SCENARIOS, restoring::SCENARIOS, transfer::SCENARIOS];

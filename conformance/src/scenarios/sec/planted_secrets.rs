@@ -186,7 +186,6 @@ async fn refused_starts(
     search: &mut Search,
 ) -> Result<(), Failure> {
     for (variable, value, status) in [
-        ("DATABASE_URL", format!("postgres://user:{DATABASE}@127.0.0.1:1/none"), 69),
         ("DATABASE_URL", format!("mysql://user:{DATABASE}@127.0.0.1:1/none"), 64),
         ("REDIS_URL", format!("http://:{REDIS}@127.0.0.1:1"), 64),
         ("API_KEYS", format!("{OPERATOR},not a tenant:{TENANT}"), 64),

@@ -61,6 +61,10 @@ impl AfterPanic {
             status: RunOutcome::Error,
             input_tokens: 0,
             output_tokens: 0,
+            cache_creation_5m_tokens: 0,
+            cache_creation_1h_tokens: 0,
+            cache_read_tokens: 0,
+            cost_usd: "0",
             duration_ms: millis(self.began),
         });
     }
@@ -146,6 +150,10 @@ impl Run {
                 status: ending.outcome,
                 input_tokens: ending.usage.total() - ending.usage.output_tokens,
                 output_tokens: ending.usage.output_tokens,
+                cache_creation_5m_tokens: ending.usage.cache_creation_5m_tokens,
+                cache_creation_1h_tokens: ending.usage.cache_creation_1h_tokens,
+                cache_read_tokens: ending.usage.cache_read_tokens,
+                cost_usd: &ending.done.cost_usd,
                 duration_ms: ending.done.duration_ms,
             });
             let (status, took_ms) = (ending.done.status, ending.done.duration_ms);

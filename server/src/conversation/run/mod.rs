@@ -1,5 +1,6 @@
 //! One run: a workspace, an execution in it, and the journal of what happens.
 
+mod acquire;
 mod end;
 mod files;
 mod follow;
@@ -169,8 +170,9 @@ impl Run {
             return Some(Outcome::cancelled());
         }
         self.emit(&Event::setup("Opening a workspace")).await;
-        let lease = match self.services.cluster.acquire(self.occupant()).await {
+        let lease = match self.acquire().await {
             Ok(lease) => lease,
+            Err(_) if self.cancel.is_cancelled() => return Some(Outcome::cancelled()),
             Err(error) => {
                 let kind = match error {
                     AcquireError::Busy => ErrorType::ConversationLocked,
@@ -188,6 +190,14 @@ impl Run {
         };
         let (workspace, took_ms) = (lease.workspace_id(), self.elapsed_ms());
         self.emit(&Event::setup(format!("Workspace {workspace} is ready: {origin}, {took_ms} ms"))).await;
+        if let Some(loss) = lease.loss() {
+            let message = format!(
+                "The conversation's former workspace was lost: {}. This run has a new one",
+                loss.why.explanation()
+            );
+            let files = loss.files.into();
+            self.emit(&Event::ContainerRecovered { message, recovered: true, retry_recommended: false, files }).await;
+        }
         self.restore_files(&lease).await;
         if let Err(why) = self.copy_uploads(&lease).await {
             let why = format!("files of the request are not in the workspace: {why}; the model was not called");
@@ -299,7 +309,10 @@ impl Run {
 
     /// Gives up a room for what its agent did, and offers a new one.
     async fn give_up_agent(&mut self, lease: Lease, error: &AgentError) -> Outcome {
-        let reason = if error.is_hostile() { ReleaseReason::Hostile } else { ReleaseReason::Dead };
+        let reason = match error.is_hostile() {
+            true => ReleaseReason::Hostile,
+            false => lease.reason_of_silence().await,
+        };
         self.replace_room(lease, reason, error.to_string()).await
     }
 
@@ -323,12 +336,15 @@ impl Run {
     async fn offer_new_room(&mut self, acquired: Result<Lease, AcquireError>) {
         match acquired {
             Ok(lease) => {
+                let assumed = self.services.cluster.workspaces().assumed_files_fate();
+                let files = lease.loss().map_or(assumed, |loss| loss.files).into();
                 self.restore_files(&lease).await;
                 lease.finish(None).await;
                 self.emit(&Event::ContainerRecovered {
                     message: "The workspace was lost; a new one is ready".into(),
                     recovered: true,
                     retry_recommended: true,
+                    files,
                 })
                 .await;
             }

@@ -7,6 +7,7 @@ use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::ledger::keep_usage;
 use super::{Store, StoreError, from_micros, on_write, returned_row, to_micros, within, word, words};
 
 words! {
@@ -264,11 +265,14 @@ impl Store {
     /// The tenant has no conversation with this id.
     pub async fn delete_conversation(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
         within(async {
+            let mut transaction = self.0.begin().await?;
+            keep_usage(&mut transaction, tenant, id).await?;
             let done = sqlx::query("DELETE FROM conversations WHERE conversation_id = $1 AND tenant_id = $2")
                 .bind(id)
                 .bind(tenant)
-                .execute(&self.0)
+                .execute(&mut *transaction)
                 .await?;
+            transaction.commit().await?;
             if done.rows_affected() == 0 { Err(StoreError::NotFound("conversation")) } else { Ok(()) }
         })
         .await

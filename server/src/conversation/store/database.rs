@@ -32,12 +32,14 @@ static SQLITE_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     migrator(&[
         (1, "initial", include_str!("../../../migrations/sqlite/0001_initial.sql")),
         (2, "runs", include_str!("../../../migrations/sqlite/0002_runs.sql")),
+        (3, "ledger", include_str!("../../../migrations/sqlite/0003_ledger.sql")),
     ])
 });
 static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     migrator(&[
         (1, "initial", include_str!("../../../migrations/postgres/0001_initial.sql")),
         (2, "runs", include_str!("../../../migrations/postgres/0002_runs.sql")),
+        (3, "ledger", include_str!("../../../migrations/postgres/0003_ledger.sql")),
     ])
 });
 

@@ -2,6 +2,7 @@
 
 mod conversations;
 mod database;
+mod ledger;
 mod messages;
 mod models;
 mod runs;
@@ -13,6 +14,7 @@ pub use conversations::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page,
 };
 pub use database::{Database, OpenError};
+pub use ledger::DayUsage;
 pub use messages::{Held, Message, MessagePage, NewMessage};
 pub use models::{Model, ModelChange, ModelStatus, NewModel};
 pub use runs::{EndedRun, RunTotals};

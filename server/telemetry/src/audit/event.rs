@@ -94,10 +94,18 @@ pub enum Event<'a> {
         request_id: Option<&'a str>,
         /// Outcome of the run.
         status: RunOutcome,
-        /// Input tokens.
+        /// Input tokens, those that were read from the cache or written to it included.
         input_tokens: u64,
         /// Output tokens.
         output_tokens: u64,
+        /// Input tokens that were written to the cache for five minutes.
+        cache_creation_5m_tokens: u64,
+        /// Input tokens that were written to the cache for an hour.
+        cache_creation_1h_tokens: u64,
+        /// Input tokens that were read from the cache.
+        cache_read_tokens: u64,
+        /// Cost in USD, a decimal.
+        cost_usd: &'a str,
         /// Duration in milliseconds.
         duration_ms: u64,
     },

@@ -3,10 +3,10 @@
 
 mod event;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -41,6 +41,32 @@ pub struct Audit {
     lines: Mutex<Option<SyncSender<String>>>,
     losses: Arc<Losses>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    path: PathBuf,
+    /// The file that the writer is to continue in.
+    next: Arc<Mutex<Option<File>>>,
+}
+
+/// The file of the trail, which is replaced when it is reopened.
+struct Current {
+    file: File,
+    next: Arc<Mutex<Option<File>>>,
+}
+
+impl Write for Current {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(next) = self.next.lock().take() {
+            self.file = next;
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 impl Audit {
@@ -49,13 +75,29 @@ impl Audit {
     /// # Errors
     /// It cannot be opened for writing.
     pub fn open(path: &Path, metrics: Arc<Metrics>) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        let next = Arc::new(Mutex::new(None));
+        let file = Current { file: open(path)?, next: next.clone() };
         let (lines, waiting) = sync_channel(WAITING);
         let losses = Arc::new(Losses { unreported: AtomicU64::new(0), metrics });
         let for_writer = losses.clone();
         let writer =
             std::thread::Builder::new().name("audit".into()).spawn(move || write(file, &waiting, &for_writer))?;
-        Ok(Self { lines: Mutex::new(Some(lines)), losses, writer: Mutex::new(Some(writer)) })
+        Ok(Self {
+            lines: Mutex::new(Some(lines)),
+            losses,
+            writer: Mutex::new(Some(writer)),
+            path: path.to_owned(),
+            next,
+        })
+    }
+
+    /// Opens the file anew, for example after it was renamed, and continues in it.
+    ///
+    /// # Errors
+    /// It cannot be opened for writing; the trail continues in the file that is open.
+    pub fn reopen(&self) -> io::Result<()> {
+        *self.next.lock() = Some(open(&self.path)?);
+        Ok(())
     }
 
     /// Queues an event. Never blocks: where the queue is full, the line is dropped and counted.

@@ -46,7 +46,7 @@ pub(super) enum Step {
 pub(super) fn step() -> impl Strategy<Value = Step> {
     let conversation = 0..4u8;
     let call =
-        prop_oneof![Just(Call::Run), Just(Call::Remove), Just(Call::List), Just(Call::IsRunning), Just(Call::Ping)];
+        prop_oneof![Just(Call::Run), Just(Call::Remove), Just(Call::List), Just(Call::Condition), Just(Call::Ping)];
     let fault = prop_oneof![
         Just(Fault::Refuse),
         Just(Fault::Hang(Duration::from_millis(3))),

@@ -13,6 +13,7 @@ use http::header::CONTENT_LENGTH;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use nagaya_protocol::FileEntry;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::agent::{self, Agent, AgentError};
@@ -24,8 +25,10 @@ const MAX_LINE: usize = 26 * 1024;
 const MAX_PATH: usize = 4096;
 /// Maximum length in bytes of all paths of a list together. A list that is longer is cut off, as one with too many files is.
 const MAX_PATHS: usize = 16 * 1024 * 1024;
-/// Time limit between two chunks of a list or a file.
+/// Time limit between two chunks of a list or a file that an agent sends.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
+/// How long an agent may take neither a chunk of an upload nor the decision about the whole, and for the head of an answer.
+const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 
 /// The files of one room, as the agent serves them.
 pub(crate) struct AgentFiles<'a> {
@@ -44,7 +47,7 @@ impl<'a> AgentFiles<'a> {
 
     async fn ask(&self, method: Method, query: &str, body: agent::Body) -> Result<agent::Answer, RoomFilesError> {
         let request = agent::request(method, &format!("/files{query}"), body).map_err(agent_error)?;
-        self.agent.ask(request, self.remaining()).await.map_err(agent_error)
+        self.agent.ask(request, self.remaining().min(SILENCE_LIMIT)).await.map_err(agent_error)
     }
 }
 
@@ -161,13 +164,52 @@ pub(crate) async fn put<E: fmt::Display + Send + From<AgentError> + 'static>(
     deadline: Duration,
 ) -> Result<(), E> {
     let (content, content_error) = capture_error(content);
+    let (content, silence) = watched(content, SILENCE_LIMIT);
     let body: agent::Body = StreamBody::new(content.map_ok(Frame::data)).boxed_unsync();
     let mut request = agent::request(Method::PUT, &format!("/files{}&mode={mode:o}", path_query(path)), body)?;
     if let Some(size) = size {
         request.headers_mut().insert(CONTENT_LENGTH, size.into());
     }
-    let put = agent.ask(request, deadline).await;
+    let put = tokio::select! {
+        put = agent.ask(request, deadline) => put,
+        error = silence => Err(error),
+    };
     put.map(drop).map_err(|error| content_error.try_recv().unwrap_or_else(|_| error.into()))
+}
+
+/// Watches how the receiver of a stream takes it. The second value ends once the receiver has had a chunk, or the whole, for
+/// this long without asking for more; the time that it waits for the sender does not count.
+fn watched(
+    content: BoxStream<'static, io::Result<Bytes>>,
+    limit: Duration,
+) -> (BoxStream<'static, io::Result<Bytes>>, impl Future<Output = AgentError>) {
+    // Since when the receiver has not asked for more; `None` while it waits for the sender.
+    let (taken, mut silent_since) = watch::channel(Some(Instant::now()));
+    let content = futures::stream::unfold((content, taken), |(mut content, taken)| async move {
+        taken.send_replace(None);
+        let chunk = content.next().await;
+        taken.send_replace(Some(Instant::now()));
+        Some((chunk?, (content, taken)))
+    });
+    let silence = async move {
+        loop {
+            let since = *silent_since.borrow_and_update();
+            let until = since.map(|since| since + limit);
+            let silent = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                // Once the stream is dropped, no change follows; then the time of the last one counts.
+                Ok(()) = silent_since.changed() => {}
+                () = silent => return AgentError::Timeout(limit),
+            }
+        }
+    };
+    (content.boxed(), silence)
 }
 
 /// Captures the error of a stream that becomes a request body: the HTTP client reports only that the body failed, and the caller
@@ -188,6 +230,26 @@ pub fn capture_error<E: fmt::Display + Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_agent_that_takes_no_chunk_is_found_out_and_a_slow_client_is_not() {
+        const LIMIT: Duration = Duration::from_millis(20);
+        let chunks = futures::stream::iter(0..3).then(|_| async {
+            tokio::time::sleep(LIMIT * 3).await;
+            Ok(Bytes::from_static(b"x"))
+        });
+        let (mut content, silence) = watched(chunks.boxed(), LIMIT);
+        let mut silence = std::pin::pin!(silence);
+        for _ in 0..3 {
+            tokio::select! {
+                biased;
+                chunk = content.next() => assert!(chunk.is_some_and(|chunk| chunk.is_ok())),
+                error = &mut silence => panic!("the client is slow, not the agent: {error}"),
+            }
+        }
+        let error = silence.await;
+        assert!(matches!(error, AgentError::Timeout(LIMIT)), "{error}");
+    }
 
     #[test]
     fn a_path_is_escaped_in_the_query() {

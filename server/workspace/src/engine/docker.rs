@@ -11,12 +11,13 @@ use bollard::models::{
     ResourcesUlimits,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
     StopContainerOptionsBuilder,
 };
+use futures::TryStreamExt;
 use tokio::sync::OnceCell;
 
-use super::{ContainerSpec, Engine, EngineAddress, EngineError, EngineInfo, ListedContainer};
+use super::{Condition, ContainerSpec, Engine, EngineAddress, EngineError, EngineInfo, ListedContainer, MAX_OUTPUT};
 
 /// Time limit for a call that changes something; creating a container on a busy host is the slowest.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
@@ -164,22 +165,47 @@ impl Engine for Docker {
         let listed = self.within(QUERY_DEADLINE, "list containers", client.list_containers(Some(options))).await?;
         Ok(listed
             .into_iter()
-            .map(|container| ListedContainer {
-                id: container.id.unwrap_or_default(),
-                labels: container.labels.unwrap_or_default(),
-                running: container.state.is_some_and(|state| state.to_string() == "running"),
-                created: container.created.unwrap_or_default(),
+            .map(|container| {
+                let state = container.state.map(|state| state.to_string()).unwrap_or_default();
+                ListedContainer {
+                    id: container.id.unwrap_or_default(),
+                    labels: container.labels.unwrap_or_default(),
+                    running: state == "running",
+                    paused: state == "paused",
+                    created: container.created.unwrap_or_default(),
+                }
             })
             .collect())
     }
 
-    async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
+    async fn condition(&self, name: &str) -> Result<Condition, EngineError> {
         let client = self.client().await?;
         match self.within(QUERY_DEADLINE, "inspect a container", client.inspect_container(name, None)).await {
-            Ok(container) => Ok(container.state.and_then(|state| state.running).unwrap_or(false)),
-            Err(EngineError::NotFound(_)) => Ok(false),
+            Ok(container) => Ok(container.state.map_or(Condition::Stopped(0), |state| {
+                // The engine says of a paused container that it runs, too.
+                match (state.paused, state.running) {
+                    (Some(true), _) => Condition::Paused,
+                    (_, Some(true)) => Condition::Running,
+                    _ => Condition::Stopped(state.exit_code.unwrap_or_default()),
+                }
+            })),
+            Err(EngineError::NotFound(_)) => Ok(Condition::Missing),
             Err(error) => Err(error),
         }
+    }
+
+    async fn last_output(&self, name: &str) -> Result<String, EngineError> {
+        let client = self.client().await?;
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail("20").build();
+        let lines = client.logs(name, Some(options)).try_fold(Vec::new(), async |mut text, line| {
+            text.extend_from_slice(&line.into_bytes());
+            // A line can have any length; only the end is wanted.
+            let excess = text.len().saturating_sub(MAX_OUTPUT);
+            text.drain(..excess);
+            Ok(text)
+        });
+        let text = self.within(QUERY_DEADLINE, "read a container's output", lines).await?;
+        Ok(String::from_utf8_lossy(&text).trim().to_owned())
     }
 
     async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError> {

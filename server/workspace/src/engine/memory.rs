@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::{ContainerSpec, Engine, EngineError, EngineInfo, ListedContainer};
+use super::{Condition, ContainerSpec, Engine, EngineError, EngineInfo, ListedContainer};
 
 /// The calls of [`Engine`], as this engine counts them and fails them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,8 +35,10 @@ pub enum Call {
     Run,
     /// A call of [`Engine::list`].
     List,
-    /// A call of [`Engine::is_running`].
-    IsRunning,
+    /// A call of [`Engine::condition`].
+    Condition,
+    /// A call of [`Engine::last_output`].
+    LastOutput,
     /// A call of [`Engine::remove`].
     Remove,
 }
@@ -53,6 +55,11 @@ pub enum Fault {
     /// The call takes effect, but reports an error.
     NoAnswer,
 }
+
+/// Exit code of every container that does not run.
+pub const EXIT_CODE: i64 = 3;
+/// What every container has written.
+pub const LAST_OUTPUT: &str = "the last line";
 
 /// The engine in memory.
 #[derive(Debug)]
@@ -159,6 +166,14 @@ impl Memory {
         }
     }
 
+    /// Freezes a container: the engine no longer lists it as running, and its agent is silent.
+    pub fn pause(&self, name: &str) {
+        if let Some(container) = self.state().containers.get_mut(name) {
+            container.end();
+            container.listed.paused = true;
+        }
+    }
+
     /// Ends a container's agent; the container keeps running.
     pub fn silence(&self, name: &str) {
         if let Some(agent) = self.state().containers.get_mut(name).and_then(|container| container.agent.take()) {
@@ -209,7 +224,7 @@ impl Memory {
         let id = format!("{:064x}", state.made);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let created = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let listed = ListedContainer { id: id.clone(), labels: spec.labels, running: false, created };
+        let listed = ListedContainer { id: id.clone(), labels: spec.labels, running: false, paused: false, created };
         state.containers.insert(spec.name, Container { listed, agent: None });
         Ok(id)
     }
@@ -287,9 +302,20 @@ impl Engine for Memory {
         Ok(listed.filter(|listed| listed.labels.get(label).is_some_and(|is| is == value)).cloned().collect())
     }
 
-    async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
-        self.query(Call::IsRunning, "inspect a container").await?;
-        Ok(self.state().containers.get(name).is_some_and(|container| container.listed.running))
+    async fn condition(&self, name: &str) -> Result<Condition, EngineError> {
+        self.query(Call::Condition, "inspect a container").await?;
+        Ok(match self.state().containers.get(name).map(|container| &container.listed) {
+            None => Condition::Missing,
+            Some(listed) if listed.paused => Condition::Paused,
+            Some(listed) if listed.running => Condition::Running,
+            Some(_) => Condition::Stopped(EXIT_CODE),
+        })
+    }
+
+    async fn last_output(&self, name: &str) -> Result<String, EngineError> {
+        self.query(Call::LastOutput, "read a container's output").await?;
+        let known = self.state().containers.contains_key(name);
+        known.then(|| LAST_OUTPUT.to_owned()).ok_or_else(|| EngineError::NotFound(name.to_owned()))
     }
 
     async fn remove(&self, name: &str, _grace: Duration) -> Result<(), EngineError> {

@@ -48,17 +48,39 @@ pub trait Engine: Debug + Send + Sync {
     /// The engine refuses or does not answer.
     async fn list(&self, label: &str, value: &str) -> Result<Vec<ListedContainer>, EngineError>;
 
-    /// Whether a container runs; `false` also if it does not exist.
+    /// What a container is doing.
     ///
     /// # Errors
     /// The engine refuses or does not answer.
-    async fn is_running(&self, name: &str) -> Result<bool, EngineError>;
+    async fn condition(&self, name: &str) -> Result<Condition, EngineError>;
+
+    /// The last lines that a container has written to its output, in all at most [`MAX_OUTPUT`] bytes.
+    ///
+    /// # Errors
+    /// The engine refuses or does not answer, or the container does not exist.
+    async fn last_output(&self, name: &str) -> Result<String, EngineError>;
 
     /// Stops a container with SIGTERM, and SIGKILL after `grace`, or at once where that is zero, and removes it. A missing container is no error.
     ///
     /// # Errors
     /// The engine refuses or does not answer; the container may still exist.
     async fn remove(&self, name: &str, grace: Duration) -> Result<(), EngineError>;
+}
+
+/// Maximum length in bytes of what [`Engine::last_output`] returns.
+pub const MAX_OUTPUT: usize = 1024;
+
+/// What a container is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Its processes run.
+    Running,
+    /// Its processes are frozen (`docker pause`).
+    Paused,
+    /// It was created and not started, or has exited with this code.
+    Stopped(i64),
+    /// It does not exist.
+    Missing,
 }
 
 /// The address on which the engine listens.
@@ -131,8 +153,10 @@ pub struct ListedContainer {
     pub id: String,
     /// Labels of the container.
     pub labels: HashMap<String, String>,
-    /// Whether the container runs.
+    /// Whether the container runs; `false` while it is paused.
     pub running: bool,
+    /// Whether the container's processes are frozen.
+    pub paused: bool,
     /// Time of creation, in seconds since the Unix epoch.
     pub created: i64,
 }

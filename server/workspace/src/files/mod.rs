@@ -1,10 +1,15 @@
 //! A conversation's files as its clients see them: those of its workspace if it has one, else those in the bucket.
 //!
+//! While a new workspace has not had all of the stored files, its files are those in it and those in the bucket together: a file is
+//! read wherever it is, and deleted in both places.
+//!
 //! A run may change the workspace at the same time. Each file is replaced as a whole, and the last writer wins.
 
 mod sync;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,14 +23,16 @@ use crate::agent::files::{self as agent_api, AgentFiles, path_query};
 use crate::agent::{self, Agent, AgentError};
 use crate::lifecycle::acquire::AcquireError;
 use crate::lifecycle::lease::Lease;
-use crate::objects::{ConversationStore, MAX_FILE_BYTES, MAX_FILES, RoomFiles, RoomFilesError, StorageError};
+use crate::objects::{
+    ConversationStore, MAX_FILE_BYTES, MAX_FILES, RoomFile, RoomFiles, RoomFilesError, StorageError, StoredFile,
+};
 use crate::rooms::{Occupant, Room};
 use crate::workspaces::Workspaces;
 
 /// Maximum number of files in a list of a room's files.
 pub const MAX_LISTED_FILES: usize = 200_000;
 /// Time limit for a list of files, and for the response head of one file.
-const RESPONSE_DEADLINE: Duration = Duration::from_secs(30);
+const RESPONSE_DEADLINE: Duration = Duration::from_secs(20);
 /// Time limit for the upload of one file.
 pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(900);
 /// Time limit between two chunks of an upload.
@@ -142,27 +149,18 @@ impl ConversationFiles {
     /// # Errors
     /// The workspace or the bucket does not answer.
     pub async fn list(&self) -> Result<(Vec<FileInfo>, bool), FilesError> {
-        let until = Instant::now() + RESPONSE_DEADLINE;
         let (mut files, complete) = match &self.source {
             Source::Room(room) => {
+                let until = Instant::now() + RESPONSE_DEADLINE;
                 let (files, complete) =
                     agent_files(room, until)?.list(MAX_LISTED_FILES).await.map_err(StorageError::from)?;
-                let info = |file: crate::objects::RoomFile| {
-                    let changed_at = jiff::Timestamp::from_nanosecond(file.version.into()).unwrap_or_default();
-                    FileInfo { path: file.path, size: file.size, changed_at }
-                };
-                (files.into_iter().map(info).collect::<Vec<_>>(), complete)
+                let files = files.into_iter().map(FileInfo::from).collect();
+                match self.missing_files(room, until).await {
+                    Some(store) => with_stored(files, complete, &store, until).await,
+                    None => (files, complete),
+                }
             }
-            Source::Bucket(store) => {
-                let stored = store.list(store.bucket().sync_deadline()).await?;
-                let info = |file: crate::objects::StoredFile| FileInfo {
-                    path: file.path,
-                    size: file.size,
-                    changed_at: file.stored_at,
-                };
-                let complete = stored.len() < MAX_FILES;
-                (stored.into_iter().map(info).collect(), complete)
-            }
+            Source::Bucket(store) => stored(store, store.bucket().sync_deadline()).await?,
             Source::Nowhere => (Vec::new(), true),
         };
         files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
@@ -176,13 +174,19 @@ impl ConversationFiles {
     pub async fn read(&self, path: &str) -> Result<(u64, FileStream), FilesError> {
         match &self.source {
             Source::Room(room) => {
-                let (size, chunks) = agent_api::open(agent(room)?, path, RESPONSE_DEADLINE).await?;
-                Ok((size, chunks.map(|chunk| chunk.map_err(FilesError::from)).boxed()))
+                let opened = agent_api::open(agent(room)?, path, RESPONSE_DEADLINE).await.map_err(FilesError::from);
+                match opened {
+                    Ok((size, chunks)) => Ok((size, chunks.map(|chunk| chunk.map_err(FilesError::from)).boxed())),
+                    Err(FilesError::NotFound) => {
+                        match self.missing_files(room, Instant::now() + RESPONSE_DEADLINE).await {
+                            Some(store) => read_stored(&store, path).await,
+                            None => Err(FilesError::NotFound),
+                        }
+                    }
+                    Err(error) => Err(error),
+                }
             }
-            Source::Bucket(store) => {
-                let (size, content) = store.read(path, Instant::now() + UPLOAD_DEADLINE).await?;
-                Ok((size, content.map(|chunk| chunk.map_err(FilesError::from)).boxed()))
-            }
+            Source::Bucket(store) => read_stored(store, path).await,
             Source::Nowhere => Err(FilesError::NotFound),
         }
     }
@@ -196,6 +200,7 @@ impl ConversationFiles {
         let content = limit_upload(content);
         match &self.source {
             Source::Room(room) => {
+                self.await_transfer(room).await?;
                 agent_api::put(agent(room)?, path, (MODE, None), content, UPLOAD_DEADLINE).await?;
                 self.workspaces.schedule_sync(room, &self.occupant);
                 Ok(())
@@ -220,10 +225,19 @@ impl ConversationFiles {
     pub async fn delete(&self, path: &str) -> Result<(), FilesError> {
         match &self.source {
             Source::Room(room) => {
-                let request = agent::request(Method::DELETE, &format!("/files{}", path_query(path)), agent::empty())?;
-                agent(room)?.ask(request, RESPONSE_DEADLINE).await?;
-                self.workspaces.schedule_sync(room, &self.occupant);
-                Ok(())
+                let stored = match self.missing_files(room, Instant::now() + RESPONSE_DEADLINE).await {
+                    Some(store) => self.delete_missing(room, &store, path).await?,
+                    None => false,
+                };
+                match delete_in_room(room, path).await {
+                    // It was in the bucket alone, and is gone from there.
+                    Err(FilesError::NotFound) if stored => Ok(()),
+                    Err(error) => Err(error),
+                    Ok(()) => {
+                        self.workspaces.schedule_sync(room, &self.occupant);
+                        Ok(())
+                    }
+                }
             }
             Source::Bucket(store) => {
                 let until = store.bucket().sync_deadline();
@@ -233,6 +247,102 @@ impl ConversationFiles {
             Source::Nowhere => Err(FilesError::NotFound),
         }
     }
+
+    /// The bucket, if it may have files that the room has not received yet.
+    async fn missing_files(&self, room: &Room, until: Instant) -> Option<ConversationStore> {
+        let store = self.workspaces.conversation_store(&self.occupant)?;
+        if room.has_stored_files() {
+            return None;
+        }
+        // An earlier server may have brought them in; the manifest says so.
+        let manifest = store.manifest(until).await;
+        if manifest.is_ok_and(|manifest| manifest.room.as_deref() == Some(room.id.as_str())) {
+            room.set_has_stored_files();
+            return None;
+        }
+        Some(store)
+    }
+
+    /// Waits until no stored files are on their way into the room. One of them could otherwise replace a file that is uploaded now.
+    async fn await_transfer(&self, room: &Room) -> Result<(), FilesError> {
+        let Some(bucket) = self.workspaces.bucket().filter(|_| !room.has_stored_files()) else { return Ok(()) };
+        let limit = bucket.sync_timeout();
+        match tokio::time::timeout(limit, room.files.lock()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StorageError::Timeout(limit).into()),
+        }
+    }
+
+    /// Deletes a file in the bucket, while none is on its way from there into the room. Returns whether there was such a file.
+    async fn delete_missing(&self, room: &Room, store: &ConversationStore, path: &str) -> Result<bool, FilesError> {
+        let (limit, until) = (store.bucket().sync_timeout(), store.bucket().sync_deadline());
+        let Ok(_files) = tokio::time::timeout_at(until, room.files.lock()).await else {
+            return Err(StorageError::Timeout(limit).into());
+        };
+        if room.has_stored_files() {
+            // From now on the room's deletions count, and the next synchronisation repeats this one in the bucket.
+            return Ok(false);
+        }
+        match store.check_exists(path, until).await {
+            Err(StorageError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+            Ok(()) => {
+                store.delete([path.to_owned()], until).await?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+impl From<RoomFile> for FileInfo {
+    fn from(file: RoomFile) -> Self {
+        let changed_at = jiff::Timestamp::from_nanosecond(file.version.into()).unwrap_or_default();
+        Self { path: file.path, size: file.size, changed_at }
+    }
+}
+
+impl From<StoredFile> for FileInfo {
+    fn from(file: StoredFile) -> Self {
+        Self { path: file.path, size: file.size, changed_at: file.stored_at }
+    }
+}
+
+/// The files in the bucket, and whether these are all.
+async fn stored(store: &ConversationStore, until: Instant) -> Result<(Vec<FileInfo>, bool), FilesError> {
+    let stored = store.list(until).await?;
+    let complete = stored.len() < MAX_FILES;
+    Ok((stored.into_iter().map(FileInfo::from).collect(), complete))
+}
+
+/// The files in a room, and those of the bucket that are not in it. While the bucket does not answer, the list is not complete.
+async fn with_stored(
+    mut files: Vec<FileInfo>,
+    complete: bool,
+    store: &ConversationStore,
+    until: Instant,
+) -> (Vec<FileInfo>, bool) {
+    match stored(store, until).await {
+        Ok((stored, all)) => {
+            let present: HashSet<String> = files.iter().map(|file| file.path.clone()).collect();
+            files.extend(stored.into_iter().filter(|file| !present.contains(&file.path)));
+            (files, complete && all)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "stored files that are not in the workspace yet are missing in a list");
+            (files, false)
+        }
+    }
+}
+
+async fn read_stored(store: &ConversationStore, path: &str) -> Result<(u64, FileStream), FilesError> {
+    let (size, content) = store.read(path, Instant::now() + UPLOAD_DEADLINE).await?;
+    Ok((size, content.map(|chunk| chunk.map_err(FilesError::from)).boxed()))
+}
+
+async fn delete_in_room(room: &Room, path: &str) -> Result<(), FilesError> {
+    let request = agent::request(Method::DELETE, &format!("/files{}", path_query(path)), agent::empty())?;
+    agent(room)?.ask(request, RESPONSE_DEADLINE).await?;
+    Ok(())
 }
 
 impl Lease {
@@ -241,6 +351,7 @@ impl Lease {
     /// # Errors
     /// The room refuses the file, or the content is interrupted.
     pub async fn put_file(&self, path: &str, bytes: Option<u64>, content: FileStream) -> Result<(), FilesError> {
+        self.room().unsaved.store(true, Ordering::Release);
         agent_api::put(agent(self.room())?, path, (MODE, bytes), content, UPLOAD_DEADLINE).await
     }
 }

@@ -58,10 +58,16 @@ impl Workspaces {
         let files = AgentFiles::new(agent, until);
         let done = match tokio::time::timeout_at(until, room.files.lock()).await {
             Err(_) => Err(StorageError::Timeout(until - began)),
-            Ok(mut state) => match direction {
-                SyncDirection::In => restore(&store, room.id.as_str(), &files, &mut state, until).await,
-                SyncDirection::Out => save(&store, room.id.as_str(), &files, &mut state, until).await,
-            },
+            Ok(mut state) => {
+                let done = match direction {
+                    SyncDirection::In => restore(&store, room.id.as_str(), &files, &mut state, until).await,
+                    SyncDirection::Out => save(&store, room.id.as_str(), &files, &mut state, until).await,
+                };
+                if state.restored {
+                    room.set_has_stored_files();
+                }
+                done
+            }
         };
         let complete = done.as_ref().is_ok_and(|done| done.skipped == 0);
         self.parts.metrics.synced(direction, began.elapsed(), complete);
@@ -83,6 +89,7 @@ impl Workspaces {
 
     /// Schedules saving a room's files to the bucket, unless a sync is scheduled already.
     pub(crate) fn schedule_sync(self: &Arc<Self>, room: &Arc<Room>, occupant: &Occupant) {
+        room.unsaved.store(true, Ordering::Release);
         if self.bucket().is_none() || room.sync_scheduled.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -92,15 +99,30 @@ impl Workspaces {
             room.sync_scheduled.store(false, Ordering::Release);
             if waited.is_some() && this.rooms.is_live(&room.id) {
                 // A failure is counted and logged by `sync`; if it persists, the sync at the end of the run reports it.
-                let _ = this.sync(&room, &occupant, SyncDirection::Out).await;
+                let _ = match this.rooms.is_leased(&occupant.conversation) {
+                    // The run goes on, and may change files at any moment.
+                    true => this.sync(&room, &occupant, SyncDirection::Out).await,
+                    false => this.save_all(&room, &occupant).await,
+                };
             }
         });
+    }
+
+    /// Saves the files of a room in which nothing runs.
+    async fn save_all(&self, room: &Room, occupant: &Occupant) -> Result<SyncReport, StorageError> {
+        // First, because a client may change a file meanwhile.
+        let unsaved = room.unsaved.swap(false, Ordering::AcqRel);
+        let saved = self.sync(room, occupant, SyncDirection::Out).await;
+        if unsaved && !saved.as_ref().is_ok_and(|done| done.skipped == 0) {
+            room.unsaved.store(true, Ordering::Release);
+        }
+        saved
     }
 
     /// Saves the files of a room that is being released. A failure does not stop the release.
     pub(crate) async fn final_sync(&self, room: &Room) {
         let Some(occupant) = room.occupant() else { return };
-        if let Err(error) = self.sync(room, &occupant, SyncDirection::Out).await {
+        if let Err(error) = self.save_all(room, &occupant).await {
             let conversation = &occupant.conversation;
             tracing::error!(workspace = %room.id, conversation, %error, "files changed since the last sync are lost with the workspace");
         }
@@ -121,7 +143,7 @@ impl Lease {
     /// # Errors
     /// Not all files were saved; each saved file is complete.
     pub async fn save_files(&self) -> Result<SyncReport, StorageError> {
-        self.workspaces().sync(self.room(), self.occupant(), SyncDirection::Out).await
+        self.workspaces().save_all(self.room(), self.occupant()).await
     }
 
     /// Notes that files may have changed in the room and schedules saving them.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use nagaya_telemetry::audit::Event;
 use nagaya_telemetry::metrics::StartSource;
 
-use crate::engine::EngineError;
+use crate::engine::{Condition, EngineError};
 use crate::id::RoomId;
 use crate::lifecycle::build::{BuildError, identity, subject};
 use crate::lifecycle::lease::{Lease, Origin};
@@ -61,6 +61,7 @@ impl AcquireError {
                 | Self::Build(
                     BuildError::Engine(EngineError::Unreachable { .. } | EngineError::Timeout { .. })
                         | BuildError::Full(_)
+                        | BuildError::Crowded(_)
                         | BuildError::Stopping
                 )
         )
@@ -84,10 +85,18 @@ impl Workspaces {
         let why = match lease.room().is_outdated() {
             true => ReleaseReason::Outdated,
             false if is_responding(lease.room()).await => return Ok(Some(lease)),
-            false => ReleaseReason::Dead,
+            false => self.reason_of_silence(lease.room()).await,
         };
         lease.release(why).await;
         Ok(None)
+    }
+
+    /// Why a room whose agent does not answer is released.
+    pub(crate) async fn reason_of_silence(&self, room: &Room) -> ReleaseReason {
+        match self.parts.engine.condition(&room.id.container()).await {
+            Ok(Condition::Paused) => ReleaseReason::Paused,
+            _ => ReleaseReason::Dead,
+        }
     }
 
     /// Leases a room to a conversation that has none: from the pool, else newly built. `began` is when the conversation began to
@@ -103,7 +112,14 @@ impl Workspaces {
         if self.pool_size.borrow().min > 0 {
             self.parts.metrics.pool_exhausted();
         }
-        let room = self.build(Some(occupant.clone())).await?;
+        self.check_limit()?;
+        let turn = self.turn_to_start(Some(occupant)).await?;
+        // A workspace of the pool may have become ready meanwhile.
+        if let Some(lease) = self.from_pool(occupant).await? {
+            self.parts.metrics.started(StartSource::Warm, began.elapsed());
+            return Ok(lease);
+        }
+        let room = self.build_at_once(Some(occupant.clone()), turn).await?;
         self.parts.metrics.started(StartSource::Cold, began.elapsed());
         Ok(Lease::new(self.clone(), room, occupant.clone(), Origin::Cold, None))
     }
@@ -131,6 +147,7 @@ impl Workspaces {
             return Ok(());
         }
         self.check_limit()?;
+        self.starts.check().map_err(|_| BuildError::Crowded(self.parts.settings.start_queue))?;
         self.parts.engine.ping().await.map_err(BuildError::from)?;
         Ok(())
     }

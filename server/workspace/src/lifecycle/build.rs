@@ -10,12 +10,13 @@ use tracing::Instrument;
 
 use crate::agent::Agent;
 use crate::directory::RoomDir;
-use crate::engine::EngineError;
+use crate::engine::{Condition, EngineError};
 use crate::id::RoomId;
 use crate::reason::ReleaseReason;
 use crate::records::RecordError;
 use crate::rooms::{Occupant, Opened, Room, RoomState};
 use crate::spec::LABEL_UID;
+use crate::starts::{NoTurn, Turn};
 use crate::state::StateError;
 use crate::uids::Uid;
 use crate::workspaces::Workspaces;
@@ -42,14 +43,35 @@ pub enum BuildError {
     )]
     HostPath(String),
     /// The container exited before its agent answered.
-    #[error("the workspace's container exited before its agent answered")]
-    Died,
+    #[error("the container of a workspace {how} before its agent answered; image {image}, {output}")]
+    Died {
+        /// The image that it was started from (`CONTAINER_IMAGE`).
+        image: String,
+        /// How it ended, with the exit code where there is one.
+        how: String,
+        /// The last that the container has written, for people.
+        output: String,
+    },
     /// The agent did not answer within the limit.
     #[error(
-        "the workspace's agent did not answer within {READY_DEADLINE:?}; where the server itself runs in a container, \
-         WORKSPACE_SOCKET_HOST_PATH must be the host's path of WORKSPACE_SOCKET_BASE_PATH"
+        "the workspace's agent did not answer within {READY_DEADLINE:?}; image {image}, {output}. The image must contain the \
+         agent (`make image`); where the server itself runs in a container, WORKSPACE_SOCKET_HOST_PATH must be the host's path of \
+         WORKSPACE_SOCKET_BASE_PATH"
     )]
-    NotReady,
+    NotReady {
+        /// The image that it was started from (`CONTAINER_IMAGE`).
+        image: String,
+        /// The last that the container has written, for people.
+        output: String,
+    },
+    /// As many conversations wait for the start of a container as may.
+    #[error(
+        "{0} conversations wait for the start of their workspaces already (CONTAINER_START_QUEUE); try again later"
+    )]
+    Crowded(usize),
+    /// Whoever wanted the room does not want it any more.
+    #[error("the run was cancelled while it waited for the start of its workspace")]
+    Left,
     /// The record could not be written.
     #[error(transparent)]
     State(#[from] StateError),
@@ -83,12 +105,38 @@ impl Workspaces {
     /// Builds a room for a conversation or, without an occupant, for the pool. Runs as a task of its own, so it completes or cleans up
     /// after itself even if the caller is dropped.
     pub(crate) async fn build(self: &Arc<Self>, occupant: Option<Occupant>) -> Result<Arc<Room>, BuildError> {
+        self.check_limit()?;
+        let turn = self.turn_to_start(occupant.as_ref()).await?;
+        self.build_at_once(occupant, turn).await
+    }
+
+    /// Waits in the queue for starts. Whoever is dropped meanwhile leaves it.
+    pub(crate) async fn turn_to_start(&self, occupant: Option<&Occupant>) -> Result<Turn, BuildError> {
+        let turn = self.starts.turn(occupant.map(|occupant| occupant.conversation.as_str())).await;
+        match turn {
+            _ if self.stop.is_cancelled() => Err(BuildError::Stopping),
+            Err(NoTurn::Full(limit)) => Err(BuildError::Crowded(limit)),
+            Err(NoTurn::Left) => Err(BuildError::Left),
+            Ok(turn) => Ok(turn),
+        }
+    }
+
+    /// As [`Workspaces::build`], by somebody who has waited.
+    pub(crate) async fn build_at_once(
+        self: &Arc<Self>,
+        occupant: Option<Occupant>,
+        turn: Turn,
+    ) -> Result<Arc<Room>, BuildError> {
         if self.stop.is_cancelled() {
             return Err(BuildError::Stopping);
         }
         let this = self.clone();
-        let built = self.tasks.spawn(async move { this.build_and_clean_up(occupant).await }.in_current_span());
-        built.await.unwrap_or(Err(BuildError::Stopping))
+        let work = async move {
+            let built = this.build_and_clean_up(occupant).await;
+            drop(turn);
+            built
+        };
+        self.tasks.spawn(work.in_current_span()).await.unwrap_or(Err(BuildError::Stopping))
     }
 
     async fn build_and_clean_up(self: &Arc<Self>, occupant: Option<Occupant>) -> Result<Arc<Room>, BuildError> {
@@ -110,6 +158,7 @@ impl Workspaces {
         let (room, uid) = self.prepare(occupant.as_ref(), avoid)?;
         match self.run(&room, uid, occupant).await {
             Ok(()) => {
+                *self.start_problem.lock() = None;
                 tracing::info!(workspace = %room.id, took_ms = began.elapsed().as_millis(), "workspace ready");
                 let occupant = room.occupant();
                 self.parts.audit.record(&Event::RoomCreated { subject: subject(&room.id, occupant.as_ref()) });
@@ -117,6 +166,9 @@ impl Workspaces {
             }
             Err(error) => {
                 tracing::warn!(workspace = %room.id, %error, "workspace not created");
+                if matches!(error, BuildError::Died { .. } | BuildError::NotReady { .. }) {
+                    *self.start_problem.lock() = Some((Instant::now(), error.to_string()));
+                }
                 // Necessary even if the room was released meanwhile and is no longer in the table: that release may have run while
                 // the engine was still creating the container, and seen none.
                 if let Err(error) = self.release_unowned(&room.id, ReleaseReason::FailedCreation).await {
@@ -182,7 +234,10 @@ impl Workspaces {
         })?;
         let ready = async {
             let ready = tokio::time::timeout(READY_DEADLINE, self.agent_answers(room)).await;
-            ready.unwrap_or(Err(BuildError::NotReady))
+            match ready {
+                Ok(ready) => ready,
+                Err(_) => Err(self.not_ready(room).await),
+            }
         };
         tokio::try_join!(ready, self.has_user_alone(uid))?;
         match self.write_record(room, occupant.as_ref(), None).await {
@@ -203,7 +258,7 @@ impl Workspaces {
     }
 
     async fn agent_answers(&self, room: &Room) -> Result<(), BuildError> {
-        let agent = room.agent().map_err(|_| BuildError::NotReady)?;
+        let Ok(agent) = room.agent() else { return Err(self.not_ready(room).await) };
         let answers = async {
             loop {
                 agent.connected().await;
@@ -216,14 +271,34 @@ impl Workspaces {
         let died = async {
             loop {
                 tokio::time::sleep(LIVENESS).await;
-                if !self.parts.engine.is_running(&room.id.container()).await? {
-                    return Err(BuildError::Died);
-                }
+                let how = match self.parts.engine.condition(&room.id.container()).await? {
+                    Condition::Running | Condition::Paused => continue,
+                    Condition::Stopped(code) => format!("exited with code {code}"),
+                    Condition::Missing => "was removed".to_owned(),
+                };
+                return Err(BuildError::Died {
+                    image: self.image().to_owned(),
+                    how,
+                    output: self.last_output(room).await,
+                });
             }
         };
         tokio::select! {
             answers = answers => answers,
             died = died => died,
+        }
+    }
+
+    async fn not_ready(&self, room: &Room) -> BuildError {
+        BuildError::NotReady { image: self.image().to_owned(), output: self.last_output(room).await }
+    }
+
+    /// What a room's container has written last, for people.
+    async fn last_output(&self, room: &Room) -> String {
+        match self.parts.engine.last_output(&room.id.container()).await {
+            Ok(text) if text.is_empty() => "no output".to_owned(),
+            Ok(text) => format!("last output {text:?}"),
+            Err(error) => format!("output unknown: {error}"),
         }
     }
 

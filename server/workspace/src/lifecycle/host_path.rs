@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
+use crate::engine::Condition;
 use crate::lifecycle::build::BuildError;
 use crate::reason::ReleaseReason;
 use crate::workspaces::Workspaces;
@@ -40,8 +41,8 @@ impl Workspaces {
     async fn is_in_container(&self) -> bool {
         let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
         let Some(container) = own_container(&mounts) else { return false };
-        match self.parts.engine.is_running(container).await {
-            Ok(running) => running,
+        match self.parts.engine.condition(container).await {
+            Ok(condition) => condition == Condition::Running,
             Err(error) => {
                 tracing::debug!(%error, "unknown whether this process runs in a container of the engine");
                 false

@@ -1,6 +1,7 @@
 //! A lease: the exclusive right of one run to a room.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nagaya_protocol::ExecuteRequest;
@@ -8,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::{AgentError, EventStream};
 use crate::lifecycle::acquire::is_responding;
+use crate::losses::Loss;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Room};
 use crate::workspaces::Workspaces;
@@ -34,6 +36,7 @@ pub struct Lease {
     occupant: Occupant,
     origin: Origin,
     session: Option<String>,
+    loss: Option<Loss>,
 }
 
 impl Lease {
@@ -44,7 +47,11 @@ impl Lease {
         origin: Origin,
         session: Option<String>,
     ) -> Self {
-        Self { workspaces, room, occupant, origin, session }
+        let loss = match origin {
+            Origin::Reused => None,
+            Origin::Warm | Origin::Cold => workspaces.losses.take(&occupant.conversation),
+        };
+        Self { workspaces, room, occupant, origin, session, loss }
     }
 
     pub(crate) fn workspaces(&self) -> &Arc<Workspaces> {
@@ -75,6 +82,17 @@ impl Lease {
         self.origin
     }
 
+    /// The loss of the conversation's former workspace, which this one replaces and of which no run has told a client yet.
+    #[must_use]
+    pub fn loss(&self) -> Option<Loss> {
+        self.loss
+    }
+
+    /// Why a room whose agent failed is released: [`ReleaseReason::Paused`] or [`ReleaseReason::Dead`].
+    pub async fn reason_of_silence(&self) -> ReleaseReason {
+        self.workspaces.reason_of_silence(&self.room).await
+    }
+
     /// The driver's session that an earlier run left in this room.
     #[must_use]
     pub fn session(&self) -> Option<&str> {
@@ -86,6 +104,7 @@ impl Lease {
     /// # Errors
     /// The agent refuses or cannot be reached.
     pub async fn execute(&self, request: &ExecuteRequest, request_id: Option<&str>) -> Result<EventStream, AgentError> {
+        self.room.unsaved.store(true, Ordering::Release);
         self.room.agent()?.execute(request, request_id).await
     }
 
@@ -94,6 +113,7 @@ impl Lease {
     /// # Errors
     /// The agent has no such execution or cannot be reached.
     pub async fn follow(&self, execution: &str, after: u64) -> Result<EventStream, AgentError> {
+        self.room.unsaved.store(true, Ordering::Release);
         self.room.agent()?.follow(execution, after).await
     }
 
@@ -150,6 +170,7 @@ impl Lease {
     #[must_use = "a run may end only after its room is removed"]
     pub fn begin_release(self, why: ReleaseReason) -> impl Future<Output = ()> {
         let (workspaces, id) = (self.workspaces.clone(), self.room.id.clone());
+        workspaces.note_loss(&self.room, why);
         drop(self);
         workspaces.rooms.begin_release(&id);
         let releasing = AbortOnDropHandle::new(tokio::spawn(async move {

@@ -5,5 +5,6 @@ pub(crate) mod adopt;
 pub(crate) mod build;
 mod host_path;
 pub(crate) mod lease;
+mod loss;
 pub(crate) mod pool;
 pub(crate) mod release;

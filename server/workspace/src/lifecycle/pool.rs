@@ -54,7 +54,9 @@ impl Workspaces {
                 self.stop.run_until_cancelled(self.pool_changed.notified()).await;
                 continue;
             }
-            let built = futures::future::join_all((0..missing.min(CONCURRENT_BUILDS)).map(|_| self.build(None))).await;
+            // What has just failed is tried with one room.
+            let at_once = if backoff.is_first() { CONCURRENT_BUILDS } else { 1 };
+            let built = futures::future::join_all((0..missing.min(at_once)).map(|_| self.build(None))).await;
             let failure = built.into_iter().find_map(Result::err);
             let pause = match failure {
                 None => {

@@ -100,6 +100,7 @@ impl Workspaces {
         if !why.skips_final_sync() && !self.no_grace.is_cancelled() {
             self.final_sync(room).await;
         }
+        self.note_loss(room, why);
         let graceful = !why.skips_grace_period() && !self.no_grace.is_cancelled();
         let grace = if graceful { self.parts.settings.grace } else { self.parts.settings.grace.min(MIN_GRACE) };
         self.parts.engine.remove(&room.id.container(), grace).await?;

@@ -135,7 +135,11 @@ pub async fn restore(
         missing.retain(|file| !present.contains(file.path.as_str()));
         let transfers = stream::iter(missing).map(move |file: StoredFile| async move {
             let mode = modes.get(&file.path).map_or(0o644, |entry| entry.mode);
-            let (size, content) = store.read(&file.path, until).await?;
+            let (size, content) = match store.read(&file.path, until).await {
+                // It was deleted in the bucket after the list was made.
+                Err(StorageError::NotFound(_)) => return Ok(None),
+                other => other?,
+            };
             match room_within(until, room.write(&file.path, size, mode, content)).await {
                 // For example, a file exists where its directory should be. The other files are restored nevertheless.
                 Err(StorageError::Room(why)) if Instant::now() < until => Ok(Some((file.path, why.to_string()))),

@@ -42,6 +42,27 @@ impl Embedded {
         Ok(Self { pool, quarantine: Quarantine::default() })
     }
 
+    /// A state that nothing outlives.
+    ///
+    /// # Errors
+    /// SQLite fails.
+    pub async fn in_memory() -> sqlx::Result<Self> {
+        // One connection, which stays: each has a database of its own.
+        let options = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+        let pool = options.connect_with(SqliteConnectOptions::new().in_memory(true)).await?;
+        sqlx::raw_sql(SCHEMA).execute(&pool).await?;
+        Ok(Self { pool, quarantine: Quarantine::default() })
+    }
+
+    /// The pool's size in a file that may be another process's, which is not changed; `None` where none is set, or there is no file.
+    pub async fn pool_in(path: &Path) -> Option<PoolSize> {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_DEADLINE);
+        let mut connection = <SqliteConnection as sqlx::Connection>::connect_with(&options).await.ok()?;
+        let row = sqlx::query_as::<_, (i64, i64)>("SELECT min, max FROM pool").fetch_optional(&mut connection).await;
+        let (min, max) = row.ok()??;
+        Some(PoolSize { min: usize::try_from(min).ok()?, max: usize::try_from(max).ok()? })
+    }
+
     /// Decodes a row, or moves it to the quarantine table.
     async fn read(&self, row: sqlx::Result<Option<sqlx::sqlite::SqliteRow>>) -> Result<Option<Record>, StateError> {
         let Some(row) = row? else { return Ok(None) };

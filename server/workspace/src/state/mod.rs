@@ -28,7 +28,7 @@ pub use redis_link::RedisAddress;
 const ATTEMPTS: usize = 16;
 
 /// Size of the warm pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct PoolSize {
     /// Number of rooms that the pool keeps ready; 0 turns the pool off.
     pub min: usize,

@@ -91,12 +91,14 @@ impl Workspaces {
         let now = self.parts.clock.now();
         let mut pooled = Vec::new();
         for entry in known {
-            let running = containers.get(&entry.room.id).is_some_and(|container| container.running);
+            let container = containers.get(&entry.room.id);
+            let running = container.is_some_and(|container| container.running);
+            let paused = container.is_some_and(|container| container.paused);
             let idle = now.duration_since(entry.last_used) > self.parts.settings.ttl;
             // A run that is still in an outdated room is taken up first.
             let settled = now.duration_since(entry.last_used) > self.parts.settings.grace;
             let drained = settled && entry.room.is_outdated();
-            match release_reason(&entry, Observed { running, idle, drained }) {
+            match release_reason(&entry, Observed { running, paused, idle, drained }) {
                 // The release begins here, and only if nothing has happened to the room: a run may have leased it meanwhile, or
                 // another server taken it over.
                 Some(why) if self.rooms.begin_release_if_unchanged(&entry) => {
@@ -208,6 +210,8 @@ impl Workspaces {
 struct Observed {
     /// Whether the engine lists its container as running.
     running: bool,
+    /// Whether the engine lists its container as paused.
+    paused: bool,
     /// Whether it has been unused for longer than `CONTAINER_TTL`.
     idle: bool,
     /// Whether it is one of version 0.1 and no run is in it.
@@ -221,6 +225,7 @@ fn release_reason(entry: &Entry, observed: Observed) -> Option<ReleaseReason> {
         // The run notices that its room is dead, reports it in its event stream and releases the room.
         RoomState::Bound { leased: true, .. } => None,
         RoomState::Releasing => Some(ReleaseReason::Unfinished),
+        RoomState::Pooled | RoomState::Bound { .. } if observed.paused => Some(ReleaseReason::Paused),
         RoomState::Pooled | RoomState::Bound { .. } if !observed.running => Some(ReleaseReason::Dead),
         RoomState::Pooled | RoomState::Bound { .. } if observed.drained => Some(ReleaseReason::Outdated),
         RoomState::Bound { .. } if observed.idle => Some(ReleaseReason::Idle),
@@ -247,8 +252,12 @@ mod tests {
     #[test]
     fn only_idle_dead_and_half_released_rooms_are_released() {
         let (used, idle) = (false, true);
-        let reason = |state, running, idle| release_reason(&entry(state), Observed { running, idle, drained: false });
-        let drained = Observed { running: true, idle, drained: true };
+        let observed = |running, idle| Observed { running, paused: false, idle, drained: false };
+        let reason = |state, running, idle| release_reason(&entry(state), observed(running, idle));
+        let drained = Observed { drained: true, ..observed(true, idle) };
+        let paused = Observed { paused: true, ..observed(false, used) };
+        assert_eq!(release_reason(&entry(bound(false)), paused), Some(ReleaseReason::Paused));
+        assert_eq!(release_reason(&entry(bound(true)), paused), None, "its run finds out");
         assert_eq!(release_reason(&entry(bound(false)), drained), Some(ReleaseReason::Outdated));
         assert_eq!(release_reason(&entry(bound(true)), drained), None, "its run goes on");
         assert_eq!(reason(bound(false), true, used), None);

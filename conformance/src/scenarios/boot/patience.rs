@@ -1,0 +1,88 @@
+//! A server that waits for its database, and one that gets SIGHUP.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::target::deployment::STOP_LIMIT;
+use crate::target::launch::Launch;
+
+/// How long anything may take that the server does by itself.
+const SOON: Duration = Duration::from_secs(30);
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "BOOT-013",
+        "A server whose PostgreSQL does not answer waits for it, says so, is not ready, and stops when told to",
+        "a dependency that is away at the start is waited for",
+        body!(waits),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Postgres])
+    .limit(120),
+    Scenario::new(
+        "BOOT-014",
+        "SIGHUP makes the server open its audit trail again, and does not end it",
+        "operators rotate logs with SIGHUP",
+        body!(hangup),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch, Capability::Docker, Capability::Image])
+    .limit(60),
+];
+
+async fn waits(context: &Context) -> Result<(), Failure> {
+    let postgres = context.postgres().await?;
+    let url = postgres.url().await?;
+    postgres.stop().await?;
+    let launch =
+        || Launch::new().without_model().without_waiting().set("WARM_POOL_MIN_SIZE", 0).set("DATABASE_URL", &url);
+    let patient = context.launch(launch()).await?;
+    let stopped = context.launch(launch()).await?;
+    for deployment in [&patient, &stopped] {
+        deployment.api.get("/health/live").await?.expect(200)?;
+        let ready = deployment.api.get("/health/ready").await?;
+        ready.expect_error(503, "SERVICE_UNAVAILABLE")?;
+        check(ready.header("retry-after").is_some(), "no Retry-After")?;
+        check(ready.text().contains("start it"), format!("not why it is not ready: {}", ready.text()))?;
+    }
+    check(patient.server()?.log().contains("waiting for the database"), "the log does not say what it waits for")?;
+    let process = &stopped.server()?.process;
+    process.signal(Signal::TERM).await?;
+    check_eq("exit status of one that was stopped", process.wait(STOP_LIMIT).await?.code(), Some(0))?;
+    postgres.restart().await?;
+    eventually(SOON, "a server that is ready", async || patient.api.get("/health/ready").await?.expect(200).map(drop))
+        .await
+}
+
+async fn hangup(context: &Context) -> Result<(), Failure> {
+    let deployment = context.launch(Launch::new().without_model().set("WARM_POOL_MIN_SIZE", 0)).await?;
+    let server = deployment.server()?;
+    let state = server.program.env.get("STATE_DIR").cloned().unwrap_or_default();
+    let (trail, old) = (Path::new(&state).join("audit.jsonl"), Path::new(&state).join("audit.jsonl.1"));
+    std::fs::rename(&trail, &old)?;
+    server.process.signal(Signal::HUP).await?;
+    eventually(SOON, "a new audit trail", async || match trail.exists() {
+        true => Ok::<_, String>(()),
+        false => Err("no file".to_owned()),
+    })
+    .await?;
+    let before = std::fs::read_to_string(&old)?;
+    let tenant = serde_json::json!({"tenant_id": context.unique("t")});
+    deployment.api.post("/api/tenants", &tenant).await?.expect(201)?;
+    eventually(SOON, "the event in the new trail", async || {
+        let text = std::fs::read_to_string(&trail).map_err(|error| error.to_string())?;
+        if text.contains("/api/tenants") { Ok(()) } else { Err(text) }
+    })
+    .await?;
+    check_eq("what is added to the old trail", std::fs::read_to_string(&old)?, before)?;
+    deployment.api.get("/health/ready").await?.expect(200).map(drop)
+}
