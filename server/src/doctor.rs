@@ -1,5 +1,7 @@
 //! `nagaya doctor`: checks everything the server depends on and prints what to do about each problem.
 
+mod model_credentials;
+
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -47,6 +49,7 @@ pub async fn run(config: Config) -> Exit {
     findings.push(("database", database(&config.storage.database).await));
     findings.push(("shared state", shared_state(&config).await));
     findings.push(("object storage", object_storage(&config).await));
+    findings.push(("model credentials", model_credentials::check(&config).await));
     findings.push(("open files", open_files(Descriptors::now().raised())));
     findings.push(("address", address(config.service.bind)));
     findings.push(("API keys", keys(&config)));
