@@ -34,9 +34,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("RUN-040", "model_credentials in /health")],
     },
     Mutant {
-        id: "retries-without-end",
-        title: "The driver repeats failed calls as often as it likes",
-        defects: &[cli!("unset CLAUDE_CODE_MAX_RETRIES; exec \"$good\" \"$@\"")],
+        id: "retries-too-many",
+        title: "The driver repeats a failed call six times",
+        defects: &[cli!("export CLAUDE_CODE_MAX_RETRIES=6; exec \"$good\" \"$@\"")],
         red: &[red("RUN-041", "retries of a 529")],
     },
     Mutant {
