@@ -1,5 +1,10 @@
 //! Names of Amazon Bedrock: regions, endpoints, and the environment that leads the driver there.
 
+use std::time::Duration;
+
+/// How often the driver repeats a call of the model: five attempts within about ten seconds.
+const MODEL_RETRIES: u32 = 4;
+
 /// Host that serves a region's models (AWS General Reference, "Amazon Bedrock endpoints and quotas", data plane).
 #[must_use]
 pub fn runtime_host(region: &str) -> String {
@@ -23,13 +28,21 @@ pub fn is_region(text: &str) -> bool {
 
 /// Environment of a workspace whose driver is to call the models of a region. It holds no secret: the calls leave the workspace
 /// unsigned, and the egress proxy signs them.
+///
+/// A call that fails is repeated at most [`MODEL_RETRIES`] times, and an answer that stalls for `idle` is given up: the driver's own
+/// limits are some minutes, ten attempts, and a second, unstreamed request for an answer whose beginning was shown already.
 #[must_use]
-pub fn environment(region: &str) -> Vec<String> {
+pub fn environment(region: &str, idle: Duration) -> Vec<String> {
     vec![
         format!("AWS_REGION={region}"),
         "CLAUDE_CODE_USE_BEDROCK=1".into(),
         "CLAUDE_CODE_SKIP_BEDROCK_AUTH=1".into(),
         // Plain HTTP on purpose: the egress proxy upgrades it to TLS.
         format!("ANTHROPIC_BEDROCK_BASE_URL=http://{}", runtime_host(region)),
+        format!("CLAUDE_CODE_MAX_RETRIES={MODEL_RETRIES}"),
+        "CLAUDE_ENABLE_BYTE_WATCHDOG=1".into(),
+        "CLAUDE_ENABLE_BYTE_WATCHDOG_BEDROCK=1".into(),
+        format!("CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS={}", idle.as_millis()),
+        "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK=1".into(),
     ]
 }

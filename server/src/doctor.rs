@@ -1,5 +1,7 @@
 //! `nagaya doctor`: checks everything the server depends on and prints what to do about each problem.
 
+mod model_credentials;
+
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -53,11 +55,11 @@ pub async fn run(config: Config) -> Exit {
         }
     }
     findings.push(("certificates", certificates(&config)));
-    findings.push(("secrets", secrets(&config)));
     findings.push(("warm pool", warm_pool(&config).await));
     findings.push(("database", database(&config.storage.database).await));
     findings.push(("shared state", shared_state(&config).await));
     findings.push(("object storage", object_storage(&config).await));
+    findings.push(("model credentials", model_credentials::check(&config).await));
     findings.push(("open files", open_files(Descriptors::now().raised())));
     findings.push(("address", address(config.service.bind)));
     findings.push(("API keys", keys(&config)));
@@ -207,18 +209,6 @@ fn certificates(config: &Config) -> Finding {
         Err(error) => Finding::Bad(
             format!("PROXY_EXTRA_CA_FILE: {error}"),
             "Set it to a PEM file with the certificates of authorities, or unset it. The server does not start with this one.".into(),
-        ),
-    }
-}
-
-/// Checks that the secrets that `PROXY_CREDENTIALS` refers to are there.
-fn secrets(config: &Config) -> Finding {
-    match config.egress.credentials.missing_secrets() {
-        missing if missing.is_empty() => Finding::Ok("PROXY_CREDENTIALS lacks none".into()),
-        missing => Finding::Bad(
-            format!("PROXY_CREDENTIALS refers to {}, where there is none", missing.join(", ")),
-            "Set these variables for the server, or write these files. Until then requests to their hosts are refused."
-                .into(),
         ),
     }
 }

@@ -12,6 +12,7 @@ mod http;
 mod image;
 mod kept;
 mod mutant;
+mod run;
 mod start;
 mod stream;
 
@@ -30,6 +31,7 @@ pub fn all() -> Vec<&'static Mutant> {
         behind::MUTANTS,
         access::MUTANTS,
         kept::MUTANTS,
+        run::MUTANTS,
     ];
     files.into_iter().flatten().collect()
 }

@@ -9,6 +9,9 @@ use crate::trail::Decision;
 /// Header of the proxy's own answers. Targets cannot forge it: it is removed from their responses.
 pub(crate) const X_NAGAYA_EGRESS: &str = "x-nagaya-egress";
 
+/// Reason of an answer to a request whose credential is missing.
+const NO_CREDENTIALS: &str = "no_credentials";
+
 /// What happens to the connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
@@ -112,9 +115,23 @@ impl Refusal {
         Self::denial(StatusCode::TOO_MANY_REQUESTS, "no_buffers", message)
     }
 
-    pub(crate) fn no_credentials() -> Self {
-        let message = "the proxy has no credentials for this host and does not forward requests without them";
-        Self::failure(StatusCode::SERVICE_UNAVAILABLE, "no_credentials", message)
+    /// There are no AWS credentials to sign with.
+    pub(crate) fn no_aws_credentials() -> Self {
+        let message = "the server has no AWS credentials to sign requests to this host with; its operator sets AWS_ACCESS_KEY_ID and \
+                       AWS_SECRET_ACCESS_KEY, or another source of the AWS credential chain";
+        Self::no_credentials(message)
+    }
+
+    /// The secret of a header rule is missing.
+    pub(crate) fn no_secret() -> Self {
+        let message = "the server does not have the secret for this host that PROXY_CREDENTIALS or ANTHROPIC_API_KEY promises; its \
+                       operator sets the variable or file that the rule names";
+        Self::no_credentials(message)
+    }
+
+    /// A request without its credential is never forwarded. The status is not 503: clients would try again and again.
+    fn no_credentials(message: &'static str) -> Self {
+        Self::failure(StatusCode::UNAUTHORIZED, NO_CREDENTIALS, message)
     }
 
     /// The target failed, or the connection to it.
@@ -153,9 +170,15 @@ impl Refusal {
     pub(crate) fn answer(&self, host: &str, then: Then, body: Body) -> Vec<u8> {
         let kind = if matches!(self.decision, Decision::Denied(_)) { "denied" } else { "failed" };
         let reason = self.decision.reason();
-        let body_text =
+        let mut body_json =
             json!({"error": {"code": self.code(), "reason": reason, "host": host, "message": self.message}});
-        let body_text = body_text.to_string();
+        if reason == Some(NO_CREDENTIALS) {
+            // In the form of the Messages API and of Bedrock too, so that their clients show the message.
+            body_json["type"] = "error".into();
+            body_json["error"]["type"] = "authentication_error".into();
+            body_json["message"] = self.message.into();
+        }
+        let body_text = body_json.to_string();
         let phrase = self.status.canonical_reason().unwrap_or("Refused");
         let mut answer = format!(
             "HTTP/1.1 {} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{X_NAGAYA_EGRESS}: {kind}\r\n",
@@ -164,6 +187,10 @@ impl Refusal {
         );
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             answer.push_str("retry-after: 1\r\n");
+        }
+        if reason == Some(NO_CREDENTIALS) {
+            // Anthropic's clients repeat a request that was answered 401 unless they are told not to.
+            answer.push_str("x-should-retry: false\r\n");
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110, 15.5.6.
@@ -211,5 +238,20 @@ mod tests {
         assert_eq!(body["error"]["code"], "EGRESS_DENIED");
         assert_eq!(body["error"]["reason"], "not_allowed");
         assert_eq!(body["error"]["host"], "a.example");
+    }
+
+    #[test]
+    fn a_missing_credential_is_told_to_the_models_clients_and_not_worth_another_attempt() {
+        for (refusal, setting) in
+            [(Refusal::no_aws_credentials(), "AWS_ACCESS_KEY_ID"), (Refusal::no_secret(), "PROXY_CREDENTIALS")]
+        {
+            let text = String::from_utf8(refusal.answer("a.example", Then::Next, Body::Sent)).expect("text");
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+            assert!(head.starts_with("HTTP/1.1 401 ") && head.contains("\r\nx-should-retry: false"), "{head}");
+            let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+            assert_eq!((&body["type"], &body["error"]["type"]), (&json!("error"), &json!("authentication_error")));
+            assert_eq!(body["message"], body["error"]["message"]);
+            assert!(body["message"].as_str().expect("text").contains(setting), "{body}");
+        }
     }
 }

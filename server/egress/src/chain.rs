@@ -15,6 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BEFORE_EXPIRY: Duration = Duration::from_secs(60);
 /// How long credentials without an expiry are cached. They are not fetched for each request, because some chains start a program.
 const ENDLESS: Duration = Duration::from_secs(5);
+/// What is known once a target has refused the credentials.
+const REFUSED: &str = "AWS refuses the credentials: they are unknown or expired, or the secret is wrong";
+/// How long a failure of the chain counts before [`Chain::is_unknown`] asks for another attempt.
+const FAILURE_COUNTS: Duration = Duration::from_secs(30);
 /// Minimum interval between two rejections by targets that make the proxy fetch new credentials, because a client can provoke them.
 const BETWEEN_DOUBTS: Duration = Duration::from_secs(10);
 
@@ -53,6 +57,12 @@ struct Known {
     credentials: Option<(Credentials, Instant)>,
     /// When a target's rejection last counted.
     doubted: Option<Instant>,
+    /// When the chain last answered or failed.
+    asked: Option<Instant>,
+    /// Why the chain had no credentials when it was last asked.
+    problem: Option<String>,
+    /// Whether a target refused the credentials of the last signature that it judged.
+    refused: bool,
 }
 
 impl Known {
@@ -112,7 +122,34 @@ impl Chain {
             self.known().credentials = Some((credentials.clone(), Instant::now()));
             Ok::<_, CredentialsError>(credentials)
         };
-        tokio::time::timeout(PATIENCE, lookup).await.map_err(|_| NoCredentials::Slow)?.map_err(Into::into)
+        let found = tokio::time::timeout(PATIENCE, lookup).await.map_err(|_| NoCredentials::Slow);
+        let found = found.and_then(|found| found.map_err(NoCredentials::from));
+        let mut known = self.known();
+        known.asked = Some(Instant::now());
+        known.problem = found.as_ref().err().map(ToString::to_string);
+        found
+    }
+
+    /// Why nothing can be signed, as far as is known; nobody is asked.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let known = self.known();
+        match self.provider {
+            None => Some(NoCredentials::NoChain.to_string()),
+            Some(_) if known.refused => Some(REFUSED.into()),
+            Some(_) => known.problem.clone(),
+        }
+    }
+
+    /// Whether it is worth asking the chain, because it has not been asked, or failed some time ago.
+    pub(crate) fn is_unknown(&self) -> bool {
+        let known = self.known();
+        let failed = known.problem.is_some();
+        self.provider.is_some() && known.asked.is_none_or(|asked| failed && asked.elapsed() > FAILURE_COUNTS)
+    }
+
+    /// Notes whether a target has accepted a signature, or refused its credentials.
+    pub(crate) fn judged(&self, accepted: bool) {
+        self.known().refused = !accepted;
     }
 
     /// As [`Self::credentials`], for a client's request, which is refused if there are none; the reason is only logged.
@@ -121,7 +158,7 @@ impl Chain {
             if !matches!(error, NoCredentials::NoChain) {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request is not signed");
             }
-            Refusal::no_credentials()
+            Refusal::no_aws_credentials()
         })
     }
 
@@ -142,7 +179,7 @@ mod tests {
         let (old, new) =
             (Credentials::new("old", "s", None, None, "test"), Credentials::new("new", "s", None, None, "test"));
         let now = Instant::now();
-        let mut known = Known { credentials: Some((old.clone(), now)), doubted: None };
+        let mut known = Known { credentials: Some((old.clone(), now)), ..Known::default() };
         assert!(!known.doubt(&new, now), "others are known by now");
         assert!(known.doubt(&old, now) && known.fresh().is_none());
         known.credentials = Some((new.clone(), now));
@@ -154,7 +191,7 @@ mod tests {
     fn credentials_about_to_expire_are_not_used() {
         let ending = |left: Duration| {
             let credentials = Credentials::new("id", "s", None, Some(SystemTime::now() + left), "test");
-            Known { credentials: Some((credentials, Instant::now())), doubted: None }.fresh().is_some()
+            Known { credentials: Some((credentials, Instant::now())), ..Known::default() }.fresh().is_some()
         };
         assert!(ending(BEFORE_EXPIRY * 2) && !ending(BEFORE_EXPIRY / 2));
     }

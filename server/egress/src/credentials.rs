@@ -110,14 +110,24 @@ impl CredentialRules {
         self
     }
 
-    /// Where rules expect a secret that is not there at the moment: `env:VARIABLE` or `file:/PATH`.
+    /// Whether a rule needs AWS credentials.
+    #[must_use]
+    pub fn need_aws(&self) -> bool {
+        self.0.iter().any(|(_, credential)| matches!(credential, Credential::SigV4 { .. }))
+    }
+
+    /// The rules whose secret is missing, empty, or no valid header: what is to be set for each, one message each.
     #[must_use]
     pub fn missing_secrets(&self) -> Vec<String> {
-        let secrets = self.0.iter().filter_map(|(_, credential)| match credential {
-            Credential::Header(_, secret) => Some(secret),
+        let missing = |(index, (_, credential)): (usize, &(HostPattern, Credential))| match credential {
+            Credential::Header(name, secret) => {
+                let usable = secret.read().is_some_and(|text| http::HeaderValue::from_str(&text).is_ok());
+                (!usable)
+                    .then(|| format!("PROXY_CREDENTIALS: rule {} ({name}): {secret:?} is missing or empty", index + 1))
+            }
             Credential::SigV4 { .. } => None,
-        });
-        secrets.filter(|secret| secret.read().is_none()).map(|secret| format!("{secret:?}")).collect()
+        };
+        self.0.iter().enumerate().filter_map(missing).collect()
     }
 
     /// The first rule for `host`, and its credential.
@@ -143,6 +153,15 @@ mod tests {
         assert!(matches!(get("a.example.com"), Some((RuleId(1), Credential::Header(name, _))) if name == "x-key"));
         assert!(get("example.com").is_none());
         assert!(!format!("{rules:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_rule_whose_secret_is_missing_is_named() {
+        let rules: CredentialRules =
+            "a.example=header:X-Key:file:/no/such/file,b.example=sigv4:s3:eu-west-1".parse().expect("rules");
+        assert!(rules.need_aws() && !CredentialRules::default().need_aws());
+        let missing = rules.with_header("c.example", "x-key", "hunter2").missing_secrets();
+        assert_eq!(missing, ["PROXY_CREDENTIALS: rule 1 (x-key): file:/no/such/file is missing or empty"]);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use http::{HeaderMap, StatusCode};
 
 /// Header in which AWS's JSON protocols name an error; others name it in the body.
 const ERROR_TYPE: &str = "x-amzn-errortype";
+/// Error of a signature that was made with a wrong secret.
+const MISMATCH: &[u8] = b"InvalidSignatureException";
 /// How much of a body is searched, in bytes. The error code is near its beginning.
 const LOOKED_AT: usize = 2048;
 /// Error codes (AWS, "Common error types"; S3, "Error responses"). Some services append `Exception`.
@@ -14,6 +16,8 @@ const CODES: [&str; 4] = ["ExpiredToken", "InvalidClientTokenId", "UnrecognizedC
 pub(crate) struct Ended {
     start: Vec<u8>,
     said: bool,
+    /// The target does not accept the signature.
+    mismatch: bool,
 }
 
 impl Ended {
@@ -21,7 +25,8 @@ impl Ended {
     pub(crate) fn new(status: StatusCode, headers: &HeaderMap) -> Option<Self> {
         let refused = matches!(status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN);
         let said = headers.get(ERROR_TYPE).is_some_and(|value| names(value.as_bytes()));
-        refused.then_some(Self { start: Vec::new(), said })
+        let mismatch = headers.get(ERROR_TYPE).is_some_and(|value| value.as_bytes().starts_with(MISMATCH));
+        refused.then_some(Self { start: Vec::new(), said, mismatch })
     }
 
     pub(crate) fn look(&mut self, data: &[u8]) {
@@ -30,6 +35,11 @@ impl Ended {
             self.start.extend_from_slice(&data[..data.len().min(room)]);
             self.said = names(&self.start);
         }
+    }
+
+    /// Whether the response refuses the credentials, for this reason or because the signature is not theirs.
+    pub(crate) fn refuses_credentials(&self) -> bool {
+        self.said || self.mismatch
     }
 
     /// Whether such an error has been found in the response so far.

@@ -200,6 +200,9 @@ impl<'a> Forwarding<'a> {
                 if ended.was_said() {
                     self.egress.signer.chain.doubt(with);
                 }
+                if ended.refuses_credentials() {
+                    self.egress.signer.chain.judged(false);
+                }
             }
         };
         let terms = relay::Terms { head: self.head, received: &self.received, reuse };
@@ -249,6 +252,9 @@ impl<'a> Forwarding<'a> {
         };
         let again = again.as_ref().map(|again| again as Again<'_>);
         let (response, lease) = self.pool.send(self.to, lease, request, again).await?;
+        if signed_with.is_some() && response.status().is_success() {
+            self.egress.signer.chain.judged(true);
+        }
         let refused = signed_with.and_then(|with| Some((with, Ended::new(response.status(), response.headers())?)));
         Ok(Sent { response, lease, reuse, refused })
     }

@@ -106,11 +106,11 @@ pub(crate) fn strip_credentials(headers: &mut HeaderMap) {
 
 /// Adds a header that contains a secret.
 pub(crate) fn inject(headers: &mut HeaderMap, name: &HeaderName, secret: &Secret) -> Result<(), Refusal> {
-    let secret = secret.read().ok_or_else(Refusal::no_credentials)?;
+    let secret = secret.read().ok_or_else(Refusal::no_secret)?;
     if has_twin(headers, name) {
         return Err(Refusal::malformed("a header's name is read as the credential's by some servers"));
     }
-    let mut value = HeaderValue::from_str(&secret).map_err(|_| Refusal::no_credentials())?;
+    let mut value = HeaderValue::from_str(&secret).map_err(|_| Refusal::no_secret())?;
     value.set_sensitive(true);
     headers.insert(name.clone(), value);
     Ok(())

@@ -83,6 +83,24 @@ impl Egress {
         Listener::open(self.clone(), socket, identity)
     }
 
+    /// Why requests do not get their credentials, one message each, as far as is known: AWS is not asked.
+    #[must_use]
+    pub fn credential_problems(&self) -> Vec<String> {
+        let mut problems = self.credentials.missing_secrets();
+        problems.extend(self.signer.chain.problem().filter(|_| self.credentials.need_aws()));
+        problems
+    }
+
+    /// Fetches AWS credentials if a rule needs them and it is not known whether there are any. May take ten seconds.
+    pub async fn look_for_credentials(&self) {
+        if self.credentials.need_aws()
+            && self.signer.chain.is_unknown()
+            && let Err(error) = self.signer.chain.credentials().await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "requests cannot be signed");
+        }
+    }
+
     /// Number of open listeners.
     #[must_use]
     pub fn open_listeners(&self) -> usize {

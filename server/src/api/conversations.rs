@@ -247,6 +247,26 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Removes the conversation's workspace; the next run gets a new one. Files that a bucket stores are kept, everything else in the
+/// workspace is lost.
+#[utoipa::path(delete, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/workspace", tag = "conversations",
+    params(ConversationPath),
+    responses((status = 204, description = "The conversation has no workspace any more"), (status = 404, body = ErrorEnvelope),
+        (status = 409, body = ErrorEnvelope, description = "RESOURCE_LOCKED: a run is in progress; cancel it first"),
+        (status = 503, body = ErrorEnvelope)))]
+pub(super) async fn delete_workspace(
+    TenantScope(tenant): TenantScope,
+    State(app): State<AppState>,
+    ApiPath(path): ApiPath<ConversationPath>,
+) -> Result<StatusCode, ApiError> {
+    let id = &app.store.conversation(&tenant, &path.conversation_id).await?.conversation_id;
+    if app.runs.is_running(id) {
+        return Err(ApiError::new(Code::ResourceLocked, "a run is in progress in this conversation; cancel it first"));
+    }
+    app.cluster.release_conversation(id, ReleaseReason::Tenant).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Query parameters of a list of messages.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

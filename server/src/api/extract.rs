@@ -11,10 +11,10 @@ use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
 
-/// Size limit of a JSON body, in bytes.
-pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// Size limit of a JSON body, in bytes: 200,000 characters of user input fit, also if each is written as two `\u` escapes.
+pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// Number of bytes of an oversized body that are read and discarded before it is rejected.
-const MAX_DISCARDED_BYTES: usize = 64 * MAX_BODY_BYTES;
+const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 /// Time limit for receiving a whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 

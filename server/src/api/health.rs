@@ -67,6 +67,8 @@ struct Checks {
     redis: Check,
     docker: Check,
     s3: Check,
+    /// Whether requests to the model get their credentials, as far as is known.
+    model_credentials: Check,
 }
 
 /// Containers of the deployment and the warm pool of this server.
@@ -128,7 +130,20 @@ async fn probe(app: AppState) -> Probed {
         app.workspaces.counts(),
         image_problem(&app),
     );
-    Probed { checks: Checks { database, redis, docker, s3 }, counts, image_problem }
+    let model_credentials = model_credentials(&app);
+    Probed { checks: Checks { database, redis, docker, s3, model_credentials }, counts, image_problem }
+}
+
+/// What is known of the credentials for the model. The AWS credential chain can take seconds, so it is asked in the background.
+fn model_credentials(app: &AppState) -> Check {
+    let egress = app.workspaces.egress().clone();
+    let problems = egress.credential_problems();
+    tokio::spawn(async move { egress.look_for_credentials().await });
+    let (status, message) = match problems.is_empty() {
+        true => (Status::Healthy, "ok".to_owned()),
+        false => (Status::Degraded, problems.join("; ")),
+    };
+    Check { status, message, latency_ms: 0.0 }
 }
 
 async fn image_problem(app: &AppState) -> Option<String> {
@@ -153,6 +168,8 @@ pub(super) async fn health(State(app): State<AppState>) -> Json<Health> {
     let status = match pool_problem {
         _ if critical.iter().any(|check| check.status != Status::Healthy) => Status::Unhealthy,
         Some(_) => Status::Degraded,
+        // Without them no run reaches its model, but files and workspaces can be used.
+        None if checks.model_credentials.status != Status::Healthy => Status::Degraded,
         // Existing workspaces keep working and keep their files until Redis or the bucket answers again.
         None if [&checks.redis, &checks.s3].iter().any(|check| check.status != Status::Healthy) => Status::Degraded,
         None => Status::Healthy,
@@ -214,13 +231,14 @@ pub(super) async fn ready(State(app): State<AppState>) -> Result<Json<ProbeResul
 pub(super) async fn metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
     // A scrape counts anew: Prometheus asks rarely, and compares.
     let (probed, counts) = tokio::join!(probed(&app), app.workspaces.counts());
-    let Checks { database, redis, docker, s3 } = &probed.checks;
+    let Checks { database, redis, docker, s3, model_credentials } = &probed.checks;
     let is_healthy = |check: &Check| check.status == Status::Healthy;
     let components = [
         ("database", is_healthy(database)),
         ("redis", is_healthy(redis)),
         ("docker", is_healthy(docker)),
         ("s3", is_healthy(s3)),
+        ("model_credentials", is_healthy(model_credentials)),
         ("pool", app.workspaces.pool_problem().is_none()),
     ];
     let text = app.metrics.render(counts, &components).map_err(|error| ApiError::internal(&error))?;

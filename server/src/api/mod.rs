@@ -117,6 +117,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(conversations::get, conversations::update, conversations::delete))
         .routes(routes!(conversations::archive))
         .routes(routes!(conversations::messages))
+        .routes(routes!(conversations::delete_workspace))
         .routes(routes!(stream::start, stream::follow))
         .routes(routes!(stream::cancel))
         .routes(routes!(files::list, files::upload, files::delete))

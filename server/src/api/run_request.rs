@@ -34,7 +34,8 @@ const SPACE_CHECK_INTERVAL: usize = 1 << 20;
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"user_input": "Add up the invoices", "executor": {"user_id": "ada"}}))]
 pub(super) struct RunRequest {
-    /// The user's message to the agent, 1 to 200,000 characters.
+    /// The user's message to the agent, 1 to 200,000 characters, not white space alone. It is plain text: `/compact` and `@file` have
+    /// no special meaning.
     #[schema(min_length = 1, max_length = 200_000, pattern = r"^[^\u0000]*$")]
     pub(super) user_input: String,
     /// The person on whose behalf the run starts.
@@ -106,6 +107,9 @@ pub(super) async fn read(app: &AppState, request: Request) -> Result<Submission,
 
 fn check(request: &RunRequest) -> Result<(), ApiError> {
     check_length("user_input", &request.user_input, USER_INPUT)?;
+    if request.user_input.trim().is_empty() {
+        return Err(ApiError::invalid("user_input", "must not be white space alone"));
+    }
     for (field, text) in request.executor.iter().flat_map(|executor| {
         [
             ("executor.user_id", &executor.user_id),

@@ -143,7 +143,10 @@ pub(super) async fn follow(
     let journal = app.runs.journal(&path.conversation_id).map_err(|error| ApiError::internal(&error))?;
     let journal = journal.ok_or_else(|| ApiError::not_found("run"))?;
     let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_owned());
-    let after = header.or(query.after).map_or(Ok(0), |text| position(&text, &journal))?;
+    let after = match header.or(query.after) {
+        Some(text) => position(&text, &journal).await?,
+        None => 0,
+    };
     Ok(events(&journal, after))
 }
 
@@ -164,11 +167,23 @@ pub(super) async fn cancel(
     }
 }
 
-/// The sequence number in `journal` that an event id refers to; 0, the beginning, if the id belongs to another run.
-fn position(text: &str, journal: &Journal) -> Result<usize, ApiError> {
+/// The sequence number in `journal` that an event id refers to; 0, the beginning, if the id belongs to another run, or if a power
+/// failure may have taken the event from the journal.
+async fn position(text: &str, journal: &Arc<Journal>) -> Result<usize, ApiError> {
     let (run, seq) = text.rsplit_once(':').map_or((None, text), |(run, seq)| (Some(run), seq));
-    let seq = seq.parse().map_err(|_| ApiError::invalid("Last-Event-ID", "must be <run_id>:<seq> or <seq>"))?;
-    Ok(if run.is_none_or(|run| run == journal.run_id()) { seq } else { 0 })
+    let seq: usize = seq.parse().map_err(|_| ApiError::invalid("Last-Event-ID", "must be <run_id>:<seq> or <seq>"))?;
+    if run.is_some_and(|run| run != journal.run_id()) {
+        return Ok(0);
+    }
+    let counted = journal.clone();
+    let last =
+        tokio::task::spawn_blocking(move || counted.last_seq()).await.map_err(|error| ApiError::internal(&error))?;
+    let last = last.map_err(|error| ApiError::internal(&error))?;
+    match seq <= last {
+        true => Ok(seq),
+        false if journal.outlived_the_machine() => Ok(0),
+        false => Err(ApiError::invalid("Last-Event-ID", format!("the run's last event so far has the number {last}"))),
+    }
 }
 
 /// The response that streams a run's events after the given sequence number.

@@ -23,6 +23,8 @@ pub struct Rooms {
     pub socket_host_base: PathBuf,
     /// `CONTAINER_EXECUTION_TIMEOUT`: time limit of a run.
     pub execution_timeout: Duration,
+    /// `MODEL_IDLE_TIMEOUT`: how long a model's answer may stall.
+    pub model_idle: Duration,
     /// `CONTAINER_CPUS`, `CONTAINER_MEMORY`, `CONTAINER_PIDS`, `CONTAINER_DISK`: resource limits of each workspace.
     pub limits: RoomLimits,
     /// `CONTAINER_UIDS`: users that workspaces run as.
@@ -57,6 +59,13 @@ impl Rooms {
         let gc_interval = r.get("CONTAINER_GC_INTERVAL", "60", units::DURATION, units::duration);
         let grace = r.get("CONTAINER_GRACE_PERIOD", "30", units::DURATION, units::duration);
         let execution_timeout = r.get("CONTAINER_EXECUTION_TIMEOUT", "600", units::DURATION, units::duration);
+        // The driver's own bounds.
+        let model_idle = r.get(
+            "MODEL_IDLE_TIMEOUT",
+            "60",
+            "a time from 10 s to 30 min: seconds (60), or with a unit (90s, 5m)",
+            |text| units::duration(text).filter(|time| (10..=1800).contains(&time.as_secs())),
+        );
         let limits = limits(r);
         let uids = uids(r);
         let max_rooms = r.get("CONTAINER_MAX", "0", "a whole number; 0 means no limit", |text| text.parse().ok());
@@ -70,7 +79,7 @@ impl Rooms {
         });
         let settings =
             Settings { ttl, gc_interval, grace, pool: PoolSize { min, max }, max_rooms, starts, start_queue };
-        Self { engine, image, socket_base, socket_host_base, execution_timeout, limits, uids, settings }
+        Self { engine, image, socket_base, socket_host_base, execution_timeout, model_idle, limits, uids, settings }
     }
 }
 

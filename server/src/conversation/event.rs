@@ -195,6 +195,8 @@ pub enum ProgressKind {
     Generating,
     /// A tool call is running.
     Tool,
+    /// A call of the model has failed and is repeated.
+    Retry,
 }
 
 /// The kind of an `error` event.
@@ -211,6 +213,10 @@ pub enum ErrorType {
     ExecutionError,
     /// The run exceeded its time limit.
     TimeoutError,
+    /// The model's endpoint refused or failed, or its answer broke off.
+    ModelError,
+    /// The workspace's memory is used up. Another run can only succeed once files have been deleted, or in a new workspace.
+    OutOfMemory,
     /// The workspace reported more or other data than allowed, and was removed.
     LimitExceeded,
     /// The database refuses what the run reported. The run counts as failed, and that part of it is not stored.

@@ -37,10 +37,16 @@ impl Translator {
         (open > MOST_OPEN_TOOLS).then(|| format!("{open} tool calls without a result"))
     }
 
-    /// The client's events for one event of the agent. `started`, `result` and `error` yield none: the run handles them.
+    /// The client's events for one event of the agent. `started`, `usage`, `result` and `error` yield none: the run handles them.
     pub(super) fn translate(&mut self, event: AgentEvent) -> Vec<Event> {
         match event {
-            AgentEvent::Started { .. } | AgentEvent::Result { .. } | AgentEvent::Error { .. } => Vec::new(),
+            AgentEvent::Started { .. }
+            | AgentEvent::Usage { .. }
+            | AgentEvent::Result { .. }
+            | AgentEvent::Error { .. } => Vec::new(),
+            AgentEvent::Retry { attempt, most, delay_ms, status, reason } => {
+                vec![Event::progress(ProgressKind::Retry, retry(attempt, most, delay_ms, status, &reason))]
+            }
             AgentEvent::System { session_id, model, tools } => vec![
                 Event::Init {
                     session_id,
@@ -111,6 +117,16 @@ impl Translator {
     }
 }
 
+/// One line that says why a call of the model is repeated, and when.
+fn retry(attempt: u32, most: u32, delay_ms: u64, status: Option<u16>, reason: &str) -> String {
+    if attempt == 0 {
+        return "The model's answer broke off. If it is requested again, its text begins anew".into();
+    }
+    let answer = status.map_or_else(|| "did not answer".into(), |status| format!("answered {status}"));
+    let seconds = delay_ms.div_ceil(1000);
+    format!("The model's endpoint {answer} ({}); retry {attempt} of {most} within {seconds} s", shorten(reason))
+}
+
 /// One line that describes the call: the tool's name and its most descriptive argument.
 fn summary(tool: &str, input: &Value) -> String {
     let descriptive = ["description", "command", "file_path", "path", "pattern", "url", "query", "prompt"];
@@ -143,7 +159,9 @@ pub(super) fn error_type(kind: ErrorKind) -> ErrorType {
     match kind {
         ErrorKind::SdkNotInstalled => ErrorType::SdkNotInstalled,
         ErrorKind::OptionsError => ErrorType::OptionsError,
-        ErrorKind::ExecutionError | ErrorKind::Cancelled => ErrorType::ExecutionError,
+        ErrorKind::OutOfMemory => ErrorType::OutOfMemory,
+        ErrorKind::ModelCredentials => ErrorType::ModelError,
+        ErrorKind::ExecutionError | ErrorKind::Cancelled | ErrorKind::SessionLost => ErrorType::ExecutionError,
     }
 }
 
@@ -196,6 +214,13 @@ mod tests {
         assert_eq!(preview(content), "Seven.");
         assert_eq!(preview("Plain.\nMore."), "Plain.");
         assert_eq!(preview("[Subagent hand-back] and nothing"), "[Subagent hand-back] and nothing");
+    }
+
+    #[test]
+    fn a_retry_says_why_and_when() {
+        let told = retry(1, 4, 581, Some(429), "rate_limit");
+        assert_eq!(told, "The model's endpoint answered 429 (rate_limit); retry 1 of 4 within 1 s");
+        assert!(retry(2, 4, 0, None, "unknown").contains("did not answer"));
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) async fn cluster(
             image: rooms.image.clone(),
             limits: rooms.limits,
             uids: rooms.uids,
-            model_environment: bedrock::environment(&config.region),
+            model_environment: bedrock::environment(&config.region, rooms.model_idle),
         },
         state: shared,
         bucket,

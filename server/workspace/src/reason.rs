@@ -33,6 +33,8 @@ pub enum ReleaseReason {
     Conversation,
     /// Its conversation was deleted, together with its files.
     Deletion,
+    /// A tenant requested it, to have its conversation continue in a new one.
+    Tenant,
     /// An operator requested it.
     Operator,
     /// The warm pool is larger than its maximum.
@@ -73,6 +75,7 @@ impl ReleaseReason {
             Self::FailedCreation => "failed_creation",
             Self::Conversation => "conversation",
             Self::Deletion => "deletion",
+            Self::Tenant => "tenant",
             Self::Operator => "operator",
             Self::Surplus => "surplus",
             Self::Shutdown => "shutdown",
@@ -97,6 +100,7 @@ impl ReleaseReason {
             Self::FailedCreation => "it failed to start",
             Self::Conversation => "its conversation was archived",
             Self::Deletion => "its conversation was deleted",
+            Self::Tenant => "its conversation's tenant requested a new one",
             Self::Operator => "an operator requested it",
             Self::Surplus => "the warm pool is larger than its maximum",
             Self::Shutdown => "the server stops with SHUTDOWN_WORKSPACES=destroy",

@@ -307,6 +307,12 @@ impl Workspaces {
         &self.parts.server_id
     }
 
+    /// The egress proxy of all workspaces.
+    #[must_use]
+    pub fn egress(&self) -> &Arc<Egress> {
+        &self.parts.egress
+    }
+
     /// The image that rooms start from.
     #[must_use]
     pub fn image(&self) -> &str {

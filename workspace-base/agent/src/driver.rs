@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nagaya_protocol::{AgentEvent, ErrorKind, ExecuteRequest, WORKSPACE_DIR};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -16,7 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::buffer::Buffer;
 use crate::mapping;
+use crate::memory;
 use crate::process::{self, Awaited};
+use crate::repair;
+use crate::usage::Counted;
 use crate::version::Cli;
 
 /// Maximum length in bytes of a line of the CLI's output; a longer one is skipped.
@@ -29,6 +33,14 @@ const EXIT_DEADLINE: Duration = Duration::from_secs(10);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Interval at which it is checked whether a reader is connected.
 const LISTENER_CHECK: Duration = Duration::from_secs(1);
+
+/// Tools of the CLI that promise something for a time after the run, when no process of it is left.
+const TOOLS_FOR_LATER: &str = "CronCreate,CronDelete,CronList,Monitor,PushNotification,RemoteTrigger,ScheduleWakeup";
+/// What the CLI says when it does not find the session to continue, or no message in its file.
+const SESSION_LOST: &str = "No conversation found with session ID";
+/// How often the CLI may announce that it repeats a call whose credentials were refused. Not never: the egress proxy fetches
+/// credentials anew after a refusal, so the first repetition may succeed.
+const REFUSALS: u32 = 1;
 
 /// `PATH` of the CLI and its tools. The image's programs come first, so that no program of the room's replaces one of them; those that
 /// a run has installed for its user are found after them.
@@ -55,6 +67,7 @@ impl Driver {
         cancel: &CancellationToken,
     ) -> AgentEvent {
         let cwd = Path::new(request.cwd.as_deref().unwrap_or(WORKSPACE_DIR));
+        repair::before_an_execution(cwd);
         if !cwd.is_dir() {
             return refused(format!("the working directory {} does not exist", cwd.display()));
         }
@@ -63,13 +76,22 @@ impl Driver {
             Err(error) => return self.not_started(&error),
         };
         let awaited = child.id().map(Awaited::new);
+        let killed_before = memory::kills();
         let ending = tokio::select! {
             ending = converse(&mut child, output, request, events) => ending,
             () = cancel.cancelled() => cancelled("cancelled".into()),
             () = self.abandoned(events) => cancelled(format!("no reader was connected for {:?}", self.abandoned_after)),
         };
         drop(awaited);
-        ending
+        match ending {
+            AgentEvent::Error { error_type: ErrorKind::ExecutionError, message } if memory::kills() > killed_before => {
+                AgentEvent::Error {
+                    error_type: ErrorKind::OutOfMemory,
+                    message: format!("{} ({message})", memory::used_up()),
+                }
+            }
+            ending => ending,
+        }
     }
 
     async fn abandoned(&self, events: &Buffer) {
@@ -102,18 +124,21 @@ impl Driver {
         let (output, end) = std::os::unix::net::UnixStream::pair()?;
         output.set_nonblocking(true)?;
         let output = UnixStream::from_std(output)?;
+        let _first = memory::KilledFirst::begin();
         let child = self.command(request, cwd).stdout(Stdio::from(OwnedFd::from(end))).spawn()?;
         Ok((child, output))
     }
 
-    /// The command without the prompt, which is written to standard input because it can be long or begin with a dash.
+    /// The command without the prompt, which is written to standard input as [`prompt`] gives it.
     fn command(&self, request: &ExecuteRequest, cwd: &Path) -> Command {
         let mut command = Command::new(&self.cli.program);
-        command.args(["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]);
+        command.args(["-p", "--input-format", "stream-json", "--output-format", "stream-json"]);
+        command.args(["--verbose", "--include-partial-messages"]);
         // The container is the sandbox, and no user is present to grant permissions.
         command.args(["--permission-mode", "bypassPermissions"]);
         // Nothing that an earlier run left in the room's files changes the driver: no settings with hooks or plugins, no MCP servers.
         command.args(["--setting-sources=", "--strict-mcp-config"]);
+        command.arg(format!("--disallowedTools={TOOLS_FOR_LATER}"));
         command.env("PATH", SEARCH_PATH);
         let mut option = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -141,6 +166,15 @@ impl Driver {
     }
 }
 
+/// The user's message as a line of the CLI's input. `client_composed` makes it plain text: without it, `/clear` and the like are
+/// carried out as commands, and `@path` is replaced by the content of a file.
+fn prompt(user_input: &str) -> String {
+    let content = json!([{"type": "text", "text": user_input}]);
+    let message = json!({"type": "user", "message": {"role": "user", "content": content}, "parent_tool_use_id": null,
+        "session_id": "", "client_composed": true});
+    format!("{message}\n")
+}
+
 fn refused(message: String) -> AgentEvent {
     AgentEvent::Error { error_type: ErrorKind::OptionsError, message }
 }
@@ -156,16 +190,17 @@ async fn converse(child: &mut Child, output: UnixStream, request: &ExecuteReques
     };
     let prompt = async move {
         // A CLI that exits without reading the prompt reports the reason in its output.
-        if let Err(error) = stdin.write_all(request.user_input.as_bytes()).await {
+        if let Err(error) = stdin.write_all(prompt(&request.user_input).as_bytes()).await {
             tracing::warn!(%error, "the CLI did not read the whole prompt");
         }
         drop(stdin);
     };
     let mut tail = Tail::default();
     let mut result = None;
+    let (refusal_sender, mut refusal) = watch::channel(());
     let (result_sender, result_seen) = watch::channel(());
     let talk = async {
-        tokio::join!(listen(output, events, &mut result, result_sender), prompt, tail.fill(stderr));
+        tokio::join!(listen(output, events, &mut result, (result_sender, refusal_sender)), prompt, tail.fill(stderr));
     };
     let end = async {
         let exit = exit(child, result_seen).await;
@@ -188,8 +223,17 @@ async fn converse(child: &mut Child, output: UnixStream, request: &ExecuteReques
             }
         }
     };
-    let exit = both.await;
+    let exit = tokio::select! {
+        exit = both => exit,
+        // The sender is gone once the output has ended; then the other branch completes.
+        true = async { refusal.changed().await.is_ok() } => return credentials_refused(),
+    };
     conclude(result, &exit, &tail.text())
+}
+
+fn credentials_refused() -> AgentEvent {
+    let message = "the model's endpoint refuses the credentials; the call was repeated once".into();
+    AgentEvent::Error { error_type: ErrorKind::ModelCredentials, message }
 }
 
 /// How the CLI ended.
@@ -207,6 +251,9 @@ enum Exit {
 /// exits with an error, has not succeeded.
 fn conclude(result: Option<AgentEvent>, exit: &Exit, stderr: &str) -> AgentEvent {
     match (result, exit) {
+        (Some(AgentEvent::Result { is_error: true, result, .. }), _) if result.starts_with(SESSION_LOST) => {
+            AgentEvent::Error { error_type: ErrorKind::SessionLost, message: result }
+        }
         (Some(AgentEvent::Result { is_error: false, .. }), Exit::Failed(how)) => {
             failed(format!("the CLI reported success and then ended with an error ({how}): {}", told(stderr)))
         }
@@ -259,18 +306,26 @@ fn told(stderr: &str) -> &str {
     }
 }
 
-/// Reads the CLI's output to its end; signals when the result has been read.
+/// Reads the CLI's output to its end; signals when the result has been read, and when the credentials were refused too often.
 async fn listen(
     stdout: impl AsyncRead + Unpin,
     events: &Buffer,
     result: &mut Option<AgentEvent>,
-    result_sender: watch::Sender<()>,
+    (result_sender, refusal_sender): (watch::Sender<()>, watch::Sender<()>),
 ) {
+    let (mut counted, mut refusals) = (Counted::default(), 0);
     let mut lines = Lines { reader: BufReader::with_capacity(64 * 1024, stdout), line: Vec::new() };
     loop {
         match lines.next().await {
             Ok(Some(line)) => {
-                for event in mapping::map(line) {
+                for event in mapping::map(line, &mut counted) {
+                    if matches!(event, AgentEvent::Retry { status: Some(401 | 403), .. }) {
+                        refusals += 1;
+                        if refusals > REFUSALS {
+                            refusal_sender.send_replace(());
+                            continue;
+                        }
+                    }
                     if event.is_last() {
                         *result = Some(event);
                         result_sender.send_replace(());

@@ -16,9 +16,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use nagaya_protocol::FileEntry;
 use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::memory;
 
 /// Size in bytes of a chunk when a file is read.
 const CHUNK: usize = 64 * 1024;
@@ -30,6 +32,9 @@ const MAX_PATH: usize = 4096;
 const UNFINISHED: &str = ".nagaya-unfinished-";
 /// Time limit between two chunks of a request body.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Bytes that are written between two looks at the memory that is left.
+const MEMORY_CHECK: usize = 1 << 20;
 
 /// Number of the next temporary file.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -176,16 +181,24 @@ pub(crate) fn read(root: &Path, path: &str) -> io::Result<(u64, impl Stream<Item
 
 /// Writes a request's body to a file, replacing an existing one once the whole body has arrived.
 pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming) -> io::Result<()> {
+    leave_memory(root, body.size_hint().lower())?;
     let (dir, name) = parent(root, path, MissingParents::Create)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let unfinished = format!("{UNFINISHED}{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let mode = Mode::from_raw_mode(mode & 0o777);
     let mut file = File::from(rustix::fs::openat(dir.as_fd(), unfinished.as_str(), flags, Mode::from_raw_mode(0o600))?);
     let mut guard = Unfinished { dir, name: Some(unfinished) };
+    let mut unchecked = 0;
     loop {
         let frame = tokio::time::timeout(IDLE_LIMIT, body.frame()).await.map_err(|_| io::ErrorKind::TimedOut)?;
         let Some(frame) = frame else { break };
         if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+            unchecked += data.len();
+            if unchecked >= MEMORY_CHECK {
+                // What was written since the last check is counted already.
+                leave_memory(root, data.len() as u64)?;
+                unchecked = 0;
+            }
             file.write_all(&data)?;
         }
     }
@@ -195,6 +208,12 @@ pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming
     }
     guard.name = None;
     Ok(())
+}
+
+/// Refuses a file of so many bytes that would leave the CLI too little memory.
+fn leave_memory(root: &Path, bytes: u64) -> io::Result<()> {
+    let refused = memory::too_full_for(bytes).filter(|_| memory::counts(root));
+    refused.map_or(Ok(()), |why| Err(io::Error::new(io::ErrorKind::StorageFull, why)))
 }
 
 /// Deletes a file. A symbolic link is deleted itself, not its target; a directory is refused.

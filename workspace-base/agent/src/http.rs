@@ -20,6 +20,7 @@ use crate::buffer::Reader;
 use crate::execution::Executions;
 use crate::files;
 use crate::health::health;
+use crate::repair;
 
 /// Largest request body, in bytes.
 const LARGEST_BODY: usize = 4 * 1024 * 1024;
@@ -49,6 +50,9 @@ impl Interface {
 
 async fn answer(executions: &Arc<Executions>, workspace: &Path, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
+    if path == "/files" {
+        repair::open(workspace);
+    }
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match (request.method(), segments.as_slice()) {
         (&Method::GET, ["health"]) => json(StatusCode::OK, &health(executions)),

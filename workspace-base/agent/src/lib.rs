@@ -11,7 +11,10 @@ mod files;
 mod health;
 mod http;
 mod mapping;
+mod memory;
 mod process;
+mod repair;
+mod usage;
 mod version;
 
 use std::io;

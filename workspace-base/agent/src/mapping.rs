@@ -3,11 +3,14 @@
 //! The messages are those the CLI prints with `--output-format stream-json --verbose --include-partial-messages`. The image's
 //! requirements.txt pins its version, and scenario BUG-10 checks the real CLI. Unknown messages are logged and skipped.
 
-use nagaya_protocol::{AgentEvent, ContentBlock, Usage};
+use nagaya_protocol::{AgentEvent, ContentBlock};
 use serde_json::Value;
 
+use crate::usage::{self, Counted};
+
 /// Maps one line of output to events: one for each block of a message, none for a message the agent does not use.
-pub(crate) fn map(line: &[u8]) -> Vec<AgentEvent> {
+/// `counted` has the tokens of the lines before.
+pub(crate) fn map(line: &[u8], counted: &mut Counted) -> Vec<AgentEvent> {
     let message: Value = match serde_json::from_slice(line) {
         Ok(message) => message,
         Err(error) => {
@@ -18,7 +21,11 @@ pub(crate) fn map(line: &[u8]) -> Vec<AgentEvent> {
     let parent = text(&message["parent_tool_use_id"]);
     match message["type"].as_str().unwrap_or_default() {
         "system" => system(&message).into_iter().collect(),
-        "stream_event" => delta(&message["event"], parent.as_deref()).into_iter().collect(),
+        "stream_event" => {
+            let event = &message["event"];
+            let told = counted.see(event, parent.as_deref()).map(|usage| AgentEvent::Usage { usage });
+            [told, delta(event, parent.as_deref()), abandoned(&message)].into_iter().flatten().collect()
+        }
         "assistant" => blocks(&message).iter().filter_map(|block| assistant(block, parent.as_deref())).collect(),
         "user" => blocks(&message).iter().filter_map(|block| tool_result(block, parent.as_deref())).collect(),
         "result" => vec![result(&message)],
@@ -42,12 +49,37 @@ fn blocks(message: &Value) -> &[Value] {
 }
 
 fn system(message: &Value) -> Option<AgentEvent> {
-    // Other subtypes report hooks, tasks and retries.
-    (message["subtype"] == "init").then(|| AgentEvent::System {
-        session_id: text(&message["session_id"]).unwrap_or_default(),
-        model: text(&message["model"]).unwrap_or_default(),
-        tools: message["tools"].as_array().into_iter().flatten().filter_map(text).collect(),
-    })
+    match message["subtype"].as_str()? {
+        "init" => Some(AgentEvent::System {
+            session_id: text(&message["session_id"]).unwrap_or_default(),
+            model: text(&message["model"]).unwrap_or_default(),
+            tools: message["tools"].as_array().into_iter().flatten().filter_map(text).collect(),
+        }),
+        "api_retry" => Some(AgentEvent::Retry {
+            attempt: small(&message["attempt"]),
+            most: small(&message["max_retries"]),
+            delay_ms: number(&message["retry_delay_ms"]),
+            status: status(&message["error_status"]),
+            reason: text(&message["error"]).unwrap_or_else(|| "unknown".into()),
+        }),
+        // Others report hooks, tasks and states.
+        _ => None,
+    }
+}
+
+/// The CLI gives up an answer in the middle, because nothing of it has arrived for too long, and asks for it once more.
+fn abandoned(message: &Value) -> Option<AgentEvent> {
+    let given_up = message["abandoned_blocks"].is_object();
+    given_up.then(|| AgentEvent::Retry { attempt: 0, most: 0, delay_ms: 0, status: None, reason: "broken_off".into() })
+}
+
+fn small(value: &Value) -> u32 {
+    u32::try_from(number(value)).unwrap_or(u32::MAX)
+}
+
+/// An HTTP status; `None` for null and for anything else.
+fn status(value: &Value) -> Option<u16> {
+    u16::try_from(value.as_u64()?).ok()
 }
 
 /// Only the main conversation's text is sent as it arrives; a sub-agent's text is sent once complete.
@@ -87,19 +119,28 @@ fn tool_result(block: &Value, parent: Option<&str>) -> Option<AgentEvent> {
     })
 }
 
-/// The text of a tool's result, which is either a string or a list of blocks; only text blocks are kept.
+/// The text of a tool's result, which is either a string or a list of blocks.
 fn flatten(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
-        Value::Array(blocks) => blocks.iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n"),
+        Value::Array(blocks) => blocks.iter().map(block_text).collect::<Vec<_>>().join("\n"),
         _ => String::new(),
     }
 }
 
+/// The text of a block. In the place of any other, a line says what was there: `[image: image/png]`.
+fn block_text(block: &Value) -> String {
+    if let Some(text) = block["text"].as_str() {
+        return text.to_owned();
+    }
+    let kind = block["type"].as_str().unwrap_or("block");
+    match block["source"]["media_type"].as_str() {
+        Some(media) => format!("[{kind}: {media}]"),
+        None => format!("[{kind}]"),
+    }
+}
+
 fn result(message: &Value) -> AgentEvent {
-    let usage = &message["usage"];
-    let written = &usage["cache_creation"];
-    let hour = number(&written["ephemeral_1h_input_tokens"]);
     let failed = message["is_error"].as_bool().unwrap_or(false) || message["subtype"] != "success";
     let errors = || {
         let errors = message["errors"].as_array()?;
@@ -110,16 +151,11 @@ fn result(message: &Value) -> AgentEvent {
         is_error: failed,
         result: said.unwrap_or_else(|| text(&message["subtype"]).filter(|_| failed).unwrap_or_default()),
         session_id: text(&message["session_id"]).unwrap_or_default(),
-        usage: Usage {
-            input_tokens: number(&usage["input_tokens"]),
-            output_tokens: number(&usage["output_tokens"]),
-            // Older versions of the API report only the total.
-            cache_creation_5m_tokens: number(&usage["cache_creation_input_tokens"]).saturating_sub(hour),
-            cache_creation_1h_tokens: hour,
-            cache_read_tokens: number(&usage["cache_read_input_tokens"]),
-        },
-        num_turns: u32::try_from(number(&message["num_turns"])).unwrap_or(u32::MAX),
+        usage: usage::of(&message["usage"]),
+        num_turns: small(&message["num_turns"]),
         duration_ms: number(&message["duration_ms"]),
+        model_failed: failed && message["terminal_reason"] == "api_error",
+        model_status: status(&message["api_error_status"]),
     }
 }
 
@@ -129,7 +165,7 @@ mod tests {
     use serde_json::json;
 
     fn one(message: Value) -> AgentEvent {
-        let mut events = map(message.to_string().as_bytes());
+        let mut events = map(message.to_string().as_bytes(), &mut Counted::default());
         assert_eq!(events.len(), 1, "{events:?}");
         events.remove(0)
     }
@@ -156,12 +192,13 @@ mod tests {
             }
         );
         let answer = json!({"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": "t",
-            "is_error": true, "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]}]}});
+            "is_error": true, "content": [{"type": "text", "text": "a"}, {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+            {"type": "text", "text": "b"}]}]}});
         assert_eq!(
             one(answer),
             AgentEvent::ToolResult {
                 tool_use_id: "t".into(),
-                content: "a\nb".into(),
+                content: "a\n[image: image/png]\nb".into(),
                 is_error: true,
                 parent_tool_use_id: None
             }
@@ -183,6 +220,20 @@ mod tests {
     }
 
     #[test]
+    fn a_retry_is_told_and_so_is_an_answer_that_is_given_up() {
+        let retry = one(json!({"type": "system", "subtype": "api_retry", "attempt": 1, "max_retries": 4,
+            "retry_delay_ms": 581, "error_status": 429, "error": "rate_limit", "session_id": "s"}));
+        let reason = "rate_limit".into();
+        assert_eq!(retry, AgentEvent::Retry { attempt: 1, most: 4, delay_ms: 581, status: Some(429), reason });
+        let given_up =
+            one(json!({"type": "stream_event", "parent_tool_use_id": null, "event": {"type": "message_stop"},
+            "abandoned_blocks": {"api_message_id": "m", "from_block_index": 0}}));
+        assert!(matches!(given_up, AgentEvent::Retry { status: None, .. }), "{given_up:?}");
+        let stop = json!({"type": "stream_event", "event": {"type": "message_stop"}}).to_string();
+        assert_eq!(map(stop.as_bytes(), &mut Counted::default()), vec![]);
+    }
+
+    #[test]
     fn unknown_messages_are_skipped() {
         for line in [
             "not json",
@@ -195,7 +246,7 @@ mod tests {
             r#"{"type":"system","subtype":"hook_started"}"#,
             r#"{"type":"user","message":{"content":[{"type":"text","text":"hi"}]}}"#,
         ] {
-            assert_eq!(map(line.as_bytes()), vec![], "{line}");
+            assert_eq!(map(line.as_bytes(), &mut Counted::default()), vec![], "{line}");
         }
     }
 }

@@ -39,6 +39,8 @@ impl Agent {
             .args(["--bridge", "127.0.0.1:0"])
             .args(options)
             .env("NAGAYA_CLI", cli)
+            // The agent repairs its home directory.
+            .env("HOME", dir.path())
             .stderr(Stdio::null())
             .spawn()
             .expect("starts");
@@ -149,8 +151,8 @@ const RESULT: &str =
 #[test]
 fn junk_and_unknown_messages_are_skipped_and_the_prompt_arrives() {
     let agent = Agent::start(&format!(
-        r#"prompt=$(cat); echo 'no json'; echo '{{"type":"telemetry"}}'; echo
-        printf '{{"type":"assistant","message":{{"content":[{{"type":"text","text":"%s %s"}}]}}}}\n' "$prompt" "$*"
+        r#"cat > prompt; echo 'no json'; echo '{{"type":"telemetry"}}'; echo
+        printf '{{"type":"assistant","message":{{"content":[{{"type":"text","text":"%s"}}]}}}}\n' "$*"
         {RESULT}"#
     ));
     let events = agent.execute().rest();
@@ -158,7 +160,11 @@ fn junk_and_unknown_messages_are_skipped_and_the_prompt_arrives() {
     assert!(matches!(events[0].1, AgentEvent::Started { .. }));
     let AgentEvent::Assistant { content_blocks, .. } = &events[1].1 else { panic!("{events:?}") };
     let said = format!("{content_blocks:?}");
-    assert!(said.contains("do it -p --output-format stream-json --verbose"), "{said}");
+    assert!(said.contains("-p --input-format stream-json --output-format stream-json --verbose"), "{said}");
+    let prompt = fs::read_to_string(agent.path("prompt")).expect("reads");
+    let prompt: serde_json::Value = serde_json::from_str(&prompt).expect("one line of JSON");
+    assert_eq!(prompt["message"]["content"], serde_json::json!([{"type": "text", "text": "do it"}]));
+    assert_eq!(prompt["client_composed"], true, "without it a slash command or @path would not be text: {prompt}");
     assert!(matches!(&events[2].1, AgentEvent::Result { is_error: false, result, .. } if result == "ok"));
 }
 
@@ -184,6 +190,55 @@ fn a_cli_failure_is_reported_with_its_last_output() {
 fn options_the_cli_refuses_are_reported() {
     let agent = Agent::start("echo \"error: unknown option '--nope'\" >&2; exit 1");
     assert_eq!(error(&agent.execute().rest()).0, ErrorKind::OptionsError);
+}
+
+/// A line that announces a repetition of a model call.
+fn retry(status: u16) -> String {
+    let line = serde_json::json!({"type": "system", "subtype": "api_retry", "attempt": 1, "max_retries": 4,
+        "retry_delay_ms": 500, "error_status": status, "error": "some_error"});
+    format!("echo '{line}'")
+}
+
+#[test]
+fn a_call_with_refused_credentials_is_repeated_once_only() {
+    let again = retry(403);
+    let agent = Agent::start(&format!("{again}; sleep 0.1; {again}; sleep 600"));
+    let events = agent.execute().rest();
+    assert_eq!(error(&events).0, ErrorKind::ModelCredentials);
+    let told = events.iter().filter(|(_, event)| matches!(event, AgentEvent::Retry { status: Some(403), .. })).count();
+    assert_eq!(told, 1, "{events:?}");
+}
+
+#[test]
+fn other_repetitions_are_told_and_change_nothing() {
+    let again = retry(529);
+    let agent = Agent::start(&format!("{again}; {again}; {again}; {RESULT}"));
+    let events = agent.execute().rest();
+    assert_eq!(numbers(&events), [1, 2, 3, 4, 5]);
+    assert!(matches!(events[4].1, AgentEvent::Result { is_error: false, .. }), "{events:?}");
+}
+
+#[test]
+fn a_session_that_the_cli_does_not_find_is_lost() {
+    let agent = Agent::start(
+        r#"echo '{"type":"result","subtype":"error_during_execution","is_error":true,"num_turns":0,"session_id":"s",
+        "errors":["No conversation found with session ID: s"]}' | tr -d '\n'; echo; exit 1"#,
+    );
+    assert_eq!(error(&agent.execute().rest()).0, ErrorKind::SessionLost);
+}
+
+#[test]
+fn junk_in_the_clis_settings_and_a_closed_directory_are_repaired() {
+    let agent = Agent::start(RESULT);
+    fs::write(agent.path(".claude.json"), "junk{{").expect("writes");
+    fs::create_dir(agent.path(".claude")).expect("makes");
+    fs::set_permissions(agent.path(".claude"), fs::Permissions::from_mode(0)).expect("closes");
+    fs::set_permissions(agent.dir.path(), fs::Permissions::from_mode(0)).expect("closes");
+    let events = agent.execute().rest();
+    assert!(matches!(events.last(), Some((_, AgentEvent::Result { .. }))), "{events:?}");
+    let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
+    assert_eq!((mode(agent.dir.path()), mode(&agent.path(".claude"))), (0o700, 0o700));
+    assert!(!agent.path(".claude.json").exists());
 }
 
 #[test]
@@ -294,6 +349,7 @@ fn every_option_reaches_the_cli_as_one_word() {
         "--setting-sources=",
         "--strict-mcp-config",
         "--include-partial-messages",
+        "--disallowedTools=CronCreate,CronDelete,CronList,Monitor,PushNotification,RemoteTrigger,ScheduleWakeup",
         "bypassPermissions",
         "region=eu-west-1",
         "http://bedrock-runtime.eu-west-1.amazonaws.com",

@@ -67,6 +67,26 @@ pub enum AgentEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         parent_tool_use_id: Option<String>,
     },
+    /// A call of the model has failed, and the driver tries again.
+    Retry {
+        /// Number of the attempt that follows, from 1; 0 where the driver does not say.
+        attempt: u32,
+        /// How many attempts the driver makes at most; 0 where it does not say.
+        most: u32,
+        /// Milliseconds until that attempt.
+        delay_ms: u64,
+        /// HTTP status of the model endpoint's answer; `None` where there was none, or the answer broke off.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        /// The driver's word for the failure, for example `rate_limit`.
+        reason: String,
+    },
+    /// Tokens of all model calls of this execution so far, as far as they have been reported. [`AgentEvent::Result`] has the final
+    /// count; an execution that is cut off has only this.
+    Usage {
+        /// The sum so far.
+        usage: Usage,
+    },
     /// The driver has reported a result; the execution has ended.
     Result {
         /// Whether the driver reports a failure.
@@ -81,6 +101,12 @@ pub enum AgentEvent {
         num_turns: u32,
         /// Duration in milliseconds, as the driver reports it.
         duration_ms: u64,
+        /// Whether the driver gave up because calls of the model failed.
+        #[serde(default)]
+        model_failed: bool,
+        /// HTTP status of the last of these calls; `None` where there was none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model_status: Option<u16>,
     },
     /// The execution ended without a result of the driver.
     Error {
@@ -103,6 +129,8 @@ impl AgentEvent {
             Self::Thinking { .. } => "thinking",
             Self::ToolUse { .. } => "tool_use",
             Self::ToolResult { .. } => "tool_result",
+            Self::Retry { .. } => "retry",
+            Self::Usage { .. } => "usage",
             Self::Result { .. } => "result",
             Self::Error { .. } => "error",
         }
@@ -142,6 +170,16 @@ pub struct Usage {
     pub cache_read_tokens: u64,
 }
 
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
+        self.cache_creation_5m_tokens = self.cache_creation_5m_tokens.saturating_add(other.cache_creation_5m_tokens);
+        self.cache_creation_1h_tokens = self.cache_creation_1h_tokens.saturating_add(other.cache_creation_1h_tokens);
+        self.cache_read_tokens = self.cache_read_tokens.saturating_add(other.cache_read_tokens);
+    }
+}
+
 impl Usage {
     /// Sum of all kinds of tokens.
     #[must_use]
@@ -166,4 +204,10 @@ pub enum ErrorKind {
     ExecutionError,
     /// The execution was cancelled, or had no connected reader for too long.
     Cancelled,
+    /// The driver does not have the session that it was to continue. It has not called the model.
+    SessionLost,
+    /// The kernel killed a process of the execution because the container's memory was used up.
+    OutOfMemory,
+    /// The model's endpoint refuses the credentials.
+    ModelCredentials,
 }

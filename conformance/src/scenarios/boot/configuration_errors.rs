@@ -74,6 +74,8 @@ fn command(context: &Context, what: &str, sockets: &Path, settings: &[(&str, Str
         own("DOCKER_SOCKET_PATH", context.engine()?.socket().display().to_string()),
         own("CONTAINER_IMAGE", context.run.options.image.clone()),
         own("WARM_POOL_MIN_SIZE", "0".to_owned()),
+        own("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE".to_owned()),
+        own("AWS_SECRET_ACCESS_KEY", "not-a-real-one".to_owned()),
     ]));
     program.env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     Ok(program)

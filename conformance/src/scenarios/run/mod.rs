@@ -5,8 +5,11 @@ mod events;
 mod greedy_workspace;
 mod large_answer;
 mod messages;
+mod model_trouble;
+mod plain_text;
 mod readers;
 mod restart;
+mod second_chance;
 mod session;
 mod time_limit;
 mod whole_conversation;
@@ -20,8 +23,11 @@ pub(super) const FILES: &[&[Scenario]] = &[
     greedy_workspace::SCENARIOS,
     large_answer::SCENARIOS,
     messages::SCENARIOS,
+    model_trouble::SCENARIOS,
+    plain_text::SCENARIOS,
     readers::SCENARIOS,
     restart::SCENARIOS,
+    second_chance::SCENARIOS,
     session::SCENARIOS,
     time_limit::SCENARIOS,
     whole_conversation::SCENARIOS,

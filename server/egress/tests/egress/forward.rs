@@ -92,7 +92,7 @@ async fn without_its_credential_nothing_is_sent() {
     let model = model(None).await;
     let proxy = Proxy::with_credentials(for_model(&model), None);
     let answer = proxy.talk(request(&format!("http://{HOST}{PATH}"), &format!("host: {HOST}\r\n"))).await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("no_credentials"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("no_credentials"), "{answer}");
     assert!(model.requests().is_empty(), "the model was not called");
     // Control: the endpoint rejects a request signed with another secret.
     let proxy = Proxy::with_credentials(for_model(&model), aws("another", None));

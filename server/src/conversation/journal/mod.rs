@@ -126,6 +126,32 @@ impl Journal {
         self.inner.lock()
     }
 
+    /// Number of the last event, also of a journal that was opened for reading only, which is read for it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn last_seq(&self) -> io::Result<usize> {
+        let known = self.seq();
+        if known > 0 || !self.is_closed() {
+            return Ok(known);
+        }
+        let (mut lines, mut last) = (self.lines(), 0);
+        while let Some(line) = lines.next_line()? {
+            last += usize::from(line.first() != Some(&line::NOTE));
+        }
+        Ok(last)
+    }
+
+    /// Whether the run began before the machine was last started. Then a power failure may have shortened the journal.
+    #[must_use]
+    pub fn outlived_the_machine(&self) -> bool {
+        let began = uuid::Uuid::parse_str(&self.run_id).ok().and_then(|id| id.get_timestamp());
+        let booted = std::fs::read_to_string("/proc/stat").ok();
+        let booted =
+            booted.as_deref().and_then(|stat| stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok()));
+        matches!((began, booted), (Some(began), Some(booted)) if began.to_unix().0 < booted)
+    }
+
     /// Id of the run, which is the first half of every event's id.
     #[must_use]
     pub fn run_id(&self) -> &str {

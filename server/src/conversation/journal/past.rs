@@ -99,9 +99,11 @@ impl Past {
             match note(line) {
                 None | Some(Note::Run(_) | Note::Settled) => return false,
                 Some(Note::Room { workspace }) => self.room = Some(workspace),
-                // A process that resumed the run may have written it again; the time limit counts from the first.
+                // A process that resumed the run may have written it again, and one whose session was lost is followed by another; the
+                // time limit counts from the first.
                 Some(Note::Execution { id, began }) => {
-                    self.execution.get_or_insert(PastExecution { id, began });
+                    let began = self.execution.take().map_or(began, |earlier| earlier.began);
+                    self.execution = Some(PastExecution { id, began });
                 }
                 Some(Note::Cancel) => self.cancelled = true,
                 Some(Note::Ending(ending)) => self.ending = Some(*ending),

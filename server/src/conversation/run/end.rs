@@ -95,6 +95,10 @@ impl Run {
             self.fail(ErrorType::RecordError, REFUSED.into()).await;
             outcome.fail();
         }
+        if outcome.usage == Usage::default() {
+            // Cut off: what the model's answers have reported so far counts.
+            outcome.usage = self.usage;
+        }
         let model = &self.order.model;
         let cost = cost::of_run(&outcome.usage, model.input_token_price, model.output_token_price);
         let context = context_tokens(&outcome.usage, outcome.turns);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nagaya_protocol::{AgentEvent, ErrorKind, Usage};
 
-use super::{Outcome, PING, Run};
+use super::{Outcome, PING, Run, model_error};
 use crate::conversation::event::{DoneStatus, ErrorType, Event};
 use crate::conversation::journal::Note;
 use crate::conversation::recovery::Stream;
@@ -28,7 +28,7 @@ impl Run {
             let event = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => {
-                    self.end_execution(lease, stream.execution()).await;
+                    self.end_execution(lease, stream.execution(), ReleaseReason::Unhealthy).await;
                     return Some(Outcome::cancelled());
                 }
                 () = self.stop.cancelled() => {
@@ -36,10 +36,10 @@ impl Run {
                         return None;
                     }
                     self.fail(ErrorType::ServerStopping, "the server is stopping".into()).await;
-                    self.end_execution(lease, stream.execution()).await;
+                    self.end_execution(lease, stream.execution(), ReleaseReason::Unhealthy).await;
                     return Some(Outcome::error());
                 }
-                () = &mut time_up => return Some(self.time_out(lease).await),
+                () = &mut time_up => return Some(self.time_out(lease, stream.execution()).await),
                 _ = ping.tick() => {
                     self.emit(&Event::Ping { elapsed_ms: self.elapsed_ms() }).await;
                     continue;
@@ -54,13 +54,49 @@ impl Run {
             while let Some((number, event)) = received {
                 self.set_agent_event(number);
                 match event {
-                    AgentEvent::Result { is_error, result, session_id, usage, num_turns, .. } => {
-                        let outcome = self.finish(is_error, result, session_id.clone(), usage, num_turns).await;
+                    AgentEvent::Usage { usage } => self.usage = usage,
+                    AgentEvent::Result {
+                        is_error,
+                        mut result,
+                        session_id,
+                        usage,
+                        num_turns,
+                        model_failed,
+                        model_status,
+                        ..
+                    } => {
+                        let mut kind = ErrorType::ExecutionError;
+                        if model_failed {
+                            kind = ErrorType::ModelError;
+                            result = model_error::message(&self.order.model.bedrock_model_id, model_status, &result);
+                        }
+                        let failure = is_error.then_some(kind);
+                        let outcome = self.finish(failure, result, session_id.clone(), usage, num_turns).await;
                         self.store_files_and_finish(lease, Some(session_id)).await;
                         return Some(outcome);
                     }
                     AgentEvent::Error { error_type: ErrorKind::Cancelled, message } => {
                         return Some(self.cancelled_by_agent(lease, message).await);
+                    }
+                    AgentEvent::Error { error_type: ErrorKind::SessionLost, message } if self.continues => {
+                        tracing::warn!(
+                            workspace = lease.workspace_id(),
+                            message,
+                            "beginning a new session with the history"
+                        );
+                        self.agent_event = 0;
+                        return Box::pin(self.begin(lease, None)).await;
+                    }
+                    AgentEvent::Error { error_type: ErrorKind::OutOfMemory, message } => {
+                        self.fail_for_good(ErrorType::OutOfMemory, message).await;
+                        self.store_files_and_finish(lease, None).await;
+                        return Some(Outcome::error());
+                    }
+                    AgentEvent::Error { error_type: ErrorKind::ModelCredentials, message } => {
+                        let why = model_error::message(&self.order.model.bedrock_model_id, Some(403), &message);
+                        self.fail(ErrorType::ModelError, why).await;
+                        self.store_files_and_finish(lease, None).await;
+                        return Some(Outcome::error());
                     }
                     AgentEvent::Error { error_type, message } => {
                         self.fail(translate::error_type(error_type), message).await;
@@ -102,11 +138,20 @@ impl Run {
         }
     }
 
-    async fn finish(&mut self, is_error: bool, result: String, session: String, usage: Usage, turns: u32) -> Outcome {
-        let (status, outcome) =
-            if is_error { (DoneStatus::Error, RunOutcome::Error) } else { (DoneStatus::Success, RunOutcome::Success) };
-        if is_error {
-            self.fail(ErrorType::ExecutionError, result.clone()).await;
+    async fn finish(
+        &mut self,
+        failure: Option<ErrorType>,
+        result: String,
+        session: String,
+        usage: Usage,
+        turns: u32,
+    ) -> Outcome {
+        let (status, outcome) = match failure {
+            Some(_) => (DoneStatus::Error, RunOutcome::Error),
+            None => (DoneStatus::Success, RunOutcome::Success),
+        };
+        if let Some(kind) = failure {
+            self.fail(kind, result.clone()).await;
         } else if self.order.conversation.title.is_none() {
             self.emit(&Event::Title { title: self.title() }).await;
         }
@@ -124,31 +169,34 @@ impl Run {
         Outcome::error()
     }
 
-    /// Cancels the execution; a workspace whose agent does not confirm that is removed.
-    pub(super) async fn end_execution(&mut self, lease: Lease, execution: Option<&str>) {
+    /// Cancels the execution. A workspace whose agent does not confirm that is removed, for this reason; `false` if it was.
+    pub(super) async fn end_execution(&mut self, lease: Lease, execution: Option<&str>, or: ReleaseReason) -> bool {
         let ended = match execution {
             Some(execution) => lease.cancel(execution).await.map_err(|error| error.to_string()),
             None => Err("the agent has not reported the execution's id".into()),
         };
         match ended {
-            Ok(()) => self.store_files_and_finish(lease, None).await,
+            Ok(()) => {
+                self.store_files_and_finish(lease, None).await;
+                true
+            }
             Err(error) => {
                 tracing::warn!(
                     workspace = lease.workspace_id(),
                     error,
                     "execution not cancelled; removing the workspace"
                 );
-                lease.release(ReleaseReason::Unhealthy).await;
+                lease.release(or).await;
+                false
             }
         }
     }
 
-    async fn time_out(&mut self, lease: Lease) -> Outcome {
+    async fn time_out(&mut self, lease: Lease, execution: Option<&str>) -> Outcome {
         let limit = self.services.execution_timeout;
-        // Removing the container is the only way to end every process of the execution.
-        lease.release(ReleaseReason::Timeout).await;
-        let message =
-            format!("the run took longer than {limit:?} (CONTAINER_EXECUTION_TIMEOUT); its workspace was removed");
+        let kept = self.end_execution(lease, execution, ReleaseReason::Timeout).await;
+        let workspace = if kept { "it was ended, and its workspace was kept" } else { "its workspace was removed" };
+        let message = format!("the run took longer than {limit:?} (CONTAINER_EXECUTION_TIMEOUT); {workspace}");
         self.fail(ErrorType::TimeoutError, message).await;
         Outcome::without_result(DoneStatus::Error, RunOutcome::Timeout)
     }

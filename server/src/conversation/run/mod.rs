@@ -4,6 +4,7 @@ mod acquire;
 mod end;
 mod files;
 mod follow;
+mod model_error;
 mod record;
 mod request;
 
@@ -53,6 +54,10 @@ pub(super) struct Run {
     first_missing: Option<usize>,
     /// The database has refused a part of the run.
     refused: bool,
+    /// Tokens that the execution has reported so far.
+    usage: Usage,
+    /// Whether the execution was to continue a session of the driver's, instead of being told the history.
+    continues: bool,
 }
 
 /// Whether a run is finished in every respect, or the next process has something left to do.
@@ -122,6 +127,8 @@ impl Run {
             recorded: 0,
             first_missing: Some(0),
             refused: false,
+            usage: Usage::default(),
+            continues: false,
             past,
         }
     }
@@ -216,14 +223,19 @@ impl Run {
             return Some(self.end_without_journal(lease, None, error).await);
         }
         self.remove_uploads();
-        let request = match self.request(&lease).await {
+        let session = lease.session().map(ToOwned::to_owned);
+        self.begin(lease, session).await
+    }
+
+    /// Starts an execution that continues the driver's session, or is told the history where there is none, and follows it.
+    async fn begin(&mut self, lease: Lease, session: Option<String>) -> Option<Outcome> {
+        self.continues = session.is_some();
+        let request = match self.request(session).await {
             Ok(request) => request,
             Err(error) => {
-                tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new workspace");
-                let why =
-                    "the conversation's history cannot be read, and its new workspace does not have it; try again"
-                        .to_owned();
-                self.fail(ErrorType::ExecutionError, why).await;
+                tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new session");
+                let why = "the conversation's history cannot be read, and its workspace does not have it; try again";
+                self.fail(ErrorType::ExecutionError, why.to_owned()).await;
                 lease.finish(None).await;
                 return Some(Outcome::error());
             }
@@ -301,7 +313,9 @@ impl Run {
         self.agent_event = 0;
         self.fail(ErrorType::InternalError, format!("the run's journal cannot be written: {error}")).await;
         match execution {
-            Some(_) => self.end_execution(lease, execution).await,
+            Some(_) => {
+                self.end_execution(lease, execution, ReleaseReason::Unhealthy).await;
+            }
             None => lease.finish(None).await,
         }
         Outcome::error()

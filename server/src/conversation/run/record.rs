@@ -26,10 +26,19 @@ impl Run {
 
     /// Emits an `error` event after which another run may succeed.
     pub(super) async fn fail(&mut self, error_type: ErrorType, message: String) {
+        self.emit_error(error_type, message, true).await;
+    }
+
+    /// Emits an `error` event after which another run fails in the same way, unless something is done first.
+    pub(super) async fn fail_for_good(&mut self, error_type: ErrorType, message: String) {
+        self.emit_error(error_type, message, false).await;
+    }
+
+    async fn emit_error(&mut self, error_type: ErrorType, message: String, recoverable: bool) {
         if self.recorded == 0 {
             self.errors.push(message.clone());
         }
-        self.emit(&Event::Error { error_type, message, recoverable: true }).await;
+        self.emit(&Event::Error { error_type, message, recoverable }).await;
     }
 
     /// Records an event and flushes the journal, so that readers see the event at once.

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::Run;
 use crate::conversation::store::{Message, StoreError};
 use crate::conversation::uploads::Uploaded;
-use nagaya_workspace::Lease;
 
 /// Largest size of the history, in bytes per token of the model's context window. At about four bytes per token, that is half of
 /// the window.
@@ -32,14 +31,14 @@ const INPUT: &str = "\nThe user continues:\n\n";
 const UPLOADS: &str = "The user has attached these files, which are now in the workspace:";
 
 impl Run {
-    /// The request for this run to the agent.
+    /// The request for this run to the agent: `session` is the driver's session to continue.
     ///
     /// # Errors
     /// The conversation so far is needed and cannot be read.
-    pub(super) async fn request(&self, lease: &Lease) -> Result<ExecuteRequest, StoreError> {
+    pub(super) async fn request(&self, session: Option<String>) -> Result<ExecuteRequest, StoreError> {
         let order = &self.order;
         let input = with_uploads(order.uploads.as_ref(), &order.user_input);
-        let user_input = match lease.session() {
+        let user_input = match &session {
             Some(_) => input,
             None => with_history(&self.history().await?, &input),
         };
@@ -48,7 +47,7 @@ impl Run {
             system_prompt: Some(system_prompt(order.tenant.system_prompt.as_deref())),
             model: Some(order.model.bedrock_model_id.clone()),
             region: order.model.model_region.clone(),
-            session_id: lease.session().map(Into::into),
+            session_id: session,
             ..ExecuteRequest::default()
         })
     }

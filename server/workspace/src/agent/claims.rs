@@ -96,16 +96,29 @@ pub(super) fn bounded(event: AgentEvent) -> Result<AgentEvent, String> {
             is_error,
             parent_tool_use_id: parent_tool_use_id.map(name),
         },
-        AgentEvent::Result { is_error, result, session_id, usage: used, num_turns, duration_ms } => {
-            AgentEvent::Result {
-                is_error,
-                result: text(result),
-                session_id: id("session_id", session_id)?,
-                usage: usage(used),
-                num_turns: num_turns.min(MOST_TURNS),
-                duration_ms: duration_ms.min(MOST_MILLIS),
-            }
+        AgentEvent::Result {
+            is_error,
+            result,
+            session_id,
+            usage: used,
+            num_turns,
+            duration_ms,
+            model_failed,
+            model_status,
+        } => AgentEvent::Result {
+            is_error,
+            result: text(result),
+            session_id: id("session_id", session_id)?,
+            usage: usage(used),
+            num_turns: num_turns.min(MOST_TURNS),
+            duration_ms: duration_ms.min(MOST_MILLIS),
+            model_failed,
+            model_status,
+        },
+        AgentEvent::Retry { attempt, most, delay_ms, status, reason } => {
+            AgentEvent::Retry { attempt, most, delay_ms: delay_ms.min(MOST_MILLIS), status, reason: name(reason) }
         }
+        AgentEvent::Usage { usage: used } => AgentEvent::Usage { usage: usage(used) },
         AgentEvent::Error { error_type, message } => AgentEvent::Error { error_type, message: text(message) },
     })
 }

@@ -1,0 +1,70 @@
+//! Servers and images whose runs meet trouble badly.
+
+use serde_json::json;
+
+use super::mutant::{Mutant, answers, red};
+use crate::target::defects::Defect;
+use crate::target::tamper::Answer;
+
+/// Puts a shell line in front of the CLI, which is `$good`; `"$@"` are its arguments.
+macro_rules! cli {
+    ($line:literal) => {
+        Defect::Image(
+            concat!(
+                "cli=\"$(readlink -f \"$(command -v claude)\")\"; good=\"$(dirname \"$cli\")/good-$(basename \"$cli\")\"; mv \"$cli\" \"$good\"\n",
+                "printf '#!/bin/bash\\ngood=%s\\n' \"$good\" > \"$cli\"\n",
+                "cat >> \"$cli\" <<'END'\n",
+                $line,
+                "\nEND\nchmod 755 \"$cli\""
+            ),
+            "",
+        )
+    };
+}
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "missing-credentials-are-healthy",
+        title: "/health does not know that requests to the model cannot be signed",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/health" {
+                answer.edit(|body| body["checks"]["model_credentials"]["status"] = json!("healthy"));
+            }
+        })],
+        red: &[red("RUN-040", "model_credentials in /health")],
+    },
+    Mutant {
+        id: "retries-too-many",
+        title: "The driver repeats a failed call six times",
+        defects: &[cli!("export CLAUDE_CODE_MAX_RETRIES=6; exec \"$good\" \"$@\"")],
+        red: &[red("RUN-041", "retries of a 529")],
+    },
+    Mutant {
+        id: "stall-unnoticed",
+        title: "The driver waits for a stalled answer for minutes",
+        defects: &[cli!("unset CLAUDE_ENABLE_BYTE_WATCHDOG_BEDROCK; exec \"$good\" \"$@\"")],
+        red: &[red("RUN-042", "error_type")],
+    },
+    Mutant {
+        id: "lost-session-in-other-words",
+        title: "The driver names a lost session in words that the agent does not know",
+        defects: &[cli!("\"$good\" \"$@\" | sed -u 's/No conversation found/Where is it/'")],
+        red: &[red("RUN-043", "without the session's file")],
+    },
+    Mutant {
+        id: "memory-given-away",
+        title: "A file that leaves the driver too little memory is accepted",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route().ends_with("/files") && answer.status == 413 {
+                *answer = Answer::json(204, &json!({}));
+            }
+        })],
+        red: &[red("RUN-044", "status of PUT")],
+    },
+    Mutant {
+        id: "commands-for-users",
+        title: "What a user types is carried out as a command of the driver's",
+        defects: &[cli!("exec \"$good\" \"$@\" < <(sed 's/\"client_composed\":true/\"client_composed\":false/')")],
+        red: &[red("RUN-045", "the model about a file that the user mentioned")],
+    },
+];

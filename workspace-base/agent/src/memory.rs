@@ -1,0 +1,120 @@
+//! The container's memory, in which its files are too: how much there is, and what the kernel has killed for want of it.
+
+use std::fs;
+use std::path::Path;
+
+/// Room for the CLI that files may not take up, in bytes: it needs about 250 MiB, and its tools need some too. A small container
+/// reserves half of its memory.
+const RESERVE: u64 = 384 << 20;
+/// Directories whose files are in memory.
+const IN_MEMORY: [&str; 3] = [nagaya_protocol::WORKSPACE_DIR, "/home/appuser", "/tmp"];
+
+/// How many processes of the container the kernel has killed for want of memory (cgroup v2: `memory.events`; v1:
+/// `memory.oom_control`); 0 where it does not say.
+pub(crate) fn kills() -> u64 {
+    let read = |path: &str| field(&fs::read_to_string(path).ok()?, "oom_kill");
+    read("/sys/fs/cgroup/memory.events").or_else(|| read("/sys/fs/cgroup/memory/memory.oom_control")).unwrap_or(0)
+}
+
+/// This process's place in the order in which the kernel kills for want of memory (proc(5)).
+const OOM_ORDER: &str = "/proc/self/oom_score_adj";
+
+/// While it exists, processes that are started are killed before this one, the container's first: without it everything ends.
+#[derive(Debug)]
+pub(crate) struct KilledFirst {
+    own: Option<String>,
+}
+
+impl KilledFirst {
+    pub(crate) fn begin() -> Self {
+        let own = fs::read_to_string(OOM_ORDER).ok();
+        if let Err(error) = fs::write(OOM_ORDER, "500") {
+            tracing::warn!(%error, "the CLI is not killed before the agent if memory is used up");
+        }
+        Self { own }
+    }
+}
+
+impl Drop for KilledFirst {
+    fn drop(&mut self) {
+        // Lowering it to what it was needs no privilege.
+        if let Some(own) = &self.own
+            && let Err(error) = fs::write(OOM_ORDER, own.trim())
+        {
+            tracing::warn!(%error, "the agent may be killed as early as the CLI if memory is used up");
+        }
+    }
+}
+
+/// The value of a line `NAME VALUE`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// The container's memory limit in bytes; `None` where there is none.
+fn limit() -> Option<u64> {
+    let read = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let limit = read("/sys/fs/cgroup/memory.max").or_else(|| read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))?;
+    // Without a limit, version 1 shows the largest number of pages (cgroup-v1/memory.rst).
+    (limit < 1 << 60).then_some(limit)
+}
+
+/// Bytes that files in memory take up.
+fn files() -> u64 {
+    let used = |path: &str| {
+        let stat = rustix::fs::statvfs(path).ok()?;
+        let kind = rustix::fs::statfs(path).ok()?.f_type;
+        (kind == TMPFS_MAGIC).then(|| (stat.f_blocks - stat.f_bfree) * stat.f_frsize)
+    };
+    IN_MEMORY.into_iter().filter_map(used).sum()
+}
+
+/// The type of a memory file system (statfs(2), `TMPFS_MAGIC`).
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+
+/// Says that the container's memory is used up, and what can be done.
+pub(crate) fn used_up() -> String {
+    let limit = limit().map_or_else(|| "its limit".into(), mib);
+    format!(
+        "the workspace's memory is used up, and a process of the run was killed: {limit} (CONTAINER_MEMORY), of which files take {}; \
+         delete files, or ask for a new workspace",
+        mib(files())
+    )
+}
+
+/// Why `more` bytes of files would leave the CLI too little memory; `None` if they fit.
+pub(crate) fn too_full_for(more: u64) -> Option<String> {
+    let limit = limit()?;
+    let most = limit - RESERVE.min(limit / 2);
+    let files = files();
+    (files.saturating_add(more) > most).then(|| {
+        format!(
+            "files are kept in the workspace's memory: of {} (CONTAINER_MEMORY) they may take {}, they take {}, and this one needs {}",
+            mib(limit),
+            mib(most),
+            mib(files),
+            mib(more)
+        )
+    })
+}
+
+/// Whether a path's file system is one of those that are counted.
+pub(crate) fn counts(path: &Path) -> bool {
+    IN_MEMORY.iter().any(|directory| path.starts_with(directory))
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_of_kills_is_found_in_both_versions() {
+        assert_eq!(field("low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 0\n", "oom_kill"), Some(3));
+        assert_eq!(field("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n", "oom_kill"), Some(4));
+        assert_eq!(field("oom_kill_disable 0\n", "oom_kill"), None);
+    }
+}

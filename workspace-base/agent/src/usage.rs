@@ -1,0 +1,76 @@
+//! Counts the tokens of an execution while it runs, so that one that is cut off has a count.
+//!
+//! Source: Anthropic, "Streaming Messages": `message_start` has the input's tokens, and each `message_delta` the output's so far.
+
+use std::collections::HashMap;
+
+use nagaya_protocol::Usage;
+use serde_json::Value;
+
+/// The tokens of the model calls that have been seen so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    /// Of answers that were followed by another one of the same agent.
+    before: Usage,
+    /// Of the latest answer of each agent: the main one, and sub-agents by the tool use that started them.
+    latest: HashMap<Option<String>, Usage>,
+}
+
+impl Counted {
+    /// Takes an event of a streamed answer of the agent `parent`; returns the sum so far if the event changes it.
+    pub(crate) fn see(&mut self, event: &Value, parent: Option<&str>) -> Option<Usage> {
+        let agent = parent.map(ToOwned::to_owned);
+        match event["type"].as_str()? {
+            "message_start" => {
+                let earlier = self.latest.insert(agent, of(&event["message"]["usage"]));
+                self.before += earlier.unwrap_or_default();
+            }
+            "message_delta" => {
+                self.latest.entry(agent).or_default().output_tokens = event["usage"]["output_tokens"].as_u64()?;
+            }
+            _ => return None,
+        }
+        let mut sum = self.before;
+        self.latest.values().for_each(|usage| sum += *usage);
+        Some(sum)
+    }
+}
+
+/// The counts in a `usage` object of the Messages API.
+pub(crate) fn of(usage: &Value) -> Usage {
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let hour = number(&usage["cache_creation"]["ephemeral_1h_input_tokens"]);
+    Usage {
+        input_tokens: number(&usage["input_tokens"]),
+        output_tokens: number(&usage["output_tokens"]),
+        // Older versions of the API report only the total.
+        cache_creation_5m_tokens: number(&usage["cache_creation_input_tokens"]).saturating_sub(hour),
+        cache_creation_1h_tokens: hour,
+        cache_read_tokens: number(&usage["cache_read_input_tokens"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn answers_add_up_and_the_output_of_each_is_its_last_count() {
+        let mut counted = Counted::default();
+        let start = |input: u64| json!({"type": "message_start", "message": {"usage": {"input_tokens": input, "output_tokens": 1}}});
+        let delta = |output: u64| json!({"type": "message_delta", "usage": {"output_tokens": output}});
+        let mut sum =
+            |event: Value, parent| counted.see(&event, parent).map(|usage| (usage.input_tokens, usage.output_tokens));
+        assert_eq!(sum(start(10), None), Some((10, 1)));
+        assert_eq!(sum(delta(5), None), Some((10, 5)));
+        assert_eq!(sum(delta(9), None), Some((10, 9)));
+        assert_eq!(
+            sum(start(100), Some("sub")),
+            Some((110, 10)),
+            "a sub-agent's answer, in the middle of the main one's"
+        );
+        assert_eq!(sum(start(20), None), Some((130, 11)));
+        assert_eq!(sum(json!({"type": "content_block_stop"}), None), None);
+    }
+}
