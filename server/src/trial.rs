@@ -56,7 +56,7 @@ async fn parts(config: &Config, deployment: String) -> Result<Parts, Box<dyn std
             image: rooms.image.clone(),
             limits: rooms.limits,
             uids: rooms.uids,
-            model_environment: bedrock::environment(&config.region),
+            model_environment: bedrock::environment(&config.region, rooms.model_idle),
         },
         state: Arc::new(Embedded::in_memory().await?),
         bucket: None,
