@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::far_side::To;
 use super::fixtures::Credentials;
 use super::launch::Launch;
 use super::memory::Memory;
-use super::relay::{Relay, To};
+use super::relay::Relay;
 use super::tamper::{Tamper, Wire};
 use crate::harness::context::Context;
 use crate::harness::failure::Failure;

@@ -8,6 +8,7 @@ pub mod compose;
 pub mod contained;
 pub mod defects;
 pub mod deployment;
+pub mod far_side;
 pub mod fixtures;
 pub mod image;
 pub mod launch;

@@ -5,30 +5,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::tamper::{Duplex, Free, Wire};
+use super::far_side::{Duplex, To};
+use super::tamper::{Free, Wire};
 use crate::harness::failure::Failure;
-
-/// The far side of a relay.
-#[derive(Debug, Clone)]
-pub enum To {
-    /// A Unix socket.
-    Unix(PathBuf),
-    /// An address, `host:port`.
-    Tcp(String),
-}
-
-impl To {
-    pub(super) async fn connect(&self) -> std::io::Result<Box<dyn Duplex>> {
-        Ok(match self {
-            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            Self::Tcp(address) => Box::new(TcpStream::connect(address.as_str()).await?),
-        })
-    }
-}
 
 /// A running relay. [`Relay::stop`] removes it with every connection through it.
 #[derive(Debug, Clone)]

@@ -15,15 +15,11 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::far_side::{Duplex, To};
 use super::memory::Memory;
-use super::relay::To;
 use crate::client::sse::{SseEvent, SseReader};
-
-/// A TCP or Unix connection.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 /// A request that passes a relay.
 #[derive(Debug, Clone)]

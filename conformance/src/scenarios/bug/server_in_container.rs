@@ -54,8 +54,9 @@ async fn in_container(context: &Context) -> Result<(), Failure> {
     let events = deployment.run_well(&conversation, prompt).await?;
     let printed: String =
         events.iter().filter(|event| event.name == "tool_result").map(|event| event.data.to_string()).collect();
-    check(printed.contains(&user().to_string()), format!("the workspace runs as another user: {printed}"))?;
     let room = deployment.only_room().await?;
+    let own = room.shell("id -u").await?.printed.trim().to_owned();
+    check(own != "0" && printed.contains(&own), format!("user of the workspace: {own}, of its tools: {printed}"))?;
     let dir = room.socket_dir().await?;
     check_eq("parent of the workspace's directory on the host", dir.parent(), Some(sockets.as_path()))?;
     // Docker's health check agrees with the server.

@@ -184,7 +184,7 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
         let reply = deployment.api.post_form(&path, body).await?;
         reply.expect_error(status, code).map_err(|failure| failure.during(what))?;
     }
-    let text = "x".repeat(1_200_000);
+    let text = "x".repeat(4_000_000);
     let reply = deployment.api.post_form(&path, Form::of_run(&text).whole()).await?;
     reply.expect_error(413, "PAYLOAD_TOO_LARGE")?;
 

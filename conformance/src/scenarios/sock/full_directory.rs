@@ -13,7 +13,7 @@ use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SOCK-003",
-    "A workspace cannot fill the host's disk through the directory of its sockets: it is refused, or removed with its files",
+    "A workspace that would fill the directory of its sockets is refused, or removed with its files",
     "hostile socket directory: a filled directory; a workspace hurts only itself",
     body!(filled),
 )

@@ -21,7 +21,7 @@ const KILLED: i64 = 128 + 9;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SOCK-001",
-    "A workspace that replaces its agent's socket by a link, a directory, a FIFO or a deaf listener is refused, or replaced",
+    "A workspace cannot replace its agent's socket by a link, a directory, a FIFO or a listener, or is replaced itself",
     "the server treats that directory as hostile: it never follows a link in it, and connects only to a socket",
     body!(hostile_rooms),
 )
