@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use nagaya_server::cluster::Cluster;
 use nagaya_server::cluster::peers::Peers;
 use nagaya_workspace::Workspaces;
-use nagaya_workspace::engine::{ContainerSpec, Engine, EngineError, EngineInfo, ListedContainer};
+use nagaya_workspace::engine::{Condition, ContainerSpec, Engine, EngineError, EngineInfo, ListedContainer};
 use nagaya_workspace::state::PoolSize;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -172,7 +172,8 @@ impl Engine for RemoteAgents {
     async fn run(&self, spec: ContainerSpec) -> Result<String, EngineError> {
         let started = self.agent(&spec.mount.0).await;
         started.map_err(|error| EngineError::Refused { what: "start a container", why: error.to_string() })?;
-        let listed = ListedContainer { id: spec.name.clone(), labels: spec.labels, running: true, created: 0 };
+        let listed =
+            ListedContainer { id: spec.name.clone(), labels: spec.labels, running: true, paused: false, created: 0 };
         self.containers().insert(spec.name.clone(), listed);
         Ok(spec.name)
     }
@@ -181,8 +182,12 @@ impl Engine for RemoteAgents {
         Ok(self.containers().values().cloned().collect())
     }
 
-    async fn is_running(&self, name: &str) -> Result<bool, EngineError> {
-        Ok(self.containers().contains_key(name))
+    async fn condition(&self, name: &str) -> Result<Condition, EngineError> {
+        Ok(if self.containers().contains_key(name) { Condition::Running } else { Condition::Missing })
+    }
+
+    async fn last_output(&self, _: &str) -> Result<String, EngineError> {
+        Ok(String::new())
     }
 
     async fn remove(&self, name: &str, _: Duration) -> Result<(), EngineError> {

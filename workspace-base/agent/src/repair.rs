@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_directory_without_permissions_is_opened() {
         let dir = tempfile::tempdir().expect("a directory");
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0)).expect("closes");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o0)).expect("closes");
         open(dir.path());
         let mode = fs::metadata(dir.path()).expect("exists").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);

@@ -232,8 +232,8 @@ fn junk_in_the_clis_settings_and_a_closed_directory_are_repaired() {
     let agent = Agent::start(RESULT);
     fs::write(agent.path(".claude.json"), "junk{{").expect("writes");
     fs::create_dir(agent.path(".claude")).expect("makes");
-    fs::set_permissions(agent.path(".claude"), fs::Permissions::from_mode(0)).expect("closes");
-    fs::set_permissions(agent.dir.path(), fs::Permissions::from_mode(0)).expect("closes");
+    fs::set_permissions(agent.path(".claude"), fs::Permissions::from_mode(0o0)).expect("closes");
+    fs::set_permissions(agent.dir.path(), fs::Permissions::from_mode(0o0)).expect("closes");
     let events = agent.execute().rest();
     assert!(matches!(events.last(), Some((_, AgentEvent::Result { .. }))), "{events:?}");
     let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;

@@ -84,7 +84,7 @@ async fn refused(context: &Context) -> Result<(), Failure> {
     let conversation = deployment.conversation(context).await?;
     deployment.run_well(&conversation, "@say here").await?;
     let room = deployment.only_room().await?;
-    socket_directory::refuses(&room, &ATTEMPTS, &context.dir()).await?;
+    socket_directory::refuses(&room, &ATTEMPTS, context.dir()).await?;
     deployment.run_well(&conversation, "@say still here").await?;
     check_eq("the workspace after the attempts", &deployment.only_room().await?.id, &room.id)
 }

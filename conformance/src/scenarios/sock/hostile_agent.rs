@@ -21,7 +21,7 @@ const KILLED: i64 = 128 + 9;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SOCK-001",
-    "A workspace cannot replace its agent's socket by a link, a directory, a FIFO or a listener, or is replaced itself",
+    "A workspace cannot replace its agent's socket by a link, a directory or a listener, or is replaced itself",
     "the server treats that directory as hostile: it never follows a link in it, and connects only to a socket",
     body!(hostile_rooms),
 )

@@ -71,7 +71,7 @@ async fn proxy_socket_removed(context: &Context) -> Result<(), Failure> {
 
 async fn refused(context: &Context) -> Result<(), Failure> {
     let (_deployment, room) = rooms::room(context).await?;
-    socket_directory::refuses(&room, &ATTEMPTS, &context.dir()).await?;
+    socket_directory::refuses(&room, &ATTEMPTS, context.dir()).await?;
     let through =
         room.shell("curl -sS -o /dev/null -w '%{http_code}' -x http://127.0.0.1:8080 http://nowhere.invalid/").await?;
     check_eq("the proxy's status after the attempts", through.printed.trim(), "403")

@@ -266,6 +266,13 @@ impl Store {
     pub async fn delete_conversation(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
         within(async {
             let mut transaction = self.0.begin().await?;
+            // Writing first: a transaction of SQLite that has read something fails at its first write, without waiting, if another
+            // connection has written meanwhile (SQLITE_BUSY_SNAPSHOT).
+            sqlx::query("UPDATE conversations SET tenant_id = tenant_id WHERE conversation_id = $1 AND tenant_id = $2")
+                .bind(id)
+                .bind(tenant)
+                .execute(&mut *transaction)
+                .await?;
             keep_usage(&mut transaction, tenant, id).await?;
             let done = sqlx::query("DELETE FROM conversations WHERE conversation_id = $1 AND tenant_id = $2")
                 .bind(id)

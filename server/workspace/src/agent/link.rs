@@ -250,9 +250,8 @@ impl Shared {
         match handshake.await {
             Ok((sender, connection)) => {
                 self.state.send_replace(State::Connected(sender));
-                match stop.run_until_cancelled(connection).await {
-                    Some(Err(error)) => tracing::debug!(%error, "the connection of an agent ended"),
-                    Some(Ok(())) | None => {}
+                if let Some(Err(error)) = stop.run_until_cancelled(connection).await {
+                    tracing::debug!(%error, "the connection of an agent ended");
                 }
             }
             Err(error) => tracing::debug!(%error, "an agent's connection could not be used"),

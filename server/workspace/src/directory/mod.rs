@@ -393,7 +393,7 @@ mod tests {
         fs::write(&outside, "kept").expect("writes");
         fs::set_permissions(&outside, fs::Permissions::from_mode(0o600)).expect("sets");
         let tamper: [&dyn Fn(); 2] = [&|| std::os::unix::fs::symlink(&outside, &socket).expect("links"), &|| {
-            fs::create_dir(&socket).expect("makes")
+            fs::create_dir(&socket).expect("makes");
         }];
         for tamper in tamper {
             tamper();
