@@ -42,7 +42,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .requires(&[Capability::Launch]),
     Scenario::new(
         "API-012",
-        "A tenant's key is refused with 403 on operators' routes and sees no prices; one for metrics reads only metrics",
+        "A tenant's key is refused with 403 on operators' routes and sees no prices; one for metrics reads metrics",
         "FORBIDDEN 403; /api/admin and, in production, /metrics: operator's key only; @metrics:KEY is only for /metrics",
         body!(operator_routes),
     )
