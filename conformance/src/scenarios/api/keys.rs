@@ -43,7 +43,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "API-012",
         "A tenant's key is refused with 403 on operators' routes and sees no prices; one for metrics reads metrics",
-        "FORBIDDEN 403; /api/admin and, in production, /metrics: operator's key only; @metrics:KEY is only for /metrics",
+        "FORBIDDEN 403; /api/admin and, in production, /metrics: operator's key only; @metrics:KEY only for /metrics",
         body!(operator_routes),
     )
     .severity(Severity::Critical)
