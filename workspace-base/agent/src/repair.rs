@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// Permissions that a directory's owner needs to work in it.
 const OWNER: u32 = 0o700;
+/// Length in bytes beyond which settings of the CLI are junk.
+const LONGEST_SETTINGS: u64 = 16 << 20;
 
 /// Makes the working directory and the home directory usable, and removes settings of the CLI that it could not read. What cannot be
 /// repaired is logged; the CLI then says what it misses.
@@ -38,10 +40,12 @@ pub(crate) fn open(directory: &Path) {
     }
 }
 
-/// Whether the file exists and is not a JSON object.
+/// Whether the file exists and is not a JSON object. A link, a FIFO or a huge file is junk unread: reading one of them could take for
+/// ever, or all memory.
 fn is_junk(path: &Path) -> bool {
-    if fs::symlink_metadata(path).is_err() {
-        return false;
+    let Ok(found) = fs::symlink_metadata(path) else { return false };
+    if !found.is_file() || found.len() > LONGEST_SETTINGS {
+        return true;
     }
     let read = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
     !read.is_some_and(|value| value.is_object())
@@ -61,6 +65,25 @@ fn note(path: &Path, what: &str, done: io::Result<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_cannot_be_read_to_an_end_are_junk_unread() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join(".claude.json");
+        let kinds: [&dyn Fn(); 3] = [
+            &|| {
+                let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+                rustix::fs::mknodat(rustix::fs::CWD, &file, fifo, mode, 0).expect("makes");
+            },
+            &|| std::os::unix::fs::symlink("/dev/zero", &file).expect("links"),
+            &|| fs::File::create(&file).expect("makes").set_len(LONGEST_SETTINGS + 1).expect("grows"),
+        ];
+        for make in kinds {
+            make();
+            assert!(is_junk(&file));
+            remove(&file).expect("removes");
+        }
+    }
 
     #[test]
     fn settings_that_are_no_object_are_junk() {
