@@ -5,11 +5,12 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustix::net::{RecvFlags, Shutdown};
+use parking_lot::Mutex;
+use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -48,9 +49,10 @@ impl Key {
     }
 }
 
-/// The socket under a connection. hyper owns the connection; the pool keeps a handle to check for unrequested bytes.
+/// The socket under a connection. hyper owns the connection; the pool keeps a handle to check for unrequested bytes. The two take
+/// turns, so the lock is always free.
 #[derive(Debug, Clone)]
-pub(crate) struct Wire(Arc<Dialled>);
+pub(crate) struct Wire(Arc<Mutex<Dialled>>);
 
 /// A socket to a target, and the share of its listener's descriptors that it takes.
 #[derive(Debug)]
@@ -61,32 +63,31 @@ pub(crate) struct Dialled {
 
 impl Wire {
     pub(crate) fn new(dialled: Dialled) -> Self {
-        Self(Arc::new(dialled))
+        Self(Arc::new(Mutex::new(dialled)))
     }
 
     /// Whether there is nothing to read, neither bytes nor the end. The kernel is asked directly: tokio learns of new bytes only
     /// when its driver runs next, and they would be taken for the response to a request sent before that.
     fn is_silent(&self) -> bool {
-        let seen = rustix::net::recv(&self.0.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        let seen = rustix::net::recv(&self.0.lock().stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(seen, Err(rustix::io::Errno::AGAIN))
+    }
+
+    fn with<T>(&self, action: impl FnOnce(Pin<&mut TcpStream>) -> T) -> T {
+        action(Pin::new(&mut self.0.lock().stream))
     }
 }
 
+/// tokio's own reads and writes, which save a system call: after a short read the socket is known to be empty.
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.stream.poll_read_ready(cx))?;
-            match self.0.stream.try_read_buf(into) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done.map(|_read| ())),
-            }
-        }
+        self.with(|stream| stream.poll_read(cx, into))
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(from)])
+        self.with(|stream| stream.poll_write(cx, from))
     }
 
     fn poll_write_vectored(
@@ -94,28 +95,19 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.stream.poll_write_ready(cx))?;
-            match self.0.stream.try_write_vectored(from) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        self.with(|stream| stream.poll_write_vectored(cx, from))
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_flush(cx))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match rustix::net::shutdown(&self.0.stream, Shutdown::Write) {
-            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
-            Err(error) => Err(error.into()),
-        })
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_shutdown(cx))
     }
 }
 

@@ -109,6 +109,25 @@ impl Proxy {
         read_all(&mut stream).await
     }
 
+    /// Repeats a request until it is answered with 200. A proxy at its limit answers 429 or resets the connection.
+    pub(crate) async fn serves_again(&self, request: &str) {
+        let served = async {
+            loop {
+                let mut stream = self.connect().await;
+                let mut answer = Vec::new();
+                let talked = async {
+                    stream.write_all(request.as_bytes()).await?;
+                    stream.shutdown().await?;
+                    stream.read_to_end(&mut answer).await
+                };
+                if talked.await.is_ok() && answer.starts_with(b"HTTP/1.1 200 ") {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, served).await.expect("the proxy serves again");
+    }
+
     /// The only record of a proxy that has had one request.
     pub(crate) async fn record(&self) -> RequestRecord {
         eventually("a record", || self.records.all().len() == 1).await;
