@@ -3,7 +3,7 @@
 //! Imports between the modules point one way, and `tests/architecture` keeps it so:
 //!
 //! ```text
-//! serve ─► config ─► api ─► conversation ─► cluster ─► nagaya-workspace ─► nagaya-egress
+//! serve ─► config ─► api ─► tenancy ─► conversation ─► cluster ─► nagaya-workspace ─► nagaya-egress
 //! aws, bedrock, nagaya-telemetry, nagaya-protocol: below everything, importing none of it
 //! ```
 
@@ -18,4 +18,5 @@ pub mod descriptors;
 pub mod doctor;
 pub mod probe;
 pub mod serve;
+pub mod tenancy;
 mod trial;

@@ -136,11 +136,15 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<Conversation>), ApiError> {
     let tenant = app.store.tenant(&tenant).await?;
     check_length("user_id", &new.user_id, 1..=256)?;
+    let effective = app.tenancy.effective(&tenant, None).await?;
     let model_id = new
         .model_id
-        .or(tenant.model_id)
+        .or(effective.default_model.value)
         .ok_or_else(|| ApiError::invalid("model_id", "required, because the tenant has no default model"))?;
     let model = app.store.model(&model_id).await?;
+    if !effective.models.value.contains(&model_id) {
+        return Err(ApiError::invalid("model_id", "the tenant's configuration does not allow this model"));
+    }
     if model.status == ModelStatus::Deprecated {
         return Err(ApiError::invalid("model_id", "the model is deprecated; choose an active one"));
     }

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::request_id;
 use crate::conversation::runs::StartError;
 use crate::conversation::store::StoreError;
+use crate::tenancy::{Problem, TenancyError};
 use nagaya_workspace::state::StateError;
 use nagaya_workspace::{AcquireError, ReleaseError};
 
@@ -133,6 +134,12 @@ impl ApiError {
         }
     }
 
+    /// 422 for several invalid fields.
+    pub fn invalid_fields(details: Vec<Detail>) -> Self {
+        let all: Vec<String> = details.iter().map(|of| format!("{}: {}", of.field, of.message)).collect();
+        Self { details, ..Self::new(Code::ValidationError, all.join("; ")) }
+    }
+
     /// 404 for a resource that does not exist or that the caller must not know of.
     pub fn not_found(what: &str) -> Self {
         Self::new(Code::NotFound, format!("no such {what}"))
@@ -185,6 +192,20 @@ impl From<StoreError> for ApiError {
                 Self::unavailable("the database is unavailable; try again")
             }
             other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<TenancyError> for ApiError {
+    fn from(error: TenancyError) -> Self {
+        match error {
+            TenancyError::Problems(problems) => Self::invalid_fields(
+                problems.into_iter().map(|Problem { place, why }| Detail { field: place, message: why }).collect(),
+            ),
+            TenancyError::Policy(error) => Self::invalid(error.place, error.message),
+            TenancyError::Store(error) => error.into(),
+            missing @ TenancyError::NoKey => Self::new(Code::ServiceUnavailable, missing.to_string()),
+            other @ (TenancyError::Seal(_) | TenancyError::Unreadable(_)) => Self::internal(&other),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod auth;
+mod configuration;
 mod conversations;
 mod description;
 mod docs;
@@ -18,6 +19,7 @@ pub mod request_id;
 mod run_request;
 mod stream;
 mod tenants;
+mod vaults;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use crate::cluster::Cluster;
 use crate::conversation::runs::Runs;
 use crate::conversation::store::Store;
 use crate::conversation::uploads::Uploads;
+use crate::tenancy::Tenancy;
 use auth::ApiKeys;
 use description::Description;
 use error::{ApiError, Code};
@@ -80,6 +83,8 @@ pub struct AppState {
     pub state_dir: Arc<StateDir>,
     /// The database of tenants, models, conversations and messages.
     pub store: Store,
+    /// Configurations and vaults of tenants.
+    pub tenancy: Arc<Tenancy>,
     /// Files that were sent with a run's request and are not in its workspace yet.
     pub uploads: Uploads,
     /// Runs of this server.
@@ -123,6 +128,17 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(files::list, files::upload, files::delete))
         .routes(routes!(files::presented))
         .routes(routes!(files::download))
+        .routes(routes!(configuration::of_tenant, configuration::write_of_tenant))
+        .routes(routes!(configuration::of_conversation, configuration::write_of_conversation))
+        .routes(routes!(configuration::effective_of_tenant))
+        .routes(routes!(configuration::effective_of_conversation))
+        .routes(routes!(configuration::explain))
+        .routes(routes!(configuration::schema))
+        .routes(routes!(vaults::list, vaults::create))
+        .routes(routes!(vaults::get, vaults::delete))
+        .routes(routes!(vaults::credentials, vaults::add))
+        .routes(routes!(vaults::credential, vaults::replace, vaults::remove))
+        .routes(routes!(vaults::rekey))
         .routes(routes!(admin::workspaces))
         .routes(routes!(admin::release))
         .routes(routes!(admin::pool, admin::set_pool))

@@ -18,6 +18,7 @@ use super::AppState;
 use super::error::{ApiError, Code};
 use super::extract::{ApiJson, MAX_BODY_BYTES, check_length, parse_json};
 use super::file_path::check_path;
+use crate::tenancy::Document;
 use crate::conversation::uploads::{Batch, MOST_UPLOADS, Uploaded, UploadedFile};
 use nagaya_workspace::files::{FilesError, UPLOAD_DEADLINE, capture_error, limit_upload};
 use nagaya_workspace::objects::MAX_FILE_BYTES;
@@ -40,6 +41,8 @@ pub(super) struct RunRequest {
     pub(super) user_input: String,
     /// The person on whose behalf the run starts.
     pub(super) executor: Option<Executor>,
+    /// What narrows the conversation's configuration for this run: models, tools and limits.
+    pub(super) configuration: Option<Document>,
 }
 
 /// The person on whose behalf a run starts. Only the user id is used, in the server's log and in the audit trail.

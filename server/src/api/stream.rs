@@ -20,9 +20,10 @@ use super::extract::{ApiPath, ApiQuery};
 use super::request_id;
 use super::run_request::{self, RunForm, RunRequest, Submission};
 use crate::conversation::journal::Journal;
-use crate::conversation::order::Order;
+use crate::conversation::order::{Bounds, Order};
 use crate::conversation::runs::StartError;
 use crate::conversation::store::{Conversation, ConversationStatus, Tenant, TenantStatus};
+use crate::tenancy::resolve::Level;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -82,6 +83,11 @@ pub(super) async fn start(
             "the conversation holds as many messages as it may; create a new one",
         ));
     }
+    let effective = app.tenancy.effective_of_run(&tenant, &conversation, request.configuration.as_ref()).await?;
+    if !effective.models.value.contains(&conversation.model_id) {
+        let by = effective.models.from.name();
+        return Err(ApiError::new(Code::Forbidden, format!("the conversation's model is not allowed any more ({by}'s configuration)")));
+    }
     let model = app.store.model(&conversation.model_id).await?;
     app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
@@ -94,6 +100,12 @@ pub(super) async fn start(
         user_input: request.user_input,
         request_id: Some(request_id::current()),
         user: user.clone(),
+        bounds: Bounds {
+            seconds: (effective.run_seconds.from != Level::Operator).then_some(effective.run_seconds.value),
+            max_turns: effective.max_turns.value,
+            tools: effective.tools.value.clone(),
+            applied: serde_json::to_value(&effective).map_err(|error| ApiError::internal(&error))?,
+        },
         uploads: uploads.filter(|uploads| !uploads.files.is_empty()),
     })?;
     if let Some(batch) = batch {

@@ -11,6 +11,7 @@
 mod files;
 mod peer_api;
 pub mod peers;
+pub mod policies;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -180,6 +181,10 @@ impl Cluster {
                 if self.acquiring.lock().contains(&conversation) =>
             {
                 Answer::Busy
+            }
+            Question::Policies(changed) => {
+                self.renew_own_policies(&changed).await;
+                Answer::No
             }
             Question::Runs(conversation) => match rooms.is_leased(&conversation) {
                 true => Answer::Busy,

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::policies::Changed;
 use nagaya_workspace::id::RoomId;
 
 /// Directory of the servers' sockets, in the directory of the rooms' sockets; no room can have this name.
@@ -36,6 +37,8 @@ pub(super) enum Question {
     Runs(String),
     /// Hand over the room of this conversation.
     HandOver(String),
+    /// Policies have changed: give the rooms concerned their present ones.
+    Policies(Changed),
 }
 
 /// The answer to a [`Question`].
@@ -44,7 +47,7 @@ pub(super) enum Question {
 pub(super) enum Answer {
     /// The ids of the server's rooms.
     Rooms(Vec<String>),
-    /// The room is not in use, or there is no such room.
+    /// The room is not in use, or there is no such room; or the question is done.
     No,
     /// The conversation's room is in use or being acquired.
     Busy,

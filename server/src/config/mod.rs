@@ -9,6 +9,7 @@ mod reader;
 mod rooms;
 mod service;
 mod storage;
+mod tenancy;
 mod units;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub struct Config {
     pub rooms: Rooms,
     /// Egress proxy of the workspaces.
     pub egress: nagaya_egress::Settings,
+    /// What tenants may decide.
+    pub tenancy: crate::tenancy::Settings,
     /// `AWS_REGION`: the default region of model calls, and the region of the bucket.
     pub region: String,
     /// Every effective setting as text, with its source.
@@ -81,8 +84,9 @@ impl Config {
         let storage = Storage::read(&mut reader, home.as_deref());
         let rooms = Rooms::read(&mut reader);
         let (egress, region) = egress::read(&mut reader);
+        let tenancy = tenancy::read(&mut reader, rooms.execution_timeout, &region);
         let settings = reader.finish()?;
-        Ok(Self { service, storage, rooms, egress, region, settings })
+        Ok(Self { service, storage, rooms, egress, tenancy, region, settings })
     }
 }
 

@@ -23,9 +23,29 @@ pub struct Order {
     /// The client's name for the user.
     #[serde(default)]
     pub user: Option<String>,
+    /// What the run may do, as it was decided when it was ordered.
+    #[serde(default)]
+    pub bounds: Bounds,
     /// Files uploaded with the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploads: Option<Uploaded>,
+}
+
+/// What a run may do.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Names of the driver's tools that it may use; all if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<String>>,
+    /// Requests to the model, at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u32>,
+    /// Longest time in seconds; the deployment's if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+    /// Everything that applied, each value with where it came from.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub applied: serde_json::Value,
 }
 
 impl Order {

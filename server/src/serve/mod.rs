@@ -167,7 +167,11 @@ impl Server {
         let audit_log = config.storage.audit_log.clone().unwrap_or_else(|| state.file("audit.jsonl"));
         let audit = Audit::open(&audit_log, metrics.clone()).map_err(|error| StartError::Audit(audit_log, error))?;
         let audit = Arc::new(audit);
-        let cluster = parts::cluster(config, &state, deployment.clone(), metrics.clone(), audit.clone()).await?;
+        let (cluster, tenancy) =
+            parts::cluster(config, &state, deployment.clone(), metrics.clone(), audit.clone(), store.clone()).await?;
+        let following = tenancy.clone();
+        let workspaces = cluster.workspaces().clone();
+        cluster.workspaces().spawn(async move { workspaces.unless_stopped(following.follow_changes()).await.unwrap_or(()) });
         let uploads = state.file("uploads");
         let uploads = Uploads::open(uploads.clone()).map_err(|error| StartError::Journals(uploads, error))?;
         let journals = state.file("runs");
@@ -192,6 +196,7 @@ impl Server {
             state_dir: state,
             uploads,
             store: store.clone(),
+            tenancy,
             runs: runs.clone(),
             workspaces: cluster.workspaces().clone(),
             cluster: cluster.clone(),

@@ -22,18 +22,21 @@ use crate::bedrock;
 use crate::cluster::Cluster;
 use crate::cluster::peers::Peers;
 use crate::config::Config;
+use crate::conversation::store::Store;
+use crate::tenancy::Tenancy;
 
 /// How much longer than twice its refresh interval a record lives that no server refreshes.
 const RECORD_SLACK: Duration = Duration::from_secs(3600);
 
-/// The deployment's workspaces. Nothing runs yet.
+/// The deployment's workspaces, and the tenants' configurations, on which their policies depend. Nothing runs yet.
 pub(super) async fn cluster(
     config: &Config,
     state: &StateDir,
     deployment: String,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
-) -> Result<Arc<Cluster>, StartError> {
+    store: Store,
+) -> Result<(Arc<Cluster>, Arc<Tenancy>), StartError> {
     let rooms = &config.rooms;
     let sockets = SocketBase::prepare(rooms.socket_base.clone(), rooms.socket_host_base.clone())
         .map_err(|error| StartError::Sockets(rooms.socket_base.clone(), error))?;
@@ -43,7 +46,9 @@ pub(super) async fn cluster(
     let bucket = bucket.map(|bucket| Bucket::open(bucket, &config.region, aws.clone())).transpose()?;
     let trail = EgressTrail { metrics: metrics.clone(), audit: audit.clone() };
     let egress = Egress::new(config.egress.clone(), aws, Arc::new(trail))?;
+    let tenancy = Tenancy::new(store, config.tenancy.clone(), egress.clone());
     let workspaces = Workspaces::new(Parts {
+        policies: tenancy.clone(),
         engine: Arc::new(Docker::new(rooms.engine.clone())),
         egress,
         sockets,
@@ -62,7 +67,9 @@ pub(super) async fn cluster(
         clock: Clock::default(),
         settings: rooms.settings.clone(),
     });
-    Ok(Cluster::new(workspaces, peers))
+    let cluster = Cluster::new(workspaces, peers);
+    tenancy.serve(&cluster);
+    Ok((cluster, tenancy))
 }
 
 /// The records of workspaces, and the other servers: in Redis among the servers that share it, else in a file of this server

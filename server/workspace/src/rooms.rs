@@ -50,6 +50,8 @@ pub struct Room {
     _uid: Option<Uid>,
     /// The egress listener; the release takes and closes it.
     pub(crate) listener: Mutex<Option<Listener>>,
+    /// Held while the listener's policy is asked for and set.
+    pub(crate) policy_turn: tokio::sync::Mutex<()>,
     /// Held during a release, so that a second release waits for the first, and while the record is written.
     pub(crate) teardown_lock: tokio::sync::Mutex<()>,
     /// What is known of the files in the room and in the bucket; held during a sync.
@@ -78,6 +80,7 @@ impl Room {
             agent,
             _uid: uid,
             listener: Mutex::new(listener),
+            policy_turn: tokio::sync::Mutex::default(),
             teardown_lock: tokio::sync::Mutex::default(),
             files: tokio::sync::Mutex::default(),
             has_stored_files: AtomicBool::default(),
@@ -114,6 +117,13 @@ impl Room {
         self.close_listener(deadline).await;
         if let Some(agent) = &self.agent {
             agent.close().await;
+        }
+    }
+
+    /// Tells the egress listener whether a run is in progress, without which it passes on no request to a model.
+    pub(crate) fn set_running(&self, running: bool) {
+        if let Some(listener) = self.listener.lock().as_ref() {
+            listener.running(running);
         }
     }
 

@@ -39,6 +39,7 @@ pub async fn parts(
     let metrics = Arc::new(Metrics::new()?);
     Ok(Parts {
         engine,
+        policies: Arc::new(crate::policies::OperatorsOnly),
         egress: Egress::new(nagaya_egress::Settings::default(), None, Arc::new(NoTrail))?,
         sockets: SocketBase::prepare(base.clone(), base)?,
         template: Template {

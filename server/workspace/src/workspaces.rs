@@ -19,6 +19,7 @@ use crate::engine::Engine;
 use crate::id::RoomId;
 use crate::losses::Losses;
 use crate::objects::Bucket;
+use crate::policies::Policies;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Entry, LISTENER_DEADLINE, Occupant, Room, RoomState, Rooms};
 use crate::spec::{LABEL_DEPLOYMENT, Template};
@@ -68,6 +69,8 @@ pub struct Parts {
     pub engine: Arc<dyn Engine>,
     /// Opens the egress listener of each room.
     pub egress: Arc<Egress>,
+    /// Decides what the workspace of each conversation may do at its egress proxy.
+    pub policies: Arc<dyn Policies>,
     /// The directory that holds the rooms' socket directories.
     pub sockets: SocketBase,
     /// Describes the container of a room.

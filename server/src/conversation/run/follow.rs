@@ -193,10 +193,10 @@ impl Run {
     }
 
     async fn time_out(&mut self, lease: Lease, execution: Option<&str>) -> Outcome {
-        let limit = self.services.execution_timeout;
+        let limit = self.longest();
         let kept = self.end_execution(lease, execution, ReleaseReason::Timeout).await;
         let workspace = if kept { "it was ended, and its workspace was kept" } else { "its workspace was removed" };
-        let message = format!("the run took longer than {limit:?} (CONTAINER_EXECUTION_TIMEOUT); {workspace}");
+        let message = format!("the run took longer than {limit:?} ({}); {workspace}", self.longest_is_from());
         self.fail(ErrorType::TimeoutError, message).await;
         Outcome::without_result(DoneStatus::Error, RunOutcome::Timeout)
     }

@@ -249,7 +249,7 @@ impl Run {
             };
         }
         match started {
-            Ok(stream) => self.follow(lease, Stream::new(stream), self.services.execution_timeout).await,
+            Ok(stream) => self.follow(lease, Stream::new(stream), self.longest()).await,
             Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
     }
@@ -277,7 +277,7 @@ impl Run {
         // The last of the agent's events is requested again, because only some of its events may be in the journal.
         match Stream::resume(&lease, id, self.past.agent_event.saturating_sub(1)).await {
             Ok(stream) => {
-                let left = self.services.execution_timeout.saturating_sub(since(began));
+                let left = self.longest().saturating_sub(since(began));
                 self.follow(lease, stream, left).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
@@ -364,6 +364,17 @@ impl Run {
             }
             Err(error) => self.fail(ErrorType::WorkspaceError, format!("no new workspace: {error}")).await,
         }
+    }
+
+    /// Longest time of the execution.
+    fn longest(&self) -> Duration {
+        let limit = self.services.execution_timeout;
+        self.order.bounds.seconds.map_or(limit, |seconds| limit.min(Duration::from_secs(seconds)))
+    }
+
+    /// What sets that time.
+    fn longest_is_from(&self) -> &'static str {
+        if self.longest() < self.services.execution_timeout { "limits.run_seconds" } else { "CONTAINER_EXECUTION_TIMEOUT" }
     }
 
     fn elapsed_ms(&self) -> u64 {

@@ -48,6 +48,8 @@ impl Run {
             model: Some(order.model.bedrock_model_id.clone()),
             region: order.model.model_region.clone(),
             session_id: session,
+            max_turns: order.bounds.max_turns,
+            allowed_tools: order.bounds.tools.clone(),
             ..ExecuteRequest::default()
         })
     }

@@ -1,5 +1,6 @@
 //! The store of tenants, models, conversations, messages and runs, in SQLite or PostgreSQL. The migrations are part of the binary.
 
+mod configurations;
 mod conversations;
 mod database;
 mod ledger;
@@ -7,9 +8,11 @@ mod messages;
 mod models;
 mod runs;
 mod tenants;
+mod vaults;
 
 use std::time::Duration;
 
+pub use configurations::{ConfigurationOf, StoredConfiguration, StoredConfigurations};
 pub use conversations::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page,
 };
@@ -19,6 +22,7 @@ pub use messages::{Held, Message, MessagePage, NewMessage};
 pub use models::{Model, ModelChange, ModelStatus, NewModel};
 pub use runs::{EndedRun, RunTotals};
 pub use tenants::{NewTenant, Tenant, TenantChange, TenantStatus};
+pub use vaults::{StoredCredential, Vault};
 
 /// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]

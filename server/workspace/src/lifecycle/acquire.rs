@@ -172,12 +172,10 @@ impl Workspaces {
         Ok(None)
     }
 
-    /// Binds a pooled room to a conversation: sets the identity of its egress listener and writes its record; `false` if the room is
-    /// being released.
+    /// Binds a pooled room to a conversation: gives its egress listener identity and policy, and writes its record; `false` if the room
+    /// is being released.
     async fn bind(&self, room: &Room, occupant: &Occupant) -> Result<bool, RecordError> {
-        if let Some(listener) = room.listener.lock().as_ref() {
-            listener.identify(identity(&room.id, Some(occupant)));
-        }
+        self.assign(room, occupant).await;
         let written = self.write_record(room, Some(occupant), None).await;
         written
             .inspect_err(|error| tracing::error!(workspace = %room.id, %error, "the record of a pooled workspace was not written, so the workspace is not used"))

@@ -130,6 +130,9 @@ impl Workspaces {
         let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(opened)));
         self.rooms.insert(room.clone(), state);
         let occupant = room.occupant();
+        if let Some(occupant) = &occupant {
+            self.assign(&room, occupant).await;
+        }
         self.parts.audit.record(&Event::RoomAdopted { subject: subject(id, occupant.as_ref()) });
         if outdated && adopt_as == AdoptAs::Leased {
             // It is adopted only to save its files.

@@ -250,11 +250,18 @@ impl Workspaces {
             }
             Err(error) => return Err(error.into()),
         }
-        let state = match occupant {
+        let state = match occupant.clone() {
             Some(occupant) => RoomState::Bound { occupant, leased: true, session: None },
             None => RoomState::Pooled,
         };
-        if self.rooms.advance(&room.id, state) { Ok(()) } else { Err(BuildError::Stopping) }
+        if !self.rooms.advance(&room.id, state) {
+            return Err(BuildError::Stopping);
+        }
+        // Only now do changes of policies reach the room; what changed before is in the policy that is asked for here.
+        if let Some(occupant) = &occupant {
+            self.assign(room, occupant).await;
+        }
+        Ok(())
     }
 
     async fn agent_answers(&self, room: &Room) -> Result<(), BuildError> {

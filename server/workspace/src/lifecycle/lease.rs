@@ -105,6 +105,7 @@ impl Lease {
     /// The agent refuses or cannot be reached.
     pub async fn execute(&self, request: &ExecuteRequest, request_id: Option<&str>) -> Result<EventStream, AgentError> {
         self.room.unsaved.store(true, Ordering::Release);
+        self.room.set_running(true);
         self.room.agent()?.execute(request, request_id).await
     }
 
@@ -114,6 +115,7 @@ impl Lease {
     /// The agent has no such execution or cannot be reached.
     pub async fn follow(&self, execution: &str, after: u64) -> Result<EventStream, AgentError> {
         self.room.unsaved.store(true, Ordering::Release);
+        self.room.set_running(true);
         self.room.agent()?.follow(execution, after).await
     }
 
@@ -197,6 +199,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.room.set_running(false);
         self.workspaces.rooms.end_lease(&self.room.id, self.session.take());
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod acquire;
 pub(crate) mod adopt;
+mod assign;
 pub(crate) mod build;
 mod host_path;
 pub(crate) mod lease;

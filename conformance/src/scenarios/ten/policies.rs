@@ -1,0 +1,218 @@
+//! Whose egress policy holds where: from hand-over on, on connections that are open, after restarts, over servers.
+
+use serde_json::{Value, json};
+
+use super::world::{A, B, BEYOND, NEEDS, World, write};
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::asking::{ask, get_at};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "TEN-001",
+        "A workspace of the pool has its own tenant's egress policy from hand-over on, and no other tenant's",
+        "a warm workspace gets its owner's policy at hand-over; which rule of whose policy decided is in the trail",
+        body!(own_policy),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS),
+    Scenario::new(
+        "TEN-002",
+        "A change of policy holds for the next request, also on a connection that is open, and can end tunnels",
+        "a change holds for the next request on every open listener, on kept-alive connections; close ends tunnels",
+        body!(changed_policy),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS),
+    Scenario::new(
+        "TEN-003",
+        "Neither a tenant nor a conversation can widen what the level above it allows",
+        "the operator's list is the ceiling; a document that goes beyond it is 422 with the place, nothing is stored",
+        body!(no_widening),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS),
+    Scenario::new(
+        "TEN-004",
+        "Rules for methods and paths hold for every spelling of a path, and no tunnel gets past them",
+        "path rules against encodings: %2e, //, ;, case, absolute and authority forms; method overrides",
+        body!(spellings),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS),
+    Scenario::new(
+        "TEN-005",
+        "A workspace that a server adopts after it was killed keeps its conversation's policy",
+        "after adoption the policy is that of the conversation",
+        body!(adopted_policy),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(90),
+];
+
+fn only(host: &str) -> Value {
+    json!({"egress": {"allow": [{"host": host}]}})
+}
+
+/// The last entry of the audit trail about a request to this host.
+fn decided(world: &World, host: &str) -> Result<Value, Failure> {
+    let trail = std::fs::read_to_string(&world.trail)?;
+    let last = trail.lines().rev().find(|line| line.contains("egress") && line.contains(host));
+    let last = last.ok_or_else(|| Failure::assertion(format!("no entry about {host} in the trail")))?;
+    Ok(serde_json::from_str(last).unwrap_or_default())
+}
+
+async fn own_policy(context: &Context) -> Result<(), Failure> {
+    let world = World::start(context, 2, crate::target::launch::Launch::without_model).await?;
+    let (first, second) = (world.deployment.conversation(context).await?, world.deployment.conversation(context).await?);
+    world.configure(&first.tenant, &only(A)).await?;
+    world.configure(&second.tenant, &only(B)).await?;
+    let parties = world.settle(vec![first, second]).await?;
+    let [first, second] = &parties[..] else { return Err(Failure::harness("not two workspaces")) };
+    let (to_a, to_b) = (format!("http://{A}/facts"), format!("http://{B}/facts"));
+    // The control: both hosts answer.
+    first.statuses("the first tenant's", &[(&to_a, 200), (&to_b, 403)]).await?;
+    second.statuses("the second tenant's", &[(&to_a, 403), (&to_b, 200)]).await?;
+    let explained = format!("/api/tenants/{}/egress/explain?url=http://{B}/facts", first.conversation.tenant);
+    let explained = world.deployment.api.get(&explained).await?.expect(200)?.json()?;
+    check_eq(format!("allowed in {explained}"), explained["allowed"].as_bool(), Some(false))?;
+    check_eq(format!("layer in {explained}"), explained["layer"].as_str(), Some("tenant"))?;
+    // A conversation narrows its tenant's policy for itself alone.
+    let deny = json!({"egress": {"deny": [A]}});
+    write(&world.deployment, &first.conversation.path(""), &deny).await?.expect(200)?;
+    first.statuses("the first tenant's", &[(&to_a, 403)]).await?;
+    let entry = decided(&world, A)?;
+    check(entry.to_string().contains("conversation"), format!("the trail does not say whose rule decided: {entry}"))
+}
+
+async fn changed_policy(context: &Context) -> Result<(), Failure> {
+    let world = World::start(context, 1, crate::target::launch::Launch::without_model).await?;
+    let parties = world.parties(context, 1).await?;
+    let party = &parties[0];
+    let tenant = &party.conversation.tenant;
+    // The control: without a configuration, the operator's list holds, and a connection serves two requests.
+    let twice = [vec![get_at(A, "/facts"), get_at(A, "/facts")]];
+    let answers = ask(&party.room, 1, &twice).await?;
+    check_eq("statuses before the change", answers.iter().map(|answer| answer.status()).collect::<Vec<_>>(), vec![Some(200); 2])?;
+    // One connection, on which a request is made before the change and one after it; a tunnel that is open meanwhile.
+    let waiting = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'GET http://{A}/facts HTTP/1.1\\r\\nHost: {A}\\r\\n\\r\\n' >&3; head -n 1 <&3 > /workspace/before; \
+         until [ -e /workspace/go ]; do sleep 0.02; done; printf 'GET http://{A}/facts HTTP/1.1\\r\\nHost: {A}\\r\\nConnection: close\\r\\n\\r\\n' >&3; \
+         cat <&3 > /workspace/after; touch /workspace/done"
+    );
+    party.room.shell(&format!("( {waiting} ) >/dev/null 2>&1 &")).await?;
+    let tunnel = format!(
+        "( exec 3<>/dev/tcp/127.0.0.1/8080; printf 'CONNECT {A}:443 HTTP/1.1\\r\\nHost: {A}\\r\\n\\r\\n' >&3; \
+         head -n 1 <&3 > /workspace/tunnel; cat <&3 >/dev/null; touch /workspace/closed ) >/dev/null 2>&1 &"
+    );
+    party.room.shell(&tunnel).await?;
+    let until = async |file: &str| {
+        let line = format!("for n in $(seq 500); do [ -s /workspace/{file} ] && exit 0; sleep 0.02; done; exit 1");
+        let done = party.room.shell(&line).await?;
+        check_eq(format!("whether /workspace/{file} is there in time"), done.status, 0)
+    };
+    until("before").await?;
+    until("tunnel").await?;
+    world.configure(tenant, &only(B)).await?;
+    party.room.shell("echo now > /workspace/go").await?;
+    until("after").await?;
+    let after = party.room.shell("cat /workspace/after").await?.printed;
+    check(after.contains("HTTP/1.1 403"), format!("on the open connection, after the change: {after:?}"))?;
+    party.statuses("the", &[(&format!("http://{A}/facts"), 403), (&format!("http://{B}/facts"), 200)]).await?;
+    // A tunnel goes on until it is asked to end.
+    let closed = party.room.shell("[ -e /workspace/closed ]").await?;
+    check(closed.status != 0, "the tunnel ended although nobody asked for that")?;
+    let path = format!("/api/tenants/{tenant}/configuration");
+    let version = world.deployment.api.get(&path).await?.json()?["version"].clone();
+    let close = json!({"version": version, "configuration": only(B)});
+    world.deployment.api.put(&format!("{path}?close=true"), &close).await?.expect(200)?;
+    let line = "for n in $(seq 500); do [ -e /workspace/closed ] && exit 0; sleep 0.02; done; exit 1";
+    check_eq("whether the tunnel has ended", party.room.shell(line).await?.status, 0)
+}
+
+async fn no_widening(context: &Context) -> Result<(), Failure> {
+    let world = World::start(context, 1, crate::target::launch::Launch::without_model).await?;
+    let parties = world.parties(context, 1).await?;
+    let party = &parties[0];
+    let tenant = format!("/api/tenants/{}", party.conversation.tenant);
+    let conversation = party.conversation.path("");
+    world.configure(&party.conversation.tenant, &only(A)).await?;
+    for (of, host) in [(&tenant, BEYOND), (&conversation, B), (&conversation, BEYOND), (&tenant, "*.example.com")] {
+        let before = world.deployment.api.get(&format!("{of}/configuration")).await?.json()?;
+        let wider = json!({"egress": {"allow": [{"host": A}, {"host": host}]}});
+        let reply = write(&world.deployment, of, &wider).await?.expect(422)?.json()?;
+        let place = reply["error"]["details"][0]["field"].as_str();
+        check_eq(format!("place in {reply}"), place, Some("egress.allow[1].host"))?;
+        let after = world.deployment.api.get(&format!("{of}/configuration")).await?.json()?;
+        check_eq("the configuration after a refused change", after, before)?;
+    }
+    let expected = [(format!("http://{A}/facts"), 200), (format!("http://{B}/facts"), 403), (format!("http://{BEYOND}/facts"), 403)];
+    let expected: Vec<(&str, u16)> = expected.iter().map(|(url, status)| (url.as_str(), *status)).collect();
+    party.statuses("the", &expected).await?;
+    // What was within the tenant's configuration when it was written has no effect once the tenant's no longer has it.
+    write(&world.deployment, &conversation, &only(A)).await?.expect(200)?;
+    world.configure(&party.conversation.tenant, &only(B)).await?;
+    party.statuses("the", &[(&format!("http://{A}/facts"), 403), (&format!("http://{B}/facts"), 403)]).await
+}
+
+async fn spellings(context: &Context) -> Result<(), Failure> {
+    let world = World::start(context, 1, crate::target::launch::Launch::without_model).await?;
+    let parties = world.parties(context, 1).await?;
+    let party = &parties[0];
+    let rule = json!({"egress": {"allow": [{"host": A, "methods": ["GET"], "paths": ["/facts", "/open"]}]}});
+    world.configure(&party.conversation.tenant, &rule).await?;
+    // The control.
+    party.statuses("the", &[(&format!("http://{A}/facts"), 200), (&format!("'http://{A}/facts?x=1'"), 200)]).await?;
+    let spelled = [
+        "/open/../secret", "/open/%2e%2e/secret", "/open/%2E%2E/secret", "/open/.%2e/secret", "/open/..%2fsecret",
+        "/open/..%5csecret", "/open/..\\\\secret", "/open/%252e%252e/secret", "//secret", "/open//../secret", "/open;/../secret",
+        "/open/..;/secret", "/OPEN/../secret", "/Open", "/opening", "/secret", "/%6fpen/../secret", "/./secret", "/open/%00/secret",
+    ];
+    for path in spelled {
+        let status = party.status(&format!("'http://{A}{path}'")).await?;
+        check(matches!(status, 400 | 403), format!("{path} was answered with {status}"))?;
+    }
+    let secrets = world.services.requests().await?;
+    let reached = secrets.iter().find(|seen| seen.path.contains("secret") || seen.path.contains("pening"));
+    check(reached.is_none(), format!("a request that had to be refused reached its target: {reached:?}"))?;
+    let facts = format!("http://{A}/facts");
+    let methods = [
+        (format!("-X POST {facts}"), 403),
+        (format!("-X DELETE {facts}"), 403),
+        (format!("-X get {facts}"), 403),
+        (format!("-H 'X-HTTP-Method-Override: DELETE' {facts}"), 403),
+        (format!("-H 'X-Method-Override: PUT' {facts}"), 403),
+        (format!("-H 'X-HTTP-Method: PUT' {facts}"), 403),
+        (format!("http://{A}:8080/facts"), 403),
+    ];
+    let methods: Vec<(&str, u16)> = methods.iter().map(|(args, status)| (args.as_str(), *status)).collect();
+    party.statuses("the", &methods).await?;
+    // The proxy cannot see into a tunnel.
+    let tunnel = party.answer(&format!("-k -o /dev/null -w '%{{http_connect}}' https://{A}/facts")).await?;
+    check_eq("status of a tunnel to a host with rules for paths", tunnel.trim(), "403")
+}
+
+async fn adopted_policy(context: &Context) -> Result<(), Failure> {
+    let mut world = World::start(context, 1, crate::target::launch::Launch::without_model).await?;
+    let mut parties = world.parties(context, 1).await?;
+    let party = &mut parties[0];
+    world.configure(&party.conversation.tenant, &only(A)).await?;
+    let (to_a, to_b) = (format!("http://{A}/facts"), format!("http://{B}/facts"));
+    party.statuses("the", &[(&to_a, 200), (&to_b, 403)]).await?;
+    world.deployment.kill().await?;
+    world.deployment.restart(context).await?;
+    world.deployment.ready(crate::target::deployment::READY_LIMIT).await?;
+    let line = format!("for n in $(seq 300); do curl -s -o /dev/null --max-time 5 http://{A}/facts && exit 0; sleep 0.05; done; exit 1");
+    check_eq("whether the adopted workspace's proxy answers", party.room.shell(&line).await?.status, 0)?;
+    party.statuses("the adopted", &[(&to_a, 200), (&to_b, 403)]).await?;
+    party.moved(&world.deployment).await?;
+    party.statuses("the adopted", &[(&to_a, 200), (&to_b, 403)]).await
+}

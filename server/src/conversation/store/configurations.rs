@@ -1,0 +1,160 @@
+//! Configurations of tenants and conversations in the store. Their meaning is not known here.
+
+use jiff::Timestamp;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::{Store, StoreError, from_micros, to_micros, within};
+
+/// Whose configuration it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigurationOf<'a> {
+    /// The tenant with this id.
+    Tenant(&'a str),
+    /// The conversation with this id.
+    Conversation(&'a str),
+}
+
+/// A configuration as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredConfiguration {
+    /// Number of the change that wrote it: 1, 2, …
+    pub version: i64,
+    /// The document, JSON.
+    pub document: String,
+    /// Time of that change.
+    pub updated_at: Timestamp,
+}
+
+/// The configurations that meet in a conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredConfigurations {
+    /// The tenant's, if it has one.
+    pub tenant: Option<StoredConfiguration>,
+    /// The conversation's, if it has one.
+    pub conversation: Option<StoredConfiguration>,
+}
+
+impl ConfigurationOf<'_> {
+    fn table(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Tenant(_) => ("tenant_configurations", "tenant_id"),
+            Self::Conversation(_) => ("conversation_configurations", "conversation_id"),
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Self::Tenant(id) | Self::Conversation(id) => id,
+        }
+    }
+}
+
+fn read(row: &AnyRow) -> sqlx::Result<StoredConfiguration> {
+    Ok(StoredConfiguration {
+        version: row.try_get("version")?,
+        document: row.try_get("document")?,
+        updated_at: from_micros(row.try_get("updated_at")?)?,
+    })
+}
+
+impl Store {
+    /// A configuration; `None` where none was ever written.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn configuration(&self, of: ConfigurationOf<'_>) -> Result<Option<StoredConfiguration>, StoreError> {
+        within(async {
+            let (table, key) = of.table();
+            let statement = sqlx::AssertSqlSafe(format!("SELECT * FROM {table} WHERE {key} = $1"));
+            let row = sqlx::query(statement).bind(of.id()).fetch_optional(&self.0).await?;
+            Ok(row.as_ref().map(read).transpose()?)
+        })
+        .await
+    }
+
+    /// The configurations of a tenant and of one of its conversations.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn configurations(
+        &self,
+        tenant: &str,
+        conversation: Option<&str>,
+    ) -> Result<StoredConfigurations, StoreError> {
+        let conversation = match conversation {
+            Some(conversation) => self.configuration(ConfigurationOf::Conversation(conversation)).await?,
+            None => None,
+        };
+        Ok(StoredConfigurations { tenant: self.configuration(ConfigurationOf::Tenant(tenant)).await?, conversation })
+    }
+
+    /// Replaces a configuration whose version is `version`, which is 0 where there is none yet. Returns the new version.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the version is another one, [`StoreError::NotFound`] if there is no such tenant or conversation.
+    pub async fn write_configuration(
+        &self,
+        of: ConfigurationOf<'_>,
+        version: i64,
+        document: &str,
+    ) -> Result<StoredConfiguration, StoreError> {
+        within(async {
+            let (table, key) = of.table();
+            let mut transaction = self.0.begin().await?;
+            // First a write, so that two writers wait for each other; in SQLite one that has read before would fail instead.
+            note_change(&mut transaction).await?;
+            let statement = match version {
+                0 => format!(
+                    "INSERT INTO {table} ({key}, version, document, updated_at) VALUES ($1, $2 + 1, $3, $4)
+                     ON CONFLICT ({key}) DO NOTHING RETURNING *"
+                ),
+                _ => format!(
+                    "UPDATE {table} SET version = version + 1, document = $3, updated_at = $4
+                     WHERE {key} = $1 AND version = $2 RETURNING *"
+                ),
+            };
+            let written = sqlx::query(sqlx::AssertSqlSafe(statement))
+                .bind(of.id())
+                .bind(version)
+                .bind(document)
+                .bind(to_micros(Timestamp::now()))
+                .fetch_all(&mut *transaction)
+                .await
+                .map_err(|error| super::on_write(error, || "the configuration exists already".into(), key_name(of)))?
+                .pop();
+            let Some(written) = written else {
+                transaction.rollback().await?;
+                let now = self.configuration(of).await?.map_or(0, |now| now.version);
+                return Err(StoreError::Conflict(format!(
+                    "the configuration has version {now}, not {version}: read it again and repeat the change"
+                )));
+            };
+            transaction.commit().await?;
+            Ok(read(&written)?)
+        })
+        .await
+    }
+
+    /// Number of changes of configurations and vaults so far.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn configuration_changes(&self) -> Result<i64, StoreError> {
+        within(async { Ok(sqlx::query_scalar("SELECT number FROM configuration_changes").fetch_one(&self.0).await?) })
+            .await
+    }
+}
+
+fn key_name(of: ConfigurationOf<'_>) -> &'static str {
+    match of {
+        ConfigurationOf::Tenant(_) => "tenant",
+        ConfigurationOf::Conversation(_) => "conversation",
+    }
+}
+
+/// Counts a change as part of the transaction that makes it.
+pub(super) async fn note_change(transaction: &mut sqlx::Transaction<'_, sqlx::Any>) -> Result<(), StoreError> {
+    sqlx::query("UPDATE configuration_changes SET number = number + 1").execute(&mut **transaction).await?;
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! The configuration document of a tenant or a conversation. Whatever differs between tenants is a field here.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::problem::{Problem, Problems};
+
+/// Rules of one list, at most. With these, the policy of an open listener stays within some KiB.
+const MOST_RULES: usize = 200;
+/// Entries of any other list, at most.
+const MOST_ENTRIES: usize = 100;
+/// Length of a text in the document, in bytes, at most.
+const LONGEST_TEXT: usize = 1_024;
+
+/// A configuration. Absent fields leave everything as the level above has it; present ones can only narrow that. The levels are, from
+/// the top: the operator's settings, the tenant, the conversation, the run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = Configuration, example = json!({"egress": {"allow": [{"host": "api.example.com", "methods": ["GET"], "paths": ["/v1"]}]}}))]
+pub struct Document {
+    /// Models that may be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<Models>,
+    /// Tools that the agent may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Tools>,
+    /// Where workspaces may connect to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressRules>,
+    /// Ids of the tenant's vaults whose credentials are used, in this order: the first credential that matches a request counts. Without
+    /// it, none is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100)]
+    pub vaults: Option<Vec<String>>,
+    /// Limits of runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+}
+
+/// Models that may be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = ConfigurationModels)]
+pub struct Models {
+    /// Ids of the models that conversations may use; all that the level above has if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100)]
+    pub allowed: Option<Vec<String>>,
+    /// Id of the model of new conversations that name none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+}
+
+/// Tools that the agent may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = ConfigurationTools)]
+pub struct Tools {
+    /// Names of the driver's own tools that it may use, such as `Bash` or `Read`; all that the level above has if absent, and none if
+    /// empty. The driver keeps to it; code in the workspace may do whatever the workspace permits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100)]
+    pub allowed: Option<Vec<String>>,
+    /// Tools that the model's provider itself carries out, outside the workspace and its rules, such as `web_search`. None if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100)]
+    pub provider: Option<Vec<String>>,
+}
+
+/// Where workspaces may connect to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = ConfigurationEgress)]
+pub struct EgressRules {
+    /// What may be reached; all that the level above allows if absent. The endpoints of the models need no rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 200)]
+    pub allow: Option<Vec<AllowRule>>,
+    /// What may not be reached, whatever else allows it: hosts, `*.suffix` or addresses, with an optional `:port`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 200)]
+    pub deny: Vec<String>,
+    /// Requests per second of one workspace, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub requests_per_second: Option<u32>,
+    /// Bytes per second of one workspace, in both directions together, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1_024)]
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Something that may be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ConfigurationAllowRule)]
+pub struct AllowRule {
+    /// A host, `*.suffix` (its subdomains) or an address, with an optional `:port` (80 and 443 where none is given).
+    pub host: String,
+    /// Methods that are allowed; all if absent. Requests inside a tunnel cannot be seen, so a rule with methods or paths allows no tunnel:
+    /// clients in the workspace use `http://` addresses, which the proxy upgrades to TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100)]
+    pub methods: Option<Vec<String>>,
+    /// Beginnings of paths that are allowed, whole segments: `/v1` allows `/v1` and `/v1/x`, and not `/v10`. All if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100)]
+    pub paths: Option<Vec<String>>,
+}
+
+/// Limits of runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = ConfigurationLimits)]
+pub struct Limits {
+    /// Longest time of one run, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 604_800)]
+    pub run_seconds: Option<u64>,
+    /// Requests to the model in one run, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10_000)]
+    pub max_turns: Option<u32>,
+}
+
+impl Document {
+    /// What is wrong with the document by itself, whatever the levels above have.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        if let Some(models) = &self.models {
+            check_list(&mut problems, "models.allowed", models.allowed.as_deref());
+            if let (Some(allowed), Some(default)) = (&models.allowed, &models.default) {
+                problems.require(allowed.contains(default), "models.default", "must be one of models.allowed");
+            }
+        }
+        if let Some(tools) = &self.tools {
+            check_list(&mut problems, "tools.allowed", tools.allowed.as_deref());
+            check_list(&mut problems, "tools.provider", tools.provider.as_deref());
+            for (at, tool) in tools.allowed.iter().flatten().enumerate() {
+                let named = tool.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+                problems.require(named, format!("tools.allowed[{at}]"), "must be letters, digits and '_'");
+            }
+        }
+        if let Some(egress) = &self.egress {
+            egress.check(&mut problems);
+        }
+        check_list(&mut problems, "vaults", self.vaults.as_deref());
+        if let Some(limits) = &self.limits {
+            let seconds = limits.run_seconds.is_none_or(|seconds| (1..=604_800).contains(&seconds));
+            problems.require(seconds, "limits.run_seconds", "must be from 1 to 604800");
+            let turns = limits.max_turns.is_none_or(|turns| (1..=10_000).contains(&turns));
+            problems.require(turns, "limits.max_turns", "must be from 1 to 10000");
+        }
+        problems.0
+    }
+}
+
+impl EgressRules {
+    fn check(&self, problems: &mut Problems) {
+        let few = self.allow.as_ref().is_none_or(|rules| rules.len() <= MOST_RULES);
+        problems.require(few, "egress.allow", format!("must have at most {MOST_RULES} rules"));
+        let few = self.deny.len() <= MOST_RULES;
+        problems.require(few, "egress.deny", format!("must have at most {MOST_RULES} entries"));
+        for (at, rule) in self.allow.iter().flatten().enumerate().take(MOST_RULES) {
+            rule.check(&format!("egress.allow[{at}]"), problems);
+        }
+        let rate = self.requests_per_second.is_none_or(|rate| (1..=1_000_000).contains(&rate));
+        problems.require(rate, "egress.requests_per_second", "must be from 1 to 1000000");
+        let rate = self.bytes_per_second.is_none_or(|rate| (1_024..=1 << 40).contains(&rate));
+        problems.require(rate, "egress.bytes_per_second", "must be from 1024 to 1099511627776");
+    }
+}
+
+impl AllowRule {
+    fn check(&self, place: &str, problems: &mut Problems) {
+        let short = self.host.len() <= LONGEST_TEXT && !self.host.is_empty();
+        problems.require(short, format!("{place}.host"), format!("must have 1 to {LONGEST_TEXT} characters"));
+        let denies = self.host.starts_with('!');
+        problems.require(!denies, format!("{place}.host"), "must not begin with '!'; use egress.deny");
+        check_list(problems, &format!("{place}.methods"), self.methods.as_deref());
+        check_list(problems, &format!("{place}.paths"), self.paths.as_deref());
+        let (no_methods, no_paths) = (Some(&Vec::new()), Some(&Vec::new()));
+        problems.require(self.methods.as_ref() != no_methods, format!("{place}.methods"), "must not be empty");
+        problems.require(self.paths.as_ref() != no_paths, format!("{place}.paths"), "must not be empty");
+    }
+}
+
+/// Checks a list of texts that has each once.
+fn check_list(problems: &mut Problems, place: &str, list: Option<&[String]>) {
+    let Some(list) = list else { return };
+    problems.require(list.len() <= MOST_ENTRIES, place, format!("must have at most {MOST_ENTRIES} entries"));
+    let mut seen = HashSet::new();
+    for (at, text) in list.iter().enumerate().take(MOST_ENTRIES) {
+        let place = format!("{place}[{at}]");
+        let fits = (1..=LONGEST_TEXT).contains(&text.len()) && !text.contains('\0');
+        problems.require(fits, &*place, format!("must have 1 to {LONGEST_TEXT} characters, none of them NUL"));
+        problems.require(seen.insert(text), &*place, "is given twice");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: serde_json::Value) -> Result<Document, serde_json::Error> {
+        serde_json::from_value(json)
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_at_every_depth() {
+        use serde_json::json;
+        for unknown in [
+            json!({"color": 1}),
+            json!({"models": {"color": 1}}),
+            json!({"tools": {"color": 1}}),
+            json!({"egress": {"color": 1}}),
+            json!({"egress": {"allow": [{"host": "a.example", "color": 1}]}}),
+            json!({"limits": {"color": 1}}),
+        ] {
+            assert!(read(unknown.clone()).is_err_and(|error| error.to_string().contains("color")), "{unknown}");
+        }
+        assert_eq!(read(json!({})).expect("a document"), Document::default());
+    }
+
+    #[test]
+    fn every_problem_is_told_with_its_place() {
+        let document = read(serde_json::json!({
+            "models": {"allowed": ["a", "a"], "default": "b"},
+            "tools": {"allowed": ["Bash,Read"]},
+            "egress": {"allow": [{"host": "!a.example"}, {"host": "b.example", "methods": [], "paths": []}],
+                "requests_per_second": 0, "bytes_per_second": 1},
+            "vaults": [""],
+            "limits": {"run_seconds": 0, "max_turns": 0},
+        }));
+        let problems = document.expect("a document").problems();
+        let places: Vec<&str> = problems.iter().map(|problem| problem.place.as_str()).collect();
+        assert_eq!(places, [
+            "models.allowed[1]",
+            "models.default",
+            "tools.allowed[0]",
+            "egress.allow[0].host",
+            "egress.allow[1].methods",
+            "egress.allow[1].paths",
+            "egress.requests_per_second",
+            "egress.bytes_per_second",
+            "vaults[0]",
+            "limits.run_seconds",
+            "limits.max_turns",
+        ]);
+    }
+}

@@ -1,0 +1,179 @@
+//! The policy of a conversation's workspace, made of what applies to it. Changes reach open workspaces.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use nagaya_egress::{Explanation, LayerSpec, ModelPolicy, Operations, Policy, PolicySpec, Question, Rates, RuleSpec};
+use nagaya_workspace::Policies;
+use nagaya_workspace::rooms::Occupant;
+
+use super::document::{Document, EgressRules};
+use super::problem::Problem;
+use super::resolve::{EgressLayer, Effective, Level};
+use super::{Tenancy, TenancyError};
+use crate::bedrock;
+use crate::cluster::policies::Changed;
+use crate::conversation::store::{Conversation, Model, Tenant};
+
+/// How often a server looks whether another one has changed something that it was not told of.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The rules of one level. Endpoints of models are reached whatever the level says: models have rules of their own.
+fn layer(of: &EgressLayer, model_hosts: &BTreeSet<String>) -> LayerSpec {
+    let allow = of.allow.iter().flatten().map(|rule| RuleSpec {
+        host: rule.host.clone(),
+        methods: rule.methods.clone().unwrap_or_default(),
+        paths: rule.paths.clone().unwrap_or_default(),
+    });
+    let deny = of.deny.iter().map(|host| RuleSpec::host(format!("!{host}")));
+    let models = model_hosts.iter().filter(|_| of.allow.is_some()).map(RuleSpec::host);
+    LayerSpec {
+        name: of.from.name().to_owned(),
+        rules: allow.chain(deny).chain(models).collect(),
+        allows_rest: of.allow.is_none(),
+        rates: Rates::default(),
+    }
+}
+
+/// What is wrong with the rules of a document, as the proxy reads them.
+pub(super) fn problems(document: &Document) -> Vec<Problem> {
+    let Some(EgressRules { allow, deny, .. }) = &document.egress else { return Vec::new() };
+    let of = |allow, deny| {
+        let of = EgressLayer { from: Level::Tenant, allow, deny };
+        let spec = PolicySpec { layers: vec![layer(&of, &BTreeSet::new())], ..PolicySpec::default() };
+        Policy::new(spec).err()
+    };
+    let problem = |list: &str, error: nagaya_egress::PolicyError| {
+        let place = error.place.replacen("layers[0].rules", list, 1);
+        Problem { place, why: error.message }
+    };
+    let allowed = of(Some(allow.clone().unwrap_or_default()), Vec::new()).map(|error| problem("egress.allow", error));
+    let denied = of(None, deny.clone()).map(|error| problem("egress.deny", error));
+    allowed.into_iter().chain(denied).collect()
+}
+
+impl Tenancy {
+    /// Hosts of the models' endpoints, and the ids of models as their provider names them.
+    fn models(&self, models: &[Model], allowed: &[String]) -> (BTreeSet<String>, Vec<String>) {
+        let region = |model: &Model| model.model_region.clone().unwrap_or_else(|| self.settings.region.clone());
+        let allowed = || models.iter().filter(|model| allowed.contains(&model.model_id));
+        let regions: BTreeSet<String> = allowed().map(region).collect();
+        let hosts = regions.iter().flat_map(|region| [bedrock::runtime_host(region), bedrock::control_host(region)]);
+        (hosts.collect(), allowed().map(|model| model.bedrock_model_id.clone()).collect())
+    }
+
+    /// The policy for what applies.
+    async fn build(&self, tenant: &str, effective: &Effective) -> Result<Policy, TenancyError> {
+        let models = self.store.models().await?;
+        let (hosts, ids) = self.models(&models, &effective.models.value);
+        let mut layers: Vec<LayerSpec> = effective.egress.iter().map(|of| layer(of, &hosts)).collect();
+        let rates = Rates {
+            requests: effective.requests_per_second.value,
+            bytes: effective.bytes_per_second.value,
+            ..Rates::default()
+        };
+        if rates != Rates::default() {
+            layers.push(LayerSpec { name: "rates".into(), allows_rest: true, rates, ..LayerSpec::default() });
+        }
+        let mut policy = ModelPolicy::new(ids).with_server_tools(effective.provider_tools.value.clone());
+        for host in hosts {
+            policy = policy.with_endpoint(&host, Operations::bedrock())?;
+        }
+        let credentials = self.credentials_of(tenant, &effective.vaults.value).await?;
+        let name = tenant.to_owned();
+        Ok(Policy::new(PolicySpec { name, layers, credentials, models: Some(policy) })?)
+    }
+
+    /// The policy of a conversation's workspace, or of the tenant where there is no conversation.
+    async fn policy(&self, tenant: &str, conversation: Option<&str>) -> Result<Policy, TenancyError> {
+        let tenant = self.store.tenant(tenant).await?;
+        let effective = self.levels(&tenant, conversation).await?.effective(None);
+        self.build(&tenant.tenant_id, &effective).await
+    }
+
+    /// The policy under which the server itself asks addresses that a tenant has given: what the tenant's workspaces may reach, and no
+    /// credentials.
+    pub(super) async fn policy_without_credentials(&self, tenant: &str) -> Result<Arc<Policy>, TenancyError> {
+        let tenant = self.store.tenant(tenant).await?;
+        let effective = self.levels(&tenant, None).await?.effective(None);
+        let layers = effective.egress.iter().map(|of| layer(of, &BTreeSet::new())).collect();
+        let name = format!("server for {}", tenant.tenant_id);
+        Ok(Arc::new(Policy::new(PolicySpec { name, layers, ..PolicySpec::default() })?))
+    }
+
+    /// Whether the levels above allow anything that a pattern of hosts matches.
+    pub(super) fn may_reach(&self, above: &Effective, host: &str) -> Result<bool, String> {
+        let layers = above.egress.iter().map(|of| layer(of, &BTreeSet::new())).collect();
+        let policy = Policy::new(PolicySpec { layers, ..PolicySpec::default() });
+        let reached = policy.and_then(|policy| self.egress.may_reach(&policy, host));
+        reached.map_err(|error| error.message)
+    }
+
+    /// What would happen to a request from a workspace.
+    ///
+    /// # Errors
+    /// The address or the method is none, or the database failed.
+    pub async fn explain(
+        &self,
+        tenant: &Tenant,
+        conversation: Option<&Conversation>,
+        question: Question,
+    ) -> Result<Explanation, TenancyError> {
+        let conversation = conversation.map(|conversation| conversation.conversation_id.as_str());
+        let policy = self.policy(&tenant.tenant_id, conversation).await?;
+        Ok(self.egress.explain(&policy, &question)?)
+    }
+
+    /// Makes a change hold in the open workspaces of the tenant, or of one conversation, of every server.
+    pub(super) async fn spread(&self, tenant: &str, conversation: Option<&str>, close: bool) {
+        let Some(cluster) = self.cluster() else { return };
+        let conversation = conversation.map(ToOwned::to_owned);
+        cluster.renew_policies(Changed { tenant: Some(tenant.to_owned()), conversation, close }).await;
+    }
+
+    /// Makes policies again that could not be made, and notices changes of other servers that this one was not told of, until the future
+    /// is dropped.
+    pub async fn follow_changes(&self) {
+        let mut known = None;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let all = Changed { tenant: None, conversation: None, close: false };
+            let Some(cluster) = self.cluster() else { continue };
+            if self.stale.swap(false, Ordering::AcqRel) {
+                cluster.renew_own_policies(&all).await;
+            }
+            if !cluster.is_shared() {
+                continue;
+            }
+            match self.store.configuration_changes().await {
+                Ok(number) => {
+                    if known.replace(number).is_some_and(|before| before != number) {
+                        cluster.renew_own_policies(&all).await;
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "cannot look for changes of configurations"),
+            }
+        }
+    }
+}
+
+impl Policies for Tenancy {
+    fn of<'a>(&'a self, occupant: &'a Occupant) -> BoxFuture<'a, Arc<Policy>> {
+        Box::pin(async move {
+            let Occupant { tenant, conversation } = occupant;
+            match self.policy(tenant, Some(conversation)).await {
+                Ok(policy) => Arc::new(policy),
+                Err(error) => {
+                    tracing::error!(tenant, conversation, %error, "a workspace's policy cannot be made: it reaches nothing until then");
+                    self.stale.store(true, Ordering::Release);
+                    Arc::new(Policy::closed())
+                }
+            }
+        })
+    }
+}
