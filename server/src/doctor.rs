@@ -261,7 +261,7 @@ async fn object_storage(config: &Config) -> Finding {
     let region = &config.region;
     let endpoint = settings.endpoint.as_ref().map_or(String::new(), |endpoint| format!(" at {endpoint}"));
     let bucket_text = format!("{}{endpoint}", settings.name);
-    let bucket = match Bucket::open(settings, region, aws::credentials(region).await) {
+    let bucket = match Bucket::open(settings, region, config.storage.bucket_keys(aws::credentials(region).await)) {
         Ok(bucket) => bucket,
         Err(error) => {
             return Finding::Bad(

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use super::reader::Reader;
 use super::units;
 use crate::conversation::store::Database;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use nagaya_workspace::objects::BucketSettings;
 use nagaya_workspace::state::RedisAddress;
 
@@ -24,6 +26,21 @@ pub struct Storage {
     /// `S3_BUCKET_NAME`, `S3_WORKSPACE_PREFIX`, `S3_ENDPOINT_URL`, `S3_SYNC_TIMEOUT`: bucket in which the workspaces' files are
     /// stored; `None` for no file sync.
     pub bucket: Option<BucketSettings>,
+    /// `S3_ACCESS_KEY_ID`, `S3_SECRET_ACCESS_KEY`: credentials for the bucket alone; `None` for those that sign calls of models.
+    pub bucket_credentials: Option<Credentials>,
+}
+
+/// Reads the bucket's own credentials.
+fn bucket_credentials(r: &mut Reader) -> Option<Credentials> {
+    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+    let id = r.get("S3_ACCESS_KEY_ID", "", "the id of an access key", |text| plain(text).then(|| text.to_owned()));
+    let secret = r.secret("S3_SECRET_ACCESS_KEY", |text| {
+        plain(text).then(|| text.to_owned()).ok_or_else(|| "accepted: one line of visible ASCII".to_owned())
+    });
+    if id.is_empty() != secret.is_empty() {
+        r.error("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY: set both, or none for the AWS credential chain");
+    }
+    (!id.is_empty() && !secret.is_empty()).then(|| Credentials::new(id, secret, None, None, "S3_ACCESS_KEY_ID"))
 }
 
 /// Whether `text` is a valid deployment id, which becomes a Docker label and part of a directory's name.
@@ -32,6 +49,12 @@ fn is_deployment_id(text: &str) -> bool {
 }
 
 impl Storage {
+    /// The bucket's own credentials, else `others`.
+    #[must_use]
+    pub fn bucket_keys(&self, others: Option<SharedCredentialsProvider>) -> Option<SharedCredentialsProvider> {
+        self.bucket_credentials.clone().map(SharedCredentialsProvider::new).or(others)
+    }
+
     pub(super) fn read(r: &mut Reader, home: Option<&str>) -> Self {
         let default = format!("{}/.local/state/nagaya", home.unwrap_or("/var/lib/nagaya"));
         let state_dir = r.get("STATE_DIR", &default, "an absolute path", |text| {
@@ -56,7 +79,7 @@ impl Storage {
             true => Ok(None),
             false => RedisAddress::parse(text).map(Some),
         });
-        Self { state_dir, database, redis, audit_log, deployment_id, bucket: bucket(r) }
+        Self { state_dir, database, redis, audit_log, deployment_id, bucket: bucket(r), bucket_credentials: bucket_credentials(r) }
     }
 }
 

@@ -43,7 +43,8 @@ pub(super) async fn cluster(
     let (shared, peers) = shared_state(config, state, &deployment).await?;
     let aws = aws::credentials(&config.region).await;
     let bucket = config.storage.bucket.clone();
-    let bucket = bucket.map(|bucket| Bucket::open(bucket, &config.region, aws.clone())).transpose()?;
+    let for_bucket = config.storage.bucket_keys(aws.clone());
+    let bucket = bucket.map(|bucket| Bucket::open(bucket, &config.region, for_bucket)).transpose()?;
     let trail = EgressTrail { metrics: metrics.clone(), audit: audit.clone() };
     let egress = Egress::new(config.egress.clone(), aws, Arc::new(trail))?;
     let tenancy = Tenancy::new(store, config.tenancy.clone(), egress.clone());
