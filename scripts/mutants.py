@@ -47,7 +47,7 @@ def weaken(mutant):
 
 def verdict(mutant):
     """None if the named test caught the defect, otherwise the reason why not."""
-    before = {path: path.read_text() for path in SOURCES.glob("*.rs")}
+    before = {path: path.read_text() for path in SOURCES.rglob("*.rs")}
     try:
         weaken(mutant)
         run = nextest(f"test({mutant['red']})")

@@ -3,41 +3,26 @@
 use std::str::FromStr;
 
 use crate::host::{Host, split_port};
-
-/// Ports of a pattern without a port.
-const DEFAULT_PORTS: [u16; 2] = [80, 443];
+use crate::policy::{Asked, RuleSet, RuleSpec, Verdict};
 
 /// Patterns of hosts that clients may reach, separated by commas or white space: `host`, `*.suffix` (its subdomains, not the suffix
 /// itself) or an address, each with an optional `:port` (80 and 443 where none is given). `!` before a pattern denies; deny rules
 /// win.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowList {
-    rules: Vec<Rule>,
+    rules: RuleSet,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Rule {
-    text: String,
-    deny: bool,
-    pattern: Pattern,
-    port: Option<u16>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Pattern {
+pub(crate) enum Pattern {
     Exactly(Host),
     Below(String),
 }
 
-/// What the list says about a host and port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Allowed by this rule.
-    Allowed(String),
-    /// Denied by this rule.
-    DeniedBy(String),
-    /// No rule matches.
-    Unlisted,
+/// A pattern with an optional port.
+pub(crate) fn parse_pattern(text: &str) -> Option<(Pattern, Option<u16>)> {
+    let (pattern, port) = split_port(text).ok()?;
+    Some((Pattern::parse(pattern)?, port))
 }
 
 impl Pattern {
@@ -64,7 +49,7 @@ impl Pattern {
 
 /// A host pattern without a port, as in credential rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HostPattern(Pattern);
+pub(crate) struct HostPattern(pub(crate) Pattern);
 
 impl HostPattern {
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -76,33 +61,13 @@ impl HostPattern {
     }
 }
 
-impl Rule {
-    fn parse(text: &str) -> Option<Self> {
-        let (deny, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
-        let (pattern, port) = split_port(rest).ok()?;
-        Some(Self { text: text.to_owned(), deny, pattern: Pattern::parse(pattern)?, port })
-    }
-
-    fn matches(&self, host: &Host, port: u16) -> bool {
-        let port = match self.port {
-            Some(wanted) => wanted == port,
-            // A deny rule without a port denies every port.
-            None => self.deny || DEFAULT_PORTS.contains(&port),
-        };
-        port && self.pattern.matches(host)
-    }
-}
-
 impl FromStr for AllowList {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rules = items(text).map(|item| {
-            let accepted =
-                "a host, *.suffix or an address ([IPv6] in brackets), with an optional :port; ! before it denies";
-            Rule::parse(item).ok_or_else(|| format!("{item:?}: accepted: {accepted}"))
-        });
-        Ok(Self { rules: rules.collect::<Result<_, _>>()? })
+        let specs: Vec<RuleSpec> = items(text).map(RuleSpec::host).collect();
+        let rules = RuleSet::new(&specs, |_, _| String::new()).map_err(|error| error.message)?;
+        Ok(Self { rules })
     }
 }
 
@@ -112,19 +77,19 @@ pub(crate) fn items(text: &str) -> impl Iterator<Item = &str> {
 }
 
 impl AllowList {
-    pub(crate) fn verdict(&self, host: &Host, port: u16) -> Verdict {
-        let find = |deny| self.rules.iter().find(|rule| rule.deny == deny && rule.matches(host, port));
-        match (find(true), find(false)) {
-            (Some(rule), _) => Verdict::DeniedBy(rule.text.clone()),
-            (None, Some(rule)) => Verdict::Allowed(rule.text.clone()),
-            (None, None) => Verdict::Unlisted,
-        }
+    pub(crate) fn into_rules(self) -> RuleSet {
+        self.rules
+    }
+
+    pub(crate) fn allows(&self, host: &Host, port: u16) -> bool {
+        let asked = Asked { host, name: host.text(), port, call: None };
+        matches!(self.rules.judge(&asked, port), Verdict::Allowed(_))
     }
 
     /// Whether the list allows `host`, in any spelling a client may use, on `port`. Addresses are not looked up.
     #[must_use]
     pub fn allows_host(&self, host: &str, port: u16) -> bool {
-        Host::parse(host).is_ok_and(|host| matches!(self.verdict(&host, port), Verdict::Allowed(_)))
+        Host::parse(host).is_ok_and(|host| self.allows(&host, port))
     }
 }
 

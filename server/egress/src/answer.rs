@@ -12,6 +12,55 @@ pub(crate) const X_NAGAYA_EGRESS: &str = "x-nagaya-egress";
 /// Reason of an answer to a request whose credential is missing.
 const NO_CREDENTIALS: &str = "no_credentials";
 
+/// Maximum length of what a refusal names, in characters.
+const LONGEST_NAMED: usize = 128;
+
+/// The Messages API's type of an error that is for a model's client.
+fn error_type(reason: &str) -> Option<&'static str> {
+    match reason {
+        NO_CREDENTIALS => Some("authentication_error"),
+        "no_run" | "model_not_allowed" | "server_tool_not_allowed" | "operation_not_allowed" => {
+            Some("permission_error")
+        }
+        "ambiguous_body" | "compressed_body" => Some("invalid_request_error"),
+        _ => None,
+    }
+}
+
+/// What a reason of the policy means, for the answer.
+fn policy_message(reason: &str) -> &'static str {
+    match reason {
+        "closed" => "this workspace has no policy yet: nothing is allowed",
+        "method_not_allowed" => "policy does not allow this method here",
+        "path_not_allowed" => "policy does not allow this path",
+        "ambiguous_path" => {
+            "the path can be read in more than one way, and the policy's rule depends on it; write it without //, ;, dot segments, and \
+             encoded dots, slashes or percent signs"
+        }
+        "method_override" => {
+            "a header asks for another method, and the policy's rule depends on the method; remove the header"
+        }
+        "path_override" => {
+            "a header asks for another path, and the policy's rule depends on the path; remove the header"
+        }
+        "tunnel_not_inspectable" => {
+            "the policy allows some requests to this host only, and cannot see them in a tunnel; use http://, without CONNECT"
+        }
+        "credential_host" => {
+            "requests to this host get a credential and are not tunnelled; use http://, without CONNECT"
+        }
+        "operation_not_allowed" => "the credential for this host is not for this operation",
+        "no_run" => "no run is active: models, and credentials that are for runs, cannot be used",
+        "model_not_allowed" => "the policy does not allow this model",
+        "server_tool_not_allowed" => {
+            "the policy does not allow this tool, which the model's provider executes or fetches for"
+        }
+        "compressed_body" => "a compressed body of a model request is not read; send it without Content-Encoding",
+        "policy_changed" => "the policy has changed, and does not allow this any more",
+        _ => "policy does not allow this host, port or address",
+    }
+}
+
 /// What happens to the connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
@@ -32,20 +81,22 @@ pub(crate) enum Body {
 }
 
 /// Why a request is refused or has failed, with the status to answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) decision: Decision,
     message: &'static str,
+    /// What of the request it is about: harmless characters only, and not many.
+    about: Option<Box<str>>,
 }
 
 impl Refusal {
     fn denial(status: StatusCode, reason: &'static str, message: &'static str) -> Self {
-        Self { status, decision: Decision::Denied(reason), message }
+        Self { status, decision: Decision::Denied(reason), message, about: None }
     }
 
     fn failure(status: StatusCode, reason: &'static str, message: &'static str) -> Self {
-        Self { status, decision: Decision::Failed(reason), message }
+        Self { status, decision: Decision::Failed(reason), message, about: None }
     }
 
     /// The request is malformed or ambiguous.
@@ -55,7 +106,29 @@ impl Refusal {
 
     /// Policy denies the request.
     pub(crate) fn denied(reason: &'static str) -> Self {
-        Self::denial(StatusCode::FORBIDDEN, reason, "policy does not allow this host, port or address")
+        Self::denial(StatusCode::FORBIDDEN, reason, policy_message(reason))
+    }
+
+    /// Names what the refusal is about. Anything but harmless ASCII is replaced, and a long text is cut.
+    pub(crate) fn about(mut self, text: &str) -> Self {
+        let harmless = |c: char| c.is_ascii_alphanumeric() || "-_.:/@+%{} ".contains(c);
+        self.about = Some(text.chars().take(LONGEST_NAMED).map(|c| if harmless(c) { c } else { '?' }).collect());
+        self
+    }
+
+    pub(crate) fn message(&self) -> &'static str {
+        self.message
+    }
+
+    /// The rate of the listener's policy is used up.
+    pub(crate) fn request_rate() -> Self {
+        let message = "the policy's rate of requests is used up; try again later";
+        Self::denial(StatusCode::TOO_MANY_REQUESTS, "request_rate", message)
+    }
+
+    /// A body that two readers could read differently.
+    pub(crate) fn ambiguous_body(message: &'static str) -> Self {
+        Self::denial(StatusCode::BAD_REQUEST, "ambiguous_body", message)
     }
 
     /// The client has signed the request in a way that the proxy cannot replace.
@@ -122,6 +195,13 @@ impl Refusal {
         Self::no_credentials(message)
     }
 
+    /// A token's source has no value.
+    pub(crate) fn no_token() -> Self {
+        Self::no_credentials(
+            "the credential for this host has no valid value now: it could not be refreshed; renew it where it is kept",
+        )
+    }
+
     /// The secret of a header rule is missing.
     pub(crate) fn no_secret() -> Self {
         let message = "the server does not have the secret for this host that PROXY_CREDENTIALS or ANTHROPIC_API_KEY promises; its \
@@ -172,11 +252,19 @@ impl Refusal {
         let reason = self.decision.reason();
         let mut body_json =
             json!({"error": {"code": self.code(), "reason": reason, "host": host, "message": self.message}});
-        if reason == Some(NO_CREDENTIALS) {
+        if let Some(about) = &self.about {
+            body_json["error"]["about"] = (**about).into();
+        }
+        if let Some(kind) = reason.and_then(error_type) {
             // In the form of the Messages API and of Bedrock too, so that their clients show the message.
             body_json["type"] = "error".into();
-            body_json["error"]["type"] = "authentication_error".into();
-            body_json["message"] = self.message.into();
+            let message = self
+                .about
+                .as_ref()
+                .map_or_else(|| self.message.to_owned(), |about| format!("{}: {about}", self.message));
+            body_json["error"]["type"] = kind.into();
+            body_json["error"]["message"] = message.clone().into();
+            body_json["message"] = message.into();
         }
         let body_text = body_json.to_string();
         let phrase = self.status.canonical_reason().unwrap_or("Refused");

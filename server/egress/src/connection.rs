@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use http::{Method, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, StatusCode};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 
-use crate::allow::Verdict;
 use crate::answer::{Body, Refusal, Then};
+use crate::assignment::Assignment;
 use crate::denials::Turn;
 use crate::forward::{self, Admitted, Forwarded};
 use crate::head::{Framing, Head, Scan};
 use crate::listener::Shared;
+use crate::policy::{Asked, decide};
 use crate::proxy::{Egress, Gauge};
 use crate::record::Entry;
+use crate::revocation::Revocation;
 use crate::socket;
 use crate::target::{Form, Target};
 use crate::trail::Decision;
@@ -51,7 +55,7 @@ pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: Unix
         let then = match connection.next(&mut buffer, patience).await {
             Ok(None) => return,
             Ok(Some(head)) => connection.request(&mut buffer, head).await,
-            Err(refusal) => connection.refuse(connection.entry(None), &refusal, Then::Close, Body::Sent).await,
+            Err(refusal) => connection.refuse(connection.entry(), &refusal, Then::Close, Body::Sent).await,
         };
         match then {
             Then::Next => patience = egress.limits.keep_alive,
@@ -64,14 +68,15 @@ pub(crate) async fn serve(egress: Arc<Egress>, shared: Arc<Shared>, client: Unix
 /// Answers a connection beyond the limit with 429.
 pub(crate) async fn turn_away(egress: &Arc<Egress>, shared: &Shared, client: &UnixStream, refusal: &Refusal) {
     let connection = Connection { egress, shared, client };
-    if connection.refuse(connection.entry(None), refusal, Then::Close, Body::Sent).await == Then::Close {
+    if connection.refuse(connection.entry(), refusal, Then::Close, Body::Sent).await == Then::Close {
         socket::linger(client).await;
     }
 }
 
 impl Connection<'_> {
-    fn entry(&self, method: Option<&Method>) -> Entry {
-        Entry::new(&self.egress.trail, self.shared.identity(), method)
+    /// The record of what is no request.
+    fn entry(&self) -> Entry {
+        Entry::new(&self.egress.trail, self.shared.now().identity.clone(), None)
     }
 
     /// The next request's head; `None` if there is none. Waits for its first byte no longer than `patience`.
@@ -101,11 +106,15 @@ impl Connection<'_> {
     }
 
     async fn request(&self, buffer: &mut BytesMut, head: Head) -> Then {
-        let mut entry = self.entry(Some(&head.method));
+        // Identity and policy are read together, once. The signal comes first, so that no change is missed in between.
+        let signal = self.shared.current.signal();
+        let assigned = self.shared.now();
+        let mut entry = Entry::new(&self.egress.trail, assigned.identity.clone(), Some(&head.method));
+        entry.meter.limited_by(assigned.used.clone());
         let body = if head.method == Method::HEAD { Body::Omitted } else { Body::Sent };
         // Bytes behind a refused request may be its body, or meant for a tunnel, so they are never read as a request.
         let alone = head.framing == Framing::None && head.method != Method::CONNECT && head.keep_alive;
-        match self.admit(buffer, head, &mut entry).await {
+        match self.admit(buffer, head, (&assigned, signal), &mut entry).await {
             Ok(Served::Forwarded(Forwarded::Whole { status, keep })) => {
                 entry.answered(status);
                 entry.ended(Decision::Allowed);
@@ -167,38 +176,44 @@ impl Connection<'_> {
     }
 
     /// Checks a request against the policy and serves it. An error means that nothing has been answered yet.
-    async fn admit(&self, buffer: &mut BytesMut, head: Head, entry: &mut Entry) -> Result<Served, Refusal> {
+    async fn admit(
+        &self,
+        buffer: &mut BytesMut,
+        head: Head,
+        (assigned, signal): (&Assignment, watch::Receiver<()>),
+        entry: &mut Entry,
+    ) -> Result<Served, Refusal> {
         let (egress, shared) = (self.egress, self.shared);
         let (target, path) = Target::read(&head, egress.gateway.as_ref())?;
         entry.aimed_at(&target);
-        let (rule, credential) = egress.credentials.get(&target.host).unzip();
-        // Credentials are sent over TLS only, so port 80 becomes 443.
-        let tls = credential.is_some() && target.form != Form::Connect;
-        let port = if tls && target.port == 80 { HTTPS } else { target.port };
-        match egress.allowed.verdict(&target.host, port) {
-            Verdict::Allowed(rule) => entry.ruled_by(rule),
-            Verdict::DeniedBy(rule) => {
-                entry.ruled_by(rule);
-                return Err(Refusal::denied("denied_by_rule"));
-            }
-            Verdict::Unlisted => return Err(Refusal::denied("not_allowed")),
-        }
-        if credential.is_some() && target.form == Form::Connect {
-            // The proxy could not see the requests in the tunnel, for example those with a client's own account.
-            return Err(Refusal::denied("credential_host"));
+        let asked = Asked::new(&target, head.method.as_str(), &path, Some(&head.headers));
+        let decided = decide(egress.ground(), &assigned.policy, assigned.running, &asked);
+        entry.ruled_by(&decided, assigned.policy.name());
+        let ruling = decided.ruling?;
+        if assigned.used.as_ref().is_some_and(|used| !used.request()) {
+            return Err(Refusal::request_rate());
         }
         let _request = shared.requests.try_acquire().map_err(|_| Refusal::too_many())?;
-        let addresses = egress.resolver.resolve(&target.host, port).await?;
+        let addresses = egress.resolver.resolve(&target.host, ruling.port).await?;
+        let revocation = Revocation { egress, shared, target: &target, owner: assigned.owner, signal };
         if target.form == Form::Connect {
             let early = std::mem::take(buffer);
             // The request and the forwarding state are dropped, so that an idle tunnel holds no more than it needs.
             drop(head);
-            let tunnel = Box::pin(self.open_tunnel(early, &target, &addresses, entry));
+            let tunnel = Box::pin(self.open_tunnel(early, revocation, &addresses, entry));
             return tunnel.await.map(Served::Tunnelled);
         }
-        let to = Destination { tls, host: &target.host, addresses: &addresses, credential: rule };
-        let port = Some(port).filter(|port| *port != if tls { HTTPS } else { 80 });
-        let admitted = Admitted { head, path, to, port, credential, pool: &shared.pool, quota: &shared.quota };
+        let (tls, credential) = (ruling.tls, ruling.credential.map(|credential| &**credential));
+        let to = Destination {
+            tls,
+            host: &target.host,
+            addresses: &addresses,
+            credential: credential.map(|credential| credential.id),
+            owner: assigned.owner,
+        };
+        let port = Some(ruling.port).filter(|port| *port != if tls { HTTPS } else { 80 });
+        let (pool, quota, inspect) = (&shared.pool, &shared.quota, ruling.inspect);
+        let admitted = Admitted { head, path, to, port, credential, inspect, revocation, pool, quota };
         let forwarded = Box::pin(forward::forward(egress, self.client, buffer, admitted, &entry.meter));
         forwarded.await.map(Served::Forwarded)
     }
@@ -207,11 +222,11 @@ impl Connection<'_> {
     async fn open_tunnel(
         &self,
         early: BytesMut,
-        target: &Target,
+        mut revocation: Revocation<'_>,
         addresses: &[SocketAddr],
         entry: &mut Entry,
     ) -> Result<Decision, Refusal> {
-        let (egress, shared, client) = (self.egress, self.shared, self.client);
+        let (egress, shared, client, target) = (self.egress, self.shared, self.client, revocation.target);
         let upstream = shared.pool.dial(addresses).await?;
         let _gauge = Gauge::raise(egress, |egress| &egress.tunnels);
         entry.answered(StatusCode::OK);
@@ -220,10 +235,13 @@ impl Connection<'_> {
         }
         let to = Watched { host: &target.host, tls_only: target.port == HTTPS };
         // An operator can exempt targets from the inspection.
-        let opaque = matches!(egress.opaque.verdict(&target.host, target.port), Verdict::Allowed(_));
+        let opaque = egress.opaque.allows(&target.host, target.port);
         let watched = (!opaque).then_some(to);
         let buffers = (&egress.buffers, &shared.quota);
-        Ok(tunnel::carry(client, early, &upstream.stream, watched, &entry.meter, buffers, &egress.limits).await)
+        let carried = tunnel::carry(client, early, &upstream.stream, watched, &entry.meter, buffers, &egress.limits);
+        let (path, headers) = (PathAndQuery::from_static("/"), HeaderMap::new());
+        let ended = revocation.within((&Method::CONNECT, &path, &headers), carried).await;
+        Ok(ended.unwrap_or_else(|revoked| revoked.decision))
     }
 }
 

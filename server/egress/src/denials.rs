@@ -64,6 +64,8 @@ impl Denials {
         let same_kind = |other: &&mut RequestRecord| {
             (other.decision, other.status, other.port) == (record.decision, record.status, record.port)
                 && (&other.method, &other.host, &other.rule) == (&record.method, &record.host, &record.rule)
+                && (&other.layer, &other.policy) == (&record.layer, &record.policy)
+                && (&other.credential, &other.operation) == (&record.credential, &record.operation)
                 && other.identity == record.identity
         };
         if let Some(other) = together.iter_mut().find(same_kind) {
@@ -74,6 +76,7 @@ impl Denials {
             // A client can make up any number of hosts, so further refusals in this second are grouped by reason only.
             let mut record = record.clone();
             (record.host, record.port, record.rule) = (String::new(), 0, None);
+            (record.layer, record.policy, record.credential, record.operation) = (None, None, None, None);
             match together.iter_mut().skip(MOST_KINDS).find(|other| other.decision == record.decision) {
                 Some(other) => other.join(&record),
                 None => together.push(record),

@@ -8,24 +8,29 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_ENCODING;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming as Answer;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use crate::answer::Refusal;
 use crate::body::{Arrival, Upload};
-use crate::credentials::Credential;
+use crate::chain::Chain;
+use crate::credentials::{Credential, Kind, SigV4};
 use crate::ended::Ended;
 use crate::head::{Framing, Head};
 use crate::headers;
 use crate::held::{Held, Holding};
 use crate::meter::Meter;
+use crate::model::Reader;
+use crate::policy::Inspect;
 use crate::pool::{Again, Pool};
 use crate::proxy::Egress;
 use crate::quota::Quota;
 use crate::relay::{self, Relayed, Reuse};
+use crate::revocation::Revocation;
 use crate::sigv4::{self, Scope};
 use crate::socket;
 use crate::upload::{self, Incoming};
@@ -44,6 +49,10 @@ pub(crate) struct Admitted<'a> {
     /// Port in `Host`, if it is not the scheme's default.
     pub(crate) port: Option<u16>,
     pub(crate) credential: Option<&'a Credential>,
+    /// What the body is read for before it is sent.
+    pub(crate) inspect: Option<Inspect<'a>>,
+    /// Ends the request when it is no longer allowed.
+    pub(crate) revocation: Revocation<'a>,
     /// Pool of the listener that the request came from.
     pub(crate) pool: &'a Pool,
     /// Quota for a body that has to be held.
@@ -79,7 +88,8 @@ struct Forwarding<'a> {
     to: Destination<'a>,
     port: Option<u16>,
     credential: Option<&'a Credential>,
-    scope: Option<Scope<'a>>,
+    /// The signature that the request gets, and where its keys come from.
+    signature: Option<(Scope<'a>, &'a Chain)>,
     source: Source,
     /// The client waits for `100 Continue` before it sends the body.
     must_ask: bool,
@@ -98,7 +108,8 @@ pub(crate) async fn forward(
     meter: &Meter,
 ) -> Result<Forwarded, Refusal> {
     let limits = &egress.limits;
-    let Admitted { head, path, to, port, credential, pool, quota } = admitted;
+    let Admitted { head, path, to, port, credential, inspect, mut revocation, pool, quota } = admitted;
+    let asked_path = path.clone();
     if matches!(head.framing, Framing::Length(length) if length > limits.body) {
         return Err(Refusal::body_too_large());
     }
@@ -114,41 +125,46 @@ pub(crate) async fn forward(
         to,
         port,
         credential,
-        scope: None,
+        signature: None,
         source: Source::Stream,
         must_ask,
         answered: OnceLock::new(),
         received: AtomicBool::new(false),
     };
-    match credential {
-        Some(Credential::SigV4 { service, region }) => {
-            this.hold_for_signing(Scope { service, region }, &mut body, quota).await?;
-        }
-        Some(Credential::Header(..)) | None => {
-            if let Some(bytes) = body.at_hand()? {
-                this.source = Source::Whole(bytes);
-            }
-        }
+    let asked = (&head.method, &asked_path, &head.headers);
+    let signature = credential.and_then(Credential::signature);
+    if signature.is_some() || inspect.is_some() {
+        revocation.within(asked, this.hold(signature, inspect, &mut body, quota)).await??;
+    } else if let Some(bytes) = body.at_hand()? {
+        this.source = Source::Whole(bytes);
     }
     this.received.store(body.is_over(), Ordering::Relaxed);
-    let ended = this.converse(body).await;
+    let ended = revocation.within(asked, this.converse(body)).await.and_then(|ended| ended);
     this.outcome(ended)
 }
 
 impl<'a> Forwarding<'a> {
-    /// Reads the whole body, because its hash is part of the signature.
-    async fn hold_for_signing(
+    /// Reads the whole body, because its hash is part of the signature, or because what it asks of a model is yet to be allowed.
+    async fn hold(
         &mut self,
-        scope: Scope<'a>,
+        signature: Option<&'a SigV4>,
+        inspect: Option<Inspect<'_>>,
         body: &mut Incoming<'_>,
         quota: &Arc<Quota>,
     ) -> Result<(), Refusal> {
         let limits = &self.egress.limits;
-        sigv4::refuse_signed(self.head, &self.path, scope.service)?;
-        self.path = sigv4::unambiguous(&self.path, scope.service)?;
-        self.scope = Some(scope);
-        // The client is not asked for a body that cannot be signed.
-        self.egress.signer.chain.for_request().await?;
+        if let Some(SigV4 { service, region, chain }) = signature {
+            let scope = Scope { service, region };
+            sigv4::refuse_signed(self.head, &self.path, scope.service)?;
+            self.path = sigv4::unambiguous(&self.path, scope.service)?;
+            let chain = chain.as_ref().unwrap_or(&self.egress.signer.chain);
+            self.signature = Some((scope, chain));
+            // The client is not asked for a body that cannot be signed.
+            chain.for_request().await?;
+        }
+        if inspect.is_some() && is_compressed(&self.head.headers) {
+            return Err(Refusal::denied("compressed_body"));
+        }
         let expected = match self.head.framing {
             Framing::Length(length) if length > limits.signed_body => return Err(Refusal::signed_body_too_large()),
             Framing::Length(length) => length,
@@ -157,7 +173,12 @@ impl<'a> Forwarding<'a> {
         if std::mem::take(&mut self.must_ask) {
             upload::ask_for(self.client, limits.idle).await?;
         }
-        self.source = Source::Held(body.hold(Holding::new(quota, limits.signed_body, expected)).await?);
+        let holding = Holding::new(quota, limits.signed_body, expected).read_by(inspect.map(|_| Reader::new()));
+        let (held, found) = body.hold(holding).await?;
+        if let (Some(Inspect { models, api }), Some(found)) = (inspect, found) {
+            models.check_body(&found, api)?;
+        }
+        self.source = Source::Held(held);
         Ok(())
     }
 
@@ -194,14 +215,15 @@ impl<'a> Forwarding<'a> {
 
     async fn exchange(&self, uploaded: mpsc::Receiver<Arrival>) -> Result<Relayed, Refusal> {
         let Sent { response, mut lease, reuse, mut refused } = self.send(uploaded).await?;
+        let chain = self.signature.map(|(_, chain)| chain);
         let mut look = |data: &[u8]| {
-            if let Some((with, ended)) = &mut refused {
+            if let (Some((with, ended)), Some(chain)) = (&mut refused, chain) {
                 ended.look(data);
                 if ended.was_said() {
-                    self.egress.signer.chain.doubt(with);
+                    chain.doubt(with);
                 }
                 if ended.refuses_credentials() {
-                    self.egress.signer.chain.judged(false);
+                    chain.judged(false);
                 }
             }
         };
@@ -236,7 +258,8 @@ impl<'a> Forwarding<'a> {
             Source::Held(held) => held.upload()?,
             Source::Stream => Upload::Stream(uploaded, self.length()),
         };
-        let mut request = self.request(body)?;
+        let secret = self.secret().await?;
+        let mut request = self.request(body, secret.as_ref())?;
         let signed_with = self.sign(request.headers_mut()).await?;
         let reuse = relay::reuse_after(self.head, request.headers());
         let lease = self.pool.acquire(self.to).await?;
@@ -246,14 +269,14 @@ impl<'a> Forwarding<'a> {
         // An idempotent request may be sent twice (RFC 9110, section 9.2.2).
         let again = match &self.source {
             Source::Whole(bytes) if self.head.method.is_idempotent() => {
-                Some(|| self.request(Upload::Whole(bytes.clone())))
+                Some(|| self.request(Upload::Whole(bytes.clone()), secret.as_ref()))
             }
             _ => None,
         };
         let again = again.as_ref().map(|again| again as Again<'_>);
         let (response, lease) = self.pool.send(self.to, lease, request, again).await?;
-        if signed_with.is_some() && response.status().is_success() {
-            self.egress.signer.chain.judged(true);
+        if let Some((_, chain)) = self.signature.filter(|_| signed_with.is_some() && response.status().is_success()) {
+            chain.judged(true);
         }
         let refused = signed_with.and_then(|with| Some((with, Ended::new(response.status(), response.headers())?)));
         Ok(Sent { response, lease, reuse, refused })
@@ -269,15 +292,23 @@ impl<'a> Forwarding<'a> {
         }
     }
 
+    /// The header that the credential adds, with its current value.
+    async fn secret(&self) -> Result<Option<(&'a HeaderName, HeaderValue)>, Refusal> {
+        match self.credential.map(|credential| &credential.kind) {
+            Some(Kind::Header { name, value }) => Ok(Some((name, value.current().await?))),
+            Some(Kind::SigV4(_)) | None => Ok(None),
+        }
+    }
+
     /// The request as it is sent, except for the signature.
-    fn request(&self, upload: Upload) -> Result<Request<Upload>, Refusal> {
+    fn request(&self, upload: Upload, secret: Option<&(&HeaderName, HeaderValue)>) -> Result<Request<Upload>, Refusal> {
         let mut headers = headers::outgoing(&self.head.headers, self.to.host, self.port)?;
         if self.credential.is_some() {
             headers::strip_credentials(&mut headers);
         }
         headers::frame(&mut headers, self.head.framing, self.length());
-        if let Some(Credential::Header(name, secret)) = self.credential {
-            headers::inject(&mut headers, name, secret)?;
+        if let Some((name, value)) = secret {
+            headers::inject(&mut headers, name, value)?;
         }
         let mut request = Request::new(upload);
         *request.method_mut() = self.head.method.clone();
@@ -288,9 +319,9 @@ impl<'a> Forwarding<'a> {
 
     /// Signs the request if its rule requires that; nothing is changed afterwards. Returns the credentials and time used.
     async fn sign(&self, headers: &mut HeaderMap) -> Result<Option<Credentials>, Refusal> {
-        let (Some(scope), Source::Held(held)) = (self.scope, &self.source) else { return Ok(None) };
+        let (Some((scope, chain)), Source::Held(held)) = (self.signature, &self.source) else { return Ok(None) };
         let line: (&Method, &PathAndQuery) = (&self.head.method, &self.path);
-        self.egress.signer.sign(scope, self.to.host, line, headers, &held.sha256).await.map(Some)
+        self.egress.signer.sign((scope, chain), self.to.host, line, headers, &held.sha256).await.map(Some)
     }
 
     fn outcome(&self, ended: Result<Relayed, Refusal>) -> Result<Forwarded, Refusal> {
@@ -303,6 +334,11 @@ impl<'a> Forwarding<'a> {
             (Ok(_), None) => Err(Refusal::internal("relay")),
         }
     }
+}
+
+/// Whether a body is not sent as it is meant.
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// The head of a response, and how the request was signed.

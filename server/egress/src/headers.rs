@@ -4,7 +4,6 @@ use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRAN
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::answer::{Refusal, X_NAGAYA_EGRESS};
-use crate::credentials::Secret;
 use crate::head::{Framing, has_token};
 use crate::host::Host;
 
@@ -46,6 +45,34 @@ pub(crate) fn is_twin(name: &HeaderName) -> bool {
 pub(crate) fn has_twin(headers: &HeaderMap, name: &HeaderName) -> bool {
     let wanted = read_as(name).unwrap_or_else(|| name.as_str().to_owned());
     headers.keys().any(|given| given != name && read_as(given).as_deref().unwrap_or(given.as_str()) == wanted)
+}
+
+/// Whether a rule may set this header: none that frames the message, is dropped on the way, or is a part of a signature.
+pub(crate) fn may_hold_credential(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let framing = HOP_BY_HOP.iter().chain(&FRAMING).any(|listed| *listed == name);
+    !framing && !name.starts_with(PROXY) && !name.starts_with(X_AMZ) && name != X_NAGAYA_EGRESS
+}
+
+/// Headers that make some servers and frameworks run another method than the request's own.
+const OVERRIDES_METHOD: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+/// Headers that make some servers and frameworks take another path than the request's own.
+const OVERRIDES_PATH: [&str; 3] = ["x-original-url", "x-rewrite-url", "x-original-uri"];
+
+/// Whether some servers would run another method than the request's own.
+pub(crate) fn overrides_method(given: &HeaderMap) -> bool {
+    names_one_of(given, &OVERRIDES_METHOD)
+}
+
+/// Whether some servers would take another path than the request's own.
+pub(crate) fn overrides_path(given: &HeaderMap) -> bool {
+    names_one_of(given, &OVERRIDES_PATH)
+}
+
+/// Whether a header is one of these, or is read as one by some servers.
+fn names_one_of(given: &HeaderMap, names: &[&str]) -> bool {
+    let listed = |name: &HeaderName| names.contains(&read_as(name).as_deref().unwrap_or(name.as_str()));
+    given.keys().any(listed)
 }
 
 /// The name with all punctuation replaced by `-`; `None` if that changes nothing.
@@ -104,15 +131,12 @@ pub(crate) fn strip_credentials(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds a header that contains a secret.
-pub(crate) fn inject(headers: &mut HeaderMap, name: &HeaderName, secret: &Secret) -> Result<(), Refusal> {
-    let secret = secret.read().ok_or_else(Refusal::no_secret)?;
+/// Adds a header that contains a secret, in place of the client's own of this name.
+pub(crate) fn inject(headers: &mut HeaderMap, name: &HeaderName, secret: &HeaderValue) -> Result<(), Refusal> {
     if has_twin(headers, name) {
         return Err(Refusal::malformed("a header's name is read as the credential's by some servers"));
     }
-    let mut value = HeaderValue::from_str(&secret).map_err(|_| Refusal::no_secret())?;
-    value.set_sensitive(true);
-    headers.insert(name.clone(), value);
+    headers.insert(name.clone(), secret.clone());
     Ok(())
 }
 

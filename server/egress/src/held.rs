@@ -13,6 +13,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::answer::Refusal;
 use crate::body::Upload;
+use crate::model::{Found, Reader};
 use crate::quota::{Quota, Resource, Share};
 
 /// Largest body that is held in memory, in bytes.
@@ -32,6 +33,8 @@ pub(crate) struct Holding {
     most: u64,
     memory: BytesMut,
     file: Option<File>,
+    /// Reads the body while it arrives.
+    reader: Option<Box<Reader>>,
 }
 
 impl Holding {
@@ -48,7 +51,14 @@ impl Holding {
             most,
             memory,
             file: None,
+            reader: None,
         }
+    }
+
+    /// Lets `reader` see the body.
+    pub(crate) fn read_by(mut self, reader: Option<Reader>) -> Self {
+        self.reader = reader.map(Box::new);
+        self
     }
 
     /// Space in memory for more bytes, if there is any; [`Self::read`] adds the bytes that were read into it.
@@ -61,7 +71,11 @@ impl Holding {
     /// Adds the bytes that were read into [`Self::room`].
     pub(crate) fn read(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.lengthen(bytes)?;
-        self.hash.update(&self.memory[self.memory.len() - bytes..]);
+        let new = &self.memory[self.memory.len() - bytes..];
+        self.hash.update(new);
+        if let Some(reader) = &mut self.reader {
+            reader.feed(new)?;
+        }
         if self.share.grow(bytes as u64) { Ok(()) } else { self.spill() }
     }
 
@@ -73,6 +87,9 @@ impl Holding {
         }
         self.lengthen(data.len())?;
         self.hash.update(data);
+        if let Some(reader) = &mut self.reader {
+            reader.feed(data)?;
+        }
         if self.file.is_none() {
             self.spill()?;
         }
@@ -101,10 +118,13 @@ impl Holding {
         file.write_all(data).map_err(|error| failed(&error))
     }
 
-    pub(crate) fn finish(self) -> Held {
+    /// The body, and what was read in it.
+    pub(crate) fn finish(self) -> Result<(Held, Option<Found>), Refusal> {
+        let found = self.reader.map(|reader| reader.finish()).transpose()?;
         let sha256 = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let shares = (self.share, self.descriptors);
-        Held { memory: self.memory.freeze(), file: self.file, length: self.length, sha256, _shares: shares }
+        let held = Held { memory: self.memory.freeze(), file: self.file, length: self.length, sha256, _shares: shares };
+        Ok((held, found))
     }
 }
 
@@ -172,7 +192,7 @@ mod tests {
             for piece in body.chunks(100_000) {
                 holding.add(piece).expect("held");
             }
-            let held = holding.finish();
+            let (held, _) = holding.finish().expect("nobody reads it");
             assert_eq!((held.file.is_some(), held.length), (spilled, size as u64));
             assert_eq!(sent(&held).await, body);
             assert_eq!(sent(&held).await, body, "again");

@@ -1,5 +1,6 @@
 //! Parses hosts into one canonical spelling, and refuses spellings that two parsers could read differently.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -32,6 +33,14 @@ impl fmt::Display for Host {
 pub(crate) struct HostError(&'static str);
 
 impl Host {
+    /// The host as text; a name is not copied.
+    pub(crate) fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Name(name) => Cow::Borrowed(name),
+            Self::Address(_) => Cow::Owned(self.to_string()),
+        }
+    }
+
     /// Parses a host. Other spellings that C libraries read as an address (`127.1`, `0x7f.1`, `2130706433`) are refused, as are
     /// brackets around anything but IPv6.
     pub(crate) fn parse(text: &str) -> Result<Self, HostError> {

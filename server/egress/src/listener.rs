@@ -4,15 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::answer::Refusal;
+use crate::assignment::{Assignment, Current};
 use crate::connection;
 use crate::denials::Denials;
+use crate::policy::{Explanation, Policy, PolicyError, Question, explain};
 use crate::pool::Pool;
 use crate::proxy::{Egress, Gauge};
 use crate::quota::{Quota, Resource};
@@ -29,13 +30,15 @@ const BRAKE: Duration = Duration::from_millis(2);
 /// An open listener. It ends when it is stopped or dropped.
 #[derive(Debug)]
 pub struct Listener {
+    egress: Arc<Egress>,
     shared: Arc<Shared>,
     stop: DropGuard,
 }
 
 /// State that the connections of one listener share.
 pub(crate) struct Shared {
-    identity: Mutex<Identity>,
+    /// Whom the listener belongs to, and what it may do.
+    pub(crate) current: Current,
     /// Permits for concurrent requests and tunnels.
     pub(crate) requests: Semaphore,
     /// Permits for open connections.
@@ -54,13 +57,13 @@ pub(crate) struct Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("identity", &self.identity()).finish_non_exhaustive()
+        f.debug_struct("Shared").field("current", &self.current).finish_non_exhaustive()
     }
 }
 
 impl Shared {
-    pub(crate) fn identity(&self) -> Identity {
-        self.identity.lock().clone()
+    pub(crate) fn now(&self) -> Arc<Assignment> {
+        self.current.now()
     }
 
     /// Runs a task that is cancelled when the listener stops.
@@ -73,11 +76,17 @@ impl Shared {
 }
 
 impl Listener {
-    pub(crate) fn open(egress: Arc<Egress>, socket: UnixListener, identity: Identity) -> Self {
+    pub(crate) fn open(
+        egress: Arc<Egress>,
+        socket: UnixListener,
+        identity: Identity,
+        policy: Arc<Policy>,
+        running: bool,
+    ) -> Self {
         let stop = CancellationToken::new();
         let quota = egress.quotas.listener(identity.tenant.as_deref());
         let shared = Arc::new(Shared {
-            identity: Mutex::new(identity),
+            current: Current::new(identity, policy, running),
             requests: Semaphore::new(egress.limits.concurrent),
             connections: Arc::new(Semaphore::new(egress.limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSED_AT_ONCE)),
@@ -88,28 +97,71 @@ impl Listener {
             stop: stop.clone(),
         });
         let gauge = Gauge::raise(&egress, |egress| &egress.listeners);
-        let accepting = shared.clone();
+        let (accepting, opened) = (shared.clone(), egress.clone());
         shared.tasks.spawn(async move {
             accept(&egress, &accepting, socket).await;
             accepting.pool.clear();
             accepting.denials.flush();
             drop(gauge);
         });
-        Self { shared, stop: stop.drop_guard() }
+        Self { shared, egress: opened, stop: stop.drop_guard() }
     }
 
-    /// Assigns the listener to `identity`: new records name it, and the listener's use counts towards its tenant.
+    /// Assigns the listener to `identity`: new records name it, and the listener's use counts towards its tenant. The policy stays.
     pub fn identify(&self, identity: Identity) {
+        self.change(|next| next.identity = identity);
+    }
+
+    /// Replaces the policy: it holds for the next request on every connection, also on those that are open. What is in progress goes
+    /// on, with the credential that it began with; see [`Self::close_tunnels`].
+    pub fn apply(&self, policy: Arc<Policy>) {
+        self.change(|next| next.policy = policy);
+    }
+
+    /// Assigns the listener to `identity`, with this policy, at once: no request is made by one and judged by the other. If the owner
+    /// changes, that is the tenant or the conversation, everything that the previous one has in progress ends, and no
+    /// connection to a target is used for both.
+    pub fn assign(&self, identity: Identity, policy: Arc<Policy>) {
+        self.change(|next| (next.identity, next.policy) = (identity, policy));
+    }
+
+    /// Tells whether a run is active. Outside runs, requests to models are refused, and credentials that are for runs.
+    pub fn running(&self, running: bool) {
+        self.change(|next| next.running = running);
+    }
+
+    /// Ends the tunnels, and the requests in progress, that the present policy does not allow.
+    pub fn close_tunnels(&self) {
+        self.shared.current.recheck();
+    }
+
+    /// The present policy.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.shared.now().policy.clone()
+    }
+
+    /// What would happen to a request now, and why.
+    ///
+    /// # Errors
+    /// The URL or the method cannot be read.
+    pub fn explain(&self, question: &Question) -> Result<Explanation, PolicyError> {
+        explain(self.egress.ground(), &self.shared.now().policy, question)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Assignment)) {
         // Refusals so far belong to the previous identity.
         self.shared.denials.flush();
-        self.shared.quota.belongs_to(identity.tenant.as_deref());
-        *self.shared.identity.lock() = identity;
+        self.shared.current.change(change, |next| {
+            self.shared.quota.belongs_to(next.identity.tenant.as_deref());
+            self.shared.pool.belongs_to(next.owner);
+        });
     }
 
     /// Stops the listener: it accepts no connection any more, cancels requests and tunnels, and waits
     /// until all of this is done, at most for `deadline`.
     pub async fn stop(self, deadline: Duration) {
-        let Self { shared, stop } = self;
+        let Self { shared, stop, egress: _ } = self;
         drop(stop);
         shared.tasks.close();
         if tokio::time::timeout(deadline, shared.tasks.wait()).await.is_err() {

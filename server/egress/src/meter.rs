@@ -1,7 +1,13 @@
 //! Counts the bytes of a request or tunnel, and measures how long it has been idle.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::policy::Used;
+
+/// Longest wait in one piece: a client that has left is noticed meanwhile.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// Counts bytes in each direction and records when the last ones moved.
 #[derive(Debug)]
@@ -11,22 +17,51 @@ pub(crate) struct Meter {
     last: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
+    /// Rates that the bytes count towards, and until when they are used up, in milliseconds since the beginning.
+    used: Option<Arc<Used>>,
+    wait: AtomicU64,
 }
 
 impl Meter {
     pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), last: AtomicU64::new(0), up: AtomicU64::new(0), down: AtomicU64::new(0) }
+        let zero = || AtomicU64::new(0);
+        Self { began: Instant::now(), last: zero(), up: zero(), down: zero(), used: None, wait: zero() }
+    }
+
+    /// Counts bytes towards these rates, too.
+    pub(crate) fn limited_by(&mut self, used: Option<Arc<Used>>) {
+        self.used = used;
+    }
+
+    fn use_up(&self, bytes: usize) {
+        if let Some(used) = &self.used {
+            let wait = u64::try_from(used.moved(bytes).as_millis()).unwrap_or(u64::MAX);
+            self.wait.fetch_max(self.now().saturating_add(wait), Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until the rates allow more bytes. The waiting does not count as idle.
+    pub(crate) async fn pace(&self) {
+        if self.used.is_none() {
+            return;
+        }
+        while let Some(left) = self.wait.load(Ordering::Relaxed).checked_sub(self.now()).filter(|left| *left > 0) {
+            tokio::time::sleep(Duration::from_millis(left).min(SLICE)).await;
+            self.moved();
+        }
     }
 
     /// Counts bytes from the client to the target.
     pub(crate) fn count_up(&self, bytes: usize) {
         self.up.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.use_up(bytes);
         self.moved();
     }
 
     /// Counts bytes from the target to the client.
     pub(crate) fn count_down(&self, bytes: usize) {
         self.down.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.use_up(bytes);
         self.moved();
     }
 

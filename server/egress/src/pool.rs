@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -36,12 +37,14 @@ pub(crate) struct Pool {
     /// Maximum number of idle connections to one target.
     each: usize,
     kept: Mutex<HashMap<Key, Vec<Kept>>>,
+    /// Number of the listener's owner. Connections of earlier ones are not kept.
+    owner: AtomicU64,
 }
 
 impl Pool {
     /// A pool that keeps at most `each` idle connections for one target.
     pub(crate) fn new(dialer: Arc<Dialer>, quota: Arc<Quota>, each: usize) -> Self {
-        Self { dialer, quota, each, kept: Mutex::default() }
+        Self { dialer, quota, each, kept: Mutex::default(), owner: AtomicU64::new(0) }
     }
 
     /// Takes an idle connection, or opens a new one.
@@ -117,6 +120,9 @@ impl Pool {
     /// Keeps a connection after an exchange that ended unambiguously.
     pub(crate) fn put_back(&self, lease: Lease) {
         let mut kept = self.kept.lock();
+        if lease.key.owner != self.owner.load(Ordering::Relaxed) {
+            return;
+        }
         // Limits the total, however many targets a client uses.
         if kept.values().map(Vec::len).sum::<usize>() >= MOST_KEPT {
             return;
@@ -133,6 +139,13 @@ impl Pool {
             connections.retain_mut(|(connection, since)| since.elapsed() < KEPT && connection.is_open());
             !connections.is_empty()
         });
+    }
+
+    /// Closes all idle connections, and keeps only those of this owner from now on.
+    pub(crate) fn belongs_to(&self, owner: u64) {
+        let mut kept = self.kept.lock();
+        self.owner.store(owner, Ordering::Relaxed);
+        kept.clear();
     }
 
     /// Closes all idle connections.
@@ -166,7 +179,7 @@ mod tests {
         let target = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let addresses = [target.local_addr().expect("an address")];
         let (pool, host) = (pool(Limits::default()), Host::parse("a.example").expect("a host"));
-        let to = |credential| Destination { tls: false, host: &host, addresses: &addresses, credential };
+        let to = |credential| Destination { tls: false, host: &host, addresses: &addresses, credential, owner: 0 };
         for credential in [None, Some(RuleId(0)), Some(RuleId(1))] {
             let lease = pool.acquire(to(credential)).await.expect("connects");
             assert!(!lease.reused, "{credential:?}: none was made for this one");
@@ -174,6 +187,23 @@ mod tests {
         }
         for credential in [None, Some(RuleId(0)), Some(RuleId(1))] {
             assert!(pool.acquire(to(credential)).await.expect("connects").reused, "{credential:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_of_an_earlier_owner_are_not_used() {
+        let target = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addresses = [target.local_addr().expect("an address")];
+        let (pool, host) = (pool(Limits::default()), Host::parse("a.example").expect("a host"));
+        let to = |owner| Destination { tls: false, host: &host, addresses: &addresses, credential: None, owner };
+        pool.put_back(pool.acquire(to(0)).await.expect("connects"));
+        let in_use = pool.acquire(to(0)).await.expect("connects");
+        assert!(in_use.reused, "the control");
+        pool.put_back(pool.acquire(to(0)).await.expect("connects"));
+        pool.belongs_to(1);
+        pool.put_back(in_use);
+        for owner in [0, 1] {
+            assert!(!pool.acquire(to(owner)).await.expect("connects").reused, "{owner}");
         }
     }
 
@@ -185,10 +215,10 @@ mod tests {
         let pool = pool(Limits { descriptors: 0, reserved_descriptors: 2, ..Limits::default() });
         let hosts = ["a.example", "b.example", "c.example"].map(|host| Host::parse(host).expect("a host"));
         for host in &hosts {
-            let to = Destination { tls: false, host, addresses: &addresses, credential: None };
+            let to = Destination { tls: false, host, addresses: &addresses, credential: None, owner: 0 };
             pool.put_back(pool.acquire(to).await.expect("connects"));
         }
-        let to = |host| Destination { tls: false, host, addresses: &addresses, credential: None };
+        let to = |host| Destination { tls: false, host, addresses: &addresses, credential: None, owner: 0 };
         let held = [
             pool.acquire(to(&hosts[0])).await.expect("connects"),
             pool.acquire(to(&hosts[1])).await.expect("connects"),

@@ -16,6 +16,7 @@ use crate::credentials::CredentialRules;
 use crate::dialer::Dialer;
 use crate::host::Host;
 use crate::listener::Listener;
+use crate::policy::{Explanation, Ground, Layer, Policy, PolicyError, Question, explain};
 use crate::quota;
 use crate::resolver::Resolver;
 use crate::settings::{Limits, Settings, SetupError};
@@ -24,8 +25,11 @@ use crate::trail::{Identity, Trail};
 
 /// A proxy: policy, credentials and connections, shared by all its listeners.
 pub struct Egress {
-    pub(crate) allowed: AllowList,
-    pub(crate) credentials: CredentialRules,
+    /// The operator's layer of every policy.
+    operator: Layer,
+    credentials: CredentialRules,
+    /// The policy of listeners that get no other one.
+    plain: Arc<Policy>,
     pub(crate) gateway: Option<Host>,
     pub(crate) limits: Limits,
     pub(crate) signer: Signer,
@@ -61,7 +65,8 @@ impl Egress {
         let limits = within_descriptors(settings.limits);
         let tls = tls(settings.extra_ca_pem.as_deref())?;
         Ok(Arc::new(Self {
-            allowed: settings.allowed,
+            operator: Layer { name: "operator".into(), rules: settings.allowed.into_rules() },
+            plain: Arc::new(Policy::operator()),
             credentials: settings.credentials,
             gateway,
             limits,
@@ -77,10 +82,31 @@ impl Egress {
         }))
     }
 
-    /// Serves every connection to `socket` as `identity`. The caller removes the socket's file.
+    /// Serves every connection to `socket` as `identity`, within the operator's settings alone and as if a run were active. The caller
+    /// removes the socket's file.
     #[must_use]
     pub fn open(self: &Arc<Self>, socket: UnixListener, identity: Identity) -> Listener {
-        Listener::open(self.clone(), socket, identity)
+        Listener::open(self.clone(), socket, identity, self.plain.clone(), true)
+    }
+
+    /// As [`Self::open`], with a policy, and outside runs: see [`Listener::running`]. A listener that belongs to nobody yet
+    /// gets [`Policy::closed`].
+    #[must_use]
+    pub fn open_with(self: &Arc<Self>, socket: UnixListener, identity: Identity, policy: Arc<Policy>) -> Listener {
+        Listener::open(self.clone(), socket, identity, policy, false)
+    }
+
+    /// What would happen to a request under a policy, and why: the same function decides as for requests. Nothing is resolved or
+    /// connected to.
+    ///
+    /// # Errors
+    /// The URL or the method cannot be read.
+    pub fn explain(&self, policy: &Policy, question: &Question) -> Result<Explanation, PolicyError> {
+        explain(self.ground(), policy, question)
+    }
+
+    pub(crate) fn ground(&self) -> Ground<'_> {
+        Ground { operator: &self.operator, credentials: self.credentials.all() }
     }
 
     /// Why requests do not get their credentials, one message each, as far as is known: AWS is not asked.

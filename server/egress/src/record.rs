@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use crate::answer::Refusal;
 use crate::denials::Denials;
 use crate::meter::Meter;
+use crate::policy::Decided;
 use crate::target::Target;
 use crate::trail::{Decision, Identity, METHODS, RequestRecord, Trail};
 
@@ -32,6 +33,10 @@ impl Entry {
             port: 0,
             decision: Decision::Failed("stopped"),
             rule: None,
+            layer: None,
+            policy: None,
+            credential: None,
+            operation: None,
             status: 0,
             bytes_up: 0,
             bytes_down: 0,
@@ -46,8 +51,13 @@ impl Entry {
         self.record.port = target.port;
     }
 
-    pub(crate) fn ruled_by(&mut self, rule: String) {
-        self.record.rule = Some(rule);
+    /// What the decision about the request rests on.
+    pub(crate) fn ruled_by(&mut self, decided: &Decided<'_>, policy: &Arc<str>) {
+        self.record.rule = decided.rule.map(str::to_owned);
+        self.record.layer = decided.layer.cloned();
+        self.record.policy = Some(policy.clone());
+        self.record.credential = decided.credential.map(|credential| credential.name.clone());
+        self.record.operation = decided.operation.map(|operation| operation.name.clone());
     }
 
     /// The status of the answer, once it is known.

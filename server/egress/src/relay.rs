@@ -179,6 +179,7 @@ async fn pass_on(
             out.put_slice(end);
         }
         meter.count_down(data.len());
+        meter.pace().await;
     }
     if chunks {
         out.put_slice(b"0\r\n\r\n");

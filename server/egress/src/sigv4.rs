@@ -42,13 +42,13 @@ impl Signer {
     /// Adds a signature to the headers of a request to `host`; returns the credentials used.
     pub(crate) async fn sign(
         &self,
-        scope: Scope<'_>,
+        (scope, chain): (Scope<'_>, &Chain),
         host: &Host,
         line: (&Method, &PathAndQuery),
         headers: &mut HeaderMap,
         body_sha256: &str,
     ) -> Result<Credentials, Refusal> {
-        let credentials = self.chain.for_request().await?;
+        let credentials = chain.for_request().await?;
         add_signature(&credentials, scope, self.clocks.now(host), line, headers, body_sha256)?;
         Ok(credentials)
     }

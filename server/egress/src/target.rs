@@ -57,10 +57,16 @@ impl Target {
         if !scheme.eq_ignore_ascii_case("http") {
             return Err(Refusal::malformed("absolute form is for http; use CONNECT for anything else"));
         }
+        let (target, path) = Self::of_url(rest, 80)?;
+        target.check_host_header(&head.headers)?;
+        Ok((target, path))
+    }
+
+    /// Parses what follows the scheme of a URL.
+    pub(crate) fn of_url(rest: &str, default_port: u16) -> Result<(Self, PathAndQuery), Refusal> {
         let (host_port, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let (host, port) = authority(host_port)?;
-        let target = Self { host, port: port.unwrap_or(80), form: Form::Absolute };
-        target.check_host_header(&head.headers)?;
+        let target = Self { host, port: port.unwrap_or(default_port), form: Form::Absolute };
         let path = if rest.starts_with('/') { path(rest)? } else { path(&format!("/{rest}"))? };
         Ok((target, path))
     }

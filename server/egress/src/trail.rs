@@ -1,5 +1,6 @@
 //! The record of each request, and the trait that receives records.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The values of [`RequestRecord::method`], a closed set that may serve as a metric label: clients choose method names freely, so
@@ -7,10 +8,25 @@ use std::time::Duration;
 pub const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "OTHER"];
 
 /// Reasons for which policy denies a well-formed request. Malformed and oversized requests have other reasons.
-pub const POLICY_DENIALS: [&str; 14] = [
+pub const POLICY_DENIALS: [&str; 29] = [
     "not_allowed",
     "denied_by_rule",
+    "closed",
+    "method_not_allowed",
+    "path_not_allowed",
+    "ambiguous_path",
+    "method_override",
+    "path_override",
+    "tunnel_not_inspectable",
     "credential_host",
+    "operation_not_allowed",
+    "no_run",
+    "model_not_allowed",
+    "server_tool_not_allowed",
+    "ambiguous_body",
+    "compressed_body",
+    "policy_changed",
+    "request_rate",
     "address_loopback",
     "address_private",
     "address_link_local",
@@ -73,6 +89,15 @@ pub struct RequestRecord {
     pub decision: Decision,
     /// The allow-list rule that decided, as it was configured; `None` where none matched.
     pub rule: Option<String>,
+    /// The layer that this rule is of, or that allows nothing of the kind: `operator` or a name of the policy's; of an allowed
+    /// request the innermost one.
+    pub layer: Option<Arc<str>>,
+    /// Name of the policy that the request was judged by.
+    pub policy: Option<Arc<str>>,
+    /// Name of the credential that was added, or that refused the request.
+    pub credential: Option<Arc<str>>,
+    /// The operation that was asked for, where the credential has a list.
+    pub operation: Option<Arc<str>>,
     /// HTTP status of the answer; 499 where the client left before it, 0 where the request was cut off by the listener's end.
     pub status: u16,
     /// Bytes of the body, or of the tunnel, from the client to the target.

@@ -71,7 +71,9 @@ pub(crate) async fn carry(
                 Ok(0) => break,
                 Ok(read) => {
                     socket::write(target, &[&buffer[..read]]).await.map_err(Broken::Target)?;
+                    drop(buffer);
                     meter.count_up(read);
+                    meter.pace().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(Broken::Client(error)),
@@ -90,7 +92,9 @@ pub(crate) async fn carry(
                         watch.server_says(&buffer[..read]);
                     }
                     socket::write(client, &[&buffer[..read]]).await.map_err(Broken::Client)?;
+                    drop(buffer);
                     meter.count_down(read);
+                    meter.pace().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(Broken::Target(error)),

@@ -12,6 +12,7 @@ use crate::body::{Arrival, Decoder, Piece};
 use crate::head::Framing;
 use crate::held::{Held, Holding};
 use crate::meter::Meter;
+use crate::model::Found;
 use crate::settings::Limits;
 use crate::socket;
 
@@ -63,7 +64,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// Reads the whole body into `holding`.
-    pub(crate) async fn hold(&mut self, mut holding: Holding) -> Result<Held, Refusal> {
+    pub(crate) async fn hold(&mut self, mut holding: Holding) -> Result<(Held, Option<Found>), Refusal> {
         // One time limit for the whole body, because a held body takes space from others.
         let limit = self.limits.idle;
         let whole = async {
@@ -83,11 +84,13 @@ impl<'a> Incoming<'a> {
                         }
                         None => self.more().await?,
                     },
-                    Piece::End => return Ok::<_, Refusal>(holding.finish()),
+                    Piece::End => return holding.finish(),
                 }
             }
         };
-        tokio::time::timeout(limit, whole).await.unwrap_or(Err(Refusal::body_timeout()))
+        let held = tokio::time::timeout(limit, whole).await.unwrap_or(Err(Refusal::body_timeout()))?;
+        self.meter.pace().await;
+        Ok(held)
     }
 
     /// Reads the body and passes it on as it arrives. `received` is set once all of it has been read, because the target may answer
@@ -106,6 +109,7 @@ impl<'a> Incoming<'a> {
                         return Err(Refusal::body_too_large());
                     }
                     self.meter.count_up(data.len());
+                    self.meter.pace().await;
                     Arrival::Data(data)
                 }
                 Piece::More => {

@@ -31,6 +31,8 @@ pub(crate) struct Destination<'a> {
     pub(crate) addresses: &'a [SocketAddr],
     /// The rule that provides the request's credential.
     pub(crate) credential: Option<RuleId>,
+    /// Number of the listener's owner.
+    pub(crate) owner: u64,
 }
 
 /// What two requests of a listener must have in common to share a connection. All connections of a proxy use the same TLS
@@ -41,11 +43,12 @@ pub(crate) struct Key {
     host: Host,
     address: SocketAddr,
     credential: Option<RuleId>,
+    pub(crate) owner: u64,
 }
 
 impl Key {
     pub(crate) fn new(to: Destination<'_>, address: SocketAddr) -> Self {
-        Self { tls: to.tls, host: to.host.clone(), address, credential: to.credential }
+        Self { tls: to.tls, host: to.host.clone(), address, credential: to.credential, owner: to.owner }
     }
 }
 

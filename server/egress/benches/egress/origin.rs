@@ -211,7 +211,7 @@ async fn taken(parts: &http::request::Parts, mut body: Incoming) -> Result<usize
     } else {
         ensure!(header("authorization").starts_with("AWS4-HMAC-SHA256 "), "there is no signature");
     }
-    if parts.uri.path() == "/verify" && header("host") == SIGNED {
+    if parts.uri.path() == "/model/verify/invoke" && header("host") == SIGNED {
         let whole = body.collect().await?.to_bytes();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
         let credentials = sigv4::Credentials {

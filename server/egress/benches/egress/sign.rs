@@ -23,7 +23,7 @@ const WARM: Duration = Duration::from_millis(150);
 pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {
     let verified = stage.ours().and_then(|at| {
         // The origin verifies the signature of this request; for the measured ones it only checks that there is one.
-        exchange(&mut Conn::open(&at)?, &request(SIGNED, "/verify")).context("the signature")?;
+        exchange(&mut Conn::open(&at)?, &request(SIGNED, "/model/verify/invoke")).context("the signature")?;
         Ok(at)
     });
     let keyed = stage.ours();

@@ -55,7 +55,7 @@ async fn held_bodies_of_four_rooms_leave_space_for_another_tenant() {
         signed_body: defaults.signed_body / 20,
         ..defaults
     };
-    let proxy = verifier.proxy("bedrock", limits);
+    let proxy = verifier.proxy("execute-api", limits);
     let mine = Room::open(&proxy, "mine", "mine");
     let hostile: Vec<Room> = (0..4).map(|n| Room::open(&proxy, &format!("hostile-{n}"), "theirs")).collect();
     let length = limits.signed_body as usize;
@@ -160,7 +160,7 @@ async fn a_body_slower_than_the_minimum_rate_is_cut_off() {
     let verifier = Verifier::start(None, 0).await;
     let limits = Limits { upload_rate: 100, upload_window: Duration::from_secs(1), ..Limits::default() };
     let plain = Proxy::start(Settings { limits, ..settings(&[("web.example:80", peer.addr())]) });
-    let signed = verifier.proxy("bedrock", limits);
+    let signed = verifier.proxy("execute-api", limits);
     for (proxy, host) in [(&plain, "web.example"), (&signed, HOST)] {
         for framing in ["content-length: 1000", "transfer-encoding: chunked"] {
             let mut stream = proxy.connect().await;

@@ -62,7 +62,7 @@ impl Chained {
         };
         let target = Listening::http(any(), Some(tls), answer).await.expect("listens");
         let settings = Settings {
-            credentials: format!("{HOST}=sigv4:bedrock:us-east-1").parse().expect("a rule"),
+            credentials: format!("{HOST}=sigv4:execute-api:us-east-1").parse().expect("a rule"),
             extra_ca_pem: Some(ca),
             ..settings(&[("example.amazonaws.com:443", target.addr())])
         };

@@ -151,7 +151,7 @@ async fn published_vectors_pass_through_the_proxy() {
 #[tokio::test]
 async fn unusual_paths_and_queries_are_signed_as_they_are_sent() {
     let verifier = Verifier::start(None, 0).await;
-    for service in ["bedrock", "s3"] {
+    for service in ["execute-api", "s3"] {
         let proxy = verifier.proxy(service, Limits::default());
         for path in [
             "/a%20b",
@@ -199,7 +199,7 @@ async fn unusual_paths_and_queries_are_signed_as_they_are_sent() {
                 "/<a>`b\"{c}^" => "/%3Ca%3E%60b%22%7Bc%7D%5E".to_owned(),
                 _ => sent,
             };
-            if service == "bedrock" {
+            if service == "execute-api" {
                 assert_eq!(seen.path, sent, "{path}: it is sent as it came");
             }
         }
@@ -217,7 +217,7 @@ async fn unusual_paths_and_queries_are_signed_as_they_are_sent() {
 #[tokio::test]
 async fn the_whole_body_is_signed() {
     let verifier = Verifier::start(None, 0).await;
-    let proxy = verifier.proxy("bedrock", Limits::default());
+    let proxy = verifier.proxy("execute-api", Limits::default());
     for size in [0, 1, 1 << 20, (1 << 20) + 1, 5 << 20] {
         let body: Vec<u8> = (0..size).map(|n| u8::try_from(n % 253).expect("small")).collect();
         for chunked in [false, true] {
@@ -244,7 +244,7 @@ async fn the_whole_body_is_signed() {
             let seen = verifier.last();
             assert_eq!(
                 (seen.verdict, seen.length, seen.sha256),
-                (valid("bedrock"), size, hex(&body)),
+                (valid("execute-api"), size, hex(&body)),
                 "{size} {chunked}"
             );
             assert!(!seen.headers.contains_key("transfer-encoding") && !seen.headers.contains_key("expect"));
@@ -303,7 +303,7 @@ async fn the_clients_own_headers_are_kept_and_signed() {
 #[tokio::test]
 async fn after_a_held_body_comes_the_next_request() {
     let verifier = Verifier::start(None, 0).await;
-    let proxy = verifier.proxy("bedrock", Limits::default());
+    let proxy = verifier.proxy("execute-api", Limits::default());
     let mut stream = proxy.connect().await;
     let head = format!(
         "POST http://{HOST}/first HTTP/1.1\r\nhost: {HOST}\r\nexpect: 100-continue\r\ncontent-length: 1000\r\n\r\n"
@@ -319,7 +319,7 @@ async fn after_a_held_body_comes_the_next_request() {
 #[tokio::test]
 async fn a_body_too_large_to_sign_is_refused_before_it_is_sent() {
     let verifier = Verifier::start(None, 0).await;
-    let proxy = verifier.proxy("bedrock", Limits { signed_body: 1000, ..Limits::default() });
+    let proxy = verifier.proxy("execute-api", Limits { signed_body: 1000, ..Limits::default() });
     let known =
         format!("PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\nexpect: 100-continue\r\ncontent-length: 1001\r\n\r\n");
     let answer = proxy.talk(known).await;
@@ -335,7 +335,7 @@ async fn a_body_too_large_to_sign_is_refused_before_it_is_sent() {
         reserved_on_disk: 0,
         ..Limits::default()
     };
-    let tight = verifier.proxy("bedrock", limits);
+    let tight = verifier.proxy("execute-api", limits);
     let request =
         format!("PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 101\r\n\r\n{}", "x".repeat(101));
     let answer = tight.talk(request).await;
@@ -369,7 +369,7 @@ async fn requests_signed_in_other_ways_are_refused_with_a_reason() {
     assert_eq!(verifier.count(), 0);
     // Only a POST to S3 carries a signed form: an object may be a form, and other services accept unsigned ones.
     let form = format!("host: {HOST}\r\ncontent-type: multipart/form-data; boundary=x\r\nconnection: close\r\n\r\n");
-    for (service, method) in [("s3", "PUT"), ("bedrock", "POST")] {
+    for (service, method) in [("s3", "PUT"), ("execute-api", "POST")] {
         let proxy = verifier.proxy(service, Limits::default());
         let answer = proxy.talk(format!("{method} http://{HOST}/?a=X-Amz-Signature HTTP/1.1\r\n{form}")).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{service} {method}: {answer}");
@@ -382,7 +382,7 @@ async fn requests_signed_in_other_ways_are_refused_with_a_reason() {
 async fn a_skewed_target_is_signed_for_by_its_own_clock() {
     for ahead in [3600, -3600] {
         let verifier = Verifier::start(None, ahead).await;
-        let proxy = verifier.proxy("bedrock", Limits::default());
+        let proxy = verifier.proxy("execute-api", Limits::default());
         let request = format!(
             "POST http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody"
         );
@@ -398,7 +398,7 @@ async fn a_skewed_target_is_signed_for_by_its_own_clock() {
 #[tokio::test]
 async fn an_absurd_target_clock_is_ignored() {
     let verifier = Verifier::start(None, 50 * 365 * 86_400).await;
-    let proxy = verifier.proxy("bedrock", Limits::default());
+    let proxy = verifier.proxy("execute-api", Limits::default());
     for requests in 1..=2 {
         let answer =
             proxy.talk(format!("GET http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n")).await;
@@ -419,7 +419,7 @@ async fn one_listener_cannot_take_the_whole_body_budget() {
         idle: DEADLINE,
         ..Limits::default()
     };
-    let proxy = verifier.proxy("bedrock", limits);
+    let proxy = verifier.proxy("execute-api", limits);
     let body = |path: &str, length: usize, sent: usize| {
         let head = format!(
             "POST http://{HOST}{path} HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
