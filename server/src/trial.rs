@@ -12,7 +12,7 @@ use nagaya_workspace::directory::SocketBase;
 use nagaya_workspace::engine::Docker;
 use nagaya_workspace::rooms::Occupant;
 use nagaya_workspace::state::{Embedded, PoolSize};
-use nagaya_workspace::{OnShutdown, Parts, Settings, Template, Workspaces};
+use nagaya_workspace::{OnShutdown, OperatorsOnly, Parts, Settings, Template, Workspaces};
 
 use crate::bedrock;
 use crate::config::Config;
@@ -48,6 +48,7 @@ async fn parts(config: &Config, deployment: String) -> Result<Parts, Box<dyn std
     let rooms = &config.rooms;
     let metrics = Arc::new(Metrics::new()?);
     Ok(Parts {
+        policies: Arc::new(OperatorsOnly),
         engine: Arc::new(Docker::new(rooms.engine.clone())),
         egress: Egress::new(nagaya_egress::Settings::default(), None, Arc::new(NoTrail))?,
         sockets: SocketBase::prepare(rooms.socket_base.clone(), rooms.socket_host_base.clone())?,

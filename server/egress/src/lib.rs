@@ -38,6 +38,7 @@ mod host;
 mod listener;
 mod meter;
 mod model;
+mod outgoing;
 mod pins;
 mod policy;
 mod pool;
@@ -64,6 +65,7 @@ pub use credentials::{
 };
 pub use listener::Listener;
 pub use model::ModelPolicy;
+pub use outgoing::{Outgoing, OutgoingError};
 pub use pins::Pins;
 pub use policy::{Explanation, LayerSpec, Policy, PolicyError, PolicySpec, Question, Rates, RuleSpec};
 pub use proxy::Egress;

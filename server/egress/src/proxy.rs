@@ -65,7 +65,7 @@ impl Egress {
         let limits = within_descriptors(settings.limits);
         let tls = tls(settings.extra_ca_pem.as_deref())?;
         Ok(Arc::new(Self {
-            operator: Layer { name: "operator".into(), rules: settings.allowed.into_rules() },
+            operator: Layer { name: "operator".into(), rules: settings.allowed.into_rules(), allows_rest: false },
             plain: Arc::new(Policy::operator()),
             credentials: settings.credentials,
             gateway,

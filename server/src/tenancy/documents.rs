@@ -84,7 +84,9 @@ impl Tenancy {
         if problems.is_empty() {
             let above = levels.above(of);
             problems = excesses(&levels.operator, &above, document, |host| self.may_reach(&above, host));
-            problems.extend(super::policies::problems(document));
+            let mut unreadable = super::policies::problems(document);
+            unreadable.retain(|of| !problems_at(&problems, &of.place));
+            problems.extend(unreadable);
             problems.extend(self.unknown_vaults(&tenant.tenant_id, document).await?);
         }
         if !problems.is_empty() {
@@ -167,3 +169,6 @@ impl Tenancy {
     }
 }
 
+fn problems_at(problems: &[Problem], place: &str) -> bool {
+    problems.iter().any(|problem| problem.place == place)
+}

@@ -48,6 +48,8 @@ pub(super) fn problems(document: &Document) -> Vec<Problem> {
     };
     let problem = |list: &str, error: nagaya_egress::PolicyError| {
         let place = error.place.replacen("layers[0].rules", list, 1);
+        // What is denied are hosts alone.
+        let place = if list == "egress.deny" { place.trim_end_matches(".host").to_owned() } else { place };
         Problem { place, why: error.message }
     };
     let allowed = of(Some(allow.clone().unwrap_or_default()), Vec::new()).map(|error| problem("egress.allow", error));
@@ -71,9 +73,8 @@ impl Tenancy {
         let (hosts, ids) = self.models(&models, &effective.models.value);
         let mut layers: Vec<LayerSpec> = effective.egress.iter().map(|of| layer(of, &hosts)).collect();
         let rates = Rates {
-            requests: effective.requests_per_second.value,
-            bytes: effective.bytes_per_second.value,
-            ..Rates::default()
+            requests_per_second: effective.requests_per_second.value,
+            bytes_per_second: effective.bytes_per_second.value,
         };
         if rates != Rates::default() {
             layers.push(LayerSpec { name: "rates".into(), allows_rest: true, rates, ..LayerSpec::default() });

@@ -220,11 +220,6 @@ pub fn excesses(
                 Err(why) => problems.add(place, why),
             }
         }
-        for (at, host) in egress.deny.iter().enumerate() {
-            if let Err(why) = may_reach(host) {
-                problems.add(format!("egress.deny[{at}]"), why);
-            }
-        }
     }
     if above.vaults.from != Level::Operator {
         for (at, vault) in document.vaults.iter().flatten().enumerate() {
@@ -306,7 +301,7 @@ mod tests {
         let below = document(json!({
             "models": {"allowed": ["a", "b"], "default": "c"},
             "tools": {"allowed": ["Bash", "Read"], "provider": ["web_search", "web_fetch"]},
-            "egress": {"allow": [{"host": "a.example"}, {"host": "evil.example"}, {"host": "?"}], "deny": ["?"]},
+            "egress": {"allow": [{"host": "a.example"}, {"host": "evil.example"}, {"host": "?"}]},
             "vaults": ["v1", "v2"],
             "limits": {"run_seconds": 61},
         }));
@@ -320,7 +315,6 @@ mod tests {
             "tools.provider[1]",
             "egress.allow[1].host",
             "egress.allow[2].host",
-            "egress.deny[0]",
             "vaults[1]",
             "limits.run_seconds",
         ]);

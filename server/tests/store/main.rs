@@ -1,6 +1,7 @@
 //! The store over SQLite and PostgreSQL: one suite for both, and the behaviour while PostgreSQL is unreachable.
 
 mod away;
+mod configurations;
 mod refusals;
 mod runs;
 mod same;

@@ -1,6 +1,7 @@
 //! TEN: what tenants decide, and that it holds for them alone.
 
 mod documents;
+mod models;
 mod policies;
 mod vaults;
 mod world;
@@ -8,4 +9,4 @@ mod world;
 use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
-pub(super) const FILES: &[&[Scenario]] = &[documents::SCENARIOS, policies::SCENARIOS, vaults::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[documents::SCENARIOS, models::SCENARIOS, policies::SCENARIOS, vaults::SCENARIOS];

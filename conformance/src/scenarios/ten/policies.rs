@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::world::{A, B, BEYOND, NEEDS, World, write};
+use super::world::{A, B, BEYOND, NEEDS, Party, World, write};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -93,6 +93,12 @@ async fn own_policy(context: &Context) -> Result<(), Failure> {
     check(entry.to_string().contains("conversation"), format!("the trail does not say whose rule decided: {entry}"))
 }
 
+/// Runs a line of bash in the workspace without waiting for it.
+async fn in_background(party: &Party, line: &str) -> Result<(), Failure> {
+    let started = party.room.exec(["bash", "-c", "bash -c \"$1\" >/dev/null 2>&1 &", "bash", line]).await?;
+    check_eq("status of a program that is started", started.status, 0)
+}
+
 async fn changed_policy(context: &Context) -> Result<(), Failure> {
     let world = World::start(context, 1, crate::target::launch::Launch::without_model).await?;
     let parties = world.parties(context, 1).await?;
@@ -108,12 +114,12 @@ async fn changed_policy(context: &Context) -> Result<(), Failure> {
          until [ -e /workspace/go ]; do sleep 0.02; done; printf 'GET http://{A}/facts HTTP/1.1\\r\\nHost: {A}\\r\\nConnection: close\\r\\n\\r\\n' >&3; \
          cat <&3 > /workspace/after; touch /workspace/done"
     );
-    party.room.shell(&format!("( {waiting} ) >/dev/null 2>&1 &")).await?;
+    in_background(party, &waiting).await?;
     let tunnel = format!(
-        "( exec 3<>/dev/tcp/127.0.0.1/8080; printf 'CONNECT {A}:443 HTTP/1.1\\r\\nHost: {A}\\r\\n\\r\\n' >&3; \
-         head -n 1 <&3 > /workspace/tunnel; cat <&3 >/dev/null; touch /workspace/closed ) >/dev/null 2>&1 &"
+        "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'CONNECT {A}:443 HTTP/1.1\\r\\nHost: {A}\\r\\n\\r\\n' >&3; \
+         head -n 1 <&3 > /workspace/tunnel; cat <&3 >/dev/null; touch /workspace/closed"
     );
-    party.room.shell(&tunnel).await?;
+    in_background(party, &tunnel).await?;
     let until = async |file: &str| {
         let line = format!("for n in $(seq 500); do [ -s /workspace/{file} ] && exit 0; sleep 0.02; done; exit 1");
         let done = party.room.shell(&line).await?;

@@ -1,5 +1,7 @@
 //! Vaults: whose credential which request gets, that nobody sees it, and that a new one reaches open workspaces.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::world::{A, B, NEEDS, Party, World, write};
@@ -89,7 +91,8 @@ async fn own_credentials(context: &Context) -> Result<(), Failure> {
     for (number, (party, secret)) in parties.iter().zip(&secrets).enumerate() {
         let path = format!("/own-{number}");
         // The client's own header does not go out beside it.
-        answers.push(party.answer(&format!("-i -H 'Authorization: Bearer guessed' http://{A}{path}")).await?);
+        let asked = party.status(&format!("-H 'Authorization: Bearer guessed' http://{A}{path}")).await?;
+        check_eq("status of a request with the credential", asked, 200)?;
         check_eq(format!("what host {A} was sent for tenant {number}"), sent(&world, &path).await?, Some(format!("Bearer {secret}")))?;
         // Another host gets nothing of it.
         let elsewhere = format!("/elsewhere-{number}");
@@ -111,20 +114,15 @@ async fn own_credentials(context: &Context) -> Result<(), Failure> {
     for secret in &secrets {
         let shown = answers.iter().find(|answer| answer.contains(secret.as_str()));
         check(shown.is_none(), format!("a secret is shown: {shown:?}"))?;
-        let encoded = base64(secret);
-        check(!answers.iter().any(|answer| answer.contains(&encoded)), "a secret is shown in Base64")?;
     }
     in_no_file(&world, &secrets)
 }
 
-fn base64(text: &str) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(text)
-}
-
 /// Checks that no file of the server's state has one of these secrets.
 fn in_no_file(world: &World, secrets: &[String]) -> Result<(), Failure> {
-    let mut left = vec![world.deployment.server()?.state.clone()];
+    let state = world.deployment.server()?.program.env.get("STATE_DIR").cloned();
+    let state = state.ok_or_else(|| Failure::harness("the server has no STATE_DIR"))?;
+    let mut left = vec![PathBuf::from(state)];
     let mut files = 0;
     while let Some(dir) = left.pop() {
         for entry in std::fs::read_dir(dir)? {
@@ -186,7 +184,8 @@ async fn keys(context: &Context) -> Result<(), Failure> {
     let secret = context.unique("canary");
     context.secrets().add(&secret);
     let (old, new) = (key_file(context, "old", 7)?, key_file(context, "new", 8)?);
-    let mut world = World::start(context, 1, Launch::without_model).await?;
+    let keep = |launch: Launch| launch.without_model().set("SHUTDOWN_WORKSPACES", "keep");
+    let mut world = World::start(context, 1, keep).await?;
     let mut parties = world.parties(context, 1).await?;
     let vaults = format!("/api/tenants/{}/vaults", parties[0].conversation.tenant);
     let refused = world.deployment.api.post(&vaults, &json!({"name": "main"})).await?.expect(503)?;
@@ -221,6 +220,6 @@ async fn keys(context: &Context) -> Result<(), Failure> {
     check_eq("what was sent with both keys", ask(&world, &parties[0], "/both").await?, bearer.clone())?;
     let rekeyed = world.deployment.api.post("/api/admin/vaults/rekey", &json!({})).await?.expect(200)?.json()?;
     check_eq(format!("secrets sealed again in {rekeyed}"), rekeyed["sealed"].as_u64(), Some(1))?;
-    with(&mut world, &[("VAULT_KEY_FILE", &new)]).await?;
+    with(&mut world, &[("VAULT_KEY_FILE", &new), ("SHUTDOWN_WORKSPACES", "destroy")]).await?;
     check_eq("what was sent with the new key", ask(&world, &parties[0], "/new").await?, bearer)
 }

@@ -72,6 +72,7 @@ pub(crate) fn decide<'p>(ground: Ground<'p>, policy: &'p Policy, running: bool, 
         decided.layer = Some(&layer.name);
         match layer.rules.judge(asked, port) {
             Verdict::Allowed(rule) => decided.rule = Some(rule),
+            Verdict::Denied("not_allowed", None) if layer.allows_rest => decided.rule = None,
             Verdict::Denied(reason, rule) => {
                 decided.rule = rule;
                 decided.ruling = Err(Refusal::denied(reason));

@@ -25,6 +25,7 @@ pub(crate) use rules::{Applies, RuleSet, Verdict, cut};
 pub(crate) use spec::Place;
 pub use spec::{LayerSpec, PolicyError, PolicySpec, RuleSpec};
 
+use crate::allow::Pattern;
 use crate::credentials::Credential;
 use crate::model::ModelPolicy;
 
@@ -42,6 +43,8 @@ pub struct Policy {
 pub(crate) struct Layer {
     pub(crate) name: Arc<str>,
     pub(crate) rules: RuleSet,
+    /// Whether what no rule matches is allowed.
+    pub(crate) allows_rest: bool,
 }
 
 impl fmt::Debug for Policy {
@@ -64,7 +67,8 @@ impl Policy {
         let rates = layers.iter().map(|layer| layer.rates).collect();
         let build = |(index, layer): (usize, &LayerSpec)| {
             let place = |rule: usize, place: Place| format!("layers[{index}].rules[{rule}].{place}");
-            Ok(Layer { name: layer.name.as_str().into(), rules: RuleSet::new(&layer.rules, place)? })
+            let rules = RuleSet::new(&layer.rules, place)?;
+            Ok(Layer { name: layer.name.as_str().into(), rules, allows_rest: layer.allows_rest })
         };
         let layers = layers.iter().enumerate().map(build).collect::<Result<_, PolicyError>>()?;
         Ok(Self { name: name.into(), closed: false, layers, rates, credentials: credentials.into(), models })
@@ -93,6 +97,15 @@ impl Policy {
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Whether every layer, and `operator`, allows anything that a pattern matches.
+    pub(crate) fn meets(&self, operator: &Layer, pattern: &Pattern, port: Option<u16>) -> bool {
+        let allows = |layer: &Layer| match layer.allows_rest {
+            true => !layer.rules.denies_all(pattern, port),
+            false => layer.rules.meets(pattern, port),
+        };
+        !self.closed && std::iter::once(operator).chain(&self.layers).all(allows)
     }
 
     pub(crate) fn rates(&self) -> &[Rates] {

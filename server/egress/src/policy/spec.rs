@@ -31,8 +31,10 @@ impl RuleSpec {
 pub struct LayerSpec {
     /// The layer's name in records and explanations, for example `tenant`.
     pub name: String,
-    /// The layer's rules; what none of them allows is denied.
+    /// The layer's rules; what none of them allows is denied, unless the layer allows the rest.
     pub rules: Vec<RuleSpec>,
+    /// Whether the layer allows what no rule of it matches: for a layer that only denies, or only has rates.
+    pub allows_rest: bool,
     /// Rates for each listener.
     pub rates: Rates,
 }

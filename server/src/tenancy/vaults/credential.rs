@@ -16,7 +16,7 @@ const LONGEST_TEXT: usize = 2_048;
 /// A secret: `Debug` does not show it, and its memory is cleared when it is dropped.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
-#[schema(value_type = String, format = Password, write_only)]
+#[schema(value_type = String, format = Password)]
 pub struct Secret(Zeroizing<String>);
 
 impl fmt::Debug for Secret {

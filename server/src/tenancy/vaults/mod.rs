@@ -29,7 +29,6 @@ pub struct NewCredential {
     /// Which requests get it.
     pub purpose: Purpose,
     /// The credential itself. It is never shown again.
-    #[schema(write_only)]
     pub auth: Auth,
 }
 

@@ -74,7 +74,8 @@ impl Client {
         })
     }
 
-    async fn fetch(&self, refresh: Option<&Secret>) -> Result<Granted, String> {
+    /// The body of a request for a token.
+    fn form(&self, refresh: Option<&Secret>) -> String {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         match refresh {
             Some(token) => form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token.reveal()),
@@ -83,16 +84,22 @@ impl Client {
         if let Some(scope) = &self.scope {
             form.append_pair("scope", scope);
         }
+        if self.secret.is_none() {
+            // A public client names itself in the body (RFC 6749, 3.2.1).
+            form.append_pair("client_id", &self.id);
+        }
+        form.finish()
+    }
+
+    async fn fetch(&self, refresh: Option<&Secret>) -> Result<Granted, String> {
         let mut headers = vec![
             ("content-type", "application/x-www-form-urlencoded".to_owned()),
             ("accept", "application/json".to_owned()),
         ];
-        match &self.secret {
-            Some(secret) => headers.push(("authorization", basic(&self.id, secret.reveal()))),
-            // A public client names itself in the body (RFC 6749, 3.2.1).
-            None => drop(form.append_pair("client_id", &self.id)),
+        if let Some(secret) = &self.secret {
+            headers.push(("authorization", basic(&self.id, secret.reveal())));
         }
-        let request = Outgoing { url: &self.url, headers, body: form.finish().into_bytes(), most: LONGEST_ANSWER };
+        let request = Outgoing { url: self.url.as_str(), headers, body: self.form(refresh).into_bytes(), most: LONGEST_ANSWER };
         let (status, body) = self.egress.post(&self.policy, request).await.map_err(|error| error.to_string())?;
         if !status.is_success() {
             return Err(format!("the token endpoint answered {}", status.as_u16()));

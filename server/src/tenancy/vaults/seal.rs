@@ -60,7 +60,7 @@ pub enum SealError {
 /// What is accepted; the text is never repeated.
 pub fn parse_key(text: &str) -> Result<Zeroizing<[u8; KEY_BYTES]>, String> {
     let text = text.trim();
-    let hex = || {
+    let hex = || -> Option<Vec<u8>> {
         let pairs = text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
         (text.len() == 2 * KEY_BYTES && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| pairs.collect())?
     };

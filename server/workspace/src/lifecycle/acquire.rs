@@ -8,7 +8,7 @@ use nagaya_telemetry::metrics::StartSource;
 
 use crate::engine::{Condition, EngineError};
 use crate::id::RoomId;
-use crate::lifecycle::build::{BuildError, identity, subject};
+use crate::lifecycle::build::{BuildError, subject};
 use crate::lifecycle::lease::{Lease, Origin};
 use crate::peers::PeerUnavailable;
 use crate::reason::ReleaseReason;
@@ -175,6 +175,7 @@ impl Workspaces {
     /// Binds a pooled room to a conversation: gives its egress listener identity and policy, and writes its record; `false` if the room
     /// is being released.
     async fn bind(&self, room: &Room, occupant: &Occupant) -> Result<bool, RecordError> {
+        room.set_running(false);
         self.assign(room, occupant).await;
         let written = self.write_record(room, Some(occupant), None).await;
         written

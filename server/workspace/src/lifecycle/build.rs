@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nagaya_egress::Identity;
+use nagaya_egress::{Identity, Policy};
 use nagaya_protocol::PROXY_SOCKET;
 use nagaya_telemetry::audit::{Event, Subject};
 use tracing::Instrument;
@@ -220,7 +220,14 @@ impl Workspaces {
         uid: Option<Uid>,
         occupant: Option<&Occupant>,
     ) -> std::io::Result<Opened> {
-        let listener = self.parts.egress.open(dir.bind(PROXY_SOCKET)?, identity(id, occupant));
+        // Nothing of a tenant's runs before the listener gets its policy; a room of the pool has none.
+        let listener = match occupant {
+            Some(_) => {
+                let closed = Arc::new(Policy::closed());
+                self.parts.egress.open_with(dir.bind(PROXY_SOCKET)?, identity(id, occupant), closed)
+            }
+            None => self.parts.egress.open(dir.bind(PROXY_SOCKET)?, identity(id, occupant)),
+        };
         let agent = Agent::open(dir, self.on_hostile(id))?;
         Ok(Opened { agent, listener, uid })
     }

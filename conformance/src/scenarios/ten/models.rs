@@ -1,0 +1,102 @@
+//! What a workspace may ask of models: those of its conversation, listed operations, and no tools that the provider carries out.
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::world::World;
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::files::upload;
+use crate::scenarios::common::outside::bedrock;
+use crate::target::launch::REGION;
+
+const NEEDS_MODEL: &[Capability] =
+    &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Origin, Capability::Model];
+/// The model of the suite's conversations, as it stands in a path.
+const MODEL: &str = "anthropic.claude-sonnet-4-20250514-v1%3A0";
+
+pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
+    "TEN-030",
+    "Code in a workspace asks no other model, no other operation and no tool of the provider, and none between runs",
+    "the model must be one of the conversation's set; operations are an exact list; server-side tools refused",
+    body!(own_requests),
+)
+.severity(Severity::Critical)
+.profile(Profile::Full)
+.requires(NEEDS_MODEL)
+.limit(90)];
+
+/// A request of the workspace's own: host and path, body, and whether it is passed on.
+struct Own(&'static str, String, &'static str, bool);
+
+fn own() -> Vec<Own> {
+    let plain = r#"{"anthropic_version":"bedrock-2023-05-31","max_tokens":10,"messages":[{"role":"user","content":"@say hi"}]}"#;
+    let with = |more: &str| plain.replacen('{', &format!("{{{more},"), 1);
+    let invoke = "/model/MODEL/invoke";
+    vec![
+        Own("POST", plain.into(), invoke, true),
+        Own("POST", plain.into(), "/model/anthropic.claude-opus-4-20250514-v1%3A0/invoke", false),
+        Own("POST", plain.into(), "/model/anthropic.claude-opus-4-20250514-v1:0/converse", false),
+        Own("POST", plain.into(), "/model/MODEL/../anthropic.claude-opus-4-20250514-v1%3A0/invoke", false),
+        Own("POST", plain.into(), "/model/MODEL%2f..%2fother/invoke", false),
+        Own("POST", plain.into(), "/model/MODEL/invoke-with-bidirectional-stream", false),
+        Own("POST", plain.into(), "/model/MODEL/invoke/", false),
+        Own("PUT", plain.into(), invoke, false),
+        Own("POST", plain.into(), "/async-invoke", false),
+        Own("GET", String::new(), "/async-invoke", false),
+        Own("DELETE", String::new(), "/custom-models/mine", false),
+        Own("POST", with(r#""tools":[{"type":"web_search_20250305","name":"web_search"}]"#), invoke, false),
+        Own("POST", with(r#""tools":[{"type":"code_execution_20250825","name":"code_execution"}]"#), invoke, false),
+        Own("POST", with(r#""mcp_servers":[{"type":"url","url":"https://evil.test/","name":"e"}]"#), invoke, false),
+        Own("POST", with(r#""\u0074ools":[{"type":"web_fetch_20250910","name":"web_fetch"}]"#), invoke, false),
+        Own("POST", with(r#""tools":[],"tools":[{"type":"web_fetch_20250910","name":"web_fetch"}]"#), invoke, false),
+        Own("POST", with(r#""tools":[{"name":"mine","input_schema":{"type":"object"}}]"#), invoke, true),
+    ]
+}
+
+/// A program that makes the requests, and prints the status of each in a line.
+fn program() -> String {
+    let request = |Own(method, body, path, _): &Own| {
+        let path = path.replace("MODEL", MODEL);
+        let body = if body.is_empty() { String::new() } else { format!("--data-binary '{body}'") };
+        format!(
+            "curl -s -o /dev/null --path-as-is --max-time 10 -w '%{{http_code}}\\n' -X {method} -H 'Content-Type: application/json' {body} 'http://{}{path}'\n",
+            bedrock()
+        )
+    };
+    own().iter().map(request).collect()
+}
+
+async fn own_requests(context: &Context) -> Result<(), Failure> {
+    let world = World::start(context, 1, |launch| launch).await?;
+    let conversation = world.deployment.conversation(context).await?;
+    upload(&world.deployment, &conversation, "ask.sh", Bytes::from(program())).await?.expect(204)?;
+    let parties = world.settle(vec![conversation]).await?;
+    let party = &parties[0];
+    let command = json!({"command": "sh /workspace/ask.sh > /workspace/told", "description": "Ask"});
+    world.deployment.run_well(&party.conversation, &format!("@tool Bash {command}\n@say asked")).await?;
+    let told = party.room.shell("cat /workspace/told").await?.printed;
+    let statuses: Vec<&str> = told.lines().collect();
+    check_eq(format!("number of answers in {told:?}"), statuses.len(), own().len())?;
+    for (Own(method, body, path, passed), status) in own().iter().zip(statuses) {
+        let as_expected = if *passed { status == "200" } else { matches!(status, "400" | "403" | "404") };
+        check(as_expected, format!("{method} {path} with {body:?} during a run was answered with {status}"))?;
+    }
+    let asked = world.deployment.model()?.requests().await?;
+    let paths = asked.iter().map(|request| request.0["path"].as_str().unwrap_or_default());
+    let others: Vec<_> = paths.filter(|path| !path.contains("sonnet")).collect();
+    check(others.is_empty(), format!("requests that had to be refused reached the model: {others:?}"))?;
+    // The same between runs: not even what is allowed during one.
+    let before = asked.len();
+    let idle = party.room.shell("sh /workspace/ask.sh").await?.printed;
+    check(idle.lines().all(|status| matches!(status, "400" | "403" | "404")), format!("statuses between runs: {idle:?}"))?;
+    check_eq("requests to the model after the run", world.deployment.model()?.requests().await?.len(), before)?;
+    let explain = format!("/api/tenants/{}/egress/explain?method=POST&run=false&url=http://{}/model/{MODEL}/invoke", party.conversation.tenant, bedrock());
+    let explained = world.deployment.api.get(&explain).await?.expect(200)?.json()?;
+    check_eq(format!("reason in {explained}"), explained["reason"].as_str(), Some("no_run"))?;
+    let control = format!("bedrock.{REGION}.amazonaws.com");
+    let status = party.status(&format!("-X DELETE http://{control}/custom-models/mine")).await?;
+    check_eq("status of a request to the control plane", status, 403)
+}
