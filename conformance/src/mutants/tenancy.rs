@@ -1,0 +1,102 @@
+//! Servers with defects in what tenants decide: configurations, policies, vaults.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::mutant::{Mutant, answers, asks, red};
+use crate::target::tamper::{Answer, Asked};
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "configurations-unheeded",
+        title: "A configuration is accepted and has no effect",
+        defects: &[asks(|asked, _| {
+            let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+            changes(asked).then(|| Answer::json(200, &json!({"version": 1, "configuration": body["configuration"]})))
+        })],
+        red: &[
+            red("TEN-001", "first tenant's workspace"),
+            red("TEN-002", "after the change"),
+            red("TEN-004", "was answered with"),
+            red("TEN-006", "the second server's workspace"),
+        ],
+    },
+    Mutant {
+        id: "wider-configurations-accepted",
+        title: "A configuration that goes beyond the level above is accepted, without what goes beyond it",
+        defects: &[answers(|asked, answer, _| {
+            if changes(asked) && answer.status == 422 {
+                *answer = Answer::json(200, &json!({"version": 1, "configuration": {}}));
+            }
+        })],
+        red: &[red("TEN-003", "status"), red("TEN-012", "status")],
+    },
+    Mutant {
+        id: "late-writers-believed",
+        title: "A writer whose version is too old is told that its configuration was written",
+        defects: &[answers(|asked, answer, _| {
+            if changes(asked) && answer.status == 409 {
+                let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+                *answer = Answer::json(200, &json!({"version": body["version"].as_i64().unwrap_or(0) + 1}));
+            }
+        })],
+        red: &[red("TEN-010", "number of eight writers")],
+    },
+    Mutant {
+        id: "levels-untold",
+        title: "Every value that applies is said to come from the operator",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/effective") {
+                answer.edit(|body| {
+                    for value in body.as_object_mut().into_iter().flat_map(|fields| fields.values_mut()) {
+                        if value["from"].is_string() {
+                            value["from"] = json!("operator");
+                        }
+                    }
+                });
+            }
+        })],
+        red: &[red("TEN-011", "comes from")],
+    },
+    Mutant {
+        id: "secrets-answered",
+        title: "The answer with a credential has its secret",
+        defects: &[
+            asks(|asked, memory| {
+                if asked.is(Method::POST, "/credentials") {
+                    let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+                    memory.set("secret", body["auth"]["secret"].as_str().unwrap_or_default());
+                }
+                None
+            }),
+            answers(|asked, answer, memory| {
+                if asked.method == Method::GET && asked.route().contains("/credentials/") {
+                    answer.edit(|body| body["auth"]["secret"] = json!(memory.get("secret")));
+                }
+            }),
+        ],
+        red: &[red("TEN-020", "a secret is shown")],
+    },
+    Mutant {
+        id: "rotation-lost",
+        title: "A credential that replaces another one is accepted, and the old one stays",
+        defects: &[asks(|asked, _| {
+            let replaces = asked.method == Method::PUT && asked.route().contains("/credentials/");
+            replaces.then(|| Answer::json(200, &json!({})))
+        })],
+        red: &[red("TEN-021", "what was sent after the rotation")],
+    },
+    Mutant {
+        id: "rekeying-pretended",
+        title: "Secrets are said to be sealed again and are not",
+        defects: &[asks(|asked, _| {
+            asked.is(Method::POST, "/vaults/rekey").then(|| Answer::json(200, &json!({"sealed": 1, "unreadable": []})))
+        })],
+        red: &[red("TEN-022", "what was sent with the new key")],
+    },
+];
+
+/// Whether a request replaces a configuration.
+fn changes(asked: &Asked) -> bool {
+    asked.is(Method::PUT, "/configuration")
+}
