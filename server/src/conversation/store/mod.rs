@@ -2,6 +2,9 @@
 
 mod conversations;
 mod database;
+mod idempotency;
+mod key_changes;
+mod keys;
 mod ledger;
 mod messages;
 mod models;
@@ -14,6 +17,9 @@ pub use conversations::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page,
 };
 pub use database::{Database, OpenError};
+pub use idempotency::{Attempt, Claim, Claimed, Earlier, KeptAnswer};
+pub use key_changes::{KeyChanges, KnownKey};
+pub use keys::{ApiKey, KeyChange, MOST_KEYS, NewKey, Scope};
 pub use ledger::DayUsage;
 pub use messages::{Held, Message, MessagePage, NewMessage};
 pub use models::{Model, ModelChange, ModelStatus, NewModel};
