@@ -30,9 +30,6 @@ const CODES: [(&str, u16); 10] = [
     ("SERVICE_UNAVAILABLE", 503),
 ];
 
-/// Stands before a token.
-const BEARER: &str = "Bearer ";
-
 /// A client of one deployment.
 #[derive(Debug, Clone)]
 pub struct Api {
@@ -71,16 +68,10 @@ impl Api {
         Self { key: key.map(str::to_owned), ..self.clone() }
     }
 
-    /// The same deployment with a bearer token instead of a key.
-    #[must_use]
-    pub fn with_token(&self, token: &str) -> Self {
-        Self { key: Some(format!("{BEARER}{token}")), ..self.clone() }
-    }
-
     pub(super) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));
         match &self.key {
-            Some(key) if key.starts_with(BEARER) => request.header("Authorization", key),
+            Some(key) if key.starts_with("Bearer ") => request.header("Authorization", key),
             Some(key) => request.header("X-API-Key", key),
             None => request,
         }
@@ -194,20 +185,6 @@ impl Api {
     pub async fn open_stream(&self, path: &str, body: &Value) -> Result<EventStream, Failure> {
         let request = self.request(Method::POST, path).json(body);
         self.event_stream(format!("POST {path}"), body.to_string(), request).await
-    }
-
-    /// POST with another header that is answered with an event stream.
-    ///
-    /// # Errors
-    /// No answer within the limit, or one that is not an event stream.
-    pub async fn open_stream_with(
-        &self,
-        path: &str,
-        body: &Value,
-        header: (&str, &str),
-    ) -> Result<EventStream, Failure> {
-        let request = self.request(Method::POST, path).json(body).header(header.0, header.1);
-        self.event_stream(format!("POST {path} with {}", header.0), body.to_string(), request).await
     }
 
     /// GET that is answered with an event stream, from after an event.

@@ -15,6 +15,7 @@ mod mutant;
 mod run;
 mod start;
 mod stream;
+mod ten;
 
 pub use mutant::{Mutant, Red};
 
@@ -32,6 +33,7 @@ pub fn all() -> Vec<&'static Mutant> {
         access::MUTANTS,
         kept::MUTANTS,
         run::MUTANTS,
+        ten::MUTANTS,
     ];
     files.into_iter().flatten().collect()
 }

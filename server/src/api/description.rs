@@ -40,8 +40,9 @@ impl Modify for SecuritySchemes {
 /// Status and description of an error response.
 type ErrorResponse = (&'static str, &'static str);
 
-const UNAUTHORIZED: ErrorResponse = ("401", "UNAUTHORIZED: the request has no valid key");
-const FORBIDDEN: ErrorResponse = ("403", "FORBIDDEN: the operation requires an operator's key");
+const UNAUTHORIZED: ErrorResponse = ("401", "UNAUTHORIZED: the request has no valid key or token");
+const FORBIDDEN: ErrorResponse =
+    ("403", "FORBIDDEN: the credential lacks the scope that the message names, or the operation is for operators");
 const NOT_FOUND: ErrorResponse = ("404", "NOT_FOUND: the resource does not exist or belongs to another tenant");
 const CONFLICT: ErrorResponse =
     ("409", "CONFLICT or RESOURCE_LOCKED: the resource's current state does not allow the operation");

@@ -139,6 +139,11 @@ fn used_otherwise() -> ApiError {
     ApiError::invalid("Idempotency-Key", "was used for another request: use a new one for another route or body")
 }
 
+fn gone() -> ApiError {
+    let why = "the run of this Idempotency-Key has ended, and its events are not kept any more; read the messages";
+    ApiError::new(Code::Conflict, why)
+}
+
 /// Answers a repeated request as the first time, and keeps the answers of others.
 pub(super) async fn layer(
     State(app): State<AppState>,
@@ -147,8 +152,10 @@ pub(super) async fn layer(
     next: Next,
 ) -> Result<Response, ApiError> {
     // What another server forwards has passed this layer there.
-    let concerned = request.method() == Method::POST && request.extensions().get::<FromPeer>().is_none();
-    let Some(key) = key(request.headers())?.filter(|_| concerned) else { return Ok(next.run(request).await) };
+    if request.method() != Method::POST || request.extensions().get::<FromPeer>().is_some() {
+        return Ok(next.run(request).await);
+    }
+    let Some(key) = key(request.headers())? else { return Ok(next.run(request).await) };
     let tenant_id = match request.extensions().get::<Principal>() {
         Some(Principal::Tenant(tenant)) => Some(tenant.clone()),
         _ => None,
@@ -170,12 +177,14 @@ pub(super) async fn layer(
         Err(StoreError::NotFound(_)) => return Ok(next.run(request).await),
         Err(error) => return Err(error.into()),
     };
-    if let Some(run) = &claim.run_id
-        && let Some(response) = follow(&app, &params, run, (request.uri().clone(), request.headers().clone())).await?
-    {
-        let answer = KeptAnswer { status: 200, headers: "{}".into(), body: None };
-        finish(&app.store, &claim, attempt.body.as_deref(), &answer).await;
-        return Ok(response);
+    if let Some(run) = &claim.run_id {
+        let asked = (request.uri().clone(), request.headers().clone());
+        let found = follow(&app, &params, run, asked).await?;
+        if found.is_some() || app.store.has_run(run).await? {
+            let answer = KeptAnswer { status: 200, headers: "{}".into(), body: None };
+            finish(&app.store, &claim, attempt.body.as_deref(), &answer).await;
+            return found.ok_or_else(gone);
+        }
     }
     let body = Arc::new(attempt.body.map_or_else(OnceLock::new, OnceLock::from));
     let work = Work { store: app.store.clone(), claim: Arc::new(claim), key, body };

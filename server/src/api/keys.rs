@@ -191,7 +191,7 @@ pub(super) async fn create_key(
     if let Some(tenant) = owner {
         app.store.tenant(tenant).await?;
     }
-    let (secret, were_required) = (Secret::new(), app.keys.are_required());
+    let (secret, were_required) = (Secret::new(), app.keys.are_required() || app.oidc.is_some());
     let lasting = scopes.contains(&Scope::Admin) && new.expires_at.is_none();
     if owner.is_none() && !were_required && !lasting {
         let why = "the first operator's key must have the scope admin and no expires_at: from then on every request needs a key";

@@ -40,7 +40,7 @@ use crate::cluster::Cluster;
 use crate::conversation::runs::Runs;
 use crate::conversation::store::Store;
 use crate::conversation::uploads::Uploads;
-use auth::{Credential, Keys};
+use auth::{Credential, Keys, Oidc};
 use description::Description;
 use error::{ApiError, Code};
 pub use forward::peer_router;
@@ -79,6 +79,8 @@ pub struct AppState {
     pub environment: Environment,
     /// The keys: the configured ones, and those that were created at run time.
     pub keys: Arc<Keys>,
+    /// The issuer whose tokens are accepted, if any.
+    pub oidc: Option<Arc<Oidc>>,
     /// Work on requests with `Idempotency-Key`.
     pub idempotency: Arc<Idempotency>,
     /// The rate limit of each key; `None` if requests are not limited.

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::auth::Keys;
+use crate::api::auth::{Keys, Oidc};
 use crate::api::rate_limit::RateLimits;
 use crate::api::{self, AppState};
 use crate::cli::Exit;
@@ -57,6 +57,8 @@ enum StartError {
     Database(String, OpenError),
     #[error("the keys in the database: {0}")]
     Keys(StoreError),
+    #[error("OIDC_ISSUER: the host's certificate authorities cannot be read: {0}; install them, or set SSL_CERT_FILE")]
+    Oidc(io::Error),
     #[error("the runs' journals in {0:?}: {1}; set STATE_DIR to a directory that this user may write to")]
     Journals(PathBuf, io::Error),
     #[error("WORKSPACE_SOCKET_BASE_PATH={0:?}: {1}; set it to a directory that this user may write to")]
@@ -89,7 +91,12 @@ impl StartError {
             | Self::Journals(..)
             | Self::Bind(..)
             | Self::Audit(..) => Exit::Unavailable,
-            Self::Redis(_) | Self::Bucket(_) | Self::Egress(_) | Self::AddrFile(..) | Self::Signals(_) => Exit::Failed,
+            Self::Redis(_)
+            | Self::Oidc(_)
+            | Self::Bucket(_)
+            | Self::Egress(_)
+            | Self::AddrFile(..)
+            | Self::Signals(_) => Exit::Failed,
         }
     }
 }
@@ -192,10 +199,12 @@ impl Server {
         })
         .map_err(unusable)?;
         let keys = Keys::open(config.service.keys.clone(), store.clone()).await.map_err(StartError::Keys)?;
+        let oidc = config.service.oidc.clone().map(Oidc::new).transpose().map_err(StartError::Oidc)?;
         let rate_limits = config.service.rate_limit.map(RateLimits::new);
         let app = AppState {
             environment: config.service.environment,
             keys: Arc::new(keys),
+            oidc: oidc.map(Arc::new),
             idempotency: Arc::default(),
             rate_limits: rate_limits.map(Arc::new),
             state_dir: state,
@@ -236,6 +245,10 @@ impl Server {
         let (beside, enough) = (TaskTracker::new(), CancellationToken::new());
         let (keys, until) = (self.app.keys.clone(), enough.clone());
         beside.spawn(async move { keys.follow(until).await });
+        if let Some(oidc) = self.app.oidc.clone() {
+            let until = enough.clone();
+            beside.spawn(async move { oidc.follow(until).await });
+        }
         let (idempotency, store, until) = (self.app.idempotency.clone(), self.store.clone(), enough.clone());
         beside.spawn(async move { idempotency.follow(store, until).await });
         beside.close();
@@ -288,7 +301,9 @@ fn announce(config: &Config, server: &Server, addr: std::net::SocketAddr) {
         None => tracing::info!("no S3_BUCKET_NAME: file sync is off"),
     }
     if config.service.keys.is_empty() {
-        if server.app.keys.are_required() {
+        if let Some(oidc) = &config.service.oidc {
+            tracing::info!(issuer = oidc.issuer, "tokens are accepted");
+        } else if server.app.keys.are_required() {
             tracing::info!("no API_KEYS, but operators' keys were created: every request needs a key");
         } else {
             tracing::warn!("no API_KEYS: whoever reaches this address is an operator");

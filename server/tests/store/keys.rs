@@ -229,6 +229,8 @@ async fn a_claim_that_is_not_confirmed_is_taken_over(home: &Home) {
     // Another request never takes it over.
     let another = Attempt { route: "another".into(), ..request.clone() };
     assert!(matches!(store.claim(&another).await.expect("looked up"), Claimed::No(_)));
+    let another = Attempt { body: Some("another".into()), ..request.clone() };
+    assert!(matches!(store.claim(&another).await.expect("looked up"), Claimed::No(_)));
     let Claimed::Yes(next) = store.claim(&request).await.expect("claimed") else { panic!("not taken over") };
     assert_eq!(next.run_id.as_deref(), Some("run"), "what the dead server may have started is known");
     let answer = KeptAnswer { status: 201, headers: "{}".into(), body: None };

@@ -1,12 +1,14 @@
 //! Streams of events end when the caller's key or token does.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::StreamExt;
+use jiff::Timestamp;
 
 use super::keys::Ending;
 
@@ -14,6 +16,25 @@ use super::keys::Ending;
 const BLANK_LINE: &[u8] = b"\n\n";
 
 type Ended = Pin<Box<dyn Future<Output = Ending> + Send>>;
+
+/// Longest sleep until a key's or token's end: the host's clock may be set meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// Sleeps until the end of a key or token, or for a while; `false` if the end has come.
+pub(super) async fn sleep_until(end: Option<Timestamp>) -> bool {
+    let left = end.map(|end| Duration::try_from(end.duration_since(Timestamp::now())).unwrap_or_default());
+    if left == Some(Duration::ZERO) {
+        return false;
+    }
+    tokio::time::sleep(left.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)).await;
+    true
+}
+
+/// Waits for the end of a token.
+pub(super) async fn expiry(end: Timestamp) -> Ending {
+    while sleep_until(Some(end)).await {}
+    Ending::Expired
+}
 
 /// A stream that is cut between two events.
 struct Cut {

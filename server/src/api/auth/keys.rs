@@ -12,9 +12,11 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::super::error::ApiError;
 use super::configured::ApiKeys;
+use super::ending::sleep_until;
 use super::scopes::Scopes;
-use super::secret::{BEGINNING, Hash, from_hex, hash};
+use super::secret::{Hash, from_hex, hash, is_well_formed};
 use super::{Caller, Credential, Principal};
 use crate::conversation::store::{ApiKey, KnownKey, Scope, Store, StoreError};
 
@@ -23,8 +25,8 @@ use crate::conversation::store::{ApiKey, KnownKey, Scope, Store, StoreError};
 const LOOK: Duration = Duration::from_millis(400);
 /// How often it is written down when keys were last used.
 const WRITE_USES: Duration = Duration::from_secs(60);
-/// Longest sleep until a key's end: the host's clock may be set meanwhile.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// Shortest time between two looks that unknown keys cause.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A valid key.
 #[derive(Debug)]
@@ -45,6 +47,14 @@ struct Table {
     required: bool,
 }
 
+/// A look at the database.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    began: Instant,
+    /// Numbers of changes and of deletions.
+    numbers: (i64, i64),
+}
+
 /// Why a key does not let its owner go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -60,8 +70,8 @@ pub struct Keys {
     configured: ApiKeys,
     store: Store,
     table: RwLock<Table>,
-    /// The numbers that the last look at the database has found; the lock makes looks come one after the other.
-    seen: Mutex<Option<(i64, i64)>>,
+    /// What the last look at the database has found; the lock makes looks come one after the other.
+    seen: Mutex<Option<Look>>,
     changed: watch::Sender<()>,
 }
 
@@ -88,23 +98,42 @@ impl Keys {
         self.configured.have_operators()
     }
 
-    /// The caller that a key belongs to. Notes the use, in memory.
-    pub(super) fn find(&self, key: &str) -> Option<Caller> {
+    /// The caller that a key belongs to; `None` if the key is not valid. A key that is not known may have been created on another server
+    /// a moment ago, so the database is asked; many unknown keys share one look.
+    ///
+    /// # Errors
+    /// The key is not known, and the database does not answer.
+    pub(super) async fn find(&self, key: &str) -> Result<Option<Caller>, ApiError> {
         let hash = hash(key);
         if let Some((number, principal)) = self.configured.find(&hash) {
-            return Some(Caller::configured(number, principal));
+            return Ok(Some(Caller::configured(number, principal)));
         }
-        if !key.starts_with(BEGINNING) {
-            return None;
+        if !is_well_formed(key) {
+            return Ok(None);
         }
-        let entry = self.table.read().by_hash.get(&hash).cloned()?;
+        if let Some(caller) = self.known(&hash) {
+            return Ok(Some(caller));
+        }
+        let asked = Instant::now();
+        let mut seen = self.seen.lock().await;
+        if let Some(last) = seen.as_ref().filter(|last| last.began <= asked) {
+            tokio::time::sleep_until(last.began + LOOK_AGAIN).await;
+            self.look(&mut seen).await?;
+        }
+        drop(seen);
+        Ok(self.known(&hash))
+    }
+
+    /// The caller that a known key belongs to. Notes the use, in memory.
+    fn known(&self, hash: &Hash) -> Option<Caller> {
+        let entry = self.table.read().by_hash.get(hash).cloned()?;
         let now = Timestamp::now();
-        if !bool::from(entry.hash.ct_eq(&hash)) || entry.expires_at.is_some_and(|end| end <= now) {
+        if !bool::from(entry.hash.ct_eq(hash)) || entry.expires_at.is_some_and(|end| end <= now) {
             return None;
         }
         entry.used.store(now.as_microsecond(), Ordering::Relaxed);
         let (principal, scopes) = (entry.principal.clone(), entry.scopes);
-        Some(Caller { principal, scopes, credential: Credential::Key(entry.id.clone()) })
+        Some(Caller { principal, scopes, credential: Credential::Key(entry.id.clone()), until: None })
     }
 
     /// When the key was last used here, if that is not written down yet.
@@ -121,17 +150,14 @@ impl Keys {
             let Some(entry) = entry.filter(|entry| needed.iter().any(|scope| entry.scopes.contains(*scope))) else {
                 return Ending::Revoked;
             };
-            let left = entry
-                .expires_at
-                .map(|end| Duration::try_from(end.duration_since(Timestamp::now())).unwrap_or_default());
-            if left == Some(Duration::ZERO) {
-                return Ending::Expired;
-            }
-            let sleep = tokio::time::sleep(left.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP));
             tokio::select! {
                 // The sender lives as long as this value.
                 _ = changed.changed() => {}
-                () = sleep => {}
+                goes_on = sleep_until(entry.expires_at) => {
+                    if !goes_on {
+                        return Ending::Expired;
+                    }
+                }
             }
         }
     }
@@ -141,8 +167,12 @@ impl Keys {
     /// # Errors
     /// The database does not answer; the known keys stay as they are.
     pub(in crate::api) async fn refresh(&self) -> Result<(), StoreError> {
-        let mut seen = self.seen.lock().await;
-        let found = self.store.key_changes(*seen).await?;
+        self.look(&mut *self.seen.lock().await).await
+    }
+
+    async fn look(&self, seen: &mut Option<Look>) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let found = self.store.key_changes(seen.map(|look| look.numbers)).await?;
         let news = found.all || !found.keys.is_empty();
         {
             let mut table = self.table.write();
@@ -152,8 +182,7 @@ impl Keys {
                 table.put(known, &before);
             }
         }
-        *seen = Some((found.changes, found.deletions));
-        drop(seen);
+        *seen = Some(Look { began, numbers: (found.changes, found.deletions) });
         if news {
             self.changed.send_replace(());
         }
@@ -193,6 +222,7 @@ impl Keys {
             Some((entry.id.to_string(), Timestamp::from_microsecond(at).ok().filter(|_| at != 0)?))
         };
         let uses: Vec<_> = self.table.read().by_id.values().filter_map(used).collect();
+        self.table.write().remove_expired(Timestamp::now());
         match uses.is_empty() {
             true => Ok(()),
             false => self.store.keys_used(&uses).await,
@@ -201,6 +231,12 @@ impl Keys {
 }
 
 impl Table {
+    fn remove_expired(&mut self, now: Timestamp) {
+        let lives = |entry: &Arc<Entry>| entry.expires_at.is_none_or(|end| end > now);
+        self.by_hash.retain(|_, entry| lives(entry));
+        self.by_id.retain(|_, entry| lives(entry));
+    }
+
     /// Adds, replaces or removes a key. What is known of its use is kept, also from the table `before`.
     fn put(&mut self, known: KnownKey, before: &Table) {
         let key = known.key;

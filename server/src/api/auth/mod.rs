@@ -3,6 +3,7 @@
 mod configured;
 mod ending;
 mod keys;
+mod oidc;
 mod scopes;
 mod secret;
 
@@ -15,6 +16,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 
 use super::AppState;
 use super::error::{ApiError, Code};
@@ -25,6 +27,7 @@ pub use configured::ApiKeys;
 pub(super) use ending::is_stream;
 pub use keys::Keys;
 use nagaya_telemetry::audit::Event;
+pub use oidc::{Grant, Oidc, OidcSettings};
 pub use scopes::Scopes;
 pub(super) use secret::{Secret, to_hex};
 
@@ -52,15 +55,18 @@ pub enum Credential {
     Configured(usize),
     /// A key that was created at run time: its id.
     Key(Arc<str>),
+    /// A token of the configured issuer: its claim `sub`.
+    Token(Arc<str>),
 }
 
-/// `API_KEYS:1`, or a key's id.
+/// `API_KEYS:1`, a key's id, or `token:` and a token's owner.
 impl fmt::Display for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("none"),
             Self::Configured(number) => write!(f, "API_KEYS:{number}"),
             Self::Key(id) => f.write_str(id),
+            Self::Token(subject) => write!(f, "token:{subject}"),
         }
     }
 }
@@ -74,6 +80,8 @@ pub struct Caller {
     pub scopes: Scopes,
     /// By what the caller is known.
     pub credential: Credential,
+    /// When the caller's token expires. Keys may change meanwhile, and are looked up.
+    pub until: Option<Timestamp>,
 }
 
 impl Caller {
@@ -84,12 +92,12 @@ impl Caller {
             Principal::Tenant(_) => Scopes::of_tenant(),
             Principal::Metrics => [Scope::Metrics].into_iter().collect(),
         };
-        Self { principal, scopes, credential: Credential::Configured(number) }
+        Self { principal, scopes, credential: Credential::Configured(number), until: None }
     }
 
     /// Whoever sends a request where no keys are required.
     fn anyone() -> Self {
-        Self { principal: Principal::Operator, scopes: Scopes::ALL, credential: Credential::None }
+        Self { principal: Principal::Operator, scopes: Scopes::ALL, credential: Credential::None, until: None }
     }
 }
 
@@ -101,20 +109,31 @@ pub fn is_id(text: &str) -> bool {
         && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
 }
 
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
 /// The key that a request presents, in `X-API-Key` or else as a bearer token.
 fn presented(headers: &HeaderMap) -> Option<&str> {
-    let bearer = || headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ");
-    headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).or_else(bearer)
+    headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).or_else(|| bearer(headers))
 }
 
 /// Who sends a request with these headers.
-fn authenticate(app: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError> {
+async fn authenticate(app: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let key = presented(headers);
-    if let Some(caller) = key.and_then(|key| app.keys.find(key)) {
+    if let Some(key) = key
+        && let Some(caller) = app.keys.find(key).await?
+    {
         return Ok(caller);
     }
+    if let Some(oidc) = &app.oidc
+        && let Some(token) = bearer(headers).filter(|token| key == Some(*token) && oidc::is_token(token))
+    {
+        return oidc.caller(token).await;
+    }
     // A key that this server has made and that is no longer valid never makes its owner an operator.
-    if !app.keys.are_required() && !key.is_some_and(|key| key.starts_with(secret::BEGINNING)) {
+    let is_ours = key.is_some_and(|key| key.starts_with(secret::BEGINNING));
+    if !app.keys.are_required() && app.oidc.is_none() && !is_ours {
         return Ok(Caller::anyone());
     }
     Err(ApiError::new(Code::Unauthorized, "send a valid key as X-API-Key or Authorization: Bearer"))
@@ -123,7 +142,7 @@ fn authenticate(app: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError>
 /// Attaches the [`Caller`] and the [`Principal`] to a request. Answers 401 without a valid key, 429 when the key's rate limit is
 /// exceeded, and 403 when the key lacks the scope of the route. Ends the streams of keys that become invalid.
 pub async fn layer(State(app): State<AppState>, mut request: Request, next: Next) -> Result<Response, ApiError> {
-    let caller = authenticate(&app, request.headers())?;
+    let caller = authenticate(&app, request.headers()).await?;
     let limits = app.rate_limits.as_ref().filter(|_| caller.credential != Credential::None);
     let allowance = match limits.map_or(Ok(None), |limits| limits.take(&caller.credential)) {
         Ok(allowance) => allowance,
@@ -148,6 +167,10 @@ pub async fn layer(State(app): State<AppState>, mut request: Request, next: Next
                     let (keys, id) = (app.keys.clone(), id.clone());
                     ending::end_with(response, async move { keys.ended(&id, needed).await })
                 }
+                Credential::Token(_) if ends_here && is_stream(&response) => match caller.until {
+                    Some(until) => ending::end_with(response, ending::expiry(until)),
+                    None => response,
+                },
                 _ => response,
             }
         }
@@ -187,6 +210,10 @@ async fn audited(
             },
             key_id: match &caller.credential {
                 Credential::Key(id) => Some(id),
+                _ => None,
+            },
+            subject: match &caller.credential {
+                Credential::Token(subject) => Some(subject),
                 _ => None,
             },
             tenant: match &caller.principal {

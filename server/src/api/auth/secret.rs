@@ -55,6 +55,12 @@ fn checksum(text: &str) -> String {
     digits.map(char::from).iter().collect()
 }
 
+/// Whether a text has the form of a key that the server has made.
+pub(super) fn is_well_formed(text: &str) -> bool {
+    let parts = text.strip_prefix(BEGINNING).and_then(|rest| rest.split_at_checked(RANDOM));
+    parts.is_some_and(|(random, sum)| sum == checksum(random))
+}
+
 pub(super) fn hash(key: &str) -> Hash {
     Sha256::digest(key.as_bytes()).into()
 }
@@ -90,6 +96,8 @@ mod tests {
         let (random, sum) = text.split_at(RANDOM);
         assert!(random.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         assert_eq!(sum, checksum(random));
+        assert!(is_well_formed(one.text()) && !is_well_formed(&one.text()[..20]) && !is_well_formed(text));
+        assert!(!is_well_formed(&one.text().replace(sum, "000000")));
         assert!(one.text().starts_with(&one.prefix()) && one.prefix().len() == SHOWN);
         assert_eq!(checksum("123456789"), "3jZRME", "CRC-32 of the usual text is 0xcbf43926");
     }

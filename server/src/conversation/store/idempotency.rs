@@ -138,8 +138,9 @@ impl Store {
                 if !earlier.is_over(now) {
                     return Ok(Claimed::No(Box::new(earlier)));
                 }
-                let same = earlier.expires_at <= now || earlier.route == attempt.route;
-                if !same {
+                let differs = |ours: &Option<String>| ours.is_some() && earlier.body.is_some() && *ours != earlier.body;
+                let another = earlier.route != attempt.route || differs(&attempt.body);
+                if another && earlier.expires_at > now {
                     return Ok(Claimed::No(Box::new(earlier)));
                 }
                 let run_id = earlier.left_run(now);

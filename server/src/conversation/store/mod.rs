@@ -168,7 +168,9 @@ macro_rules! words {
                 match self { $(Self::$variant => $text),+ }
             }
 
-            fn from_text(text: &str) -> Option<Self> {
+            #[doc = "The value that a word stands for."]
+            #[must_use]
+            pub fn from_text(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$variant),)+ _ => None }
             }
         }

@@ -165,6 +165,8 @@ pub enum Event<'a> {
         key: Option<usize>,
         /// Id of a key that was created at run time.
         key_id: Option<&'a str>,
+        /// Owner of a token, as the issuer names them.
+        subject: Option<&'a str>,
         /// Tenant of the key; `None` for an operator's key.
         tenant: Option<&'a str>,
     },

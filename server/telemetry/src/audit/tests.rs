@@ -77,6 +77,7 @@ fn a_full_disk_loses_whole_lines_which_are_counted_and_reported() {
             request_id: "r",
             key: None,
             key_id: None,
+            subject: None,
             tenant: None,
         };
         line(&event).expect("a line")
