@@ -306,6 +306,9 @@ fn open_files(limits: Descriptors) -> Finding {
 }
 
 fn keys(config: &Config) -> Finding {
+    if let Some(oidc) = &config.service.oidc {
+        return Finding::Ok(format!("{:?}, and tokens of {}", config.service.keys, oidc.issuer));
+    }
     if config.service.keys.is_empty() {
         let remedy = format!("Set API_KEYS before any other machine can reach {}.", config.service.bind);
         return Finding::Note("none: every client is an operator".into(), remedy);

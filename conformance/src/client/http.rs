@@ -71,6 +71,7 @@ impl Api {
     pub(super) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));
         match &self.key {
+            Some(key) if key.starts_with("Bearer ") => request.header("Authorization", key),
             Some(key) => request.header("X-API-Key", key),
             None => request,
         }

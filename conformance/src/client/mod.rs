@@ -1,6 +1,7 @@
 //! The suite's own clients: HTTP over TCP and Unix sockets, event streams, metrics. All exchanges with the API are recorded.
 
 pub mod form;
+mod headers;
 pub mod http;
 pub mod metrics;
 pub mod raw;

@@ -11,6 +11,7 @@ mod engine;
 mod http;
 mod image;
 mod kept;
+mod keys;
 mod mutant;
 mod run;
 mod start;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<&'static Mutant> {
         access::MUTANTS,
         kept::MUTANTS,
         run::MUTANTS,
+        keys::MUTANTS,
         tenancy::MUTANTS,
     ];
     files.into_iter().flatten().collect()

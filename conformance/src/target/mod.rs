@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod far_side;
 pub mod fixtures;
 pub mod image;
+pub mod issuer;
 pub mod launch;
 pub mod memory;
 pub mod offers;

@@ -4,6 +4,7 @@ use rand::RngExt;
 
 use super::deployment::Deployment;
 use super::fixtures::{Credentials, Model, Origin, OriginKind};
+use super::issuer::Issuer;
 use super::postgres::Postgres;
 use super::process::{Process, Program};
 use super::prometheus::Prometheus;
@@ -68,6 +69,17 @@ impl Context {
         let program = Origin::program(&self.run.capabilities.fixtures, self.dir(), &name, kind);
         let process = self.start_fixture(&program, &name)?;
         Origin::ready(process, self.dir(), &name, kind).await
+    }
+
+    /// Starts an issuer of tokens.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn issuer(&self) -> Result<Issuer, Failure> {
+        let name = self.unique("issuer");
+        let program = Issuer::program(&self.run.capabilities.fixtures, self.dir(), &name);
+        let process = self.start_fixture(&program, &name)?;
+        Issuer::ready(process, self.dir(), &name, self.exchanges().clone()).await
     }
 
     /// Starts services for real clients, with certificates for these names.

@@ -1,10 +1,11 @@
 //! The OpenAPI document: assembled from the handlers' own annotations and from what all operations have in common.
 
 use serde_json::Value;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
 use super::error::ErrorEnvelope;
@@ -40,8 +41,9 @@ impl Modify for SecuritySchemes {
 /// Status and description of an error response.
 type ErrorResponse = (&'static str, &'static str);
 
-const UNAUTHORIZED: ErrorResponse = ("401", "UNAUTHORIZED: the request has no valid key");
-const FORBIDDEN: ErrorResponse = ("403", "FORBIDDEN: the operation requires an operator's key");
+const UNAUTHORIZED: ErrorResponse = ("401", "UNAUTHORIZED: the request has no valid key or token");
+const FORBIDDEN: ErrorResponse =
+    ("403", "FORBIDDEN: the credential lacks the scope that the message names, or the operation is for operators");
 const NOT_FOUND: ErrorResponse = ("404", "NOT_FOUND: the resource does not exist or belongs to another tenant");
 const CONFLICT: ErrorResponse =
     ("409", "CONFLICT or RESOURCE_LOCKED: the resource's current state does not allow the operation");
@@ -57,7 +59,7 @@ const SERVICE_UNAVAILABLE: ErrorResponse =
 
 /// Describes the error responses that the routes without a mandatory key declare.
 pub(super) fn open(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
-    for operation in operations(&mut api) {
+    for (_, operation) in operations(&mut api) {
         describe(operation, &[UNAUTHORIZED, RATE_LIMIT_EXCEEDED, SERVICE_UNAVAILABLE]);
     }
     api
@@ -66,7 +68,7 @@ pub(super) fn open(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenAp
 /// Adds the security schemes to operations that require a key, and the error responses that follow from the key, the parameters and
 /// the body.
 pub(super) fn guarded(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
-    for operation in operations(&mut api) {
+    for (is_post, operation) in operations(&mut api) {
         let none: [&str; 0] = [];
         operation.security =
             Some([API_KEY, BEARER].map(|scheme| SecurityRequirement::new(scheme, none)).into_iter().collect());
@@ -75,6 +77,10 @@ pub(super) fn guarded(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Ope
         if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) {
             add(operation, &[NOT_FOUND, VALIDATION_ERROR]);
         }
+        if is_post {
+            operation.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
+            add(operation, &[CONFLICT, VALIDATION_ERROR]);
+        }
         if operation.request_body.is_some() {
             add(operation, &[PAYLOAD_TOO_LARGE, VALIDATION_ERROR]);
         }
@@ -82,10 +88,26 @@ pub(super) fn guarded(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Ope
     api
 }
 
-fn operations(api: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
+/// The header by which a POST can be repeated safely.
+fn idempotency_key() -> Parameter {
+    let text = "Key of the request, made by the client: the same request with the same key is carried out once and answered as the \
+                first time, for 24 hours; see docs/api.md. Visible ASCII characters.";
+    let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[!-~]{1,255}$"));
+    ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(text))
+        .schema(Some(schema))
+        .build()
+}
+
+/// Every operation, and whether it is a POST.
+fn operations(api: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = (bool, &mut Operation)> {
     api.paths.paths.values_mut().flat_map(|item| {
         let PathItem { get, put, post, delete, patch, .. } = item;
-        [get, put, post, delete, patch].into_iter().flatten()
+        let others = [get, put, delete, patch].into_iter().flatten().map(|operation| (false, operation));
+        others.chain(post.as_mut().map(|operation| (true, operation)))
     })
 }
 

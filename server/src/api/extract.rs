@@ -38,7 +38,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
 
 /// Reads a whole body. An oversized one is read on and discarded up to [`MAX_DISCARDED_BYTES`]: a client that is still sending when
 /// the server closes the connection gets a connection reset instead of the response (RFC 9112, section 9.6).
-async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
+pub(super) async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
     let (mut body, mut kept, mut length) = (body.into_data_stream(), Vec::new(), 0_usize);
     let read = async {
         while let Some(piece) = body.next().await {

@@ -5,7 +5,8 @@
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Path as Captured, RawPathParams, Request, State};
-use axum::http::{HeaderValue, Method};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -14,12 +15,14 @@ use futures::StreamExt;
 
 use super::AppState;
 use super::error::ApiError;
+use super::idempotency;
 use super::request_id;
+use super::stream::LAST_EVENT_ID;
 use crate::cluster::{LastRun, PeerApi};
 
 /// Marks a request that arrived on the socket for other servers.
 #[derive(Debug, Clone, Copy)]
-struct FromPeer;
+pub(super) struct FromPeer;
 
 /// The API for other servers: all routes of the public one, and [`PeerApi::LAST_RUN`].
 pub fn peer_router(app: AppState) -> Router {
@@ -84,6 +87,27 @@ pub(super) async fn layer(
         Some((run, peer)) if own.is_none_or(|own| own.run_id < run.run_id) => forward(&peer, request).await,
         _ => Ok(next.run(request).await),
     }
+}
+
+/// The events of a conversation's last run from its beginning, from the server that has it; `None` if no other server has this run.
+/// `asked` are address and headers of the request that is answered so.
+pub(super) async fn events_of(
+    app: &AppState,
+    conversation: &str,
+    run: &str,
+    (uri, headers): (Uri, HeaderMap),
+) -> Result<Option<Response>, ApiError> {
+    let peers = app.cluster.peer_apis().map_err(|error| ApiError::internal(&error))?;
+    let queries = peers.into_iter().map(async |peer| Some((last_run_of(&peer, conversation).await?, peer)));
+    let theirs = futures::future::join_all(queries).await.into_iter().flatten();
+    let Some((_, peer)) = theirs.into_iter().find(|(last, _)| last.run_id == run) else { return Ok(None) };
+    let mut asked = Request::new(Body::empty());
+    *asked.uri_mut() = uri;
+    *asked.headers_mut() = headers;
+    for name in [LAST_EVENT_ID, idempotency::HEADER, CONTENT_TYPE] {
+        asked.headers_mut().remove(name);
+    }
+    forward(&peer, asked).await.map(Some)
 }
 
 /// The conversation's last run on another server; `None` if that server has none or does not answer.

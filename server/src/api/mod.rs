@@ -10,14 +10,18 @@ pub mod error;
 mod extract;
 mod file_path;
 mod files;
+mod form;
 mod forward;
 mod fresh;
 mod health;
+mod idempotency;
+mod keys;
 mod models;
 pub mod rate_limit;
 pub mod request_id;
 mod run_request;
 mod stream;
+mod tenant_keys;
 mod tenants;
 mod vaults;
 
@@ -38,12 +42,13 @@ use crate::cluster::Cluster;
 use crate::conversation::runs::Runs;
 use crate::conversation::store::Store;
 use crate::conversation::uploads::Uploads;
+use auth::{Credential, Keys, Oidc};
 use crate::tenancy::Tenancy;
-use auth::ApiKeys;
 use description::Description;
 use error::{ApiError, Code};
 pub use forward::peer_router;
 pub use health::Probes;
+pub use idempotency::Idempotency;
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::metrics::Metrics;
 use nagaya_workspace::Workspaces;
@@ -75,8 +80,12 @@ impl Environment {
 pub struct AppState {
     /// The deployment's environment.
     pub environment: Environment,
-    /// The configured keys.
-    pub keys: Arc<ApiKeys>,
+    /// The keys: the configured ones, and those that were created at run time.
+    pub keys: Arc<Keys>,
+    /// The issuer whose tokens are accepted, if any.
+    pub oidc: Option<Arc<Oidc>>,
+    /// Work on requests with `Idempotency-Key`.
+    pub idempotency: Arc<Idempotency>,
     /// The rate limit of each key; `None` if requests are not limited.
     pub rate_limits: Option<Arc<RateLimits>>,
     /// This server's state directory.
@@ -115,6 +124,9 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(tenants::list, tenants::create))
         .routes(routes!(tenants::get, tenants::update, tenants::delete))
         .routes(routes!(tenants::usage))
+        .routes(routes!(tenant_keys::list, tenant_keys::create))
+        .routes(routes!(tenant_keys::get, tenant_keys::update, tenant_keys::revoke))
+        .routes(routes!(tenant_keys::rotate))
         .routes(routes!(models::list, models::create))
         .routes(routes!(models::get, models::update, models::delete))
         .routes(routes!(models::set_status))
@@ -143,6 +155,9 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(admin::release))
         .routes(routes!(admin::pool, admin::set_pool))
         .routes(routes!(admin::collect))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::get, keys::update, keys::revoke))
+        .routes(routes!(keys::rotate))
 }
 
 /// The routes that never require a key.
@@ -177,7 +192,12 @@ pub fn router(app: AppState) -> Router {
         Environment::Production => metrics.route_layer(authenticated()),
     };
     Router::new()
-        .merge(guarded.route_layer(from_fn_with_state(app.clone(), forward::layer)).route_layer(authenticated()))
+        .merge(
+            guarded
+                .route_layer(from_fn_with_state(app.clone(), forward::layer))
+                .route_layer(from_fn_with_state(app.clone(), idempotency::layer))
+                .route_layer(authenticated()),
+        )
         .merge(open)
         .merge(metrics)
         .merge(docs::router())
@@ -205,11 +225,13 @@ async fn measure(State(app): State<AppState>, request: Request, next: Next) -> R
     let (status, took) = (response.status().as_u16(), began.elapsed());
     app.metrics.answered(&method, &route, status, took);
     let took_ms = took.as_millis();
+    let key = response.extensions().get::<Credential>().filter(|key| **key != Credential::None);
+    let key = key.map(tracing::field::display);
     // Load balancers and Prometheus send these every few seconds.
     if route.starts_with("/health") || route == auth::METRICS_PATH {
-        tracing::debug!(method, route, status, took_ms, "answered");
+        tracing::debug!(method, route, status, took_ms, key, "answered");
     } else {
-        tracing::info!(method, route, status, took_ms, "answered");
+        tracing::info!(method, route, status, took_ms, key, "answered");
     }
     response
 }

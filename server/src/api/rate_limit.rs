@@ -10,10 +10,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
+use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use jiff::Timestamp;
 
+use super::auth::Credential;
 use super::error::{ApiError, Code};
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -35,13 +36,17 @@ impl RateLimit {
     }
 }
 
-type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
+type Limiter = RateLimiter<Credential, HashMapStateStore<Credential>, DefaultClock, StateInformationMiddleware>;
+
+/// Number of keys of which some are forgotten whose limit is fully replenished.
+const MANY: usize = 10_000;
 
 /// The rate limiters of all keys.
 #[derive(Debug)]
 pub struct RateLimits {
     limit: RateLimit,
-    keys: Vec<Limiter>,
+    /// `None` if the limit cannot be represented.
+    limiter: Option<Limiter>,
     clock: DefaultClock,
 }
 
@@ -57,26 +62,25 @@ pub(super) struct Allowance {
 }
 
 impl RateLimits {
-    /// Unused limits for `keys` keys. A limit of more requests than its period has nanoseconds cannot be represented and is not
-    /// applied.
+    /// Unused limits. A limit of more requests than its period has nanoseconds cannot be represented and is not applied.
     #[must_use]
-    pub fn new(limit: RateLimit, keys: usize) -> Self {
+    pub fn new(limit: RateLimit) -> Self {
         let quota = Quota::with_period(limit.per_request()).map(|quota| quota.allow_burst(limit.requests));
-        let keys = quota.map(|quota| {
-            let fresh = || RateLimiter::direct(quota).with_middleware::<StateInformationMiddleware>();
-            std::iter::repeat_with(fresh).take(keys).collect()
-        });
-        Self { limit, keys: keys.unwrap_or_default(), clock: DefaultClock::default() }
+        let limiter = quota.map(|quota| RateLimiter::hashmap(quota).with_middleware::<StateInformationMiddleware>());
+        Self { limit, limiter, clock: DefaultClock::default() }
     }
 
-    /// Counts one request of the key with index `number`; `None` if no limit applies.
+    /// Counts one request of a key; `None` if no limit applies.
     ///
     /// # Errors
     /// The limit is used up; the allowance has the time until the next request is allowed.
-    pub(super) fn take(&self, number: usize) -> Result<Option<Allowance>, Allowance> {
-        let Some(limiter) = self.keys.get(number) else { return Ok(None) };
+    pub(super) fn take(&self, key: &Credential) -> Result<Option<Allowance>, Allowance> {
+        let Some(limiter) = &self.limiter else { return Ok(None) };
+        if limiter.len() > MANY {
+            limiter.retain_recent();
+        }
         let limit = self.limit;
-        match limiter.check() {
+        match limiter.check_key(key) {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
                 let full_in = limit.per_request() * limit.requests.get().saturating_sub(remaining);
@@ -122,30 +126,32 @@ fn whole_seconds(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn limits(requests: u32, period: u64, keys: usize) -> RateLimits {
+    const ONE: Credential = Credential::Configured(1);
+
+    fn limits(requests: u32, period: u64) -> RateLimits {
         let requests = NonZeroU32::new(requests).expect("not zero");
-        RateLimits::new(RateLimit { requests, period: Duration::from_secs(period) }, keys)
+        RateLimits::new(RateLimit { requests, period: Duration::from_secs(period) })
     }
 
     #[test]
     fn a_limit_is_used_up_by_its_own_key_only() {
-        let limits = limits(3, 3600, 2);
-        let left: Vec<u32> = (0..3).map(|_| limits.take(0).expect("allowed").expect("counted").remaining).collect();
+        let limits = limits(3, 3600);
+        let left: Vec<u32> = (0..3).map(|_| limits.take(&ONE).expect("allowed").expect("counted").remaining).collect();
         assert_eq!(left, [2, 1, 0]);
-        let exceeded = limits.take(0).expect_err("used up");
+        let exceeded = limits.take(&ONE).expect_err("used up");
         assert!(
             exceeded.wait <= Duration::from_secs(1200) && exceeded.wait > Duration::from_secs(1000),
             "{exceeded:?}"
         );
         assert_eq!(exceeded.full_in, Duration::from_secs(3600));
-        assert_eq!(limits.take(1).expect("allowed").expect("counted").remaining, 2);
+        assert_eq!(limits.take(&Credential::Key("other".into())).expect("allowed").expect("counted").remaining, 2);
     }
 
     #[test]
     fn every_request_delays_the_time_of_full_replenishment() {
-        let limits = limits(10, 100, 1);
-        assert_eq!(limits.take(0).expect("allowed").expect("counted").full_in, Duration::from_secs(10));
-        assert_eq!(limits.take(0).expect("allowed").expect("counted").full_in, Duration::from_secs(20));
+        let limits = limits(10, 100);
+        assert_eq!(limits.take(&ONE).expect("allowed").expect("counted").full_in, Duration::from_secs(10));
+        assert_eq!(limits.take(&ONE).expect("allowed").expect("counted").full_in, Duration::from_secs(20));
     }
 
     #[test]

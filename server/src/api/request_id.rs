@@ -21,6 +21,11 @@ pub fn current() -> String {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
 }
 
+/// The same work with the id and the tracing span of the current request, for a task of its own.
+pub(super) fn keep<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    CURRENT.scope(current(), work.instrument(tracing::Span::current()))
+}
+
 fn is_valid(id: &str) -> bool {
     (1..=MAX_LENGTH).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }

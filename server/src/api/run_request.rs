@@ -1,32 +1,26 @@
 //! Parsing of the request that starts a run: a JSON object, or a multipart form with files (RFC 7578).
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::extract::{FromRequest, Request};
-use axum::http::header::CONTENT_TYPE;
-use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use multer::{Field, Multipart};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{ApiError, Code};
 use super::extract::{ApiJson, MAX_BODY_BYTES, check_length, parse_json};
 use super::file_path::check_path;
+use super::form::{FORM, FormDigest, FormError, content_type, in_time, media_type, no_space, open_form};
+use super::idempotency::Work;
 use crate::tenancy::Document;
 use crate::conversation::uploads::{Batch, MOST_UPLOADS, Uploaded, UploadedFile};
-use nagaya_workspace::files::{FilesError, UPLOAD_DEADLINE, capture_error, limit_upload};
 use nagaya_workspace::objects::MAX_FILE_BYTES;
 
 /// Accepted length of the user input, in characters.
 const USER_INPUT: std::ops::RangeInclusive<usize> = 1..=200_000;
-/// Bytes that the multipart parser may buffer before it yields the next part: the part's headers and whatever precedes them.
-const MAX_PART_HEAD_BYTES: usize = 64 * 1024;
 /// Bytes that are written between two checks of the disk's free space.
 const SPACE_CHECK_INTERVAL: usize = 1 << 20;
 
@@ -95,9 +89,9 @@ pub(super) struct Submission {
 /// # Errors
 /// The request is invalid, too large or incomplete, or the disk is full. Files that were already written are removed.
 pub(super) async fn read(app: &AppState, request: Request) -> Result<Submission, ApiError> {
-    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
-    let submission = match kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-        "multipart/form-data" => form(app, request, &kind).await?,
+    let kind = content_type(request.headers()).to_owned();
+    let submission = match media_type(&kind).as_str() {
+        FORM => form(app, request, &kind).await?,
         "application/json" => {
             let ApiJson(request) = ApiJson::from_request(request, app).await?;
             Submission { request, files: None }
@@ -126,80 +120,15 @@ fn check(request: &RunRequest) -> Result<(), ApiError> {
 }
 
 async fn form(app: &AppState, request: Request, kind: &str) -> Result<Submission, ApiError> {
-    let boundary =
-        multer::parse_boundary(kind).map_err(|error| ApiError::invalid("Content-Type", error.to_string()))?;
-    let pieces = request.into_body().into_data_stream();
-    let pieces = pieces.map_err(|error| FilesError::Interrupted(error.to_string()));
-    // The limits of time and size end the stream with an error, which the multipart parser would replace by one of its own.
-    let (pieces, stream_error) = capture_error(limit_upload(pieces.boxed()));
-    let buffered = Arc::new(AtomicUsize::new(0));
-    let mut form = Form { app, parts: Multipart::new(limit_buffering(pieces, buffered.clone()), boundary), buffered };
-    match timeout_at(Instant::now() + UPLOAD_DEADLINE, form.read()).await {
-        Err(_) => Err(ApiError::invalid("body", format!("must be received within {UPLOAD_DEADLINE:?}"))),
-        Ok(Err(FormError::Multipart(error))) => {
-            // The parser wraps errors of the stream in a message that does not say more than "failed to read stream".
-            let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            Err(stream_error.try_recv().map_or_else(|_| ApiError::invalid("body", cause), Into::into))
-        }
-        Ok(Err(FormError::Api(error))) => Err(error),
-        Ok(Ok(submission)) => Ok(submission),
+    let work = request.extensions().get::<Work>().cloned();
+    let (parts, buffered, errors) = open_form(kind, request.into_body())?;
+    let digest = work.is_some().then(FormDigest::default);
+    let mut form = Form { app, parts, buffered, digest };
+    let submission = in_time(errors, form.read()).await?;
+    if let (Some(work), Some(digest)) = (&work, form.digest) {
+        work.body_was_read(&digest.finish());
     }
-}
-
-/// Limits what the multipart parser buffers. multer reads its stream until it is pending and has no limit for a part's headers, so the
-/// stream is pending after each piece, and fails once [`MAX_PART_HEAD_BYTES`] were read since `buffered` was last reset to zero.
-fn limit_buffering(
-    pieces: BoxStream<'static, std::io::Result<Bytes>>,
-    buffered: Arc<AtomicUsize>,
-) -> impl futures::Stream<Item = std::io::Result<Bytes>> + Send {
-    futures::stream::unfold((pieces, false), move |(mut pieces, paused)| {
-        let buffered = buffered.clone();
-        async move {
-            if paused {
-                tokio::task::yield_now().await;
-            }
-            let piece = pieces.next().await?;
-            let length = piece.as_ref().map_or(0, Bytes::len);
-            let piece = if buffered.fetch_add(length, Ordering::Relaxed) > MAX_PART_HEAD_BYTES {
-                Err(std::io::Error::other(format!("the headers of a part exceed {MAX_PART_HEAD_BYTES} bytes")))
-            } else {
-                piece
-            };
-            Some((piece, (pieces, true)))
-        }
-    })
-}
-
-/// Why a form could not be read.
-enum FormError {
-    Multipart(multer::Error),
-    Api(ApiError),
-}
-
-impl From<multer::Error> for FormError {
-    fn from(error: multer::Error) -> Self {
-        Self::Multipart(error)
-    }
-}
-
-impl From<ApiError> for FormError {
-    fn from(error: ApiError) -> Self {
-        Self::Api(error)
-    }
-}
-
-/// An upload could not be written to disk.
-impl From<std::io::Error> for FormError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Api(match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => no_space(),
-            _ => ApiError::internal(&format!("an uploaded file could not be written: {error}")),
-        })
-    }
-}
-
-fn no_space() -> ApiError {
-    ApiError::new(Code::InsufficientStorage, "the server has no disk space for the files; send the run without them")
+    Ok(submission)
 }
 
 /// A form that is being read.
@@ -208,6 +137,8 @@ struct Form<'a> {
     parts: Multipart<'static>,
     /// Bytes that the parser has read since it last yielded something.
     buffered: Arc<AtomicUsize>,
+    /// Hash of what was read, if anybody wants it.
+    digest: Option<FormDigest>,
 }
 
 impl Form<'_> {
@@ -216,6 +147,7 @@ impl Form<'_> {
         let (mut data, mut metadata, mut files) = (None, None, Vec::new());
         while let Some(mut part) = self.parts.next_field().await? {
             self.buffered.store(0, Ordering::Relaxed);
+            self.digest.iter_mut().for_each(|digest| digest.part(&part));
             match part.name() {
                 Some("request_data") if data.is_none() => data = Some(self.text(&mut part).await?),
                 Some("file_metadata") if metadata.is_none() => metadata = Some(self.text(&mut part).await?),
@@ -243,10 +175,11 @@ impl Form<'_> {
         Ok(Submission { request, files: Some((batch, uploaded)) })
     }
 
-    async fn text(&self, part: &mut Field<'_>) -> Result<Vec<u8>, FormError> {
+    async fn text(&mut self, part: &mut Field<'_>) -> Result<Vec<u8>, FormError> {
         let mut text = Vec::new();
         while let Some(piece) = part.chunk().await? {
             self.buffered.store(0, Ordering::Relaxed);
+            self.digest.iter_mut().for_each(|digest| digest.piece(&piece));
             text.extend_from_slice(&piece);
             if text.len() > MAX_BODY_BYTES {
                 let message = format!("request_data or file_metadata exceeds {MAX_BODY_BYTES} bytes");
@@ -258,11 +191,12 @@ impl Form<'_> {
 
     /// Writes a file to disk and returns its length in bytes. Stops while the disk still has much space for the journals and the
     /// database of runs.
-    async fn file(&self, part: &mut Field<'_>, batch: &mut Batch) -> Result<u64, FormError> {
+    async fn file(&mut self, part: &mut Field<'_>, batch: &mut Batch) -> Result<u64, FormError> {
         let mut file = batch.file().await?;
         let (mut bytes, mut unchecked) = (0, SPACE_CHECK_INTERVAL);
         while let Some(piece) = part.chunk().await? {
             self.buffered.store(0, Ordering::Relaxed);
+            self.digest.iter_mut().for_each(|digest| digest.piece(&piece));
             unchecked += piece.len();
             if unchecked >= SPACE_CHECK_INTERVAL {
                 unchecked = 0;
@@ -335,14 +269,5 @@ mod tests {
         for invalid in ["[]", "{}", r#"[{"path": "a"}]"#, r#"[{"path": "a"}, {"name": "b"}]"#, "junk"] {
             assert!(apply_metadata(&mut files, invalid.as_bytes()).is_err(), "{invalid}");
         }
-    }
-
-    #[tokio::test]
-    async fn the_parser_buffers_no_more_than_the_headers_of_one_part() {
-        let pieces = futures::stream::repeat_with(|| Ok(Bytes::from(vec![b'x'; 16 * 1024]))).take(1000).boxed();
-        let buffered = Arc::new(AtomicUsize::new(0));
-        let mut parts = Multipart::new(limit_buffering(pieces, buffered.clone()), "b");
-        assert!(parts.next_field().await.is_err());
-        assert!(buffered.load(Ordering::Relaxed) < 2 * MAX_PART_HEAD_BYTES);
     }
 }

@@ -17,15 +17,16 @@ use super::auth::TenantScope;
 use super::conversations::ConversationPath;
 use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiPath, ApiQuery};
+use super::idempotency::Work;
 use super::request_id;
 use super::run_request::{self, RunForm, RunRequest, Submission};
 use crate::conversation::journal::Journal;
 use crate::conversation::order::{Bounds, Order};
-use crate::conversation::runs::StartError;
+use crate::conversation::runs::{Runs, StartError};
 use crate::conversation::store::{Conversation, ConversationStatus, Tenant, TenantStatus};
 use crate::tenancy::resolve::Level;
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Query parameter of following a run.
@@ -75,6 +76,7 @@ pub(super) async fn start(
     if app.runs.is_running(&path.conversation_id) {
         return Err(StartError::Locked.into());
     }
+    let work = request.extensions().get::<Work>().cloned();
     let Submission { request, files } = run_request::read(&app, request).await?;
     let (tenant, conversation) = check_startable(&app, &tenant, &path.conversation_id).await?;
     if app.store.held(&conversation.conversation_id).await?.is_full() {
@@ -93,7 +95,11 @@ pub(super) async fn start(
     let conversation_id = conversation.conversation_id.clone();
     let user = request.executor.and_then(|executor| executor.user_id);
     let (batch, uploads) = files.unzip();
-    let journal = app.runs.start(Order {
+    let run_id = Runs::new_id();
+    if let Some(work) = &work {
+        work.starts(&run_id).await?;
+    }
+    let order = Order {
         conversation,
         tenant,
         model,
@@ -107,7 +113,8 @@ pub(super) async fn start(
             applied: serde_json::to_value(&effective).map_err(|error| ApiError::internal(&error))?,
         },
         uploads: uploads.filter(|uploads| !uploads.files.is_empty()),
-    })?;
+    };
+    let journal = app.runs.start_as(run_id, order)?;
     if let Some(batch) = batch {
         batch.keep();
     }
@@ -196,6 +203,12 @@ async fn position(text: &str, journal: &Arc<Journal>) -> Result<usize, ApiError>
         false if journal.outlived_the_machine() => Ok(0),
         false => Err(ApiError::invalid("Last-Event-ID", format!("the run's last event so far has the number {last}"))),
     }
+}
+
+/// The response that streams the events of a run of this server from its beginning; `None` if this server does not have it any more.
+pub(super) fn own_events(app: &AppState, conversation: &str, run: &str) -> Result<Option<Response>, ApiError> {
+    let journal = app.runs.journal(conversation).map_err(|error| ApiError::internal(&error))?;
+    Ok(journal.filter(|journal| journal.run_id() == run).map(|journal| events(&journal, 0)))
 }
 
 /// The response that streams a run's events after the given sequence number.

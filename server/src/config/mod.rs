@@ -5,6 +5,7 @@
 //! precedence (environment, file, default), records the effective settings for printing, and collects all errors.
 
 mod egress;
+mod oidc;
 mod reader;
 mod rooms;
 mod service;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use nagaya_workspace::OnShutdown;
 
 use super::reader::Reader;
-use super::units;
+use super::{oidc, units};
 use crate::api::Environment;
-use crate::api::auth::ApiKeys;
+use crate::api::auth::{ApiKeys, OidcSettings};
 use crate::api::rate_limit::RateLimit;
 use nagaya_telemetry::logs::{LogFormat, LogSettings};
 
@@ -22,6 +22,8 @@ pub struct Service {
     pub bind: SocketAddr,
     /// `API_KEYS`: keys of operators and tenants.
     pub keys: ApiKeys,
+    /// `OIDC_…`: the issuer whose tokens are accepted, if any.
+    pub oidc: Option<OidcSettings>,
     /// `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`: rate limit of each key; `None` for no limit.
     pub rate_limit: Option<RateLimit>,
     /// `SHUTDOWN_TIMEOUT`: time that runs get to end after SIGTERM.
@@ -46,10 +48,14 @@ impl Service {
             |text| text.parse().ok(),
         );
         let keys = r.secret("API_KEYS", ApiKeys::parse);
-        if keys.is_empty() && environment == Environment::Production {
-            r.error("API_KEYS: APP_ENV=production requires at least one key: KEY (operator) or TENANT:KEY");
+        let oidc = oidc::read(r);
+        let open = keys.is_empty() && oidc.is_none();
+        if open && environment == Environment::Production {
+            r.error(
+                "API_KEYS: APP_ENV=production requires at least one key, KEY (operator) or TENANT:KEY, or OIDC_ISSUER",
+            );
         }
-        if keys.is_empty() && !bind.ip().is_loopback() {
+        if open && !bind.ip().is_loopback() {
             r.error(format!(
                 "BIND_ADDR={bind}: without API_KEYS only a loopback address is accepted; set API_KEYS to listen on this one"
             ));
@@ -58,6 +64,7 @@ impl Service {
             environment,
             bind,
             keys,
+            oidc,
             rate_limit: rate_limit(r),
             shutdown_timeout: r.get("SHUTDOWN_TIMEOUT", "30", units::DURATION, units::duration),
             at_shutdown: r.get("SHUTDOWN_WORKSPACES", "keep", "keep, destroy", |text| match text {

@@ -121,17 +121,31 @@ impl Runs {
         self.table.lock()
     }
 
+    /// An id for a run; ids ascend with time.
+    #[must_use]
+    pub fn new_id() -> String {
+        Uuid::now_v7().to_string()
+    }
+
     /// Starts a run. It continues whether or not a client reads its journal.
     ///
     /// # Errors
     /// A run is in progress, the journal cannot be written, or the server is stopping.
     pub fn start(self: &Arc<Self>, order: Order) -> Result<Arc<Journal>, StartError> {
+        self.start_as(Self::new_id(), order)
+    }
+
+    /// Starts a run with an id that [`Runs::new_id`] has made a moment ago.
+    ///
+    /// # Errors
+    /// As for [`Runs::start`].
+    pub fn start_as(self: &Arc<Self>, run_id: String, order: Order) -> Result<Arc<Journal>, StartError> {
         if self.closed.is_cancelled() {
             return Err(StartError::Stopping);
         }
         let conversation = order.conversation.conversation_id.clone();
         self.table().check_free(&conversation)?;
-        let head = Head { run_id: Uuid::now_v7().to_string(), began: Timestamp::now(), order };
+        let head = Head { run_id, began: Timestamp::now(), order };
         let journal = Arc::new(self.services.journals.begin(head.clone())?);
         let cancel = CancellationToken::new();
         let earlier = {

@@ -19,7 +19,9 @@ use nagaya_workspace::state::directory::{DirectoryError, StateDir, write_atomica
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::api::auth::{Keys, Oidc};
 use crate::api::rate_limit::RateLimits;
 use crate::api::{self, AppState};
 use crate::cli::Exit;
@@ -28,7 +30,7 @@ use crate::config::Config;
 use crate::conversation::journal::JournalDir;
 use crate::conversation::runs::Runs;
 use crate::conversation::services::RunServices;
-use crate::conversation::store::{OpenError, Store};
+use crate::conversation::store::{OpenError, Store, StoreError};
 use crate::conversation::uploads::Uploads;
 use crate::descriptors::{self, Descriptors};
 
@@ -53,6 +55,10 @@ enum StartError {
     Redis(#[from] StateError),
     #[error("the database {0}: {1}")]
     Database(String, OpenError),
+    #[error("the keys in the database: {0}")]
+    Keys(StoreError),
+    #[error("OIDC_ISSUER: the host's certificate authorities cannot be read: {0}; install them, or set SSL_CERT_FILE")]
+    Oidc(io::Error),
     #[error("the runs' journals in {0:?}: {1}; set STATE_DIR to a directory that this user may write to")]
     Journals(PathBuf, io::Error),
     #[error("WORKSPACE_SOCKET_BASE_PATH={0:?}: {1}; set it to a directory that this user may write to")]
@@ -80,11 +86,17 @@ impl StartError {
             Self::State(_)
             | Self::Sockets(..)
             | Self::Database(..)
+            | Self::Keys(_)
             | Self::Records(..)
             | Self::Journals(..)
             | Self::Bind(..)
             | Self::Audit(..) => Exit::Unavailable,
-            Self::Redis(_) | Self::Bucket(_) | Self::Egress(_) | Self::AddrFile(..) | Self::Signals(_) => Exit::Failed,
+            Self::Redis(_)
+            | Self::Oidc(_)
+            | Self::Bucket(_)
+            | Self::Egress(_)
+            | Self::AddrFile(..)
+            | Self::Signals(_) => Exit::Failed,
         }
     }
 }
@@ -157,6 +169,9 @@ struct Server {
 struct Listeners {
     closing: CancellationToken,
     tasks: Vec<JoinHandle<io::Result<()>>>,
+    /// Ends the work beside requests, once none can arrive any more.
+    enough: CancellationToken,
+    beside: TaskTracker,
 }
 
 impl Server {
@@ -187,11 +202,14 @@ impl Server {
             on_shutdown: config.service.at_shutdown,
         })
         .map_err(unusable)?;
-        let keys = &config.service.keys;
-        let rate_limits = config.service.rate_limit.map(|limit| RateLimits::new(limit, keys.len()));
+        let keys = Keys::open(config.service.keys.clone(), store.clone()).await.map_err(StartError::Keys)?;
+        let oidc = config.service.oidc.clone().map(Oidc::new).transpose().map_err(StartError::Oidc)?;
+        let rate_limits = config.service.rate_limit.map(RateLimits::new);
         let app = AppState {
             environment: config.service.environment,
-            keys: Arc::new(keys.clone()),
+            keys: Arc::new(keys),
+            oidc: oidc.map(Arc::new),
+            idempotency: Arc::default(),
             rate_limits: rate_limits.map(Arc::new),
             state_dir: state,
             uploads,
@@ -229,7 +247,17 @@ impl Server {
         }
         let limits = http::Limits { head: HEAD_DEADLINE, connections: Descriptors::now().for_clients() };
         tasks.push(tokio::spawn(http::serve(listener, api::router(self.app.clone()), limits, closing.clone())));
-        Ok(Listeners { closing, tasks })
+        let (beside, enough) = (TaskTracker::new(), CancellationToken::new());
+        let (keys, until) = (self.app.keys.clone(), enough.clone());
+        beside.spawn(async move { keys.follow(until).await });
+        if let Some(oidc) = self.app.oidc.clone() {
+            let until = enough.clone();
+            beside.spawn(async move { oidc.follow(until).await });
+        }
+        let (idempotency, store, until) = (self.app.idempotency.clone(), self.store.clone(), enough.clone());
+        beside.spawn(async move { idempotency.follow(store, until).await });
+        beside.close();
+        Ok(Listeners { closing, tasks, enough, beside })
     }
 
     /// Drains runs, then workspaces, then connections, each with a time limit. Another signal ends grace periods.
@@ -260,6 +288,10 @@ impl Server {
         for task in listeners.tasks {
             drained(task).await;
         }
+        listeners.enough.cancel();
+        if tokio::time::timeout(2 * HTTP_DRAIN, listeners.beside.wait()).await.is_err() {
+            tracing::warn!("work beside requests was not ended in time");
+        }
         self.store.close().await;
         self.audit.close();
     }
@@ -274,7 +306,13 @@ fn announce(config: &Config, server: &Server, addr: std::net::SocketAddr) {
         None => tracing::info!("no S3_BUCKET_NAME: file sync is off"),
     }
     if config.service.keys.is_empty() {
-        tracing::warn!("no API_KEYS: whoever reaches this address is an operator");
+        if let Some(oidc) = &config.service.oidc {
+            tracing::info!(issuer = oidc.issuer, "tokens are accepted");
+        } else if server.app.keys.are_required() {
+            tracing::info!("no API_KEYS, but operators' keys were created: every request needs a key");
+        } else {
+            tracing::warn!("no API_KEYS: whoever reaches this address is an operator");
+        }
     }
 }
 

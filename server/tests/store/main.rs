@@ -1,7 +1,26 @@
 //! The store over SQLite and PostgreSQL: one suite for both, and the behaviour while PostgreSQL is unreachable.
 
+/// Declares each test once over SQLite and once over PostgreSQL.
+macro_rules! over_both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(&crate::Home::file()).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(&crate::Home::server()).await;
+            })+
+        }
+    };
+}
+
 mod away;
 mod configurations;
+mod keys;
 mod refusals;
 mod runs;
 mod same;

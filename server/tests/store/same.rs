@@ -10,24 +10,6 @@ use serde_json::{Value, json};
 
 use crate::Home;
 
-/// Declares each test once over SQLite and once over PostgreSQL.
-macro_rules! over_both {
-    ($($name:ident),+ $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(&super::Home::file()).await;
-            })+
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(&super::Home::server()).await;
-            })+
-        }
-    };
-}
-
 over_both! {
     tenants_and_models_refer_to_each_other,
     conversations_are_filtered_and_paged,

@@ -79,8 +79,18 @@ parameters = {{ "path.conversation_id" = "{doomed}" }}
 # min_size must not exceed max_size; a region must be reachable; an archived conversation takes no run, a deprecated model no
 # conversation, a running conversation no second run, and a path may lead out of the workspace.
 [[operations]]
-include-path-regex = "^/api/(admin/pool|models|tenants/[^/]+/conversations)"
+include-path-regex = "^/api/(admin/(pool|keys)|models|tenants/[^/]+/(conversations|keys))"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "403", "404", "409", "422", "503"]
+
+# An Idempotency-Key that another request has used is refused.
+[[operations]]
+include-method = "POST"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "403", "404", "409", "422", "503"]
+
+# A revoked key stays in the list.
+[[operations]]
+include-path-regex = "/keys/"
+checks.use_after_free.enabled = false
 "#
     )
 }

@@ -1,13 +1,31 @@
-//! TEN: what tenants decide, and that it holds for them alone.
+//! TEN: what a tenant decides, and that it holds for that tenant alone.
 
 mod documents;
+mod first_key;
+mod idempotency;
+mod keys;
 mod models;
 mod policies;
+mod revocation;
+mod scopes;
 mod servers;
+mod tokens;
 mod vaults;
 mod world;
 
 use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
-pub(super) const FILES: &[&[Scenario]] = &[documents::SCENARIOS, models::SCENARIOS, policies::SCENARIOS, servers::SCENARIOS, vaults::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[
+    documents::SCENARIOS,
+    first_key::SCENARIOS,
+    idempotency::SCENARIOS,
+    keys::SCENARIOS,
+    models::SCENARIOS,
+    policies::SCENARIOS,
+    revocation::SCENARIOS,
+    scopes::SCENARIOS,
+    servers::SCENARIOS,
+    tokens::SCENARIOS,
+    vaults::SCENARIOS,
+];

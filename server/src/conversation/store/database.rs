@@ -33,6 +33,8 @@ static SQLITE_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (1, "initial", include_str!("../../../migrations/sqlite/0001_initial.sql")),
         (2, "runs", include_str!("../../../migrations/sqlite/0002_runs.sql")),
         (3, "ledger", include_str!("../../../migrations/sqlite/0003_ledger.sql")),
+        (4, "keys", include_str!("../../../migrations/sqlite/0004_keys.sql")),
+        (5, "idempotency", include_str!("../../../migrations/sqlite/0005_idempotency.sql")),
         (6, "tenancy", include_str!("../../../migrations/sqlite/0006_tenancy.sql")),
     ])
 });
@@ -41,6 +43,8 @@ static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (1, "initial", include_str!("../../../migrations/postgres/0001_initial.sql")),
         (2, "runs", include_str!("../../../migrations/postgres/0002_runs.sql")),
         (3, "ledger", include_str!("../../../migrations/postgres/0003_ledger.sql")),
+        (4, "keys", include_str!("../../../migrations/postgres/0004_keys.sql")),
+        (5, "idempotency", include_str!("../../../migrations/postgres/0005_idempotency.sql")),
         (6, "tenancy", include_str!("../../../migrations/postgres/0006_tenancy.sql")),
     ])
 });

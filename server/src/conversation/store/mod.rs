@@ -3,6 +3,9 @@
 mod configurations;
 mod conversations;
 mod database;
+mod idempotency;
+mod key_changes;
+mod keys;
 mod ledger;
 mod messages;
 mod models;
@@ -17,6 +20,9 @@ pub use conversations::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page,
 };
 pub use database::{Database, OpenError};
+pub use idempotency::{Attempt, Claim, Claimed, Earlier, KeptAnswer};
+pub use key_changes::{KeyChanges, KnownKey};
+pub use keys::{ApiKey, KeyChange, MOST_KEYS, NewKey, Scope};
 pub use ledger::DayUsage;
 pub use messages::{Held, Message, MessagePage, NewMessage};
 pub use models::{Model, ModelChange, ModelStatus, NewModel};
@@ -166,7 +172,9 @@ macro_rules! words {
                 match self { $(Self::$variant => $text),+ }
             }
 
-            fn from_text(text: &str) -> Option<Self> {
+            #[doc = "The value that a word stands for."]
+            #[must_use]
+            pub fn from_text(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$variant),)+ _ => None }
             }
         }

@@ -146,12 +146,19 @@ impl Store {
     /// There is no tenant with this id, or it has conversations.
     pub async fn delete_tenant(&self, id: &str) -> Result<(), StoreError> {
         within(async {
+            let mut transaction = self.0.begin().await?;
+            // The tenant's keys go with it, and every server must notice.
+            super::keys::count_deletion(&mut transaction).await?;
             let done = sqlx::query("DELETE FROM tenants WHERE tenant_id = $1")
                 .bind(id)
-                .execute(&self.0)
+                .execute(&mut *transaction)
                 .await
                 .map_err(|e| on_delete(e, "the tenant has conversations; delete them first"))?;
-            if done.rows_affected() == 0 { Err(StoreError::NotFound("tenant")) } else { Ok(()) }
+            if done.rows_affected() == 0 {
+                return Err(StoreError::NotFound("tenant"));
+            }
+            transaction.commit().await?;
+            Ok(())
         })
         .await
     }

@@ -161,10 +161,29 @@ pub enum Event<'a> {
         status: u16,
         /// `X-Request-ID` of the request that caused it.
         request_id: &'a str,
-        /// Position of the key in `API_KEYS`, from 1; `None` where no keys are set.
+        /// Position of the key in `API_KEYS`, from 1; `None` for another key, or for none.
         key: Option<usize>,
+        /// Id of a key that was created at run time.
+        key_id: Option<&'a str>,
+        /// Owner of a token, as the issuer names them.
+        subject: Option<&'a str>,
         /// Tenant of the key; `None` for an operator's key.
         tenant: Option<&'a str>,
+    },
+    /// A key was created, changed or revoked.
+    Key {
+        /// `created`, `changed`, `rotated` or `revoked`.
+        change: &'static str,
+        /// Id of the key; of the new one, for a rotation.
+        key_id: &'a str,
+        /// Id of the key that a rotation replaces.
+        replaces: Option<&'a str>,
+        /// Tenant of the key; `None` for an operator's key.
+        tenant: Option<&'a str>,
+        /// What the key may be used for, as words.
+        scopes: &'a [&'static str],
+        /// `X-Request-ID` of the request that caused it.
+        request_id: &'a str,
     },
     /// Lines before this one could not be written.
     Lost {

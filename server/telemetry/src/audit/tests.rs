@@ -70,7 +70,16 @@ fn a_full_disk_loses_whole_lines_which_are_counted_and_reported() {
     let metrics = metrics();
     let losses = Losses { unreported: AtomicU64::new(0), metrics: metrics.clone() };
     let one = |path| {
-        let event = Event::Operator { method: "PUT", path, status: 200, request_id: "r", key: None, tenant: None };
+        let event = Event::Operator {
+            method: "PUT",
+            path,
+            status: 200,
+            request_id: "r",
+            key: None,
+            key_id: None,
+            subject: None,
+            tenant: None,
+        };
         line(&event).expect("a line")
     };
     let (lines, waiting) = sync_channel(1);
