@@ -18,7 +18,7 @@ use futures::Stream;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use nagaya_protocol::FileEntry;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
 use crate::memory;
 
@@ -179,8 +179,22 @@ pub(crate) fn read(root: &Path, path: &str) -> io::Result<(u64, impl Stream<Item
     Ok((size, chunks))
 }
 
-/// Writes a request's body to a file, replacing an existing one once the whole body has arrived.
-pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming) -> io::Result<()> {
+/// What happens to a file that exists when the whole of another one for its path has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// It is replaced.
+    Replace,
+    /// It stays, and the new one is refused.
+    Keep,
+}
+
+/// Writes a request's body to a file, which appears once the whole body has arrived.
+pub(crate) async fn write(
+    root: &Path,
+    path: &str,
+    (mode, existing): (u32, Existing),
+    mut body: Incoming,
+) -> io::Result<()> {
     leave_memory(root, body.size_hint().lower())?;
     let (dir, name) = parent(root, path, MissingParents::Create)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -204,7 +218,11 @@ pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming
     }
     rustix::fs::fchmod(&file, mode)?;
     if let Some(unfinished) = &guard.name {
-        rustix::fs::renameat(guard.dir.as_fd(), unfinished.as_str(), guard.dir.as_fd(), name)?;
+        let flags = match existing {
+            Existing::Replace => RenameFlags::empty(),
+            Existing::Keep => RenameFlags::NOREPLACE,
+        };
+        rustix::fs::renameat_with(guard.dir.as_fd(), unfinished.as_str(), guard.dir.as_fd(), name, flags)?;
     }
     guard.name = None;
     Ok(())
