@@ -23,6 +23,7 @@ use crate::conversation::journal::Journal;
 use crate::conversation::order::Order;
 use crate::conversation::runs::StartError;
 use crate::conversation::store::{Conversation, ConversationStatus, Tenant, TenantStatus};
+use nagaya_workspace::rooms::Occupant;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -83,8 +84,9 @@ pub(super) async fn start(
         ));
     }
     let model = app.store.model(&conversation.model_id).await?;
-    app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
+    let occupant = Occupant { conversation: conversation_id.clone(), tenant: conversation.tenant_id.clone() };
+    app.cluster.admit(&occupant).await?;
     let user = request.executor.and_then(|executor| executor.user_id);
     let (batch, uploads) = files.unzip();
     let journal = app.runs.start(Order {
