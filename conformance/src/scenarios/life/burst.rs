@@ -33,7 +33,6 @@ async fn burst(context: &Context) -> Result<(), Failure> {
     let launch = Launch::new()
         .set("CONTAINER_STARTS", 2)
         .set("CONTAINER_START_QUEUE", 16)
-        .set("CONTAINER_GRACE_PERIOD", 0)
         .set("SHUTDOWN_TIMEOUT", 20);
     let deployment = context.launch(launch).await?;
     let single = deployment.conversation(context).await?;
