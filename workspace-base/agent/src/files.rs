@@ -162,12 +162,8 @@ pub(crate) fn read(root: &Path, path: &str) -> io::Result<(u64, impl Stream<Item
     let (dir, name) = parent(root, path, MissingParents::Fail)?;
     // Opening a named pipe must not block.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?);
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let size = metadata.len();
+    let file = regular(rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?)?;
+    let size = file.metadata()?.len();
     let chunks = futures::stream::unfold((file, 0u64), move |(mut file, seen)| async move {
         let left = usize::try_from(size - seen).unwrap_or(usize::MAX).min(CHUNK);
         let mut chunk = vec![0; left];
@@ -196,12 +192,7 @@ pub(crate) async fn write(
     mut body: Incoming,
 ) -> io::Result<()> {
     leave_memory(root, body.size_hint().lower())?;
-    let (dir, name) = parent(root, path, MissingParents::Create)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let unfinished = format!("{UNFINISHED}{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    let mode = Mode::from_raw_mode(mode & 0o777);
-    let mut file = File::from(rustix::fs::openat(dir.as_fd(), unfinished.as_str(), flags, Mode::from_raw_mode(0o600))?);
-    let mut guard = Unfinished { dir, name: Some(unfinished) };
+    let (mut file, unfinished) = Unfinished::begin(root, path)?;
     let mut unchecked = 0;
     loop {
         let frame = tokio::time::timeout(IDLE_LIMIT, body.frame()).await.map_err(|_| io::ErrorKind::TimedOut)?;
@@ -216,16 +207,29 @@ pub(crate) async fn write(
             file.write_all(&data)?;
         }
     }
-    rustix::fs::fchmod(&file, mode)?;
-    if let Some(unfinished) = &guard.name {
-        let flags = match existing {
-            Existing::Replace => RenameFlags::empty(),
-            Existing::Keep => RenameFlags::NOREPLACE,
-        };
-        rustix::fs::renameat_with(guard.dir.as_fd(), unfinished.as_str(), guard.dir.as_fd(), name, flags)?;
+    unfinished.finish(&file, mode, existing)
+}
+
+/// Creates or replaces a file of so many bytes below the workspace.
+pub(crate) fn create(root: &Path, path: &str, content: &mut impl Read, bytes: u64) -> io::Result<()> {
+    leave_memory(root, bytes)?;
+    let (mut file, unfinished) = Unfinished::begin(root, path)?;
+    io::copy(&mut content.take(bytes), &mut file)?;
+    unfinished.finish(&file, 0o644, Existing::Replace)
+}
+
+/// Opens a regular file, anywhere. A link is not followed, and a named pipe does not block.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    regular(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+fn regular(file: OwnedFd) -> io::Result<File> {
+    let file = File::from(file);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
-    guard.name = None;
-    Ok(())
 }
 
 /// Refuses a file of so many bytes that would leave the CLI too little memory.
@@ -243,16 +247,44 @@ pub(crate) fn delete(root: &Path, path: &str) -> io::Result<()> {
     }
 }
 
-/// A temporary file that is removed on drop unless it was renamed.
-struct Unfinished {
+/// A file under a temporary name, which is removed on drop.
+struct Unfinished<'a> {
     dir: OwnedFd,
-    name: Option<String>,
+    /// The temporary name; `None` once the file has its own.
+    temporary: Option<String>,
+    name: &'a str,
 }
 
-impl Drop for Unfinished {
+impl<'a> Unfinished<'a> {
+    /// Creates the file and the directories that it is in.
+    fn begin(root: &Path, path: &'a str) -> io::Result<(File, Self)> {
+        let (dir, name) = parent(root, path, MissingParents::Create)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let temporary = format!("{UNFINISHED}{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let file = rustix::fs::openat(dir.as_fd(), temporary.as_str(), flags, Mode::from_raw_mode(0o600))?;
+        Ok((File::from(file), Self { dir, temporary: Some(temporary), name }))
+    }
+
+    /// Gives the file its permissions and its name.
+    fn finish(mut self, file: &File, mode: u32, existing: Existing) -> io::Result<()> {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o777))?;
+        let flags = match existing {
+            Existing::Replace => RenameFlags::empty(),
+            Existing::Keep => RenameFlags::NOREPLACE,
+        };
+        if let Some(temporary) = &self.temporary {
+            let dir = self.dir.as_fd();
+            rustix::fs::renameat_with(dir, temporary.as_str(), dir, self.name, flags)?;
+        }
+        self.temporary = None;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if let Some(name) = &self.name
-            && let Err(error) = rustix::fs::unlinkat(self.dir.as_fd(), name.as_str(), AtFlags::empty())
+        if let Some(temporary) = &self.temporary
+            && let Err(error) = rustix::fs::unlinkat(self.dir.as_fd(), temporary.as_str(), AtFlags::empty())
         {
             tracing::warn!(%error, "a temporary file was not removed");
         }

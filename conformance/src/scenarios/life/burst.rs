@@ -30,10 +30,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 .limit(120)];
 
 async fn burst(context: &Context) -> Result<(), Failure> {
-    let launch = Launch::new()
-        .set("CONTAINER_STARTS", 2)
-        .set("CONTAINER_START_QUEUE", 16)
-        .set("SHUTDOWN_TIMEOUT", 20);
+    let launch = Launch::new().set("CONTAINER_STARTS", 2).set("CONTAINER_START_QUEUE", 16).set("SHUTDOWN_TIMEOUT", 20);
     let deployment = context.launch(launch).await?;
     let single = deployment.conversation(context).await?;
     let first = deployment.conversation(context).await?;
