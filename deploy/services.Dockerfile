@@ -1,5 +1,5 @@
-# PostgreSQL, Redis and Prometheus from Debian packages, for machines without a registry. They take the same settings as the official
-# images, which compose.yaml works with as well.
+# PostgreSQL, Redis, Prometheus and Alertmanager from Debian packages, for machines without a registry. The first three take the same
+# settings as the official images, which compose.yaml works with as well.
 ARG BASE_IMAGE=debian:bookworm-slim
 FROM ${BASE_IMAGE} AS base
 ENV LANG=C.UTF-8
@@ -46,3 +46,14 @@ USER prometheus
 EXPOSE 9090
 ENTRYPOINT ["prometheus"]
 CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
+
+FROM base AS alertmanager
+ARG DEBIAN_FRONTEND=noninteractive
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus-alertmanager >/dev/null \
+    && apt-get clean && rm -rf /var/lib/apt/lists/* /var/log/* \
+    # In the official image only nobody may write here.
+    && install -d -o prometheus -g prometheus -m 1777 /alertmanager
+USER prometheus
+EXPOSE 9093
+ENTRYPOINT ["prometheus-alertmanager"]
+CMD ["--config.file=/etc/alertmanager/alertmanager.yml", "--storage.path=/alertmanager", "--cluster.listen-address="]

@@ -44,6 +44,7 @@ needs_test() {
   need chromium-driver "a test opens the HTML report in a browser" chromedriver
   need redis-server "tests start servers of their own" redis-server
   need prometheus "alerts and dashboard are tested against one" prometheus promtool
+  need prometheus-alertmanager "alerts are sent on by one in a test" prometheus-alertmanager amtool
   python_has ensurepip || missing python3-venv "schemathesis is installed into a virtual environment"
   python_has yaml || missing python3-yaml "the workflows in .github are parsed by a test"
   compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing postgresql "tests start servers of their own"
@@ -65,7 +66,7 @@ Install them, e.g.: sudo apt-get install ${packages[*]}"
   }
   apt_install "${packages[@]}"
   for package in "${packages[@]}"; do
-    case $package in redis-server | prometheus) disable_services "$package" ;; esac
+    case $package in redis-server | prometheus | prometheus-alertmanager) disable_services "$package" ;; esac
   done
 fi
 

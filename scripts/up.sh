@@ -2,6 +2,8 @@
 # Starts server, PostgreSQL and Redis with Compose, and waits until runs can start. With another image it is an upgrade.
 #   PROFILES=demo,monitoring   also a scripted model, Prometheus
 #   NAGAYA_IMAGE=…             the server's image; without it the server is compiled and its image built
+#   ALERT_WEBHOOK_URL=…        where alerts go (profile monitoring), or by mail:
+#   ALERT_MAIL_TO=… ALERT_MAIL_FROM=… ALERT_MAIL_SERVER=HOST:PORT
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/compose.sh"
 require_compose
@@ -28,7 +30,7 @@ if [ ! -e "$env_file" ]; then
   (
     umask 077
     cat >"$env_file.new" <<ENV
-API_KEYS=$(secret)
+API_KEYS=$(secret),@metrics:$(secret)
 POSTGRES_PASSWORD=$(secret)
 REDIS_PASSWORD=$(secret)
 MODEL_SECRET=$(secret)
@@ -37,6 +39,7 @@ DOCKER_GID=$docker_group
 NAGAYA_UID=$(image_uid)
 WORKSPACE_SOCKET_HOST_PATH=$compose_dir/sockets
 PROMETHEUS_CONFIG=$compose_dir/prometheus
+ALERTMANAGER_CONFIG=$compose_dir/alertmanager
 ENV
     mv "$env_file.new" "$env_file"
   )
@@ -55,10 +58,13 @@ if [ -z "${NAGAYA_NOFILE:-}" ]; then
   export NAGAYA_NOFILE
 fi
 services=(postgres redis)
-! wants monitoring || services+=(prometheus)
+! wants monitoring || services+=(prometheus alertmanager)
 scripts/service-images.sh "${services[@]}"
 
 if wants monitoring; then
+  # A file of an earlier version may lack them.
+  grep -q '^ALERTMANAGER_CONFIG=' "$env_file" || echo "ALERTMANAGER_CONFIG=$compose_dir/alertmanager" >>"$env_file"
+  grep -q '^API_KEYS=.*@metrics:' "$env_file" || sed -i "s/^API_KEYS=.*/&,@metrics:$(secret)/" "$env_file"
   # In production /metrics requires a key, which the repository's file cannot contain.
   rm -rf "$compose_dir/prometheus"
   mkdir "$compose_dir/prometheus"
@@ -66,9 +72,10 @@ if wants monitoring; then
   sed -i 's/^    # \(authorization:\)/    \1/; s/^    #   \(credentials_file:\)/      \1/' "$compose_dir/prometheus/prometheus.yml"
   (
     umask 077
-    sed -n 's/^API_KEYS=\([^,]*\).*/\1/p' "$env_file" | tr -d '\n' >"$compose_dir/prometheus/nagaya-key"
+    sed -n 's/^API_KEYS=.*@metrics:\([^,]*\).*/\1/p' "$env_file" | tr -d '\n' >"$compose_dir/prometheus/nagaya-key"
   )
-  [ "$(id -u)" != 0 ] || chown -R "$(image_uid):$(image_uid)" "$compose_dir/prometheus"
+  scripts/alertmanager-config.sh "$compose_dir/alertmanager"
+  [ "$(id -u)" != 0 ] || chown -R "$(image_uid):$(image_uid)" "$compose_dir/prometheus" "$compose_dir/alertmanager"
 fi
 if wants demo; then
   # The scripted model has keys of its own and accepts only what is signed with them.
@@ -91,10 +98,10 @@ $(compose logs --no-color --tail 20 server)"
 address=$(compose port server 8000)
 cat <<TEXT
 
-up: http://$address is ready. Its operator's key is API_KEYS in $env_file:
+up: http://$address is ready. Its operator's key is the first of API_KEYS in $env_file:
 
   curl -s http://$address/health
-  curl -s -H "Authorization: Bearer \$(sed -n 's/^API_KEYS=//p' $env_file)" http://$address/api/admin/workspaces
+  curl -s -H "Authorization: Bearer \$(sed -n 's/^API_KEYS=\\([^,]*\\).*/\\1/p' $env_file)" http://$address/api/admin/workspaces
 
 make down removes all of it, with the data; KEEP_DATA=1 keeps the data.
 TEXT

@@ -21,6 +21,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("BOOT-013", "the server's start")],
     },
     Mutant {
+        id: "no-queue-for-starts",
+        title: "Conversations beyond those whose workspaces are being started are refused",
+        defects: &[Defect::Start("export CONTAINER_START_QUEUE=0")],
+        red: &[red("LIFE-009", "503")],
+    },
+    Mutant {
         id: "gc-interval-ignored",
         title: "The GC interval is 60 s, whatever is configured",
         defects: &[Defect::Start("export CONTAINER_GC_INTERVAL=60")],

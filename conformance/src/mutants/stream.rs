@@ -152,6 +152,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("RUN-031", "no thinking event has the thought")],
     },
     Mutant {
+        id: "long-outputs-out-of-reach",
+        title: "The result of a tool names a file of the driver's own, which no client can reach",
+        defects: &[events(|event, _| {
+            if event.name != "tool_result" {
+                return unchanged(&event);
+            }
+            with(event, |data| {
+                let content = data["content"].to_string().replace("/workspace/.", "/home/appuser/.");
+                data["content"] = serde_json::from_str(&content).unwrap_or_default();
+            })
+        })],
+        red: &[red("RUN-046", "names no file of the workspace")],
+    },
+    Mutant {
         id: "context-never-full",
         title: "The context is never reported as full",
         defects: &[events(|event, _| {

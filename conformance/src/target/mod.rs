@@ -1,5 +1,6 @@
 //! The deployment under test and everything around it: servers, images, models, origins, databases.
 
+pub mod alertmanager;
 pub mod backing;
 pub mod binaries;
 pub mod build;

@@ -2,6 +2,7 @@
 
 use rand::RngExt;
 
+use super::alertmanager;
 use super::deployment::Deployment;
 use super::fixtures::{Credentials, Model, Origin, OriginKind};
 use super::issuer::Issuer;
@@ -47,15 +48,19 @@ impl Context {
         Ok(postgres)
     }
 
-    /// Starts a Prometheus that scrapes a deployment.
+    /// Starts a Prometheus that scrapes a deployment, and an Alertmanager that posts its alerts to `receiver`.
     ///
     /// # Errors
     /// It does not start.
-    pub async fn prometheus(&self, deployment: &Deployment) -> Result<Prometheus, Failure> {
+    pub async fn prometheus(&self, deployment: &Deployment, receiver: &Origin) -> Result<Prometheus, Failure> {
         let dir = self.dir().join(self.unique("prometheus"));
         std::fs::create_dir(&dir)?;
         let target = deployment.api.base().trim_start_matches("http://");
-        let (prometheus, process) = Prometheus::start(&self.run.id, &dir, target, self.exchanges().clone()).await?;
+        let (run, url) = (&self.run.id, format!("http://{}/alerts", receiver.address));
+        let (alertmanager, process) = alertmanager::start(run, &dir, &url, self.exchanges().clone()).await?;
+        self.resources.add("fixture alertmanager", move || async move { process.kill().await });
+        let (prometheus, process) =
+            Prometheus::start(run, &dir, (target, &alertmanager), self.exchanges().clone()).await?;
         self.resources.add("fixture prometheus", move || async move { process.kill().await });
         Ok(prometheus)
     }

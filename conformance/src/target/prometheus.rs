@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::alertmanager;
 use super::fixtures::harness;
 use super::process::{Process, Program};
 use crate::client::http::Api;
@@ -17,8 +18,9 @@ use crate::harness::poll::eventually;
 const CONFIG: &str = include_str!("../../../deploy/prometheus/prometheus.yml");
 /// The alerts as they are delivered.
 pub const RULES: &str = include_str!("../../../deploy/prometheus/rules.yml");
-/// Parts of the configuration that depend on the deployment: the server's address, and the intervals.
-const OWN: [(&str, &str); 2] = [("_interval: 15s", "_interval: 1s"), ("nagaya:8000", "{target}")];
+/// Parts of the configuration that depend on the deployment: the intervals, and the addresses of the server and Alertmanager.
+const OWN: [(&str, &str); 3] =
+    [("_interval: 15s", "_interval: 1s"), ("nagaya:8000", "{target}"), ("alertmanager:9093", "{alertmanager}")];
 /// How long it may take to start.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -32,7 +34,7 @@ impl Prometheus {
     /// The paths of `prometheus` and `promtool`.
     ///
     /// # Errors
-    /// One of them is missing.
+    /// One of them is missing, or Alertmanager is.
     pub fn find() -> Result<(PathBuf, PathBuf), String> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let find = |name: &str| {
@@ -40,14 +42,15 @@ impl Prometheus {
             let found = places.find(|path| path.is_file());
             found.ok_or_else(|| format!("{name} is not on the search path; install prometheus"))
         };
+        alertmanager::find()?;
         Ok((find("prometheus")?, find("promtool")?))
     }
 
-    /// Starts it beside its files in `dir`, to scrape `target` (`host:port`).
+    /// Starts it beside its files in `dir`, to scrape `target` (`host:port`) and send alerts to `alertmanager`.
     pub(super) async fn start(
         run: &str,
         dir: &Path,
-        target: &str,
+        (target, alertmanager): (&str, &str),
         exchanges: Exchanges,
     ) -> Result<(Self, Process), Failure> {
         let (program, _) = Self::find().map_err(Failure::harness)?;
@@ -55,7 +58,8 @@ impl Prometheus {
         for (delivered, own) in OWN {
             check(config.contains(delivered), format!("prometheus.yml has no {delivered:?} any more"))
                 .map_err(harness)?;
-            config = config.replace(delivered, &own.replace("{target}", target));
+            config =
+                config.replace(delivered, &own.replace("{target}", target).replace("{alertmanager}", alertmanager));
         }
         std::fs::write(dir.join("prometheus.yml"), config)?;
         std::fs::write(dir.join("rules.yml"), RULES)?;

@@ -49,7 +49,7 @@ const LEAST_CONTRAST: &str = r#"
 "#;
 
 /// A browser and its driver; both are killed on drop.
-struct Browser {
+pub(crate) struct Browser {
     client: Client,
     driver: Driver,
 }
@@ -84,7 +84,7 @@ impl WebDriverCompatibleCommand for Device {
 }
 
 impl Browser {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         use std::os::unix::process::CommandExt as _;
         let dir = tempfile::tempdir().expect("a directory");
         let mut command = Command::new("chromedriver");
@@ -117,11 +117,14 @@ impl Browser {
     }
 
     async fn open(&self, page: &Path) {
-        let url = format!("file://{}", page.display());
-        tokio::time::timeout(LIMIT, self.client.goto(&url)).await.expect("in time").expect("opened");
+        self.open_url(&format!("file://{}", page.display())).await;
     }
 
-    async fn tell(&self, command: &'static str, params: Value) {
+    pub(crate) async fn open_url(&self, url: &str) {
+        tokio::time::timeout(LIMIT, self.client.goto(url)).await.expect("in time").expect("opened");
+    }
+
+    pub(crate) async fn tell(&self, command: &'static str, params: Value) {
         let reply = self.client.issue_cmd(Device(command, params));
         tokio::time::timeout(LIMIT, reply).await.expect("in time").unwrap_or_else(|error| panic!("{command}: {error}"));
     }
@@ -131,7 +134,7 @@ impl Browser {
         self.tell("Emulation.setEmulatedMedia", json!({"features": features})).await;
     }
 
-    async fn ask(&self, script: &str) -> Value {
+    pub(crate) async fn ask(&self, script: &str) -> Value {
         let asked = self.client.execute(script, Vec::new());
         tokio::time::timeout(LIMIT, asked).await.expect("in time").unwrap_or_else(|error| panic!("{script}: {error}"))
     }
@@ -142,7 +145,7 @@ impl Browser {
         assert!((CONTRAST..99.0).contains(&found), "{when}, {:?} has a contrast of {found:.2}", least[1]);
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         tokio::time::timeout(LIMIT, self.client.close()).await.expect("in time").expect("closed");
         drop(self.driver);
     }

@@ -3,6 +3,7 @@
 mod browser;
 mod commands;
 mod contained;
+mod docs_page;
 mod elsewhere;
 mod fixture;
 mod formatting;

@@ -62,7 +62,7 @@ pub(super) fn open(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenAp
     for (_, operation) in operations(&mut api) {
         describe(operation, &[UNAUTHORIZED, RATE_LIMIT_EXCEEDED, SERVICE_UNAVAILABLE]);
     }
-    api
+    summarized(api)
 }
 
 /// Adds the security schemes to operations that require a key, and the error responses that follow from the key, the parameters and
@@ -84,6 +84,20 @@ pub(super) fn guarded(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Ope
         if operation.request_body.is_some() {
             add(operation, &[PAYLOAD_TOO_LARGE, VALIDATION_ERROR]);
         }
+    }
+    summarized(api)
+}
+
+/// Makes the first sentence of what a handler says the summary of its operation, and the rest its description.
+fn summarized(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    for operation in operations(&mut api) {
+        let Some(text) = operation.summary.take() else { continue };
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (first, rest) = text.split_once(". ").unwrap_or((&text, ""));
+        operation.summary = Some(format!("{}.", first.trim_end_matches('.')));
+        let rest = [Some(rest.to_owned()), operation.description.take()].into_iter().flatten();
+        let rest: Vec<String> = rest.filter(|text| !text.is_empty()).collect();
+        operation.description = (!rest.is_empty()).then(|| rest.join("\n\n"));
     }
     api
 }
@@ -200,7 +214,9 @@ mod tests {
         for (path, item) in document["paths"].as_object().expect("paths") {
             for (method, operation) in item.as_object().expect("operations") {
                 let name = format!("{method} {path}");
-                assert!(operation["summary"].is_string(), "{name} has no summary");
+                let summary = operation["summary"].as_str().unwrap_or_default();
+                let fits = (10..=140).contains(&summary.len()) && !summary.contains('\n') && summary.ends_with('.');
+                assert!(fits, "{name} has no summary of one line: {summary:?}");
                 let id = operation["operationId"].as_str().expect("an id").to_owned();
                 assert!(ids.insert((id, operation["tags"].to_string())), "{name}: another operation has its id");
                 if path.starts_with("/api/") {

@@ -25,6 +25,7 @@ use crate::conversation::order::{Bounds, Order};
 use crate::conversation::runs::{Runs, StartError};
 use crate::conversation::store::{Conversation, ConversationStatus, Tenant, TenantStatus};
 use crate::tenancy::resolve::Level;
+use nagaya_workspace::rooms::Occupant;
 
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -91,8 +92,9 @@ pub(super) async fn start(
         return Err(ApiError::new(Code::Forbidden, format!("the conversation's model is not allowed any more ({by}'s configuration)")));
     }
     let model = app.store.model(&conversation.model_id).await?;
-    app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
+    let occupant = Occupant { conversation: conversation_id.clone(), tenant: conversation.tenant_id.clone() };
+    app.cluster.admit(&occupant).await?;
     let user = request.executor.and_then(|executor| executor.user_id);
     let (batch, uploads) = files.unzip();
     let run_id = Runs::new_id();
@@ -158,12 +160,17 @@ pub(super) async fn follow(
     ApiQuery(query): ApiQuery<FollowQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?"));
+    let after = match (header, &query.after) {
+        (Some(text), _) => Some(EventId::parse(text, "Last-Event-ID")?),
+        (None, Some(text)) => Some(EventId::parse(text, "after")?),
+        (None, None) => None,
+    };
     app.store.conversation(&tenant, &path.conversation_id).await?;
     let journal = app.runs.journal(&path.conversation_id).map_err(|error| ApiError::internal(&error))?;
     let journal = journal.ok_or_else(|| ApiError::not_found("run"))?;
-    let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_owned());
-    let after = match header.or(query.after) {
-        Some(text) => position(&text, &journal).await?,
+    let after = match after {
+        Some(id) => id.position(&journal).await?,
         None => 0,
     };
     Ok(events(&journal, after))
@@ -186,22 +193,40 @@ pub(super) async fn cancel(
     }
 }
 
-/// The sequence number in `journal` that an event id refers to; 0, the beginning, if the id belongs to another run, or if a power
-/// failure may have taken the event from the journal.
-async fn position(text: &str, journal: &Arc<Journal>) -> Result<usize, ApiError> {
-    let (run, seq) = text.rsplit_once(':').map_or((None, text), |(run, seq)| (Some(run), seq));
-    let seq: usize = seq.parse().map_err(|_| ApiError::invalid("Last-Event-ID", "must be <run_id>:<seq> or <seq>"))?;
-    if run.is_some_and(|run| run != journal.run_id()) {
-        return Ok(0);
+/// The id of an event, as clients send it.
+struct EventId<'a> {
+    /// The parameter or header that has it.
+    field: &'static str,
+    /// The run; without it, the current or last one.
+    run: Option<&'a str>,
+    seq: usize,
+}
+
+impl<'a> EventId<'a> {
+    fn parse(text: &'a str, field: &'static str) -> Result<Self, ApiError> {
+        let (run, seq) = text.rsplit_once(':').map_or((None, text), |(run, seq)| (Some(run), seq));
+        match seq.parse() {
+            Ok(seq) => Ok(Self { field, run, seq }),
+            Err(_) => Err(ApiError::invalid(field, "must be <run_id>:<seq> or <seq>")),
+        }
     }
-    let counted = journal.clone();
-    let last =
-        tokio::task::spawn_blocking(move || counted.last_seq()).await.map_err(|error| ApiError::internal(&error))?;
-    let last = last.map_err(|error| ApiError::internal(&error))?;
-    match seq <= last {
-        true => Ok(seq),
-        false if journal.outlived_the_machine() => Ok(0),
-        false => Err(ApiError::invalid("Last-Event-ID", format!("the run's last event so far has the number {last}"))),
+
+    /// The sequence number in `journal` that the id refers to; 0, the beginning, if the id belongs to another run, or if a power failure
+    /// may have taken the event from the journal.
+    async fn position(&self, journal: &Arc<Journal>) -> Result<usize, ApiError> {
+        if self.run.is_some_and(|run| run != journal.run_id()) {
+            return Ok(0);
+        }
+        let counted = journal.clone();
+        let last = tokio::task::spawn_blocking(move || counted.last_seq())
+            .await
+            .map_err(|error| ApiError::internal(&error))?;
+        let last = last.map_err(|error| ApiError::internal(&error))?;
+        match self.seq <= last {
+            true => Ok(self.seq),
+            false if journal.outlived_the_machine() => Ok(0),
+            false => Err(ApiError::invalid(self.field, format!("the run's last event so far has the number {last}"))),
+        }
     }
 }
 

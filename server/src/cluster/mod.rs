@@ -234,11 +234,11 @@ impl Cluster {
         (gone, self.acquire(occupant).await)
     }
 
-    /// Whether a run of this conversation could get a workspace now. It may be gone a moment later; then the run says so.
+    /// Whether a run of this tenant's conversation could get a workspace now. It may be gone a moment later; then the run says so.
     ///
     /// # Errors
     /// The reason why it could not.
-    pub async fn admit(&self, conversation: &str) -> Result<(), AcquireError> {
+    pub async fn admit(&self, Occupant { conversation, tenant }: &Occupant) -> Result<(), AcquireError> {
         if self.workspaces.rooms().of_conversation(conversation).is_some() {
             return Ok(());
         }
@@ -248,7 +248,7 @@ impl Cluster {
             self.let_go(conversation).await;
             return running.and(Err(AcquireError::Busy));
         }
-        self.workspaces.check_available().await
+        self.workspaces.check_available(tenant).await
     }
 
     /// Whether a run of the conversation is still in progress in the room of a server that has stopped or died.

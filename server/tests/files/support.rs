@@ -67,6 +67,8 @@ pub(crate) struct Table {
     next: AtomicI64,
     /// Whether the list of files is reported as incomplete.
     pub(crate) cut: bool,
+    /// A file that a client uploads once the files were listed: path and content.
+    upload: Option<(&'static str, &'static str)>,
 }
 
 impl Table {
@@ -78,6 +80,11 @@ impl Table {
         let table = Self::default();
         files.iter().for_each(|(path, text)| table.put(path, *text));
         table
+    }
+
+    /// A client uploads this file, path and content, once the files were listed.
+    pub(crate) fn with_upload(self, path: &'static str, content: &'static str) -> Self {
+        Self { upload: Some((path, content)), ..self }
     }
 
     pub(crate) fn put(&self, path: &str, content: impl Into<Vec<u8>>) {
@@ -110,7 +117,12 @@ impl RoomFiles for Table {
             version: *version,
             mode: *mode,
         });
-        Ok((listed.collect(), !self.cut && files.len() <= most))
+        let listed = (listed.collect(), !self.cut && files.len() <= most);
+        drop(files);
+        if let Some((path, content)) = self.upload {
+            self.put(path, content);
+        }
+        Ok(listed)
     }
 
     async fn read(&self, file: &RoomFile) -> Result<Content, RoomFilesError> {
@@ -118,11 +130,14 @@ impl RoomFiles for Table {
         found.map(content).ok_or(RoomFilesError::Changed)
     }
 
-    async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError> {
+    async fn create(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<bool, StorageError> {
         let whole = content.try_collect::<Vec<_>>().await?.concat();
         assert_eq!(whole.len() as u64, size);
+        if self.files().contains_key(path) {
+            return Ok(false);
+        }
         self.put(path, whole);
         self.files().get_mut(path).expect("just put").2 = mode;
-        Ok(())
+        Ok(true)
     }
 }

@@ -63,6 +63,22 @@ async fn a_room_that_never_received_the_files_deletes_none() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_uploaded_while_the_stored_ones_are_restored_stays_and_is_saved() {
+    let server = server().await;
+    let place = place(&server);
+    for path in ["same", "other"] {
+        place.write(path, content("stored"), soon()).await.expect("writes");
+    }
+    let room = Table::default().with_upload("same", "uploaded");
+    let mut step = SyncState::default();
+    let done = restore(&place, "one", &room, &mut step, soon()).await.expect("restores");
+    assert_eq!((done.moved, done.skipped, step.restored), (1, 0, true));
+    assert_eq!(room.contents(), contents(&[("other", "stored"), ("same", "uploaded")]));
+    save(&place, "one", &room, &mut step, soon()).await.expect("stores");
+    assert_eq!(read(&place, "same").await, b"uploaded");
+}
+
+#[tokio::test]
 async fn an_incomplete_list_deletes_nothing_and_is_reported() {
     let server = server().await;
     let place = place(&server);

@@ -153,12 +153,12 @@ fn the_limit_on_the_number_of_rooms_holds() {
         assert!(matches!(error, AcquireError::Build(BuildError::Full(3))), "{error}");
         assert!(error.is_unavailable(), "a client should try again");
     }
-    assert!(server.runtime.block_on(server.cluster.admit("c9")).is_err());
+    assert!(server.runtime.block_on(server.cluster.admit(&occupant("c9"))).is_err());
     drop(got);
     let first = server.entries()[0].room.id.clone();
     let why = nagaya_workspace::ReleaseReason::Operator;
     server.runtime.block_on(server.workspaces.release(&first, why)).expect("released");
-    server.runtime.block_on(server.cluster.admit("c9")).expect("admitted");
+    server.runtime.block_on(server.cluster.admit(&occupant("c9"))).expect("admitted");
     server.runtime.block_on(server.cluster.acquire(occupant("c9"))).expect("a room");
 }
 

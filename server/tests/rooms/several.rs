@@ -66,19 +66,19 @@ fn during_a_run_no_other_server_gets_the_conversation() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(PoolSize { min: 1, max: 1 }));
     let lease = acquire(&one, "c").expect("a room");
-    assert!(matches!(two.runtime.block_on(two.cluster.admit("c")), Err(AcquireError::Busy)));
+    assert!(matches!(two.runtime.block_on(two.cluster.admit(&occupant("c"))), Err(AcquireError::Busy)));
     assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
     let released = two.runtime.block_on(two.cluster.release_conversation("c", ReleaseReason::Conversation));
     assert!(matches!(released, Err(ReleaseError::BusyElsewhere)), "{released:?}");
     // Also after the shared state has lost everything.
     several.redis.flush().expect("flushes");
-    assert!(matches!(two.runtime.block_on(two.cluster.admit("c")), Err(AcquireError::Busy)));
+    assert!(matches!(two.runtime.block_on(two.cluster.admit(&occupant("c"))), Err(AcquireError::Busy)));
     assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
     drop(lease);
-    two.runtime.block_on(two.cluster.admit("c")).expect("admitted");
-    assert!(matches!(one.runtime.block_on(one.cluster.admit("d")), Ok(())));
+    two.runtime.block_on(two.cluster.admit(&occupant("c"))).expect("admitted");
+    assert!(matches!(one.runtime.block_on(one.cluster.admit(&occupant("d"))), Ok(())));
     assert!(
-        matches!(two.runtime.block_on(two.cluster.admit("d")), Err(AcquireError::Busy)),
+        matches!(two.runtime.block_on(two.cluster.admit(&occupant("d"))), Err(AcquireError::Busy)),
         "the other server has admitted a run"
     );
 }
@@ -96,7 +96,7 @@ fn a_room_with_a_run_in_progress_waits_for_its_server() {
     drop(lease);
     several.host.age();
     for _ in 0..2 {
-        assert!(matches!(two.runtime.block_on(two.cluster.admit("c")), Err(AcquireError::Busy)));
+        assert!(matches!(two.runtime.block_on(two.cluster.admit(&occupant("c"))), Err(AcquireError::Busy)));
         assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
         let report = two.runtime.block_on(two.cluster.collect());
         assert!(report.reclaimed.is_empty() && report.errors.is_empty(), "{report:?}");
@@ -111,7 +111,7 @@ fn a_room_with_a_run_in_progress_waits_for_its_server() {
     four.kill();
     // The agent has ended the execution for lack of a reader: then any server may take the room, and its files are still in it.
     several.host.engine.report_execution(None);
-    two.runtime.block_on(two.cluster.admit("c")).expect("admitted");
+    two.runtime.block_on(two.cluster.admit(&occupant("c"))).expect("admitted");
     assert_eq!(acquire(&two, "c").expect("a room").workspace_id(), room);
     assert_eq!(several.host.containers().len(), 1);
 }
@@ -244,7 +244,7 @@ fn a_stopped_server_leaves_its_rooms_to_the_next_start() {
 fn a_dead_servers_admission_does_not_block_the_conversation() {
     let several = Several::new();
     let (one, two) = (several.start(NO_POOL), several.start(NO_POOL));
-    one.runtime.block_on(one.cluster.admit("c")).expect("admitted");
+    one.runtime.block_on(one.cluster.admit(&occupant("c"))).expect("admitted");
     assert!(matches!(acquire(&two, "c"), Err(AcquireError::Busy)));
     one.kill();
     use_once(&two, "c");
@@ -276,7 +276,7 @@ fn without_redis_known_rooms_stay_usable_and_no_second_room_is_made() {
     for server in [&one, &two] {
         let error = acquire(server, "new").expect_err("refused");
         assert!(error.is_unavailable() && matches!(error, AcquireError::State(_)), "{error:?}");
-        let error = server.runtime.block_on(server.cluster.admit("new")).expect_err("refused");
+        let error = server.runtime.block_on(server.cluster.admit(&occupant("new"))).expect_err("refused");
         assert!(error.is_unavailable(), "{error:?}");
     }
     assert!(acquire(&two, "c").is_err_and(|error| error.is_unavailable()));

@@ -54,7 +54,7 @@ fn beyond_its_length_the_queue_refuses_at_once() {
     let waiting = ["a", "b", "c"].map(|name| acquire(&server, name));
     server.until("one waits", || server.workspaces.start_position("c").is_some());
     for refused in [
-        server.runtime.block_on(server.workspaces.check_available()).expect_err("the queue is full"),
+        server.runtime.block_on(server.workspaces.check_available("acme")).expect_err("the queue is full"),
         result(&server, acquire(&server, "d")).expect_err("the queue is full"),
     ] {
         assert!(matches!(refused, AcquireError::Build(BuildError::Crowded(1))), "{refused}");

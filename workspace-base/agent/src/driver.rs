@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nagaya_protocol::{AgentEvent, ErrorKind, ExecuteRequest, WORKSPACE_DIR};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -18,15 +18,13 @@ use tokio_util::sync::CancellationToken;
 use crate::buffer::Buffer;
 use crate::mapping;
 use crate::memory;
+use crate::output::{Lines, Tail};
+use crate::outputs::Outputs;
 use crate::process::{self, Awaited};
 use crate::repair;
 use crate::usage::Counted;
 use crate::version::Cli;
 
-/// Maximum length in bytes of a line of the CLI's output; a longer one is skipped.
-const MAX_LINE: usize = 32 * 1024 * 1024;
-/// Bytes from the end of the CLI's standard error that go into an error message.
-const STDERR_TAIL: usize = 8 * 1024;
 /// Time limit for the CLI to exit after it has printed its result.
 const EXIT_DEADLINE: Duration = Duration::from_secs(10);
 /// Time limit for reading the rest of the output after all processes of an execution have exited.
@@ -55,6 +53,8 @@ pub(crate) struct Driver {
     pub(crate) bridge: SocketAddr,
     /// How long an execution continues without a connected reader.
     pub(crate) abandoned_after: Duration,
+    /// Where outputs of tools that are too long are to be found by clients.
+    pub(crate) outputs: Outputs,
 }
 
 impl Driver {
@@ -78,7 +78,7 @@ impl Driver {
         let awaited = child.id().map(Awaited::new);
         let killed_before = memory::kills();
         let ending = tokio::select! {
-            ending = converse(&mut child, output, request, events) => ending,
+            ending = self.converse(&mut child, output, request, events) => ending,
             () = cancel.cancelled() => cancelled("cancelled".into()),
             () = self.abandoned(events) => cancelled(format!("no reader was connected for {:?}", self.abandoned_after)),
         };
@@ -164,6 +164,99 @@ impl Driver {
         command.stdin(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }
+
+    /// Writes the prompt to the CLI and the CLI's events to `events`; returns the last event.
+    async fn converse(
+        &self,
+        child: &mut Child,
+        output: UnixStream,
+        request: &ExecuteRequest,
+        events: &Buffer,
+    ) -> AgentEvent {
+        let (Some(mut stdin), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {
+            return failed("the CLI has no standard streams".into());
+        };
+        let prompt = async move {
+            // A CLI that exits without reading the prompt reports the reason in its output.
+            if let Err(error) = stdin.write_all(prompt(&request.user_input).as_bytes()).await {
+                tracing::warn!(%error, "the CLI did not read the whole prompt");
+            }
+            drop(stdin);
+        };
+        let mut tail = Tail::default();
+        let mut result = None;
+        let (refusal_sender, mut refusal) = watch::channel(());
+        let (result_sender, result_seen) = watch::channel(());
+        let talk = async {
+            tokio::join!(
+                self.listen(output, events, &mut result, (result_sender, refusal_sender)),
+                prompt,
+                tail.fill(stderr)
+            );
+        };
+        let end = async {
+            let exit = exit(child, result_seen).await;
+            // Processes that it left running may hold its output open; they are killed in any case.
+            clean_up().await;
+            exit
+        };
+        let both = async {
+            tokio::pin!(talk, end);
+            tokio::select! {
+                () = &mut talk => {
+                    let ended = tokio::time::timeout(EXIT_DEADLINE, end).await;
+                    ended.unwrap_or_else(|_| Exit::Unfinished("it closed its output and did not exit".into()))
+                }
+                exit = &mut end => {
+                    if tokio::time::timeout(DRAIN_DEADLINE, talk).await.is_err() {
+                        tracing::warn!("the CLI's output is still open after all its processes have exited");
+                    }
+                    exit
+                }
+            }
+        };
+        let exit = tokio::select! {
+            exit = both => exit,
+            // The sender is gone once the output has ended; then the other branch completes.
+            true = async { refusal.changed().await.is_ok() } => return credentials_refused(),
+        };
+        conclude(result, &exit, &tail.text())
+    }
+
+    /// Reads the CLI's output to its end; signals when the result has been read, and when the credentials were refused too often.
+    async fn listen(
+        &self,
+        stdout: impl AsyncRead + Unpin,
+        events: &Buffer,
+        result: &mut Option<AgentEvent>,
+        (result_sender, refusal_sender): (watch::Sender<()>, watch::Sender<()>),
+    ) {
+        let (mut counted, mut refusals) = (Counted::default(), 0);
+        let mut lines = Lines::of(stdout);
+        loop {
+            match lines.next().await {
+                Ok(Some(line)) => {
+                    for event in mapping::map(line, &mut counted) {
+                        if matches!(event, AgentEvent::Retry { status: Some(401 | 403), .. }) {
+                            refusals += 1;
+                            if refusals > REFUSALS {
+                                refusal_sender.send_replace(());
+                                continue;
+                            }
+                        }
+                        if event.is_last() {
+                            *result = Some(event);
+                            result_sender.send_replace(());
+                        } else {
+                            events.write(&self.outputs.reachable(event)).await;
+                        }
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => return tracing::warn!(%error, "the CLI's output cannot be read"),
+            }
+        }
+    }
 }
 
 /// The user's message as a line of the CLI's input. `client_composed` makes it plain text: without it, `/clear` and the like are
@@ -181,54 +274,6 @@ fn refused(message: String) -> AgentEvent {
 
 fn failed(message: String) -> AgentEvent {
     AgentEvent::Error { error_type: ErrorKind::ExecutionError, message }
-}
-
-/// Writes the prompt to the CLI and the CLI's events to `events`; returns the last event.
-async fn converse(child: &mut Child, output: UnixStream, request: &ExecuteRequest, events: &Buffer) -> AgentEvent {
-    let (Some(mut stdin), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {
-        return failed("the CLI has no standard streams".into());
-    };
-    let prompt = async move {
-        // A CLI that exits without reading the prompt reports the reason in its output.
-        if let Err(error) = stdin.write_all(prompt(&request.user_input).as_bytes()).await {
-            tracing::warn!(%error, "the CLI did not read the whole prompt");
-        }
-        drop(stdin);
-    };
-    let mut tail = Tail::default();
-    let mut result = None;
-    let (refusal_sender, mut refusal) = watch::channel(());
-    let (result_sender, result_seen) = watch::channel(());
-    let talk = async {
-        tokio::join!(listen(output, events, &mut result, (result_sender, refusal_sender)), prompt, tail.fill(stderr));
-    };
-    let end = async {
-        let exit = exit(child, result_seen).await;
-        // Processes that it left running may hold its output open; they are killed in any case.
-        clean_up().await;
-        exit
-    };
-    let both = async {
-        tokio::pin!(talk, end);
-        tokio::select! {
-            () = &mut talk => {
-                let ended = tokio::time::timeout(EXIT_DEADLINE, end).await;
-                ended.unwrap_or_else(|_| Exit::Unfinished("it closed its output and did not exit".into()))
-            }
-            exit = &mut end => {
-                if tokio::time::timeout(DRAIN_DEADLINE, talk).await.is_err() {
-                    tracing::warn!("the CLI's output is still open after all its processes have exited");
-                }
-                exit
-            }
-        }
-    };
-    let exit = tokio::select! {
-        exit = both => exit,
-        // The sender is gone once the output has ended; then the other branch completes.
-        true = async { refusal.changed().await.is_ok() } => return credentials_refused(),
-    };
-    conclude(result, &exit, &tail.text())
 }
 
 fn credentials_refused() -> AgentEvent {
@@ -303,102 +348,6 @@ fn told(stderr: &str) -> &str {
     match stderr.trim() {
         "" => "nothing on standard error",
         text => text,
-    }
-}
-
-/// Reads the CLI's output to its end; signals when the result has been read, and when the credentials were refused too often.
-async fn listen(
-    stdout: impl AsyncRead + Unpin,
-    events: &Buffer,
-    result: &mut Option<AgentEvent>,
-    (result_sender, refusal_sender): (watch::Sender<()>, watch::Sender<()>),
-) {
-    let (mut counted, mut refusals) = (Counted::default(), 0);
-    let mut lines = Lines { reader: BufReader::with_capacity(64 * 1024, stdout), line: Vec::new() };
-    loop {
-        match lines.next().await {
-            Ok(Some(line)) => {
-                for event in mapping::map(line, &mut counted) {
-                    if matches!(event, AgentEvent::Retry { status: Some(401 | 403), .. }) {
-                        refusals += 1;
-                        if refusals > REFUSALS {
-                            refusal_sender.send_replace(());
-                            continue;
-                        }
-                    }
-                    if event.is_last() {
-                        *result = Some(event);
-                        result_sender.send_replace(());
-                    } else {
-                        events.write(&event).await;
-                    }
-                }
-            }
-            Ok(None) => return,
-            Err(error) => return tracing::warn!(%error, "the CLI's output cannot be read"),
-        }
-    }
-}
-
-/// Reads lines of bounded length.
-struct Lines<R> {
-    reader: BufReader<R>,
-    line: Vec<u8>,
-}
-
-impl<R: AsyncRead + Unpin> Lines<R> {
-    /// The next line; empty and too long ones are skipped.
-    async fn next(&mut self) -> io::Result<Option<&[u8]>> {
-        loop {
-            self.line.clear();
-            let mut skipped = 0;
-            let ended = loop {
-                let chunk = self.reader.fill_buf().await?;
-                if chunk.is_empty() {
-                    break true;
-                }
-                let end = chunk.iter().position(|byte| *byte == b'\n');
-                let part = &chunk[..end.unwrap_or(chunk.len())];
-                if self.line.len() + part.len() > MAX_LINE {
-                    skipped += part.len();
-                } else {
-                    self.line.extend_from_slice(part);
-                }
-                let used = part.len() + usize::from(end.is_some());
-                self.reader.consume(used);
-                if end.is_some() {
-                    break false;
-                }
-            };
-            if skipped > 0 {
-                tracing::warn!(bytes = self.line.len() + skipped, "skipped a line that is too long");
-            } else if !self.line.is_empty() {
-                break;
-            }
-            if ended {
-                return Ok(None);
-            }
-        }
-        Ok(Some(&self.line))
-    }
-}
-
-/// The last bytes of a stream.
-#[derive(Debug, Default)]
-struct Tail(Vec<u8>);
-
-impl Tail {
-    async fn fill(&mut self, mut stream: impl AsyncRead + Unpin) {
-        let mut chunk = [0; 4096];
-        while let Ok(count @ 1..) = stream.read(&mut chunk).await {
-            self.0.extend_from_slice(&chunk[..count]);
-            let beyond = self.0.len().saturating_sub(STDERR_TAIL);
-            self.0.drain(..beyond);
-        }
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0).into_owned()
     }
 }
 

@@ -18,7 +18,7 @@ use futures::Stream;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use nagaya_protocol::FileEntry;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
 use crate::memory;
 
@@ -162,12 +162,8 @@ pub(crate) fn read(root: &Path, path: &str) -> io::Result<(u64, impl Stream<Item
     let (dir, name) = parent(root, path, MissingParents::Fail)?;
     // Opening a named pipe must not block.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?);
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let size = metadata.len();
+    let file = regular(rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?)?;
+    let size = file.metadata()?.len();
     let chunks = futures::stream::unfold((file, 0u64), move |(mut file, seen)| async move {
         let left = usize::try_from(size - seen).unwrap_or(usize::MAX).min(CHUNK);
         let mut chunk = vec![0; left];
@@ -179,15 +175,24 @@ pub(crate) fn read(root: &Path, path: &str) -> io::Result<(u64, impl Stream<Item
     Ok((size, chunks))
 }
 
-/// Writes a request's body to a file, replacing an existing one once the whole body has arrived.
-pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming) -> io::Result<()> {
+/// What happens to a file that exists when the whole of another one for its path has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// It is replaced.
+    Replace,
+    /// It stays, and the new one is refused.
+    Keep,
+}
+
+/// Writes a request's body to a file, which appears once the whole body has arrived.
+pub(crate) async fn write(
+    root: &Path,
+    path: &str,
+    (mode, existing): (u32, Existing),
+    mut body: Incoming,
+) -> io::Result<()> {
     leave_memory(root, body.size_hint().lower())?;
-    let (dir, name) = parent(root, path, MissingParents::Create)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let unfinished = format!("{UNFINISHED}{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    let mode = Mode::from_raw_mode(mode & 0o777);
-    let mut file = File::from(rustix::fs::openat(dir.as_fd(), unfinished.as_str(), flags, Mode::from_raw_mode(0o600))?);
-    let mut guard = Unfinished { dir, name: Some(unfinished) };
+    let (mut file, unfinished) = Unfinished::begin(root, path)?;
     let mut unchecked = 0;
     loop {
         let frame = tokio::time::timeout(IDLE_LIMIT, body.frame()).await.map_err(|_| io::ErrorKind::TimedOut)?;
@@ -202,12 +207,29 @@ pub(crate) async fn write(root: &Path, path: &str, mode: u32, mut body: Incoming
             file.write_all(&data)?;
         }
     }
-    rustix::fs::fchmod(&file, mode)?;
-    if let Some(unfinished) = &guard.name {
-        rustix::fs::renameat(guard.dir.as_fd(), unfinished.as_str(), guard.dir.as_fd(), name)?;
+    unfinished.finish(&file, mode, existing)
+}
+
+/// Creates or replaces a file of so many bytes below the workspace.
+pub(crate) fn create(root: &Path, path: &str, content: &mut impl Read, bytes: u64) -> io::Result<()> {
+    leave_memory(root, bytes)?;
+    let (mut file, unfinished) = Unfinished::begin(root, path)?;
+    io::copy(&mut content.take(bytes), &mut file)?;
+    unfinished.finish(&file, 0o644, Existing::Replace)
+}
+
+/// Opens a regular file, anywhere. A link is not followed, and a named pipe does not block.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    regular(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+fn regular(file: OwnedFd) -> io::Result<File> {
+    let file = File::from(file);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
-    guard.name = None;
-    Ok(())
 }
 
 /// Refuses a file of so many bytes that would leave the CLI too little memory.
@@ -225,16 +247,44 @@ pub(crate) fn delete(root: &Path, path: &str) -> io::Result<()> {
     }
 }
 
-/// A temporary file that is removed on drop unless it was renamed.
-struct Unfinished {
+/// A file under a temporary name, which is removed on drop.
+struct Unfinished<'a> {
     dir: OwnedFd,
-    name: Option<String>,
+    /// The temporary name; `None` once the file has its own.
+    temporary: Option<String>,
+    name: &'a str,
 }
 
-impl Drop for Unfinished {
+impl<'a> Unfinished<'a> {
+    /// Creates the file and the directories that it is in.
+    fn begin(root: &Path, path: &'a str) -> io::Result<(File, Self)> {
+        let (dir, name) = parent(root, path, MissingParents::Create)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let temporary = format!("{UNFINISHED}{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let file = rustix::fs::openat(dir.as_fd(), temporary.as_str(), flags, Mode::from_raw_mode(0o600))?;
+        Ok((File::from(file), Self { dir, temporary: Some(temporary), name }))
+    }
+
+    /// Gives the file its permissions and its name.
+    fn finish(mut self, file: &File, mode: u32, existing: Existing) -> io::Result<()> {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o777))?;
+        let flags = match existing {
+            Existing::Replace => RenameFlags::empty(),
+            Existing::Keep => RenameFlags::NOREPLACE,
+        };
+        if let Some(temporary) = &self.temporary {
+            let dir = self.dir.as_fd();
+            rustix::fs::renameat_with(dir, temporary.as_str(), dir, self.name, flags)?;
+        }
+        self.temporary = None;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if let Some(name) = &self.name
-            && let Err(error) = rustix::fs::unlinkat(self.dir.as_fd(), name.as_str(), AtFlags::empty())
+        if let Some(temporary) = &self.temporary
+            && let Err(error) = rustix::fs::unlinkat(self.dir.as_fd(), temporary.as_str(), AtFlags::empty())
         {
             tracing::warn!(%error, "a temporary file was not removed");
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use crate::buffer::Reader;
 use crate::execution::Executions;
-use crate::files;
+use crate::files::{self, Existing};
 use crate::health::health;
 use crate::repair;
 
@@ -145,8 +145,16 @@ async fn write_file(workspace: &Path, request: Request<Incoming>) -> Response<Bo
             "path: a file's path below the workspace; mode: octal digits are accepted",
         );
     };
-    match files::write(workspace, &path, mode, request.into_body()).await {
+    // RFC 9110, section 13.1.2: only if there is no such file.
+    let existing = match request.headers().get(IF_NONE_MATCH) {
+        Some(_) => Existing::Keep,
+        None => Existing::Replace,
+    };
+    match files::write(workspace, &path, (mode, existing), request.into_body()).await {
         Ok(()) => response(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
+        Err(error) if existing == Existing::Keep && error.kind() == io::ErrorKind::AlreadyExists => {
+            fault(StatusCode::PRECONDITION_FAILED, "the file exists")
+        }
         Err(error) => io_fault(&error),
     }
 }

@@ -12,6 +12,8 @@ mod health;
 mod http;
 mod mapping;
 mod memory;
+mod output;
+mod outputs;
 mod process;
 mod repair;
 mod usage;
@@ -102,6 +104,7 @@ async fn serve(cli: &Cli) -> io::Result<()> {
         cli: version::Cli::find(),
         bridge: cli.bridge,
         abandoned_after: Duration::from_secs(cli.abandoned_after),
+        outputs: outputs::Outputs::new(&std::env::home_dir().unwrap_or_default(), &cli.workspace),
     }));
     let interface = http::Interface::new(executions.clone(), &cli.workspace);
     let server = tokio::spawn(entrance.serve(interface, stop.clone()));

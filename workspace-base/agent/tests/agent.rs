@@ -55,12 +55,17 @@ impl Agent {
 
     /// Sends a request and leaves the answer to be read.
     fn send(&self, method: &str, path: &str, body: &str) -> Option<UnixStream> {
+        self.send_with(method, path, "", body)
+    }
+
+    /// As [`Agent::send`], with a header line more, which ends with a line break.
+    fn send_with(&self, method: &str, path: &str, header: &str, body: &str) -> Option<UnixStream> {
         let mut stream = UnixStream::connect(self.path("agent.sock")).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).expect("sets");
         let length = body.len();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{header}content-length: {length}\r\n\r\n{body}"
         )
         .expect("writes");
         Some(stream)
@@ -429,6 +434,16 @@ fn files_are_written_listed_and_read() {
     assert_eq!(fs::metadata(&made).expect("is there").permissions().mode() & 0o777, 0o755);
     let got = agent.call("GET", "/files?path=src%2Fa+b", "");
     assert_eq!(body(&got), "content", "{got}");
+    // One that is only to be created leaves another in peace.
+    for (path, answer, content) in [("src%2Fa+b", "412", "content"), ("src%2Fnew", "204", "other")] {
+        let sent = agent.send_with("PUT", &format!("/files?path={path}"), "if-none-match: *\r\n", "other");
+        let mut told = String::new();
+        sent.expect("connects").read_to_string(&mut told).expect("reads");
+        assert!(told.starts_with(&format!("HTTP/1.1 {answer}")), "{told}");
+        assert_eq!(body(&agent.call("GET", &format!("/files?path={path}"), "")), content);
+    }
+    fs::remove_file(dir.path().join("src/new")).expect("removes");
+    assert_eq!(fs::read_dir(dir.path().join("src")).expect("reads").count(), 1, "nothing unfinished is left");
     std::os::unix::fs::symlink("/etc", dir.path().join("link")).expect("links");
     let entries = listed(&agent);
     assert!(

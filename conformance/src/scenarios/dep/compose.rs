@@ -33,12 +33,15 @@ async fn up_and_down(context: &Context) -> Result<(), Failure> {
     let secret = |name: &str| {
         secrets.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default().to_owned()
     };
-    let key = secret("API_KEYS");
-    for name in ["API_KEYS", "POSTGRES_PASSWORD", "REDIS_PASSWORD"] {
-        context.secrets().add(&secret(name));
-        check(!up.contains(&secret(name)), format!("up.sh printed {name}"))?;
+    let keys = secret("API_KEYS");
+    let (key, metrics) = keys.split_once(",@metrics:").unwrap_or((&keys, ""));
+    let passwords = ["POSTGRES_PASSWORD", "REDIS_PASSWORD"].map(secret);
+    for secret in [key, metrics].into_iter().chain(passwords.iter().map(String::as_str)) {
+        check(secret.len() >= 16, "a secret in the file for Compose is missing or short")?;
+        context.secrets().add(secret);
+        check(!up.contains(secret), "up.sh printed a secret")?;
     }
-    let api = Api::new(&format!("http://{address}"), Some(&key), context.exchanges().clone())?;
+    let api = Api::new(&format!("http://{address}"), Some(key), context.exchanges().clone())?;
     let deployment =
         Deployment { api, id: Some(project.name.clone()), engine: Some(engine.clone()), server: None, model: None };
     for path in ["/health", "/health/live", "/health/ready"] {

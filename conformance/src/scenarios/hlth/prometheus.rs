@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::client::http::Api;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::target::deployment::{Conversation, Deployment};
+use crate::target::fixtures::{Origin, OriginKind};
 use crate::target::launch::Launch;
 use crate::target::prometheus::{Prometheus, RULES, lint};
 
@@ -21,7 +23,7 @@ const SEEN_LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "HLTH-004",
-    "A real Prometheus scrapes a deployment: every query of alerts and dashboard has data, and alerts fire",
+    "A real Prometheus scrapes a deployment: alerts and dashboard have data, and an alert reaches its receiver",
     "metrics that are true: alert rules and dashboard work on a real scrape",
     body!(watched),
 )
@@ -38,7 +40,8 @@ async fn watched(context: &Context) -> Result<(), Failure> {
         .set("CONTAINER_GC_INTERVAL", 1);
     let deployment = context.launch(launch).await?;
     deployment.metric("workspace_warm_pool_size", |waiting| waiting == 1.0, SEEN_LIMIT).await?;
-    let prometheus = context.prometheus(&deployment).await?;
+    let receiver = context.origin(OriginKind::Naive).await?;
+    let prometheus = context.prometheus(&deployment, &receiver).await?;
     scraped(&prometheus, "workspace_warm_pool_exhausted_total", 0.0).await?;
     let findings =
         lint(&context.run.id, context.dir(), &deployment.api.get("/metrics").await?.expect(200)?.text()).await?;
@@ -52,6 +55,7 @@ async fn watched(context: &Context) -> Result<(), Failure> {
     futures::future::try_join_all(runs).await?;
     deployment.metric("workspace_warm_pool_exhausted_total", |times| times >= 3.0, SEEN_LIMIT).await?;
     prometheus.alerts("NagayaPoolExhausted", "firing", SEEN_LIMIT).await?;
+    told(context, &receiver, "NagayaPoolExhausted").await?;
 
     lose_rooms(&deployment, &conversations[..2]).await?;
     deployment.metric("workspace_container_crashes_total", |crashes| crashes == 2.0, SEEN_LIMIT).await?;
@@ -75,6 +79,18 @@ async fn scraped(prometheus: &Prometheus, query: &str, expected: f64) -> Result<
         let found = prometheus.query(query).await?;
         let value = found.first().and_then(|sample| sample["value"][1].as_str()?.parse::<f64>().ok());
         check(value == Some(expected), format!("{found:?}"))
+    })
+    .await
+}
+
+/// Waits until the receiver has been told of an alert.
+async fn told(context: &Context, receiver: &Origin, alert: &str) -> Result<(), Failure> {
+    let receiver = Api::new(&format!("http://{}", receiver.address), None, context.exchanges().clone())?;
+    eventually(SEEN_LIMIT, format!("a message about {alert}"), async || {
+        // The bodies of all messages so far.
+        let messages = receiver.get("/kept").await?.text();
+        let there = messages.contains(&format!("\"alertname\":\"{alert}\"")) && messages.contains("runbook");
+        check(there, if messages.is_empty() { "no message".to_owned() } else { messages })
     })
     .await
 }

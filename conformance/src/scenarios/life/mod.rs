@@ -1,5 +1,6 @@
 //! LIFE: the life of a workspace: pool, garbage collection.
 
+mod burst;
 mod image_removed;
 mod pool_and_idle;
 mod stray_containers;
@@ -8,4 +9,4 @@ use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] =
-    &[image_removed::SCENARIOS, pool_and_idle::SCENARIOS, stray_containers::SCENARIOS];
+    &[burst::SCENARIOS, image_removed::SCENARIOS, pool_and_idle::SCENARIOS, stray_containers::SCENARIOS];

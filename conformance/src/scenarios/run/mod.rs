@@ -4,6 +4,7 @@ mod disconnect_and_cancel;
 mod events;
 mod greedy_workspace;
 mod large_answer;
+mod large_output;
 mod messages;
 mod model_trouble;
 mod plain_text;
@@ -22,6 +23,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     events::SCENARIOS,
     greedy_workspace::SCENARIOS,
     large_answer::SCENARIOS,
+    large_output::SCENARIOS,
     messages::SCENARIOS,
     model_trouble::SCENARIOS,
     plain_text::SCENARIOS,

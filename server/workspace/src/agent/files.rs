@@ -8,8 +8,8 @@ use std::{fmt, io};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use http::Method;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, IF_NONE_MATCH};
+use http::{HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use nagaya_protocol::FileEntry;
@@ -122,8 +122,14 @@ impl RoomFiles for AgentFiles<'_> {
         Ok(chunks.map_err(|error| agent_error(error).into()).boxed())
     }
 
-    async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError> {
-        put(self.agent, path, (mode, Some(size)), content, self.remaining()).await
+    async fn create(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<bool, StorageError> {
+        let content = content.map_err(CreateError::Content).boxed();
+        match send(self.agent, path, (mode, Some(size)), Existing::Keep, content, self.remaining()).await {
+            Ok(()) => Ok(true),
+            Err(CreateError::Agent(AgentError::Refused { status: StatusCode::PRECONDITION_FAILED, .. })) => Ok(false),
+            Err(CreateError::Agent(error)) => Err(error.into()),
+            Err(CreateError::Content(error)) => Err(error),
+        }
     }
 }
 
@@ -152,14 +158,42 @@ pub(crate) async fn open(
     Ok((size, chunks.boxed()))
 }
 
-/// Writes a file atomically, with its permission bits and its length if it is known in advance.
+/// Why a file was not created in a room.
+#[derive(Debug, thiserror::Error)]
+enum CreateError {
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error(transparent)]
+    Content(StorageError),
+}
+
+/// What happens to a file that exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    Replace,
+    /// It stays, and the agent answers 412.
+    Keep,
+}
+
+/// Writes a file atomically, with its permission bits and its length if it is known in advance. One that exists is replaced.
 ///
 /// # Errors
 /// The content's own error if it failed; else the agent refuses or cannot be reached.
 pub(crate) async fn put<E: fmt::Display + Send + From<AgentError> + 'static>(
     agent: &Agent,
     path: &str,
+    attributes: (u32, Option<u64>),
+    content: BoxStream<'static, Result<Bytes, E>>,
+    deadline: Duration,
+) -> Result<(), E> {
+    send(agent, path, attributes, Existing::Replace, content, deadline).await
+}
+
+async fn send<E: fmt::Display + Send + From<AgentError> + 'static>(
+    agent: &Agent,
+    path: &str,
     (mode, size): (u32, Option<u64>),
+    existing: Existing,
     content: BoxStream<'static, Result<Bytes, E>>,
     deadline: Duration,
 ) -> Result<(), E> {
@@ -169,6 +203,9 @@ pub(crate) async fn put<E: fmt::Display + Send + From<AgentError> + 'static>(
     let mut request = agent::request(Method::PUT, &format!("/files{}&mode={mode:o}", path_query(path)), body)?;
     if let Some(size) = size {
         request.headers_mut().insert(CONTENT_LENGTH, size.into());
+    }
+    if existing == Existing::Keep {
+        request.headers_mut().insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
     }
     let put = tokio::select! {
         put = agent.ask(request, deadline) => put,

@@ -1,7 +1,7 @@
 //! A conversation's files as its clients see them: those of its workspace if it has one, else those in the bucket.
 //!
 //! While a new workspace has not had all of the stored files, its files are those in it and those in the bucket together: a file is
-//! read wherever it is, and deleted in both places.
+//! read wherever it is, and deleted in both places. A file that is uploaded meanwhile is never replaced by a stored one.
 //!
 //! A run may change the workspace at the same time. Each file is replaced as a whole, and the last writer wins.
 
@@ -200,7 +200,6 @@ impl ConversationFiles {
         let content = limit_upload(content);
         match &self.source {
             Source::Room(room) => {
-                self.await_transfer(room).await?;
                 agent_api::put(agent(room)?, path, (MODE, None), content, UPLOAD_DEADLINE).await?;
                 self.workspaces.schedule_sync(room, &self.occupant);
                 Ok(())
@@ -261,16 +260,6 @@ impl ConversationFiles {
             return None;
         }
         Some(store)
-    }
-
-    /// Waits until no stored files are on their way into the room. One of them could otherwise replace a file that is uploaded now.
-    async fn await_transfer(&self, room: &Room) -> Result<(), FilesError> {
-        let Some(bucket) = self.workspaces.bucket().filter(|_| !room.has_stored_files()) else { return Ok(()) };
-        let limit = bucket.sync_timeout();
-        match tokio::time::timeout(limit, room.files.lock()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(StorageError::Timeout(limit).into()),
-        }
     }
 
     /// Deletes a file in the bucket, while none is on its way from there into the room. Returns whether there was such a file.

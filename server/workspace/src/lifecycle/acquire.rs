@@ -62,6 +62,7 @@ impl AcquireError {
                     BuildError::Engine(EngineError::Unreachable { .. } | EngineError::Timeout { .. })
                         | BuildError::Full(_)
                         | BuildError::Crowded(_)
+                        | BuildError::CrowdedByTenant(_)
                         | BuildError::Stopping
                 )
         )
@@ -137,17 +138,17 @@ impl Workspaces {
         Some(Lease::new(self.clone(), room, occupant, Origin::Reused, session))
     }
 
-    /// Checks whether a room is available for a conversation that has none here. The answer can be outdated a moment later; the run
+    /// Checks whether a room is available for a tenant's conversation that has none here. The answer can be outdated a moment later; the run
     /// then fails with the same error.
     ///
     /// # Errors
     /// The reason why no room is available.
-    pub async fn check_available(&self) -> Result<(), AcquireError> {
+    pub async fn check_available(&self, tenant: &str) -> Result<(), AcquireError> {
         if self.rooms.pooled() > 0 {
             return Ok(());
         }
         self.check_limit()?;
-        self.starts.check().map_err(|_| BuildError::Crowded(self.parts.settings.start_queue))?;
+        self.starts.check(tenant).map_err(BuildError::from)?;
         self.parts.engine.ping().await.map_err(BuildError::from)?;
         Ok(())
     }

@@ -69,6 +69,12 @@ pub enum BuildError {
         "{0} conversations wait for the start of their workspaces already (CONTAINER_START_QUEUE); try again later"
     )]
     Crowded(usize),
+    /// As many conversations of the tenant wait for the start of a container as may.
+    #[error(
+        "{0} conversations of this tenant wait for the start of their workspaces already, which is its share of the queue \
+         (CONTAINER_START_QUEUE); try again later"
+    )]
+    CrowdedByTenant(usize),
     /// Whoever wanted the room does not want it any more.
     #[error("the run was cancelled while it waited for the start of its workspace")]
     Left,
@@ -101,6 +107,16 @@ impl From<RecordError> for BuildError {
     }
 }
 
+impl From<NoTurn> for BuildError {
+    fn from(error: NoTurn) -> Self {
+        match error {
+            NoTurn::Full(limit) => Self::Crowded(limit),
+            NoTurn::Share(limit) => Self::CrowdedByTenant(limit),
+            NoTurn::Left => Self::Left,
+        }
+    }
+}
+
 impl Workspaces {
     /// Builds a room for a conversation or, without an occupant, for the pool. Runs as a task of its own, so it completes or cleans up
     /// after itself even if the caller is dropped.
@@ -112,13 +128,11 @@ impl Workspaces {
 
     /// Waits in the queue for starts. Whoever is dropped meanwhile leaves it.
     pub(crate) async fn turn_to_start(&self, occupant: Option<&Occupant>) -> Result<Turn, BuildError> {
-        let turn = self.starts.turn(occupant.map(|occupant| occupant.conversation.as_str())).await;
-        match turn {
-            _ if self.stop.is_cancelled() => Err(BuildError::Stopping),
-            Err(NoTurn::Full(limit)) => Err(BuildError::Crowded(limit)),
-            Err(NoTurn::Left) => Err(BuildError::Left),
-            Ok(turn) => Ok(turn),
+        let turn = self.starts.turn(occupant).await;
+        if self.stop.is_cancelled() {
+            return Err(BuildError::Stopping);
         }
+        Ok(turn?)
     }
 
     /// As [`Workspaces::build`], by somebody who has waited.

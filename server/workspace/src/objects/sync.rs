@@ -65,11 +65,11 @@ pub trait RoomFiles: Send + Sync {
     /// The file was removed or changed, or the room does not answer.
     async fn read(&self, file: &RoomFile) -> Result<Content, RoomFilesError>;
 
-    /// Writes a file atomically.
+    /// Creates a file atomically, unless one exists once its whole content has arrived; returns whether it was created.
     ///
     /// # Errors
     /// The content fails, or the room refuses it.
-    async fn write(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<(), StorageError>;
+    async fn create(&self, path: &str, size: u64, mode: u32, content: Content) -> Result<bool, StorageError>;
 }
 
 /// The result of a sync.
@@ -105,7 +105,17 @@ pub struct SyncState {
     saved: HashMap<String, (u64, i64)>,
 }
 
-/// Restores the stored files into the room. Files that the room already has stay as they are.
+/// What became of a stored file.
+enum Restored {
+    /// It is in the room.
+    Yes,
+    /// It is not needed: it was deleted in the bucket, or the room has received another file of this name.
+    No,
+    /// The room refuses the file with this path, for this reason.
+    Refused(String, String),
+}
+
+/// Restores the stored files into the room. Files that the room already has stay as they are, also those that clients upload meanwhile.
 ///
 /// # Errors
 /// Not all files were restored; each restored file is complete.
@@ -137,20 +147,26 @@ pub async fn restore(
             let mode = modes.get(&file.path).map_or(0o644, |entry| entry.mode);
             let (size, content) = match store.read(&file.path, until).await {
                 // It was deleted in the bucket after the list was made.
-                Err(StorageError::NotFound(_)) => return Ok(None),
+                Err(StorageError::NotFound(_)) => return Ok(Restored::No),
                 other => other?,
             };
-            match room_within(until, room.write(&file.path, size, mode, content)).await {
+            match room_within(until, room.create(&file.path, size, mode, content)).await {
                 // For example, a file exists where its directory should be. The other files are restored nevertheless.
-                Err(StorageError::Room(why)) if Instant::now() < until => Ok(Some((file.path, why.to_string()))),
-                other => other.map(|()| None),
+                Err(StorageError::Room(why)) if Instant::now() < until => {
+                    Ok(Restored::Refused(file.path, why.to_string()))
+                }
+                Ok(true) => Ok(Restored::Yes),
+                // A client has uploaded another one meanwhile, which is newer.
+                Ok(false) => Ok(Restored::No),
+                Err(error) => Err(error),
             }
         });
         let mut transfers = transfers.buffer_unordered(CONCURRENT_FILES);
-        while let Some(refused) = transfers.try_next().await? {
-            match refused {
-                None => done.moved += 1,
-                Some((path, why)) => done.skip(&path, &why),
+        while let Some(restored) = transfers.try_next().await? {
+            match restored {
+                Restored::Yes => done.moved += 1,
+                Restored::No => {}
+                Restored::Refused(path, why) => done.skip(&path, &why),
             }
         }
     }

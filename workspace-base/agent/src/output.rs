@@ -1,0 +1,76 @@
+//! Reads what the CLI prints, within bounds.
+
+use std::io;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+
+/// Maximum length in bytes of a line of the CLI's output; a longer one is skipped.
+const MAX_LINE: usize = 32 * 1024 * 1024;
+/// Bytes from the end of the CLI's standard error that go into an error message.
+const STDERR_TAIL: usize = 8 * 1024;
+
+/// Reads lines of bounded length.
+pub(crate) struct Lines<R> {
+    reader: BufReader<R>,
+    line: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    pub(crate) fn of(stream: R) -> Self {
+        Self { reader: BufReader::with_capacity(64 * 1024, stream), line: Vec::new() }
+    }
+
+    /// The next line; empty and too long ones are skipped.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        loop {
+            self.line.clear();
+            let mut skipped = 0;
+            let ended = loop {
+                let chunk = self.reader.fill_buf().await?;
+                if chunk.is_empty() {
+                    break true;
+                }
+                let end = chunk.iter().position(|byte| *byte == b'\n');
+                let part = &chunk[..end.unwrap_or(chunk.len())];
+                if self.line.len() + part.len() > MAX_LINE {
+                    skipped += part.len();
+                } else {
+                    self.line.extend_from_slice(part);
+                }
+                let used = part.len() + usize::from(end.is_some());
+                self.reader.consume(used);
+                if end.is_some() {
+                    break false;
+                }
+            };
+            if skipped > 0 {
+                tracing::warn!(bytes = self.line.len() + skipped, "skipped a line that is too long");
+            } else if !self.line.is_empty() {
+                break;
+            }
+            if ended {
+                return Ok(None);
+            }
+        }
+        Ok(Some(&self.line))
+    }
+}
+
+/// The last bytes of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Tail(Vec<u8>);
+
+impl Tail {
+    pub(crate) async fn fill(&mut self, mut stream: impl AsyncRead + Unpin) {
+        let mut chunk = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut chunk).await {
+            self.0.extend_from_slice(&chunk[..count]);
+            let beyond = self.0.len().saturating_sub(STDERR_TAIL);
+            self.0.drain(..beyond);
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
