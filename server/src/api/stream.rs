@@ -83,6 +83,9 @@ pub(super) async fn start(
         ));
     }
     let model = app.store.model(&conversation.model_id).await?;
+    if let Some(why) = app.unreachable(model.provider, model.model_region.as_deref()) {
+        return Err(ApiError::invalid("model_id", format!("the model {}: {why}", model.model_id)));
+    }
     app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
     let user = request.executor.and_then(|executor| executor.user_id);

@@ -6,6 +6,7 @@ use nagaya_server::conversation::store::{
     ConversationChange, ConversationFilter, ConversationStatus, EndedRun, Held, Message, ModelChange, ModelStatus,
     NewConversation, NewMessage, NewModel, NewTenant, RunTotals, Store, StoreError, TenantChange, TenantStatus,
 };
+use nagaya_server::providers::Provider;
 use serde_json::{Value, json};
 
 use crate::Home;
@@ -44,7 +45,8 @@ fn model(id: &str) -> NewModel {
     NewModel {
         model_id: id.into(),
         display_name: "長屋 'quoted' \"too\"".into(),
-        bedrock_model_id: "b".into(),
+        provider: Provider::Bedrock,
+        provider_model_id: "b".into(),
         model_region: None,
         context_window: i64::MAX,
         max_output_tokens: 1,

@@ -33,6 +33,7 @@ static SQLITE_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (1, "initial", include_str!("../../../migrations/sqlite/0001_initial.sql")),
         (2, "runs", include_str!("../../../migrations/sqlite/0002_runs.sql")),
         (3, "ledger", include_str!("../../../migrations/sqlite/0003_ledger.sql")),
+        (7, "providers", include_str!("../../../migrations/sqlite/0007_providers.sql")),
     ])
 });
 static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -40,6 +41,7 @@ static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (1, "initial", include_str!("../../../migrations/postgres/0001_initial.sql")),
         (2, "runs", include_str!("../../../migrations/postgres/0002_runs.sql")),
         (3, "ledger", include_str!("../../../migrations/postgres/0003_ledger.sql")),
+        (7, "providers", include_str!("../../../migrations/postgres/0007_providers.sql")),
     ])
 });
 
