@@ -25,6 +25,7 @@ mod run;
 mod sec;
 mod sock;
 mod state;
+mod ten;
 
 /// A family of scenarios.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ const fn family(name: &'static str, about: &'static str, files: &'static [&'stat
 }
 
 /// All families, in the order of reports.
-pub static FAMILIES: [Family; 14] = [
+pub static FAMILIES: [Family; 15] = [
     family("BUG", "the fifteen faults of an earlier system from which the contract was derived", bug::FILES),
     family("BOOT", "start and configuration", boot::FILES),
     family("HLTH", "health and metrics", hlth::FILES),
@@ -53,6 +54,7 @@ pub static FAMILIES: [Family; 14] = [
     family("API", "the HTTP API", api::FILES),
     family("FILE", "files of a conversation", file::FILES),
     family("STATE", "persistent and shared state", state::FILES),
+    family("TEN", "tenants and what each of them may use: providers of models", ten::FILES),
     family("SEC", "what a workspace can see and do, and what is recorded of it", sec::FILES),
     family("CHAOS", "failures at the wrong moment", chaos::FILES),
     family("DEP", "deployments as they are delivered", dep::FILES),
