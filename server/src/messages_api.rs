@@ -17,7 +17,7 @@ pub const ANTHROPIC: &str = "https://api.anthropic.com";
 pub const PLACEHOLDER: &str = "the-egress-proxy-adds-the-credential";
 
 /// Every variable that [`environment`] may set, and those under which somebody could give the driver another credential.
-pub const VARIABLES: [&str; 13] = [
+pub const VARIABLES: [&str; 12] = [
     "ANTHROPIC_API_KEY",
     "ANTHROPIC_AUTH_TOKEN",
     "ANTHROPIC_BASE_URL",
@@ -30,7 +30,6 @@ pub const VARIABLES: [&str; 13] = [
     "CLAUDE_CODE_MAX_RETRIES",
     "CLAUDE_CODE_OAUTH_TOKEN",
     "CLAUDE_ENABLE_BYTE_WATCHDOG",
-    "_CLAUDE_CODE_ASSUME_FIRST_PARTY_BASE_URL",
 ];
 
 /// What is accepted as an endpoint.
@@ -114,9 +113,7 @@ pub fn environment(endpoint: &Endpoint, model: &str, idle: Duration) -> Vec<(&'s
     ];
     if !endpoint.is_anthropics() {
         variables.extend([
-            // The driver watches over stalled answers only at what it takes for Anthropic's own API; otherwise it waits five minutes.
-            ("_CLAUDE_CODE_ASSUME_FIRST_PARTY_BASE_URL", "1".into()),
-            // It would then send headers and fields that Anthropic is trying out, which a gateway may refuse.
+            // The driver would send headers and fields that Anthropic is trying out, which a gateway may refuse.
             ("CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS", "1".into()),
             // Its names for sub-agents' and small models are Anthropic's. A gateway has names of its own.
             ("ANTHROPIC_DEFAULT_OPUS_MODEL", model.into()),

@@ -42,7 +42,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "bedrock-for-all",
         title: "Every run is told to call Bedrock, whoever serves its model",
-        defects: &[cli!("export CLAUDE_CODE_USE_BEDROCK=1 CLAUDE_CODE_SKIP_BEDROCK_AUTH=1; exec \"$good\" \"$@\"")],
+        defects: &[cli!(
+            "export CLAUDE_CODE_USE_BEDROCK=1 CLAUDE_CODE_SKIP_BEDROCK_AUTH=1 AWS_REGION=us-east-1\nexport ANTHROPIC_BEDROCK_BASE_URL=http://bedrock-runtime.us-east-1.amazonaws.com; exec \"$good\" \"$@\""
+        )],
         red: &[
             red("TEN-070", "status in done"),
             red("TEN-071", "the APIs that were asked"),
@@ -58,7 +60,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "gateway-stall-unnoticed",
         title: "The driver waits for a gateway's stalled answer for minutes",
-        defects: &[cli!("unset _CLAUDE_CODE_ASSUME_FIRST_PARTY_BASE_URL; exec \"$good\" \"$@\"")],
+        defects: &[cli!("unset CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS; exec \"$good\" \"$@\"")],
         red: &[red("TEN-072", "model_error")],
     },
     Mutant {

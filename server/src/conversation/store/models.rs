@@ -22,6 +22,7 @@ words! {
 
 /// A model that conversations may use.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = ModelFields)]
 pub struct Model {
     /// Id of the model, chosen by the client that created it.
     pub model_id: String,
@@ -29,6 +30,7 @@ pub struct Model {
     pub display_name: String,
     /// Who serves the model.
     #[serde(default)]
+    #[schema(required = true)]
     pub provider: Provider,
     /// Id of the model at its provider; at Bedrock, of a model or an inference profile.
     // Journals of earlier versions have the older name.
@@ -208,5 +210,26 @@ impl Store {
             if done.rows_affected() == 0 { Err(StoreError::NotFound("model")) } else { Ok(()) }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_model_in_the_journal_of_an_earlier_version_is_at_bedrock() {
+        let mut model = json!({
+            "model_id": "m", "display_name": "M", "bedrock_model_id": "b", "model_region": null, "context_window": 1,
+            "max_output_tokens": 1, "input_token_price": "0", "output_token_price": "0", "status": "active",
+            "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
+        });
+        let read: Model = serde_json::from_value(model.clone()).expect("an older journal's");
+        assert_eq!((read.provider, read.provider_model_id.as_str()), (Provider::Bedrock, "b"));
+        model = serde_json::to_value(&read).expect("JSON");
+        assert_eq!((&model["provider"], &model["provider_model_id"]), (&json!("bedrock"), &json!("b")));
+        serde_json::from_value::<Model>(model).expect("its own");
     }
 }
