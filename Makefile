@@ -24,7 +24,7 @@ images: ## Build every image that tests use: workspaces, server, scripted model,
 demo: ## Run one conversation end to end and prove that its workspace is locked; ends with "demo: ok"
 	$(stages) 'setup.sh demo' 'image.sh demo' demo.sh
 
-serve: ## Serve on 127.0.0.1:8000 with a scripted model; MODEL=bedrock for the real one
+serve: ## Serve on 127.0.0.1:8000 with a scripted model; MODEL=anthropic or bedrock for a real one
 	$(stages) 'setup.sh demo' 'image.sh demo' serve.sh
 
 up: ## Start server, PostgreSQL and Redis by Compose; PROFILES=demo adds the scripted model

@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
-# Serves until Ctrl-C, with a scripted model or, with MODEL=bedrock, the real one; prints how to talk to it.
+# Serves until Ctrl-C, with a scripted model or, with MODEL=anthropic or MODEL=bedrock, a real one; prints how to talk to it.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/stack.sh"
 # Ctrl-C, or closing the terminal, is how this command ends; it has not failed then.
 trap 'exit 0' INT TERM HUP
 
+provider=bedrock model=${MODEL_ID:-us.anthropic.claude-sonnet-4-5-20250929-v1:0}
 case ${MODEL:-scripted} in
   scripted) stack_model ;;
-  bedrock) ;;
-  *) die "MODEL=$MODEL: accepted: scripted, bedrock" ;;
+  anthropic)
+    [ -n "${ANTHROPIC_API_KEY:-}${ANTHROPIC_AUTH_TOKEN:-}" ] || die "MODEL=anthropic: set ANTHROPIC_API_KEY; for a gateway \
+ANTHROPIC_BASE_URL, and ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN."
+    export MODEL_PROVIDERS=${MODEL_PROVIDERS:-anthropic}
+    provider=anthropic model=${MODEL_ID:-claude-sonnet-4-5-20250929}
+    ;;
+  # Named, as a key of Anthropic alone would make its API the only provider.
+  bedrock) export MODEL_PROVIDERS=${MODEL_PROVIDERS:-bedrock} ;;
+  *) die "MODEL=$MODEL: accepted: scripted, anthropic, bedrock" ;;
 esac
 # Workspaces end with this command, so nothing is left behind.
 export SHUTDOWN_WORKSPACES=${SHUTDOWN_WORKSPACES:-destroy}
@@ -16,10 +24,11 @@ stack_server
 deployment=${DEPLOYMENT_ID:-$(cat "$STATE_DIR/deployment-id")}
 url=http://$(cat "$stack_dir/server.addr")
 wait_until 30 curl -sf -o /dev/null "$url/health/ready" || die "Not ready: $(curl -s "$url/health/ready")"
-model=us.anthropic.claude-sonnet-4-5-20250929-v1:0
 json='content-type: application/json'
-# From the second start on they exist, and the answer is 409.
-curl -s -o /dev/null -H "$json" "$url/api/models" -d '{"model_id":"sonnet","display_name":"Claude Sonnet","bedrock_model_id":"'$model'","context_window":200000,"max_output_tokens":64000,"input_token_price":"0.003","output_token_price":"0.015"}'
+at_provider='"provider":"'$provider'","provider_model_id":"'$model'"'
+# From the second start on they exist, and the answer is 409; the model may be at another provider then.
+curl -s -o /dev/null -H "$json" "$url/api/models" -d '{"model_id":"sonnet","display_name":"Claude Sonnet",'"$at_provider"',"context_window":200000,"max_output_tokens":64000,"input_token_price":"0.003","output_token_price":"0.015"}'
+curl -s -o /dev/null -H "$json" -X PUT "$url/api/models/sonnet" -d "{$at_provider}"
 curl -s -o /dev/null -H "$json" "$url/api/tenants" -d '{"tenant_id":"demo","model_id":"sonnet"}'
 
 cat <<TEXT
@@ -28,8 +37,8 @@ Serving on $url — API description: $url/docs — log: $stack_dir/server.log
 TEXT
 if [ "${MODEL:-scripted}" = scripted ]; then
   cat <<TEXT
-The model is scripted: it follows a script and calls no one. For Bedrock: make serve MODEL=bedrock, with AWS credentials and
-AWS_REGION in the environment.
+The model is scripted: it follows a script and calls no one. For a real one: make serve MODEL=anthropic, with ANTHROPIC_API_KEY in the
+environment, or make serve MODEL=bedrock, with AWS credentials and AWS_REGION.
 TEXT
 fi
 cat <<TEXT

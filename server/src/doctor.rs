@@ -258,7 +258,7 @@ async fn object_storage(config: &Config) -> Finding {
             "not configured: files are deleted with their workspace (set S3_BUCKET_NAME to keep them)".into(),
         );
     };
-    let region = &config.region;
+    let region = &config.providers.region;
     let endpoint = settings.endpoint.as_ref().map_or(String::new(), |endpoint| format!(" at {endpoint}"));
     let bucket_text = format!("{}{endpoint}", settings.name);
     let bucket = match Bucket::open(settings, region, config.storage.bucket_keys(aws::credentials(region).await)) {

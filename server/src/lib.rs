@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! serve ─► config ─► api ─► tenancy ─► conversation ─► cluster ─► nagaya-workspace ─► nagaya-egress
-//! aws, bedrock, nagaya-telemetry, nagaya-protocol: below everything, importing none of it
+//! aws, providers, bedrock, messages_api, nagaya-telemetry, nagaya-protocol: below everything, importing none of it
 //! ```
 
 pub mod api;
@@ -16,7 +16,9 @@ pub mod config;
 pub mod conversation;
 pub mod descriptors;
 pub mod doctor;
+pub mod messages_api;
 pub mod probe;
+pub mod providers;
 pub mod serve;
 pub mod tenancy;
 mod trial;

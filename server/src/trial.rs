@@ -14,7 +14,6 @@ use nagaya_workspace::rooms::Occupant;
 use nagaya_workspace::state::{Embedded, PoolSize};
 use nagaya_workspace::{OnShutdown, OperatorsOnly, Parts, Settings, Template, Workspaces};
 
-use crate::bedrock;
 use crate::config::Config;
 
 /// How long the removal may take.
@@ -57,7 +56,7 @@ async fn parts(config: &Config, deployment: String) -> Result<Parts, Box<dyn std
             image: rooms.image.clone(),
             limits: rooms.limits,
             uids: rooms.uids,
-            model_environment: bedrock::environment(&config.region, rooms.model_idle),
+            model_environment: config.providers.of_containers(),
         },
         state: Arc::new(Embedded::in_memory().await?),
         bucket: None,

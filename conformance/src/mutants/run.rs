@@ -31,13 +31,55 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 answer.edit(|body| body["checks"]["model_credentials"]["status"] = json!("healthy"));
             }
         })],
-        red: &[red("RUN-040", "model_credentials in /health")],
+        red: &[red("RUN-040", "model_credentials in /health"), red("TEN-074", "model_credentials in /health")],
     },
     Mutant {
         id: "retries-too-many",
         title: "The driver repeats a failed call six times",
         defects: &[cli!("export CLAUDE_CODE_MAX_RETRIES=6; exec \"$good\" \"$@\"")],
-        red: &[red("RUN-041", "retries of a 529")],
+        red: &[red("RUN-041", "retries of a 529"), red("TEN-073", "retries of a")],
+    },
+    Mutant {
+        id: "bedrock-for-all",
+        title: "Every run is told to call Bedrock, whoever serves its model",
+        defects: &[cli!(
+            "export CLAUDE_CODE_USE_BEDROCK=1 CLAUDE_CODE_SKIP_BEDROCK_AUTH=1 AWS_REGION=us-east-1\nexport ANTHROPIC_BEDROCK_BASE_URL=http://bedrock-runtime.us-east-1.amazonaws.com; exec \"$good\" \"$@\""
+        )],
+        red: &[
+            red("TEN-070", "status in done"),
+            red("TEN-071", "the APIs that were asked"),
+            red("TEN-072", "status in done"),
+        ],
+    },
+    Mutant {
+        id: "driver-with-a-key",
+        title: "The driver gets a key in place of a token, and asks for its organisation's settings before each run",
+        defects: &[cli!("unset ANTHROPIC_AUTH_TOKEN; export ANTHROPIC_API_KEY=placeholder; exec \"$good\" \"$@\"")],
+        red: &[red("TEN-070", "other requests of the workspace")],
+    },
+    Mutant {
+        id: "gateway-stall-unnoticed",
+        title: "The driver waits for a gateway's stalled answer for minutes",
+        defects: &[cli!("unset CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS; exec \"$good\" \"$@\"")],
+        red: &[red("TEN-072", "model_error")],
+    },
+    Mutant {
+        id: "key-in-the-log",
+        title: "The server writes the key of the Messages API to its log",
+        defects: &[Defect::Start(
+            r#"[ "$1" != serve ] || echo "{\"message\":\"key ${ANTHROPIC_API_KEY:-none}\"}" >&2"#,
+        )],
+        red: &[red("TEN-070", "the key is in the server's log")],
+    },
+    Mutant {
+        id: "providers-unchecked",
+        title: "A model of a provider that the deployment does not have is created",
+        defects: &[answers(|asked, answer, _| {
+            if asked.route() == "/api/models" && answer.status == 422 {
+                *answer = Answer::json(201, &json!({}));
+            }
+        })],
+        red: &[red("TEN-074", "POST /api/models does not name the setting")],
     },
     Mutant {
         id: "stall-unnoticed",

@@ -216,13 +216,38 @@ impl Deployment {
     /// # Errors
     /// One of them is refused.
     pub async fn conversation(&self, context: &Context) -> Result<Conversation, Failure> {
-        let tenant = context.unique("tenant");
-        let model = context.unique("model");
-        let description = json!({
-            "model_id": model, "display_name": "Scripted", "bedrock_model_id": "anthropic.claude-sonnet-4-20250514-v1:0",
-            "model_region": "us-east-1", "context_window": 200_000, "max_output_tokens": 8192,
-            "input_token_price": "0.003", "output_token_price": "0.015",
-        });
+        let at_bedrock =
+            json!({"bedrock_model_id": "anthropic.claude-sonnet-4-20250514-v1:0", "model_region": "us-east-1"});
+        self.conversation_of(context, at_bedrock).await
+    }
+
+    /// Creates a tenant, a model of this provider and a conversation, as [`Deployment::conversation`].
+    ///
+    /// # Errors
+    /// One of them is refused.
+    pub async fn conversation_at(
+        &self,
+        context: &Context,
+        provider: &str,
+        model_id: &str,
+    ) -> Result<Conversation, Failure> {
+        self.conversation_of(context, json!({"provider": provider, "provider_model_id": model_id})).await
+    }
+
+    /// Creates a tenant, a model with these fields beside the usual ones, and a conversation.
+    async fn conversation_of(&self, context: &Context, mut model: Value) -> Result<Conversation, Failure> {
+        let (tenant, id) = (context.unique("tenant"), context.unique("model"));
+        for (field, value) in [
+            ("model_id", json!(id)),
+            ("display_name", json!("Scripted")),
+            ("context_window", json!(200_000)),
+            ("max_output_tokens", json!(8192)),
+            ("input_token_price", json!("0.003")),
+            ("output_token_price", json!("0.015")),
+        ] {
+            model[field] = value;
+        }
+        let (description, model) = (model, id);
         self.goes_with(context, format!("/api/models/{model}"));
         self.api.post("/api/models", &description).await?.expect(201)?;
         self.goes_with(context, format!("/api/tenants/{tenant}"));

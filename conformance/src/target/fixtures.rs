@@ -11,6 +11,14 @@ use crate::harness::exchanges::Exchanges;
 use crate::harness::failure::Failure;
 use crate::harness::poll::eventually;
 
+/// A gateway that speaks the Messages API.
+pub const GATEWAY: &str = "gateway.conformance.test";
+/// The host of Anthropic's own Messages API.
+pub const ANTHROPIC: &str = "api.anthropic.com";
+/// Hosts that the scripted model answers for.
+const MODEL_HOSTS: [&str; 4] =
+    ["bedrock-runtime.us-east-1.amazonaws.com", "bedrock.us-east-1.amazonaws.com", ANTHROPIC, GATEWAY];
+
 /// How long a fixture may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -54,11 +62,12 @@ pub struct Credentials {
 }
 
 impl Model {
-    /// The program: it listens on free ports of the loopback interface and accepts only `credentials`.
+    /// The program: it listens on free ports of the loopback interface and accepts only `credentials`, and for the Messages API only
+    /// `key`, if there is one.
     #[must_use]
-    pub fn program(binary: &Path, dir: &Path, credentials: &Credentials) -> Program {
+    pub fn program(binary: &Path, dir: &Path, credentials: &Credentials, key: Option<&str>) -> Program {
         let file = |name: &str| dir.join(name).display().to_string();
-        let args = [
+        let mut args = vec![
             "model".to_owned(),
             "--listen=127.0.0.1:0".to_owned(),
             format!("--addr-file={}", file("model.addr")),
@@ -67,7 +76,13 @@ impl Model {
             format!("--secret-access-key={}", credentials.secret),
             "--control-listen=127.0.0.1:0".to_owned(),
             format!("--control-addr-file={}", file("model-control.addr")),
+            format!("--hosts={}", MODEL_HOSTS.join(",")),
         ];
+        // A gateway may want it in the other header.
+        args.extend(
+            key.into_iter()
+                .flat_map(|key| [format!("--anthropic-api-key={key}"), format!("--anthropic-auth-token={key}")]),
+        );
         Program::new(binary, args)
     }
 
@@ -136,6 +151,18 @@ impl ModelRequest {
     #[must_use]
     pub fn status(&self) -> u64 {
         self.0["status"].as_u64().unwrap_or(0)
+    }
+
+    /// The API that it speaks: `bedrock` or `anthropic`.
+    #[must_use]
+    pub fn api(&self) -> &str {
+        self.0["api"].as_str().unwrap_or_default()
+    }
+
+    /// The id of the model that it is for.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        self.0["model"].as_str()
     }
 
     /// Its path.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::deployment::{Deployment, READY_LIMIT, Server};
-use super::fixtures::{Credentials, Model, Origin};
+use super::fixtures::{ANTHROPIC, Credentials, GATEWAY, Model, Origin};
 use super::process::{Process, Program};
 use super::services::Services;
 use super::small_disk;
@@ -20,6 +20,9 @@ use crate::harness::vocabulary::Capability;
 /// The region of launched deployments.
 pub const REGION: &str = "us-east-1";
 
+/// The port of the gateway that speaks the Messages API.
+pub const GATEWAY_PORT: u16 = 8443;
+
 /// How to launch a deployment.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
@@ -30,6 +33,7 @@ pub struct Launch {
     not_ready: bool,
     no_model: bool,
     credentials: Option<Credentials>,
+    key: Option<String>,
     contained: bool,
     engine: Option<Engine>,
     state_mib: Option<u32>,
@@ -81,6 +85,20 @@ impl Launch {
     pub fn bucket(mut self, storage: &Storage) -> Self {
         self.credentials = Some(storage.credentials.clone());
         self.set("S3_BUCKET_NAME", BUCKET).set("S3_ENDPOINT_URL", format!("http://{}", storage.address))
+    }
+
+    /// The scripted model wants this key or token for the Messages API. It still has to be given to the server.
+    #[must_use]
+    pub fn messages_api(mut self, key: &str) -> Self {
+        self.key = Some(key.to_owned());
+        self
+    }
+
+    /// Gives the server neither credentials of AWS nor a region.
+    #[must_use]
+    pub fn without_aws(self) -> Self {
+        let settings = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"];
+        settings.into_iter().fold(self, |launch, name| launch.set(name, "")).set("AWS_EC2_METADATA_DISABLED", "true")
     }
 
     /// Runs its workspaces on this engine.
@@ -150,7 +168,8 @@ impl Context {
     pub async fn launch(&self, launch: Launch) -> Result<Deployment, Failure> {
         let id = self.unique("d");
         let credentials = launch.credentials.clone().unwrap_or_else(|| self.credentials());
-        let model = if launch.no_model { None } else { Some(self.start_model(&id, &credentials).await?) };
+        let key = launch.key.as_deref();
+        let model = if launch.no_model { None } else { Some(self.start_model(&id, &credentials, key).await?) };
         let sockets = self.socket_dir()?;
         let memory = self.defect_memory(&id, &credentials);
         let launch = self.relay_to_pins(launch).await?;
@@ -270,6 +289,9 @@ impl Context {
             ca_pem.push_str(&model.ca_pem);
             for service in ["bedrock-runtime", "bedrock"] {
                 pins.push(format!("{service}.{REGION}.amazonaws.com:443:{}", model.address));
+            }
+            for endpoint in [format!("{ANTHROPIC}:443"), format!("{GATEWAY}:{GATEWAY_PORT}")] {
+                pins.push(format!("{endpoint}:{}", model.address));
             }
         }
         let mut program =

@@ -132,10 +132,15 @@ impl Context {
         Ok(process)
     }
 
-    pub(super) async fn start_model(&self, name: &str, credentials: &Credentials) -> Result<Model, Failure> {
+    pub(super) async fn start_model(
+        &self,
+        name: &str,
+        credentials: &Credentials,
+        key: Option<&str>,
+    ) -> Result<Model, Failure> {
         let dir = self.dir().join(format!("{name}-model"));
         std::fs::create_dir(&dir)?;
-        let program = Model::program(&self.run.capabilities.fixtures, &dir, credentials);
+        let program = Model::program(&self.run.capabilities.fixtures, &dir, credentials, key);
         let process = self.start_fixture(&program, &format!("{name}-model"))?;
         Model::ready(process, &dir, self.exchanges().clone()).await
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures::stream::{self, TryStreamExt};
 use nagaya_server::conversation::store::{Database, NewConversation, NewModel, NewTenant, Store};
+use nagaya_server::providers::Provider;
 
 use crate::load::{Ask, load};
 use crate::net::Address;
@@ -97,7 +98,8 @@ async fn fill(database: &Database) -> Result<()> {
         .create_model(NewModel {
             model_id: "bench".into(),
             display_name: "Bench".into(),
-            bedrock_model_id: "bench".into(),
+            provider: Provider::Bedrock,
+            provider_model_id: "bench".into(),
             model_region: None,
             context_window: 200_000,
             max_output_tokens: 8192,

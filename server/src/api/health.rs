@@ -13,10 +13,13 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::ApiError;
 use super::fresh::Fresh;
+use crate::providers::Provider;
 use nagaya_telemetry::metrics::Counts;
 
 /// Time limit for the check of one component.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// What a deployment can do that has no credentials for its only provider.
+const ANOTHER_WAY: &str = "to call models at the Messages API instead, set ANTHROPIC_API_KEY";
 /// How old the checks in a response may be.
 const PROBE_AGE: Duration = Duration::from_secs(1);
 
@@ -137,7 +140,12 @@ async fn probe(app: AppState) -> Probed {
 /// What is known of the credentials for the model. The AWS credential chain can take seconds, so it is asked in the background.
 fn model_credentials(app: &AppState) -> Check {
     let egress = app.workspaces.egress().clone();
-    let problems = egress.credential_problems();
+    let mut problems = egress.credential_problems();
+    if app.providers.anthropic.is_some() {
+        problems.extend(app.unreachable(Provider::Anthropic, None));
+    } else if !problems.is_empty() {
+        problems.push(ANOTHER_WAY.into());
+    }
     tokio::spawn(async move { egress.look_for_credentials().await });
     let (status, message) = match problems.is_empty() {
         true => (Status::Healthy, "ok".to_owned()),

@@ -42,6 +42,7 @@ use crate::cluster::Cluster;
 use crate::conversation::runs::Runs;
 use crate::conversation::store::Store;
 use crate::conversation::uploads::Uploads;
+use crate::providers::{Provider, Providers};
 use auth::{Credential, Keys, Oidc};
 use crate::tenancy::Tenancy;
 use description::Description;
@@ -108,14 +109,23 @@ pub struct AppState {
     pub audit: Arc<Audit>,
     /// The latest checks of the server's dependencies.
     pub probes: Arc<Probes>,
-    /// Which AWS regions the egress proxy allows.
-    pub regions: Arc<dyn Regions>,
+    /// What workspaces reach.
+    pub reach: Arc<dyn Reach>,
+    /// Where models are called.
+    pub providers: Arc<Providers>,
 }
 
-/// Which regions' model endpoints the workspaces can reach through the egress proxy.
-pub trait Regions: std::fmt::Debug + Send + Sync {
-    /// Why a model in this region cannot be called; `None` if it can.
-    fn unreachable(&self, region: &str) -> Option<String>;
+/// What workspaces can reach through the egress proxy.
+pub trait Reach: std::fmt::Debug + Send + Sync {
+    /// Whether they may send requests to a host and port.
+    fn allows(&self, host: &str, port: u16) -> bool;
+}
+
+impl AppState {
+    /// Why a model of this provider, at Bedrock in this region, cannot be called, and what to set; `None` if it can.
+    fn unreachable(&self, provider: Provider, region: Option<&str>) -> Option<String> {
+        self.providers.unreachable(provider, region, |host, port| self.reach.allows(host, port))
+    }
 }
 
 /// The routes that require a key, if keys are configured.

@@ -1,9 +1,9 @@
-//! `/api/models`: Bedrock models that conversations may use, which operators create.
+//! `/api/models`: models that conversations may use, which operators create.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
@@ -14,6 +14,7 @@ use super::extract::{ApiJson, ApiPath, check_id, check_length};
 use crate::bedrock::is_region;
 use crate::conversation::cost::Price;
 use crate::conversation::store::{Model, ModelChange, ModelStatus, NewModel};
+use crate::providers::Provider;
 
 /// Upper limit of token counts, far beyond any model's.
 const MAX_TOKENS: i64 = 100_000_000;
@@ -30,7 +31,8 @@ pub(super) struct ModelPath {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ModelCreation, example = json!({
-    "model_id": "sonnet", "display_name": "Sonnet", "bedrock_model_id": "anthropic.claude-sonnet-4-5-20250929-v1:0",
+    "model_id": "sonnet", "display_name": "Sonnet", "provider": "bedrock",
+    "provider_model_id": "anthropic.claude-sonnet-4-5-20250929-v1:0",
     "context_window": 200_000, "max_output_tokens": 64_000, "input_token_price": "0.003", "output_token_price": "0.015"
 }))]
 pub(super) struct Creation {
@@ -40,10 +42,15 @@ pub(super) struct Creation {
     /// Name to show to users, 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000]*$")]
     display_name: String,
-    /// Id of the Bedrock model or inference profile, 1 to 256 characters.
+    /// Who serves the model: `bedrock` (the default), or `anthropic` for the Messages API, Anthropic's own or a gateway's.
+    provider: Option<Provider>,
+    /// Id of the model at its provider, 1 to 256 characters; at Bedrock, of a model or an inference profile. Required.
     #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
-    bedrock_model_id: String,
-    /// AWS region in which the model is called; defaults to the server's `AWS_REGION`.
+    provider_model_id: Option<String>,
+    /// The older name of `provider_model_id`, for models at Bedrock.
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
+    bedrock_model_id: Option<String>,
+    /// AWS region in which a model at Bedrock is called; defaults to the server's `AWS_REGION`.
     #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
     model_region: Option<String>,
     /// Size of the model's context window in tokens, 1 to 100,000,000.
@@ -66,10 +73,15 @@ pub(super) struct Update {
     /// New name to show to users, 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000]*$")]
     display_name: Option<String>,
-    /// New id of the Bedrock model or inference profile, 1 to 256 characters.
+    /// New provider; requires the model's id there. A model that leaves Bedrock has no region any more.
+    provider: Option<Provider>,
+    /// New id of the model at its provider, 1 to 256 characters.
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
+    provider_model_id: Option<String>,
+    /// The older name of `provider_model_id`, for models at Bedrock.
     #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000]*$")]
     bedrock_model_id: Option<String>,
-    /// New AWS region in which the model is called.
+    /// New AWS region in which a model at Bedrock is called.
     #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
     model_region: Option<String>,
     /// New size of the context window in tokens, 1 to 100,000,000.
@@ -95,13 +107,51 @@ pub(super) struct StatusUpdate {
     status: ModelStatus,
 }
 
-/// Validates the fields that a creation or a change sets.
-fn check(app: &AppState, change: &ModelChange) -> Result<(), ApiError> {
+/// A model as it is shown.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Model)]
+pub(super) struct Shown {
+    #[serde(flatten)]
+    model: Model,
+    /// The older name of `provider_model_id`; absent for models that are not at Bedrock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bedrock_model_id: Option<String>,
+}
+
+impl From<Model> for Shown {
+    fn from(model: Model) -> Self {
+        let bedrock_model_id = (model.provider == Provider::Bedrock).then(|| model.provider_model_id.clone());
+        Self { model, bedrock_model_id }
+    }
+}
+
+/// The model's id at its provider, under its name or the older one.
+fn id_at_provider(
+    provider: Provider,
+    id: Option<String>,
+    at_bedrock: Option<String>,
+) -> Result<Option<String>, ApiError> {
+    match (id, at_bedrock) {
+        (id, None) => Ok(id),
+        (_, Some(_)) if provider != Provider::Bedrock => Err(ApiError::invalid(
+            "bedrock_model_id",
+            format!("the model's provider is {}; name its id there as provider_model_id", provider.as_str()),
+        )),
+        (Some(id), Some(older)) if id != older => Err(ApiError::invalid(
+            "bedrock_model_id",
+            "it is the older name of provider_model_id, which has another value; leave it out",
+        )),
+        (_, older) => Ok(older),
+    }
+}
+
+/// Validates the fields that a creation or a change sets; `provider` is that of the model afterwards.
+fn check(app: &AppState, change: &ModelChange, provider: Provider) -> Result<(), ApiError> {
     if let Some(name) = &change.display_name {
         check_length("display_name", name, 1..=200)?;
     }
-    if let Some(id) = &change.bedrock_model_id {
-        check_length("bedrock_model_id", id, 1..=256)?;
+    if let Some(id) = &change.provider_model_id {
+        check_length("provider_model_id", id, 1..=256)?;
     }
     for (field, tokens) in [("context_window", change.context_window), ("max_output_tokens", change.max_output_tokens)]
     {
@@ -113,16 +163,30 @@ fn check(app: &AppState, change: &ModelChange) -> Result<(), ApiError> {
         if !is_region(region) {
             return Err(ApiError::invalid("model_region", "must be the name of an AWS region, for example us-east-1"));
         }
-        if let Some(why) = app.regions.unreachable(region) {
+        if provider != Provider::Bedrock {
+            let provider = provider.as_str();
+            return Err(ApiError::invalid(
+                "model_region",
+                format!("regions are Bedrock's; the model's provider is {provider}"),
+            ));
+        }
+        if app.providers.missing(provider).is_none()
+            && let Some(why) = app.unreachable(provider, Some(region))
+        {
             return Err(ApiError::invalid("model_region", why));
         }
+    }
+    if let Some(provider) = change.provider
+        && let Some(why) = app.unreachable(provider, change.model_region.as_deref())
+    {
+        return Err(ApiError::invalid("provider", why));
     }
     Ok(())
 }
 
 /// A model as the caller may see it: only operators see prices.
-fn shown(caller: &Principal, model: &Model) -> Result<Value, ApiError> {
-    let mut shown = serde_json::to_value(model).map_err(|error| ApiError::internal(&error))?;
+fn shown(caller: &Principal, model: Model) -> Result<Value, ApiError> {
+    let mut shown = serde_json::to_value(Shown::from(model)).map_err(|error| ApiError::internal(&error))?;
     if *caller != Principal::Operator
         && let Some(fields) = shown.as_object_mut()
     {
@@ -133,67 +197,80 @@ fn shown(caller: &Principal, model: &Model) -> Result<Value, ApiError> {
 
 /// Lists all models of the deployment.
 #[utoipa::path(get, path = "/api/models", tag = "models",
-    responses((status = 200, body = Vec<Model>, description = "All models of the deployment")))]
+    responses((status = 200, body = Vec<Shown>, description = "All models of the deployment")))]
 pub(super) async fn list(caller: Principal, State(app): State<AppState>) -> Result<Json<Vec<Value>>, ApiError> {
     let models = app.store.models().await?;
-    Ok(Json(models.iter().map(|model| shown(&caller, model)).collect::<Result<_, _>>()?))
+    Ok(Json(models.into_iter().map(|model| shown(&caller, model)).collect::<Result<_, _>>()?))
 }
 
 /// Creates a model with an id of the operator's choice.
 #[utoipa::path(post, path = "/api/models", tag = "models", request_body = Creation,
-    responses((status = 201, body = Model, description = "The model as created"), (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 201, body = Shown, description = "The model as created"), (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn create(
     _: Operator,
     State(app): State<AppState>,
     ApiJson(new): ApiJson<Creation>,
-) -> Result<(StatusCode, Json<Model>), ApiError> {
+) -> Result<(StatusCode, Json<Shown>), ApiError> {
     check_id("model_id", &new.model_id)?;
+    let provider = new.provider.unwrap_or_default();
+    let provider_model_id = id_at_provider(provider, new.provider_model_id, new.bedrock_model_id)?
+        .ok_or_else(|| ApiError::invalid("provider_model_id", "required: the model's id at its provider"))?;
     let as_change = ModelChange {
         display_name: Some(new.display_name.clone()),
-        bedrock_model_id: Some(new.bedrock_model_id.clone()),
+        provider: Some(provider),
+        provider_model_id: Some(provider_model_id.clone()),
         model_region: new.model_region.clone(),
         context_window: Some(new.context_window),
         max_output_tokens: Some(new.max_output_tokens),
         ..ModelChange::default()
     };
-    check(&app, &as_change)?;
+    check(&app, &as_change, provider)?;
     let new = NewModel {
         model_id: new.model_id,
         display_name: new.display_name,
-        bedrock_model_id: new.bedrock_model_id,
+        provider,
+        provider_model_id,
         model_region: new.model_region,
         context_window: new.context_window,
         max_output_tokens: new.max_output_tokens,
         input_token_price: new.input_token_price,
         output_token_price: new.output_token_price,
     };
-    Ok((StatusCode::CREATED, Json(app.store.create_model(new).await?)))
+    Ok((StatusCode::CREATED, Json(app.store.create_model(new).await?.into())))
 }
 
 /// Returns the model with the given id.
 #[utoipa::path(get, path = "/api/models/{model_id}", tag = "models", params(ModelPath),
-    responses((status = 200, body = Model, description = "The model with the given id"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Shown, description = "The model with the given id"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn get(
     caller: Principal,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ModelPath>,
 ) -> Result<Json<Value>, ApiError> {
-    shown(&caller, &app.store.model(&path.model_id).await?).map(Json)
+    shown(&caller, app.store.model(&path.model_id).await?).map(Json)
 }
 
 /// Changes a model; absent fields keep their value.
 #[utoipa::path(put, path = "/api/models/{model_id}", tag = "models", params(ModelPath),
     request_body = Update,
-    responses((status = 200, body = Model, description = "The model after the change"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = Shown, description = "The model after the change"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn update(
     _: Operator,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ModelPath>,
     ApiJson(update): ApiJson<Update>,
-) -> Result<Json<Model>, ApiError> {
+) -> Result<Json<Shown>, ApiError> {
+    let before = app.store.model(&path.model_id).await?.provider;
+    let provider = update.provider.unwrap_or(before);
+    let provider_model_id = id_at_provider(provider, update.provider_model_id, update.bedrock_model_id)?;
+    if provider != before && provider_model_id.is_none() {
+        let why = format!("required with another provider: the model's id at {}", provider.as_str());
+        return Err(ApiError::invalid("provider_model_id", why));
+    }
     let change = ModelChange {
         display_name: update.display_name,
-        bedrock_model_id: update.bedrock_model_id,
+        provider: update.provider,
+        provider_model_id,
         model_region: update.model_region,
         context_window: update.context_window,
         max_output_tokens: update.max_output_tokens,
@@ -201,22 +278,22 @@ pub(super) async fn update(
         output_token_price: update.output_token_price,
         status: update.status,
     };
-    check(&app, &change)?;
-    Ok(Json(app.store.update_model(&path.model_id, change).await?))
+    check(&app, &change, provider)?;
+    Ok(Json(app.store.update_model(&path.model_id, change).await?.into()))
 }
 
 /// Changes the status of a model.
 #[utoipa::path(patch, path = "/api/models/{model_id}/status", tag = "models", params(ModelPath),
     request_body = StatusUpdate,
-    responses((status = 200, body = Model, description = "The model after the change"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
+    responses((status = 200, body = Shown, description = "The model after the change"), (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn set_status(
     _: Operator,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ModelPath>,
     ApiJson(update): ApiJson<StatusUpdate>,
-) -> Result<Json<Model>, ApiError> {
+) -> Result<Json<Shown>, ApiError> {
     let change = ModelChange { status: Some(update.status), ..ModelChange::default() };
-    Ok(Json(app.store.update_model(&path.model_id, change).await?))
+    Ok(Json(app.store.update_model(&path.model_id, change).await?.into()))
 }
 
 /// Deletes a model, which must not be used by any tenant or conversation.

@@ -92,6 +92,10 @@ pub(super) async fn start(
         return Err(ApiError::new(Code::Forbidden, format!("the conversation's model is not allowed any more ({by}'s configuration)")));
     }
     let model = app.store.model(&conversation.model_id).await?;
+    if let Some(why) = app.unreachable(model.provider, model.model_region.as_deref()) {
+        return Err(ApiError::invalid("model_id", format!("the model {}: {why}", model.model_id)));
+    }
+    app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
     let occupant = Occupant { conversation: conversation_id.clone(), tenant: conversation.tenant_id.clone() };
     app.cluster.admit(&occupant).await?;

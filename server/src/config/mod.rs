@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use nagaya_workspace::state::{Embedded, PoolSize, Redis, State};
 
+use crate::providers::Providers;
 pub use reader::{ConfigError, Setting, Source};
 pub use rooms::Rooms;
 pub use service::Service;
@@ -37,8 +38,8 @@ pub struct Config {
     pub egress: nagaya_egress::Settings,
     /// What tenants may decide.
     pub tenancy: crate::tenancy::Settings,
-    /// `AWS_REGION`: the default region of model calls, and the region of the bucket.
-    pub region: String,
+    /// Where models are called; its region (`AWS_REGION`) is also that of the bucket.
+    pub providers: Providers,
     /// Every effective setting as text, with its source.
     pub settings: Vec<Setting>,
 }
@@ -84,10 +85,10 @@ impl Config {
         let service = Service::read(&mut reader);
         let storage = Storage::read(&mut reader, home.as_deref());
         let rooms = Rooms::read(&mut reader);
-        let (egress, region) = egress::read(&mut reader);
-        let tenancy = tenancy::read(&mut reader, rooms.execution_timeout, &region);
+        let (egress, providers) = egress::read(&mut reader, home.as_deref(), rooms.model_idle);
+        let tenancy = tenancy::read(&mut reader, rooms.execution_timeout, &providers);
         let settings = reader.finish()?;
-        Ok(Self { service, storage, rooms, egress, tenancy, region, settings })
+        Ok(Self { service, storage, rooms, egress, providers, tenancy, settings })
     }
 }
 
@@ -164,6 +165,66 @@ mod tests {
             missing.is_empty() && unknown.is_empty(),
             "not in docs/configuration.md: {missing:?}; only there: {unknown:?}"
         );
+    }
+
+    fn value(config: &Config, name: &str) -> String {
+        config
+            .settings
+            .iter()
+            .find(|setting| setting.name == name)
+            .map(|setting| setting.value.clone())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_key_of_anthropic_alone_is_enough_and_asks_for_nothing_of_aws() {
+        let config = parse(&[("ANTHROPIC_API_KEY", "hunter2")], None).expect("valid");
+        assert_eq!(value(&config, "MODEL_PROVIDERS"), "anthropic");
+        assert!(!config.egress.credentials.need_aws() && !config.providers.bedrock);
+        assert_eq!(value(&config, "PROXY_ALLOWED_DOMAINS"), "api.anthropic.com");
+        assert_eq!(config.egress.gateway.as_deref(), Some("api.anthropic.com"));
+        assert!(config.settings.iter().all(|setting| !setting.value.contains("hunter2")));
+        for aws in [("AWS_REGION", "eu-west-1"), ("AWS_PROFILE", "work"), ("AWS_ACCESS_KEY_ID", "AKID")] {
+            let both = parse(&[("ANTHROPIC_API_KEY", "hunter2"), aws], None).expect("valid");
+            assert_eq!(value(&both, "MODEL_PROVIDERS"), "bedrock,anthropic", "{aws:?}");
+            assert!(both.egress.credentials.need_aws() && both.providers.anthropic.is_some());
+            assert!(value(&both, "PROXY_ALLOWED_DOMAINS").ends_with(".amazonaws.com,api.anthropic.com"));
+        }
+        let neither = parse(&[], None).expect("valid");
+        assert!(neither.providers.bedrock && neither.providers.anthropic.is_none());
+        let told = parse(&[("MODEL_PROVIDERS", "bedrock"), ("ANTHROPIC_API_KEY", "hunter2")], None).expect("valid");
+        assert!(told.providers.anthropic.is_none() && !value(&told, "PROXY_ALLOWED_DOMAINS").contains("anthropic"));
+    }
+
+    #[test]
+    fn a_gateway_has_a_host_and_a_credential() {
+        let url = ("ANTHROPIC_BASE_URL", "https://gw.example:8443/llm/");
+        let config = parse(&[url, ("ANTHROPIC_AUTH_TOKEN", "hunter2")], None).expect("valid");
+        assert_eq!(value(&config, "PROXY_ALLOWED_DOMAINS"), "gw.example:8443");
+        assert_eq!(
+            config.providers.anthropic.map(|endpoint| endpoint.to_string()).as_deref(),
+            Some("https://gw.example:8443/llm")
+        );
+        assert_eq!(config.egress.gateway, None);
+        let rule =
+            ("PROXY_CREDENTIALS", "*.other.example=header:a:env:B,*.example=header:authorization:file:/etc/token");
+        parse(&[url, rule], None).expect("a rule is a credential, too");
+
+        let alone = errors(&[url], None);
+        assert!(alone.contains("https://gw.example:8443/llm needs a credential: set ANTHROPIC_API_KEY"), "{alone}");
+        let rule = ("PROXY_CREDENTIALS", "*.other.example=header:authorization:file:/etc/token");
+        assert!(errors(&[url, rule], None).contains("a rule for gw.example"));
+        assert!(errors(&[("MODEL_PROVIDERS", "anthropic")], None).contains("ANTHROPIC_API_KEY"));
+        assert!(errors(&[("MODEL_PROVIDERS", "vertex")], None).contains("bedrock, anthropic"));
+        let both = errors(&[("ANTHROPIC_API_KEY", "hunter2"), ("ANTHROPIC_AUTH_TOKEN", "hunter3")], None);
+        assert!(both.contains("set one of them") && !both.contains("hunter"), "{both}");
+        for bad in ["http://gw.example", "https://user:hunter2@gw.example", "https://*.example", "https://a..example"] {
+            let told = errors(&[("ANTHROPIC_BASE_URL", bad), ("ANTHROPIC_API_KEY", "k")], None);
+            assert!(
+                told.contains("ANTHROPIC_BASE_URL") && told.contains("accepted") && !told.contains("hunter2"),
+                "{told}"
+            );
+        }
     }
 
     #[test]

@@ -120,6 +120,17 @@ impl Reader {
         self.errors.push(ConfigError::new(message));
     }
 
+    /// Whether one of these variables has a value, in the environment or in the file.
+    pub fn is_any_set(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| !self.text(name).is_empty())
+    }
+
+    /// The text of a setting as it is set; empty if it is not.
+    pub fn text(&self, name: &str) -> String {
+        let set = |values: &BTreeMap<String, String>| values.get(name).filter(|text| !text.is_empty()).cloned();
+        set(&self.environment).or_else(|| set(&self.file)).unwrap_or_default()
+    }
+
     /// The value of `name`, parsed; an empty value counts as unset. `accepted` says in an error message what is accepted.
     /// After an error the default's value is returned, so that the remaining settings can be checked as well.
     pub fn get<T>(

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::reader::Reader;
 use crate::tenancy::vaults::seal::{KEY_BYTES, Sealer, parse_key};
+use crate::providers::Providers;
 use crate::tenancy::{Operator, Settings};
 
 /// How long the command that prints the vaults' key may take.
@@ -17,7 +18,7 @@ const COMMAND_LOOK: Duration = Duration::from_millis(20);
 type Key = Zeroizing<[u8; KEY_BYTES]>;
 
 /// Reads what tenants may decide. A run takes `execution_timeout` at most.
-pub(super) fn read(r: &mut Reader, execution_timeout: Duration, region: &str) -> Settings {
+pub(super) fn read(r: &mut Reader, execution_timeout: Duration, providers: &Providers) -> Settings {
     let provider_tools = r.parse("MODEL_PROVIDER_TOOLS", "", |text| {
         let tools: Vec<String> = items(text).collect();
         let named = |tool: &String| tool.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
@@ -42,7 +43,7 @@ pub(super) fn read(r: &mut Reader, execution_timeout: Duration, region: &str) ->
         Sealer::new(&key, &older).inspect_err(|error| r.error(format!("VAULT_KEY_FILE: {error}"))).ok()
     });
     let operator = Operator { models: Vec::new(), provider_tools, run_seconds: execution_timeout.as_secs() };
-    Settings { operator, sealer, roles, region: region.to_owned() }
+    Settings { operator, sealer, roles, providers: Some(providers.clone()) }
 }
 
 fn items(text: &str) -> impl Iterator<Item = String> {

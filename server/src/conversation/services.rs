@@ -11,6 +11,7 @@ use super::journal::JournalDir;
 use super::store::Store;
 use super::uploads::Uploads;
 use crate::cluster::Cluster;
+use crate::providers::Providers;
 
 /// The services and settings that every run uses.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct RunServices {
     pub uploads: Uploads,
     /// Directory of the runs' journals.
     pub journals: JournalDir,
+    /// Where models are called.
+    pub providers: Arc<Providers>,
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
     /// Audit trail of the process.

@@ -33,6 +33,7 @@ use crate::conversation::services::RunServices;
 use crate::conversation::store::{OpenError, Store, StoreError};
 use crate::conversation::uploads::Uploads;
 use crate::descriptors::{self, Descriptors};
+use crate::providers::Provider;
 
 use parts::ByAllowList;
 use signals::Signals;
@@ -187,6 +188,7 @@ impl Server {
         let following = tenancy.clone();
         let workspaces = cluster.workspaces().clone();
         cluster.workspaces().spawn(async move { workspaces.unless_stopped(following.follow_changes()).await.unwrap_or(()) });
+        let providers = Arc::new(config.providers.clone());
         let uploads = state.file("uploads");
         let uploads = Uploads::open(uploads.clone()).map_err(|error| StartError::Journals(uploads, error))?;
         let journals = state.file("runs");
@@ -194,6 +196,7 @@ impl Server {
         let runs = Runs::new(RunServices {
             cluster: cluster.clone(),
             store: store.clone(),
+            providers: providers.clone(),
             metrics: metrics.clone(),
             audit: audit.clone(),
             execution_timeout: config.rooms.execution_timeout,
@@ -221,7 +224,8 @@ impl Server {
             metrics,
             audit: audit.clone(),
             probes: Arc::default(),
-            regions: Arc::new(ByAllowList(config.egress.allowed.clone())),
+            reach: Arc::new(ByAllowList(config.egress.allowed.clone())),
+            providers,
         };
         Ok(Self { deployment, app, cluster, runs, store, audit })
     }
@@ -304,6 +308,14 @@ fn announce(config: &Config, server: &Server, addr: std::net::SocketAddr) {
     match server.cluster.workspaces().bucket() {
         Some(bucket) => tracing::info!(bucket = bucket.name(), "workspaces' files are kept in a bucket"),
         None => tracing::info!("no S3_BUCKET_NAME: file sync is off"),
+    }
+    for provider in Provider::ALL {
+        let Some((host, _)) = config.providers.endpoint(provider, None) else { continue };
+        let allowed = |host: &str, port| config.egress.allowed.allows_host(host, port);
+        match config.providers.unreachable(provider, None, allowed) {
+            None => tracing::info!(provider = provider.as_str(), host, "models are called at this provider"),
+            Some(why) => tracing::warn!(provider = provider.as_str(), why, "models of this provider cannot be called"),
+        }
     }
     if config.service.keys.is_empty() {
         if let Some(oidc) = &config.service.oidc {

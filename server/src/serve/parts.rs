@@ -16,9 +16,8 @@ use nagaya_workspace::{Parts, Template, Workspaces};
 
 use super::StartError;
 use super::trail::EgressTrail;
-use crate::api::Regions;
+use crate::api::Reach;
 use crate::aws;
-use crate::bedrock;
 use crate::cluster::Cluster;
 use crate::cluster::peers::Peers;
 use crate::config::Config;
@@ -41,10 +40,11 @@ pub(super) async fn cluster(
     let sockets = SocketBase::prepare(rooms.socket_base.clone(), rooms.socket_host_base.clone())
         .map_err(|error| StartError::Sockets(rooms.socket_base.clone(), error))?;
     let (shared, peers) = shared_state(config, state, &deployment).await?;
-    let aws = aws::credentials(&config.region).await;
+    let region = &config.providers.region;
+    let aws = aws::credentials(region).await;
     let bucket = config.storage.bucket.clone();
     let for_bucket = config.storage.bucket_keys(aws.clone());
-    let bucket = bucket.map(|bucket| Bucket::open(bucket, &config.region, for_bucket)).transpose()?;
+    let bucket = bucket.map(|bucket| Bucket::open(bucket, region, for_bucket)).transpose()?;
     let trail = EgressTrail { metrics: metrics.clone(), audit: audit.clone() };
     let egress = Egress::new(config.egress.clone(), aws, Arc::new(trail))?;
     let tenancy = Tenancy::new(store, config.tenancy.clone(), egress.clone());
@@ -58,7 +58,7 @@ pub(super) async fn cluster(
             image: rooms.image.clone(),
             limits: rooms.limits,
             uids: rooms.uids,
-            model_environment: bedrock::environment(&config.region, rooms.model_idle),
+            model_environment: config.providers.of_containers(),
         },
         state: shared,
         bucket,
@@ -99,14 +99,12 @@ async fn shared_state(
     Ok((Arc::new(redis), peers))
 }
 
-/// A region's models can be called if workspaces may reach the region's endpoint.
+/// What the allow-list of the egress proxy allows.
 #[derive(Debug)]
 pub(super) struct ByAllowList(pub(super) AllowList);
 
-impl Regions for ByAllowList {
-    fn unreachable(&self, region: &str) -> Option<String> {
-        let host = bedrock::runtime_host(region);
-        (!self.0.allows_host(&host, 443))
-            .then(|| format!("workspaces may not reach {host}; add it to PROXY_ALLOWED_DOMAINS"))
+impl Reach for ByAllowList {
+    fn allows(&self, host: &str, port: u16) -> bool {
+        self.0.allows_host(host, port)
     }
 }

@@ -21,6 +21,7 @@ pub use resolve::{Effective, Operator, resolve};
 
 use self::vaults::seal::{SealError, Sealer};
 use crate::cluster::Cluster;
+use crate::providers::Providers;
 use crate::conversation::store::{Store, StoreError};
 
 /// What the operator's settings say about tenants.
@@ -32,8 +33,8 @@ pub struct Settings {
     pub sealer: Option<Sealer>,
     /// Roles that vaults may name (`VAULT_ROLES`).
     pub roles: Vec<String>,
-    /// Region of models that name none (`AWS_REGION`).
-    pub region: String,
+    /// Where models are called.
+    pub providers: Option<Providers>,
 }
 
 /// Why an operation failed.

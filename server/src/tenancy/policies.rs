@@ -1,6 +1,6 @@
 //! The policy of a conversation's workspace, made of what applies to it. Changes reach open workspaces.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use super::{Tenancy, TenancyError};
 use crate::bedrock;
 use crate::cluster::policies::Changed;
 use crate::conversation::store::{Conversation, Model, Tenant};
+use crate::providers::Provider;
 
 /// How often a server looks whether another one has changed something that it was not told of.
 const LOOK: Duration = Duration::from_millis(500);
@@ -58,19 +59,34 @@ pub(super) fn problems(document: &Document) -> Vec<Problem> {
 }
 
 impl Tenancy {
-    /// Hosts of the models' endpoints, and the ids of models as their provider names them.
-    fn models(&self, models: &[Model], allowed: &[String]) -> (BTreeSet<String>, Vec<String>) {
-        let region = |model: &Model| model.model_region.clone().unwrap_or_else(|| self.settings.region.clone());
-        let allowed = || models.iter().filter(|model| allowed.contains(&model.model_id));
-        let regions: BTreeSet<String> = allowed().map(region).collect();
-        let hosts = regions.iter().flat_map(|region| [bedrock::runtime_host(region), bedrock::control_host(region)]);
-        (hosts.collect(), allowed().map(|model| model.bedrock_model_id.clone()).collect())
+    /// Endpoints of models, as rules name them, each with what may be asked there.
+    fn endpoints(&self, models: &[&Model]) -> Result<BTreeMap<String, Operations>, TenancyError> {
+        let mut endpoints = BTreeMap::new();
+        let Some(providers) = &self.settings.providers else { return Ok(endpoints) };
+        for model in models {
+            let region = model.model_region.as_deref().unwrap_or(&providers.region);
+            match (model.provider, &providers.anthropic) {
+                (Provider::Bedrock, _) => {
+                    for host in [bedrock::runtime_host(region), bedrock::control_host(region)] {
+                        endpoints.insert(host, Operations::bedrock());
+                    }
+                }
+                (Provider::Anthropic, Some(endpoint)) => {
+                    endpoints.insert(endpoint.authority(), Operations::messages_below(endpoint.path())?);
+                }
+                (Provider::Anthropic, None) => {}
+            }
+        }
+        Ok(endpoints)
     }
 
     /// The policy for what applies.
     async fn build(&self, tenant: &str, effective: &Effective) -> Result<Policy, TenancyError> {
         let models = self.store.models().await?;
-        let (hosts, ids) = self.models(&models, &effective.models.value);
+        let models: Vec<&Model> =
+            models.iter().filter(|model| effective.models.value.contains(&model.model_id)).collect();
+        let endpoints = self.endpoints(&models)?;
+        let hosts: BTreeSet<String> = endpoints.keys().cloned().collect();
         let mut layers: Vec<LayerSpec> = effective.egress.iter().map(|of| layer(of, &hosts)).collect();
         let rates = Rates {
             requests_per_second: effective.requests_per_second.value,
@@ -79,9 +95,11 @@ impl Tenancy {
         if rates != Rates::default() {
             layers.push(LayerSpec { name: "rates".into(), allows_rest: true, rates, ..LayerSpec::default() });
         }
+        let ids = models.iter().map(|model| model.provider_model_id.clone());
         let mut policy = ModelPolicy::new(ids).with_server_tools(effective.provider_tools.value.clone());
-        for host in hosts {
-            policy = policy.with_endpoint(&host, Operations::bedrock())?;
+        for (authority, operations) in endpoints {
+            let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
+            policy = policy.with_endpoint(host, operations)?;
         }
         let credentials = self.credentials_of(tenant, &effective.vaults.value).await?;
         let name = tenant.to_owned();

@@ -32,6 +32,8 @@ const HOUSES: &[House] = &[
             "conversation",
             "cluster",
             "aws",
+            "providers",
+            "messages_api",
             "bedrock",
             "descriptors",
         ],

@@ -11,6 +11,7 @@ use nagaya_server::conversation::runs::Runs;
 use nagaya_server::conversation::services::RunServices;
 use nagaya_server::conversation::store::Store;
 use nagaya_server::conversation::uploads::Uploads;
+use nagaya_server::providers::Providers;
 use nagaya_workspace::engine::memory::{Call, Fault, Memory};
 use nagaya_workspace::{OnShutdown, Workspaces, testing};
 use serde_json::Value;
@@ -49,6 +50,12 @@ impl Server {
             store: store.clone(),
             uploads: Uploads::open(dir.path().join("uploads")).expect("opens"),
             journals: JournalDir::open(dir.path().join("runs")).expect("opens"),
+            providers: Arc::new(Providers {
+                bedrock: true,
+                anthropic: None,
+                region: "us-east-1".into(),
+                idle: DEADLINE,
+            }),
             metrics,
             audit,
             execution_timeout: DEADLINE,

@@ -3,15 +3,18 @@
 use jiff::Timestamp;
 use nagaya_protocol::Usage;
 use nagaya_server::conversation::store::{
-    ConversationChange, ConversationFilter, ConversationStatus, EndedRun, Held, Message, ModelChange, ModelStatus,
-    NewConversation, NewMessage, NewModel, NewTenant, RunTotals, Store, StoreError, TenantChange, TenantStatus,
+    ConversationChange, ConversationFilter, ConversationStatus, EndedRun, Held, Message, Model, ModelChange,
+    ModelStatus, NewConversation, NewMessage, NewModel, NewTenant, RunTotals, Store, StoreError, TenantChange,
+    TenantStatus,
 };
+use nagaya_server::providers::Provider;
 use serde_json::{Value, json};
 
 use crate::Home;
 
 over_both! {
     tenants_and_models_refer_to_each_other,
+    a_model_that_leaves_bedrock_has_no_region_any_more,
     conversations_are_filtered_and_paged,
     a_repeated_run_is_added_once_with_exact_values,
     messages_are_numbered_and_a_repeated_one_is_added_once,
@@ -26,7 +29,8 @@ fn model(id: &str) -> NewModel {
     NewModel {
         model_id: id.into(),
         display_name: "長屋 'quoted' \"too\"".into(),
-        bedrock_model_id: "b".into(),
+        provider: Provider::Bedrock,
+        provider_model_id: "b".into(),
         model_region: None,
         context_window: i64::MAX,
         max_output_tokens: 1,
@@ -78,6 +82,29 @@ async fn tenants_and_models_refer_to_each_other(home: &Home) {
     store.delete_model("m").await.expect("deletes");
     assert!(matches!(store.tenant("t").await, Err(StoreError::NotFound("tenant"))));
     store.ping().await.expect("answers");
+    store.close().await;
+}
+
+async fn a_model_that_leaves_bedrock_has_no_region_any_more(home: &Home) {
+    let store = home.open().await;
+    let made = NewModel { model_region: Some("eu-west-1".into()), ..model("m") };
+    assert_eq!(store.create_model(made).await.expect("creates").provider, Provider::Bedrock);
+    let at = |model: Model| (model.provider, model.provider_model_id, model.model_region);
+    let change = ModelChange { display_name: Some("another".into()), ..ModelChange::default() };
+    let kept = at(store.update_model("m", change).await.expect("changes"));
+    assert_eq!(kept, (Provider::Bedrock, "b".into(), Some("eu-west-1".into())));
+    let change = ModelChange {
+        provider: Some(Provider::Anthropic),
+        provider_model_id: Some("a".into()),
+        ..ModelChange::default()
+    };
+    let moved = at(store.update_model("m", change).await.expect("changes"));
+    assert_eq!(moved, (Provider::Anthropic, "a".into(), None));
+    assert_eq!(at(store.model("m").await.expect("reads")), moved);
+    let change = ModelChange { display_name: Some("a third".into()), ..ModelChange::default() };
+    assert_eq!(at(store.update_model("m", change).await.expect("changes")), moved);
+    let new = NewModel { provider: Provider::Anthropic, ..model("n") };
+    assert_eq!(store.create_model(new).await.expect("creates").provider, Provider::Anthropic);
     store.close().await;
 }
 

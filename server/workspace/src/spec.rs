@@ -53,7 +53,8 @@ pub struct Template {
     pub limits: RoomLimits,
     /// Users that rooms run as.
     pub uids: UidRange,
-    /// Environment variables that configure the driver's access to its model, each as `NAME=value`. None of them is a secret.
+    /// Environment variables that lead a driver that is started by hand to its model, each as `NAME=value`; a run brings its own. None
+    /// of them is a secret.
     pub model_environment: Vec<String>,
 }
 

@@ -139,6 +139,12 @@ impl Driver {
         // Nothing that an earlier run left in the room's files changes the driver: no settings with hooks or plugins, no MCP servers.
         command.args(["--setting-sources=", "--strict-mcp-config"]);
         command.arg(format!("--disallowedTools={TOOLS_FOR_LATER}"));
+        for (name, value) in &request.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command.env("PATH", SEARCH_PATH);
         let mut option = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -152,10 +158,6 @@ impl Driver {
         option("--max-turns", request.max_turns.map(|turns| turns.to_string()).as_deref());
         // Not --allowedTools, which only lists tools that need no permission; in this mode none does.
         option("--tools", request.allowed_tools.as_ref().map(|tools| tools.join(",")).as_deref());
-        if let Some(region) = &request.region {
-            command.env("AWS_REGION", region);
-            command.env("ANTHROPIC_BEDROCK_BASE_URL", format!("http://bedrock-runtime.{region}.amazonaws.com"));
-        }
         let bridge = format!("http://{}", self.bridge);
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             command.env(name, &bridge);

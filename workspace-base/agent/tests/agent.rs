@@ -336,10 +336,11 @@ fn a_stopped_agent_reports_how_the_execution_ended() {
 #[test]
 fn every_option_reaches_the_cli_as_one_word() {
     let agent = Agent::start(&format!(
-        "printf '%s\\n' \"$@\" region=$AWS_REGION $ANTHROPIC_BEDROCK_BASE_URL > words; {RESULT}"
+        "printf '%s\\n' \"$@\" region=$AWS_REGION cli=${{NAGAYA_CLI-removed}} $PATH > words; {RESULT}"
     ));
     let request = serde_json::json!({
-        "user_input": "-x", "cwd": agent.dir.path(), "system_prompt": "--be kind", "model": "m", "region": "eu-west-1",
+        "user_input": "-x", "cwd": agent.dir.path(), "system_prompt": "--be kind", "model": "m",
+        "environment": {"AWS_REGION": "eu-west-1", "NAGAYA_CLI": null, "PATH": "/workspace"},
         "session_id": "s", "max_turns": 3, "allowed_tools": ["Bash", "Read"],
     });
     let events = Events::new(agent.send("POST", "/execute", &request.to_string()).expect("connects")).rest();
@@ -357,7 +358,8 @@ fn every_option_reaches_the_cli_as_one_word() {
         "--disallowedTools=CronCreate,CronDelete,CronList,Monitor,PushNotification,RemoteTrigger,ScheduleWakeup",
         "bypassPermissions",
         "region=eu-west-1",
-        "http://bedrock-runtime.eu-west-1.amazonaws.com",
+        "cli=removed",
+        "/usr/local/bin:/usr/bin:/bin:/home/appuser/.local/bin",
     ] {
         assert!(words.lines().any(|line| line == word), "{word} is not among {words}");
     }

@@ -7,12 +7,14 @@
 mod event;
 pub mod sse;
 
+use std::collections::BTreeMap;
+
 pub use event::{AgentEvent, ContentBlock, ErrorKind, Usage};
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. A workspace's container is labelled with it. In version 1 the agent listened on `agent.sock` and the
-/// server connected to it, with HTTP/1.1.
-pub const PROTOCOL: u32 = 2;
+/// server connected to it, with HTTP/1.1. In version 2 the container's environment named the model's provider.
+pub const PROTOCOL: u32 = 3;
 /// How many requests may be under way on one connection.
 pub const STREAMS: u32 = 64;
 /// Directory in the container that holds both sockets. It is mounted read-only.
@@ -55,12 +57,12 @@ pub struct ExecuteRequest {
     /// Appended to the driver's own system prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
-    /// Model id as the driver's API knows it (for Bedrock, a model or inference-profile id).
+    /// Model id as the model's provider knows it (for Bedrock, a model or inference-profile id).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// AWS region of the model; the default is the container's `AWS_REGION`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
+    /// Variables that lead the driver to the model's provider, over those of the container; `None` removes one. None is a secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, Option<String>>,
     /// The driver's session to continue; it must exist in this workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,

@@ -6,6 +6,7 @@ mod idempotency;
 mod keys;
 mod models;
 mod policies;
+mod providers;
 mod revocation;
 mod scopes;
 mod servers;
@@ -23,6 +24,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     keys::SCENARIOS,
     models::SCENARIOS,
     policies::SCENARIOS,
+    providers::SCENARIOS,
     revocation::SCENARIOS,
     scopes::SCENARIOS,
     servers::SCENARIOS,

@@ -5,6 +5,7 @@ use super::*;
 use crate::conversation::event::{Done, DoneStatus, UsageReport};
 use crate::conversation::order::Order;
 use crate::conversation::store::{Conversation, ConversationStatus, Model, ModelStatus, Tenant, TenantStatus};
+use crate::providers::Provider;
 
 fn head() -> Head {
     let at = jiff::Timestamp::UNIX_EPOCH;
@@ -40,7 +41,8 @@ fn head() -> Head {
             model: Model {
                 model_id: "m".into(),
                 display_name: "M".into(),
-                bedrock_model_id: "b".into(),
+                provider: Provider::Bedrock,
+                provider_model_id: "b".into(),
                 model_region: None,
                 context_window: 1,
                 max_output_tokens: 1,

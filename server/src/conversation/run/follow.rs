@@ -68,7 +68,7 @@ impl Run {
                         let mut kind = ErrorType::ExecutionError;
                         if model_failed {
                             kind = ErrorType::ModelError;
-                            result = model_error::message(&self.order.model.bedrock_model_id, model_status, &result);
+                            result = self.model_error(model_status, &result);
                         }
                         let failure = is_error.then_some(kind);
                         let outcome = self.finish(failure, result, session_id.clone(), usage, num_turns).await;
@@ -93,7 +93,7 @@ impl Run {
                         return Some(Outcome::error());
                     }
                     AgentEvent::Error { error_type: ErrorKind::ModelCredentials, message } => {
-                        let why = model_error::message(&self.order.model.bedrock_model_id, Some(403), &message);
+                        let why = self.model_error(Some(403), &message);
                         self.fail(ErrorType::ModelError, why).await;
                         self.store_files_and_finish(lease, None).await;
                         return Some(Outcome::error());
@@ -121,6 +121,10 @@ impl Run {
                 return Some(self.end_without_journal(lease, stream.execution(), error).await);
             }
         }
+    }
+
+    fn model_error(&self, status: Option<u16>, said: &str) -> String {
+        model_error::message(&self.services.providers, &self.order.model, status, said)
     }
 
     fn note_execution(&self, id: String) {

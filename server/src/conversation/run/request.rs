@@ -36,7 +36,7 @@ impl Run {
     /// # Errors
     /// The conversation so far is needed and cannot be read.
     pub(super) async fn request(&self, session: Option<String>) -> Result<ExecuteRequest, StoreError> {
-        let order = &self.order;
+        let (order, model) = (&self.order, &self.order.model);
         let input = with_uploads(order.uploads.as_ref(), &order.user_input);
         let user_input = match &session {
             Some(_) => input,
@@ -45,8 +45,12 @@ impl Run {
         Ok(ExecuteRequest {
             user_input,
             system_prompt: Some(system_prompt(order.tenant.system_prompt.as_deref())),
-            model: Some(order.model.bedrock_model_id.clone()),
-            region: order.model.model_region.clone(),
+            model: Some(model.provider_model_id.clone()),
+            environment: self.services.providers.environment(
+                model.provider,
+                model.model_region.as_deref(),
+                &model.provider_model_id,
+            ),
             session_id: session,
             max_turns: order.bounds.max_turns,
             allowed_tools: order.bounds.tools.clone(),

@@ -36,6 +36,7 @@ static SQLITE_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (4, "keys", include_str!("../../../migrations/sqlite/0004_keys.sql")),
         (5, "idempotency", include_str!("../../../migrations/sqlite/0005_idempotency.sql")),
         (6, "tenancy", include_str!("../../../migrations/sqlite/0006_tenancy.sql")),
+        (7, "providers", include_str!("../../../migrations/sqlite/0007_providers.sql")),
     ])
 });
 static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -46,6 +47,7 @@ static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (4, "keys", include_str!("../../../migrations/postgres/0004_keys.sql")),
         (5, "idempotency", include_str!("../../../migrations/postgres/0005_idempotency.sql")),
         (6, "tenancy", include_str!("../../../migrations/postgres/0006_tenancy.sql")),
+        (7, "providers", include_str!("../../../migrations/postgres/0007_providers.sql")),
     ])
 });
 

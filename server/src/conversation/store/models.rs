@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::{Store, StoreError, from_micros, on_delete, on_write, returned_row, to_micros, within, word, words};
 use crate::conversation::cost::Price;
+use crate::providers::Provider;
 
 words! {
     /// Whether new conversations may choose a model.
@@ -21,14 +22,21 @@ words! {
 
 /// A model that conversations may use.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = ModelFields)]
 pub struct Model {
     /// Id of the model, chosen by the client that created it.
     pub model_id: String,
     /// Name of the model for display.
     pub display_name: String,
-    /// Id of the model or inference profile in Bedrock.
-    pub bedrock_model_id: String,
-    /// AWS region in which the model is called; absent for the server's `AWS_REGION`.
+    /// Who serves the model.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub provider: Provider,
+    /// Id of the model at its provider; at Bedrock, of a model or an inference profile.
+    // Journals of earlier versions have the older name.
+    #[serde(alias = "bedrock_model_id")]
+    pub provider_model_id: String,
+    /// AWS region in which a model is called at Bedrock; absent for the server's `AWS_REGION`.
     pub model_region: Option<String>,
     /// Size of the model's context window, in tokens.
     pub context_window: i64,
@@ -56,7 +64,8 @@ pub struct Model {
 pub struct NewModel {
     pub model_id: String,
     pub display_name: String,
-    pub bedrock_model_id: String,
+    pub provider: Provider,
+    pub provider_model_id: String,
     pub model_region: Option<String>,
     pub context_window: i64,
     pub max_output_tokens: i64,
@@ -64,12 +73,13 @@ pub struct NewModel {
     pub output_token_price: Price,
 }
 
-/// A change of a model; fields that are `None` stay. Fields as in [`Model`].
+/// A change of a model; fields that are `None` stay, but for the region of a model that leaves Bedrock. Fields as in [`Model`].
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs, reason = "each field is documented in Model")]
 pub struct ModelChange {
     pub display_name: Option<String>,
-    pub bedrock_model_id: Option<String>,
+    pub provider: Option<Provider>,
+    pub provider_model_id: Option<String>,
     pub model_region: Option<String>,
     pub context_window: Option<i64>,
     pub max_output_tokens: Option<i64>,
@@ -86,7 +96,8 @@ fn read(row: &AnyRow) -> sqlx::Result<Model> {
     Ok(Model {
         model_id: row.try_get("model_id")?,
         display_name: row.try_get("display_name")?,
-        bedrock_model_id: row.try_get("bedrock_model_id")?,
+        provider: word(row.try_get("provider")?, Provider::from_text)?,
+        provider_model_id: row.try_get("bedrock_model_id")?,
         model_region: row.try_get("model_region")?,
         context_window: row.try_get("context_window")?,
         max_output_tokens: row.try_get("max_output_tokens")?,
@@ -107,18 +118,19 @@ impl Store {
         within(async {
             let statement = sqlx::query(
                 "INSERT INTO models (model_id, display_name, bedrock_model_id, model_region, context_window,
-                        max_output_tokens, input_token_price, output_token_price, status, created_at, updated_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'active', $9, $9) RETURNING *",
+                        max_output_tokens, input_token_price, output_token_price, status, created_at, updated_at, provider)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'active', $9, $9, $10) RETURNING *",
             )
             .bind(&new.model_id)
             .bind(new.display_name)
-            .bind(new.bedrock_model_id)
+            .bind(new.provider_model_id)
             .bind(new.model_region)
             .bind(new.context_window)
             .bind(new.max_output_tokens)
             .bind(String::from(new.input_token_price))
             .bind(String::from(new.output_token_price))
-            .bind(to_micros(Timestamp::now()));
+            .bind(to_micros(Timestamp::now()))
+            .bind(new.provider.as_str());
             let row = returned_row(statement, &self.0)
                 .await
                 .map_err(|e| on_write(e, || format!("model {} exists already", new.model_id), "model"))?;
@@ -159,24 +171,26 @@ impl Store {
         within(async {
             let statement = sqlx::query(
                 "UPDATE models SET display_name = COALESCE($2, display_name),
-                        bedrock_model_id = COALESCE($3, bedrock_model_id), model_region = COALESCE($4, model_region),
+                        bedrock_model_id = COALESCE($3, bedrock_model_id),
+                        model_region = CASE WHEN COALESCE($11, provider) = 'bedrock' THEN COALESCE($4, model_region) END,
                         context_window = COALESCE($5, context_window),
                         max_output_tokens = COALESCE($6, max_output_tokens),
                         input_token_price = COALESCE($7, input_token_price),
                         output_token_price = COALESCE($8, output_token_price),
-                        status = COALESCE($9, status), updated_at = $10
+                        status = COALESCE($9, status), updated_at = $10, provider = COALESCE($11, provider)
                  WHERE model_id = $1 RETURNING *",
             )
             .bind(id)
             .bind(change.display_name)
-            .bind(change.bedrock_model_id)
+            .bind(change.provider_model_id)
             .bind(change.model_region)
             .bind(change.context_window)
             .bind(change.max_output_tokens)
             .bind(change.input_token_price.map(String::from))
             .bind(change.output_token_price.map(String::from))
             .bind(change.status.map(ModelStatus::as_str))
-            .bind(to_micros(Timestamp::now()));
+            .bind(to_micros(Timestamp::now()))
+            .bind(change.provider.map(Provider::as_str));
             let row = returned_row(statement, &self.0).await?;
             Ok(read(&row.ok_or(StoreError::NotFound("model"))?)?)
         })
@@ -196,5 +210,26 @@ impl Store {
             if done.rows_affected() == 0 { Err(StoreError::NotFound("model")) } else { Ok(()) }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_model_in_the_journal_of_an_earlier_version_is_at_bedrock() {
+        let mut model = json!({
+            "model_id": "m", "display_name": "M", "bedrock_model_id": "b", "model_region": null, "context_window": 1,
+            "max_output_tokens": 1, "input_token_price": "0", "output_token_price": "0", "status": "active",
+            "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
+        });
+        let read: Model = serde_json::from_value(model.clone()).expect("an older journal's");
+        assert_eq!((read.provider, read.provider_model_id.as_str()), (Provider::Bedrock, "b"));
+        model = serde_json::to_value(&read).expect("JSON");
+        assert_eq!((&model["provider"], &model["provider_model_id"]), (&json!("bedrock"), &json!("b")));
+        serde_json::from_value::<Model>(model).expect("its own");
     }
 }
