@@ -111,7 +111,7 @@ impl Refusal {
 
     /// Names what the refusal is about. Anything but harmless ASCII is replaced, and a long text is cut.
     pub(crate) fn about(mut self, text: &str) -> Self {
-        let harmless = |c: char| c.is_ascii_alphanumeric() || "-_.:/@+%{} ".contains(c);
+        let harmless = |c: char| c.is_ascii_alphanumeric() || "-_.,:/@+%{} ".contains(c);
         self.about = Some(text.chars().take(LONGEST_NAMED).map(|c| if harmless(c) { c } else { '?' }).collect());
         self
     }

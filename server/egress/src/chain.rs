@@ -40,6 +40,8 @@ pub enum NoCredentials {
 /// an expiry for five seconds.
 pub struct Chain {
     provider: Option<SharedCredentialsProvider>,
+    /// Whether a client is told to ask the operator when there are none.
+    operators: bool,
     known: Mutex<Known>,
     /// Held while a request fetches credentials, so that only one does.
     asking: tokio::sync::Mutex<()>,
@@ -91,7 +93,12 @@ impl Chain {
     /// A chain that asks `provider` once credentials are needed.
     #[must_use]
     pub fn new(provider: Option<SharedCredentialsProvider>) -> Self {
-        Self { provider, known: Mutex::default(), asking: tokio::sync::Mutex::default() }
+        Self { provider, operators: true, known: Mutex::default(), asking: tokio::sync::Mutex::default() }
+    }
+
+    /// A chain of a policy's credential, which is not the operator's.
+    pub(crate) fn of_policy(provider: SharedCredentialsProvider) -> Self {
+        Self { operators: false, ..Self::new(Some(provider)) }
     }
 
     fn known(&self) -> parking_lot::MutexGuard<'_, Known> {
@@ -158,7 +165,7 @@ impl Chain {
             if !matches!(error, NoCredentials::NoChain) {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request is not signed");
             }
-            Refusal::no_aws_credentials()
+            if self.operators { Refusal::no_aws_credentials() } else { Refusal::no_token() }
         })
     }
 

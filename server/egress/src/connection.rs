@@ -127,7 +127,8 @@ impl Connection<'_> {
             }
             Ok(Served::Tunnelled(decision)) => {
                 entry.ended(decision);
-                if matches!(decision, Decision::Denied(_)) {
+                // A tunnel that ends because the policy has changed is no refusal of something that the client did.
+                if matches!(decision, Decision::Denied(reason) if reason != "policy_changed") {
                     self.take_turn(entry).await;
                 }
                 Then::Cut

@@ -16,7 +16,7 @@ use crate::credentials::CredentialRules;
 use crate::dialer::Dialer;
 use crate::host::Host;
 use crate::listener::Listener;
-use crate::policy::{Explanation, Ground, Layer, Policy, PolicyError, Question, explain};
+use crate::policy::{Explanation, Ground, Layer, Policy, PolicyError, PolicySpec, Question, explain, unreachable};
 use crate::quota;
 use crate::resolver::Resolver;
 use crate::settings::{Limits, Settings, SetupError};
@@ -94,6 +94,18 @@ impl Egress {
     #[must_use]
     pub fn open_with(self: &Arc<Self>, socket: UnixListener, identity: Identity, policy: Arc<Policy>) -> Listener {
         Listener::open(self.clone(), socket, identity, policy, false)
+    }
+
+    /// Builds a policy of which every rule and every credential can take effect within the operator's settings. [`Policy::new`] accepts
+    /// also what these do not allow, and it stays without effect.
+    ///
+    /// # Errors
+    /// What cannot be read, or all rules beyond the layers around them and all credentials for hosts that may not be reached, each with
+    /// its place.
+    pub fn policy(&self, spec: PolicySpec) -> Result<Policy, Vec<PolicyError>> {
+        let policy = Policy::new(spec.clone()).map_err(|error| vec![error])?;
+        let unreachable = unreachable(&self.operator, &spec, &policy);
+        if unreachable.is_empty() { Ok(policy) } else { Err(unreachable) }
     }
 
     /// What would happen to a request under a policy, and why: the same function decides as for requests. Nothing is resolved or

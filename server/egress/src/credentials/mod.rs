@@ -16,7 +16,7 @@ pub use secret::SecretText;
 pub use source::{Keys, Source, TokenSource};
 pub(crate) use source::{Kind, SigV4};
 
-use crate::allow::{HostPattern, parse_pattern};
+use crate::allow::{HostPattern, Pattern, parse_pattern};
 use crate::host::Host;
 use crate::policy::{Applies, Call, Place, PolicyError, RuleSet, RuleSpec, cut};
 
@@ -117,6 +117,11 @@ impl Credential {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The host or suffix that it is for, and the port if it has one.
+    pub(crate) fn host(&self) -> (&Pattern, Option<u16>) {
+        (&self.host.0, self.port)
     }
 
     /// Whether it is for this host and port.

@@ -156,7 +156,7 @@ impl Source {
                 return Err(PolicyError::new(place, "accepted: letters, digits and hyphens"));
             }
         }
-        let chain = Some(Chain::new(Some(keys)));
+        let chain = Some(Chain::of_policy(keys));
         Ok(Self(Kind::SigV4(SigV4 { service: service.to_owned(), region: region.to_owned(), chain })))
     }
 }

@@ -226,3 +226,10 @@ fn a_list_of_ones_own_is_exact_too() {
     assert!(gateway.find("POST", "/anthropic/v1/messages").is_some() && gateway.find("POST", "/v1/messages").is_none());
     assert!(Operations::messages_below("/a/../b").is_err());
 }
+
+/// Connections are kept apart by credential, so another version of a secret is another credential.
+#[test]
+fn every_credential_is_another_one() {
+    let build = || Credential::new(spec("a.example", bearer())).expect("a credential").id;
+    assert_ne!(build(), build());
+}

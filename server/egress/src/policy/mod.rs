@@ -8,6 +8,7 @@ mod decide;
 mod explain;
 mod path;
 mod rates;
+mod reach;
 mod rules;
 mod spec;
 
@@ -21,6 +22,7 @@ pub use explain::{Explanation, Question};
 pub(crate) use path::plain as plain_path;
 pub use rates::Rates;
 pub(crate) use rates::Used;
+pub(crate) use reach::unreachable;
 pub(crate) use rules::{Applies, RuleSet, Verdict, cut};
 pub(crate) use spec::Place;
 pub use spec::{LayerSpec, PolicyError, PolicySpec, RuleSpec};

@@ -2,6 +2,7 @@
 
 use super::asked::{Asked, Call};
 use super::path;
+use super::reach::Listed;
 use super::spec::{Place, PolicyError, RuleSpec};
 use crate::allow::{Pattern, parse_pattern};
 use crate::host::Host;
@@ -323,6 +324,22 @@ impl RuleSet {
         let known = USUAL.iter().copied().chain(self.unusual.iter().map(|method| &**method));
         let same = |name: &str| name == method || (any_case && name.eq_ignore_ascii_case(method));
         known.zip(0_u32..).find(|(name, _)| same(name)).map_or(0, |(_, bit)| 1 << bit)
+    }
+
+    /// The rules' hosts and ports.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = Listed<'_>> {
+        let of = |index: &'_ [u16], suffix: bool| {
+            let numbers: Vec<usize> = index.iter().map(|number| usize::from(*number)).collect();
+            numbers.into_iter().filter_map(|number| self.rules.get(number)).map(move |rule| (rule, suffix))
+        };
+        let all = of(&self.exact, false).chain(of(&self.below, true));
+        all.map(|(rule, suffix)| Listed {
+            host: self.part(rule.host),
+            suffix,
+            port: rule.port,
+            deny: rule.deny,
+            restricted: rule.is_restricted(),
+        })
     }
 
     /// Memory that the rules take, in bytes.

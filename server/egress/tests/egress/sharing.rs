@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use crate::peer::Peer;
-use crate::support::{DEADLINE, Proxy, any, eventually, origin, read_head, settings};
+use crate::support::{Proxy, any, ask, eventually, origin, settings};
 
 const HOST: &str = "web.example";
 const EVIL: &str = "GET /evil HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -48,18 +48,6 @@ impl Naive {
         let settings = settings(&[(host.as_str(), self.listening.addr())]);
         Settings { extra_ca_pem: self.ca_pem.clone().map(String::into_bytes), ..settings }
     }
-}
-
-/// Sends a request and returns the head and body of its answer.
-async fn ask(stream: &mut UnixStream, request: &str) -> (String, String) {
-    stream.write_all(request.as_bytes()).await.expect("writes");
-    let head = read_head(stream).await;
-    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next()?.parse().ok());
-    let bodiless =
-        request.starts_with("HEAD ") || head.starts_with("HTTP/1.1 204 ") || head.starts_with("HTTP/1.1 304 ");
-    let mut body = vec![0; if bodiless { 0 } else { length.unwrap_or(0) }];
-    tokio::time::timeout(DEADLINE, stream.read_exact(&mut body)).await.expect("in time").expect("a body");
-    (head, String::from_utf8(body).expect("text"))
 }
 
 fn get(path: &str) -> String {

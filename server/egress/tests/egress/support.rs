@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nagaya_egress::{Egress, Identity, Limits, Listener, RequestRecord, Settings, Trail};
+use nagaya_egress::{
+    Egress, Identity, LayerSpec, Limits, Listener, Policy, PolicySpec, RequestRecord, RuleSpec, Settings, Trail,
+};
 use nagaya_fixtures::origin::{Kind, Origin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -93,6 +95,18 @@ impl Proxy {
         (dir, listener, path)
     }
 
+    /// The proxy's own listener.
+    pub(crate) fn own(&self) -> &Listener {
+        self.listener.as_ref().expect("open")
+    }
+
+    /// The reason of the answer to a request on a connection of its own; `None` if it was not the proxy's.
+    pub(crate) async fn reason(&self, request: impl AsRef<[u8]>) -> Option<String> {
+        let answer = self.talk(request).await;
+        let (_, reason) = answer.split_once(r#""reason":""#)?;
+        answer.contains("x-nagaya-egress").then(|| reason.split('"').next().unwrap_or_default().to_owned())
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("proxy.sock")
     }
@@ -149,6 +163,49 @@ pub(crate) async fn read_head(stream: &mut UnixStream) -> String {
         head.push(byte);
     }
     String::from_utf8(head).expect("text")
+}
+
+/// Sends a request and returns the head and body of its answer.
+pub(crate) async fn ask(stream: &mut UnixStream, request: &str) -> (String, String) {
+    stream.write_all(request.as_bytes()).await.expect("writes");
+    let head = read_head(stream).await;
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next()?.parse().ok());
+    let bodiless =
+        request.starts_with("HEAD ") || head.starts_with("HTTP/1.1 204 ") || head.starts_with("HTTP/1.1 304 ");
+    let mut body = vec![0; if bodiless { 0 } else { length.unwrap_or(0) }];
+    tokio::time::timeout(DEADLINE, stream.read_exact(&mut body)).await.expect("in time").expect("a body");
+    (head, String::from_utf8(body).expect("text"))
+}
+
+/// A layer of a policy: rules, each a host with methods and paths, separated by spaces: `a.example GET,POST /v1`.
+pub(crate) fn layer(name: &str, rules: &[&str]) -> LayerSpec {
+    let rule = |text: &&str| {
+        let mut words = text.split(' ');
+        let mut rule = RuleSpec::host(words.next().unwrap_or_default());
+        for word in words {
+            if word.starts_with('/') {
+                rule.paths.push(word.to_owned());
+            } else {
+                rule.methods.extend(word.split(',').map(str::to_owned));
+            }
+        }
+        rule
+    };
+    LayerSpec { name: name.into(), rules: rules.iter().map(rule).collect(), ..LayerSpec::default() }
+}
+
+/// A policy with one layer, named as the policy.
+pub(crate) fn policy(name: &str, rules: &[&str]) -> Arc<Policy> {
+    built(PolicySpec { name: name.into(), layers: vec![layer(name, rules)], ..PolicySpec::default() })
+}
+
+pub(crate) fn built(spec: PolicySpec) -> Arc<Policy> {
+    Arc::new(Policy::new(spec).expect("a policy"))
+}
+
+/// The identity of a tenant.
+pub(crate) fn tenant(tenant: &str) -> Identity {
+    Identity { tenant: Some(tenant.into()), ..identity("w") }
 }
 
 pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
