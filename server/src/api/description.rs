@@ -90,7 +90,7 @@ pub(super) fn guarded(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Ope
 
 /// Makes the first sentence of what a handler says the summary of its operation, and the rest its description.
 fn summarized(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
-    for operation in operations(&mut api) {
+    for (_, operation) in operations(&mut api) {
         let Some(text) = operation.summary.take() else { continue };
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let (first, rest) = text.split_once(". ").unwrap_or((&text, ""));

@@ -95,7 +95,6 @@ pub(super) async fn start(
     if let Some(why) = app.unreachable(model.provider, model.model_region.as_deref()) {
         return Err(ApiError::invalid("model_id", format!("the model {}: {why}", model.model_id)));
     }
-    app.cluster.admit(&conversation.conversation_id).await?;
     let conversation_id = conversation.conversation_id.clone();
     let occupant = Occupant { conversation: conversation_id.clone(), tenant: conversation.tenant_id.clone() };
     app.cluster.admit(&occupant).await?;

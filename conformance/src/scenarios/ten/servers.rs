@@ -37,7 +37,7 @@ async fn two_servers(context: &Context) -> Result<(), Failure> {
     let launch = launch(&services, 0)
         .without_model()
         .set("REDIS_URL", redis.url())
-        .set("DATABASE_URL", postgres.url())
+        .set("DATABASE_URL", postgres.url().await?)
         .set("AUDIT_LOG", trail.display());
     let first = context.launch(launch).await?;
     let second = context.launch_beside(&first).await?;
