@@ -43,8 +43,8 @@ pub struct Endpoint {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Path without a slash at its end; empty for none.
-    path: String,
+    /// Path below which `/v1/messages` is, without a slash at its end; empty for none.
+    pub path: String,
 }
 
 impl Endpoint {
