@@ -104,7 +104,7 @@ pub fn print_json(value: &impl Serialize) -> Exit {
 /// Prints the effective settings as a table.
 pub async fn print_settings(config: Config) -> Exit {
     let width = config.settings.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
-    let lines = config.settings.iter().map(|Setting { name, value, source }| match value.as_str() {
+    let lines = config.settings.iter().map(|Setting { name, value, source, .. }| match value.as_str() {
         "" => format!("{name:width$}  (empty)  [{source}]\n"),
         value => format!("{name:width$}  {value}  [{source}]\n"),
     });

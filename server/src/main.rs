@@ -31,7 +31,7 @@ fn command() -> Exit {
         Command::Config { json: false } => cli::run(cli::print_settings(config)),
         Command::Doctor => cli::run(doctor::run(config)),
         Command::Health => cli::run(probe::run(config)),
-        Command::Serve { addr_file } => cli::run(serve::run(config, addr_file)),
+        Command::Serve { addr_file } => cli::run(serve::run(config, cli.config, addr_file)),
         Command::Openapi => Exit::Bug,
     }
 }

@@ -38,6 +38,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("FILE-108", "while the bucket refuses, status of a download")],
     },
     Mutant {
+        id: "bad-queries-unnamed",
+        title: "A bad query is refused without the name of its parameter",
+        defects: &[answers(|asked, answer, _| {
+            if asked.method == Method::GET && answer.status == 422 {
+                answer.edit(|body| body["error"]["details"][0]["field"] = json!("query"));
+            }
+        })],
+        red: &[red("API-015", "the field that")],
+    },
+    Mutant {
+        id: "docs-from-anywhere",
+        title: "The page of the API's description may load from any host",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/docs") {
+                answer.headers.remove("content-security-policy");
+            }
+        })],
+        red: &[red("API-016", "the page may load from anywhere")],
+    },
+    Mutant {
         id: "list-ends-early",
         title: "A list of files ends after 10,000 entries",
         defects: &[answers(|asked, answer, _| {

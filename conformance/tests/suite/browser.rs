@@ -50,7 +50,7 @@ const LEAST_CONTRAST: &str = r#"
 
 /// A browser and its driver; both are killed on drop.
 pub(crate) struct Browser {
-    client: Client,
+    pub(crate) client: Client,
     driver: Driver,
 }
 

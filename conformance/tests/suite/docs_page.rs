@@ -11,6 +11,9 @@ use crate::fixture::wait;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Environment variable with the path at which a picture of the page on a phone is saved.
+const PICTURE: &str = "NAGAYA_DOCS_PICTURE";
+
 /// A server without an engine; it answers nevertheless.
 struct Server {
     child: Child,
@@ -83,11 +86,10 @@ async fn the_page_shows_every_operation_with_its_parameters_and_fits_a_phone() {
         .filter(one => !one.querySelector('.opblock-summary-description')?.textContent.trim()).map(one => one.id)";
     assert_eq!(browser.ask(without).await, json!([]), "operations without a summary");
     // Two operations, unfolded: a list with query parameters, and a run with its form.
-    for (path, id) in [("list", "-list"), ("start", "-start")] {
-        let unfold = format!("document.querySelector('.opblock[id$=\"{id}\"] .opblock-summary-control').click()");
-        browser.ask(&unfold).await;
-        let open = format!("return !!document.querySelector('.opblock[id$=\"{id}\"] .opblock-body')");
-        until(&browser, path, &open).await;
+    for id in ["conversations-list", "runs-start"] {
+        let block = format!("document.getElementById('operations-{id}')");
+        browser.ask(&format!("{block}.querySelector('.opblock-summary-control').click()")).await;
+        until(&browser, id, &format!("return !!{block}.querySelector('.opblock-body')")).await;
     }
     until(&browser, "a query parameter", "return document.body.innerText.includes('from_date')").await;
     until(&browser, "the form", "return document.body.innerHTML.includes('multipart/form-data')").await;
@@ -95,6 +97,9 @@ async fn the_page_shows_every_operation_with_its_parameters_and_fits_a_phone() {
         .filter(one => one.getBoundingClientRect().right > innerWidth + 1).slice(0, 5).map(one => one.className)]";
     let widest = browser.ask(widest).await;
     assert_eq!((&widest[0], &widest[1]), (&json!(390), &json!(390)), "it has to be moved sideways: {widest}");
+    if let Some(path) = std::env::var_os(PICTURE) {
+        std::fs::write(path, browser.client.screenshot().await.expect("a picture")).expect("written");
+    }
     let fetched = browser.ask("return performance.getEntriesByType('resource').map(one => one.name)").await;
     let own = server.url.trim_end_matches("docs");
     let foreign: Vec<&Value> = fetched

@@ -62,6 +62,13 @@ impl Config {
         Self::parse(environment, text.as_deref())
     }
 
+    /// Names of the settings whose values differ.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let pairs = self.settings.iter().zip(&other.settings);
+        pairs.filter(|(one, other)| !one.is_same(other)).map(|(one, _)| one.name).collect()
+    }
+
     /// The pool's size that was set by `PUT /api/admin/pool` and takes precedence over the configured one; `None` where none was, or
     /// where it cannot be read.
     pub async fn pool_set_by_api(&self) -> Option<PoolSize> {
@@ -140,6 +147,16 @@ mod tests {
         assert_eq!(source("CONTAINER_TTL"), Some(Source::Environment));
         assert_eq!(source("CONTAINER_GC_INTERVAL"), Some(Source::File));
         assert_eq!(source("CONTAINER_IMAGE"), Some(Source::Default));
+    }
+
+    #[test]
+    fn settings_that_differ_are_named_secrets_included() {
+        let started = parse(&[("CONTAINER_TTL", "5")], Some("api_keys = \"0123456789abcdef\"")).expect("valid");
+        let newer = "api_keys = \"fedcba9876543210\"\ncontainer_ttl = 9\nlog_level = \"debug\"";
+        let newer = parse(&[("CONTAINER_TTL", "5")], Some(newer)).expect("valid");
+        assert_eq!(started.differences(&newer), ["API_KEYS", "LOG_LEVEL"], "the environment overrides the file");
+        assert_eq!(started.differences(&started), Vec::<&str>::new());
+        assert!(!format!("{:?}", newer.settings).contains("fedcba"));
     }
 
     #[test]

@@ -36,6 +36,26 @@ pub struct Setting {
     pub value: String,
     /// Source of the value.
     pub source: Source,
+    /// The value itself, which may be a secret.
+    #[serde(skip)]
+    text: Hidden,
+}
+
+impl Setting {
+    /// Whether both have the same value.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.name, &self.text.0) == (other.name, &other.text.0)
+    }
+}
+
+/// A text that is compared and never printed.
+#[derive(Clone)]
+struct Hidden(String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REDACTED)
+    }
 }
 
 /// One error of the configuration, as a line to print.
@@ -189,7 +209,7 @@ impl Reader {
             self.errors.push(ConfigError(format!("{name}{shown}: {why}")));
             parse(default)
         });
-        self.settings.push(Setting { name, value: printed, source });
+        self.settings.push(Setting { name, value: printed, source, text: Hidden(text) });
         match value {
             Ok(value) => value,
             Err(why) => unreachable!("the default of {name} is invalid: {why}"),

@@ -2,6 +2,7 @@
 
 mod http;
 mod parts;
+mod reload;
 mod signals;
 mod trail;
 mod waiting;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nagaya_telemetry::audit::Audit;
-use nagaya_telemetry::logs;
+use nagaya_telemetry::logs::{self, Verbosity};
 use nagaya_telemetry::metrics::Metrics;
 use nagaya_workspace::state::StateError;
 use nagaya_workspace::state::directory::{DirectoryError, StateDir, write_atomically};
@@ -36,6 +37,7 @@ use crate::descriptors::{self, Descriptors};
 use crate::providers::Provider;
 
 use parts::ByAllowList;
+use reload::Reload;
 use signals::Signals;
 
 /// How long a client's connection may take to send the head of a request, and how long an idle one is kept.
@@ -111,11 +113,11 @@ fn bind_cure(error: &io::Error) -> &'static str {
     }
 }
 
-/// Serves until a signal ends the process.
-pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
-    logs::start(config.service.logs);
+/// Serves until a signal ends the process. `file` is the configuration file, which SIGHUP reads again.
+pub async fn run(config: Config, file: Option<PathBuf>, addr_file: Option<PathBuf>) -> Exit {
+    let verbosity = logs::start(config.service.logs);
     descriptors::raise_limit();
-    match serve(config, addr_file.as_deref()).await {
+    match serve(config, (file, verbosity), addr_file.as_deref()).await {
         Ok(()) => Exit::Ok,
         Err(error) => {
             tracing::error!(%error, "the server does not start");
@@ -124,7 +126,11 @@ pub async fn run(config: Config, addr_file: Option<PathBuf>) -> Exit {
     }
 }
 
-async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartError> {
+async fn serve(
+    config: Config,
+    (file, verbosity): (Option<PathBuf>, Verbosity),
+    addr_file: Option<&Path>,
+) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let bind = config.service.bind;
     let state = Arc::new(StateDir::open(&config.storage.state_dir)?);
@@ -149,9 +155,10 @@ async fn serve(config: Config, addr_file: Option<&Path>) -> Result<(), StartErro
     server.cluster.start();
     announce(&config, &server, address);
     let listeners = server.listen(listener, &config)?;
-    let signal = signals.stop(|| server.reopen_files()).await;
+    let reload = Reload { file, started: config.clone(), audit: server.audit.clone(), verbosity };
+    let signal = signals.stop(|| reload.run()).await;
     tracing::info!(signal, "stopping; a second signal hastens it");
-    server.stop(&config, &mut signals, listeners).await;
+    server.stop(&config, (&mut signals, &reload), listeners).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -230,14 +237,6 @@ impl Server {
         Ok(Self { deployment, app, cluster, runs, store, audit })
     }
 
-    /// What SIGHUP asks for. Files of secrets are read whenever they are needed, so the audit trail is the only file to open again.
-    fn reopen_files(&self) {
-        match self.audit.reopen() {
-            Ok(()) => tracing::info!("SIGHUP: the audit trail is opened again"),
-            Err(error) => tracing::error!(%error, "SIGHUP: AUDIT_LOG cannot be opened again; the open file is used"),
-        }
-    }
-
     /// Accepts connections: those of clients, and those of the other servers.
     fn listen(&self, listener: TcpListener, config: &Config) -> Result<Listeners, StartError> {
         let sockets = |error| StartError::Sockets(config.rooms.socket_base.clone(), error);
@@ -265,11 +264,11 @@ impl Server {
     }
 
     /// Drains runs, then workspaces, then connections, each with a time limit. Another signal ends grace periods.
-    async fn stop(self, config: &Config, signals: &mut Signals, listeners: Listeners) {
+    async fn stop(self, config: &Config, (signals, reload): (&mut Signals, &Reload), listeners: Listeners) {
         let workspaces = self.cluster.workspaces();
         tokio::select! {
             () = self.runs.drain(config.service.shutdown_timeout) => {}
-            signal = signals.stop(|| self.reopen_files()) => {
+            signal = signals.stop(|| reload.run()) => {
                 tracing::warn!(signal, "hastened");
                 self.runs.hasten();
                 workspaces.skip_grace_periods();
@@ -283,7 +282,7 @@ impl Server {
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
-                signal = signals.stop(|| self.reopen_files()) => {
+                signal = signals.stop(|| reload.run()) => {
                     tracing::warn!(signal, "hastened");
                     workspaces.skip_grace_periods();
                 }

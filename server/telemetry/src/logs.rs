@@ -6,7 +6,7 @@
 mod escape;
 
 use std::io::{self, IsTerminal};
-use std::panic;
+use std::{fmt, panic};
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use escape::{Escaped, EscapedJson};
@@ -44,18 +45,42 @@ const OURS: [&str; 5] = ["nagaya", "nagaya_server", "nagaya_workspace", "nagaya_
 /// A crate that warns of frames that a peer sends, each time. Workspaces are such peers, and could fill the log's disk.
 const CHATTY: &str = "h2";
 
+/// Changes the log's level while the process runs.
+pub struct Verbosity(Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
+
+impl Verbosity {
+    /// Writes lines of this level and above from now on.
+    ///
+    /// # Errors
+    /// The log is gone.
+    pub fn set(&self, level: LevelFilter) -> Result<(), reload::Error> {
+        (self.0)(filter(level))
+    }
+}
+
+impl fmt::Debug for Verbosity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verbosity")
+    }
+}
+
 /// Starts the log of this process, and logs panics in it. Other crates log from `warn` up, so that `debug` stays readable.
-pub fn start(settings: LogSettings) {
+pub fn start(settings: LogSettings) -> Verbosity {
     let is_terminal = io::stderr().is_terminal();
     let json = match settings.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !is_terminal,
     };
-    match json {
-        true => as_json(settings.level, io::stderr).init(),
-        false => as_text(settings.level, is_terminal, io::stderr).init(),
-    }
+    let verbosity = if json {
+        let (log, verbosity) = as_json(settings.level, io::stderr);
+        log.init();
+        verbosity
+    } else {
+        let (log, verbosity) = as_text(settings.level, is_terminal, io::stderr);
+        log.init();
+        verbosity
+    };
     // The standard hook writes the message as it is, and a message may quote what came from outside.
     panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
@@ -65,6 +90,7 @@ pub fn start(settings: LogSettings) {
             (backtrace.status() == std::backtrace::BacktraceStatus::Captured).then(|| backtrace.to_string());
         tracing::error!(message, at, backtrace, "the server panicked, because of a bug in it");
     }));
+    verbosity
 }
 
 fn filter(level: LevelFilter) -> EnvFilter {
@@ -73,16 +99,19 @@ fn filter(level: LevelFilter) -> EnvFilter {
     EnvFilter::new(format!("{others}{ours},{CHATTY}=off"))
 }
 
-fn as_json<W>(level: LevelFilter, writer: W) -> impl Subscriber + Send + Sync
+fn as_json<W>(level: LevelFilter, writer: W) -> (impl Subscriber + Send + Sync, Verbosity)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(EscapedJson(writer));
-    builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish()
+    let builder = builder.json().flatten_event(true).with_current_span(true).with_span_list(false);
+    let builder = builder.with_filter_reloading();
+    let handle = builder.reload_handle();
+    (builder.finish(), Verbosity(Box::new(move |filter| handle.reload(filter))))
 }
 
 /// `ansi`: whether to colour the lines.
-fn as_text<W>(level: LevelFilter, ansi: bool, writer: W) -> impl Subscriber + Send + Sync
+fn as_text<W>(level: LevelFilter, ansi: bool, writer: W) -> (impl Subscriber + Send + Sync, Verbosity)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -96,7 +125,9 @@ where
         }
     });
     let builder = tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(writer);
-    builder.with_target(false).with_ansi(ansi).fmt_fields(fields.delimited(" ")).finish()
+    let builder = builder.with_target(false).with_ansi(ansi).fmt_fields(fields.delimited(" ")).with_filter_reloading();
+    let handle = builder.reload_handle();
+    (builder.finish(), Verbosity(Box::new(move |filter| handle.reload(filter))))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .limit(120),
     Scenario::new(
         "BOOT-014",
-        "SIGHUP makes the server open its audit trail again, and does not end it",
+        "SIGHUP opens the audit trail again, applies a new log level, and names what needs a restart",
         "operators rotate logs with SIGHUP",
         body!(hangup),
     )
@@ -64,7 +64,14 @@ async fn waits(context: &Context) -> Result<(), Failure> {
 }
 
 async fn hangup(context: &Context) -> Result<(), Failure> {
-    let deployment = context.launch(Launch::new().without_model().set("WARM_POOL_MIN_SIZE", 0)).await?;
+    let file = context.dir().join("nagaya.toml");
+    std::fs::write(&file, "log_level = \"info\"\ncontainer_ttl = 60\n")?;
+    let mut deployment = context.launch(Launch::new().without_model().set("WARM_POOL_MIN_SIZE", 0)).await?;
+    if let Some(server) = &mut deployment.server {
+        server.program.args.push(format!("--config={}", file.display()).into());
+    }
+    deployment.stop().await?;
+    deployment.restart(context).await?;
     let server = deployment.server()?;
     let state = server.program.env.get("STATE_DIR").cloned().unwrap_or_default();
     let (trail, old) = (Path::new(&state).join("audit.jsonl"), Path::new(&state).join("audit.jsonl.1"));
@@ -84,5 +91,20 @@ async fn hangup(context: &Context) -> Result<(), Failure> {
     })
     .await?;
     check_eq("what is added to the old trail", std::fs::read_to_string(&old)?, before)?;
+    let is_debug = |log: &str| log.contains("\"level\":\"DEBUG\"");
+    check(!is_debug(&server.log()), "the log has lines of the level debug")?;
+    std::fs::write(&file, "log_level = \"debug\"\ncontainer_ttl = 90\n")?;
+    server.process.signal(Signal::HUP).await?;
+    eventually(SOON, "lines of the level debug", async || {
+        deployment.api.get("/health/live").await?.expect(200)?;
+        check(is_debug(&server.log()), "none")
+    })
+    .await?;
+    let named = server.log().lines().any(|line| line.contains("CONTAINER_TTL") && line.contains("restart"));
+    check(named, "the log does not say that CONTAINER_TTL needs a restart")?;
+    std::fs::write(&file, "log_level = \"loud\"\n")?;
+    server.process.signal(Signal::HUP).await?;
+    eventually(SOON, "the error of the file", async || check(server.log().contains("LOG_LEVEL=\\\"loud\\\""), "none"))
+        .await?;
     deployment.api.get("/health/ready").await?.expect(200).map(drop)
 }

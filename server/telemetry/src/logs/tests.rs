@@ -77,7 +77,7 @@ fn assert_plain(text: &str) {
 #[test]
 fn a_line_of_text_shows_hostile_values_escaped() {
     let written = Written::default();
-    tracing::subscriber::with_default(as_text(LevelFilter::INFO, false, written.writer()), log_hostile_values);
+    tracing::subscriber::with_default(as_text(LevelFilter::INFO, false, written.writer()).0, log_hostile_values);
     let text = written.text();
     assert_plain(&text);
     assert!(text.contains(r"a\nERROR forged\r\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}2J"), "{text}");
@@ -87,7 +87,7 @@ fn a_line_of_text_shows_hostile_values_escaped() {
 #[test]
 fn colours_are_the_only_escape_sequences_of_a_line() {
     let written = Written::default();
-    tracing::subscriber::with_default(as_text(LevelFilter::INFO, true, written.writer()), log_hostile_values);
+    tracing::subscriber::with_default(as_text(LevelFilter::INFO, true, written.writer()).0, log_hostile_values);
     let text = written.text();
     assert!(text.contains("\x1b[3mplain\x1b[0m\x1b[2m=\x1b[0ma\\n"), "{text:?}");
     let mut plain = String::new();
@@ -105,7 +105,7 @@ fn colours_are_the_only_escape_sequences_of_a_line() {
 #[test]
 fn a_line_of_json_shows_hostile_values_escaped_and_keeps_them() {
     let written = Written::default();
-    tracing::subscriber::with_default(as_json(LevelFilter::INFO, written.writer()), log_hostile_values);
+    tracing::subscriber::with_default(as_json(LevelFilter::INFO, written.writer()).0, log_hostile_values);
     let text = written.text();
     assert_plain(&text);
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -118,7 +118,7 @@ fn a_line_of_json_shows_hostile_values_escaped_and_keeps_them() {
 #[test]
 fn other_text_stays_readable() {
     let written = Written::default();
-    tracing::subscriber::with_default(as_text(LevelFilter::INFO, false, written.writer()), || {
+    tracing::subscriber::with_default(as_text(LevelFilter::INFO, false, written.writer()).0, || {
         tracing::info!(path = %"/tmp/ü 長 🙂", quoted = "a \"b\"", count = 3, "said \"no\"");
     });
     assert!(
