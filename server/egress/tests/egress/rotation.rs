@@ -151,6 +151,8 @@ async fn a_post_is_not_sent_again_on_a_stale_connection() {
                     return;
                 }
             }
+            // Closed in good order: an exchange that ended so would be tried again if it could.
+            let _ = stream.shutdown().await;
         }
     });
     let target = target.await.expect("listens");
