@@ -102,12 +102,12 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Environment of a driver that is to call `model` at an endpoint. It holds no secret: the calls leave the workspace with
+/// Environment of a driver that is to call models at an endpoint. It holds no secret: the calls leave the workspace with
 /// [`PLACEHOLDER`], and the egress proxy adds the credential.
 ///
 /// A call that fails is repeated at most [`MODEL_RETRIES`] times, and an answer that stalls for `idle` is given up, as for Bedrock.
 #[must_use]
-pub fn environment(endpoint: &Endpoint, model: &str, idle: Duration) -> Vec<(&'static str, String)> {
+pub fn environment(endpoint: &Endpoint, idle: Duration) -> Vec<(&'static str, String)> {
     let mut variables = vec![
         // Plain HTTP on purpose: the egress proxy upgrades it to TLS.
         ("ANTHROPIC_BASE_URL", format!("http://{}{}", endpoint.authority(), endpoint.path)),
@@ -121,10 +121,6 @@ pub fn environment(endpoint: &Endpoint, model: &str, idle: Duration) -> Vec<(&'s
         variables.extend([
             // The driver would send headers and fields that Anthropic is trying out, which a gateway may refuse.
             ("CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS", "1".into()),
-            // Its names for sub-agents' and small models are Anthropic's. A gateway has names of its own.
-            ("ANTHROPIC_DEFAULT_OPUS_MODEL", model.into()),
-            ("ANTHROPIC_DEFAULT_SONNET_MODEL", model.into()),
-            ("ANTHROPIC_DEFAULT_HAIKU_MODEL", model.into()),
         ]);
     }
     variables
@@ -168,18 +164,16 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_gets_its_own_names_of_models_and_nothing_that_anthropic_is_trying_out() {
-        let of = |url: &str| environment(&Endpoint::parse(url).expect(url), "house-model", Duration::from_secs(10));
+    fn a_gateway_gets_nothing_that_anthropic_is_trying_out() {
+        let of = |url: &str| environment(&Endpoint::parse(url).expect(url), Duration::from_secs(10));
         let value = |list: &[(&str, String)], name: &str| {
             list.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
         };
         let (own, gateway) = (of(ANTHROPIC), of("https://gw.example:8443/a"));
         assert_eq!(value(&own, "ANTHROPIC_BASE_URL").as_deref(), Some("http://api.anthropic.com"));
         assert_eq!(value(&gateway, "ANTHROPIC_BASE_URL").as_deref(), Some("http://gw.example:8443/a"));
-        assert_eq!(value(&gateway, "ANTHROPIC_DEFAULT_HAIKU_MODEL").as_deref(), Some("house-model"));
-        for name in ["CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS", "ANTHROPIC_DEFAULT_HAIKU_MODEL"] {
-            assert_eq!(value(&own, name), None);
-        }
+        assert!(value(&gateway, "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS").is_some());
+        assert_eq!(value(&own, "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS"), None);
         assert_eq!(value(&own, "CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS").as_deref(), Some("10000"));
         for (name, _) in own.iter().chain(&gateway) {
             assert!(VARIABLES.contains(name), "{name} would stay for another provider");

@@ -40,6 +40,10 @@ impl Provider {
     }
 }
 
+/// Variables that name the driver's models for sub-agents and small tasks.
+const OTHER_MODELS: [&str; 3] =
+    ["ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL"];
+
 /// Variables of a driver's environment; `None` removes what the container has under that name.
 pub type Variables = BTreeMap<String, Option<String>>;
 
@@ -123,11 +127,14 @@ impl Providers {
 
     fn set(&self, provider: Provider, region: Option<&str>, model: &str) -> Vec<(&'static str, String)> {
         let region = region.unwrap_or(&self.region);
-        match (provider, &self.anthropic) {
+        let mut variables = match (provider, &self.anthropic) {
             (Provider::Bedrock, _) => bedrock::environment(region, self.idle),
-            (Provider::Anthropic, Some(endpoint)) => messages_api::environment(endpoint, model, self.idle),
-            (Provider::Anthropic, None) => messages_api::environment(&Endpoint::anthropics(), model, self.idle),
-        }
+            (Provider::Anthropic, Some(endpoint)) => messages_api::environment(endpoint, self.idle),
+            (Provider::Anthropic, None) => messages_api::environment(&Endpoint::anthropics(), self.idle),
+        };
+        // The driver has names of its own for the models of sub-agents and small tasks. The proxy passes on the conversation's alone.
+        variables.extend(OTHER_MODELS.map(|name| (name, model.to_owned())));
+        variables
     }
 }
 
@@ -147,6 +154,7 @@ mod tests {
             let mut bedrock = both.environment(Provider::Bedrock, Some("eu-west-1"), "b");
             let anthropic = both.environment(Provider::Anthropic, None, "a");
             assert_eq!(bedrock.remove("AWS_REGION"), Some(Some("eu-west-1".into())));
+            assert_eq!(bedrock["ANTHROPIC_DEFAULT_HAIKU_MODEL"].as_deref(), Some("b"));
             assert!(bedrock.keys().eq(anthropic.keys()), "one of them leaves a variable as the container has it");
             assert_eq!((&bedrock["ANTHROPIC_BASE_URL"], &bedrock["ANTHROPIC_AUTH_TOKEN"]), (&None, &None));
             assert_eq!(
