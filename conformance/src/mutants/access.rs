@@ -29,7 +29,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
             None
         })],
-        red: &[red("API-011", "status of"), red("API-012", "status of GET /api/tenants"), red("API-010", "401")],
+        red: &[
+            red("API-011", "status of"),
+            red("API-012", "status of GET /api/tenants"),
+            red("API-010", "401"),
+            red("TEN-044", "status of POST"),
+        ],
     },
     Mutant {
         id: "others-are-forbidden",

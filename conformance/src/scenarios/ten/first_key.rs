@@ -11,7 +11,7 @@ use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "TEN-045",
-    "Without keys all are operators; once an operator's key was created, nobody is without one, and the last one stays",
+    "Without keys all are operators; once an operator's key was created, all need one, and the last one stays",
     "creating the first key locks nobody out by surprise; a revoked key never opens a server",
     body!(first_key),
 )

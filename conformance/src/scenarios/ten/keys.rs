@@ -1,5 +1,7 @@
 //! Keys that are created at run time.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 
@@ -44,6 +46,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .severity(Severity::Critical)
     .profile(Profile::Full)
     .requires(&[Capability::Launch, Capability::Admin]),
+    Scenario::new(
+        "TEN-046",
+        "While PostgreSQL is away, keys that are known stay valid until they expire, and others are answered 503",
+        "if the database is away, known keys stay valid until their expiry",
+        body!(database_away),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch, Capability::Docker, Capability::Postgres, Capability::Admin])
+    .limit(120),
 ];
 
 /// A deployment with an operator's key and a tenant, and the path of the tenant's keys.
@@ -202,4 +214,34 @@ async fn no_more_than_its_own(context: &Context) -> Result<(), Failure> {
     api.delete(&of(&path, &stronger)).await?.expect(204)?;
     let listed = api.get(&path).await?.expect(200)?.json()?;
     check_eq("keys of the tenant", listed.as_array().map(Vec::len), Some(3))
+}
+
+async fn database_away(context: &Context) -> Result<(), Failure> {
+    let postgres = context.postgres().await?;
+    let (deployment, path) = with_tenant(context, Launch::new().set("DATABASE_URL", postgres.url().await?)).await?;
+    let api = &deployment.api;
+    let (known, created) = create(context, api, "/api/admin/keys", &["read"]).await?;
+    let end = jiff::Timestamp::now() + Duration::from_secs(2);
+    let short = json!({"name": "short", "scopes": ["read"], "expires_at": end});
+    let (short, _) = taken(context, api.post("/api/admin/keys", &short).await?.expect(201)?.json()?)?;
+    // Another server's, as far as this one can tell.
+    let (forgotten, gone) = create(context, api, &path, &["read"]).await?;
+    api.delete(&of(&path, &gone)).await?.expect(204)?;
+    postgres.stop().await?;
+    // This route needs no database.
+    let pool = "/api/admin/pool";
+    api.with_key(Some(&known)).get(pool).await?.expect(200)?;
+    api.with_key(Some(&forgotten)).get(pool).await?.expect_error(503, "SERVICE_UNAVAILABLE")?;
+    eventually(HEALED_LIMIT, "the end of the key that expires", async || {
+        api.with_key(Some(&short)).get(pool).await?.expect_error(401, "UNAUTHORIZED")
+    })
+    .await?;
+    api.with_key(Some(&known)).get(pool).await?.expect(200)?;
+    postgres.restart().await?;
+    eventually(HEALED_LIMIT, "the database", async || {
+        api.with_key(Some(&forgotten)).get(pool).await?.expect_error(401, "UNAUTHORIZED")
+    })
+    .await?;
+    api.delete(&of("/api/admin/keys", &created)).await?.expect(204)?;
+    api.with_key(Some(&known)).get(pool).await?.expect_error(401, "UNAUTHORIZED")
 }

@@ -14,7 +14,7 @@ use crate::target::launch::Launch;
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "TEN-041",
     "On every route, a key without the scope is refused with 403, which names it, and one with it is not",
-    "scopes run, read, files, approve, admin, metrics; a wrong scope on every route (a table generated from OpenAPI)",
+    "scopes run, read, files, approve, admin, metrics; a wrong scope on every route, generated from OpenAPI",
     body!(every_route),
 )
 .severity(Severity::Critical)

@@ -111,8 +111,8 @@ impl Keys {
         if !is_well_formed(key) {
             return Ok(None);
         }
-        if let Some(caller) = self.known(&hash) {
-            return Ok(Some(caller));
+        if self.table.read().by_hash.contains_key(&hash) {
+            return Ok(self.known(&hash));
         }
         let asked = Instant::now();
         let mut seen = self.seen.lock().await;
