@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_pattern_that_can_never_match_is_known() {
-        let list = list("api.example.com *.pypi.example 10.0.0.1:8080 *.big.example !*.no.big.example !one.pypi.example");
+        let list =
+            list("api.example.com *.pypi.example 10.0.0.1:8080 *.big.example !*.no.big.example !one.pypi.example");
         let closed = list_of_denials();
         for (pattern, meets) in [
             ("api.example.com", true),

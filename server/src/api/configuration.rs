@@ -100,7 +100,17 @@ pub(super) struct Explained {
 impl From<Explanation> for Explained {
     fn from(of: Explanation) -> Self {
         let Explanation { allowed, reason, message, layer, rule, credential, operation, port, notes } = of;
-        Self { allowed, reason: reason.map(ToOwned::to_owned), message, layer, rule, credential, operation, port, notes }
+        Self {
+            allowed,
+            reason: reason.map(ToOwned::to_owned),
+            message,
+            layer,
+            rule,
+            credential,
+            operation,
+            port,
+            notes,
+        }
     }
 }
 

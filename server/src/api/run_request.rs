@@ -15,8 +15,8 @@ use super::extract::{ApiJson, MAX_BODY_BYTES, check_length, parse_json};
 use super::file_path::check_path;
 use super::form::{FORM, FormDigest, FormError, content_type, in_time, media_type, no_space, open_form};
 use super::idempotency::Work;
-use crate::tenancy::Document;
 use crate::conversation::uploads::{Batch, MOST_UPLOADS, Uploaded, UploadedFile};
+use crate::tenancy::Document;
 use nagaya_workspace::objects::MAX_FILE_BYTES;
 
 /// Accepted length of the user input, in characters.

@@ -90,7 +90,10 @@ pub(super) async fn start(
     let effective = app.tenancy.effective_of_run(&tenant, &conversation, request.configuration.as_ref()).await?;
     if !effective.models.value.contains(&conversation.model_id) {
         let by = effective.models.from.name();
-        return Err(ApiError::new(Code::Forbidden, format!("the conversation's model is not allowed any more ({by}'s configuration)")));
+        return Err(ApiError::new(
+            Code::Forbidden,
+            format!("the conversation's model is not allowed any more ({by}'s configuration)"),
+        ));
     }
     let model = app.store.model(&conversation.model_id).await?;
     if let Some(why) = app.unreachable(model.provider, model.model_region.as_deref()) {

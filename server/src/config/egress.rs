@@ -62,7 +62,8 @@ pub(super) fn read(r: &mut Reader, home: Option<&str>, idle: Duration) -> (Setti
     let mut credentials: CredentialRules =
         r.reference("PROXY_CREDENTIALS", if bedrock { &signing } else { "" }, str::parse);
     if let Some((name, secret)) = messages.header.filter(|_| anthropic.is_some()) {
-        let operations = Operations::messages_below(messages.endpoint.path()).unwrap_or_else(|_| Operations::messages());
+        let operations =
+            Operations::messages_below(messages.endpoint.path()).unwrap_or_else(|_| Operations::messages());
         credentials = credentials.with_header_for(&messages.endpoint.host, name, &secret, operations);
     }
     let extra_ca_pem = r.parse("PROXY_EXTRA_CA_FILE", "", |text| match text {

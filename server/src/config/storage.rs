@@ -79,7 +79,15 @@ impl Storage {
             true => Ok(None),
             false => RedisAddress::parse(text).map(Some),
         });
-        Self { state_dir, database, redis, audit_log, deployment_id, bucket: bucket(r), bucket_credentials: bucket_credentials(r) }
+        Self {
+            state_dir,
+            database,
+            redis,
+            audit_log,
+            deployment_id,
+            bucket: bucket(r),
+            bucket_credentials: bucket_credentials(r),
+        }
     }
 }
 

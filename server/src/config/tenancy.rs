@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::reader::Reader;
-use crate::tenancy::vaults::seal::{KEY_BYTES, Sealer, parse_key};
 use crate::providers::Providers;
+use crate::tenancy::vaults::seal::{KEY_BYTES, Sealer, parse_key};
 use crate::tenancy::{Operator, Settings};
 
 /// How long the command that prints the vaults' key may take.
@@ -31,7 +31,9 @@ pub(super) fn read(r: &mut Reader, execution_timeout: Duration, providers: &Prov
     });
     let from_file = r.parse("VAULT_KEY_FILE", "", |path| optional(path, key_of_file));
     let from_command = r.parse("VAULT_KEY_COMMAND", "", |command| optional(command, key_of_command));
-    let older = r.parse("VAULT_OLD_KEY_FILES", "", |paths| items(paths).map(|path| key_of_file(&path)).collect::<Result<Vec<Key>, _>>());
+    let older = r.parse("VAULT_OLD_KEY_FILES", "", |paths| {
+        items(paths).map(|path| key_of_file(&path)).collect::<Result<Vec<Key>, _>>()
+    });
     if from_file.is_some() && from_command.is_some() {
         r.error("VAULT_KEY_FILE and VAULT_KEY_COMMAND: set one of them");
     }

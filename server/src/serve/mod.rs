@@ -194,7 +194,9 @@ impl Server {
             parts::cluster(config, &state, deployment.clone(), metrics.clone(), audit.clone(), store.clone()).await?;
         let following = tenancy.clone();
         let workspaces = cluster.workspaces().clone();
-        cluster.workspaces().spawn(async move { workspaces.unless_stopped(following.follow_changes()).await.unwrap_or(()) });
+        cluster
+            .workspaces()
+            .spawn(async move { workspaces.unless_stopped(following.follow_changes()).await.unwrap_or(()) });
         let providers = Arc::new(config.providers.clone());
         let uploads = state.file("uploads");
         let uploads = Uploads::open(uploads.clone()).map_err(|error| StartError::Journals(uploads, error))?;

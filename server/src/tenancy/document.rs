@@ -237,18 +237,21 @@ mod tests {
         }));
         let problems = document.expect("a document").problems();
         let places: Vec<&str> = problems.iter().map(|problem| problem.place.as_str()).collect();
-        assert_eq!(places, [
-            "models.allowed[1]",
-            "models.default",
-            "tools.allowed[0]",
-            "egress.allow[0].host",
-            "egress.allow[1].methods",
-            "egress.allow[1].paths",
-            "egress.requests_per_second",
-            "egress.bytes_per_second",
-            "vaults[0]",
-            "limits.run_seconds",
-            "limits.max_turns",
-        ]);
+        assert_eq!(
+            places,
+            [
+                "models.allowed[1]",
+                "models.default",
+                "tools.allowed[0]",
+                "egress.allow[0].host",
+                "egress.allow[1].methods",
+                "egress.allow[1].paths",
+                "egress.requests_per_second",
+                "egress.bytes_per_second",
+                "vaults[0]",
+                "limits.run_seconds",
+                "limits.max_turns",
+            ]
+        );
     }
 }

@@ -42,8 +42,7 @@ impl Levels {
     pub(super) fn effective(&self, run: Option<&Document>) -> Effective {
         let tenant = [(Level::Tenant, &self.tenant.document)];
         let conversation = self.conversation.as_ref().map(|of| (Level::Conversation, &of.document));
-        let levels: Vec<_> =
-            tenant.into_iter().chain(conversation).chain(run.map(|run| (Level::Run, run))).collect();
+        let levels: Vec<_> = tenant.into_iter().chain(conversation).chain(run.map(|run| (Level::Run, run))).collect();
         resolve(&self.operator, self.tenants_model.as_deref(), &levels)
     }
 
@@ -135,7 +134,8 @@ impl Tenancy {
         let mut problems = run.problems();
         for (given, place) in [(run.egress.is_some(), "egress"), (run.vaults.is_some(), "vaults")] {
             if given {
-                let why = "belongs to the conversation's configuration: what is already running would not keep to a run's";
+                let why =
+                    "belongs to the conversation's configuration: what is already running would not keep to a run's";
                 problems.push(Problem { place: place.into(), why: why.into() });
             }
         }

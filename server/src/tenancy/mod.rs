@@ -21,8 +21,8 @@ pub use resolve::{Effective, Operator, resolve};
 
 use self::vaults::seal::{SealError, Sealer};
 use crate::cluster::Cluster;
-use crate::providers::Providers;
 use crate::conversation::store::{Store, StoreError};
+use crate::providers::Providers;
 
 /// What the operator's settings say about tenants.
 #[derive(Debug, Clone, Default)]

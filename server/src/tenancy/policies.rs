@@ -12,7 +12,7 @@ use nagaya_workspace::rooms::Occupant;
 
 use super::document::{Document, EgressRules};
 use super::problem::Problem;
-use super::resolve::{EgressLayer, Effective, Level};
+use super::resolve::{Effective, EgressLayer, Level};
 use super::{Tenancy, TenancyError};
 use crate::bedrock;
 use crate::cluster::policies::Changed;

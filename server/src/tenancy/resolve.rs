@@ -192,7 +192,8 @@ pub fn excesses(
 ) -> Vec<Problem> {
     let mut problems = Problems::default();
     if let Some(models) = &document.models {
-        let named = models.allowed.iter().flatten().enumerate().map(|(at, model)| (format!("models.allowed[{at}]"), model));
+        let named =
+            models.allowed.iter().flatten().enumerate().map(|(at, model)| (format!("models.allowed[{at}]"), model));
         let default = models.default.iter().map(|model| ("models.default".to_owned(), model));
         for (place, model) in named.chain(default) {
             let known = above.models.value.contains(model);
@@ -216,7 +217,9 @@ pub fn excesses(
             let place = format!("egress.allow[{at}].host");
             match may_reach(&rule.host) {
                 Ok(true) => {}
-                Ok(false) => problems.add(place, "can never match, because the level above allows no such host and port"),
+                Ok(false) => {
+                    problems.add(place, "can never match, because the level above allows no such host and port")
+                }
                 Err(why) => problems.add(place, why),
             }
         }
@@ -279,10 +282,10 @@ mod tests {
         assert_eq!(effective.vaults.value, ["v2"]);
         assert_eq!(effective.run_seconds, Decided { value: 60, from: Level::Tenant });
         assert_eq!(effective.max_turns, Decided { value: Some(5), from: Level::Conversation });
-        assert_eq!(effective.egress.iter().map(|layer| layer.from).collect::<Vec<_>>(), [
-            Level::Tenant,
-            Level::Conversation
-        ]);
+        assert_eq!(
+            effective.egress.iter().map(|layer| layer.from).collect::<Vec<_>>(),
+            [Level::Tenant, Level::Conversation]
+        );
     }
 
     #[test]
@@ -308,15 +311,18 @@ mod tests {
         let may_reach = |host: &str| if host == "?" { Err("no host".to_owned()) } else { Ok(host == "a.example") };
         let problems = excesses(&operator(), &above, &below, may_reach);
         let places: Vec<&str> = problems.iter().map(|problem| problem.place.as_str()).collect();
-        assert_eq!(places, [
-            "models.allowed[1]",
-            "models.default",
-            "tools.allowed[1]",
-            "tools.provider[1]",
-            "egress.allow[1].host",
-            "egress.allow[2].host",
-            "vaults[1]",
-            "limits.run_seconds",
-        ]);
+        assert_eq!(
+            places,
+            [
+                "models.allowed[1]",
+                "models.default",
+                "tools.allowed[1]",
+                "tools.provider[1]",
+                "egress.allow[1].host",
+                "egress.allow[2].host",
+                "vaults[1]",
+                "limits.run_seconds",
+            ]
+        );
     }
 }

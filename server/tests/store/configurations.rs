@@ -68,10 +68,10 @@ async fn vaults_belong_to_their_tenants(home: &Home) {
     assert!(store.vault("one", "v1").await.expect("read").updated_at >= vault.updated_at);
 
     let old = store.sealed_otherwise("new", "").await.expect("read");
-    assert_eq!(old.iter().map(|(tenant, of)| (tenant.as_str(), &*of.name)).collect::<Vec<_>>(), [
-        ("one", "first"),
-        ("one", "second")
-    ]);
+    assert_eq!(
+        old.iter().map(|(tenant, of)| (tenant.as_str(), &*of.name)).collect::<Vec<_>>(),
+        [("one", "first"), ("one", "second")]
+    );
     let renewed = StoredCredential { sealed: "again".into(), key_id: "new".into(), ..old[0].1.clone() };
     assert!(!store.replace_credential(&renewed, Some("something else")).await.expect("asked"));
     assert!(store.replace_credential(&renewed, Some("sealed c1")).await.expect("asked"));

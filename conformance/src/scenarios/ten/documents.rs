@@ -55,7 +55,10 @@ async fn at_once(context: &Context) -> Result<(), Failure> {
             check_eq(format!("number of eight writers of version {version} that succeeded"), won.len(), 1)?;
             for (_, reply) in lost {
                 let reply = reply.expect(409)?;
-                check(reply.text().contains("CONFLICT"), format!("answer to a writer that came too late: {}", reply.text()))?;
+                check(
+                    reply.text().contains("CONFLICT"),
+                    format!("answer to a writer that came too late: {}", reply.text()),
+                )?;
             }
             let now = world.deployment.api.get(&path).await?.expect(200)?.json()?;
             check_eq(format!("version in {now}"), now["version"].as_i64(), Some(version + 1))?;
@@ -95,7 +98,10 @@ async fn problems(context: &Context) -> Result<(), Failure> {
     let conversation = world.deployment.conversation(context).await?;
     let of = format!("/api/tenants/{}", conversation.tenant);
     let schema = world.deployment.api.get("/api/schemas/configuration").await?.expect(200)?.json()?;
-    check(schema["$schema"].is_string() && schema["properties"]["egress"].is_object(), format!("the schema: {schema}"))?;
+    check(
+        schema["$schema"].is_string() && schema["properties"]["egress"].is_object(),
+        format!("the schema: {schema}"),
+    )?;
     check_eq("whether the schema has further properties", &schema["additionalProperties"], &json!(false))?;
     for (configuration, places) in [
         (json!({"color": 1}), vec!["configuration.color"]),

@@ -91,9 +91,16 @@ async fn own_requests(context: &Context) -> Result<(), Failure> {
     // The same between runs: not even what is allowed during one.
     let before = asked.len();
     let idle = party.room.shell("sh /workspace/ask.sh").await?.printed;
-    check(idle.lines().all(|status| matches!(status, "400" | "403" | "404")), format!("statuses between runs: {idle:?}"))?;
+    check(
+        idle.lines().all(|status| matches!(status, "400" | "403" | "404")),
+        format!("statuses between runs: {idle:?}"),
+    )?;
     check_eq("requests to the model after the run", world.deployment.model()?.requests().await?.len(), before)?;
-    let explain = format!("/api/tenants/{}/egress/explain?method=POST&run=false&url=http://{}/model/{MODEL}/invoke", party.conversation.tenant, bedrock());
+    let explain = format!(
+        "/api/tenants/{}/egress/explain?method=POST&run=false&url=http://{}/model/{MODEL}/invoke",
+        party.conversation.tenant,
+        bedrock()
+    );
     let explained = world.deployment.api.get(&explain).await?.expect(200)?.json()?;
     check_eq(format!("reason in {explained}"), explained["reason"].as_str(), Some("no_run"))?;
     let control = format!("bedrock.{REGION}.amazonaws.com");

@@ -72,7 +72,8 @@ fn decided(world: &World, host: &str) -> Result<Value, Failure> {
 
 async fn own_policy(context: &Context) -> Result<(), Failure> {
     let world = World::start(context, 2, crate::target::launch::Launch::without_model).await?;
-    let (first, second) = (world.deployment.conversation(context).await?, world.deployment.conversation(context).await?);
+    let (first, second) =
+        (world.deployment.conversation(context).await?, world.deployment.conversation(context).await?);
     world.configure(&first.tenant, &only(A)).await?;
     world.configure(&second.tenant, &only(B)).await?;
     let parties = world.settle(vec![first, second]).await?;
@@ -107,7 +108,11 @@ async fn changed_policy(context: &Context) -> Result<(), Failure> {
     // The control: without a configuration, the operator's list holds, and a connection serves two requests.
     let twice = [vec![get_at(A, "/facts"), get_at(A, "/facts")]];
     let answers = ask(&party.room, 1, &twice).await?;
-    check_eq("statuses before the change", answers.iter().map(|answer| answer.status()).collect::<Vec<_>>(), vec![Some(200); 2])?;
+    check_eq(
+        "statuses before the change",
+        answers.iter().map(|answer| answer.status()).collect::<Vec<_>>(),
+        vec![Some(200); 2],
+    )?;
     // One connection, on which a request is made before the change and one after it; a tunnel that is open meanwhile.
     let waiting = format!(
         "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'GET http://{A}/facts HTTP/1.1\\r\\nHost: {A}\\r\\n\\r\\n' >&3; head -n 1 <&3 > /workspace/before; \
@@ -160,7 +165,11 @@ async fn no_widening(context: &Context) -> Result<(), Failure> {
         let after = world.deployment.api.get(&format!("{of}/configuration")).await?.json()?;
         check_eq("the configuration after a refused change", after, before)?;
     }
-    let expected = [(format!("http://{A}/facts"), 200), (format!("http://{B}/facts"), 403), (format!("http://{BEYOND}/facts"), 403)];
+    let expected = [
+        (format!("http://{A}/facts"), 200),
+        (format!("http://{B}/facts"), 403),
+        (format!("http://{BEYOND}/facts"), 403),
+    ];
     let expected: Vec<(&str, u16)> = expected.iter().map(|(url, status)| (url.as_str(), *status)).collect();
     party.statuses("the", &expected).await?;
     // What was within the tenant's configuration when it was written has no effect once the tenant's no longer has it.
@@ -178,9 +187,25 @@ async fn spellings(context: &Context) -> Result<(), Failure> {
     // The control.
     party.statuses("the", &[(&format!("http://{A}/facts"), 200), (&format!("'http://{A}/facts?x=1'"), 200)]).await?;
     let spelled = [
-        "/open/../secret", "/open/%2e%2e/secret", "/open/%2E%2E/secret", "/open/.%2e/secret", "/open/..%2fsecret",
-        "/open/..%5csecret", "/open/..\\\\secret", "/open/%252e%252e/secret", "//secret", "/open//../secret", "/open;/../secret",
-        "/open/..;/secret", "/OPEN/../secret", "/Open", "/opening", "/secret", "/%6fpen/../secret", "/./secret", "/open/%00/secret",
+        "/open/../secret",
+        "/open/%2e%2e/secret",
+        "/open/%2E%2E/secret",
+        "/open/.%2e/secret",
+        "/open/..%2fsecret",
+        "/open/..%5csecret",
+        "/open/..\\\\secret",
+        "/open/%252e%252e/secret",
+        "//secret",
+        "/open//../secret",
+        "/open;/../secret",
+        "/open/..;/secret",
+        "/OPEN/../secret",
+        "/Open",
+        "/opening",
+        "/secret",
+        "/%6fpen/../secret",
+        "/./secret",
+        "/open/%00/secret",
     ];
     for path in spelled {
         let status = party.status(&format!("'http://{A}{path}'")).await?;
@@ -216,7 +241,9 @@ async fn adopted_policy(context: &Context) -> Result<(), Failure> {
     world.deployment.kill().await?;
     world.deployment.restart(context).await?;
     world.deployment.ready(crate::target::deployment::READY_LIMIT).await?;
-    let line = format!("for n in $(seq 300); do curl -s -o /dev/null --max-time 5 http://{A}/facts && exit 0; sleep 0.05; done; exit 1");
+    let line = format!(
+        "for n in $(seq 300); do curl -s -o /dev/null --max-time 5 http://{A}/facts && exit 0; sleep 0.05; done; exit 1"
+    );
     check_eq("whether the adopted workspace's proxy answers", party.room.shell(&line).await?.status, 0)?;
     party.statuses("the adopted", &[(&to_a, 200), (&to_b, 403)]).await?;
     party.moved(&world.deployment).await?;

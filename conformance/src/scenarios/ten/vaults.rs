@@ -59,7 +59,8 @@ fn header(host: &str, secret: &str) -> Value {
 /// A vault of a conversation's tenant with this credential, which all its conversations use. Returns the paths of vault and credential.
 async fn vault(world: &World, party: &Party, credential: &Value) -> Result<(String, String), Failure> {
     let of = format!("/api/tenants/{}", party.conversation.tenant);
-    let made = world.deployment.api.post(&format!("{of}/vaults"), &json!({"name": "main"})).await?.expect(201)?.json()?;
+    let made =
+        world.deployment.api.post(&format!("{of}/vaults"), &json!({"name": "main"})).await?.expect(201)?.json()?;
     let id = made["vault_id"].as_str().unwrap_or_default();
     let path = format!("{of}/vaults/{id}");
     let made = world.deployment.api.post(&format!("{path}/credentials"), credential).await?.expect(201)?.json()?;
@@ -93,7 +94,11 @@ async fn own_credentials(context: &Context) -> Result<(), Failure> {
         // The client's own header does not go out beside it.
         let asked = party.status(&format!("-H 'Authorization: Bearer guessed' http://{A}{path}")).await?;
         check_eq("status of a request with the credential", asked, 200)?;
-        check_eq(format!("what host {A} was sent for tenant {number}"), sent(&world, &path).await?, Some(format!("Bearer {secret}")))?;
+        check_eq(
+            format!("what host {A} was sent for tenant {number}"),
+            sent(&world, &path).await?,
+            Some(format!("Bearer {secret}")),
+        )?;
         // Another host gets nothing of it.
         let elsewhere = format!("/elsewhere-{number}");
         answers.push(party.answer(&format!("-i http://{B}{elsewhere}")).await?);
@@ -166,7 +171,11 @@ async fn rotation(context: &Context) -> Result<(), Failure> {
     let mut narrow = header(A, &secrets[1]);
     narrow["purpose"] = json!({"host": A, "paths": ["/only"], "methods": ["GET"], "when": "always"});
     world.deployment.api.put(&credential, &narrow).await?.expect(200)?;
-    check_eq("what was sent for a path that it is for", ask("/only/this").await?, Some(format!("Bearer {}", secrets[1])))?;
+    check_eq(
+        "what was sent for a path that it is for",
+        ask("/only/this").await?,
+        Some(format!("Bearer {}", secrets[1])),
+    )?;
     check_eq("what was sent for another path", ask("/other").await?, None)?;
     // Between runs, a credential that is for runs is not added.
     narrow["purpose"] = json!({"host": A, "when": "run"});
@@ -213,7 +222,10 @@ async fn keys(context: &Context) -> Result<(), Failure> {
     with(&mut world, &[("VAULT_KEY_FILE", &new)]).await?;
     let status = parties[0].status(&format!("http://{A}/another")).await?;
     check(status >= 400, format!("a request whose credential cannot be opened was answered with {status}"))?;
-    check(world.seen("/another").await?.is_empty(), "a request whose credential cannot be opened has reached its target")?;
+    check(
+        world.seen("/another").await?.is_empty(),
+        "a request whose credential cannot be opened has reached its target",
+    )?;
     let log = world.deployment.server()?.log();
     check(log.contains("VAULT_OLD_KEY_FILES"), "the log does not say what to do about a secret that cannot be opened")?;
     with(&mut world, &[("VAULT_KEY_FILE", &new), ("VAULT_OLD_KEY_FILES", &old)]).await?;

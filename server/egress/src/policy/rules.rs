@@ -254,7 +254,8 @@ impl RuleSet {
     }
 
     fn denies(&self, pattern: &Pattern, port: u16) -> bool {
-        let mut denying = self.with_kind().filter(|(rule, _)| rule.deny && !rule.is_restricted() && rule.has_port(port));
+        let mut denying =
+            self.with_kind().filter(|(rule, _)| rule.deny && !rule.is_restricted() && rule.has_port(port));
         denying.any(|(rule, below)| self.contains(rule, below, pattern))
     }
 

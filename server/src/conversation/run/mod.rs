@@ -374,7 +374,11 @@ impl Run {
 
     /// What sets that time.
     fn longest_is_from(&self) -> &'static str {
-        if self.longest() < self.services.execution_timeout { "limits.run_seconds" } else { "CONTAINER_EXECUTION_TIMEOUT" }
+        if self.longest() < self.services.execution_timeout {
+            "limits.run_seconds"
+        } else {
+            "CONTAINER_EXECUTION_TIMEOUT"
+        }
     }
 
     fn elapsed_ms(&self) -> u64 {

@@ -225,11 +225,7 @@ impl Store {
     ///
     /// # Errors
     /// The database failed, or the vault has another credential of the new name.
-    pub async fn replace_credential(
-        &self,
-        new: &StoredCredential,
-        expected: Option<&str>,
-    ) -> Result<bool, StoreError> {
+    pub async fn replace_credential(&self, new: &StoredCredential, expected: Option<&str>) -> Result<bool, StoreError> {
         within(async {
             let mut transaction = self.0.begin().await?;
             note_change(&mut transaction).await?;

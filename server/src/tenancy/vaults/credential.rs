@@ -303,8 +303,10 @@ mod tests {
             (json!({"type": "header", "name": "X", "secret": ""}), "auth.secret"),
             (json!({"type": "basic", "username": "a:b", "password": "hunter2"}), "auth.username"),
             (json!({"type": "role", "service": "s3", "region": "r", "role_arn": "arn:other"}), "auth.role_arn"),
-            (json!({"type": "oauth", "token_url": "http://id.example/", "client_id": "c", "client_secret": "hunter2"}),
-                "auth.token_url"),
+            (
+                json!({"type": "oauth", "token_url": "http://id.example/", "client_id": "c", "client_secret": "hunter2"}),
+                "auth.token_url",
+            ),
             (json!({"type": "oauth", "token_url": "https://id.example/", "client_id": "c"}), "auth"),
         ] {
             let problems = auth(wrong.clone()).problems(&[]);

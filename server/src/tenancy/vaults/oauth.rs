@@ -99,7 +99,8 @@ impl Client {
         if let Some(secret) = &self.secret {
             headers.push(("authorization", basic(&self.id, secret.reveal())));
         }
-        let request = Outgoing { url: self.url.as_str(), headers, body: self.form(refresh).into_bytes(), most: LONGEST_ANSWER };
+        let request =
+            Outgoing { url: self.url.as_str(), headers, body: self.form(refresh).into_bytes(), most: LONGEST_ANSWER };
         let (status, body) = self.egress.post(&self.policy, request).await.map_err(|error| error.to_string())?;
         if !status.is_success() {
             return Err(format!("the token endpoint answered {}", status.as_u16()));
