@@ -71,6 +71,8 @@ pub struct Tenancy {
     live: vaults::live::Live,
     /// A policy could not be made, and is to be made again.
     stale: AtomicBool,
+    /// The last policy that was to be made could not be, and the log says so.
+    failing: AtomicBool,
 }
 
 impl Tenancy {
@@ -84,6 +86,7 @@ impl Tenancy {
             cluster: OnceLock::new(),
             live: vaults::live::Live::default(),
             stale: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
         })
     }
 

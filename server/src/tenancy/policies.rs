@@ -186,10 +186,17 @@ impl Policies for Tenancy {
         Box::pin(async move {
             let Occupant { tenant, conversation } = occupant;
             match self.policy(tenant, Some(conversation)).await {
-                Ok(policy) => Arc::new(policy),
+                Ok(policy) => {
+                    self.failing.store(false, Ordering::Relaxed);
+                    Arc::new(policy)
+                }
                 Err(error) => {
-                    tracing::error!(tenant, conversation, %error, "a workspace's policy cannot be made: it reaches nothing until then");
                     self.stale.store(true, Ordering::Release);
+                    if self.failing.swap(true, Ordering::Relaxed) {
+                        tracing::debug!(tenant, conversation, %error, "a workspace's policy still cannot be made");
+                    } else {
+                        tracing::error!(tenant, conversation, %error, "a workspace's policy cannot be made: it reaches nothing until then");
+                    }
                     Arc::new(Policy::closed())
                 }
             }

@@ -5,9 +5,11 @@ mod first_key;
 mod idempotency;
 mod keys;
 mod models;
+mod oauth;
 mod policies;
 mod providers;
 mod revocation;
+mod runs;
 mod scopes;
 mod servers;
 mod tokens;
@@ -23,9 +25,11 @@ pub(super) const FILES: &[&[Scenario]] = &[
     idempotency::SCENARIOS,
     keys::SCENARIOS,
     models::SCENARIOS,
+    oauth::SCENARIOS,
     policies::SCENARIOS,
     providers::SCENARIOS,
     revocation::SCENARIOS,
+    runs::SCENARIOS,
     scopes::SCENARIOS,
     servers::SCENARIOS,
     tokens::SCENARIOS,

@@ -86,10 +86,15 @@ impl World {
     }
 }
 
+/// What the operator allows.
+pub(super) fn allowed() -> String {
+    format!("{},bedrock.{REGION}.amazonaws.com,{A},{B}", bedrock())
+}
+
 /// A launch with services behind every host.
 pub(super) fn launch(services: &Services, pool: usize) -> Launch {
     let mut launch = Launch::new()
-        .set("PROXY_ALLOWED_DOMAINS", format!("{},bedrock.{REGION}.amazonaws.com,{A},{B}", bedrock()))
+        .set("PROXY_ALLOWED_DOMAINS", allowed())
         .set("WARM_POOL_MIN_SIZE", pool)
         .set("WARM_POOL_MAX_SIZE", pool.max(1));
     for host in [A, B, BEYOND] {
