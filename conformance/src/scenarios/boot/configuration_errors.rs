@@ -63,6 +63,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .limit(120),
 ];
 
+/// How many commands run at the same time.
+const AT_ONCE: usize = 4;
+
 /// The command with valid settings, overridden by these.
 fn command(context: &Context, what: &str, sockets: &Path, settings: &[(&str, String)]) -> Result<Program, Failure> {
     let mut program = context.bare_server([what]);
@@ -210,7 +213,7 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
     check(!Path::new(&state).exists(), "`doctor` created the state directory")?;
 
     let exits = image_that_exits(context).await?;
-    let rows: [(&str, &str, String, &[&str]); 10] = [
+    let rows: [Finding<'_>; 10] = [
         ("an image that exits at once", "CONTAINER_IMAGE", exits.clone(), &["BAD", &exits, "code 7", "no agent here"]),
         (
             "a variable that is not set",
@@ -242,9 +245,9 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
             &["BAD", "WORKSPACE_SOCKET_BASE_PATH"],
         ),
     ];
-    for (what, name, value, words) in rows {
-        let program = command(context, "doctor", &sockets, &[(name, value)])?;
-        says(&ended(context, &program, EX_UNAVAILABLE, what).await?, words, what)?;
+    // Most of them start a workspace, and wait for it.
+    for some in rows.chunks(AT_ONCE) {
+        futures::future::try_join_all(some.iter().map(|row| finds(context, &sockets, row))).await?;
     }
     // A port in use may belong to the running server itself.
     let taken = TcpListener::bind("127.0.0.1:0")?;
@@ -263,6 +266,15 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
     let small = with_state_of(4, command(context, "doctor", &sockets, &[])?)?;
     says(&ended(context, &small, EX_UNAVAILABLE, "a full disk").await?, &["BAD", "STATE_DIR", "free"], "a full disk")?;
     as_nobody(context, &sockets).await
+}
+
+/// Something that is wrong: what it is, the setting with its value, and what `doctor` says of it.
+type Finding<'a> = (&'a str, &'a str, String, &'a [&'a str]);
+
+/// Checks that `doctor` finds what is wrong.
+async fn finds(context: &Context, sockets: &Path, (what, name, value, words): &Finding<'_>) -> Result<(), Failure> {
+    let program = command(context, "doctor", sockets, &[(name, value.clone())])?;
+    says(&ended(context, &program, EX_UNAVAILABLE, what).await?, words, what)
 }
 
 /// An image whose first process says something and exits with status 7.

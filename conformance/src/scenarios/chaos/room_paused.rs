@@ -25,10 +25,24 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 async fn paused(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new().set("WARM_POOL_MIN_SIZE", "0")).await?;
     let conversation = deployment.conversation(context).await?;
+    let other = deployment.another_conversation(context, &conversation.tenant, &conversation.model).await?;
     let work = shell("printf work > work.txt");
     deployment.run_well(&conversation, &work).await?;
-    deployment.only_room().await?.pause().await?;
-    let upload = files::upload(&deployment, &conversation, "more.bin", Bytes::from(vec![b'x'; 8 << 20])).await?;
+    deployment.run_well(&other, &work).await?;
+    let rooms = deployment.rooms().await?;
+    check_eq("workspaces", rooms.len(), 2)?;
+    for room in rooms {
+        room.pause().await?;
+    }
+    // The upload ends, and at the same time the other conversation's run finds its workspace paused.
+    let content = Bytes::from(vec![b'x'; 8 << 20]);
+    let upload = files::upload(&deployment, &conversation, "more.bin", content);
+    let (upload, events) = tokio::join!(upload, deployment.run_well(&other, &work));
+    check(
+        events?.iter().any(|event| event.name == "container_recovered"),
+        "a run does not tell that it has a new workspace",
+    )?;
+    let upload = upload?;
     check_eq("status of an upload into a paused workspace", upload.status.as_u16(), 503)?;
     check(upload.header("retry-after").is_some(), "no Retry-After")?;
 
@@ -37,12 +51,5 @@ async fn paused(context: &Context) -> Result<(), Failure> {
     let events = deployment.run_well(&conversation, &work).await?;
     let told = events.iter().find(|event| event.name == "container_recovered").map(|event| &event.data);
     let files = told.and_then(|told| told["files"].as_str());
-    check_eq("what the next run tells of the files", files, Some("lost"))?;
-    // The next run itself finds a workspace that was paused meanwhile.
-    deployment.only_room().await?.pause().await?;
-    let events = deployment.run_well(&conversation, &work).await?;
-    check(
-        events.iter().any(|event| event.name == "container_recovered"),
-        "a run does not tell that it has a new workspace",
-    )
+    check_eq("what the next run tells of the files", files, Some("lost"))
 }

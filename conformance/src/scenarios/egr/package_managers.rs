@@ -4,7 +4,10 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
-use crate::scenarios::common::outside::{CA, DENIED, HOST, NEEDS, Outside, check_agent, check_clean};
+use crate::scenarios::common::outside::{CA, DENIED, HOST, NEEDS, Outside, VAULT, check_agent, check_clean};
+
+/// The credential of the host whose addresses are rewritten.
+const TOKEN: &str = "Basic Y29uZm9ybWFuY2U6dG9rZW4tMDEyMzQ1Njc4OQ==";
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -27,7 +30,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .requires(NEEDS),
     Scenario::new(
         "EGR-108",
-        "git clones and fetches over HTTP and HTTPS, and every object is intact",
+        "git clones over HTTP and HTTPS, also from rewritten addresses with a credential; every object is intact",
         "git work in the workspace through the bridge; plain HTTP and HTTPS CONNECT succeed",
         body!(git),
     )
@@ -113,7 +116,12 @@ async fn npm(context: &Context) -> Result<(), Failure> {
 }
 
 async fn git(context: &Context) -> Result<(), Failure> {
-    let outside = Outside::start(context).await?;
+    context.secrets().add(TOKEN);
+    let outside = Outside::with(context, |launch| {
+        let rule = format!("{VAULT}=header:authorization:env:GIT_TOKEN");
+        launch.without_model().set("PROXY_CREDENTIALS", rule).set("GIT_TOKEN", TOKEN)
+    })
+    .await?;
     let facts = &outside.services.facts;
     let denied = outside.attempt(&format!("git clone http://{DENIED}/sample.git /workspace/denied")).await?;
     check(denied.status != 0 && denied.printed.contains("403"), format!("git from a host off the list: {denied:?}"))?;
@@ -140,7 +148,28 @@ async fn git(context: &Context) -> Result<(), Failure> {
         for seen in &seen {
             check_agent(seen, "git/")?;
             check_clean(seen)?;
+            check_eq("a credential of another host", seen.header("authorization"), None)?;
         }
+    }
+    rewritten(&outside).await
+}
+
+/// Addresses that git rewrites, so that the proxy can add a credential.
+async fn rewritten(outside: &Outside) -> Result<(), Failure> {
+    let before = outside.seen("/sample.git/").await?.len();
+    let forms = [format!("https://{VAULT}/"), format!("git@{VAULT}:"), format!("ssh://git@{VAULT}/")];
+    for (form, number) in forms.iter().zip(1..) {
+        outside.shell(&format!("git config --global --add url.http://{VAULT}/.insteadOf {form}")).await?;
+        let dir = format!("/workspace/rewritten-{number}");
+        outside
+            .shell(&format!("git clone --quiet {form}sample.git {dir} && git -C {dir} fsck --full --strict"))
+            .await?;
+    }
+    let seen = outside.seen("/sample.git/").await?;
+    check(seen.len() > before + forms.len(), "no request for the addresses that are rewritten")?;
+    for seen in &seen[before..] {
+        check_eq("how a rewritten request arrived", seen.scheme.as_str(), "https")?;
+        check_eq("the credential of a rewritten request", seen.header("authorization"), Some(TOKEN))?;
     }
     Ok(())
 }
