@@ -10,6 +10,10 @@
 //! - `http://…` in absolute form, and origin form for the configured gateway: forwarded; where a credential rule matches the
 //!   host, over TLS and with the credential.
 //!
+//! Each listener has a [`Policy`] within the operator's [`Settings`]: layers of rules, credentials, rates and models. It is replaced at any
+//! time, together with the [`Identity`] ([`Listener::assign`]) or alone ([`Listener::apply`]), and holds from the next request on.
+//! `docs/egress-policies.md` says what policies mean.
+//!
 //! This crate knows sockets, policies and credentials. It does not know what its clients are.
 
 mod address;

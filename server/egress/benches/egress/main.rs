@@ -13,6 +13,7 @@ mod memory;
 mod net;
 mod origin;
 mod peers;
+mod policies;
 mod process;
 mod report;
 mod roles;
@@ -33,6 +34,7 @@ const GROUPS: Groups<'_, stage::Stage> = &[
     (&["bulk-down", "bulk-up"], bulk::measure),
     (&["tunnels"], tunnels::measure),
     (&["forward", "forward-half-load"], forward::measure),
+    (&["policies", "policies-p99"], policies::measure),
     (&["sign"], sign::measure),
     (&["memory-idle", "memory-bulk"], memory::measure),
 ];

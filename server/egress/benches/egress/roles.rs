@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, bail};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use nagaya_egress::{CredentialRules, Egress, Identity, Limits, RequestRecord, Settings, Trail};
+use nagaya_egress::{
+    Credential, CredentialRules, CredentialSpec, Egress, Identity, LayerSpec, Limits, Policy, PolicyError, PolicySpec,
+    RequestRecord, RuleSpec, SecretText, Settings, Source, Trail, When,
+};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::net::UnixListener;
@@ -88,6 +91,8 @@ pub(crate) struct ProxyCast {
     pub(crate) pins: String,
     pub(crate) credentials: String,
     pub(crate) extra_ca_pem: String,
+    /// Whether listeners get a policy with many rules.
+    pub(crate) policies: bool,
 }
 
 /// Runs a role, if this process was started in one.
@@ -164,7 +169,11 @@ fn proxy(script: &str) -> Result<()> {
     for socket in &cast.sockets {
         let name = socket.file_name().and_then(|name| name.to_str()).context("a socket's name")?;
         let identity = Identity { workspace: name.to_owned(), conversation: None, tenant: None };
-        listeners.push(egress.open(UnixListener::bind(socket)?, identity));
+        let listener = egress.open(UnixListener::bind(socket)?, identity);
+        if cast.policies {
+            listener.apply(Arc::new(policy(&cast.allowed)?));
+        }
+        listeners.push(listener);
     }
     ready(&())?;
     runtime.block_on(async {
@@ -173,6 +182,33 @@ fn proxy(script: &str) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// A policy with two layers of 50 rules, and 20 credentials for other hosts.
+fn policy(allowed: &str) -> Result<Policy> {
+    let mut rules: Vec<RuleSpec> = (0..50_usize.saturating_sub(allowed.split(',').count()))
+        .map(|number| match number % 3 {
+            0 => RuleSpec::host(format!("*.service-{number}.example.com")),
+            1 => RuleSpec::host(format!("!secret-{number}.example.com")),
+            _ => RuleSpec::host(format!("host-{number}.example.com")),
+        })
+        .collect();
+    rules.extend(allowed.split(',').map(|host| RuleSpec {
+        host: host.to_owned(),
+        methods: vec!["GET".into(), "POST".into()],
+        paths: vec!["/".into()],
+    }));
+    let layer = |name: &str| LayerSpec { name: name.into(), rules: rules.clone(), ..LayerSpec::default() };
+    let credential = |number: usize| {
+        let source = Source::header("authorization", "Bearer {}", &SecretText::new("secret".into()))?;
+        let (name, host) = (format!("c{number}"), format!("api-{number}.example.com"));
+        let (methods, paths, when) = (Vec::new(), vec!["/v1".into()], When::Always);
+        let spec = CredentialSpec { name, host, methods, paths, when, operations: None, source };
+        Ok(Arc::new(Credential::new(spec)?))
+    };
+    let credentials = (0..20).map(credential).collect::<Result<_, PolicyError>>()?;
+    let layers = vec![layer("tenant"), layer("conversation")];
+    Ok(Policy::new(PolicySpec { name: "bench".into(), layers, credentials, models: None })?)
 }
 
 /// A loopback address with a port that was free a moment ago.

@@ -15,6 +15,7 @@ use crate::run::Place;
 #[derive(Debug)]
 pub(crate) struct Stage {
     ours: Option<Result<Player, String>>,
+    governed: Option<Result<Player, String>>,
     peers: Vec<(Kind, Result<Peer, String>)>,
     pub(crate) doors: Doors,
     /// Dropped after the processes that connect to it.
@@ -28,7 +29,7 @@ impl Place for Stage {
         let dir = tempfile::Builder::new().prefix("nagaya-bench-").tempdir()?;
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let (origin, doors) = Player::origin()?;
-        Ok(Self { ours: None, peers: Vec::new(), doors, _origin: origin, dir })
+        Ok(Self { ours: None, governed: None, peers: Vec::new(), doors, _origin: origin, dir })
     }
 
     fn peers(&self) -> Vec<String> {
@@ -45,6 +46,10 @@ impl Place for Stage {
 impl Stage {
     /// Starts our proxy with this number of listeners.
     pub(crate) fn proxy(&self, name: &str, listeners: usize) -> Result<(Player, Vec<PathBuf>)> {
+        self.proxy_with(name, listeners, false)
+    }
+
+    fn proxy_with(&self, name: &str, listeners: usize, policies: bool) -> Result<(Player, Vec<PathBuf>)> {
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir)?;
         let sockets: Vec<PathBuf> = (0..listeners).map(|n| dir.join(format!("{n}.sock"))).collect();
@@ -59,6 +64,7 @@ impl Stage {
             pins: pins.join(","),
             credentials: format!("{SIGNED}=sigv4:bedrock:us-east-1"),
             extra_ca_pem: doors.ca_pem.clone(),
+            policies,
         })?;
         Ok((player, sockets))
     }
@@ -70,6 +76,19 @@ impl Stage {
         }
         match self.ours.as_ref() {
             Some(Ok(_)) => Ok(Address::Unix(self.dir.path().join("ours/0.sock"))),
+            Some(Err(why)) => Err(anyhow!("{why}")),
+            None => Err(anyhow!("not started")),
+        }
+    }
+
+    /// An instance of our proxy whose listener has a policy with many rules.
+    pub(crate) fn governed(&mut self) -> Result<Address> {
+        if self.governed.is_none() {
+            let started = self.proxy_with("governed", 1, true).map(|(player, _)| player);
+            self.governed = Some(started.map_err(|error| format!("{error:#}")));
+        }
+        match self.governed.as_ref() {
+            Some(Ok(_)) => Ok(Address::Unix(self.dir.path().join("governed/0.sock"))),
             Some(Err(why)) => Err(anyhow!("{why}")),
             None => Err(anyhow!("not started")),
         }

@@ -241,7 +241,7 @@ async fn a_tenants_own_keys_sign_the_listed_operations_only() {
 async fn secrets_are_never_shown() {
     let (_origin, mut settings) = echo().await;
     settings.allowed = "api.example:443 down.example:443".parse().expect("a list");
-    settings.pins = format!("{} down.example:443:127.0.0.1:1", "api.example:443:127.0.0.1:1").parse().expect("pins");
+    settings.pins = "api.example:443:127.0.0.1:1 down.example:443:127.0.0.1:1".parse().expect("pins");
     let proxy = Proxy::start(settings);
     let canary = "canary-8d1f";
     let basic = Source::basic("user", &secret(canary)).expect("a header");
