@@ -91,7 +91,7 @@ mod tests {
 
     fn limited() -> Arc<Policy> {
         let rates = Rates { requests_per_second: Some(1), bytes_per_second: None };
-        let layers = vec![LayerSpec { name: "tenant".into(), rules: Vec::new(), rates }];
+        let layers = vec![LayerSpec { name: "tenant".into(), rules: Vec::new(), rates, allows_rest: false }];
         Arc::new(Policy::new(PolicySpec { layers, ..PolicySpec::default() }).expect("a policy"))
     }
 

@@ -63,6 +63,8 @@ fn event(record: &RequestRecord) -> Event<'_> {
         decision,
         reason: record.decision.reason(),
         rule: record.rule.as_deref(),
+        layer: record.layer.as_deref(),
+        credential: record.credential.as_deref(),
         status: record.status,
         bytes_up: record.bytes_up,
         bytes_down: record.bytes_down,

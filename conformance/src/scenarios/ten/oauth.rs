@@ -45,7 +45,8 @@ async fn oauth(context: &Context) -> Result<(), Failure> {
     let parties = world.parties(context, 1).await?;
     let party = &parties[0];
     let of = format!("/api/tenants/{}", party.conversation.tenant);
-    let made = world.deployment.api.post(&format!("{of}/vaults"), &json!({"name": "main"})).await?.expect(201)?.json()?;
+    let made =
+        world.deployment.api.post(&format!("{of}/vaults"), &json!({"name": "main"})).await?.expect(201)?.json()?;
     let vault = made["vault_id"].as_str().unwrap_or_default();
     write(&world.deployment, &of, &json!({"vaults": [vault]})).await?.expect(200)?;
     let credentials = format!("{of}/vaults/{vault}/credentials");
@@ -58,7 +59,11 @@ async fn oauth(context: &Context) -> Result<(), Failure> {
     let made = client(&format!("https://{B}/oauth/token?life=2"));
     let made = world.deployment.api.post(&credentials, &made).await?.expect(201)?.json()?;
     let credential = format!("{credentials}/{}", made["credential_id"].as_str().unwrap_or_default());
-    check_eq("what was sent with the first token", ask(&world, party, "/first").await?, Some("Bearer access-1".into()))?;
+    check_eq(
+        "what was sent with the first token",
+        ask(&world, party, "/first").await?,
+        Some("Bearer access-1".into()),
+    )?;
     check_eq("what was sent right after it", ask(&world, party, "/second").await?, Some("Bearer access-1".into()))?;
     // Each refresh token serves once, so that the endpoint would refuse a second request with the same.
     eventually(RENEWED_LIMIT, "a request with the next token", async || {

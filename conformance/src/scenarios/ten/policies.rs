@@ -91,7 +91,7 @@ async fn own_policy(context: &Context) -> Result<(), Failure> {
     write(&world.deployment, &first.conversation.path(""), &deny).await?.expect(200)?;
     first.statuses("the first tenant's", &[(&to_a, 403)]).await?;
     let entry = decided(&world, A)?;
-    check(entry.to_string().contains("conversation"), format!("the trail does not say whose rule decided: {entry}"))
+    check_eq(format!("whose rule decided, in {entry}"), entry["layer"].as_str(), Some("conversation"))
 }
 
 /// Runs a line of bash in the workspace without waiting for it.

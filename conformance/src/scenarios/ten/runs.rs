@@ -46,7 +46,11 @@ async fn narrowed(context: &Context) -> Result<(), Failure> {
     };
     let mut left = tools(&run(json!({"tools": {"allowed": ["Read", "Write"]}}), "@say hello").await?)?;
     left.sort();
-    check_eq("tools of a run that its tenant and its request restrict", left, vec!["Read".to_owned(), "Write".to_owned()])?;
+    check_eq(
+        "tools of a run that its tenant and its request restrict",
+        left,
+        vec!["Read".to_owned(), "Write".to_owned()],
+    )?;
     let slow = json!({"limits": {"run_seconds": 1}});
     let sleep = "@tool Bash {\"command\": \"sleep 60\", \"description\": \"Sleep\"}\n@say never";
     let events = run(slow, sleep).await?;

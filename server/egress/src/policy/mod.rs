@@ -103,11 +103,9 @@ impl Policy {
 
     /// Whether every layer, and `operator`, allows anything that a pattern matches.
     pub(crate) fn meets(&self, operator: &Layer, pattern: &Pattern, port: Option<u16>) -> bool {
-        let allows = |layer: &Layer| match layer.allows_rest {
-            true => !layer.rules.denies_all(pattern, port),
-            false => layer.rules.meets(pattern, port),
-        };
-        !self.closed && std::iter::once(operator).chain(&self.layers).all(allows)
+        let ports = port.map_or(reach::WEB.to_vec(), |port| vec![port]);
+        let mut layers = std::iter::once(operator).chain(&self.layers);
+        !self.closed && layers.all(|layer| layer.may_allow(pattern, Some(&ports)))
     }
 
     pub(crate) fn rates(&self) -> &[Rates] {

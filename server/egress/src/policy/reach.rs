@@ -6,7 +6,7 @@ use super::{Layer, Policy};
 use crate::allow::{Pattern, parse_pattern};
 
 /// Ports that a rule without a port is for.
-const WEB: [u16; 2] = [80, 443];
+pub(super) const WEB: [u16; 2] = [80, 443];
 
 /// The rules and credentials of a policy that can never take effect, each with its place.
 pub(crate) fn unreachable(operator: &Layer, spec: &PolicySpec, policy: &Policy) -> Vec<PolicyError> {
@@ -17,7 +17,7 @@ pub(crate) fn unreachable(operator: &Layer, spec: &PolicySpec, policy: &Policy) 
         for (number, rule) in layer.rules.iter().enumerate().filter(|(_, rule)| !rule.host.starts_with('!')) {
             let Some((pattern, port)) = parse_pattern(&rule.host) else { continue };
             let ports = port.map_or(WEB.to_vec(), |port| vec![port]);
-            if let Some(outer) = around.iter().find(|outer| !outer.rules.may_allow(&pattern, Some(&ports))) {
+            if let Some(outer) = around.iter().find(|outer| !outer.may_allow(&pattern, Some(&ports))) {
                 let message =
                     format!("{:?} never matches: the layer {:?} does not allow it", cut(&rule.host), outer.name);
                 found.push(PolicyError::new(format!("layers[{index}].rules[{number}].host"), message));
@@ -28,7 +28,7 @@ pub(crate) fn unreachable(operator: &Layer, spec: &PolicySpec, policy: &Policy) 
         let (pattern, port) = credential.host();
         let ports = port.map(|port| [port]);
         let ports = ports.as_ref().map(<[u16; 1]>::as_slice);
-        if let Some(outer) = layers.iter().find(|outer| !outer.rules.may_allow(pattern, ports)) {
+        if let Some(outer) = layers.iter().find(|outer| !outer.may_allow(pattern, ports)) {
             let message = format!("its host may not be reached: the layer {:?} does not allow it", outer.name);
             found.push(PolicyError::new(format!("credentials[{index}].host"), message));
         }
@@ -36,7 +36,22 @@ pub(crate) fn unreachable(operator: &Layer, spec: &PolicySpec, policy: &Policy) 
     found
 }
 
+impl Layer {
+    /// Whether some host of `pattern` may be allowed on one of `ports`, or on any port.
+    pub(super) fn may_allow(&self, pattern: &Pattern, ports: Option<&[u16]>) -> bool {
+        match self.allows_rest {
+            true => ports.unwrap_or(&WEB).iter().any(|port| !self.rules.denies_all(pattern, *port)),
+            false => self.rules.may_allow(pattern, ports),
+        }
+    }
+}
+
 impl RuleSet {
+    /// Whether a rule denies every host of `pattern` on a port.
+    fn denies_all(&self, pattern: &Pattern, port: u16) -> bool {
+        self.patterns().any(|rule| rule.deny && !rule.restricted && rule.has_port(port) && covers_all(&rule, pattern))
+    }
+
     /// Whether some host of `pattern` may be allowed on one of `ports`, or on any port.
     fn may_allow(&self, pattern: &Pattern, ports: Option<&[u16]>) -> bool {
         self.patterns().filter(|listed| !listed.deny).any(|listed| {
@@ -97,17 +112,25 @@ fn overlap(listed: &Listed<'_>, pattern: &Pattern) -> bool {
 
 /// Whether a rule that denies covers every host that `pattern` and `allowed` have in common.
 fn covers(deny: &Listed<'_>, pattern: &Pattern, allowed: &Listed<'_>) -> bool {
-    let host = |name: &str, suffix: bool| match (suffix, deny.suffix) {
-        (false, false) => name == deny.host,
-        (false, true) => is_below(name, deny.host),
+    covers_all(deny, pattern) || covers_host(deny, allowed.host, allowed.suffix)
+}
+
+/// Whether a rule covers every host of `pattern`.
+fn covers_all(rule: &Listed<'_>, pattern: &Pattern) -> bool {
+    match pattern {
+        Pattern::Exactly(name) => covers_host(rule, &name.text(), false),
+        Pattern::Below(suffix) => covers_host(rule, suffix, true),
+    }
+}
+
+/// Whether a rule covers a host, or all hosts below a suffix.
+fn covers_host(rule: &Listed<'_>, name: &str, suffix: bool) -> bool {
+    match (suffix, rule.suffix) {
+        (false, false) => name == rule.host,
+        (false, true) => is_below(name, rule.host),
         (true, false) => false,
-        (true, true) => name == deny.host || is_below(name, deny.host),
-    };
-    let of_pattern = match pattern {
-        Pattern::Exactly(name) => host(&name.text(), false),
-        Pattern::Below(suffix) => host(suffix, true),
-    };
-    of_pattern || host(allowed.host, allowed.suffix)
+        (true, true) => name == rule.host || is_below(name, rule.host),
+    }
 }
 
 #[cfg(test)]
@@ -160,5 +183,26 @@ mod tests {
         ] {
             assert_eq!(places(operator, tenant, conversation), found, "{operator} | {tenant} | {conversation}");
         }
+    }
+    #[test]
+    fn a_layer_that_only_denies_allows_the_rest() {
+        let denies = LayerSpec { allows_rest: true, ..layer("tenant", "!a.example !*.b.example !c.example:443") };
+        let policy = Policy::new(PolicySpec { layers: vec![denies], ..PolicySpec::default() }).expect("a policy");
+        let ceiling = LayerSpec { allows_rest: true, ..layer("operator", "") };
+        let ceiling = Policy::new(PolicySpec { layers: vec![ceiling], ..PolicySpec::default() }).expect("a policy");
+        for (pattern, reached) in [
+            ("a.example", false),
+            ("*.a.example", true),
+            ("x.b.example", false),
+            ("*.x.b.example", false),
+            ("b.example", true),
+            ("c.example", true),
+            ("c.example:443", false),
+            ("d.example:8080", true),
+        ] {
+            let (parsed, port) = parse_pattern(pattern).expect(pattern);
+            assert_eq!(policy.meets(&ceiling.layers[0], &parsed, port), reached, "{pattern}");
+        }
+        assert!(!Policy::closed().meets(&ceiling.layers[0], &parse_pattern("d.example").expect("a host").0, None));
     }
 }

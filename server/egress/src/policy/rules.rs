@@ -238,56 +238,6 @@ impl RuleSet {
         }
     }
 
-    /// Whether the rules allow anything that `pattern` matches, on `port` or, without one, on any of the ports that patterns without a
-    /// port stand for. Methods and prefixes are not compared.
-    pub(crate) fn meets(&self, pattern: &Pattern, port: Option<u16>) -> bool {
-        let allows = |port: &u16| {
-            let mut allowing = self.with_kind().filter(|(rule, _)| !rule.deny && rule.has_port(*port));
-            allowing.any(|(rule, below)| self.overlaps(rule, below, pattern))
-        };
-        ports(port).any(|port| allows(&port) && !self.denies(pattern, port))
-    }
-
-    /// Whether the rules deny everything that `pattern` matches, on those ports.
-    pub(crate) fn denies_all(&self, pattern: &Pattern, port: Option<u16>) -> bool {
-        ports(port).all(|port| self.denies(pattern, port))
-    }
-
-    fn denies(&self, pattern: &Pattern, port: u16) -> bool {
-        let mut denying =
-            self.with_kind().filter(|(rule, _)| rule.deny && !rule.is_restricted() && rule.has_port(port));
-        denying.any(|(rule, below)| self.contains(rule, below, pattern))
-    }
-
-    /// Every rule, and whether it is for the names below a suffix.
-    fn with_kind(&self) -> impl Iterator<Item = (&Rule, bool)> {
-        let exact = self.exact.iter().map(|number| (number, false));
-        let all = exact.chain(self.below.iter().map(|number| (number, true)));
-        all.filter_map(|(number, below)| Some((self.rules.get(usize::from(*number))?, below)))
-    }
-
-    /// Whether a rule's host matches everything that `pattern` matches.
-    fn contains(&self, rule: &Rule, below: bool, pattern: &Pattern) -> bool {
-        let host = self.part(rule.host);
-        match pattern {
-            Pattern::Exactly(one) => match below {
-                true => matches!(one, Host::Name(name) if is_below(name, host)),
-                false => *one.text() == *host,
-            },
-            Pattern::Below(suffix) => below && (suffix == host || is_below(suffix, host)),
-        }
-    }
-
-    /// Whether there is a host that both match.
-    fn overlaps(&self, rule: &Rule, below: bool, pattern: &Pattern) -> bool {
-        let host = self.part(rule.host);
-        match pattern {
-            Pattern::Below(suffix) if below => suffix == host || is_below(suffix, host) || is_below(host, suffix),
-            Pattern::Below(suffix) => is_below(host, suffix),
-            Pattern::Exactly(_) => self.contains(rule, below, pattern),
-        }
-    }
-
     /// Whether the methods and prefixes of the first rule cover a request; yes if there is no rule.
     pub(crate) fn first_applies(&self, call: &Call<'_>) -> Applies {
         self.rules.first().map_or(Applies::Yes, |rule| self.applies(rule, call))
@@ -353,17 +303,6 @@ impl RuleSet {
             + size_of_val(&*self.prefixes)
             + unusual
     }
-}
-
-/// The ports that a pattern stands for.
-fn ports(port: Option<u16>) -> impl Iterator<Item = u16> {
-    let default = if port.is_none() { &DEFAULT_PORTS[..] } else { &[] };
-    port.into_iter().chain(default.iter().copied())
-}
-
-/// Whether a name is below a suffix: `a.b.c` is below `b.c`, and neither `b.c` nor `xb.c` is.
-fn is_below(name: &str, suffix: &str) -> bool {
-    name.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
 }
 
 /// Whether a rule covers a request.

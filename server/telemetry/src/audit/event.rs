@@ -124,8 +124,12 @@ pub enum Event<'a> {
         decision: &'static str,
         /// Reason code of a denial or failure, for example `not_allowed`; `None` if the request succeeded.
         reason: Option<&'static str>,
-        /// Rule of the allow-list that decided.
+        /// Rule that decided.
         rule: Option<&'a str>,
+        /// Whose rule it is: `operator`, `tenant` or `conversation`.
+        layer: Option<&'a str>,
+        /// Id of the credential that was added or that refused the request.
+        credential: Option<&'a str>,
         /// Status code of the answer.
         status: u16,
         /// Bytes sent by the workspace.

@@ -13,6 +13,8 @@ fn denied(host: &str) -> Event<'_> {
         decision: "denied",
         reason: Some("not_allowed"),
         rule: None,
+        layer: None,
+        credential: None,
         status: 403,
         bytes_up: 1,
         bytes_down: 2,
