@@ -87,6 +87,31 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("TEN-021", "what was sent after the rotation")],
     },
     Mutant {
+        id: "runs-not-narrowed",
+        title: "What a request narrows for its run is not looked at",
+        defects: &[asks(|asked, _| {
+            if asked.is(Method::POST, "/stream") {
+                let mut body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+                if let Some(fields) = body.as_object_mut() {
+                    fields.remove("configuration");
+                }
+                asked.body = body.to_string().into();
+            }
+            None
+        })],
+        red: &[red("TEN-013", "tools of a run that its tenant and its request restrict")],
+    },
+    Mutant {
+        id: "token-endpoints-unchecked",
+        title: "A token endpoint that the tenant's workspaces may not reach is accepted",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::POST, "/credentials") && answer.status == 422 {
+                *answer = Answer::json(201, &json!({"credential_id": "none"}));
+            }
+        })],
+        red: &[red("TEN-023", "status")],
+    },
+    Mutant {
         id: "rekeying-pretended",
         title: "Secrets are said to be sealed again and are not",
         defects: &[asks(|asked, _| {
