@@ -6,7 +6,7 @@ use std::time::Duration;
 use nagaya_server::cluster::Cluster;
 use nagaya_server::cluster::peers::Peers;
 use nagaya_server::conversation::journal::{Journal, JournalDir};
-use nagaya_server::conversation::order::Order;
+use nagaya_server::conversation::order::{Bounds, Order};
 use nagaya_server::conversation::runs::Runs;
 use nagaya_server::conversation::services::RunServices;
 use nagaya_server::conversation::store::Store;
@@ -73,6 +73,7 @@ impl Server {
             user_input: "hello".into(),
             request_id: None,
             user: None,
+            bounds: Bounds::default(),
             uploads: None,
         };
         let journal = self.runs.start(order).expect("the run before is settled");

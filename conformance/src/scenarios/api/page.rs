@@ -8,7 +8,7 @@ use crate::harness::scenario::Scenario;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "API-016",
-    "/docs loads from the server alone, and the description has summaries, query parameters and forms",
+    "The page /docs loads from its server alone; the description has summaries, query parameters and forms",
     "/docs: a page that shows /openapi.json, without any other host",
     body!(page),
 )

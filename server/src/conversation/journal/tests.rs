@@ -55,6 +55,7 @@ fn head() -> Head {
             user_input: "two\nlines".into(),
             request_id: None,
             user: None,
+            bounds: crate::conversation::order::Bounds::default(),
             uploads: None,
         },
     }
