@@ -94,7 +94,9 @@ mod tests {
     fn read_from(pairs: &[(&str, &str)]) -> (Settings, Vec<String>) {
         let environment = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let mut reader = Reader::new(environment, None);
-        let settings = read(&mut reader, Duration::from_secs(600), "us-east-1");
+        let region = "us-east-1".to_owned();
+        let providers = Providers { bedrock: true, anthropic: None, region, idle: Duration::from_secs(60) };
+        let settings = read(&mut reader, Duration::from_secs(600), &providers);
         let errors = reader.finish().err().unwrap_or_default();
         (settings, errors.iter().map(ToString::to_string).collect())
     }
