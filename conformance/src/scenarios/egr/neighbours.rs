@@ -177,7 +177,10 @@ async fn fuzzed_neighbour(context: &Context) -> Result<(), Failure> {
     let sent = sent?.printed;
     let counts: Vec<u64> = sent.split_whitespace().filter_map(|count| count.parse().ok()).collect();
     // The control: the hostile workspace's requests do reach the target.
-    check(counts.len() == 2 && counts.iter().all(|count| *count > 50), format!("requests with faults, answers: {sent:?}"))?;
+    check(
+        counts.len() == 2 && counts.iter().all(|count| *count > 50),
+        format!("requests with faults, answers: {sent:?}"),
+    )?;
     context.note(format!("{sent} faults and answers; {asked} own requests took {beside:?} each, {alone:?} alone"));
     Ok(())
 }
