@@ -2,10 +2,11 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use jiff::Timestamp;
 use nagaya_egress::{Explanation, Question};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
@@ -20,6 +21,7 @@ use crate::tenancy::{Document, Effective};
 
 /// A configuration with its version.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConfigurationVersion)]
 pub(super) struct Configuration {
     /// Number of the change that wrote it; 0 where none was ever written.
     version: i64,
@@ -227,6 +229,7 @@ pub(super) async fn explain(
 /// Returns the JSON Schema (2020-12) of a configuration.
 #[utoipa::path(get, path = "/api/schemas/configuration", tag = "configuration",
     responses((status = 200, description = "A JSON Schema", content_type = "application/schema+json")))]
-pub(super) async fn schema() -> Result<Json<Value>, ApiError> {
-    super::description::schema_of("Configuration").map(Json).ok_or_else(|| ApiError::not_found("schema"))
+pub(super) async fn schema() -> Result<impl IntoResponse, ApiError> {
+    let schema = super::description::schema_of("Configuration").ok_or_else(|| ApiError::not_found("schema"))?;
+    Ok(([(CONTENT_TYPE, "application/schema+json")], schema.to_string()))
 }

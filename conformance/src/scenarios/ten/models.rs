@@ -19,7 +19,7 @@ const MODEL: &str = "anthropic.claude-sonnet-4-20250514-v1%3A0";
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "TEN-030",
-    "Code in a workspace asks no other model, no other operation and no tool of the provider, and none between runs",
+    "Code in a workspace asks no other model, operation or tool of the provider, and nothing between runs",
     "the model must be one of the conversation's set; operations are an exact list; server-side tools refused",
     body!(own_requests),
 )

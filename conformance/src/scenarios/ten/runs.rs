@@ -15,7 +15,7 @@ const NEEDS: &[Capability] =
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "TEN-013",
-    "A run has only the tools, the time and the models that operator, tenant, conversation and its request all allow",
+    "A run has only the tools, time and models that operator, tenant, conversation and its request all allow",
     "one function intersects operator, tenant, conversation and run; nobody else decides",
     body!(narrowed),
 )

@@ -21,8 +21,8 @@ const NEEDS: &[Capability] = &[
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "TEN-006",
-    "A change of policy that one server is told of holds in another server's workspaces, and a handed-over one keeps it",
-    "policy over two servers: any update holds in all listeners; after a hand-over the policy is the conversation's",
+    "A change of policy at one server holds in another server's workspaces, and one that is handed over keeps it",
+    "policy over two servers: any update holds in all listeners, also after a hand-over",
     body!(two_servers),
 )
 .severity(Severity::Critical)
