@@ -118,7 +118,7 @@ impl From<Explanation> for Explained {
 
 /// Returns the tenant's configuration.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/configuration", tag = "configuration", params(TenantPath),
-    responses((status = 200, body = Configuration, description = "The tenant's configuration"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Configuration, description = "The tenant's configuration with its version"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn of_tenant(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -148,7 +148,7 @@ pub(super) async fn write_of_tenant(
 /// Returns the conversation's configuration.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/configuration", tag = "configuration",
     params(ConversationPath),
-    responses((status = 200, body = Configuration, description = "The conversation's configuration"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Configuration, description = "The conversation's configuration with its version"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn of_conversation(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -180,7 +180,7 @@ pub(super) async fn write_of_conversation(
 
 /// Returns what applies to the tenant's conversations that have no configuration of their own, each value with where it comes from.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/effective", tag = "configuration", params(TenantPath),
-    responses((status = 200, body = Effective, description = "What applies"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Effective, description = "What applies, and which level decided it"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn effective_of_tenant(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -192,7 +192,7 @@ pub(super) async fn effective_of_tenant(
 /// Returns what applies to the conversation, each value with where it comes from.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/effective", tag = "configuration",
     params(ConversationPath),
-    responses((status = 200, body = Effective, description = "What applies"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Effective, description = "What applies, and which level decided it"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn effective_of_conversation(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -228,8 +228,8 @@ pub(super) async fn explain(
 
 /// Returns the JSON Schema (2020-12) of a configuration.
 #[utoipa::path(get, path = "/api/schemas/configuration", tag = "configuration",
-    responses((status = 200, description = "A JSON Schema", content_type = "application/schema+json")))]
+    responses((status = 200, description = "The JSON Schema of a configuration", content_type = "application/schema+json")))]
 pub(super) async fn schema() -> Result<impl IntoResponse, ApiError> {
-    let schema = super::description::schema_of("Configuration").ok_or_else(|| ApiError::not_found("schema"))?;
+    let schema = super::schemas::schema_of("Configuration").ok_or_else(|| ApiError::not_found("schema"))?;
     Ok(([(CONTENT_TYPE, "application/schema+json")], schema.to_string()))
 }

@@ -1,6 +1,5 @@
 //! The OpenAPI document: assembled from the handlers' own annotations and from what all operations have in common.
 
-use serde_json::Value;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
@@ -123,48 +122,6 @@ fn operations(api: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = (bool,
         let others = [get, put, delete, patch].into_iter().flatten().map(|operation| (false, operation));
         others.chain(post.as_mut().map(|operation| (true, operation)))
     })
-}
-
-/// A schema of the document as a JSON Schema of its own; `None` if there is none of this name.
-pub(super) fn schema_of(name: &str) -> Option<Value> {
-    let api = serde_json::to_value(super::openapi()).ok()?;
-    let schemas = api.pointer("/components/schemas")?.as_object()?;
-    let mut needed = vec![name.to_owned()];
-    let mut definitions = serde_json::Map::new();
-    while let Some(name) = needed.pop() {
-        if definitions.contains_key(&name) {
-            continue;
-        }
-        let mut schema = schemas.get(&name)?.clone();
-        point_to_definitions(&mut schema, &mut needed);
-        definitions.insert(name, schema);
-    }
-    let mut schema = definitions.remove(name)?;
-    let fields = schema.as_object_mut()?;
-    fields.insert("$schema".to_owned(), "https://json-schema.org/draft/2020-12/schema".into());
-    fields.insert("$defs".to_owned(), definitions.into());
-    Some(schema)
-}
-
-/// Makes references to schemas of the OpenAPI document references to definitions, and collects their names.
-fn point_to_definitions(schema: &mut Value, names: &mut Vec<String>) {
-    match schema {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                match value {
-                    Value::String(to) if key == "$ref" => {
-                        if let Some(name) = to.strip_prefix("#/components/schemas/").map(ToOwned::to_owned) {
-                            *to = format!("#/$defs/{name}");
-                            names.push(name);
-                        }
-                    }
-                    other => point_to_definitions(other, names),
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| point_to_definitions(item, names)),
-        _ => {}
-    }
 }
 
 /// Adds error responses to an operation. A description that the operation has itself stays.

@@ -20,6 +20,7 @@ mod models;
 pub mod rate_limit;
 pub mod request_id;
 mod run_request;
+mod schemas;
 mod stream;
 mod tenant_keys;
 mod tenants;
@@ -188,7 +189,7 @@ fn metrics_route() -> OpenApiRouter<AppState> {
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let guarded = description::guarded(routes().into_openapi());
-    description::open(open_routes().merge(metrics_route()).into_openapi()).merge_from(guarded)
+    schemas::complete(description::open(open_routes().merge(metrics_route()).into_openapi()).merge_from(guarded))
 }
 
 /// The router of the whole service, with its middleware.

@@ -76,7 +76,7 @@ pub(super) async fn update(
     update_key(&app, &caller, (Some(&tenant), &path.key_id), update).await
 }
 
-/// Revokes a tenant's key: it is refused from now on, and its open streams end. Runs go on.
+/// Revokes a tenant's key: it is refused from now on, and its open streams end. Runs in progress go on.
 #[utoipa::path(delete, path = "/api/tenants/{tenant_id}/keys/{key_id}", tag = "tenant keys", params(TenantKeyPath),
     responses((status = 204, description = "The key is revoked"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn revoke(

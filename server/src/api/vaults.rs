@@ -50,7 +50,7 @@ pub(super) struct Creation {
 
 /// Lists the tenant's vaults.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/vaults", tag = "vaults", params(TenantPath),
-    responses((status = 200, body = Vec<Vault>, description = "The tenant's vaults"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Vec<Vault>, description = "The tenant's vaults, the oldest first"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn list(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -153,7 +153,7 @@ pub(super) async fn replace(
     Ok(Json(app.tenancy.replace_credential(&tenant, &path.vault_id, &path.credential_id, new).await?))
 }
 
-/// Deletes a credential.
+/// Deletes a credential, also from open workspaces.
 #[utoipa::path(delete, path = "/api/tenants/{tenant_id}/vaults/{vault_id}/credentials/{credential_id}", tag = "vaults",
     params(CredentialPath),
     responses((status = 204, description = "The credential is deleted"), (status = 404, body = ErrorEnvelope)))]

@@ -34,7 +34,7 @@ pub struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 100)]
     pub vaults: Option<Vec<String>>,
-    /// Limits of runs.
+    /// Limits of each of the runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
 }
@@ -110,7 +110,7 @@ pub struct AllowRule {
     pub paths: Option<Vec<String>>,
 }
 
-/// Limits of runs.
+/// Limits of each of the runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schema(as = ConfigurationLimits)]

@@ -64,7 +64,7 @@ pub struct Operator {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = EffectiveEgress)]
 pub struct EgressLayer {
-    /// The level.
+    /// The level that has these rules.
     pub from: Level,
     /// What may be reached; `None` for all that the levels above allow.
     pub allow: Option<Vec<AllowRule>>,

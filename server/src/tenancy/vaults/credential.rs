@@ -92,21 +92,21 @@ pub struct Operation {
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[schema(as = CredentialSecret)]
 pub enum Auth {
-    /// A header.
+    /// A header that contains the secret.
     Header {
         /// Name of the header; the client's own header of this name is replaced.
         name: String,
         /// Value of the header, in which `{}` stands for the secret, such as `Bearer {}`; the secret alone if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         template: Option<String>,
-        /// The secret.
+        /// The secret that replaces `{}`.
         secret: Secret,
     },
     /// `Authorization: Basic` (RFC 7617).
     Basic {
         /// The user; no colon.
         username: String,
-        /// The password.
+        /// The password of this user.
         password: Secret,
     },
     /// AWS Signature Version 4, with keys.
@@ -155,13 +155,48 @@ pub enum Auth {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[schema(as = CredentialKind)]
-#[allow(missing_docs, reason = "each field is documented in Auth")]
 pub enum Shown {
-    Header { name: String, template: Option<String> },
-    Basic { username: String },
-    Sigv4 { service: String, region: String, access_key_id: String },
-    Role { service: String, region: String, role_arn: String },
-    Oauth { token_url: String, client_id: String, scope: Option<String>, refreshes: bool },
+    /// A header that contains the secret.
+    Header {
+        /// Name of the header.
+        name: String,
+        /// Value of the header, with `{}` for the secret.
+        template: Option<String>,
+    },
+    /// `Authorization: Basic` (RFC 7617).
+    Basic {
+        /// The user of that name.
+        username: String,
+    },
+    /// AWS Signature Version 4, with keys.
+    Sigv4 {
+        /// AWS service that is signed for.
+        service: String,
+        /// AWS region that is signed for.
+        region: String,
+        /// Id of the access key.
+        access_key_id: String,
+    },
+    /// AWS Signature Version 4, with a role that the server assumes.
+    Role {
+        /// AWS service that is signed for.
+        service: String,
+        /// AWS region that is signed for.
+        region: String,
+        /// ARN of the role that is assumed.
+        role_arn: String,
+    },
+    /// An OAuth 2.0 client (RFC 6749).
+    Oauth {
+        /// Address of the token endpoint.
+        token_url: String,
+        /// Id of the client at that endpoint.
+        client_id: String,
+        /// Scopes, separated by spaces.
+        scope: Option<String>,
+        /// Whether it has a refresh token.
+        refreshes: bool,
+    },
 }
 
 impl Auth {
