@@ -205,7 +205,7 @@ impl From<TenancyError> for ApiError {
             ),
             TenancyError::Policy(error) => Self::invalid(error.place, error.message),
             TenancyError::Store(error) => error.into(),
-            missing @ TenancyError::NoKey => Self::new(Code::ServiceUnavailable, missing.to_string()),
+            missing @ TenancyError::NoKey => Self::new(Code::Conflict, missing.to_string()),
             other @ (TenancyError::Seal(_) | TenancyError::Unreadable(_)) => Self::internal(&other),
         }
     }

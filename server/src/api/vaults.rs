@@ -62,8 +62,8 @@ pub(super) async fn list(
 /// Creates a vault, empty. A conversation uses it once its configuration, or its tenant's, lists it.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/vaults", tag = "vaults", params(TenantPath), request_body = Creation,
     responses((status = 201, body = Vault, description = "The vault as created"), (status = 404, body = ErrorEnvelope),
-        (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope),
-        (status = 503, body = ErrorEnvelope, description = "The deployment has no key for secrets; the message says what to set")))]
+        (status = 409, body = ErrorEnvelope, description = "CONFLICT: the name is taken, or the deployment has no key for secrets; the message says what to set"),
+        (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn create(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -113,8 +113,8 @@ pub(super) async fn credentials(
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/vaults/{vault_id}/credentials", tag = "vaults",
     params(VaultPath), request_body = NewCredential,
     responses((status = 201, body = Credential, description = "The credential as created, without its secret"),
-        (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope),
-        (status = 503, body = ErrorEnvelope, description = "The deployment has no key for secrets; the message says what to set")))]
+        (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope),
+        (status = 409, body = ErrorEnvelope, description = "CONFLICT: the name is taken, or the deployment has no key for secrets; the message says what to set")))]
 pub(super) async fn add(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -141,8 +141,8 @@ pub(super) async fn credential(
 #[utoipa::path(put, path = "/api/tenants/{tenant_id}/vaults/{vault_id}/credentials/{credential_id}", tag = "vaults",
     params(CredentialPath), request_body = NewCredential,
     responses((status = 200, body = Credential, description = "The credential after the change, without its secret"),
-        (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope),
-        (status = 503, body = ErrorEnvelope, description = "The deployment has no key for secrets; the message says what to set")))]
+        (status = 404, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope),
+        (status = 409, body = ErrorEnvelope, description = "CONFLICT: the name is taken, or the deployment has no key for secrets; the message says what to set")))]
 pub(super) async fn replace(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -169,7 +169,7 @@ pub(super) async fn remove(
 /// Seals every secret again with the current key, so that older keys are no longer needed.
 #[utoipa::path(post, path = "/api/admin/vaults/rekey", tag = "admin",
     responses((status = 200, body = Rekeyed, description = "How many secrets were sealed again, and how many cannot be opened"),
-        (status = 503, body = ErrorEnvelope, description = "The deployment has no key for secrets; the message says what to set")))]
+        (status = 409, body = ErrorEnvelope, description = "CONFLICT: the deployment has no key for secrets; the message says what to set")))]
 pub(super) async fn rekey(_: Operator, State(app): State<AppState>) -> Result<Json<Rekeyed>, ApiError> {
     Ok(Json(app.tenancy.rekey().await?))
 }

@@ -117,7 +117,7 @@ fn bind_cure(error: &io::Error) -> &'static str {
 pub async fn run(config: Config, file: Option<PathBuf>, addr_file: Option<PathBuf>) -> Exit {
     let verbosity = logs::start(config.service.logs);
     descriptors::raise_limit();
-    match serve(config, (file, verbosity), addr_file.as_deref()).await {
+    match Box::pin(serve(config, (file, verbosity), addr_file.as_deref())).await {
         Ok(()) => Exit::Ok,
         Err(error) => {
             tracing::error!(%error, "the server does not start");

@@ -218,7 +218,7 @@ pub fn excesses(
             match may_reach(&rule.host) {
                 Ok(true) => {}
                 Ok(false) => {
-                    problems.add(place, "can never match, because the level above allows no such host and port")
+                    problems.add(place, "can never match, because the level above allows no such host and port");
                 }
                 Err(why) => problems.add(place, why),
             }

@@ -77,9 +77,10 @@ include-path-regex = "conversation_id}}$"
 parameters = {{ "path.conversation_id" = "{doomed}" }}
 
 # min_size must not exceed max_size; a region must be reachable; an archived conversation takes no run, a deprecated model no
-# conversation, a running conversation no second run, and a path may lead out of the workspace.
+# conversation, a running conversation no second run, a path may lead out of the workspace, and a configuration or a credential may go
+# beyond what the operator allows.
 [[operations]]
-include-path-regex = "^/api/(admin/(pool|keys)|models|tenants/[^/]+/(conversations|keys))"
+include-path-regex = "^/api/(admin/(pool|keys)|models|tenants/[^/]+/(conversations|keys|configuration|egress|vaults))"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "403", "404", "409", "422", "503"]
 
 # An Idempotency-Key that another request has used is refused.

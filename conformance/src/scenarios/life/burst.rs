@@ -3,6 +3,7 @@
 use futures::future::try_join_all;
 use jiff::Timestamp;
 
+use crate::client::stream::EventStream;
 use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
@@ -41,7 +42,7 @@ async fn burst(context: &Context) -> Result<(), Failure> {
     // A run that is accepted waits already: its stream begins afterwards.
     let streams = try_join_all(conversations.iter().map(|conversation| deployment.start(conversation, PROMPT))).await?;
     let last = deployment.start(&single, PROMPT).await?;
-    let all = streams.into_iter().chain([last]).map(|stream| stream.finish());
+    let all = streams.into_iter().chain([last]).map(EventStream::finish);
     let mut runs = try_join_all(all).await?;
     for (run, number) in runs.iter().zip(1..) {
         let done = run.last().map(|done| done.data.clone()).unwrap_or_default();

@@ -91,7 +91,7 @@ async fn restart_in_the_middle(
     step: usize,
     tally: &mut Tally,
 ) -> Result<(), Failure> {
-    let (home, doomed, kill) = (step % 2, (step / 2) % 2, step % 3 == 0);
+    let (home, doomed, kill) = (step % 2, (step / 2) % 2, step.is_multiple_of(3));
     let seen = futures::future::try_join_all(
         conversations
             .iter()

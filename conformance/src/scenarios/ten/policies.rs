@@ -7,7 +7,7 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
-use crate::scenarios::common::asking::{ask, get_at};
+use crate::scenarios::common::asking::{Received, ask, get_at};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -110,7 +110,7 @@ async fn changed_policy(context: &Context) -> Result<(), Failure> {
     let answers = ask(&party.room, 1, &twice).await?;
     check_eq(
         "statuses before the change",
-        answers.iter().map(|answer| answer.status()).collect::<Vec<_>>(),
+        answers.iter().map(Received::status).collect::<Vec<_>>(),
         vec![Some(200); 2],
     )?;
     // One connection, on which a request is made before the change and one after it; a tunnel that is open meanwhile.

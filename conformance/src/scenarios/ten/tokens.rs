@@ -127,7 +127,7 @@ async fn tokens(context: &Context) -> Result<(), Failure> {
             .into_iter()
             .for_each(|all| all.extend(claims.as_object().cloned().unwrap_or_default()));
         let reply = with(api, &issuer, order.clone()).await?.get(&path).await?;
-        reply.expect_error(401, "UNAUTHORIZED").map_err(|failure| failure.during(&order.to_string()))?;
+        reply.expect_error(401, "UNAUTHORIZED").map_err(|failure| failure.during(order.to_string()))?;
     }
     let foreign = json!({"foreign": true, "header": {"alg": "EdDSA"}, "claims": {"org": tenant, "scope": "staff"}});
     with(api, &issuer, foreign).await?.get(&path).await?.expect_error(401, "UNAUTHORIZED")?;

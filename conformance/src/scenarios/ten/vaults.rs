@@ -197,7 +197,7 @@ async fn keys(context: &Context) -> Result<(), Failure> {
     let mut world = World::start(context, 1, keep).await?;
     let mut parties = world.parties(context, 1).await?;
     let vaults = format!("/api/tenants/{}/vaults", parties[0].conversation.tenant);
-    let refused = world.deployment.api.post(&vaults, &json!({"name": "main"})).await?.expect(503)?;
+    let refused = world.deployment.api.post(&vaults, &json!({"name": "main"})).await?.expect(409)?;
     check(refused.text().contains("VAULT_KEY_FILE"), format!("an answer without a key: {}", refused.text()))?;
     let with = async |world: &mut World, settings: &[(&str, &str)]| {
         world.deployment.stop().await?;

@@ -71,7 +71,7 @@ pub(crate) fn explain(ground: Ground<'_>, policy: &Policy, question: &Question) 
                 match &question.model {
                     Some(model) => refusal = inspect.models.check(model).err(),
                     None => {
-                        notes.push("the body must name an allowed model and no server tool that is not allowed".into())
+                        notes.push("the body must name an allowed model and no server tool that is not allowed".into());
                     }
                 }
             }
