@@ -3,8 +3,7 @@
 use futures::future::try_join_all;
 use jiff::Timestamp;
 
-use crate::client::stream::EventStream;
-use crate::client::stream::RunEvent;
+use crate::client::stream::{EventStream, RunEvent};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
