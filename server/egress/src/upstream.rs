@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustix::net::RecvFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -72,8 +72,9 @@ impl Wire {
     /// Whether there is nothing to read, neither bytes nor the end. The kernel is asked directly: tokio learns of new bytes only
     /// when its driver runs next, and they would be taken for the response to a request sent before that.
     fn is_silent(&self) -> bool {
-        let seen = rustix::net::recv(&self.0.lock().stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(seen, Err(rustix::io::Errno::AGAIN))
+        let wire = self.0.lock();
+        let mut looked = [PollFd::new(&wire.stream, PollFlags::IN | PollFlags::RDHUP)];
+        matches!(poll(&mut looked, Some(&Timespec::default())), Ok(0))
     }
 
     fn with<T>(&self, action: impl FnOnce(Pin<&mut TcpStream>) -> T) -> T {

@@ -1,7 +1,7 @@
 //! What a tenant decides: its configuration and that of its conversations, its vaults, and what applies where they meet.
 //!
 //! The operator's settings are the ceiling. A tenant's document narrows them, a conversation's document narrows the tenant's, and a
-//! run narrows that: [`resolve`] is the only place where they meet.
+//! run narrows that: [`fn@resolve`] is the only place where they meet.
 
 pub mod document;
 pub mod documents;
