@@ -66,7 +66,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         id: "connections-shared",
         title: "Requests of all workspaces share the connections to a target, whatever was left on them",
         defects: &[Defect::Behind(Wire::Sharing)],
-        red: &[red("EGR-212", "the neighbour asked services.conformance.test"), red("EGR-217", "beside random faults")],
+        red: &[red("EGR-212", "beside a GET whose body is the head of a POST")],
     },
     Mutant {
         id: "last-bytes-lost",

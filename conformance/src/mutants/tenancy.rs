@@ -117,7 +117,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         defects: &[asks(|asked, _| {
             asked.is(Method::POST, "/vaults/rekey").then(|| Answer::json(200, &json!({"sealed": 1, "unreadable": []})))
         })],
-        red: &[red("TEN-022", "what was sent with the new key")],
+        red: &[red("TEN-022", "no request for /new has arrived")],
     },
 ];
 

@@ -13,6 +13,7 @@ use super::memory::Memory;
 use super::relay::Relay;
 use super::tamper::{Tamper, Wire};
 use crate::harness::context::Context;
+use crate::harness::engine::Engine;
 use crate::harness::failure::Failure;
 
 /// How often a defect beside the workspaces looks at their sockets.
@@ -85,7 +86,12 @@ impl Context {
     }
 
     /// The socket at which a deployment reaches the engine, if it is not the engine's own.
-    pub(super) fn relay_to_engine(&self, deployment: &str, memory: &Memory) -> Result<Option<String>, Failure> {
+    pub(super) fn relay_to_engine(
+        &self,
+        deployment: &str,
+        engine: Option<&Engine>,
+        memory: &Memory,
+    ) -> Result<Option<String>, Failure> {
         let tampers: Vec<&Tamper> = self
             .defects()
             .iter()
@@ -95,7 +101,8 @@ impl Context {
             return Ok(None);
         };
         let path = self.dir().join(format!("{deployment}.docker"));
-        let to = To::Unix(self.engine()?.socket().to_owned());
+        let engine = engine.map_or_else(|| self.engine(), Ok)?;
+        let to = To::Unix(engine.socket().to_owned());
         self.stop_with_scenario(Relay::unix_with(&path, to, Wire::Http(**tamper, memory.clone()))?);
         Ok(Some(format!("unix://{}", path.display())))
     }

@@ -176,9 +176,9 @@ impl Context {
         let mut program = self.server_program(&id, &launch, &credentials, model.as_ref(), &sockets)?;
         let engine = launch.engine.clone().or_else(|| self.run.capabilities.engine.clone());
         self.register_rooms(&id, engine.as_ref())?;
-        if !launch.settings.contains_key("DOCKER_SOCKET_PATH")
-            && let Some(address) = self.relay_to_engine(&id, &memory)?
-        {
+        // A scenario that sets the path itself is about the path.
+        let is_about_the_path = launch.engine.is_none() && launch.settings.contains_key("DOCKER_SOCKET_PATH");
+        if !is_about_the_path && let Some(address) = self.relay_to_engine(&id, engine.as_ref(), &memory)? {
             program.env.insert("DOCKER_SOCKET_PATH".to_owned(), address);
         }
         self.beside(&sockets, &memory);

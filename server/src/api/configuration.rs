@@ -2,11 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
 use jiff::Timestamp;
 use nagaya_egress::{Explanation, Question};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
@@ -228,8 +227,7 @@ pub(super) async fn explain(
 
 /// Returns the JSON Schema (2020-12) of a configuration.
 #[utoipa::path(get, path = "/api/schemas/configuration", tag = "configuration",
-    responses((status = 200, description = "The JSON Schema of a configuration", content_type = "application/schema+json")))]
-pub(super) async fn schema() -> Result<impl IntoResponse, ApiError> {
-    let schema = super::schemas::schema_of("Configuration").ok_or_else(|| ApiError::not_found("schema"))?;
-    Ok(([(CONTENT_TYPE, "application/schema+json")], schema.to_string()))
+    responses((status = 200, description = "The JSON Schema of a configuration", content_type = "application/json")))]
+pub(super) async fn schema() -> Result<Json<Value>, ApiError> {
+    super::schemas::schema_of("Configuration").map(Json).ok_or_else(|| ApiError::not_found("schema"))
 }
