@@ -1,7 +1,7 @@
 //! Policies: what one listener may do.
 //!
 //! A policy has layers. The operator's is the proxy's own ([`crate::Settings::allowed`]) and always present; further ones narrow it.
-//! A request must be allowed by every layer. One function decides, [`decide`], for requests and for explanations alike.
+//! A request must be allowed by every layer. One function decides, [`decide()`], for requests and for explanations alike.
 
 mod asked;
 mod decide;
