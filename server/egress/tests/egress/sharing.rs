@@ -240,6 +240,9 @@ async fn bytes_on_an_idle_connection_are_discarded() {
 #[tokio::test]
 async fn a_body_after_a_bodiless_response_is_discarded() {
     for answer in [
+        // What follows may come late, when the next request is on its way.
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\ncontent-length: 4\r\n\r\n",
         "HTTP/1.1 204 No Content\r\ncontent-length: 4\r\n\r\nevil",
         "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
         "HTTP/1.1 304 Not Modified\r\ncontent-length: 44\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
