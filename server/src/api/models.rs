@@ -12,6 +12,7 @@ use super::auth::{Operator, Principal};
 use super::error::{ApiError, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath, check_id, check_length};
 use crate::bedrock::is_region;
+use crate::cluster::policies::Changed;
 use crate::conversation::cost::Price;
 use crate::conversation::store::{Model, ModelChange, ModelStatus, NewModel};
 use crate::providers::Provider;
@@ -279,7 +280,10 @@ pub(super) async fn update(
         status: update.status,
     };
     check(&app, &change, provider)?;
-    Ok(Json(app.store.update_model(&path.model_id, change).await?.into()))
+    let model = app.store.update_model(&path.model_id, change).await?;
+    // Open workspaces ask models by the names that their policies have.
+    app.cluster.renew_policies(Changed::default()).await;
+    Ok(Json(model.into()))
 }
 
 /// Changes the status of a model.

@@ -6,8 +6,8 @@ use super::Cluster;
 use super::peers::Question;
 use nagaya_workspace::rooms::Occupant;
 
-/// Whose policies have changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Whose policies have changed; by default everybody's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// Id of the tenant; `None` for all.
     pub tenant: Option<String>,

@@ -161,7 +161,7 @@ impl Tenancy {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            let all = Changed { tenant: None, conversation: None, close: false };
+            let all = Changed::default();
             let Some(cluster) = self.cluster() else { continue };
             if self.stale.swap(false, Ordering::AcqRel) {
                 cluster.renew_own_policies(&all).await;

@@ -105,5 +105,9 @@ async fn own_requests(context: &Context) -> Result<(), Failure> {
     check_eq(format!("reason in {explained}"), explained["reason"].as_str(), Some("no_run"))?;
     let control = format!("bedrock.{REGION}.amazonaws.com");
     let status = party.status(&format!("-X DELETE http://{control}/custom-models/mine")).await?;
-    check_eq("status of a request to the control plane", status, 403)
+    check_eq("status of a request to the control plane", status, 403)?;
+    // A model that gets another name at its provider is asked by that name, also from a workspace that is open.
+    let renamed = json!({"bedrock_model_id": "anthropic.claude-haiku-4-20250514-v1:0"});
+    world.deployment.api.put(&format!("/api/models/{}", party.conversation.model), &renamed).await?.expect(200)?;
+    world.deployment.run_well(&party.conversation, "@say renamed").await.map(|_| ())
 }
