@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nagaya_protocol::{AgentEvent, ErrorKind, sse};
+use nagaya_protocol::{AgentEvent, sse};
 use tokio::sync::watch;
 
 /// Bytes of events kept for readers that reconnect.
@@ -176,23 +176,14 @@ impl Inner {
     }
 }
 
-/// Encodes an event for the wire; `None` if it is longer than decoders accept. A last event of that length is replaced by an error.
+/// Encodes an event for the wire; `None` if it is longer than decoders accept.
 fn encode(number: u64, event: &AgentEvent) -> Option<String> {
-    let data = match serde_json::to_string(event) {
-        Ok(data) => data,
-        Err(error) => unreachable!("events are plain data: {error}"),
-    };
-    let number = number.to_string();
-    let line = sse::encode(&number, event.name(), &data);
+    let line = sse::encode(&number.to_string(), event.name(), &event.data());
     if line.len() <= sse::MAX_EVENT {
         return Some(line);
     }
     tracing::warn!(kind = event.name(), bytes = line.len(), limit = sse::MAX_EVENT, "an event is too long to be sent");
-    event.is_last().then(|| {
-        let message = format!("the result is longer than {} bytes", sse::MAX_EVENT);
-        let stand_in = AgentEvent::Error { error_type: ErrorKind::ExecutionError, message };
-        sse::encode(&number, stand_in.name(), &serde_json::json!(stand_in).to_string())
-    })
+    None
 }
 
 /// A reader of the buffer's events, from some number on.
@@ -234,14 +225,16 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
+    use nagaya_protocol::{Ended, How};
+
     use super::*;
 
     fn text(text: &str) -> AgentEvent {
-        AgentEvent::TextDelta { text: text.into() }
+        AgentEvent::Frame(text.into())
     }
 
     fn last() -> AgentEvent {
-        AgentEvent::Error { error_type: ErrorKind::Cancelled, message: String::new() }
+        AgentEvent::Ended(Ended { how: How::Cancelled, message: String::new(), stderr: String::new(), out_of_memory: None })
     }
 
     async fn ids(mut reader: Reader) -> Vec<String> {
@@ -323,14 +316,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_too_long_is_left_out_and_a_last_one_becomes_an_error() {
+    async fn a_line_too_long_is_left_out() {
         let buffer = Buffer::new();
-        let huge = "x".repeat(sse::MAX_EVENT);
-        buffer.write(&text(&huge)).await;
-        buffer.write(&AgentEvent::Error { error_type: ErrorKind::Cancelled, message: huge }).await;
+        buffer.write(&text(&"x".repeat(sse::MAX_EVENT))).await;
+        buffer.write(&last()).await;
         let mut reader = buffer.reader(0).expect("kept");
         let line = reader.next().await.expect("an end");
-        assert!(line.starts_with("id: 1\nevent: error\n") && line.contains("longer than"), "{}", &line[..80]);
+        assert!(line.starts_with("id: 1\nevent: ended\n"), "{line}");
         assert!(reader.next().await.is_none());
     }
 }

@@ -1,15 +1,20 @@
 //! Executions: one at a time. The events of the last one are kept for readers that reconnect.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nagaya_protocol::{AgentEvent, ExecuteRequest};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::buffer::Buffer;
 use crate::driver::{self, Driver};
+use crate::input::{Input, Refusal};
+use crate::process;
 use crate::version::Cli;
 
 /// Time limit for an execution to end after it is cancelled.
@@ -20,14 +25,77 @@ const END_DEADLINE: Duration = Duration::from_secs(15);
 pub(crate) struct Execution {
     pub(crate) id: String,
     pub(crate) events: Arc<Buffer>,
-    cancel: CancellationToken,
+    pub(crate) input: Input,
+    pub(crate) cancelled: CancellationToken,
+    /// Until when the driver waits for its next input; `None` during a turn.
+    parked: watch::Sender<Option<Instant>>,
+    /// Process id of the driver, once it has started.
+    process: watch::Sender<Option<i32>>,
 }
 
 impl Execution {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            id: new_id(),
+            events: Buffer::new(),
+            input: Input::default(),
+            cancelled: CancellationToken::new(),
+            parked: watch::Sender::new(None),
+            process: watch::Sender::new(None),
+        })
+    }
+
     /// Cancels the execution; `true` once all its processes have exited, `false` after the time limit.
     pub(crate) async fn end(&self) -> bool {
-        self.cancel.cancel();
+        self.cancelled.cancel();
         tokio::time::timeout(END_DEADLINE, self.events.closed()).await.is_ok()
+    }
+
+    /// Notes the driver's process.
+    pub(crate) fn runs_as(&self, process: i32) {
+        self.process.send_replace(Some(process));
+    }
+
+    /// Takes lines for the driver, which begin its next turn if it is parked.
+    pub(crate) fn write(&self, id: &str, lines: &[String]) -> Result<(), Refusal> {
+        if self.events.is_closed() {
+            return Err(Refusal::Closed);
+        }
+        self.input.push(id, lines)?;
+        self.parked.send_replace(None);
+        Ok(())
+    }
+
+    /// Ends a turn: kills every process but the driver's own, which then waits for this long.
+    pub(crate) async fn park(&self, time: Duration) -> io::Result<()> {
+        let process = *self.process.borrow();
+        process::kill_descendants_except(process).await?;
+        self.parked.send_replace(Some(Instant::now() + time));
+        Ok(())
+    }
+
+    /// Whether the driver waits for its next turn.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.borrow().is_some()
+    }
+
+    /// Waits until the driver has waited in vain for as long as it was to.
+    pub(crate) async fn parked_in_vain(&self) {
+        let mut parked = self.parked.subscribe();
+        loop {
+            let until = *parked.borrow_and_update();
+            let up = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = up => return,
+                // The sender is a field of this.
+                _ = parked.changed() => {}
+            }
+        }
     }
 }
 
@@ -63,8 +131,7 @@ impl Executions {
             if last.as_ref().is_some_and(|execution| !execution.events.is_closed()) {
                 return None;
             }
-            let execution =
-                Arc::new(Execution { id: new_id(), events: Buffer::new(), cancel: CancellationToken::new() });
+            let execution = Execution::new();
             *last = Some(execution.clone());
             execution
         };
@@ -73,10 +140,10 @@ impl Executions {
         let work = async move {
             tracing::info!("execution started");
             running.events.write(&AgentEvent::Started { execution_id: running.id.clone() }).await;
-            let ending = this.driver.drive(&request, &running.events, &running.cancel).await;
+            let ended = this.driver.drive(&request, &running).await;
             driver::clean_up().await;
             tracing::info!("execution ended");
-            running.events.write(&ending).await;
+            running.events.write(&AgentEvent::Ended(ended)).await;
         };
         self.tasks.spawn(work.instrument(span));
         Some(execution)

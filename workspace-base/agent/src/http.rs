@@ -13,17 +13,18 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
-use nagaya_protocol::{AgentFault, ExecuteRequest, REQUEST_ID};
+use nagaya_protocol::{AgentFault, ExecuteRequest, InputRequest, ParkRequest, REQUEST_ID};
 use rustix::io::Errno;
 
 use crate::buffer::Reader;
 use crate::execution::Executions;
 use crate::files::{self, Existing};
 use crate::health::health;
+use crate::input::Refusal;
 use crate::repair;
 
 /// Largest request body, in bytes.
-const LARGEST_BODY: usize = 4 * 1024 * 1024;
+const LARGEST_BODY: usize = 16 * 1024 * 1024;
 /// How long a client may take to send a request's body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -59,6 +60,9 @@ async fn answer(executions: &Arc<Executions>, workspace: &Path, request: Request
         (&Method::POST, ["execute"]) => execute(executions, request).await,
         (&Method::GET, ["executions", id, "events"]) => follow(executions, id, request.uri().query()),
         (&Method::DELETE, ["executions", id]) => cancel(executions, id).await,
+        (&Method::POST, ["executions", id, "input"]) => write(executions, id, request).await,
+        (&Method::DELETE, ["executions", id, "input"]) => close(executions, id),
+        (&Method::POST, ["executions", id, "park"]) => park(executions, id, request).await,
         (&Method::GET, ["files"]) => read_files(workspace, request.uri().query().unwrap_or_default()),
         (&Method::PUT, ["files"]) => write_file(workspace, request).await,
         (&Method::DELETE, ["files"]) => delete_file(workspace, request.uri().query().unwrap_or_default()),
@@ -66,6 +70,8 @@ async fn answer(executions: &Arc<Executions>, workspace: &Path, request: Request
         (_, ["health"]) => not_allowed("GET"),
         (_, ["execute"]) => not_allowed("POST"),
         (_, ["executions", _, "events"]) => not_allowed("GET"),
+        (_, ["executions", _, "input"]) => not_allowed("DELETE, POST"),
+        (_, ["executions", _, "park"]) => not_allowed("POST"),
         (_, ["executions", _]) => not_allowed("DELETE"),
         _ => fault(StatusCode::NOT_FOUND, "no such route"),
     }
@@ -74,17 +80,9 @@ async fn answer(executions: &Arc<Executions>, workspace: &Path, request: Request
 async fn execute(executions: &Arc<Executions>, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let asked_by = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).map(ToOwned::to_owned);
-    let body = match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, LARGEST_BODY).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            return fault(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body has at most {LARGEST_BODY} bytes"));
-        }
-        Ok(Err(error)) => return fault(StatusCode::BAD_REQUEST, &error.to_string()),
-        Err(_) => return fault(StatusCode::REQUEST_TIMEOUT, &format!("a body comes within {BODY_DEADLINE:?}")),
-    };
-    let request: ExecuteRequest = match serde_json::from_slice(&body) {
+    let request: ExecuteRequest = match read(body).await {
         Ok(request) => request,
-        Err(error) => return fault(StatusCode::BAD_REQUEST, &error.to_string()),
+        Err(fault) => return *fault,
     };
     let Some(execution) = executions.start(request, asked_by) else {
         return fault(StatusCode::CONFLICT, "an execution is going on; follow or cancel it");
@@ -95,8 +93,59 @@ async fn execute(executions: &Arc<Executions>, request: Request<Incoming>) -> Re
     }
 }
 
+/// Reads a request's body as JSON.
+async fn read<T: serde::de::DeserializeOwned>(body: Incoming) -> Result<T, Box<Response<Body>>> {
+    let body = match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, LARGEST_BODY).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            let why = format!("a body has at most {LARGEST_BODY} bytes");
+            return Err(Box::new(fault(StatusCode::PAYLOAD_TOO_LARGE, &why)));
+        }
+        Ok(Err(error)) => return Err(Box::new(fault(StatusCode::BAD_REQUEST, &error.to_string()))),
+        Err(_) => {
+            let why = format!("a body comes within {BODY_DEADLINE:?}");
+            return Err(Box::new(fault(StatusCode::REQUEST_TIMEOUT, &why)));
+        }
+    };
+    serde_json::from_slice(&body).map_err(|error| Box::new(fault(StatusCode::BAD_REQUEST, &error.to_string())))
+}
+
+async fn write(executions: &Executions, id: &str, request: Request<Incoming>) -> Response<Body> {
+    let Some(execution) = executions.get(id) else { return no_execution() };
+    let InputRequest { id, lines } = match read(request.into_body()).await {
+        Ok(request) => request,
+        Err(fault) => return *fault,
+    };
+    match execution.write(&id, &lines) {
+        Ok(()) => done(),
+        Err(Refusal::Closed) => fault(StatusCode::GONE, "the execution has ended, or ends"),
+        Err(Refusal::Full) => fault(StatusCode::TOO_MANY_REQUESTS, "the driver does not read its input"),
+    }
+}
+
+fn close(executions: &Executions, id: &str) -> Response<Body> {
+    let Some(execution) = executions.get(id) else { return no_execution() };
+    execution.input.close();
+    done()
+}
+
+async fn park(executions: &Executions, id: &str, request: Request<Incoming>) -> Response<Body> {
+    let Some(execution) = executions.get(id) else { return no_execution() };
+    let ParkRequest { seconds } = match read(request.into_body()).await {
+        Ok(request) => request,
+        Err(fault) => return *fault,
+    };
+    if execution.events.is_closed() {
+        return fault(StatusCode::GONE, "the execution has ended");
+    }
+    match execution.park(Duration::from_secs(seconds)).await {
+        Ok(()) => done(),
+        Err(error) => fault(StatusCode::INTERNAL_SERVER_ERROR, &format!("processes are still running: {error}")),
+    }
+}
+
 fn follow(executions: &Executions, id: &str, query: Option<&str>) -> Response<Body> {
-    let Some(execution) = executions.get(id) else { return fault(StatusCode::NOT_FOUND, "no such execution") };
+    let Some(execution) = executions.get(id) else { return no_execution() };
     let after = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("after="));
     let Ok(after) = after.map_or(Ok(0), str::parse) else {
         return fault(StatusCode::BAD_REQUEST, "after: an event's number is accepted");
@@ -108,9 +157,9 @@ fn follow(executions: &Executions, id: &str, query: Option<&str>) -> Response<Bo
 }
 
 async fn cancel(executions: &Executions, id: &str) -> Response<Body> {
-    let Some(execution) = executions.get(id) else { return fault(StatusCode::NOT_FOUND, "no such execution") };
+    let Some(execution) = executions.get(id) else { return no_execution() };
     if execution.end().await {
-        response(StatusCode::NO_CONTENT, "application/json", Bytes::new())
+        done()
     } else {
         fault(StatusCode::INTERNAL_SERVER_ERROR, "the execution does not end")
     }
@@ -151,7 +200,7 @@ async fn write_file(workspace: &Path, request: Request<Incoming>) -> Response<Bo
         None => Existing::Replace,
     };
     match files::write(workspace, &path, (mode, existing), request.into_body()).await {
-        Ok(()) => response(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
+        Ok(()) => done(),
         Err(error) if existing == Existing::Keep && error.kind() == io::ErrorKind::AlreadyExists => {
             fault(StatusCode::PRECONDITION_FAILED, "the file exists")
         }
@@ -164,7 +213,7 @@ fn delete_file(workspace: &Path, query: &str) -> Response<Body> {
         return fault(StatusCode::BAD_REQUEST, "path: a file's path below the workspace is accepted");
     };
     match files::delete(workspace, &path) {
-        Ok(()) => response(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
+        Ok(()) => done(),
         Err(error) => io_fault(&error),
     }
 }
@@ -191,6 +240,14 @@ fn events(reader: Reader) -> Response<Body> {
     });
     let body = StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes))));
     with_type(Response::new(body.boxed_unsync()), "text/event-stream")
+}
+
+fn done() -> Response<Body> {
+    response(StatusCode::NO_CONTENT, "application/json", Bytes::new())
+}
+
+fn no_execution() -> Response<Body> {
+    fault(StatusCode::NOT_FOUND, "no such execution")
 }
 
 fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {

@@ -10,13 +10,12 @@ mod execution;
 mod files;
 mod health;
 mod http;
-mod mapping;
+mod input;
 mod memory;
 mod output;
 mod outputs;
 mod process;
 mod repair;
-mod usage;
 mod version;
 
 use std::io;
@@ -42,7 +41,7 @@ pub struct Cli {
     /// Where the loopback bridge to proxy.sock listens.
     #[arg(long, global = true, default_value = BRIDGE_ADDR)]
     bridge: SocketAddr,
-    /// Seconds after which an execution without a connected reader is cancelled.
+    /// Seconds after which an execution that is not parked is cancelled if no reader is connected.
     #[arg(long, global = true, default_value_t = ABANDONED_AFTER_SECS)]
     abandoned_after: u64,
     /// Directory of the conversation's files.

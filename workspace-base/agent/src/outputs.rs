@@ -7,15 +7,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nagaya_protocol::AgentEvent;
-
 use crate::files;
 
 /// The CLI's directory for outputs of a session.
 const SAVED: &str = "tool-results";
 /// The directory in the workspace.
 const KEPT: &str = ".tool-results";
-/// Outputs that are looked for in the result of one tool.
+/// Outputs that are looked for in one line.
 const MOST: usize = 4;
 
 /// Where the CLI saves outputs, and where they are copied to.
@@ -32,17 +30,9 @@ impl Outputs {
         Self { projects: format!("{}/.claude/projects/", home.display()), workspace: workspace.to_owned() }
     }
 
-    /// The event, with outputs that the result of a tool names copied into the workspace, and their paths there.
-    pub(crate) fn reachable(&self, event: AgentEvent) -> AgentEvent {
-        match event {
-            AgentEvent::ToolResult { tool_use_id, content, is_error, parent_tool_use_id } => {
-                AgentEvent::ToolResult { tool_use_id, content: self.in_text(content), is_error, parent_tool_use_id }
-            }
-            other => other,
-        }
-    }
-
-    fn in_text(&self, text: String) -> String {
+    /// The CLI's line, with outputs that it names copied into the workspace, and their paths there. A path has no character that JSON
+    /// writes in another way.
+    pub(crate) fn reachable(&self, text: String) -> String {
         let found: Vec<&str> =
             text.match_indices(&self.projects).take(MOST).filter_map(|(at, _)| self.path(&text[at..])).collect();
         let kept: Vec<(String, String)> = found
@@ -92,15 +82,6 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn result(content: &str) -> AgentEvent {
-        AgentEvent::ToolResult {
-            tool_use_id: "t".into(),
-            content: content.into(),
-            is_error: false,
-            parent_tool_use_id: None,
-        }
-    }
-
     #[test]
     fn a_saved_output_is_copied_into_the_workspace_and_its_path_is_told() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -113,13 +94,13 @@ mod tests {
         let told = |text: &str| format!("<persisted-output>\nFull output saved to: {text}\n\nPreview:\n1\n");
         let (before, after) = (saved.join("b7.txt"), workspace.join(".tool-results/b7.txt"));
         for _ in 0..2 {
-            let event = outputs.reachable(result(&told(&before.display().to_string())));
-            assert_eq!(event, result(&told(&after.display().to_string())));
+            let line = outputs.reachable(told(&before.display().to_string()));
+            assert_eq!(line, told(&after.display().to_string()));
             assert_eq!(fs::read_to_string(&after).expect("is there"), "long");
         }
         // At the end of a sentence, and twice.
         let sentence = |path: &Path| format!("See {0}, or {0}.", path.display());
-        assert_eq!(outputs.reachable(result(&sentence(&before))), result(&sentence(&after)));
+        assert_eq!(outputs.reachable(sentence(&before)), sentence(&after));
         let mut kept: Vec<_> =
             fs::read_dir(workspace.join(KEPT)).expect("reads").flatten().map(|entry| entry.file_name()).collect();
         kept.sort();
@@ -148,8 +129,8 @@ mod tests {
             "s/tool-results/..",
             "s/../s/tool-results/x",
         ] {
-            let event = result(&format!("saved to {}/.claude/projects/p/{path}", home.display()));
-            assert_eq!(outputs.reachable(event.clone()), event);
+            let line = format!("saved to {}/.claude/projects/p/{path}", home.display());
+            assert_eq!(outputs.reachable(line.clone()), line);
         }
         assert!(!workspace.join(".tool-results/link").exists());
     }

@@ -46,8 +46,8 @@ fn parse(pid: i32, stat: &str) -> Option<Seen> {
     Some(Seen { pid, parent, zombie: matches!(state, "Z" | "X") })
 }
 
-/// The descendants of this process that still run.
-fn descendants() -> io::Result<HashSet<i32>> {
+/// The descendants of this process that still run, without `spared` itself.
+fn descendants(spared: Option<i32>) -> io::Result<HashSet<i32>> {
     let processes = processes()?;
     let mut children: HashMap<i32, Vec<Seen>> = HashMap::new();
     for process in &processes {
@@ -58,7 +58,7 @@ fn descendants() -> io::Result<HashSet<i32>> {
     while let Some(parent) = parents.pop() {
         for child in children.get(&parent).into_iter().flatten() {
             parents.push(child.pid);
-            if !child.zombie {
+            if !child.zombie && Some(child.pid) != spared {
                 found.insert(child.pid);
             }
         }
@@ -70,14 +70,14 @@ fn own_pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// Kills all descendants of this process. Once it returns `Ok`, none of them runs.
+/// Kills all descendants of this process but `spared`. Once it returns `Ok`, none of the others runs.
 ///
 /// They are stopped before they are killed, so that a process that forks quickly cannot outrun the listing of processes.
-pub(crate) async fn kill_descendants() -> io::Result<()> {
+pub(crate) async fn kill_descendants_except(spared: Option<i32>) -> io::Result<()> {
     let began = Instant::now();
     let mut stopped = HashSet::new();
     loop {
-        let running = descendants()?;
+        let running = descendants(spared)?;
         if running.is_empty() {
             return Ok(());
         }

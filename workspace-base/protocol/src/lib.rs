@@ -2,19 +2,21 @@
 //!
 //! The server listens, and the agent dials. Over that connection the agent serves HTTP/2 (without TLS, begun with the client's
 //! preface), and the server is its client. Request bodies are JSON; an execution responds with server-sent events ([`sse`]) that
-//! carry [`AgentEvent`]. Server and agent depend on this crate, and it depends on neither.
+//! carry [`AgentEvent`]. The agent starts the driver's program and carries lines to its standard input and from its standard output;
+//! what they mean is between the server and the driver. Server and agent depend on this crate, and it depends on neither.
 
 mod event;
 pub mod sse;
 
 use std::collections::BTreeMap;
 
-pub use event::{AgentEvent, ContentBlock, ErrorKind, Usage};
+pub use event::{AgentEvent, Ended, How};
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. A workspace's container is labelled with it. In version 1 the agent listened on `agent.sock` and the
-/// server connected to it, with HTTP/1.1. In version 2 the container's environment named the model's provider.
-pub const PROTOCOL: u32 = 3;
+/// server connected to it, with HTTP/1.1. In version 2 the container's environment named the model's provider. In version 3 the agent
+/// spoke with the driver itself, and each execution was one turn.
+pub const PROTOCOL: u32 = 4;
 /// How many requests may be under way on one connection.
 pub const STREAMS: u32 = 64;
 /// Directory in the container that holds both sockets. It is mounted read-only.
@@ -29,7 +31,7 @@ pub const BRIDGE_ADDR: &str = "127.0.0.1:8080";
 pub const WORKSPACE_DIR: &str = "/workspace";
 /// Header of `POST /execute` with the id of the API request that caused the execution.
 pub const REQUEST_ID: &str = "x-request-id";
-/// Seconds after which an execution without a connected reader is cancelled.
+/// Seconds after which an execution that is not parked is cancelled if no reader is connected.
 pub const ABANDONED_AFTER_SECS: u64 = 60;
 
 /// Response body of `GET /health`. The status is 200 only if the agent is ready for an execution.
@@ -48,33 +50,40 @@ pub struct Health {
     pub execution: Option<String>,
 }
 
-/// Body of `POST /execute`.
+/// Body of `POST /execute`: starts the driver's program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecuteRequest {
-    /// The user's prompt.
-    pub user_input: String,
-    /// Appended to the driver's own system prompt.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub system_prompt: Option<String>,
-    /// Model id as the model's provider knows it (for Bedrock, a model or inference-profile id).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// Variables that lead the driver to the model's provider, over those of the container; `None` removes one. None is a secret.
+    /// Arguments of the program.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// Variables over those of the container; `None` removes one. None is a secret.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, Option<String>>,
-    /// The driver's session to continue; it must exist in this workspace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_id: Option<String>,
-    /// Maximum number of model turns.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_turns: Option<u32>,
-    /// Tools that the driver may use; all by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub allowed_tools: Option<Vec<String>>,
+    /// The first lines of the program's input. More follow by `POST /executions/{id}/input`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub input: Vec<String>,
     /// Working directory; [`WORKSPACE_DIR`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
+}
+
+/// Body of `POST /executions/{id}/input`: lines for the program's standard input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputRequest {
+    /// Id of these lines. Lines whose id the agent has seen already are not written again, so a request may be repeated.
+    pub id: String,
+    /// The lines.
+    pub lines: Vec<String>,
+}
+
+/// Body of `POST /executions/{id}/park`: between two turns only the driver's own process runs, and nobody need read its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParkRequest {
+    /// How long the driver waits for its next input before it is ended, in seconds.
+    pub seconds: u64,
 }
 
 /// One line of the response to `GET /files`: one entry per regular file below [`WORKSPACE_DIR`], then an end.

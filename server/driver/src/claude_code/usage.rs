@@ -1,11 +1,12 @@
-//! Counts the tokens of an execution while it runs, so that one that is cut off has a count.
+//! Counts the tokens of a turn while it runs, so that one that is cut off has a count.
 //!
 //! Source: Anthropic, "Streaming Messages": `message_start` has the input's tokens, and each `message_delta` the output's so far.
 
 use std::collections::HashMap;
 
-use nagaya_protocol::Usage;
 use serde_json::Value;
+
+use crate::event::Usage;
 
 /// The tokens of the model calls that have been seen so far.
 #[derive(Debug, Default)]

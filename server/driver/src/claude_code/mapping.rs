@@ -1,42 +1,54 @@
-//! Maps the CLI's stream-json messages to the agent's events.
+//! Maps the CLI's stream-json messages to events.
 //!
 //! The messages are those the CLI prints with `--output-format stream-json --verbose --include-partial-messages`. The image's
-//! requirements.txt pins its version, and scenario BUG-10 checks the real CLI. Unknown messages are logged and skipped.
+//! requirements.txt pins its version, and scenario BUG-10 checks the real CLI.
 
-use nagaya_protocol::{AgentEvent, ContentBlock};
 use serde_json::Value;
 
-use crate::usage::{self, Counted};
+use super::control;
+use super::usage::{self, Counted};
+use crate::event::{ContentBlock, Event, TurnResult};
+use crate::weight;
 
-/// Maps one line of output to events: one for each block of a message, none for a message the agent does not use.
-/// `counted` has the tokens of the lines before.
-pub(crate) fn map(line: &[u8], counted: &mut Counted) -> Vec<AgentEvent> {
-    let message: Value = match serde_json::from_slice(line) {
+/// Messages of the CLI that mean nothing to a conversation.
+const IGNORED: [&str; 6] =
+    ["rate_limit_event", "tool_progress", "tool_use_summary", "auth_status", "keep_alive", "command_lifecycle"];
+
+/// Maps one line of output to events: one for each block of a message. `counted` has the tokens of the lines before.
+pub(super) fn map(line: &str, counted: &mut Counted) -> Vec<Event> {
+    if !weight::is_light(line) {
+        return vec![Event::Unknown { kind: "too many values".into() }];
+    }
+    let message: Value = match serde_json::from_str(line) {
         Ok(message) => message,
         Err(error) => {
-            tracing::warn!(%error, line = %String::from_utf8_lossy(&line[..line.len().min(200)]), "skipped a line that is not JSON");
-            return Vec::new();
+            tracing::debug!(%error, line = line.chars().take(200).collect::<String>(), "skipped a line that is not JSON");
+            return vec![Event::Unknown { kind: "not JSON".into() }];
         }
     };
     let parent = text(&message["parent_tool_use_id"]);
     match message["type"].as_str().unwrap_or_default() {
-        "system" => system(&message).into_iter().collect(),
+        "system" => system(&message),
         "stream_event" => {
             let event = &message["event"];
-            let told = counted.see(event, parent.as_deref()).map(|usage| AgentEvent::Usage { usage });
+            let told = counted.see(event, parent.as_deref()).map(|usage| Event::Usage { usage });
             [told, delta(event, parent.as_deref()), abandoned(&message)].into_iter().flatten().collect()
         }
         "assistant" => blocks(&message).iter().filter_map(|block| assistant(block, parent.as_deref())).collect(),
         "user" => blocks(&message).iter().filter_map(|block| tool_result(block, parent.as_deref())).collect(),
         "result" => vec![result(&message)],
-        unknown => {
-            tracing::info!(kind = unknown, "skipped a message of unknown type");
-            Vec::new()
+        "control_request" => control::request(&message).into_iter().collect(),
+        "control_cancel_request" => {
+            text(&message["request_id"]).map(|request_id| Event::Withdrawn { request_id }).into_iter().collect()
         }
+        // Answers to requests that need no more than to be received.
+        "control_response" => Vec::new(),
+        ignored if IGNORED.contains(&ignored) => Vec::new(),
+        unknown => vec![Event::Unknown { kind: unknown.to_owned() }],
     }
 }
 
-fn text(value: &Value) -> Option<String> {
+pub(super) fn text(value: &Value) -> Option<String> {
     value.as_str().map(ToOwned::to_owned)
 }
 
@@ -48,29 +60,39 @@ fn blocks(message: &Value) -> &[Value] {
     message["message"]["content"].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn system(message: &Value) -> Option<AgentEvent> {
-    match message["subtype"].as_str()? {
-        "init" => Some(AgentEvent::System {
-            session_id: text(&message["session_id"]).unwrap_or_default(),
-            model: text(&message["model"]).unwrap_or_default(),
-            tools: message["tools"].as_array().into_iter().flatten().filter_map(text).collect(),
-        }),
-        "api_retry" => Some(AgentEvent::Retry {
+fn system(message: &Value) -> Vec<Event> {
+    match message["subtype"].as_str().unwrap_or_default() {
+        "init" => {
+            let servers = message["mcp_servers"].as_array().into_iter().flatten();
+            let down = servers.filter(|server| !matches!(server["status"].as_str(), Some("connected" | "pending")));
+            let mut events = vec![Event::System {
+                session_id: text(&message["session_id"]).unwrap_or_default(),
+                model: text(&message["model"]).unwrap_or_default(),
+                tools: message["tools"].as_array().into_iter().flatten().filter_map(text).collect(),
+            }];
+            events.extend(down.map(|server| Event::McpServer {
+                name: text(&server["name"]).unwrap_or_default(),
+                status: text(&server["status"]).unwrap_or_else(|| "unknown".into()),
+            }));
+            events
+        }
+        "api_retry" => vec![Event::Retry {
             attempt: small(&message["attempt"]),
             most: small(&message["max_retries"]),
             delay_ms: number(&message["retry_delay_ms"]),
             status: status(&message["error_status"]),
             reason: text(&message["error"]).unwrap_or_else(|| "unknown".into()),
-        }),
+        }],
+        "compact_boundary" => vec![Event::Compacted],
         // Others report hooks, tasks and states.
-        _ => None,
+        _ => Vec::new(),
     }
 }
 
 /// The CLI gives up an answer in the middle, because nothing of it has arrived for too long, and asks for it once more.
-fn abandoned(message: &Value) -> Option<AgentEvent> {
+fn abandoned(message: &Value) -> Option<Event> {
     let given_up = message["abandoned_blocks"].is_object();
-    given_up.then(|| AgentEvent::Retry { attempt: 0, most: 0, delay_ms: 0, status: None, reason: "broken_off".into() })
+    given_up.then(|| Event::Retry { attempt: 0, most: 0, delay_ms: 0, status: None, reason: "broken_off".into() })
 }
 
 fn small(value: &Value) -> u32 {
@@ -83,21 +105,21 @@ fn status(value: &Value) -> Option<u16> {
 }
 
 /// Only the main conversation's text is sent as it arrives; a sub-agent's text is sent once complete.
-fn delta(event: &Value, parent: Option<&str>) -> Option<AgentEvent> {
+fn delta(event: &Value, parent: Option<&str>) -> Option<Event> {
     let is_text = event["type"] == "content_block_delta" && event["delta"]["type"] == "text_delta";
     let text = text(&event["delta"]["text"]).filter(|text| !text.is_empty())?;
-    (is_text && parent.is_none()).then_some(AgentEvent::TextDelta { text })
+    (is_text && parent.is_none()).then_some(Event::TextDelta { text })
 }
 
-fn assistant(block: &Value, parent: Option<&str>) -> Option<AgentEvent> {
+fn assistant(block: &Value, parent: Option<&str>) -> Option<Event> {
     let parent_tool_use_id = parent.map(ToOwned::to_owned);
     match block["type"].as_str().unwrap_or_default() {
-        "text" => Some(AgentEvent::Assistant {
+        "text" => Some(Event::Assistant {
             content_blocks: vec![ContentBlock::Text { text: text(&block["text"])? }],
             parent_tool_use_id,
         }),
-        "thinking" => Some(AgentEvent::Thinking { content: text(&block["thinking"])?, parent_tool_use_id }),
-        "tool_use" => Some(AgentEvent::ToolUse {
+        "thinking" => Some(Event::Thinking { content: text(&block["thinking"])?, parent_tool_use_id }),
+        "tool_use" => Some(Event::ToolUse {
             tool_use_id: text(&block["id"])?,
             tool_name: text(&block["name"])?,
             input: block["input"].clone(),
@@ -110,8 +132,8 @@ fn assistant(block: &Value, parent: Option<&str>) -> Option<AgentEvent> {
     }
 }
 
-fn tool_result(block: &Value, parent: Option<&str>) -> Option<AgentEvent> {
-    (block["type"] == "tool_result").then(|| AgentEvent::ToolResult {
+fn tool_result(block: &Value, parent: Option<&str>) -> Option<Event> {
+    (block["type"] == "tool_result").then(|| Event::ToolResult {
         tool_use_id: text(&block["tool_use_id"]).unwrap_or_default(),
         content: flatten(&block["content"]),
         is_error: block["is_error"].as_bool().unwrap_or(false),
@@ -140,23 +162,23 @@ fn block_text(block: &Value) -> String {
     }
 }
 
-fn result(message: &Value) -> AgentEvent {
+fn result(message: &Value) -> Event {
     let failed = message["is_error"].as_bool().unwrap_or(false) || message["subtype"] != "success";
     let errors = || {
         let errors = message["errors"].as_array()?;
         Some(errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "))
     };
     let said = text(&message["result"]).or_else(errors).filter(|said| !said.is_empty());
-    AgentEvent::Result {
+    Event::Result(TurnResult {
         is_error: failed,
         result: said.unwrap_or_else(|| text(&message["subtype"]).filter(|_| failed).unwrap_or_default()),
         session_id: text(&message["session_id"]).unwrap_or_default(),
         usage: usage::of(&message["usage"]),
         num_turns: small(&message["num_turns"]),
-        duration_ms: number(&message["duration_ms"]),
         model_failed: failed && message["terminal_reason"] == "api_error",
         model_status: status(&message["api_error_status"]),
-    }
+        interrupted: message["terminal_reason"].as_str().is_some_and(|why| why.starts_with("aborted")),
+    })
 }
 
 #[cfg(test)]
@@ -164,8 +186,12 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn one(message: Value) -> AgentEvent {
-        let mut events = map(message.to_string().as_bytes(), &mut Counted::default());
+    fn one(message: Value) -> Event {
+        one_line(&message.to_string())
+    }
+
+    fn one_line(line: &str) -> Event {
+        let mut events = map(line, &mut Counted::default());
         assert_eq!(events.len(), 1, "{events:?}");
         events.remove(0)
     }
@@ -175,16 +201,16 @@ mod tests {
         let init = json!({"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": ["Bash"]});
         assert_eq!(
             one(init),
-            AgentEvent::System { session_id: "s".into(), model: "m".into(), tools: vec!["Bash".into()] }
+            Event::System { session_id: "s".into(), model: "m".into(), tools: vec!["Bash".into()] }
         );
         let delta = json!({"type": "stream_event", "parent_tool_use_id": null,
             "event": {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "長"}}});
-        assert_eq!(one(delta), AgentEvent::TextDelta { text: "長".into() });
+        assert_eq!(one(delta), Event::TextDelta { text: "長".into() });
         let call = json!({"type": "assistant", "parent_tool_use_id": "p", "message": {"content": [
             {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "ls"}}]}});
         assert_eq!(
             one(call),
-            AgentEvent::ToolUse {
+            Event::ToolUse {
                 tool_use_id: "t".into(),
                 tool_name: "Bash".into(),
                 input: json!({"command": "ls"}),
@@ -196,7 +222,7 @@ mod tests {
             {"type": "text", "text": "b"}]}]}});
         assert_eq!(
             one(answer),
-            AgentEvent::ToolResult {
+            Event::ToolResult {
                 tool_use_id: "t".into(),
                 content: "a\n[image: image/png]\nb".into(),
                 is_error: true,
@@ -211,12 +237,13 @@ mod tests {
             "session_id": "s", "num_turns": 2, "duration_ms": 700, "usage": {"input_tokens": 3, "output_tokens": 5,
             "cache_creation_input_tokens": 30, "cache_read_input_tokens": 7,
             "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10}}}));
-        let AgentEvent::Result { is_error, usage, num_turns, .. } = event else { panic!("{event:?}") };
-        assert!(!is_error);
-        assert_eq!((usage.cache_creation_5m_tokens, usage.cache_creation_1h_tokens, num_turns), (20, 10, 2));
+        let Event::Result(turn) = event else { panic!("{event:?}") };
+        assert!(!turn.is_error && !turn.interrupted);
+        let usage = turn.usage;
+        assert_eq!((usage.cache_creation_5m_tokens, usage.cache_creation_1h_tokens, turn.num_turns), (20, 10, 2));
         assert_eq!(usage.total(), 45);
         let failed = one(json!({"type": "result", "subtype": "error_max_turns", "is_error": false}));
-        assert!(matches!(failed, AgentEvent::Result { is_error: true, ref result, .. } if result == "error_max_turns"));
+        assert!(matches!(failed, Event::Result(turn) if turn.is_error && turn.result == "error_max_turns"));
     }
 
     #[test]
@@ -224,29 +251,28 @@ mod tests {
         let retry = one(json!({"type": "system", "subtype": "api_retry", "attempt": 1, "max_retries": 4,
             "retry_delay_ms": 581, "error_status": 429, "error": "rate_limit", "session_id": "s"}));
         let reason = "rate_limit".into();
-        assert_eq!(retry, AgentEvent::Retry { attempt: 1, most: 4, delay_ms: 581, status: Some(429), reason });
+        assert_eq!(retry, Event::Retry { attempt: 1, most: 4, delay_ms: 581, status: Some(429), reason });
         let given_up =
             one(json!({"type": "stream_event", "parent_tool_use_id": null, "event": {"type": "message_stop"},
             "abandoned_blocks": {"api_message_id": "m", "from_block_index": 0}}));
-        assert!(matches!(given_up, AgentEvent::Retry { status: None, .. }), "{given_up:?}");
+        assert!(matches!(given_up, Event::Retry { status: None, .. }), "{given_up:?}");
         let stop = json!({"type": "stream_event", "event": {"type": "message_stop"}}).to_string();
-        assert_eq!(map(stop.as_bytes(), &mut Counted::default()), vec![]);
+        assert_eq!(map(&stop, &mut Counted::default()), vec![]);
     }
 
     #[test]
-    fn unknown_messages_are_skipped() {
+    fn unknown_messages_are_counted_and_others_skipped() {
+        for line in ["not json", "", "[]", "null", r#"{"type":"telemetry"}"#] {
+            assert!(matches!(one_line(line), Event::Unknown { .. }), "{line}");
+        }
         for line in [
-            "not json",
-            "",
-            "[]",
-            "null",
-            r#"{"type":"telemetry"}"#,
             r#"{"type":"assistant","message":{"content":[{"type":"hologram"}]}}"#,
             r#"{"type":"assistant","message":{"content":"text"}}"#,
             r#"{"type":"system","subtype":"hook_started"}"#,
             r#"{"type":"user","message":{"content":[{"type":"text","text":"hi"}]}}"#,
+            r#"{"type":"control_response","response":{"subtype":"success","request_id":"r"}}"#,
         ] {
-            assert_eq!(map(line.as_bytes(), &mut Counted::default()), vec![], "{line}");
+            assert_eq!(map(line, &mut Counted::default()), vec![], "{line}");
         }
     }
 }

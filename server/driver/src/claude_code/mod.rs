@@ -1,0 +1,160 @@
+//! The driver of the Claude Code CLI, by its stream-json format and its control protocol.
+
+mod control;
+mod mapping;
+mod usage;
+
+use nagaya_protocol::{Ended, ExecuteRequest, How};
+use serde_json::json;
+
+use self::usage::Counted;
+use crate::event::{Ask, ErrorKind, Event, Failure};
+use crate::options::{Options, Permissions};
+use crate::{Answer, Dialogue, Driver, claims};
+
+/// Tools of the CLI that promise something for a time after the turn, when no process but the CLI's is left.
+const TOOLS_FOR_LATER: &str = "CronCreate,CronDelete,CronList,Monitor,PushNotification,RemoteTrigger,ScheduleWakeup";
+/// What the CLI says when it does not find the session to continue, or no message in its file.
+const SESSION_LOST: &str = "No conversation found with session ID";
+/// How often the CLI may announce that it repeats a call whose credentials were refused. Not never: the egress proxy fetches
+/// credentials anew after a refusal, so the first repetition may succeed.
+const REFUSALS: u32 = 1;
+
+/// The driver of the Claude Code CLI.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaudeCode;
+
+impl Driver for ClaudeCode {
+    fn start(&self, options: &Options) -> ExecuteRequest {
+        ExecuteRequest {
+            arguments: arguments(options),
+            environment: options.environment.clone(),
+            input: Vec::new(),
+            cwd: None,
+        }
+    }
+
+    fn dialogue(&self) -> Box<dyn Dialogue> {
+        Box::<Turn>::default()
+    }
+
+    /// `client_composed` makes the input plain text: without it, `/clear` and the like are carried out as commands, and `@path` is
+    /// replaced by the content of a file.
+    fn prompt(&self, id: &str, user_input: &str) -> Vec<String> {
+        let content = json!([{"type": "text", "text": user_input}]);
+        let message = json!({"type": "user", "message": {"role": "user", "content": content}, "parent_tool_use_id": null,
+            "session_id": "", "uuid": id, "client_composed": true});
+        vec![message.to_string()]
+    }
+
+    fn interrupt(&self, id: &str) -> Vec<String> {
+        vec![control::interrupt(id)]
+    }
+
+    fn answer(&self, ask: &Ask, answer: &Answer) -> Vec<String> {
+        vec![control::answer(ask, answer)]
+    }
+
+    fn failure(&self, ended: &Ended) -> Failure {
+        let stderr = ended.stderr.trim();
+        let told = if stderr.is_empty() { "nothing on standard error" } else { stderr };
+        let without_result = || format!("the CLI exited without a result ({}): {told}", ended.message);
+        if let Some(used_up) = &ended.out_of_memory
+            && ended.how != How::Cancelled
+        {
+            return Failure { kind: ErrorKind::OutOfMemory, message: format!("{used_up} ({})", without_result()) };
+        }
+        let (kind, message) = match ended.how {
+            How::Missing => (ErrorKind::SdkNotInstalled, ended.message.clone()),
+            How::Refused => (ErrorKind::OptionsError, ended.message.clone()),
+            How::Cancelled => (ErrorKind::Cancelled, ended.message.clone()),
+            // The CLI's argument parser begins its messages like this.
+            _ if stderr.starts_with("error: ") => (ErrorKind::OptionsError, stderr.to_owned()),
+            How::Exited | How::Failed | How::Unfinished => (ErrorKind::ExecutionError, without_result()),
+        };
+        Failure { kind, message }
+    }
+}
+
+/// The CLI's options. Name and value are one argument, so that a value that begins with a dash is not parsed as an option.
+fn arguments(options: &Options) -> Vec<String> {
+    let mut arguments: Vec<String> = [
+        "-p",
+        "--input-format",
+        "stream-json",
+        "--output-format",
+        "stream-json",
+        "--verbose",
+        "--include-partial-messages",
+        // The container is the sandbox, so all is permitted but what the rules ask about or deny, which apply in this mode, too.
+        "--permission-mode",
+        "bypassPermissions",
+        "--permission-prompt-tool",
+        "stdio",
+        // Nothing that an earlier run left in the room's files changes the driver: no settings with hooks or plugins, no MCP servers.
+        "--setting-sources=",
+        "--strict-mcp-config",
+    ]
+    .map(String::from)
+    .to_vec();
+    let Permissions { ask, deny, questions } = &options.permissions;
+    let mut denied = vec![TOOLS_FOR_LATER.to_owned()];
+    if !questions {
+        denied.push(control::QUESTION_TOOL.into());
+    }
+    let mut option = |name: &str, value: Option<String>| arguments.extend(value.map(|value| format!("{name}={value}")));
+    option("--disallowedTools", Some(denied.join(",")));
+    if !ask.is_empty() || !deny.is_empty() {
+        option("--settings", Some(json!({"permissions": {"ask": ask, "deny": deny}}).to_string()));
+    }
+    option("--model", Some(options.model.clone()));
+    option("--resume", options.session.clone());
+    option("--append-system-prompt", Some(options.system_prompt.clone()).filter(|prompt| !prompt.is_empty()));
+    option("--max-turns", options.max_turns.map(|turns| turns.to_string()));
+    // Not --allowedTools, which only lists tools that need no permission; in this mode none does.
+    option("--tools", options.tools.as_ref().map(|tools| tools.join(",")));
+    if !options.mcp_servers.is_empty() {
+        let server = |(name, url): (&String, &String)| (name.clone(), json!({"type": "http", "url": url}));
+        let servers: serde_json::Map<_, _> = options.mcp_servers.iter().map(server).collect();
+        option("--mcp-config", Some(json!({"mcpServers": servers}).to_string()));
+    }
+    arguments
+}
+
+/// One turn of the CLI.
+#[derive(Debug, Default)]
+struct Turn {
+    counted: Counted,
+    /// How often it has announced that it repeats a call whose credentials were refused.
+    refusals: u32,
+}
+
+impl Dialogue for Turn {
+    fn read(&mut self, line: &str) -> Result<Vec<Event>, String> {
+        let events = mapping::map(line, &mut self.counted);
+        events.into_iter().map(|event| claims::bounded(self.judge(event))).collect()
+    }
+}
+
+impl Turn {
+    /// The event, or the failure that it means.
+    fn judge(&mut self, event: Event) -> Event {
+        match event {
+            Event::Result(turn) if turn.is_error && turn.result.starts_with(SESSION_LOST) => {
+                Event::Failed(Failure { kind: ErrorKind::SessionLost, message: turn.result })
+            }
+            Event::Retry { status: Some(401 | 403), .. } if self.refusals >= REFUSALS => {
+                let message = "the model's endpoint refuses the credentials; the call was repeated once".into();
+                Event::Failed(Failure { kind: ErrorKind::ModelCredentials, message })
+            }
+            Event::Retry { status: Some(401 | 403), .. } => {
+                self.refusals += 1;
+                event
+            }
+            event => event,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

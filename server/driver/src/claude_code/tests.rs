@@ -1,0 +1,87 @@
+//! Tests of the driver as a whole.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+fn ended(how: How, stderr: &str) -> Ended {
+    Ended { how, message: "exit status: 3".into(), stderr: stderr.into(), out_of_memory: None }
+}
+
+#[test]
+fn every_option_is_one_argument() {
+    let options = Options {
+        model: "m".into(),
+        session: Some("s".into()),
+        system_prompt: "--be kind".into(),
+        max_turns: Some(3),
+        tools: Some(vec!["Bash".into(), "Read".into()]),
+        permissions: Permissions { ask: vec!["Bash(git push:*)".into()], deny: vec!["mcp__a__b".into()], questions: false },
+        mcp_servers: BTreeMap::from([("a".into(), "http://a.example/mcp".into())]),
+        ..Options::default()
+    };
+    let given = ClaudeCode.start(&options).arguments;
+    for expected in [
+        "--model=m",
+        "--resume=s",
+        "--append-system-prompt=--be kind",
+        "--max-turns=3",
+        "--tools=Bash,Read",
+        r#"--settings={"permissions":{"ask":["Bash(git push:*)"],"deny":["mcp__a__b"]}}"#,
+        r#"--mcp-config={"mcpServers":{"a":{"type":"http","url":"http://a.example/mcp"}}}"#,
+    ] {
+        assert!(given.iter().any(|argument| argument == expected), "{expected} in {given:?}");
+    }
+    assert!(given.iter().any(|argument| argument.starts_with("--disallowedTools=Cron") && argument.ends_with("AskUserQuestion")));
+    let without = ClaudeCode.start(&Options { model: "m".into(), ..Options::default() }).arguments;
+    assert!(!without.iter().any(|argument| argument.starts_with("--settings") || argument.starts_with("--append")));
+}
+
+#[test]
+fn a_prompt_is_one_line_of_plain_text() {
+    let lines = ClaudeCode.prompt("id", "/clear\n@file");
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    let message: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(message["message"]["content"], json!([{"type": "text", "text": "/clear\n@file"}]));
+    assert_eq!((&message["client_composed"], &message["uuid"]), (&json!(true), &json!("id")));
+    assert!(!line.contains('\n'));
+}
+
+#[test]
+fn the_end_of_the_process_says_what_failed() {
+    let kind = |how, stderr: &str| ClaudeCode.failure(&ended(how, stderr)).kind;
+    assert_eq!(kind(How::Missing, ""), ErrorKind::SdkNotInstalled);
+    assert_eq!(kind(How::Refused, ""), ErrorKind::OptionsError);
+    assert_eq!(kind(How::Failed, "error: unknown option '--nope'"), ErrorKind::OptionsError);
+    assert_eq!(kind(How::Exited, ""), ErrorKind::ExecutionError);
+    let failure = ClaudeCode.failure(&ended(How::Failed, "noise\nthe reason\n"));
+    assert!(failure.message.contains("exit status: 3") && failure.message.ends_with("the reason"), "{failure:?}");
+    let used_up = Ended { out_of_memory: Some("no memory".into()), ..ended(How::Failed, "") };
+    assert_eq!(ClaudeCode.failure(&used_up).kind, ErrorKind::OutOfMemory);
+    assert_eq!(ClaudeCode.failure(&Ended { how: How::Cancelled, ..used_up }).kind, ErrorKind::Cancelled);
+}
+
+fn retry(status: u16) -> String {
+    json!({"type": "system", "subtype": "api_retry", "attempt": 1, "max_retries": 4, "retry_delay_ms": 500,
+        "error_status": status, "error": "some_error"})
+    .to_string()
+}
+
+#[test]
+fn a_call_with_refused_credentials_is_repeated_once_only() {
+    let mut turn = ClaudeCode.dialogue();
+    let mut read = |status| turn.read(&retry(status)).expect("within bounds").remove(0);
+    assert!(matches!(read(403), Event::Retry { status: Some(403), .. }));
+    for _ in 0..3 {
+        assert!(matches!(read(529), Event::Retry { status: Some(529), .. }));
+    }
+    assert!(matches!(read(401), Event::Failed(Failure { kind: ErrorKind::ModelCredentials, .. })));
+}
+
+#[test]
+fn a_session_that_the_cli_does_not_find_is_lost() {
+    let line = json!({"type": "result", "subtype": "error_during_execution", "is_error": true, "num_turns": 0, "session_id": "s",
+        "errors": ["No conversation found with session ID: s"]});
+    let events = ClaudeCode.dialogue().read(&line.to_string()).expect("within bounds");
+    assert!(matches!(&events[..], [Event::Failed(Failure { kind: ErrorKind::SessionLost, .. })]), "{events:?}");
+}

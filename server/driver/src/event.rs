@@ -1,0 +1,227 @@
+//! What a driver reports during a turn.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One event of a turn. The last is [`Event::Result`] or [`Event::Failed`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The driver begins a turn.
+    System {
+        /// Session that a later driver in the same workspace may continue.
+        session_id: String,
+        /// Model that the driver will call.
+        model: String,
+        /// Tools that the driver offers to the model.
+        tools: Vec<String>,
+    },
+    /// A complete message of the model.
+    Assistant {
+        /// The content blocks in order.
+        content_blocks: Vec<ContentBlock>,
+        /// For a message of a sub-agent, the tool use that started it.
+        parent_tool_use_id: Option<String>,
+    },
+    /// A fragment of text as it is generated. The complete text follows as [`Event::Assistant`].
+    TextDelta {
+        /// The fragment of text.
+        text: String,
+    },
+    /// The model's visible reasoning.
+    Thinking {
+        /// The text of the reasoning.
+        content: String,
+        /// As in [`Event::Assistant`].
+        parent_tool_use_id: Option<String>,
+    },
+    /// The model calls a tool.
+    ToolUse {
+        /// Id that the [`Event::ToolResult`] repeats.
+        tool_use_id: String,
+        /// Name of the tool, for example `Bash`.
+        tool_name: String,
+        /// Arguments of the tool, as the model gave them.
+        input: Value,
+        /// As in [`Event::Assistant`].
+        parent_tool_use_id: Option<String>,
+    },
+    /// A tool has returned.
+    ToolResult {
+        /// Id of the [`Event::ToolUse`].
+        tool_use_id: String,
+        /// Output of the tool, flattened to text.
+        content: String,
+        /// Whether the tool failed.
+        is_error: bool,
+        /// As in [`Event::Assistant`].
+        parent_tool_use_id: Option<String>,
+    },
+    /// A call of the model has failed, and the driver tries again.
+    Retry {
+        /// Number of the attempt that follows, from 1; 0 where the driver does not say.
+        attempt: u32,
+        /// How many attempts the driver makes at most; 0 where it does not say.
+        most: u32,
+        /// Milliseconds until that attempt.
+        delay_ms: u64,
+        /// HTTP status of the model endpoint's answer; `None` where there was none, or the answer broke off.
+        status: Option<u16>,
+        /// The driver's word for the failure, for example `rate_limit`.
+        reason: String,
+    },
+    /// Tokens of all model calls of this turn so far, as far as they have been reported. [`Event::Result`] has the final count; a turn
+    /// that is cut off has only this.
+    Usage {
+        /// The sum so far.
+        usage: Usage,
+    },
+    /// The driver waits for somebody's decision.
+    Ask(Ask),
+    /// The driver no longer waits for that decision.
+    Withdrawn {
+        /// Id of the [`Ask`].
+        request_id: String,
+    },
+    /// The driver has asked the server for something that the server itself answers.
+    Reply {
+        /// Id of the answer.
+        id: String,
+        /// The lines for the driver.
+        lines: Vec<String>,
+    },
+    /// The conversation has been summed up, because the model's context was full.
+    Compacted,
+    /// Something of an MCP server's that the conversation should know.
+    McpServer {
+        /// Name of the server.
+        name: String,
+        /// Its state in the driver's words, for example `failed`.
+        status: String,
+    },
+    /// A line that has no meaning here.
+    Unknown {
+        /// Its type, where it has one.
+        kind: String,
+    },
+    /// The turn has ended.
+    Result(TurnResult),
+    /// The turn has ended without a result; the driver may still run.
+    Failed(Failure),
+}
+
+/// A question of the driver's that only somebody outside can decide.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Id of the question.
+    pub request_id: String,
+    /// Id of the tool call that waits.
+    pub tool_use_id: String,
+    /// Name of the tool.
+    pub tool_name: String,
+    /// Arguments of the call.
+    pub input: Value,
+    /// The driver's own description of the call, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Whether the model asks the user something, instead of asking for a tool.
+    #[serde(default)]
+    pub question: bool,
+}
+
+/// The result of a turn.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TurnResult {
+    /// Whether the driver reports a failure.
+    pub is_error: bool,
+    /// The final answer, or the description of the failure.
+    pub result: String,
+    /// Session that a later driver in the same workspace may continue.
+    pub session_id: String,
+    /// Tokens of all model calls of this turn.
+    pub usage: Usage,
+    /// Number of model turns.
+    pub num_turns: u32,
+    /// Whether the driver gave up because calls of the model failed.
+    pub model_failed: bool,
+    /// HTTP status of the last of these calls; `None` where there was none.
+    pub model_status: Option<u16>,
+    /// Whether the turn was stopped by [`crate::Driver::interrupt`].
+    pub interrupted: bool,
+}
+
+/// Why a turn has no result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Kind of the failure.
+    pub kind: ErrorKind,
+    /// Description of the failure; for [`ErrorKind::ExecutionError`] with the end of the driver's standard error.
+    pub message: String,
+}
+
+/// Kind of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The driver's program does not exist in the image.
+    SdkNotInstalled,
+    /// The driver rejected its options.
+    OptionsError,
+    /// The driver failed or exited without a result.
+    ExecutionError,
+    /// The execution was cancelled, or had no connected reader for too long.
+    Cancelled,
+    /// The driver does not have the session that it was to continue. It has not called the model.
+    SessionLost,
+    /// The kernel killed a process of the execution because the container's memory was used up.
+    OutOfMemory,
+    /// The model's endpoint refuses the credentials.
+    ModelCredentials,
+}
+
+/// A block of an assistant message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ContentBlock {
+    /// Text of the answer.
+    Text {
+        /// The text of the block.
+        text: String,
+    },
+}
+
+/// Tokens, as the model endpoint counts them (Anthropic Messages API, `usage`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Input tokens that were not cached.
+    pub input_tokens: u64,
+    /// Tokens that the model generated.
+    pub output_tokens: u64,
+    /// Tokens written to the five-minute cache.
+    pub cache_creation_5m_tokens: u64,
+    /// Tokens written to the one-hour cache.
+    pub cache_creation_1h_tokens: u64,
+    /// Tokens read from the cache.
+    pub cache_read_tokens: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
+        self.cache_creation_5m_tokens = self.cache_creation_5m_tokens.saturating_add(other.cache_creation_5m_tokens);
+        self.cache_creation_1h_tokens = self.cache_creation_1h_tokens.saturating_add(other.cache_creation_1h_tokens);
+        self.cache_read_tokens = self.cache_read_tokens.saturating_add(other.cache_read_tokens);
+    }
+}
+
+impl Usage {
+    /// Sum of all kinds of tokens.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.input_tokens
+            + self.output_tokens
+            + self.cache_creation_5m_tokens
+            + self.cache_creation_1h_tokens
+            + self.cache_read_tokens
+    }
+}

@@ -1,0 +1,63 @@
+//! Drivers: programs in a workspace that conduct the conversation with the model. A driver prints lines and reads lines, which the agent
+//! in the workspace carries without reading them. This crate knows what the lines of each driver mean; nothing else does.
+//!
+//! [`Driver`] says how one is started, and [`Dialogue`] is the talk with one that runs. [`claude_code`] is the driver of the Claude Code
+//! CLI. A driver of another kind, for example of the Agent Client Protocol, is another implementation of the two.
+
+mod claims;
+pub mod claude_code;
+mod event;
+mod options;
+mod weight;
+
+pub use event::{Ask, ContentBlock, ErrorKind, Event, Failure, TurnResult, Usage};
+pub use options::{Options, Permissions};
+
+use nagaya_protocol::{Ended, ExecuteRequest};
+
+/// A kind of driver.
+pub trait Driver: std::fmt::Debug + Send + Sync {
+    /// The request that starts one, without its first turn.
+    fn start(&self, options: &Options) -> ExecuteRequest;
+
+    /// A talk with a driver that has been started, at the beginning of a turn.
+    fn dialogue(&self) -> Box<dyn Dialogue>;
+
+    /// Lines that begin a turn with the user's input. `id` is that of the turn, a UUID.
+    fn prompt(&self, id: &str, user_input: &str) -> Vec<String>;
+
+    /// Lines that stop the turn; the driver then reports its result. `id` is that of the request.
+    fn interrupt(&self, id: &str) -> Vec<String>;
+
+    /// Lines that answer a question of the driver's.
+    fn answer(&self, ask: &Ask, answer: &Answer) -> Vec<String>;
+
+    /// Why a driver that has ended did so, for an execution that has no result.
+    fn failure(&self, ended: &Ended) -> Failure;
+}
+
+/// The talk with a driver during one turn.
+pub trait Dialogue: std::fmt::Debug + Send {
+    /// The events that a line of the driver's means, each within bounds.
+    ///
+    /// # Errors
+    /// The line has what no driver prints, so that it is not the driver's.
+    fn read(&mut self, line: &str) -> Result<Vec<Event>, String>;
+}
+
+/// An answer to what a driver has asked.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum Answer {
+    /// The tool may be called.
+    Allow {
+        /// Arguments in the place of the model's; the model's if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        updated_input: Option<serde_json::Value>,
+    },
+    /// The tool may not be called.
+    Deny {
+        /// What the model is told.
+        message: String,
+    },
+}

@@ -1,0 +1,41 @@
+//! What a driver is started with.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How a driver is to work. A driver that runs goes on as it was started, so one whose options change is started anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Model id as the model's provider knows it (for Bedrock, a model or inference-profile id).
+    pub model: String,
+    /// Variables that lead the driver to the model's provider; `None` removes what the container has. None is a secret.
+    pub environment: BTreeMap<String, Option<String>>,
+    /// The driver's session to continue; it must exist in the workspace.
+    pub session: Option<String>,
+    /// Appended to the driver's own system prompt.
+    pub system_prompt: String,
+    /// Maximum number of requests to the model in each turn.
+    pub max_turns: Option<u32>,
+    /// Tools that the driver may use; all by default.
+    pub tools: Option<Vec<String>>,
+    /// Which of them need somebody's consent.
+    pub permissions: Permissions,
+    /// MCP servers by name: their URLs, which the egress proxy upgrades to TLS.
+    pub mcp_servers: BTreeMap<String, String>,
+}
+
+/// Which tools need somebody's consent, and which may not be used. A rule is a tool's name, `Bash` or `mcp__server__tool`, the name of
+/// all tools of an MCP server, `mcp__server`, or a name with the driver's own specifier in parentheses, `Bash(git push:*)`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permissions {
+    /// Tools of which each call waits for a decision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ask: Vec<String>,
+    /// Tools that may not be used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
+    /// Whether the model may ask the user questions, and wait for the answers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub questions: bool,
+}
