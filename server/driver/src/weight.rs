@@ -6,7 +6,8 @@ const MOST_VALUES: usize = 500_000;
 /// Whether a line has so few commas, colons and brackets that it is safe to parse. Those inside texts count as well, so a very long text
 /// may be refused; the limit leaves room for ten megabytes of prose.
 pub(crate) fn is_light(line: &str) -> bool {
-    line.len() <= MOST_VALUES || line.bytes().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{')).count() <= MOST_VALUES
+    line.len() <= MOST_VALUES
+        || line.bytes().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{')).count() <= MOST_VALUES
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Each server also serves the API on a Unix socket that only servers can reach ([`peer_router`]). The listener, not the request,
 //! marks requests that arrive there, and they are not forwarded again.
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Path as Captured, RawPathParams, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
@@ -15,6 +15,7 @@ use futures::StreamExt;
 
 use super::AppState;
 use super::error::ApiError;
+use super::extract::read_body;
 use super::idempotency;
 use super::request_id;
 use super::stream::LAST_EVENT_ID;
@@ -53,7 +54,10 @@ fn target(request: &Request) -> Option<Target> {
     let rest = route.strip_prefix("/api/tenants/{tenant_id}/conversations/{conversation_id}")?;
     match (request.method(), rest) {
         (&Method::GET, "/stream") => Some(Target::Latest),
-        (&Method::POST, "/cancel") | (&Method::DELETE, "") => Some(Target::InProgress),
+        (&Method::POST, "/cancel" | "/interrupt")
+        | (&Method::GET, "/approvals")
+        | (&Method::POST, "/approvals/{approval_id}")
+        | (&Method::DELETE, "") => Some(Target::InProgress),
         _ => None,
     }
 }
@@ -120,11 +124,12 @@ async fn last_run_of(peer: &PeerApi, conversation: &str) -> Option<LastRun> {
 
 /// Streams the other server's response to the client.
 async fn forward(peer: &PeerApi, request: Request) -> Result<Response, ApiError> {
-    let (mut head, _) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let body = Bytes::from(read_body(body).await?);
     if let Ok(id) = HeaderValue::from_str(&request_id::current()) {
         head.headers.insert("x-request-id", id);
     }
-    let (response, connection) = peer.forward(head).await.map_err(|error| {
+    let (response, connection) = peer.forward(head, body).await.map_err(|error| {
         tracing::warn!(socket = ?peer.socket(), %error, "a request could not be forwarded");
         ApiError::unavailable("the server that has this run does not answer; try again")
     })?;

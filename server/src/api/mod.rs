@@ -1,6 +1,7 @@
 //! The HTTP API: routing, authentication, validation and error mapping; one file per resource.
 
 mod admin;
+mod approvals;
 pub mod auth;
 mod configuration;
 mod conversations;
@@ -148,6 +149,9 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(conversations::delete_workspace))
         .routes(routes!(stream::start, stream::follow))
         .routes(routes!(stream::cancel))
+        .routes(routes!(approvals::interrupt))
+        .routes(routes!(approvals::list))
+        .routes(routes!(approvals::decide))
         .routes(routes!(files::list, files::upload, files::delete))
         .routes(routes!(files::presented))
         .routes(routes!(files::download))

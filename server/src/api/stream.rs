@@ -48,7 +48,7 @@ pub(super) struct RunEvent {
     #[schema(pattern = "^[0-9a-f-]{36}:[1-9][0-9]*$")]
     id: String,
     /// Name of the event: `progress`, `init`, `assistant`, `text_delta`, `thinking`, `tool_call`, `tool_result`,
-    /// `subagent_start`, `subagent_end`, `title`, `ping`, `context_status`, `error`, `container_recovered` or, for the last event, `done`. `closed`,
+    /// `subagent_start`, `subagent_end`, `approval_required`, `question`, `approval_resolved`, `compacted`, `mcp_server`, `title`, `ping`, `context_status`, `error`, `container_recovered` or, for the last event, `done`. `closed`,
     /// without an id, ends a stream whose key or token has ended.
     #[schema(pattern = "^[a-z_]+$")]
     event: String,

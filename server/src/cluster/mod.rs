@@ -22,7 +22,7 @@ use nagaya_workspace::rooms::{Handover, Occupant, Room};
 use nagaya_workspace::state::Record;
 use nagaya_workspace::{
     AcquireError, AdoptAs, Adoption, Lease, OnShutdown, PeerRooms, PeerUnavailable, ReconcileError, ReleaseError,
-    ReleaseReason, Workspaces, gc,
+    ReleaseReason, Session, Workspaces, gc,
 };
 use parking_lot::Mutex;
 use tokio::net::UnixListener;
@@ -196,7 +196,7 @@ impl Cluster {
                 Handover::Room(room, session) => {
                     room.leave(Duration::ZERO).await;
                     tracing::info!(workspace = %room.id, "workspace handed over to another server");
-                    Answer::Handed(Handed { workspace: room.id.to_string(), session })
+                    Answer::Handed(Handed::new(room.id.to_string(), session))
                 }
             },
         }
@@ -409,7 +409,7 @@ impl Cluster {
             && let Some(id) = RoomId::parse(&handed.workspace)
         {
             let old = state.record(&handed.workspace).await?;
-            return Ok(Some(Found { id, old, session: handed.session, handed_over: true }));
+            return Ok(Some(Found { id, old, session: handed.session(), handed_over: true }));
         }
         let Some(record) = state.record_by_conversation(conversation).await? else { return Ok(None) };
         let Some(id) = RoomId::parse(&record.workspace) else { return Ok(None) };
@@ -473,7 +473,7 @@ struct Found {
     id: RoomId,
     /// Its record at that moment, which a claim must find unchanged.
     old: Option<Record>,
-    session: Option<String>,
+    session: Option<Session>,
     /// Whether a running server has just handed it over.
     handed_over: bool,
 }

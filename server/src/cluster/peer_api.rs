@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response, request};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -88,7 +88,7 @@ impl PeerApi {
     pub async fn last_run(&self, conversation: &str) -> Result<Option<LastRun>, PeerApiError> {
         let path = Self::LAST_RUN.replace("{conversation_id}", conversation);
         let exchange = async {
-            let request = Request::get(path).header("host", "server").body(Empty::new())?;
+            let request = Request::get(path).header("host", "server").body(Full::default())?;
             let (response, _connection) = self.send(request).await?;
             let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
             let body = body.map_err(|error| PeerApiError::Body(error.to_string().into()))?.to_bytes();
@@ -97,16 +97,16 @@ impl PeerApi {
         tokio::time::timeout(ANSWER_DEADLINE, exchange).await.unwrap_or(Err(PeerApiError::Timeout(ANSWER_DEADLINE)))
     }
 
-    /// Forwards a request without its body and returns the answer as it begins.
+    /// Forwards a request, whose body has been read, and returns the answer as it begins.
     ///
     /// # Errors
     /// The server does not answer in time.
-    pub async fn forward(&self, mut head: request::Parts) -> Result<Forwarded, PeerApiError> {
-        // Requests that are forwarded have no body.
+    pub async fn forward(&self, mut head: request::Parts, body: Bytes) -> Result<Forwarded, PeerApiError> {
+        // They were those of the connection that the request came by.
         for name in [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION] {
             head.headers.remove(name);
         }
-        let sent = self.send(Request::from_parts(head, Empty::new()));
+        let sent = self.send(Request::from_parts(head, Full::new(body)));
         let sent = tokio::time::timeout(WORK_DEADLINE, sent).await;
         let (mut response, connection) = sent.unwrap_or(Err(PeerApiError::Timeout(WORK_DEADLINE)))?;
         for name in [TRANSFER_ENCODING, CONNECTION] {
@@ -115,7 +115,7 @@ impl PeerApi {
         Ok((response, connection))
     }
 
-    async fn send(&self, request: Request<Empty<Bytes>>) -> Result<Forwarded, PeerApiError> {
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Forwarded, PeerApiError> {
         let stream = UnixStream::connect(&self.socket).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {

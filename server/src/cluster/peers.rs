@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::policies::Changed;
 use nagaya_workspace::id::RoomId;
+use nagaya_workspace::{Living, Session};
 
 /// Directory of the servers' sockets, in the directory of the rooms' sockets; no room can have this name.
 const DIRECTORY: &str = ".servers";
@@ -60,7 +61,22 @@ pub(super) enum Answer {
 pub(super) struct Handed {
     pub(super) workspace: String,
     /// The driver's session of the last run in the room.
-    pub(super) session: Option<String>,
+    session: Option<String>,
+    /// The driver's process, if it waits for another turn.
+    #[serde(default)]
+    living: Option<Living>,
+}
+
+impl Handed {
+    pub(super) fn new(workspace: String, session: Option<Session>) -> Self {
+        let (session, living) = session.map_or((None, None), |session| (Some(session.id), session.living));
+        Self { workspace, session, living }
+    }
+
+    /// What the last run in the room has left of its driver.
+    pub(super) fn session(self) -> Option<Session> {
+        self.session.map(|id| Session { id, living: self.living })
+    }
 }
 
 /// Why another server did not answer. It may be alive, so its rooms must be left alone.

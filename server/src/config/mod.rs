@@ -4,6 +4,7 @@
 //! parts own, and no part imports it. Each file reads the settings of one concern from a `Reader`, which implements the
 //! precedence (environment, file, default), records the effective settings for printing, and collects all errors.
 
+mod driver;
 mod egress;
 mod oidc;
 mod reader;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use nagaya_workspace::state::{Embedded, PoolSize, Redis, State};
 
 use crate::providers::Providers;
+pub use driver::Drivers;
 pub use reader::{ConfigError, Setting, Source};
 pub use rooms::Rooms;
 pub use service::Service;
@@ -34,6 +36,8 @@ pub struct Config {
     pub storage: Storage,
     /// Container engine, workspaces and warm pool.
     pub rooms: Rooms,
+    /// Drivers of conversations.
+    pub drivers: Drivers,
     /// Egress proxy of the workspaces.
     pub egress: nagaya_egress::Settings,
     /// What tenants may decide.
@@ -92,10 +96,11 @@ impl Config {
         let service = Service::read(&mut reader);
         let storage = Storage::read(&mut reader, home.as_deref());
         let rooms = Rooms::read(&mut reader);
+        let drivers = Drivers::read(&mut reader);
         let (egress, providers) = egress::read(&mut reader, home.as_deref(), rooms.model_idle);
         let tenancy = tenancy::read(&mut reader, rooms.execution_timeout, &providers);
         let settings = reader.finish()?;
-        Ok(Self { service, storage, rooms, egress, providers, tenancy, settings })
+        Ok(Self { service, storage, rooms, drivers, egress, providers, tenancy, settings })
     }
 }
 

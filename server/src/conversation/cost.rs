@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use nagaya_protocol::Usage;
+use nagaya_driver::Usage;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

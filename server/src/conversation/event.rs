@@ -1,9 +1,12 @@
 //! The events of a run as a client receives them.
 
+use nagaya_driver::Ask;
 use nagaya_workspace::FilesFate;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
+
+use super::approvals::Pending;
 
 /// The data of one event of a run's stream. The SSE `event:` name is the variant's name in snake case.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -45,7 +48,7 @@ pub enum Event {
     Assistant {
         /// The content blocks, each `{"type": "text", "text": …}`.
         #[schema(value_type = Vec<Object>)]
-        content_blocks: Vec<nagaya_protocol::ContentBlock>,
+        content_blocks: Vec<nagaya_driver::ContentBlock>,
         /// Id of the sub-agent that answers; absent for the main agent.
         #[serde(skip_serializing_if = "Option::is_none")]
         parent_agent_id: Option<String>,
@@ -116,6 +119,35 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         result_preview: Option<String>,
     },
+    /// The model wants to use a tool for which somebody's consent is needed. The run waits.
+    ApprovalRequired(Asked),
+    /// The model asks the user something. The run waits.
+    Question(Asked),
+    /// What the run waited for is decided, or is not waited for any more.
+    ApprovalResolved {
+        /// Id of the question.
+        request_id: String,
+        /// What was decided.
+        decision: Resolution,
+        /// Who decided: the name of a key, or the subject of a token.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// What the model was told, if it was told something.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// The model's context was full, and the conversation so far has been summed up for it.
+    Compacted {
+        /// Human-readable description of what happened.
+        message: String,
+    },
+    /// An MCP server of the conversation cannot be used.
+    McpServer {
+        /// Name of the server.
+        name: String,
+        /// State of the server, in the driver's words.
+        status: String,
+    },
     /// The conversation has received a title.
     Title {
         /// The new title of the conversation.
@@ -161,6 +193,47 @@ pub enum Event {
     },
     /// The run has ended. Always the last event of the stream.
     Done(Done),
+}
+
+/// A question that somebody outside the workspace decides.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Asked {
+    /// Id of the question, for the decision.
+    pub request_id: String,
+    /// Id of the tool call that waits.
+    pub tool_use_id: String,
+    /// Name of the tool.
+    pub tool_name: String,
+    /// Arguments of the call; for a question, `questions`, each with its `options`.
+    #[schema(value_type = Object)]
+    pub input: Value,
+    /// The driver's own description of the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// When it is decided without anybody: a tool is then denied, and a question has no answer.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: jiff::Timestamp,
+}
+
+impl From<Pending> for Asked {
+    fn from(Pending { ask, expires_at }: Pending) -> Self {
+        let Ask { request_id, tool_use_id, tool_name, input, title, question: _ } = ask;
+        Self { request_id, tool_use_id, tool_name, input, title, expires_at }
+    }
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// The tool was called, or the question was answered.
+    Allow,
+    /// The tool was not called.
+    Deny,
+    /// Nobody decided in time.
+    Timeout,
+    /// The run no longer waits: it was cancelled, it has lost its workspace, or the driver no longer asks.
+    Withdrawn,
 }
 
 /// What has become of the files of a lost workspace.
@@ -273,13 +346,13 @@ pub enum DoneStatus {
 pub struct UsageReport {
     /// Tokens by kind.
     #[serde(flatten)]
-    pub usage: nagaya_protocol::Usage,
+    pub usage: nagaya_driver::Usage,
     /// Sum of all kinds.
     pub total_tokens: u64,
 }
 
-impl From<nagaya_protocol::Usage> for UsageReport {
-    fn from(usage: nagaya_protocol::Usage) -> Self {
+impl From<nagaya_driver::Usage> for UsageReport {
+    fn from(usage: nagaya_driver::Usage) -> Self {
         Self { usage, total_tokens: usage.total() }
     }
 }
@@ -298,6 +371,11 @@ impl Event {
             Self::ToolResult { .. } => "tool_result",
             Self::SubagentStart { .. } => "subagent_start",
             Self::SubagentEnd { .. } => "subagent_end",
+            Self::ApprovalRequired(_) => "approval_required",
+            Self::Question(_) => "question",
+            Self::ApprovalResolved { .. } => "approval_resolved",
+            Self::Compacted { .. } => "compacted",
+            Self::McpServer { .. } => "mcp_server",
             Self::Title { .. } => "title",
             Self::Ping { .. } => "ping",
             Self::ContextStatus { .. } => "context_status",

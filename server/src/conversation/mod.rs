@@ -1,5 +1,6 @@
 //! Tenants, models, conversations and their messages; runs and their journals.
 
+pub mod approvals;
 pub mod cost;
 pub mod event;
 pub mod journal;

@@ -59,7 +59,12 @@ impl Stream {
         self.execution.as_deref()
     }
 
-    /// The next event with its number; the stream must not be read after `result` or `error`. Cancel-safe.
+    /// Number of the last event that was returned.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The next event with its number; the stream must not be read after [`AgentEvent::Ended`]. Cancel-safe.
     ///
     /// # Errors
     /// The agent cannot be reached or does not know the execution: it is lost.
@@ -118,6 +123,23 @@ impl Stream {
             self.execution = Some(execution_id.clone());
         }
         Some((number, event))
+    }
+}
+
+/// Writes lines to the driver of an execution, and tries again for [`PATIENCE`] where the agent does not answer: it writes what has the
+/// same id only once.
+///
+/// # Errors
+/// The agent cannot be reached, or the execution has ended.
+pub(super) async fn deliver(lease: &Lease, execution: &str, id: &str, lines: Vec<String>) -> Result<(), AgentError> {
+    let began = Instant::now();
+    loop {
+        match lease.write(execution, id, lines.clone()).await {
+            Err(error) if !matches!(error, AgentError::Refused { .. }) && began.elapsed() < PATIENCE => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
+        }
     }
 }
 

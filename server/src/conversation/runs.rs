@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use nagaya_driver::Ask;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::approvals::{DecideError, Decision, Pending};
 use super::journal::{Head, Journal, JournalRef, Note, Past};
 use super::order::Order;
-use super::run::{Run, Settled};
+use super::run::{Run, Settled, Signals};
 use super::services::RunServices;
 use nagaya_telemetry::audit;
 use nagaya_workspace::OnShutdown;
@@ -67,7 +69,7 @@ struct Table {
 #[derive(Debug, Clone)]
 enum Entry {
     /// The run's task is alive, if only to write the finished run to the database.
-    Running { journal: Arc<Journal>, cancel: CancellationToken },
+    Running { journal: Arc<Journal>, signals: Signals },
     /// Only the run's journal is left.
     Ended(JournalRef),
 }
@@ -98,12 +100,12 @@ impl Runs {
                     "resuming a run"
                 );
                 past.room.iter().for_each(|room| this.services.cluster.workspaces().expect_run_in(room));
-                let (journal, cancel) = (Arc::new(journal), CancellationToken::new());
-                let entry = Entry::Running { journal: journal.clone(), cancel: cancel.clone() };
+                let (journal, signals) = (Arc::new(journal), Signals::default());
+                let entry = Entry::Running { journal: journal.clone(), signals: signals.clone() };
                 let earlier = this.table().by_conversation.insert(reference.conversation.clone(), entry);
                 this.discard(earlier);
                 needed_uploads.extend(past.head.order.uploads.clone());
-                this.spawn(past, journal, cancel);
+                this.spawn(past, journal, signals);
             } else {
                 tracing::warn!(
                     conversation = reference.conversation,
@@ -147,13 +149,13 @@ impl Runs {
         self.table().check_free(&conversation)?;
         let head = Head { run_id, began: Timestamp::now(), order };
         let journal = Arc::new(self.services.journals.begin(head.clone())?);
-        let cancel = CancellationToken::new();
+        let signals = Signals::default();
         let earlier = {
             let mut table = self.table();
             // Another request may have started a run while the file was created.
             table.check_free(&conversation).inspect_err(|_| self.remove(&reference_to(&conversation, &journal)))?;
             table.take_ended(&conversation);
-            let entry = Entry::Running { journal: journal.clone(), cancel: cancel.clone() };
+            let entry = Entry::Running { journal: journal.clone(), signals: signals.clone() };
             table.by_conversation.insert(conversation, entry)
         };
         self.discard(earlier);
@@ -164,16 +166,16 @@ impl Runs {
             user: head.order.user.as_deref(),
             model: &head.order.model.model_id,
         });
-        self.spawn(Past::none(head), journal.clone(), cancel);
+        self.spawn(Past::none(head), journal.clone(), signals);
         Ok(journal)
     }
 
-    fn spawn(self: &Arc<Self>, past: Past, journal: Arc<Journal>, cancel: CancellationToken) {
+    fn spawn(self: &Arc<Self>, past: Past, journal: Arc<Journal>, signals: Signals) {
         let conversation = past.head.order.conversation.conversation_id.clone();
         // The span puts the request's id on every log line of the run, also after a restart.
         let (id, request_id) = (past.head.run_id.as_str(), past.head.order.request_id.as_deref());
         let span = tracing::info_span!("run", request_id, run = id, conversation, workspace = tracing::field::Empty);
-        let run = Run::new(self.services.clone(), past, journal.clone(), cancel, self.stop.clone());
+        let run = Run::new(self.services.clone(), past, journal.clone(), signals, self.stop.clone());
         let this = self.clone();
         let work = async move {
             let after_panic = run.after_panic();
@@ -248,11 +250,16 @@ impl Runs {
         }
     }
 
-    fn running(&self, conversation: &str) -> Option<(Arc<Journal>, CancellationToken)> {
+    fn running(&self, conversation: &str) -> Option<(Arc<Journal>, Signals)> {
         match self.table().by_conversation.get(conversation) {
-            Some(Entry::Running { journal, cancel }) => Some((journal.clone(), cancel.clone())),
+            Some(Entry::Running { journal, signals }) => Some((journal.clone(), signals.clone())),
             _ => None,
         }
+    }
+
+    /// A conversation's run that has not ended.
+    fn going_on(&self, conversation: &str) -> Option<(Arc<Journal>, Signals)> {
+        self.running(conversation).filter(|(journal, _)| !journal.is_closed())
     }
 
     /// Id of a conversation's current or last run, and whether it is in progress.
@@ -272,15 +279,44 @@ impl Runs {
 
     /// Cancels a conversation's run; `false` if none is in progress.
     pub fn cancel(&self, conversation: &str) -> bool {
-        let Some((journal, cancel)) = self.running(conversation).filter(|(journal, _)| !journal.is_closed()) else {
-            return false;
-        };
+        let Some((journal, signals)) = self.going_on(conversation) else { return false };
         // In the journal, so that the next process ends the run if this one dies first.
         if let Err(error) = journal.note(&Note::Cancel) {
             tracing::warn!(run = journal.run_id(), %error, "the cancellation was not written to the journal");
         }
-        cancel.cancel();
+        signals.cancel.cancel();
         true
+    }
+
+    /// Interrupts the turn of a conversation's run, whose driver lives on; `false` if none is in progress.
+    pub fn interrupt(&self, conversation: &str) -> bool {
+        let Some((journal, signals)) = self.going_on(conversation) else { return false };
+        if let Err(error) = journal.note(&Note::Interrupt) {
+            tracing::warn!(run = journal.run_id(), %error, "the interruption was not written to the journal");
+        }
+        signals.interrupt.cancel();
+        true
+    }
+
+    /// What the driver of a conversation's run waits for, oldest first.
+    #[must_use]
+    pub fn pending_approvals(&self, conversation: &str) -> Vec<Pending> {
+        self.going_on(conversation).map(|(_, signals)| signals.approvals.pending()).unwrap_or_default()
+    }
+
+    /// What a question of the conversation's run asks, whatever has become of it.
+    #[must_use]
+    pub fn asked(&self, conversation: &str, id: &str) -> Option<Ask> {
+        self.running(conversation)?.1.approvals.asked(id)
+    }
+
+    /// Decides what the driver of a conversation's run has asked; the same decision again changes nothing.
+    ///
+    /// # Errors
+    /// The decision does not count.
+    pub fn decide(&self, conversation: &str, id: &str, decision: Decision) -> Result<Decision, DecideError> {
+        let (journal, signals) = self.running(conversation).ok_or(DecideError::Unknown)?;
+        journal.decide(&signals.approvals, id, decision)
     }
 
     /// Cancels a conversation's run, waits for its end and removes its journal; `false` if the run did not end in time.

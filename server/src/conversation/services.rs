@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nagaya_driver::Driver;
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::metrics::Metrics;
 use nagaya_workspace::OnShutdown;
@@ -32,6 +33,12 @@ pub struct RunServices {
     pub audit: Arc<Audit>,
     /// Longest duration of one execution (`CONTAINER_EXECUTION_TIMEOUT`).
     pub execution_timeout: Duration,
+    /// What conducts the conversations.
+    pub driver: Arc<dyn Driver>,
+    /// How long a driver waits for its conversation's next turn (`DRIVER_KEEP_ALIVE`); zero ends it after each.
+    pub driver_keep_alive: Duration,
+    /// How long a decision is waited for (`APPROVAL_TIMEOUT`).
+    pub approval_timeout: Duration,
     /// What a shutdown does with runs in progress (`SHUTDOWN_WORKSPACES`).
     pub on_shutdown: OnShutdown,
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use nagaya_protocol::{AgentEvent, ErrorKind};
+use nagaya_driver as driver;
+use nagaya_driver::ErrorKind;
 use serde_json::Value;
 
 use super::event::{ErrorType, Event, ProgressKind};
@@ -31,23 +32,36 @@ impl Translator {
         Self { conversation, request_id, tools }
     }
 
+    /// How many tool calls are without a result.
+    pub(super) fn open_tools(&self) -> usize {
+        self.tools.len()
+    }
+
     /// Why what the driver has open is more than a driver has; `None` if it is not.
     pub(super) fn excess(&self) -> Option<String> {
         let open = self.tools.len();
         (open > MOST_OPEN_TOOLS).then(|| format!("{open} tool calls without a result"))
     }
 
-    /// The client's events for one event of the agent. `started`, `usage`, `result` and `error` yield none: the run handles them.
-    pub(super) fn translate(&mut self, event: AgentEvent) -> Vec<Event> {
+    /// The client's events for one event of the agent. What the run itself handles yields none.
+    pub(super) fn translate(&mut self, event: driver::Event) -> Vec<Event> {
         match event {
-            AgentEvent::Started { .. }
-            | AgentEvent::Usage { .. }
-            | AgentEvent::Result { .. }
-            | AgentEvent::Error { .. } => Vec::new(),
-            AgentEvent::Retry { attempt, most, delay_ms, status, reason } => {
+            driver::Event::Usage { .. }
+            | driver::Event::Ask(_)
+            | driver::Event::Withdrawn { .. }
+            | driver::Event::Reply { .. }
+            | driver::Event::Unknown { .. }
+            | driver::Event::Result(_)
+            | driver::Event::Failed(_) => Vec::new(),
+            driver::Event::Compacted => {
+                let message = "The model's context was full; the conversation so far has been summed up for it".into();
+                vec![Event::Compacted { message }]
+            }
+            driver::Event::McpServer { name, status } => vec![Event::McpServer { name, status }],
+            driver::Event::Retry { attempt, most, delay_ms, status, reason } => {
                 vec![Event::progress(ProgressKind::Retry, retry(attempt, most, delay_ms, status, &reason))]
             }
-            AgentEvent::System { session_id, model, tools } => vec![
+            driver::Event::System { session_id, model, tools } => vec![
                 Event::Init {
                     session_id,
                     tools,
@@ -57,17 +71,17 @@ impl Translator {
                 },
                 Event::progress(ProgressKind::Generating, "The model is generating an answer"),
             ],
-            AgentEvent::Assistant { content_blocks, parent_tool_use_id } => {
+            driver::Event::Assistant { content_blocks, parent_tool_use_id } => {
                 vec![Event::Assistant { content_blocks, parent_agent_id: parent_tool_use_id }]
             }
-            AgentEvent::TextDelta { text } => vec![Event::TextDelta { text }],
-            AgentEvent::Thinking { content, parent_tool_use_id } => {
+            driver::Event::TextDelta { text } => vec![Event::TextDelta { text }],
+            driver::Event::Thinking { content, parent_tool_use_id } => {
                 vec![Event::Thinking { content, parent_agent_id: parent_tool_use_id }]
             }
-            AgentEvent::ToolUse { tool_use_id, tool_name, input, parent_tool_use_id } => {
+            driver::Event::ToolUse { tool_use_id, tool_name, input, parent_tool_use_id } => {
                 self.tool_use(tool_use_id, tool_name, input, parent_tool_use_id)
             }
-            AgentEvent::ToolResult { tool_use_id, content, is_error, parent_tool_use_id } => {
+            driver::Event::ToolResult { tool_use_id, content, is_error, parent_tool_use_id } => {
                 self.tool_result(tool_use_id, content, is_error, parent_tool_use_id)
             }
         }
@@ -174,11 +188,15 @@ mod tests {
     fn a_tool_call_and_its_result_are_paired() {
         let mut translator = Translator::new("c".into(), None, HashMap::new());
         let input = json!({"command": "ls -l\nwc", "timeout": 3});
-        let call =
-            AgentEvent::ToolUse { tool_use_id: "t1".into(), tool_name: "Bash".into(), input, parent_tool_use_id: None };
+        let call = driver::Event::ToolUse {
+            tool_use_id: "t1".into(),
+            tool_name: "Bash".into(),
+            input,
+            parent_tool_use_id: None,
+        };
         let names: Vec<_> = translator.translate(call).iter().map(Event::name).collect();
         assert_eq!(names, ["progress", "tool_call"]);
-        let result = |id: &str| AgentEvent::ToolResult {
+        let result = |id: &str| driver::Event::ToolResult {
             tool_use_id: id.into(),
             content: "ok".into(),
             is_error: false,
@@ -197,7 +215,12 @@ mod tests {
             for n in from..to {
                 let (tool_use_id, tool_name) = (n.to_string(), "Bash".into());
                 let input = json!({});
-                translator.translate(AgentEvent::ToolUse { tool_use_id, tool_name, input, parent_tool_use_id: None });
+                translator.translate(driver::Event::ToolUse {
+                    tool_use_id,
+                    tool_name,
+                    input,
+                    parent_tool_use_id: None,
+                });
             }
             translator.excess()
         };

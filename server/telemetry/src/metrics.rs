@@ -54,6 +54,7 @@ pub struct Metrics {
     http_request: HistogramVec,
     requests: IntCounterVec,
     crashes: IntCounter,
+    unknown_frames: IntCounter,
     proxy_blocked: IntCounterVec,
     sync: HistogramVec,
     sync_errors: IntCounterVec,
@@ -139,6 +140,7 @@ impl Metrics {
             )?,
             requests: counters("workspace_requests_total", "Finished runs by outcome.", "status")?,
             crashes: counter("workspace_container_crashes_total", "Workspaces lost during a run.")?,
+            unknown_frames: counter("driver_unknown_frames_total", "Lines of drivers that have no meaning here.")?,
             proxy_blocked: counters("workspace_proxy_blocked_total", "Denied egress requests by reason.", "reason")?,
             sync: histograms(
                 "workspace_s3_sync_duration_seconds",
@@ -243,6 +245,11 @@ impl Metrics {
     /// Counts a workspace that was lost during a run.
     pub fn crashed(&self) {
         self.crashes.inc();
+    }
+
+    /// Counts a line of a driver's that has no meaning here.
+    pub fn unknown_frame(&self) {
+        self.unknown_frames.inc();
     }
 
     /// Records a finished egress request or tunnel; `blocked` is the reason of a denial. Both labels come from closed sets of

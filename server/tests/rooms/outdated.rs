@@ -42,7 +42,9 @@ fn answer(mut client: UnixStream) {
         version: "0.1.0".into(),
         driver: "none".into(),
         cli_version: None,
+        protocol: 0,
         execution: None,
+        parked: None,
     };
     let body = serde_json::to_string(&health).expect("JSON");
     let length = body.len();

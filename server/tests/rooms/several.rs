@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nagaya_fixtures::redis::RedisServer;
 use nagaya_workspace::OnShutdown;
+use nagaya_workspace::Session;
 use nagaya_workspace::state::{PoolSize, Record};
 use nagaya_workspace::{AcquireError, Lease, Origin, ReleaseError, ReleaseReason};
 
@@ -19,8 +20,8 @@ fn acquire(server: &Server, conversation: &str) -> Result<Lease, AcquireError> {
 /// Acquires a room and returns it idle. Returns its id, origin and session.
 fn use_once(server: &Server, conversation: &str) -> (String, Origin, Option<String>) {
     let lease = acquire(server, conversation).expect("a room");
-    let used = (lease.workspace_id().to_owned(), lease.origin(), lease.session().map(str::to_owned));
-    server.runtime.block_on(lease.finish(Some(format!("session of {conversation}"))));
+    let used = (lease.workspace_id().to_owned(), lease.origin(), lease.session().map(|session| session.id.clone()));
+    server.runtime.block_on(lease.finish(Some(Session::ended(format!("session of {conversation}")))));
     used
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nagaya_fixtures::redis::RedisServer;
+use nagaya_workspace::Session;
 use nagaya_workspace::state::{Embedded, Record, Redis, RedisAddress, State, open_sqlite};
 
 pub(crate) const DEPLOYMENT: &str = "ours";
@@ -60,7 +61,7 @@ pub(crate) fn record(workspace: &str, conversation: Option<&str>, owner: &str) -
         workspace: workspace.into(),
         occupant: conversation.map(|c| (c.into(), "tenant — 長屋".into())),
         retired: false,
-        session: Some("s\0\"\\".into()),
+        session: Some(Session::ended("s\0\"\\")),
         owner: owner.into(),
     }
 }

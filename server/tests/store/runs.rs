@@ -59,6 +59,9 @@ impl Server {
             metrics,
             audit,
             execution_timeout: DEADLINE,
+            driver: Arc::new(nagaya_driver::claude_code::ClaudeCode),
+            driver_keep_alive: Duration::ZERO,
+            approval_timeout: Duration::from_secs(3600),
             on_shutdown: OnShutdown::Destroy,
         });
         Self { home, store, runs: runs.expect("runs"), conversation, _dir: dir }

@@ -1,7 +1,7 @@
 //! The suite that every database must pass.
 
 use jiff::Timestamp;
-use nagaya_protocol::Usage;
+use nagaya_driver::Usage;
 use nagaya_server::conversation::store::{
     ConversationChange, ConversationFilter, ConversationStatus, EndedRun, Held, Message, Model, ModelChange,
     ModelStatus, NewConversation, NewMessage, NewModel, NewTenant, RunTotals, Store, StoreError, TenantChange,

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! upkeep ─► files ─► lifecycle ─► records ─► workspaces ─► rooms, agent ─► directory, spec ─► objects, state, engine
-//! losses, starts, reason, peers, id, uids, clock, backoff: below everything
+//! losses, starts, reason, peers, session, id, uids, clock, backoff: below everything
 //! ```
 
 pub mod agent;
@@ -29,6 +29,7 @@ mod policies;
 mod reason;
 mod records;
 pub mod rooms;
+mod session;
 mod spec;
 mod starts;
 pub mod state;
@@ -47,6 +48,7 @@ pub use losses::{FilesFate, Loss};
 pub use peers::{PeerRooms, PeerUnavailable};
 pub use policies::{OperatorsOnly, Policies};
 pub use reason::ReleaseReason;
+pub use session::{Living, Session};
 pub use spec::{LABEL_DEPLOYMENT, LABEL_UID, LABEL_WORKSPACE, RoomLimits, Template};
 pub use uids::UidRange;
 pub use upkeep::{ReconcileError, gc};

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::id::RoomId;
 use crate::rooms::{Occupant, Room};
+use crate::session::Session;
 use crate::state::{PoolSize, Record, StateError, WriteOutcome};
 use crate::workspaces::Workspaces;
 
@@ -38,7 +39,7 @@ impl Workspaces {
     }
 
     /// The record that this server writes for a room.
-    pub(crate) fn record_for(&self, id: &RoomId, occupant: Option<&Occupant>, session: Option<String>) -> Record {
+    pub(crate) fn record_for(&self, id: &RoomId, occupant: Option<&Occupant>, session: Option<Session>) -> Record {
         Record {
             workspace: id.to_string(),
             occupant: occupant.map(|o| (o.conversation.clone(), o.tenant.clone())),
@@ -71,7 +72,7 @@ impl Workspaces {
         &self,
         room: &Room,
         occupant: Option<&Occupant>,
-        session: Option<String>,
+        session: Option<Session>,
     ) -> Result<bool, RecordError> {
         // Under the teardown lock: a release between the check and the write would leave a record of a removed room.
         let _teardown = room.teardown_lock.lock().await;

@@ -12,6 +12,7 @@ use crate::agent::{Agent, AgentError};
 use crate::clock::Clock;
 use crate::id::RoomId;
 use crate::objects::SyncState;
+use crate::session::Session;
 use crate::uids::Uid;
 
 /// How long a closing egress listener waits for its requests and tunnels.
@@ -156,7 +157,7 @@ pub enum RoomState {
         /// Whether a run holds the lease.
         leased: bool,
         /// The driver's session that the last run left.
-        session: Option<String>,
+        session: Option<Session>,
     },
     /// It is being released.
     Releasing,
@@ -195,7 +196,7 @@ pub enum Handover {
     /// A run holds the lease.
     Busy,
     /// The room and its driver's session. It is no longer in this server's table.
-    Room(Arc<Room>, Option<String>),
+    Room(Arc<Room>, Option<Session>),
 }
 
 /// The table of rooms.
@@ -311,7 +312,7 @@ impl Rooms {
 
     /// Leases a conversation's room to the caller and returns it with its driver's session; `None` if the conversation has none or it is
     /// leased.
-    pub(crate) fn lease_bound(&self, conversation: &str) -> Option<(Arc<Room>, Option<String>)> {
+    pub(crate) fn lease_bound(&self, conversation: &str) -> Option<(Arc<Room>, Option<Session>)> {
         let mut table = self.table();
         let id = table.by_conversation.get(conversation)?.clone();
         let entry = table.entries.get_mut(&id)?;
@@ -334,7 +335,7 @@ impl Rooms {
     }
 
     /// Ends a lease and stores the driver's session that the run left, if any.
-    pub(crate) fn end_lease(&self, id: &RoomId, new_session: Option<String>) {
+    pub(crate) fn end_lease(&self, id: &RoomId, new_session: Option<Session>) {
         let mut table = self.table();
         if let Some(entry) = table.entries.get_mut(id) {
             entry.last_used = self.clock.now();
@@ -367,7 +368,7 @@ impl Rooms {
     }
 
     /// Occupant and session to write to a room's record; `None` if it is being built or released.
-    pub(crate) fn record_fields(&self, id: &RoomId) -> Option<(Option<Occupant>, Option<String>)> {
+    pub(crate) fn record_fields(&self, id: &RoomId) -> Option<(Option<Occupant>, Option<Session>)> {
         match &self.table().entries.get(id)?.state {
             RoomState::Starting | RoomState::Releasing => None,
             RoomState::Pooled => Some((None, None)),
@@ -498,10 +499,10 @@ mod tests {
         assert!(matches!(rooms.hand_over("c"), Handover::NoRoom));
         let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
         let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None));
-        rooms.insert(room.clone(), RoomState::Bound { occupant, leased: true, session: Some("s".into()) });
+        rooms.insert(room.clone(), RoomState::Bound { occupant, leased: true, session: Some(Session::ended("s")) });
         assert!(matches!(rooms.hand_over("c"), Handover::Busy) && rooms.is_leased("c"));
         rooms.end_lease(&room.id, None);
-        assert!(matches!(rooms.hand_over("c"), Handover::Room(_, Some(session)) if session == "s"));
+        assert!(matches!(rooms.hand_over("c"), Handover::Room(_, Some(session)) if session.id == "s"));
         assert!(!rooms.contains(&room.id) && rooms.of_conversation("c").is_none());
     }
 }

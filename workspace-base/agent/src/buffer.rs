@@ -234,7 +234,12 @@ mod tests {
     }
 
     fn last() -> AgentEvent {
-        AgentEvent::Ended(Ended { how: How::Cancelled, message: String::new(), stderr: String::new(), out_of_memory: None })
+        AgentEvent::Ended(Ended {
+            how: How::Cancelled,
+            message: String::new(),
+            stderr: String::new(),
+            out_of_memory: None,
+        })
     }
 
     async fn ids(mut reader: Reader) -> Vec<String> {

@@ -149,9 +149,14 @@ impl Executions {
         Some(execution)
     }
 
-    /// The id of the execution that is running.
-    pub(crate) fn running(&self) -> Option<String> {
-        self.last().as_ref().filter(|execution| !execution.events.is_closed()).map(|execution| execution.id.clone())
+    /// The id of the execution of which a turn is running, or else of the one that is parked.
+    pub(crate) fn running(&self) -> (Option<String>, Option<String>) {
+        let last = self.last();
+        let Some(execution) = last.as_ref().filter(|execution| !execution.events.is_closed()) else {
+            return (None, None);
+        };
+        let id = Some(execution.id.clone());
+        if execution.is_parked() { (None, id) } else { (id, None) }
     }
 
     /// The execution with this id, if it is in progress or was the last one.

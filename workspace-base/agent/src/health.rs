@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as 
 use std::path::Path;
 use std::time::Duration;
 
-use nagaya_protocol::Health;
+use nagaya_protocol::{Health, PROTOCOL};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -24,12 +24,15 @@ const LONGEST: u64 = 64 * 1024;
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) fn health(executions: &Executions) -> Health {
+    let (execution, parked) = executions.running();
     Health {
         status: "ok".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         driver: "claude-code-cli".into(),
         cli_version: executions.cli().version.clone(),
-        execution: executions.running(),
+        protocol: PROTOCOL,
+        execution,
+        parked,
     }
 }
 

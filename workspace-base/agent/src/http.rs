@@ -158,11 +158,7 @@ fn follow(executions: &Executions, id: &str, query: Option<&str>) -> Response<Bo
 
 async fn cancel(executions: &Executions, id: &str) -> Response<Body> {
     let Some(execution) = executions.get(id) else { return no_execution() };
-    if execution.end().await {
-        done()
-    } else {
-        fault(StatusCode::INTERNAL_SERVER_ERROR, "the execution does not end")
-    }
+    if execution.end().await { done() } else { fault(StatusCode::INTERNAL_SERVER_ERROR, "the execution does not end") }
 }
 
 /// Lists all files, or returns the one that `path` in the query names.

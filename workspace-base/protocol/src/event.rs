@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn events_survive_the_wire() {
-        let ended = Ended { how: How::Failed, message: "exit status: 3".into(), stderr: "why".into(), out_of_memory: None };
+        let ended =
+            Ended { how: How::Failed, message: "exit status: 3".into(), stderr: "why".into(), out_of_memory: None };
         for event in [
             AgentEvent::Started { execution_id: "7".into() },
             AgentEvent::Frame(r#"{"type":"result"}"#.into()),

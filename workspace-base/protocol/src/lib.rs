@@ -45,9 +45,15 @@ pub struct Health {
     pub driver: String,
     /// Version that the driver reports; `None` if it is not installed or reports none.
     pub cli_version: Option<String>,
-    /// Id of the execution that is running; `None` where none is, and from agents that do not report it.
+    /// Version of the protocol that the agent speaks; 0 for agents that do not report it, which speak an earlier one.
+    #[serde(default)]
+    pub protocol: u32,
+    /// Id of the execution of which a turn is running; `None` where none is, and from agents that do not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution: Option<String>,
+    /// Id of the execution that is parked; `None` where none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked: Option<String>,
 }
 
 /// Body of `POST /execute`: starts the driver's program.

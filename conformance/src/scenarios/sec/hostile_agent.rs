@@ -27,7 +27,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 const PROGRAM: &str = include_str!("programs/hostile_agent.py");
 
 /// What the agent does, and whether its workspace is removed for it. Impossible numbers are bounded.
-const HOW: [(&str, bool); 4] = [("numbers", false), ("tools", true), ("frames", true), ("junk", true)];
+const HOW: [(&str, bool); 6] =
+    [("numbers", false), ("tools", true), ("frames", true), ("junk", true), ("asks", true), ("values", true)];
 
 /// How much memory the server may need beyond what it needed before, in bytes.
 const MEMORY: u64 = 160 << 20;

@@ -199,10 +199,7 @@ mod tests {
     #[test]
     fn each_message_maps_to_its_event() {
         let init = json!({"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": ["Bash"]});
-        assert_eq!(
-            one(init),
-            Event::System { session_id: "s".into(), model: "m".into(), tools: vec!["Bash".into()] }
-        );
+        assert_eq!(one(init), Event::System { session_id: "s".into(), model: "m".into(), tools: vec!["Bash".into()] });
         let delta = json!({"type": "stream_event", "parent_tool_use_id": null,
             "event": {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "長"}}});
         assert_eq!(one(delta), Event::TextDelta { text: "長".into() });

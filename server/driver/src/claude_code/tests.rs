@@ -16,7 +16,11 @@ fn every_option_is_one_argument() {
         system_prompt: "--be kind".into(),
         max_turns: Some(3),
         tools: Some(vec!["Bash".into(), "Read".into()]),
-        permissions: Permissions { ask: vec!["Bash(git push:*)".into()], deny: vec!["mcp__a__b".into()], questions: false },
+        permissions: Permissions {
+            ask: vec!["Bash(git push:*)".into()],
+            deny: vec!["mcp__a__b".into()],
+            questions: false,
+        },
         mcp_servers: BTreeMap::from([("a".into(), "http://a.example/mcp".into())]),
         ..Options::default()
     };
@@ -32,7 +36,11 @@ fn every_option_is_one_argument() {
     ] {
         assert!(given.iter().any(|argument| argument == expected), "{expected} in {given:?}");
     }
-    assert!(given.iter().any(|argument| argument.starts_with("--disallowedTools=Cron") && argument.ends_with("AskUserQuestion")));
+    assert!(
+        given
+            .iter()
+            .any(|argument| argument.starts_with("--disallowedTools=Cron") && argument.ends_with("AskUserQuestion"))
+    );
     let without = ClaudeCode.start(&Options { model: "m".into(), ..Options::default() }).arguments;
     assert!(!without.iter().any(|argument| argument.starts_with("--settings") || argument.starts_with("--append")));
 }

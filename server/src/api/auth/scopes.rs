@@ -74,6 +74,10 @@ const ADMIN: AnyOf = &[Scope::Admin];
 /// Whoever starts a run may also follow it again after its connection was lost.
 const FOLLOW: AnyOf = &[Scope::Read, Scope::Run];
 
+const APPROVE: AnyOf = &[Scope::Approve];
+/// Whoever follows a run sees what it waits for, and so does whoever decides.
+const ASKED: AnyOf = &[Scope::Read, Scope::Run, Scope::Approve];
+
 /// Every route that needs a key, with its methods and the scopes of which each needs one.
 const TABLE: &[(&str, &[(Method, AnyOf)])] = &[
     (METRICS_PATH, &[(Method::GET, &[Scope::Metrics])]),
@@ -96,6 +100,9 @@ const TABLE: &[(&str, &[(Method, AnyOf)])] = &[
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/workspace", &[(Method::DELETE, RUN)]),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/stream", &[(Method::GET, FOLLOW), (Method::POST, RUN)]),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/cancel", &[(Method::POST, RUN)]),
+    ("/api/tenants/{tenant_id}/conversations/{conversation_id}/interrupt", &[(Method::POST, RUN)]),
+    ("/api/tenants/{tenant_id}/conversations/{conversation_id}/approvals", &[(Method::GET, ASKED)]),
+    ("/api/tenants/{tenant_id}/conversations/{conversation_id}/approvals/{approval_id}", &[(Method::POST, APPROVE)]),
     (
         "/api/tenants/{tenant_id}/conversations/{conversation_id}/files",
         &[(Method::GET, FILES), (Method::PUT, FILES), (Method::DELETE, FILES)],

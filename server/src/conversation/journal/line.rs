@@ -4,9 +4,10 @@
 //! server), and its name and payload as they are sent. A reader thus frames it without parsing the JSON, and a restarted server
 //! knows which of the agent's events it has handled. A note is `#<note>`, with the note as JSON.
 
-use nagaya_protocol::Usage;
+use nagaya_driver::Usage;
 use serde::{Deserialize, Serialize};
 
+use crate::conversation::approvals::Decision;
 use crate::conversation::event::Done;
 use crate::conversation::order::Order;
 use crate::conversation::store::RunTotals;
@@ -29,7 +30,19 @@ pub enum Note {
         id: String,
         /// Time of the start, from which the time limit counts.
         began: jiff::Timestamp,
+        /// Number of the last of its events before this run; 0 where the run has started it.
+        #[serde(default)]
+        after: u64,
     },
+    /// A request has decided what the driver asked.
+    Decision {
+        /// Id of the question.
+        request_id: String,
+        /// The decision.
+        decision: Decision,
+    },
+    /// A request has interrupted the turn.
+    Interrupt,
     /// A request has cancelled the run.
     Cancel,
     /// The run has ended; what is left is to write it to the database and to emit `done`.

@@ -25,6 +25,7 @@ pub use line::{Ending, EventLine, Head, Note};
 pub use past::{Past, PastExecution};
 pub use reader::{Lines, Reader};
 
+use super::approvals::{Approvals, DecideError, Decision};
 use super::event::Event;
 
 /// Length from which on a journal takes no more of what a workspace reports, in bytes. The messages that a run adds to the database
@@ -267,6 +268,16 @@ impl Journal {
             inner.pending.push(b'\n');
         }
         self.flush()
+    }
+
+    /// Decides what a driver has asked; the decision is in the journal before it counts.
+    ///
+    /// # Errors
+    /// The decision does not count.
+    pub fn decide(&self, approvals: &Approvals, id: &str, decision: Decision) -> Result<Decision, DecideError> {
+        approvals.decide(id, decision, |decision| {
+            self.note(&Note::Decision { request_id: id.to_owned(), decision: decision.clone() })
+        })
     }
 
     /// Syncs the file to disk.

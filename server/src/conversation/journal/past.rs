@@ -6,8 +6,15 @@ use std::io;
 
 use serde_json::Value;
 
+use crate::conversation::approvals::{Decision, Pending};
+use nagaya_driver::Ask;
+
 use super::line::{Ending, EventLine, Head, NOTE, Note};
 use super::{Lines, MARKS_APART};
+
+/// Names of the events of which something is remembered.
+const REMEMBERED: [&str; 6] =
+    ["tool_call", "tool_result", "error", "approval_required", "question", "approval_resolved"];
 
 /// The past of a run, reconstructed from its journal.
 #[derive(Debug)]
@@ -26,8 +33,12 @@ pub struct Past {
     pub tools: HashMap<String, String>,
     /// Messages of the `error` events.
     pub errors: Vec<String>,
+    /// What the driver had asked and nobody had told it: questions, with decisions that may not have been delivered.
+    pub asked: Vec<(Pending, Option<Decision>)>,
     /// Whether a request had cancelled the run.
     pub cancelled: bool,
+    /// Whether a request had interrupted the turn.
+    pub interrupted: bool,
     /// The end of the run, if it had ended.
     pub ending: Option<Ending>,
     /// Whether `done` was recorded.
@@ -46,6 +57,8 @@ pub struct PastExecution {
     pub id: String,
     /// Time when the execution began.
     pub began: jiff::Timestamp,
+    /// Number of the last of its events before the run.
+    pub after: u64,
 }
 
 impl Past {
@@ -60,7 +73,9 @@ impl Past {
             recorded: 0,
             tools: HashMap::new(),
             errors: Vec::new(),
+            asked: Vec::new(),
             cancelled: false,
+            interrupted: false,
             ending: None,
             done: false,
             seq: 0,
@@ -101,11 +116,16 @@ impl Past {
                 Some(Note::Room { workspace }) => self.room = Some(workspace),
                 // A process that resumed the run may have written it again, and one whose session was lost is followed by another; the
                 // time limit counts from the first.
-                Some(Note::Execution { id, began }) => {
+                Some(Note::Execution { id, began, after }) => {
                     let began = self.execution.take().map_or(began, |earlier| earlier.began);
-                    self.execution = Some(PastExecution { id, began });
+                    self.execution = Some(PastExecution { id, began, after });
+                }
+                Some(Note::Decision { request_id, decision }) => {
+                    let asked = self.asked.iter_mut().find(|(pending, _)| pending.ask.request_id == request_id);
+                    asked.into_iter().for_each(|(_, decided)| *decided = Some(decision.clone()));
                 }
                 Some(Note::Cancel) => self.cancelled = true,
+                Some(Note::Interrupt) => self.interrupted = true,
                 Some(Note::Ending(ending)) => self.ending = Some(*ending),
             }
             return true;
@@ -125,7 +145,7 @@ impl Past {
             self.agent_event = event.agent_event;
         }
         self.done = event.name == "done";
-        if ["tool_call", "tool_result", "error"].contains(&event.name) {
+        if REMEMBERED.contains(&event.name) {
             let Ok(data) = serde_json::from_str::<Value>(event.data) else { return false };
             self.remember(event.name, &data);
         }
@@ -137,6 +157,24 @@ impl Past {
         match name {
             "tool_call" => drop(self.tools.insert(text("tool_use_id"), text("tool_name"))),
             "tool_result" => drop(self.tools.remove(&text("tool_use_id"))),
+            "approval_required" | "question" => {
+                let pending = Pending {
+                    ask: Ask {
+                        request_id: text("request_id"),
+                        tool_use_id: text("tool_use_id"),
+                        tool_name: text("tool_name"),
+                        input: data["input"].clone(),
+                        title: data["title"].as_str().map(ToOwned::to_owned),
+                        question: name == "question",
+                    },
+                    expires_at: text("expires_at").parse().unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+                };
+                self.asked.push((pending, None));
+            }
+            "approval_resolved" => {
+                let resolved = text("request_id");
+                self.asked.retain(|(pending, _)| pending.ask.request_id != resolved);
+            }
             _ => self.errors.push(text("message")),
         }
     }

@@ -184,7 +184,7 @@ fn write_run(journal: &Journal) {
     };
     journal.append(0, &Event::setup("Opening")).expect("writes");
     journal.note(&Note::Room { workspace: "w".into() }).expect("writes");
-    journal.note(&Note::Execution { id: "e".into(), began: jiff::Timestamp::UNIX_EPOCH }).expect("writes");
+    journal.note(&Note::Execution { id: "e".into(), began: jiff::Timestamp::UNIX_EPOCH, after: 0 }).expect("writes");
     for event in [text("a"), call("1"), call("2")] {
         journal.append(2, &event).expect("writes");
     }

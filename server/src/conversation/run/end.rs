@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nagaya_protocol::Usage;
+use nagaya_driver::Usage;
 use serde_json::json;
 
 use super::{Outcome, Run, Settled, millis};

@@ -11,7 +11,7 @@ use crate::conversation::event::{ErrorType, Event};
 use nagaya_telemetry::audit;
 use nagaya_workspace::files::FilesError;
 use nagaya_workspace::objects::SyncReport;
-use nagaya_workspace::{Lease, OnShutdown};
+use nagaya_workspace::{Lease, OnShutdown, Session};
 
 /// From this duration on, a sync that moved nothing is reported too.
 const LONG: Duration = Duration::from_secs(1);
@@ -77,8 +77,8 @@ impl Run {
         }
     }
 
-    /// Stores the workspace's files and ends the lease; `session` is the driver's session for the next run.
-    pub(super) async fn store_files_and_finish(&mut self, lease: Lease, session: Option<String>) {
+    /// Stores the workspace's files and ends the lease; `session` is what is left of the driver for the next run.
+    pub(super) async fn store_files_and_finish(&mut self, lease: Lease, session: Option<Session>) {
         self.clear_agent_event();
         match self.with_pings(lease.save_files()).await {
             Ok(SyncReport { skipped, skip_reason: Some(why), .. }) => {

@@ -1,6 +1,7 @@
 //! One run: a workspace, an execution in it, and the journal of what happens.
 
 mod acquire;
+mod asking;
 mod end;
 mod files;
 mod follow;
@@ -8,13 +9,17 @@ mod model_error;
 mod record;
 mod request;
 
+pub use asking::answers;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nagaya_protocol::Usage;
+use nagaya_driver::Usage;
+use nagaya_protocol::ExecuteRequest;
 use tokio_util::sync::CancellationToken;
 
+use super::approvals::Approvals;
 use super::event::{DoneStatus, ErrorType, Event};
 use super::journal::{Journal, Note, Past, PastExecution};
 use super::order::Order;
@@ -22,11 +27,13 @@ use super::recovery::Stream;
 use super::services::RunServices;
 use super::store::{ConversationStatus, StoreError};
 use super::translate::{self, Translator};
+use follow::Turn;
 use nagaya_telemetry::audit;
 use nagaya_telemetry::metrics::RunOutcome;
 use nagaya_workspace::agent::AgentError;
 use nagaya_workspace::rooms::Occupant;
-use nagaya_workspace::{AcquireError, Lease, OnShutdown, Origin, ReleaseReason};
+use nagaya_workspace::{AcquireError, Lease, Living, OnShutdown, Origin, ReleaseReason, Session};
+use request::digest;
 
 /// Interval of the `ping` events.
 const PING: Duration = Duration::from_secs(10);
@@ -39,6 +46,8 @@ pub(super) struct Run {
     past: Past,
     journal: Arc<Journal>,
     cancel: CancellationToken,
+    interrupt: CancellationToken,
+    approvals: Arc<Approvals>,
     stop: CancellationToken,
     translator: Translator,
     /// Id of the room that the run is, or was, in.
@@ -56,8 +65,19 @@ pub(super) struct Run {
     refused: bool,
     /// Tokens that the execution has reported so far.
     usage: Usage,
-    /// Whether the execution was to continue a session of the driver's, instead of being told the history.
+    /// Whether a new driver was to continue a session, instead of being told the history.
     continues: bool,
+}
+
+/// What requests have to do with a run in progress.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Signals {
+    /// Cancelled when the run is to be cancelled: its driver ends.
+    pub(super) cancel: CancellationToken,
+    /// Cancelled when the turn is to be interrupted: its driver lives on.
+    pub(super) interrupt: CancellationToken,
+    /// What the driver has asked.
+    pub(super) approvals: Arc<Approvals>,
 }
 
 /// Whether a run is finished in every respect, or the next process has something left to do.
@@ -104,20 +124,26 @@ impl Run {
         services: RunServices,
         mut past: Past,
         journal: Arc<Journal>,
-        cancel: CancellationToken,
+        signals: Signals,
         stop: CancellationToken,
     ) -> Self {
+        let Signals { cancel, interrupt, approvals } = signals;
         let order = past.head.order.clone();
         let (conversation, request_id) = (order.conversation.conversation_id.clone(), order.request_id.clone());
         let translator = Translator::new(conversation, request_id, std::mem::take(&mut past.tools));
         if past.cancelled {
             cancel.cancel();
         }
+        if past.interrupted {
+            interrupt.cancel();
+        }
         Self {
             services,
             order,
             journal,
             cancel,
+            interrupt,
+            approvals,
             stop,
             translator,
             room: past.room.clone(),
@@ -136,12 +162,16 @@ impl Run {
     /// Drives the run from its first event, or from where an earlier process stopped, to `done`.
     pub(super) async fn drive(mut self) -> Settled {
         self.catch_up().await;
+        self.ask_again();
         let ending = match self.past.ending.take() {
             Some(ending) => ending,
             // The run has panicked in an earlier process, which wrote `done` without an ending.
             None if self.past.done => return self.mark_settled(),
             None => match self.execute().await {
-                Some(outcome) => self.write_ending(outcome).await,
+                Some(outcome) => {
+                    self.withdraw_all().await;
+                    self.write_ending(outcome).await
+                }
                 None => return self.leave().await,
             },
         };
@@ -223,23 +253,52 @@ impl Run {
             return Some(self.end_without_journal(lease, None, error).await);
         }
         self.remove_uploads();
-        let session = lease.session().map(ToOwned::to_owned);
+        let session = lease.session().cloned();
         self.begin(lease, session).await
     }
 
-    /// Starts an execution that continues the driver's session, or is told the history where there is none, and follows it.
-    async fn begin(&mut self, lease: Lease, session: Option<String>) -> Option<Outcome> {
-        self.continues = session.is_some();
-        let request = match self.request(session).await {
-            Ok(request) => request,
-            Err(error) => {
-                tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new session");
-                let why = "the conversation's history cannot be read, and its workspace does not have it; try again";
-                self.fail(ErrorType::ExecutionError, why.to_owned()).await;
-                lease.finish(None).await;
-                return Some(Outcome::error());
+    /// Begins a turn, and follows it: of the driver that waits for it, else of a new one, which continues the driver's session or is told
+    /// the history where there is none.
+    async fn begin(&mut self, lease: Lease, session: Option<Session>) -> Option<Outcome> {
+        let driver = self.services.driver.clone();
+        let mut options = self.options();
+        let digest = digest(&options);
+        let run = self.journal.run_id().to_owned();
+        if let Some(Living { execution, read, options: started_with }) = session.as_ref().and_then(|s| s.living.clone())
+        {
+            if started_with == digest {
+                let lines = driver.prompt(&run, &self.input());
+                if lease.write(&execution, &run, lines).await.is_ok() {
+                    self.note_execution(execution.clone(), read);
+                    if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
+                        self.continues = false;
+                        let turn = Turn::new(lease, stream, driver.dialogue(), digest, self.longest());
+                        return self.follow(turn).await;
+                    }
+                }
             }
+            // It has ended, does not answer, or was started with other options.
+            if let Err(error) = lease.cancel(&execution).await {
+                return Some(self.give_up_agent(lease, &error).await);
+            }
+        }
+        self.continues = session.is_some();
+        options.session = session.map(|session| session.id);
+        let input = match self.continues {
+            true => self.input(),
+            false => match self.input_with_history().await {
+                Ok(input) => input,
+                Err(error) => {
+                    tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new session");
+                    let why =
+                        "the conversation's history cannot be read, and its workspace does not have it; try again";
+                    self.fail(ErrorType::ExecutionError, why.to_owned()).await;
+                    lease.finish(None).await;
+                    return Some(Outcome::error());
+                }
+            },
         };
+        let request = ExecuteRequest { input: driver.prompt(&run, &input), ..driver.start(&options) };
         let request_id = self.order.request_id.clone();
         let mut started = lease.execute(&request, request_id.as_deref()).await;
         if matches!(&started, Err(error) if error.is_busy()) {
@@ -249,7 +308,10 @@ impl Run {
             };
         }
         match started {
-            Ok(stream) => self.follow(lease, Stream::new(stream), self.longest()).await,
+            Ok(stream) => {
+                let turn = Turn::new(lease, Stream::new(stream), driver.dialogue(), digest, self.longest());
+                self.follow(turn).await
+            }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
     }
@@ -258,7 +320,9 @@ impl Run {
     async fn resume(&mut self, room: &str, execution: Option<PastExecution>) -> Option<Outcome> {
         self.enter(room);
         let reattached = self.services.cluster.workspaces().reattach(self.occupant(), room);
-        let Some(lease) = self.stop.run_until_cancelled(reattached).await? else {
+        let lease = self.stop.run_until_cancelled(reattached).await?;
+        // The driver in a room of an earlier version cannot be followed.
+        let Some(lease) = lease.filter(|lease| !lease.is_outdated()) else {
             if self.has_no_conversation().await {
                 return Some(Outcome::cancelled());
             }
@@ -269,16 +333,22 @@ impl Run {
             self.offer_new_room(acquired).await;
             return Some(Outcome::error());
         };
-        let Some(PastExecution { id, began }) = execution else {
+        let Some(PastExecution { id, began, after }) = execution else {
             // The agent may have started an execution, whose id is not known: only a new room is sure to be free of it.
             let why = "the server stopped before the agent had answered".to_owned();
             return Some(self.replace_room(lease, ReleaseReason::Dead, why).await);
         };
-        // The last of the agent's events is requested again, because only some of its events may be in the journal.
-        match Stream::resume(&lease, id, self.past.agent_event.saturating_sub(1)).await {
+        // The turn is read from its beginning, for what its first events say of the later ones; where the agent no longer has them, from
+        // the last one that was handled, of whose events only some may be in the journal.
+        let stream = match Stream::resume(&lease, id.clone(), after).await {
+            Err(error) if error.is_gone() => Stream::resume(&lease, id, self.past.agent_event.saturating_sub(1)).await,
+            stream => stream,
+        };
+        match stream {
             Ok(stream) => {
                 let left = self.longest().saturating_sub(since(began));
-                self.follow(lease, stream, left).await
+                let digest = digest(&self.options());
+                self.follow(Turn::new(lease, stream, self.services.driver.dialogue(), digest, left)).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
@@ -314,7 +384,7 @@ impl Run {
         self.fail(ErrorType::InternalError, format!("the run's journal cannot be written: {error}")).await;
         match execution {
             Some(_) => {
-                self.end_execution(lease, execution, ReleaseReason::Unhealthy).await;
+                self.cancel_execution(lease, execution, ReleaseReason::Unhealthy).await;
             }
             None => lease.finish(None).await,
         }

@@ -1,9 +1,13 @@
-//! The request to the agent. A workspace that has the driver's session gets only the user's input. Otherwise, when the session was
+//! What a driver is started with, and told. One that has the conversation's session gets only the user's input. Otherwise, when the session was
 //! lost with its workspace, the input is preceded by the conversation so far: one JSON object per line, so that no text in it can
 //! be mistaken for the frame around it.
 
-use nagaya_protocol::{ExecuteRequest, WORKSPACE_DIR};
+use std::collections::BTreeMap;
+
+use nagaya_driver::{Options, Permissions};
+use nagaya_protocol::WORKSPACE_DIR;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::Run;
 use crate::conversation::store::{Message, StoreError};
@@ -31,31 +35,36 @@ const INPUT: &str = "\nThe user continues:\n\n";
 const UPLOADS: &str = "The user has attached these files, which are now in the workspace:";
 
 impl Run {
-    /// The request for this run to the agent: `session` is the driver's session to continue.
-    ///
-    /// # Errors
-    /// The conversation so far is needed and cannot be read.
-    pub(super) async fn request(&self, session: Option<String>) -> Result<ExecuteRequest, StoreError> {
+    /// What the driver is started with, without the session to continue.
+    pub(super) fn options(&self) -> Options {
         let (order, model) = (&self.order, &self.order.model);
-        let input = with_uploads(order.uploads.as_ref(), &order.user_input);
-        let user_input = match &session {
-            Some(_) => input,
-            None => with_history(&self.history().await?, &input),
-        };
-        Ok(ExecuteRequest {
-            user_input,
-            system_prompt: Some(system_prompt(order.tenant.system_prompt.as_deref())),
-            model: Some(model.provider_model_id.clone()),
+        Options {
+            model: model.provider_model_id.clone(),
             environment: self.services.providers.environment(
                 model.provider,
                 model.model_region.as_deref(),
                 &model.provider_model_id,
             ),
-            session_id: session,
+            session: None,
+            system_prompt: system_prompt(order.tenant.system_prompt.as_deref()),
             max_turns: order.bounds.max_turns,
-            allowed_tools: order.bounds.tools.clone(),
-            ..ExecuteRequest::default()
-        })
+            tools: order.bounds.tools.clone(),
+            permissions: Permissions::default(),
+            mcp_servers: BTreeMap::new(),
+        }
+    }
+
+    /// The user's input for a driver that has the conversation's session.
+    pub(super) fn input(&self) -> String {
+        with_uploads(self.order.uploads.as_ref(), &self.order.user_input)
+    }
+
+    /// The user's input for a driver that has nothing of the conversation.
+    ///
+    /// # Errors
+    /// The conversation so far cannot be read.
+    pub(super) async fn input_with_history(&self) -> Result<String, StoreError> {
+        Ok(with_history(&self.history().await?, &self.input()))
     }
 
     /// The latest messages of earlier runs that fit into the limits, oldest first.
@@ -83,6 +92,12 @@ impl Run {
         lines.reverse();
         Ok(lines)
     }
+}
+
+/// A digest of what a driver is started with, by which two of them can be compared.
+pub(super) fn digest(options: &Options) -> String {
+    let digest = Sha256::digest(format!("{options:?}").as_bytes());
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The tenant's system prompt, followed by the directory for the user's files.

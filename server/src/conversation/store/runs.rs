@@ -1,7 +1,7 @@
 //! Finished runs in the store: their usage and cost.
 
 use jiff::Timestamp;
-use nagaya_protocol::Usage;
+use nagaya_driver::Usage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -83,6 +83,20 @@ pub enum Event<'a> {
         /// The model's id.
         model: &'a str,
     },
+    /// What the driver of a run asked is decided, or is not waited for any more.
+    Approval {
+        /// What the event is about.
+        #[serde(flatten)]
+        subject: Subject<'a>,
+        /// The run's id.
+        run: &'a str,
+        /// Id of the question.
+        approval: &'a str,
+        /// `allow`, `deny`, `timeout` or `withdrawn`.
+        decision: &'a str,
+        /// Who decided: the name of a key, or the subject of a token.
+        by: Option<&'a str>,
+    },
     /// A run has ended.
     RunEnded {
         /// What the event is about.

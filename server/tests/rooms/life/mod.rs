@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use nagaya_workspace::OnShutdown;
+use nagaya_workspace::Session;
 use nagaya_workspace::rooms::RoomState;
 use nagaya_workspace::state::PoolSize;
 use nagaya_workspace::{Lease, ReleaseReason};
@@ -88,7 +89,7 @@ impl Life {
                 }
                 Step::Finish(conversation) => {
                     if let Some(lease) = self.leases.remove(conversation) {
-                        lease.finish(Some("session".into())).await;
+                        lease.finish(Some(Session::ended("session"))).await;
                     }
                 }
                 Step::Abandon(conversation) => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nagaya_fixtures::redis::RedisServer;
 use nagaya_workspace::OnShutdown;
+use nagaya_workspace::Session;
 use nagaya_workspace::rooms::RoomState;
 use nagaya_workspace::state::PoolSize;
 use nagaya_workspace::{AcquireError, Lease, ReleaseError, ReleaseReason};
@@ -148,7 +149,7 @@ impl<'a> Life<'a> {
             }
             Step::Finish(conversation) => {
                 if let Some((on, lease)) = self.leases.remove(&conversation) {
-                    self.servers[&on].runtime.block_on(lease.finish(Some("session".into())));
+                    self.servers[&on].runtime.block_on(lease.finish(Some(Session::ended("session"))));
                 }
             }
             Step::Delete(server, conversation) => {

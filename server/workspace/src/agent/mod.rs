@@ -1,6 +1,6 @@
 //! The client of a room's agent: HTTP/2 over the connection that the agent has dialled.
 
-mod claims;
+mod budget;
 pub(crate) mod files;
 mod link;
 mod meter;
@@ -8,6 +8,7 @@ mod visitor;
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,11 +19,14 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use nagaya_protocol::{AgentEvent, AgentFault, ExecuteRequest, Health, REQUEST_ID, sse};
+use nagaya_protocol::{
+    AgentEvent, AgentFault, ExecuteRequest, Health, InputRequest, PROTOCOL, ParkRequest, REQUEST_ID, sse,
+};
+use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::directory::{ConnectError, RoomDir};
-use claims::Budget;
+use budget::Budget;
 use link::{Held, Link, addressed};
 
 /// How long the agent may take to answer a request that needs no work.
@@ -67,6 +71,12 @@ impl AgentError {
         matches!(self, Self::Hostile(_))
     }
 
+    /// Whether the agent answers, and does not have the execution, or not any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. })
+    }
+
     /// Whether another execution is running in the room.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -76,7 +86,11 @@ impl AgentError {
 
 /// A room's agent, as the server reaches it.
 #[derive(Debug)]
-pub struct Agent(Reach);
+pub struct Agent {
+    reach: Reach,
+    /// It speaks an earlier protocol.
+    outdated: AtomicBool,
+}
 
 #[derive(Debug)]
 enum Reach {
@@ -93,27 +107,28 @@ impl Agent {
     /// # Errors
     /// If the socket cannot be made.
     pub(crate) fn open(dir: RoomDir, hostile: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        Ok(Self(match dir.uid() {
-            Some(uid) => Reach::Dialled(Link::open(dir, uid, hostile)?),
-            None => Reach::Listening(dir),
-        }))
+        let (reach, outdated) = match dir.uid() {
+            Some(uid) => (Reach::Dialled(Link::open(dir, uid, hostile)?), false),
+            None => (Reach::Listening(dir), true),
+        };
+        Ok(Self { reach, outdated: outdated.into() })
     }
 
-    /// Whether the room is one of version 0.1. Such a room ends the run that is in it, and starts no other.
+    /// Whether the agent speaks an earlier protocol, in which this server can only read and write files. Such a room starts no run.
     pub(crate) fn is_outdated(&self) -> bool {
-        matches!(self.0, Reach::Listening(_))
+        self.outdated.load(Ordering::Relaxed)
     }
 
     /// Waits until the agent has dialled.
     pub(crate) async fn connected(&self) {
-        if let Reach::Dialled(link) = &self.0 {
+        if let Reach::Dialled(link) = &self.reach {
             link.connected().await;
         }
     }
 
     /// Stops listening, so that the agent dials whichever server listens next.
     pub(crate) async fn close(&self) {
-        if let Reach::Dialled(link) = &self.0 {
+        if let Reach::Dialled(link) = &self.reach {
             link.close().await;
         }
     }
@@ -126,7 +141,12 @@ impl Agent {
         let (head, body) = self.send(request(Method::GET, "/health", empty())?, ANSWER_DEADLINE).await?;
         let bytes = whole(body, ANSWER_DEADLINE).await?;
         refuse_unless_success(head, &bytes)?;
-        serde_json::from_slice(&bytes).map_err(|error| AgentError::Broken(format!("/health: {error}")))
+        let health: Health =
+            serde_json::from_slice(&bytes).map_err(|error| AgentError::Broken(format!("/health: {error}")))?;
+        if health.protocol != PROTOCOL {
+            self.outdated.store(true, Ordering::Relaxed);
+        }
+        Ok(health)
     }
 
     /// Starts an execution and returns its events. The agent logs `request_id`, the id of the API request.
@@ -149,6 +169,45 @@ impl Agent {
     pub async fn follow(&self, execution: &str, after: u64) -> Result<EventStream, AgentError> {
         let path = format!("/executions/{execution}/events?after={after}");
         self.events(request(Method::GET, &path, empty())?).await
+    }
+
+    /// Writes lines to the driver's input, which begin its next turn if it is parked. Lines with an id that the agent has seen are not
+    /// written again.
+    ///
+    /// # Errors
+    /// As [`Agent::execute`]; status 404 if the agent does not know the execution, 410 if it has ended.
+    pub async fn write(&self, execution: &str, id: &str, lines: Vec<String>) -> Result<(), AgentError> {
+        self.order(Method::POST, execution, "input", &InputRequest { id: id.to_owned(), lines }).await
+    }
+
+    /// Closes the driver's input, which ends the driver.
+    ///
+    /// # Errors
+    /// As [`Agent::write`].
+    pub async fn close_input(&self, execution: &str) -> Result<(), AgentError> {
+        self.order(Method::DELETE, execution, "input", &()).await
+    }
+
+    /// Ends a turn: once this returns, only the driver's own process runs, which waits for its next turn for this long.
+    ///
+    /// # Errors
+    /// As [`Agent::write`].
+    pub async fn park(&self, execution: &str, time: Duration) -> Result<(), AgentError> {
+        self.order(Method::POST, execution, "park", &ParkRequest { seconds: time.as_secs() }).await
+    }
+
+    async fn order(
+        &self,
+        method: Method,
+        execution: &str,
+        what: &str,
+        body: &impl Serialize,
+    ) -> Result<(), AgentError> {
+        let body = serde_json::to_vec(body).map_err(|error| AgentError::Broken(error.to_string()))?;
+        let request = request(method, &format!("/executions/{execution}/{what}"), whole_body(body.into()))?;
+        let (status, body) = self.send(request, CANCEL_DEADLINE).await?;
+        let bytes = whole(body, ANSWER_DEADLINE).await?;
+        refuse_unless_success(status, &bytes)
     }
 
     /// Cancels an execution. On success all of its processes have exited.
@@ -183,13 +242,13 @@ impl Agent {
 
     async fn send(&self, request: Request<Body>, deadline: Duration) -> Result<(StatusCode, AgentBody), AgentError> {
         let exchange = async {
-            match &self.0 {
+            match &self.reach {
                 Reach::Dialled(link) => link.send(addressed(request)).await,
                 Reach::Listening(dir) => connect_and_send(dir, request).await,
             }
         };
         let response = tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(AgentError::Timeout(deadline)));
-        let response = response.map_err(|error| match &self.0 {
+        let response = response.map_err(|error| match &self.reach {
             Reach::Dialled(link) => link.judge(error),
             Reach::Listening(_) => error,
         })?;
@@ -297,9 +356,10 @@ impl EventStream {
             self.budget.take_event().map_err(AgentError::Hostile)?;
             let number = event.id.as_deref().and_then(|id| id.parse().ok());
             let number = number.ok_or_else(|| AgentError::Broken("an event without a number".into()))?;
-            match serde_json::from_str(&event.data) {
+            match AgentEvent::decode(event.name.as_deref().unwrap_or_default(), event.data) {
                 Ok(event) => {
-                    return claims::bounded(event).map(|event| Some((number, event))).map_err(AgentError::Hostile);
+                    check(&event).map_err(AgentError::Hostile)?;
+                    return Ok(Some((number, event)));
                 }
                 // A newer agent may send events that this server does not know.
                 Err(error) => match self.budget.take_undecodable().map_err(AgentError::Hostile)? {
@@ -313,6 +373,18 @@ impl EventStream {
             }
         }
         Ok(None)
+    }
+}
+
+/// Checks what the server relies on in an event of the agent's own; what is in a frame, the driver's part of the server judges.
+fn check(event: &AgentEvent) -> Result<(), String> {
+    match event {
+        AgentEvent::Started { execution_id } => {
+            let valid =
+                (1..=64).contains(&execution_id.len()) && execution_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            if valid { Ok(()) } else { Err("its execution_id is not up to 64 letters and digits".into()) }
+        }
+        AgentEvent::Frame(_) | AgentEvent::Ended(_) => Ok(()),
     }
 }
 

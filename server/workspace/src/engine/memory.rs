@@ -15,7 +15,7 @@ use http_body_util::Full;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use nagaya_protocol::{AGENT_SOCKET, Health};
+use nagaya_protocol::{AGENT_SOCKET, Health, PROTOCOL};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
@@ -353,7 +353,9 @@ async fn agent(socket: &Path, mute: watch::Receiver<bool>, execution: watch::Rec
                         version: "0".into(),
                         driver: "none".into(),
                         cli_version: None,
+                        protocol: PROTOCOL,
                         execution,
+                        parked: None,
                     };
                     let body = serde_json::to_vec(&health).unwrap_or_default();
                     let mut response = Response::new(Full::new(Bytes::from(body)));

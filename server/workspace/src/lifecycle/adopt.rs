@@ -13,6 +13,7 @@ use crate::lifecycle::lease::{Lease, Origin};
 use crate::peers::PeerRooms;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Opened, Room, RoomState};
+use crate::session::Session;
 use crate::state::{Record, StateError, WriteOutcome};
 use crate::workspaces::Workspaces;
 
@@ -85,7 +86,7 @@ impl Workspaces {
         id: &RoomId,
         old: Option<&Record>,
         occupant: Option<Occupant>,
-        session: Option<String>,
+        session: Option<Session>,
         adopt_as: AdoptAs,
     ) -> Result<Adoption, StateError> {
         let _incoming = self.rooms.reserve(id);
@@ -146,7 +147,7 @@ impl Workspaces {
 
     /// The lease of a room that [`Workspaces::adopt`] has just adopted with [`AdoptAs::Leased`].
     #[must_use]
-    pub fn lease_adopted(self: &Arc<Self>, room: Arc<Room>, occupant: Occupant, session: Option<String>) -> Lease {
+    pub fn lease_adopted(self: &Arc<Self>, room: Arc<Room>, occupant: Occupant, session: Option<Session>) -> Lease {
         Lease::new(self.clone(), room, occupant, Origin::Reused, session)
     }
 

@@ -12,6 +12,7 @@ use crate::lifecycle::acquire::is_responding;
 use crate::losses::Loss;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Room};
+use crate::session::Session;
 use crate::workspaces::Workspaces;
 
 /// Pause between two health requests while an agent is watched.
@@ -35,7 +36,7 @@ pub struct Lease {
     room: Arc<Room>,
     occupant: Occupant,
     origin: Origin,
-    session: Option<String>,
+    session: Option<Session>,
     loss: Option<Loss>,
 }
 
@@ -45,7 +46,7 @@ impl Lease {
         room: Arc<Room>,
         occupant: Occupant,
         origin: Origin,
-        session: Option<String>,
+        session: Option<Session>,
     ) -> Self {
         let loss = match origin {
             Origin::Reused => None,
@@ -68,6 +69,12 @@ impl Lease {
     #[must_use]
     pub fn room(&self) -> &Arc<Room> {
         &self.room
+    }
+
+    /// Whether the room's agent speaks an earlier protocol, so that no run can be followed there.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.room.is_outdated()
     }
 
     /// The room's id.
@@ -93,10 +100,10 @@ impl Lease {
         self.workspaces.reason_of_silence(&self.room).await
     }
 
-    /// The driver's session that an earlier run left in this room.
+    /// What an earlier run left of its driver in this room.
     #[must_use]
-    pub fn session(&self) -> Option<&str> {
-        self.session.as_deref()
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
     }
 
     /// Starts an execution in the room. The agent logs `request_id` with it.
@@ -119,6 +126,33 @@ impl Lease {
         self.room.agent()?.follow(execution, after).await
     }
 
+    /// Writes lines to the driver of an execution, which begin its next turn if it is parked; lines with an id that it has got are not
+    /// written again.
+    ///
+    /// # Errors
+    /// The agent has no such execution, or cannot be reached.
+    pub async fn write(&self, execution: &str, id: &str, lines: Vec<String>) -> Result<(), AgentError> {
+        self.room.unsaved.store(true, Ordering::Release);
+        self.room.set_running(true);
+        self.room.agent()?.write(execution, id, lines).await
+    }
+
+    /// Closes the input of an execution's driver, which ends the driver.
+    ///
+    /// # Errors
+    /// As [`Lease::write`].
+    pub async fn close_input(&self, execution: &str) -> Result<(), AgentError> {
+        self.room.agent()?.close_input(execution).await
+    }
+
+    /// Ends a turn: once this returns, only the driver's own process runs, which waits for its next turn for this long.
+    ///
+    /// # Errors
+    /// As [`Lease::write`].
+    pub async fn park(&self, execution: &str, time: Duration) -> Result<(), AgentError> {
+        self.room.agent()?.park(execution, time).await
+    }
+
     /// Cancels an execution. Once this returns, all of its processes have exited.
     ///
     /// # Errors
@@ -133,7 +167,8 @@ impl Lease {
     /// # Errors
     /// The agent does not answer, or does not confirm the end.
     pub async fn cancel_stray(&self) -> Result<(), AgentError> {
-        match self.room.agent()?.health().await?.execution {
+        let health = self.room.agent()?.health().await?;
+        match health.execution.or(health.parked) {
             Some(execution) => self.cancel(&execution).await,
             None => Ok(()),
         }
@@ -154,8 +189,8 @@ impl Lease {
         }
     }
 
-    /// Ends the lease and stores the driver's session for the conversation's next run.
-    pub async fn finish(mut self, session: Option<String>) {
+    /// Ends the lease and stores what is left of the driver for the conversation's next run.
+    pub async fn finish(mut self, session: Option<Session>) {
         if session.is_some() {
             self.session = session;
             let written = self.workspaces.write_record(&self.room, Some(&self.occupant), self.session.clone()).await;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::session::{Living, Session};
+
 /// What the shared state stores of a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -9,8 +11,8 @@ pub struct Record {
     pub workspace: String,
     /// The conversation that the room belongs to, and its tenant; `None` while it is in the pool.
     pub occupant: Option<(String, String)>,
-    /// The driver's session of the last run in the room.
-    pub session: Option<String>,
+    /// What the last run in the room left of its driver.
+    pub session: Option<Session>,
     /// Whether the room is being released. Such a room never serves a conversation again, whoever finds it: there may be files of the
     /// last one in it.
     pub retired: bool,
@@ -26,6 +28,8 @@ struct Text<'a> {
     conversation: Option<std::borrow::Cow<'a, str>>,
     tenant: Option<std::borrow::Cow<'a, str>>,
     session: Option<std::borrow::Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    living: Option<Living>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     retired: bool,
 }
@@ -35,8 +39,9 @@ impl Record {
     #[must_use]
     pub fn encode(&self) -> String {
         let (conversation, tenant) = self.occupant.as_ref().map(|(c, t)| (c.into(), t.into())).unzip();
-        let session = self.session.as_ref().map(Into::into);
-        let text = Text { owner: (&self.owner).into(), conversation, tenant, session, retired: self.retired };
+        let session = self.session.as_ref().map(|session| session.id.as_str().into());
+        let living = self.session.as_ref().and_then(|session| session.living.clone());
+        let text = Text { owner: (&self.owner).into(), conversation, tenant, session, living, retired: self.retired };
         // Serializing strings to JSON cannot fail.
         serde_json::to_string(&text).unwrap_or_default()
     }
@@ -56,7 +61,7 @@ impl Record {
         Ok(Self {
             workspace: workspace.into(),
             occupant,
-            session: text.session.map(Into::into),
+            session: text.session.map(|id| Session { id: id.into_owned(), living: text.living }),
             retired: text.retired,
             owner: text.owner.into_owned(),
         })
@@ -70,7 +75,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_record_with_any_text_is_decoded_again(owner: String, occupant: Option<(String, String)>, session: Option<String>) {
+        fn a_record_with_any_text_is_decoded_again(
+            owner: String,
+            occupant: Option<(String, String)>,
+            session: Option<(String, Option<(String, u64)>)>,
+        ) {
+            let living = |(text, read): (String, u64)| Living { execution: text.clone(), read, options: text };
+            let session = session.map(|(id, left)| Session { id, living: left.map(living) });
             let record = Record { workspace: "w".into(), occupant, session, retired: false, owner };
             prop_assert_eq!(Record::decode("w", record.encode().as_bytes()), Ok(record));
         }

@@ -1,4 +1,4 @@
-"""An agent that speaks the protocol of version 2 as far as it must, and then misbehaves as the prompt says.
+"""An agent that speaks the protocol of version 4 as far as it must, and then misbehaves as the prompt says.
 
 It dials agent.sock and is the HTTP/2 server (RFC 9113) of whoever accepts. Requests are told apart by whether they have a body: those
 without are answered as /health, the first with one is /execute.
@@ -6,37 +6,47 @@ without are answered as /health, the first with one is /execute.
 
 import json, socket, struct, time
 
-HEALTH = {"status": "ok", "version": "hostile", "driver": "none", "cli_version": None}
+HEALTH = {"status": "ok", "version": "hostile", "driver": "none", "cli_version": None, "protocol": 4}
 
 
 def frame(kind, flags, stream, payload=b""):
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def event(number, data):
-    return f"id: {number}\nevent: {data['type']}\ndata: {json.dumps(data)}\n\n".encode()
+def event(number, name, data):
+    return f"id: {number}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def line(number, data):
+    """A line of the driver's."""
+    return event(number, "frame", data)
 
 
 def attack(how):
     """Pieces of the answer to /execute."""
-    yield event(1, {"type": "started", "execution_id": "1"})
-    yield event(2, {"type": "system", "session_id": "s", "model": "m", "tools": []})
+    yield event(1, "started", {"execution_id": "1"})
+    yield line(2, {"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": []})
     if how == "numbers":
         most = (1 << 63) - 1
-        usage = dict.fromkeys(["input_tokens", "output_tokens", "cache_creation_5m_tokens", "cache_read_tokens"], most)
-        yield event(3, {"type": "result", "is_error": False, "result": "nul \0 and done", "session_id": "s",
-                        "usage": usage, "num_turns": (1 << 32) - 1, "duration_ms": most})
+        usage = dict.fromkeys(["input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"], most)
+        yield line(3, {"type": "result", "subtype": "success", "is_error": False, "result": "nul \0 and done", "session_id": "s",
+                       "usage": usage, "num_turns": (1 << 32) - 1, "duration_ms": most})
         return
     number = 2
     while True:
         number += 1
         if how == "tools":
-            yield b"".join(event(number * 100 + n, {"type": "tool_use", "tool_use_id": f"{number}-{n}", "tool_name": "Bash",
-                                                    "input": {"command": "x" * 100}}) for n in range(100))
+            calls = [{"type": "tool_use", "id": f"{number}-{n}", "name": "Bash", "input": {"command": "x" * 100}} for n in range(100)]
+            yield line(number, {"type": "assistant", "message": {"content": calls}})
         elif how == "junk":
             yield b"".join(b"id: %d\nevent: x\ndata: {\"type\": \"\x1b[2Jnonsense\"}\n\n" % number for _ in range(100))
+        elif how == "asks":
+            yield line(number, {"type": "control_request", "request_id": f"r{number}", "request": {
+                "subtype": "can_use_tool", "tool_name": "Bash", "tool_use_id": f"t{number}", "input": {"command": "x" * 100}}})
+        elif how == "values":
+            yield b"id: %d\nevent: frame\ndata: [%s0]\n\n" % (number, b"0," * 4_000_000)
         else:
-            yield event(number, {"type": "thinking", "content": "x" * 60000})
+            yield line(number, {"type": "assistant", "message": {"content": [{"type": "thinking", "thinking": "x" * 60000}]}})
 
 
 class Connection:
@@ -110,7 +120,7 @@ class Connection:
             execution = self.serve()
             if execution is None:
                 continue
-            how = next(how for how in ["numbers", "tools", "frames", "junk"] if how.encode() in self.body)
+            how = next(how for how in ["numbers", "tools", "frames", "junk", "asks", "values"] if how.encode() in self.body)
             if how == "frames":
                 while True:
                     # Answers to pings that nobody has sent: they need no answer, which would have to be read.

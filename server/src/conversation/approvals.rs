@@ -1,0 +1,222 @@
+//! What the driver of a run has asked, and what has been decided: shared by the run, which asks and delivers, and by the requests that
+//! decide.
+
+use std::collections::VecDeque;
+use std::io;
+
+use jiff::Timestamp;
+use nagaya_driver::{Answer, Ask};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// Questions of one run that are remembered, so that a decision which is sent again is answered as before. A driver has a few at a time.
+const REMEMBERED: usize = 1_000;
+/// Questions that may wait for a decision at the same time.
+const MOST_PENDING: usize = 100;
+
+/// The questions of one run.
+#[derive(Debug)]
+pub struct Approvals {
+    entries: Mutex<VecDeque<Entry>>,
+    /// Changes when a decision is to be delivered.
+    decided: watch::Sender<()>,
+}
+
+/// A question that waits for a decision.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// What the driver asks.
+    pub ask: Ask,
+    /// When it is decided without anybody.
+    pub expires_at: Timestamp,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pending: Pending,
+    state: State,
+}
+
+#[derive(Debug, PartialEq)]
+enum State {
+    Pending,
+    Decided { decision: Decision, delivered: bool },
+    Withdrawn,
+}
+
+/// A decision, and whose it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// What was decided.
+    pub answer: Answer,
+    /// Who decided: the name of a key, or the subject of a token; `None` if the time was up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Why a decision does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    /// No such question is known in the conversation's run.
+    #[error("no such approval")]
+    Unknown,
+    /// Something else has been decided.
+    #[error("it has been decided otherwise")]
+    Otherwise,
+    /// The question was withdrawn: the run was cancelled or has lost its workspace, or the driver no longer asks.
+    #[error("the question was withdrawn")]
+    Withdrawn,
+    /// The decision cannot be written to the journal.
+    #[error("the decision cannot be written to the run's journal: {0}")]
+    Journal(#[from] io::Error),
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { entries: Mutex::default(), decided: watch::Sender::new(()) }
+    }
+}
+
+impl Approvals {
+    /// Adds a question; `false` if it is known already. The error says that too many wait.
+    pub(super) fn ask(&self, pending: Pending) -> Result<bool, String> {
+        let mut entries = self.entries.lock();
+        if entries.iter().any(|entry| entry.pending.ask.request_id == pending.ask.request_id) {
+            return Ok(false);
+        }
+        if entries.iter().filter(|entry| entry.state == State::Pending).count() >= MOST_PENDING {
+            return Err(format!("more than {MOST_PENDING} questions wait for a decision"));
+        }
+        entries.push_back(Entry { pending, state: State::Pending });
+        if entries.len() > REMEMBERED
+            && let Some(at) = entries.iter().position(|entry| entry.state != State::Pending)
+        {
+            entries.remove(at);
+        }
+        Ok(true)
+    }
+
+    /// Decides a question. The same decision again changes nothing. `write` makes it durable before it counts.
+    ///
+    /// # Errors
+    /// The decision does not count.
+    pub(super) fn decide(
+        &self,
+        id: &str,
+        decision: Decision,
+        write: impl FnOnce(&Decision) -> io::Result<()>,
+    ) -> Result<Decision, DecideError> {
+        let mut entries = self.entries.lock();
+        let entry = entries.iter_mut().find(|entry| entry.pending.ask.request_id == id).ok_or(DecideError::Unknown)?;
+        match &entry.state {
+            State::Withdrawn => Err(DecideError::Withdrawn),
+            State::Decided { decision: earlier, .. } if earlier.answer == decision.answer => Ok(earlier.clone()),
+            State::Decided { .. } => Err(DecideError::Otherwise),
+            State::Pending => {
+                write(&decision)?;
+                entry.state = State::Decided { decision: decision.clone(), delivered: false };
+                drop(entries);
+                self.decided.send_replace(());
+                Ok(decision)
+            }
+        }
+    }
+
+    /// What a question asks, whatever has become of it.
+    #[must_use]
+    pub fn asked(&self, id: &str) -> Option<Ask> {
+        self.entries.lock().iter().map(|entry| &entry.pending.ask).find(|ask| ask.request_id == id).cloned()
+    }
+
+    /// The questions that wait, oldest first.
+    #[must_use]
+    pub fn pending(&self) -> Vec<Pending> {
+        let entries = self.entries.lock();
+        entries.iter().filter(|entry| entry.state == State::Pending).map(|entry| entry.pending.clone()).collect()
+    }
+
+    /// The decisions that have not been delivered. They count as delivered from now on.
+    pub(super) fn take_decided(&self) -> Vec<(Ask, Decision)> {
+        let mut taken = Vec::new();
+        for entry in self.entries.lock().iter_mut() {
+            if let State::Decided { decision, delivered: delivered @ false } = &mut entry.state {
+                *delivered = true;
+                taken.push((entry.pending.ask.clone(), decision.clone()));
+            }
+        }
+        taken
+    }
+
+    /// Withdraws a question; `true` if it waited.
+    pub(super) fn withdraw(&self, id: &str) -> bool {
+        let mut entries = self.entries.lock();
+        let entry = entries.iter_mut().find(|entry| entry.pending.ask.request_id == id);
+        let Some(entry) = entry.filter(|entry| entry.state == State::Pending) else { return false };
+        entry.state = State::Withdrawn;
+        true
+    }
+
+    /// Notified of every decision.
+    pub(super) fn decisions(&self) -> watch::Receiver<()> {
+        self.decided.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(id: usize) -> Pending {
+        let ask = Ask {
+            request_id: id.to_string(),
+            tool_use_id: "t".into(),
+            tool_name: "Bash".into(),
+            input: serde_json::json!({}),
+            title: None,
+            question: false,
+        };
+        Pending { ask, expires_at: Timestamp::UNIX_EPOCH }
+    }
+
+    fn allow() -> Decision {
+        Decision { answer: Answer::Allow { updated_input: None }, by: Some("key".into()) }
+    }
+
+    fn deny() -> Decision {
+        Decision { answer: Answer::Deny { message: "no".into() }, by: None }
+    }
+
+    #[test]
+    fn a_decision_counts_once_and_is_delivered_once() {
+        let approvals = Approvals::default();
+        let decide = |decision| approvals.decide("1", decision, |_| Ok(()));
+        assert!(matches!(decide(allow()), Err(DecideError::Unknown)));
+        assert_eq!((approvals.ask(pending(1)), approvals.ask(pending(1))), (Ok(true), Ok(false)));
+        let unwritten = approvals.decide("1", allow(), |_| Err(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(unwritten, Err(DecideError::Journal(_))));
+        assert_eq!(approvals.pending().len(), 1, "what is not written does not count");
+        assert_eq!(decide(allow()).expect("counts"), allow());
+        assert_eq!(decide(Decision { by: None, ..allow() }).expect("the same"), allow());
+        assert!(matches!(decide(deny()), Err(DecideError::Otherwise)));
+        assert_eq!((approvals.take_decided().len(), approvals.take_decided().len()), (1, 0));
+        assert!(approvals.pending().is_empty() && !approvals.withdraw("1"));
+    }
+
+    #[test]
+    fn a_question_can_be_withdrawn_and_there_are_not_too_many() {
+        let approvals = Approvals::default();
+        for id in 0..MOST_PENDING {
+            assert_eq!(approvals.ask(pending(id)), Ok(true));
+        }
+        assert!(approvals.ask(pending(MOST_PENDING)).is_err());
+        assert!(approvals.withdraw("0") && !approvals.withdraw("0"));
+        assert!(matches!(approvals.decide("0", allow(), |_| Ok(())), Err(DecideError::Withdrawn)));
+        for id in MOST_PENDING..3 * REMEMBERED {
+            approvals.ask(pending(id)).expect("few wait");
+            assert!(approvals.withdraw(&id.to_string()));
+        }
+        assert!(approvals.entries.lock().len() <= REMEMBERED);
+        assert_eq!(approvals.pending().len(), MOST_PENDING - 1, "what waits is not forgotten");
+    }
+}

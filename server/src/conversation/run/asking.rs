@@ -1,0 +1,144 @@
+//! Waits for people: what the driver asks, what is decided, and what is told to whom.
+
+use jiff::Timestamp;
+use nagaya_driver::{Answer, Ask};
+use serde_json::{Map, Value, json};
+
+use super::Run;
+use crate::conversation::approvals::{Decision, Pending};
+use crate::conversation::event::{Asked, Event, Resolution};
+use crate::conversation::recovery;
+use nagaya_telemetry::audit;
+use nagaya_workspace::Lease;
+use nagaya_workspace::agent::AgentError;
+
+/// What the model is told of a tool about which nobody has decided in time.
+const NOBODY: &str = "Nobody has decided about this in time, so it may not be done. Do something else, or end.";
+/// The answer to a question that nobody has answered in time.
+const NO_ANSWER: &str = "no answer";
+
+impl Run {
+    /// Asks what the driver asks. The error says that it asks too much.
+    pub(super) async fn ask(&mut self, ask: Ask) -> Result<(), String> {
+        let expires_at = Timestamp::now() + self.services.approval_timeout;
+        let pending = Pending { ask, expires_at };
+        let event = event(&pending);
+        if !self.approvals.ask(pending)? {
+            return Ok(());
+        }
+        self.emit(&event).await;
+        Ok(())
+    }
+
+    /// What an earlier process has asked is asked still, and what was decided may not have been delivered.
+    pub(super) fn ask_again(&mut self) {
+        for (pending, decision) in std::mem::take(&mut self.past.asked) {
+            let id = pending.ask.request_id.clone();
+            let asked = self.approvals.ask(pending).is_ok();
+            if let (true, Some(decision)) = (asked, decision)
+                && let Err(error) = self.approvals.decide(&id, decision, |_| Ok(()))
+            {
+                tracing::warn!(run = self.journal.run_id(), id, %error, "a decision of before the restart was not found again");
+            }
+        }
+    }
+
+    /// The driver no longer asks this.
+    pub(super) async fn withdrawn(&mut self, request_id: String) {
+        if self.approvals.withdraw(&request_id) {
+            self.resolved(request_id, Resolution::Withdrawn, None, None).await;
+        }
+    }
+
+    /// Nothing is asked any more, because the turn has ended.
+    pub(super) async fn withdraw_all(&mut self) {
+        self.clear_agent_event();
+        for pending in self.approvals.pending() {
+            self.withdrawn(pending.ask.request_id).await;
+        }
+    }
+
+    /// Decides what nobody has decided in time.
+    pub(super) fn decide_expired(&self) {
+        let now = Timestamp::now();
+        for Pending { ask, .. } in self.approvals.pending().into_iter().filter(|pending| pending.expires_at <= now) {
+            let answer = match ask.question {
+                true => answers(&ask, |_| Some(NO_ANSWER.into())),
+                false => Answer::Deny { message: NOBODY.into() },
+            };
+            let written = self.journal.decide(&self.approvals, &ask.request_id, Decision { answer, by: None });
+            if let Err(error) = written {
+                tracing::warn!(run = self.journal.run_id(), id = ask.request_id, %error, "nobody has decided in time");
+            }
+        }
+    }
+
+    /// When the next question expires.
+    pub(super) fn next_expiry(&self) -> Option<Timestamp> {
+        self.approvals.pending().iter().map(|pending| pending.expires_at).min()
+    }
+
+    /// Whether nothing but people is waited for: then the time is not the run's.
+    pub(super) fn waits_for_people(&self) -> bool {
+        let waiting = self.approvals.pending().len();
+        waiting > 0 && self.translator.open_tools() <= waiting
+    }
+
+    /// Tells the driver what has been decided since the last time.
+    ///
+    /// # Errors
+    /// The agent cannot be reached.
+    pub(super) async fn deliver(&mut self, lease: &Lease, execution: &str) -> Result<(), AgentError> {
+        for (ask, Decision { answer, by }) in self.approvals.take_decided() {
+            self.clear_agent_event();
+            let resolution = match (&answer, &by) {
+                (_, None) => Resolution::Timeout,
+                (Answer::Allow { .. }, _) => Resolution::Allow,
+                (Answer::Deny { .. }, _) => Resolution::Deny,
+            };
+            let lines = self.services.driver.answer(&ask, &answer);
+            match recovery::deliver(lease, execution, &ask.request_id, lines).await {
+                // The stream says how the execution has ended.
+                Err(error) if error.is_gone() => return Ok(()),
+                delivered => delivered?,
+            }
+            let message = match answer {
+                Answer::Deny { message } => Some(message),
+                Answer::Allow { .. } => None,
+            };
+            self.resolved(ask.request_id, resolution, by, message).await;
+        }
+        Ok(())
+    }
+
+    async fn resolved(
+        &mut self,
+        request_id: String,
+        decision: Resolution,
+        by: Option<String>,
+        message: Option<String>,
+    ) {
+        self.services.audit.record(&audit::Event::Approval {
+            subject: self.order.subject(self.room.as_deref()),
+            run: self.journal.run_id(),
+            approval: &request_id,
+            decision: json!(decision).as_str().unwrap_or_default(),
+            by: by.as_deref(),
+        });
+        self.emit(&Event::ApprovalResolved { request_id, decision, by, message }).await;
+    }
+}
+
+fn event(pending: &Pending) -> Event {
+    let asked = Asked::from(pending.clone());
+    if pending.ask.question { Event::Question(asked) } else { Event::ApprovalRequired(asked) }
+}
+
+/// The answer to a question of the model's: its input, with an answer to each of its questions for which there is one.
+pub fn answers(ask: &Ask, answer: impl Fn(&str) -> Option<String>) -> Answer {
+    let questions =
+        ask.input["questions"].as_array().into_iter().flatten().filter_map(|asked| asked["question"].as_str());
+    let given: Map<String, Value> =
+        questions.filter_map(|question| Some((question.to_owned(), Value::from(answer(question)?)))).collect();
+    Answer::Allow { updated_input: Some(json!({"questions": ask.input["questions"], "answers": given})) }
+}
