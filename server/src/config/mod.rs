@@ -93,7 +93,7 @@ impl Config {
         let storage = Storage::read(&mut reader, home.as_deref());
         let rooms = Rooms::read(&mut reader);
         let (egress, providers) = egress::read(&mut reader, home.as_deref(), rooms.model_idle);
-        let tenancy = tenancy::read(&mut reader, rooms.execution_timeout, &providers);
+        let tenancy = tenancy::read(&mut reader, &rooms, &providers);
         let settings = reader.finish()?;
         Ok(Self { service, storage, rooms, egress, providers, tenancy, settings })
     }
