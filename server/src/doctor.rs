@@ -46,10 +46,16 @@ pub async fn run(config: Config) -> Exit {
     let engine_works = !matches!(finding, Finding::Bad(..));
     findings.push(("container engine", finding));
     if engine_works {
-        let image = image(&engine, &config.rooms.image).await;
-        let can_start = matches!(image, Finding::Ok(_))
+        let remedy = "Build it with `make image`, or set CONTAINER_IMAGE to an existing image.";
+        let default = image(&engine, &config.rooms.image, remedy).await;
+        let can_start = matches!(default, Finding::Ok(_))
             && directory::is_writable_directory(nearest_existing(&config.rooms.socket_base));
-        findings.push(("image", image));
+        findings.push(("image", default));
+        for reference in config.rooms.images.values() {
+            let remedy =
+                "Pull or build it, or remove it from CONTAINER_IMAGES: conversations that choose it cannot run.";
+            findings.push(("further image", image(&engine, reference, remedy).await));
+        }
         if can_start {
             findings.push(("workspace", workspace(&config).await));
         }
@@ -177,13 +183,10 @@ fn engine_remedy(address: &EngineAddress, error: &EngineError) -> String {
     "The socket exists but Docker does not answer: start or restart it (systemctl restart docker).".into()
 }
 
-async fn image(engine: &dyn Engine, image: &str) -> Finding {
+async fn image(engine: &dyn Engine, image: &str, remedy: &str) -> Finding {
     match engine.has_image(image).await {
         Ok(true) => Finding::Ok(image.into()),
-        Ok(false) => Finding::Bad(
-            format!("{image} does not exist"),
-            "Build it with `make image`, or set CONTAINER_IMAGE to an existing image.".into(),
-        ),
+        Ok(false) => Finding::Bad(format!("{image} does not exist"), remedy.into()),
         Err(error) => Finding::Bad(error.to_string(), "Run `nagaya doctor` again.".into()),
     }
 }

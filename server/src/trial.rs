@@ -12,7 +12,7 @@ use nagaya_workspace::directory::SocketBase;
 use nagaya_workspace::engine::Docker;
 use nagaya_workspace::rooms::Occupant;
 use nagaya_workspace::state::{Embedded, PoolSize};
-use nagaya_workspace::{OnShutdown, OperatorsOnly, Parts, Settings, Template, Workspaces};
+use nagaya_workspace::{OnShutdown, OperatorsOnly, Parts, Settings, Template, Variant, Workspaces};
 
 use crate::config::Config;
 
@@ -34,7 +34,7 @@ pub(crate) async fn start_one(config: &Config) -> Result<Duration, String> {
     let workspaces = Workspaces::new(parts(config, deployment).await.map_err(|error| error.to_string())?);
     let occupant = Occupant { conversation: "doctor".into(), tenant: "doctor".into() };
     let began = Instant::now();
-    let started = workspaces.take_or_build(&occupant, began).await;
+    let started = workspaces.take_or_build(&occupant, &Variant::default(), began).await;
     let took = began.elapsed();
     let result = started.map(drop).map_err(|error| error.to_string());
     workspaces.skip_grace_periods();
@@ -54,6 +54,7 @@ async fn parts(config: &Config, deployment: String) -> Result<Parts, Box<dyn std
         template: Template {
             deployment: deployment.clone(),
             image: rooms.image.clone(),
+            images: rooms.images.clone(),
             limits: rooms.limits,
             uids: rooms.uids,
             model_environment: config.providers.of_containers(),

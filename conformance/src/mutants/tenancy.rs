@@ -19,7 +19,30 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("TEN-002", "after the change"),
             red("TEN-004", "was answered with"),
             red("TEN-006", "the second server's workspace"),
+            red("TEN-080", "which it lists"),
+            red("TEN-081", "image of the workspace of the next run"),
         ],
+    },
+    Mutant {
+        id: "models-stay",
+        title: "The change of a conversation's model is accepted, and its workspace asks the former one",
+        defects: &[
+            asks(|asked, memory| {
+                let mut body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+                let model = body.as_object_mut().and_then(|fields| fields.remove("model_id"));
+                if asked.method == Method::PUT && asked.route().contains("/conversations/") && model.is_some() {
+                    memory.set("model", model.as_ref().and_then(Value::as_str).unwrap_or_default());
+                    asked.body = body.to_string().into();
+                }
+                None
+            }),
+            answers(|asked, answer, memory| {
+                if asked.method == Method::PUT && asked.route().contains("/conversations/") {
+                    answer.edit(|body| body["model_id"] = json!(memory.get("model")));
+                }
+            }),
+        ],
+        red: &[red("TEN-080", "after the change")],
     },
     Mutant {
         id: "wider-configurations-accepted",
@@ -29,7 +52,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 *answer = Answer::json(200, &json!({"version": 1, "configuration": {}}));
             }
         })],
-        red: &[red("TEN-003", "status"), red("TEN-012", "status")],
+        red: &[red("TEN-003", "status"), red("TEN-012", "status"), red("TEN-082", "status")],
     },
     Mutant {
         id: "late-writers-believed",

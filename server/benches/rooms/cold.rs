@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nagaya_protocol::AGENT_SOCKET;
-use nagaya_workspace::Origin;
 use nagaya_workspace::engine::Engine;
 use nagaya_workspace::id::RoomId;
+use nagaya_workspace::{Origin, Variant};
 
 use crate::deployment::Deployment;
 use crate::report::{Goal, Report, Table};
@@ -81,7 +81,7 @@ fn ours(stage: &Stage, deployment: &Deployment) -> Result<f64> {
 fn engine(stage: &Stage, deployment: &Deployment) -> Result<f64> {
     let id = RoomId::generate(&stage.names[0]);
     let dir = deployment.sockets.create(&id, UID)?;
-    let spec = deployment.template.room(&id, UID, deployment.sockets.host_path(&id));
+    let spec = deployment.template.room(&id, UID, deployment.sockets.host_path(&id), &Variant::default());
     let began = Instant::now();
     let ran = stage.within(PATIENCE, "a container", async {
         let socket = dir.bind(AGENT_SOCKET)?;

@@ -12,7 +12,7 @@ use nagaya_workspace::engine::Engine;
 use nagaya_workspace::engine::memory::Memory;
 use nagaya_workspace::id::RoomId;
 use nagaya_workspace::state::Record;
-use nagaya_workspace::{ReleaseReason, Workspaces};
+use nagaya_workspace::{ReleaseReason, Variant, Workspaces};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::deployment::{TTL, base, occupant, parts};
@@ -74,7 +74,7 @@ impl Population {
         for n in 0..rooms {
             let id = RoomId::generate("collection");
             put(&workspaces, &id, dir.path()).await?;
-            engine.run(template.room(&id, UID, base(dir.path()).join(id.as_str()))).await?;
+            engine.run(template.room(&id, UID, base(dir.path()).join(id.as_str()), &Variant::default())).await?;
             if n < idle {
                 clock.advance(APART);
             }

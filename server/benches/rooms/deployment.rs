@@ -66,6 +66,7 @@ pub(crate) async fn parts(engine: Arc<dyn Engine>, name: &str, dir: &Path) -> Re
     let parts = testing::parts(engine, name, dir).await.map_err(|error| anyhow::anyhow!(error))?;
     let template = Template {
         image: image(),
+        images: std::collections::BTreeMap::new(),
         limits: RoomLimits { nano_cpus: 2_000_000_000, memory: 2 << 30, pids: 256, disk: 5 << 30 },
         uids: UidRange::parse(UidRange::DEFAULT).context("a range of users")?,
         ..parts.template.clone()

@@ -13,6 +13,7 @@ use super::AppState;
 use super::auth::TenantScope;
 use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath, ApiQuery, check_length};
+use super::forward;
 use super::tenants::TenantPath;
 use crate::conversation::store::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, Message, ModelStatus, NewConversation,
@@ -58,6 +59,8 @@ pub(super) struct Update {
     title: Option<String>,
     /// New status: `active` accepts runs, `archived` does not.
     status: Option<ConversationStatus>,
+    /// Id of an active model that the next runs use. It cannot be changed during a run.
+    model_id: Option<String>,
 }
 
 /// Filter and page of a list of conversations.
@@ -141,13 +144,7 @@ pub(super) async fn create(
         .model_id
         .or(effective.default_model.value)
         .ok_or_else(|| ApiError::invalid("model_id", "required, because the tenant has no default model"))?;
-    let model = app.store.model(&model_id).await?;
-    if !effective.models.value.contains(&model_id) {
-        return Err(ApiError::invalid("model_id", "the tenant's configuration does not allow this model"));
-    }
-    if model.status == ModelStatus::Deprecated {
-        return Err(ApiError::invalid("model_id", "the model is deprecated; choose an active one"));
-    }
+    check_model(&app, &model_id, &effective.models.value).await?;
     let new = NewConversation {
         tenant_id: tenant.tenant_id,
         user_id: new.user_id,
@@ -155,6 +152,18 @@ pub(super) async fn create(
         workspace_enabled: new.workspace_enabled.unwrap_or(true),
     };
     Ok((StatusCode::CREATED, Json(app.store.create_conversation(new).await?)))
+}
+
+/// Checks that a conversation may have a model; `allowed` are those that the tenant, and the conversation if there is one, allow.
+async fn check_model(app: &AppState, model_id: &str, allowed: &[String]) -> Result<(), ApiError> {
+    let model = app.store.model(model_id).await?;
+    if !allowed.iter().any(|id| id == model_id) {
+        return Err(ApiError::invalid("model_id", "the tenant's configuration does not allow this model"));
+    }
+    if model.status == ModelStatus::Deprecated {
+        return Err(ApiError::invalid("model_id", "the model is deprecated; choose an active one"));
+    }
+    Ok(())
 }
 
 /// Returns the conversation with the given id.
@@ -183,7 +192,7 @@ pub(super) async fn update(
     if let Some(title) = &update.title {
         check_length("title", title, 0..=500)?;
     }
-    let change = ConversationChange { title: update.title, status: update.status };
+    let change = ConversationChange { title: update.title, status: update.status, model_id: update.model_id };
     Ok(Json(change_conversation(&app, &tenant, &path.conversation_id, change).await?))
 }
 
@@ -207,16 +216,21 @@ async fn change_conversation(
     change: ConversationChange,
 ) -> Result<Conversation, ApiError> {
     let archive = change.status == Some(ConversationStatus::Archived);
-    if archive {
-        app.store.conversation(tenant, id).await?;
-        if app.runs.is_running(id) {
-            return Err(ApiError::new(
-                Code::ResourceLocked,
-                "a run is in progress in this conversation; cancel it first",
-            ));
-        }
+    let before = app.store.conversation(tenant, id).await?;
+    let model = change.model_id.as_ref().filter(|model| **model != before.model_id);
+    if let Some(model) = model {
+        let tenant = app.store.tenant(tenant).await?;
+        let effective = app.tenancy.effective(&tenant, Some(&before)).await?;
+        check_model(app, model, &effective.models.value).await?;
+    }
+    let changes_model = model.is_some();
+    if (archive && app.runs.is_running(id)) || (changes_model && forward::is_running(app, id).await?) {
+        return Err(ApiError::new(Code::ResourceLocked, "a run is in progress in this conversation; cancel it first"));
     }
     let changed = app.store.update_conversation(tenant, id, change).await?;
+    if changes_model {
+        app.tenancy.spread(tenant, Some(id), false).await;
+    }
     if archive {
         app.cluster.release_conversation(id, ReleaseReason::Conversation).await?;
     }

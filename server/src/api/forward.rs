@@ -93,6 +93,16 @@ pub(super) async fn layer(
     }
 }
 
+/// Whether a run of the conversation is in progress, on whichever server.
+pub(super) async fn is_running(app: &AppState, conversation: &str) -> Result<bool, ApiError> {
+    if app.runs.is_running(conversation) || !app.cluster.is_shared() {
+        return Ok(app.runs.is_running(conversation));
+    }
+    let peers = app.cluster.peer_apis().map_err(|error| ApiError::internal(&error))?;
+    let queries = peers.iter().map(|peer| last_run_of(peer, conversation));
+    Ok(futures::future::join_all(queries).await.into_iter().flatten().any(|run| run.going))
+}
+
 /// The events of a conversation's last run from its beginning, from the server that has it; `None` if no other server has this run.
 /// `asked` are address and headers of the request that is answered so.
 pub(super) async fn events_of(

@@ -35,7 +35,7 @@ pub(super) struct RunRequest {
     pub(super) user_input: String,
     /// The person on whose behalf the run starts.
     pub(super) executor: Option<Executor>,
-    /// What narrows the conversation's configuration for this run: models, tools and limits.
+    /// What narrows the conversation's configuration for this run: models, tools, permissions, integrations and limits.
     pub(super) configuration: Option<Document>,
 }
 

@@ -25,6 +25,7 @@ use crate::conversation::order::{Bounds, Order};
 use crate::conversation::runs::{Runs, StartError};
 use crate::conversation::store::{Conversation, ConversationStatus, Tenant, TenantStatus};
 use crate::tenancy::resolve::Level;
+use nagaya_driver::Permissions;
 use nagaya_workspace::rooms::Occupant;
 
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -88,14 +89,16 @@ pub(super) async fn start(
         ));
     }
     let effective = app.tenancy.effective_of_run(&tenant, &conversation, request.configuration.as_ref()).await?;
-    if !effective.models.value.contains(&conversation.model_id) {
+    let chosen = request.configuration.and_then(|run| run.models?.default);
+    let model_id = chosen.as_ref().unwrap_or(&conversation.model_id);
+    if !effective.workspace_models.value.contains(model_id) {
         let by = effective.models.from.name();
         return Err(ApiError::new(
             Code::Forbidden,
-            format!("the conversation's model is not allowed any more ({by}'s configuration)"),
+            format!("the model {model_id} is not allowed any more ({by}'s configuration)"),
         ));
     }
-    let model = app.store.model(&conversation.model_id).await?;
+    let model = app.store.model(model_id).await?;
     if let Some(why) = app.unreachable(model.provider, model.model_region.as_deref()) {
         return Err(ApiError::invalid("model_id", format!("the model {}: {why}", model.model_id)));
     }
@@ -119,6 +122,12 @@ pub(super) async fn start(
             seconds: (effective.run_seconds.from != Level::Operator).then_some(effective.run_seconds.value),
             max_turns: effective.max_turns.value,
             tools: effective.tools.value.clone(),
+            permissions: Permissions {
+                ask: effective.permissions.ask.value.clone(),
+                deny: effective.permissions.deny.value.clone(),
+                questions: effective.permissions.questions.value,
+            },
+            mcp_servers: effective.mcp_servers.value.clone(),
             applied: serde_json::to_value(&effective).map_err(|error| ApiError::internal(&error))?,
         },
         uploads: uploads.filter(|uploads| !uploads.files.is_empty()),

@@ -210,13 +210,18 @@ impl Cluster {
     pub async fn acquire(&self, occupant: Occupant) -> Result<Lease, AcquireError> {
         let began = Instant::now();
         let _turn = self.workspaces.lock_conversation(&occupant.conversation).await;
-        if let Some(lease) = self.workspaces.reuse(&occupant).await? {
+        let wanted = self.workspaces.variant(&occupant).await?;
+        if let Some(lease) = self.workspaces.reuse(&occupant, &wanted).await? {
             return Ok(lease);
         }
         let find_or_make = async {
-            match self.fetch(&occupant).await? {
+            let fitting = match self.fetch(&occupant).await? {
+                Some(lease) => self.workspaces.fitting(lease, &wanted).await,
+                None => None,
+            };
+            match fitting {
                 Some(lease) => Ok(lease),
-                None => self.workspaces.take_or_build(&occupant, began).await,
+                None => self.workspaces.take_or_build(&occupant, &wanted, began).await,
             }
         };
         self.while_held(&occupant.conversation, find_or_make).await
@@ -435,7 +440,7 @@ impl Cluster {
             Err(AcquireError::Busy) => Err(ReleaseError::BusyElsewhere),
             Err(AcquireError::State(error)) => Err(error.into()),
             Err(AcquireError::Peer(error)) => Err(error.into()),
-            Err(AcquireError::Build(_)) => Err(ReleaseError::Interrupted),
+            Err(AcquireError::Build(_) | AcquireError::Variant(_)) => Err(ReleaseError::Interrupted),
         }
     }
 

@@ -98,7 +98,7 @@ impl Config {
         let rooms = Rooms::read(&mut reader);
         let drivers = Drivers::read(&mut reader);
         let (egress, providers) = egress::read(&mut reader, home.as_deref(), rooms.model_idle);
-        let tenancy = tenancy::read(&mut reader, rooms.execution_timeout, &providers);
+        let tenancy = tenancy::read(&mut reader, &rooms, &providers);
         let settings = reader.finish()?;
         Ok(Self { service, storage, rooms, drivers, egress, providers, tenancy, settings })
     }

@@ -1,11 +1,12 @@
 //! Settings of workspaces: engine, image, limits, sockets, warm pool, garbage collection.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nagaya_workspace::engine::EngineAddress;
 use nagaya_workspace::state::PoolSize;
-use nagaya_workspace::{RoomLimits, Settings, UidRange, directory};
+use nagaya_workspace::{DEFAULT_IMAGE, RoomLimits, Settings, UidRange, directory};
 
 use super::reader::Reader;
 use super::units;
@@ -17,6 +18,8 @@ pub struct Rooms {
     pub engine: EngineAddress,
     /// `CONTAINER_IMAGE`: image of the workspaces' containers.
     pub image: String,
+    /// `CONTAINER_IMAGES`: further images that tenants may choose, references by name.
+    pub images: BTreeMap<String, String>,
     /// `WORKSPACE_SOCKET_BASE_PATH`: directory of the workspaces' socket directories, as the server sees it.
     pub socket_base: PathBuf,
     /// `WORKSPACE_SOCKET_HOST_PATH`: the same directory as the container engine's host sees it.
@@ -44,6 +47,7 @@ impl Rooms {
         let image = r.get("CONTAINER_IMAGE", "workspace-base:latest", "an image reference without spaces", |text| {
             (!text.contains(char::is_whitespace)).then(|| text.to_owned())
         });
+        let images = r.parse("CONTAINER_IMAGES", "", images);
         let socket_base = path(r, "WORKSPACE_SOCKET_BASE_PATH", directory::DEFAULT_BASE);
         if let Err(why) = directory::check_length(&socket_base) {
             r.error(format!("WORKSPACE_SOCKET_BASE_PATH={:?}: {why}", socket_base.display().to_string()));
@@ -79,8 +83,37 @@ impl Rooms {
         });
         let settings =
             Settings { ttl, gc_interval, grace, pool: PoolSize { min, max }, max_rooms, starts, start_queue };
-        Self { engine, image, socket_base, socket_host_base, execution_timeout, model_idle, limits, uids, settings }
+        Self {
+            engine,
+            image,
+            images,
+            socket_base,
+            socket_host_base,
+            execution_timeout,
+            model_idle,
+            limits,
+            uids,
+            settings,
+        }
     }
+}
+
+/// Names and references of images, each as `name=reference`.
+fn images(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut images = BTreeMap::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let pair = item.split_once('=').filter(|(name, reference)| {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+            let starts = name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit());
+            starts && name.len() <= 64 && name.bytes().all(plain) && !reference.is_empty()
+        });
+        let accepted = "accepted: name=reference, separated by commas; names are 1 to 64 of a-z, 0-9, '.', '_' and '-'";
+        let (name, reference) = pair.filter(|(_, of)| !of.contains(char::is_whitespace)).ok_or(accepted)?;
+        if name == DEFAULT_IMAGE || images.insert(name.to_owned(), reference.to_owned()).is_some() {
+            return Err(format!("{name} is given twice; {DEFAULT_IMAGE} is CONTAINER_IMAGE"));
+        }
+    }
+    Ok(images)
 }
 
 fn limits(r: &mut Reader) -> RoomLimits {

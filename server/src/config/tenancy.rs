@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::reader::Reader;
+use super::rooms::Rooms;
 use crate::providers::Providers;
 use crate::tenancy::vaults::seal::{KEY_BYTES, Sealer, parse_key};
 use crate::tenancy::{Operator, Settings};
@@ -17,8 +18,8 @@ const COMMAND_LOOK: Duration = Duration::from_millis(20);
 
 type Key = Zeroizing<[u8; KEY_BYTES]>;
 
-/// Reads what tenants may decide. A run takes `execution_timeout` at most.
-pub(super) fn read(r: &mut Reader, execution_timeout: Duration, providers: &Providers) -> Settings {
+/// Reads what tenants may decide, within what `rooms` has.
+pub(super) fn read(r: &mut Reader, rooms: &Rooms, providers: &Providers) -> Settings {
     let provider_tools = r.parse("MODEL_PROVIDER_TOOLS", "", |text| {
         let tools: Vec<String> = items(text).collect();
         let named = |tool: &String| tool.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
@@ -44,7 +45,13 @@ pub(super) fn read(r: &mut Reader, execution_timeout: Duration, providers: &Prov
     let sealer = key.and_then(|key| {
         Sealer::new(&key, &older).inspect_err(|error| r.error(format!("VAULT_KEY_FILE: {error}"))).ok()
     });
-    let operator = Operator { models: Vec::new(), provider_tools, run_seconds: execution_timeout.as_secs() };
+    let operator = Operator {
+        models: Vec::new(),
+        provider_tools,
+        run_seconds: rooms.execution_timeout.as_secs(),
+        images: rooms.images.keys().cloned().collect(),
+        disk: rooms.limits.disk,
+    };
     Settings { operator, sealer, roles, providers: Some(providers.clone()) }
 }
 
@@ -96,7 +103,8 @@ mod tests {
         let mut reader = Reader::new(environment, None);
         let region = "us-east-1".to_owned();
         let providers = Providers { bedrock: true, anthropic: None, region, idle: Duration::from_secs(60) };
-        let settings = read(&mut reader, Duration::from_secs(600), &providers);
+        let rooms = Rooms::read(&mut reader);
+        let settings = read(&mut reader, &rooms, &providers);
         let errors = reader.finish().err().unwrap_or_default();
         (settings, errors.iter().map(ToString::to_string).collect())
     }

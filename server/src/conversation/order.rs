@@ -1,5 +1,8 @@
 //! The order for a run: everything a client has asked for.
 
+use std::collections::BTreeMap;
+
+use nagaya_driver::Permissions;
 use nagaya_telemetry::audit::Subject;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +46,12 @@ pub struct Bounds {
     /// Longest time in seconds; the deployment's if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
+    /// What the agent asks about before it does it, and what it never does.
+    #[serde(default)]
+    pub permissions: Permissions,
+    /// Servers of the Model Context Protocol that the agent may use: their addresses by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mcp_servers: BTreeMap<String, String>,
     /// Everything that applied, each value with where it came from.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub applied: serde_json::Value,

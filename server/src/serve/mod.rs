@@ -7,6 +7,7 @@ mod signals;
 mod trail;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use nagaya_driver::claude_code::ClaudeCode;
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::logs::{self, Verbosity};
 use nagaya_telemetry::metrics::Metrics;
+use nagaya_workspace::Workspaces;
 use nagaya_workspace::state::StateError;
 use nagaya_workspace::state::directory::{DirectoryError, StateDir, write_atomically};
 use tokio::net::TcpListener;
@@ -322,6 +324,10 @@ fn announce(config: &Config, server: &Server, addr: std::net::SocketAddr) {
             Some(why) => tracing::warn!(provider = provider.as_str(), why, "models of this provider cannot be called"),
         }
     }
+    let (workspaces, images) = (server.cluster.workspaces().clone(), config.rooms.images.clone());
+    server.cluster.workspaces().spawn(async move {
+        workspaces.unless_stopped(missing_images(&workspaces, &images)).await;
+    });
     if config.service.keys.is_empty() {
         if let Some(oidc) = &config.service.oidc {
             tracing::info!(issuer = oidc.issuer, "tokens are accepted");
@@ -329,6 +335,23 @@ fn announce(config: &Config, server: &Server, addr: std::net::SocketAddr) {
             tracing::info!("no API_KEYS, but operators' keys were created: every request needs a key");
         } else {
             tracing::warn!("no API_KEYS: whoever reaches this address is an operator");
+        }
+    }
+}
+
+/// Says which images of `CONTAINER_IMAGES` the engine does not have.
+async fn missing_images(workspaces: &Workspaces, images: &BTreeMap<String, String>) {
+    for (name, reference) in images {
+        match workspaces.engine().has_image(reference).await {
+            Ok(true) => tracing::info!(name, reference, "workspaces may have this image"),
+            Ok(false) => {
+                tracing::error!(
+                    name,
+                    reference,
+                    "an image of CONTAINER_IMAGES does not exist: conversations that choose it cannot run"
+                );
+            }
+            Err(error) => tracing::warn!(name, reference, %error, "whether an image exists was not found out"),
         }
     }
 }

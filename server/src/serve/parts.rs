@@ -56,6 +56,7 @@ pub(super) async fn cluster(
         template: Template {
             deployment,
             image: rooms.image.clone(),
+            images: rooms.images.clone(),
             limits: rooms.limits,
             uids: rooms.uids,
             model_environment: config.providers.of_containers(),

@@ -5,14 +5,18 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::integrations::Integrations;
+use super::permissions::Permissions;
 use super::problem::{Problem, Problems};
 
 /// Rules of one list, at most. With these, the policy of an open listener stays within some KiB.
 const MOST_RULES: usize = 200;
 /// Entries of any other list, at most.
-const MOST_ENTRIES: usize = 100;
+pub(super) const MOST_ENTRIES: usize = 100;
 /// Length of a text in the document, in bytes, at most.
-const LONGEST_TEXT: usize = 1_024;
+pub(super) const LONGEST_TEXT: usize = 1_024;
+/// Size of a workspace directory, in bytes, at least.
+const LEAST_DISK: u64 = 1 << 20;
 
 /// A configuration. Absent fields leave everything as the level above has it; present ones can only narrow that. The levels are, from
 /// the top: the operator's settings, the tenant, the conversation, the run.
@@ -37,6 +41,21 @@ pub struct Document {
     /// Limits of each of the runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Name of the image of the workspaces, one of the operator's `CONTAINER_IMAGES`, or `default`. A workspace of another image is
+    /// replaced before the next run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$")]
+    pub image: Option<String>,
+    /// Size of the workspace directory in bytes, at most. A workspace of another size is replaced before the next run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1_048_576)]
+    pub disk: Option<u64>,
+    /// What the agent asks about before it does it, and what it never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Permissions>,
+    /// Services that the agent may use as tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub integrations: Option<Integrations>,
 }
 
 /// Models that may be used.
@@ -44,11 +63,12 @@ pub struct Document {
 #[serde(deny_unknown_fields, default)]
 #[schema(as = ConfigurationModels)]
 pub struct Models {
-    /// Ids of the models that conversations may use; all that the level above has if absent.
+    /// Ids of the models that conversations may use; all that the level above has if absent. A conversation has a model of its own; its
+    /// configuration lists here what its workspace may ask besides.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 100)]
     pub allowed: Option<Vec<String>>,
-    /// Id of the model of new conversations that name none.
+    /// Id of the model of new conversations that name none; for a run, of the model that it uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<String>,
 }
@@ -154,6 +174,14 @@ impl Document {
             let turns = limits.max_turns.is_none_or(|turns| (1..=10_000).contains(&turns));
             problems.require(turns, "limits.max_turns", "must be from 1 to 10000");
         }
+        let disk = self.disk.is_none_or(|disk| disk >= LEAST_DISK);
+        problems.require(disk, "disk", format!("must be at least {LEAST_DISK}"));
+        if let Some(permissions) = &self.permissions {
+            permissions.check(&mut problems);
+        }
+        if let Some(integrations) = &self.integrations {
+            integrations.check(&mut problems);
+        }
         problems.0
     }
 }
@@ -189,7 +217,7 @@ impl AllowRule {
 }
 
 /// Checks a list of texts that has each once.
-fn check_list(problems: &mut Problems, place: &str, list: Option<&[String]>) {
+pub(super) fn check_list(problems: &mut Problems, place: &str, list: Option<&[String]>) {
     let Some(list) = list else { return };
     problems.require(list.len() <= MOST_ENTRIES, place, format!("must have at most {MOST_ENTRIES} entries"));
     let mut seen = HashSet::new();
@@ -219,6 +247,9 @@ mod tests {
             json!({"egress": {"color": 1}}),
             json!({"egress": {"allow": [{"host": "a.example", "color": 1}]}}),
             json!({"limits": {"color": 1}}),
+            json!({"permissions": {"color": 1}}),
+            json!({"integrations": {"color": 1}}),
+            json!({"integrations": {"mcp_servers": {"a": {"url": "https://a.example", "color": 1}}}}),
         ] {
             assert!(read(unknown.clone()).is_err_and(|error| error.to_string().contains("color")), "{unknown}");
         }
@@ -234,6 +265,10 @@ mod tests {
                 "requests_per_second": 0, "bytes_per_second": 1},
             "vaults": [""],
             "limits": {"run_seconds": 0, "max_turns": 0},
+            "disk": 1_048_575,
+            "permissions": {"ask": ["Bash", "Bash"], "deny": ["Bash(git push:*)", "Bash()", "a b"]},
+            "integrations": {"mcp_servers": {"a__b": {"url": "https://a.example"}, "c": {"url": "http://a.example"}},
+                "mcp_servers_allowed": ["d", "d"]},
         }));
         let problems = document.expect("a document").problems();
         let places: Vec<&str> = problems.iter().map(|problem| problem.place.as_str()).collect();
@@ -251,6 +286,13 @@ mod tests {
                 "vaults[0]",
                 "limits.run_seconds",
                 "limits.max_turns",
+                "disk",
+                "permissions.ask[1]",
+                "permissions.deny[1]",
+                "permissions.deny[2]",
+                "integrations.mcp_servers.a__b",
+                "integrations.mcp_servers.c.url",
+                "integrations.mcp_servers_allowed[1]",
             ]
         );
     }

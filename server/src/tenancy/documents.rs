@@ -1,10 +1,14 @@
 //! Reading, checking and writing documents, and what applies where they meet.
 
+use super::address::https_host;
 use super::document::Document;
+use super::excess::excesses;
 use super::problem::Problem;
-use super::resolve::{Effective, Level, Operator, excesses, resolve};
+use super::resolve::{Base, Effective, Level, Operator, resolve};
 use super::{Tenancy, TenancyError};
-use crate::conversation::store::{ConfigurationOf, Conversation, StoredConfiguration, Tenant};
+use crate::conversation::store::{
+    ConfigurationOf, ConfiguredConversation, Conversation, Model, StoreError, StoredConfiguration, Tenant,
+};
 
 /// Size of a document as it is stored, in bytes, at most.
 const LARGEST: usize = 256 * 1024;
@@ -21,37 +25,51 @@ pub struct Versioned {
 }
 
 impl Versioned {
-    fn read(stored: Option<StoredConfiguration>) -> Result<Self, TenancyError> {
+    fn read(stored: Option<&StoredConfiguration>) -> Result<Self, TenancyError> {
         let Some(stored) = stored else { return Ok(Self::default()) };
         let document = serde_json::from_str(&stored.document).map_err(TenancyError::Unreadable)?;
         Ok(Self { version: stored.version, document, updated_at: Some(stored.updated_at) })
     }
 }
 
-/// The documents that meet in a conversation, with what the operator and the tenant's record have.
+/// What meets in a tenant's conversations: the operator's settings, the tenant's record and document, and the conversations with theirs.
 #[derive(Debug)]
 pub(super) struct Levels {
     pub(super) operator: Operator,
     tenants_model: Option<String>,
-    pub(super) tenant: Versioned,
-    pub(super) conversation: Option<Versioned>,
+    tenant: Versioned,
+    /// All models of the deployment.
+    pub(super) models: Vec<Model>,
+    /// Those of the conversations asked for that exist.
+    conversations: Vec<ConfiguredConversation>,
 }
 
 impl Levels {
-    /// What applies to the tenant, to the conversation if there is one, and to a run that narrows it further.
-    pub(super) fn effective(&self, run: Option<&Document>) -> Effective {
-        let tenant = [(Level::Tenant, &self.tenant.document)];
-        let conversation = self.conversation.as_ref().map(|of| (Level::Conversation, &of.document));
-        let levels: Vec<_> = tenant.into_iter().chain(conversation).chain(run.map(|run| (Level::Run, run))).collect();
-        resolve(&self.operator, self.tenants_model.as_deref(), &levels)
+    /// What applies to the tenant, whatever its conversations say.
+    pub(super) fn of_tenant(&self) -> Effective {
+        let base = Base { tenants_model: self.tenants_model.as_deref(), conversations_model: None };
+        resolve(&self.operator, base, &[(Level::Tenant, &self.tenant.document)])
+    }
+
+    /// What applies to one of the conversations, and to a run in it that narrows it further.
+    pub(super) fn of_conversation(&self, id: &str, run: Option<&Document>) -> Result<Effective, TenancyError> {
+        let of = self.conversations.iter().find(|of| of.conversation_id == id);
+        let of = of.ok_or(StoreError::NotFound("conversation"))?;
+        let own = Versioned::read(of.configuration.as_ref())?.document;
+        let levels = [(Level::Tenant, &self.tenant.document), (Level::Conversation, &own)];
+        let levels: Vec<_> = levels.into_iter().chain(run.map(|run| (Level::Run, run))).collect();
+        let base =
+            Base { tenants_model: self.tenants_model.as_deref(), conversations_model: Some(of.model_id.as_str()) };
+        Ok(resolve(&self.operator, base, &levels))
     }
 
     fn above(&self, of: ConfigurationOf<'_>) -> Effective {
         match of {
-            ConfigurationOf::Tenant(_) => resolve(&self.operator, self.tenants_model.as_deref(), &[]),
-            ConfigurationOf::Conversation(_) => {
-                resolve(&self.operator, self.tenants_model.as_deref(), &[(Level::Tenant, &self.tenant.document)])
+            ConfigurationOf::Tenant(_) => {
+                let base = Base { tenants_model: self.tenants_model.as_deref(), conversations_model: None };
+                resolve(&self.operator, base, &[])
             }
+            ConfigurationOf::Conversation(_) => self.of_tenant(),
         }
     }
 }
@@ -62,7 +80,7 @@ impl Tenancy {
     /// # Errors
     /// The database failed.
     pub async fn document(&self, of: ConfigurationOf<'_>) -> Result<Versioned, TenancyError> {
-        Versioned::read(self.store.configuration(of).await?)
+        Versioned::read(self.store.configuration(of).await?.as_ref())
     }
 
     /// Replaces the document of a tenant, or of one of its conversations, if its version is `version`. Once this returns, the new one
@@ -78,7 +96,7 @@ impl Tenancy {
         document: &Document,
         close: bool,
     ) -> Result<Versioned, TenancyError> {
-        let levels = self.levels(tenant, None).await?;
+        let levels = self.levels(tenant, &[]).await?;
         let mut problems = document.problems();
         if problems.is_empty() {
             let above = levels.above(of);
@@ -87,6 +105,7 @@ impl Tenancy {
             unreadable.retain(|of| !problems_at(&problems, &of.place));
             problems.extend(unreadable);
             problems.extend(self.unknown_vaults(&tenant.tenant_id, document).await?);
+            problems.extend(self.unreachable_servers(of, &levels, document));
         }
         if !problems.is_empty() {
             return Err(TenancyError::Problems(problems));
@@ -102,7 +121,7 @@ impl Tenancy {
             ConfigurationOf::Conversation(conversation) => Some(conversation),
         };
         self.spread(&tenant.tenant_id, conversation, close).await;
-        Versioned::read(Some(written))
+        Versioned::read(Some(&written))
     }
 
     /// What applies to a tenant, or to one of its conversations.
@@ -114,8 +133,10 @@ impl Tenancy {
         tenant: &Tenant,
         conversation: Option<&Conversation>,
     ) -> Result<Effective, TenancyError> {
-        let conversation = conversation.map(|conversation| conversation.conversation_id.as_str());
-        Ok(self.levels(tenant, conversation).await?.effective(None))
+        let Some(Conversation { conversation_id, .. }) = conversation else {
+            return Ok(self.levels(tenant, &[]).await?.of_tenant());
+        };
+        self.levels(tenant, &[conversation_id]).await?.of_conversation(conversation_id, None)
     }
 
     /// Checks the document of a run against what applies to its conversation, and returns what applies to the run.
@@ -128,33 +149,70 @@ impl Tenancy {
         conversation: &Conversation,
         run: Option<&Document>,
     ) -> Result<Effective, TenancyError> {
-        let levels = self.levels(tenant, Some(&conversation.conversation_id)).await?;
-        let above = levels.effective(None);
+        let id = conversation.conversation_id.as_str();
+        let levels = self.levels(tenant, &[id]).await?;
+        let above = levels.of_conversation(id, None)?;
         let Some(run) = run else { return Ok(above) };
         let mut problems = run.problems();
-        for (given, place) in [(run.egress.is_some(), "egress"), (run.vaults.is_some(), "vaults")] {
+        for (given, place) in [
+            (run.egress.is_some(), "egress"),
+            (run.vaults.is_some(), "vaults"),
+            (run.image.is_some(), "image"),
+            (run.disk.is_some(), "disk"),
+        ] {
             if given {
                 let why =
                     "belongs to the conversation's configuration: what is already running would not keep to a run's";
                 problems.push(Problem { place: place.into(), why: why.into() });
             }
         }
-        problems.extend(excesses(&levels.operator, &above, run, |_| Ok(true)));
-        if problems.is_empty() { Ok(levels.effective(Some(run))) } else { Err(TenancyError::Problems(problems)) }
+        problems.extend(servers_below_the_tenant(run));
+        if let Some(chosen) = run.models.as_ref().and_then(|models| models.default.as_ref())
+            && !above.workspace_models.value.contains(chosen)
+        {
+            let why = "must be the conversation's model, or one that its configuration lists in models.allowed";
+            problems.push(Problem { place: "models.default".into(), why: why.into() });
+        }
+        let beyond = excesses(&levels.operator, &above, run, |_| Ok(true));
+        problems.extend(beyond.into_iter().filter(|of| !problems_at(&problems, &of.place)).collect::<Vec<_>>());
+        if problems.is_empty() { levels.of_conversation(id, Some(run)) } else { Err(TenancyError::Problems(problems)) }
     }
 
-    pub(super) async fn levels(&self, tenant: &Tenant, conversation: Option<&str>) -> Result<Levels, TenancyError> {
-        let stored = self.store.configurations(&tenant.tenant_id, conversation).await?;
+    /// The levels of a tenant and of these of its conversations, read once for all of them.
+    pub(super) async fn levels(&self, tenant: &Tenant, conversations: &[&str]) -> Result<Levels, TenancyError> {
+        let of = ConfigurationOf::Tenant(&tenant.tenant_id);
         let models = self.store.models().await?;
         Ok(Levels {
             operator: Operator {
-                models: models.into_iter().map(|model| model.model_id).collect(),
+                models: models.iter().map(|model| model.model_id.clone()).collect(),
                 ..self.settings.operator.clone()
             },
             tenants_model: tenant.model_id.clone(),
-            tenant: Versioned::read(stored.tenant)?,
-            conversation: conversation.map(|_| Versioned::read(stored.conversation)).transpose()?,
+            tenant: self.document(of).await?,
+            models,
+            conversations: self.store.configured_conversations(&tenant.tenant_id, conversations).await?,
         })
+    }
+
+    /// What is wrong with the servers that a document registers: only a tenant's does, and its workspaces must be allowed to reach them.
+    fn unreachable_servers(&self, of: ConfigurationOf<'_>, levels: &Levels, document: &Document) -> Vec<Problem> {
+        if matches!(of, ConfigurationOf::Conversation(_)) {
+            return servers_below_the_tenant(document).into_iter().collect();
+        }
+        let base = Base { tenants_model: levels.tenants_model.as_deref(), conversations_model: None };
+        let effective = resolve(&levels.operator, base, &[(Level::Tenant, document)]);
+        let servers = document.integrations.iter().filter_map(|of| of.mcp_servers.as_ref()).flatten();
+        let unreachable = servers.filter_map(|(name, server)| {
+            let why = match self.may_reach(&effective, &https_host(&server.url)?) {
+                Ok(true) => return None,
+                Ok(false) => {
+                    "workspaces may not reach this host: allow it in egress.allow, and ask the operator".into()
+                }
+                Err(why) => why,
+            };
+            Some(Problem { place: format!("integrations.mcp_servers.{name}.url"), why })
+        });
+        unreachable.collect()
     }
 
     async fn unknown_vaults(&self, tenant: &str, document: &Document) -> Result<Vec<Problem>, TenancyError> {
@@ -167,6 +225,12 @@ impl Tenancy {
         };
         Ok(unknown.map(problem).collect())
     }
+}
+
+fn servers_below_the_tenant(document: &Document) -> Option<Problem> {
+    let why = "only the tenant's configuration registers servers; choose among them by mcp_servers_allowed";
+    let given = document.integrations.as_ref().is_some_and(|of| of.mcp_servers.is_some());
+    given.then(|| Problem { place: "integrations.mcp_servers".into(), why: why.into() })
 }
 
 fn problems_at(problems: &[Problem], place: &str) -> bool {

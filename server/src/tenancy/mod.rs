@@ -3,8 +3,12 @@
 //! The operator's settings are the ceiling. A tenant's document narrows them, a conversation's document narrows the tenant's, and a
 //! run narrows that: [`fn@resolve`] is the only place where they meet.
 
+mod address;
 pub mod document;
 pub mod documents;
+mod excess;
+pub mod integrations;
+pub mod permissions;
 mod policies;
 pub mod problem;
 pub mod resolve;

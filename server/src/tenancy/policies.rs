@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use nagaya_egress::{Explanation, LayerSpec, ModelPolicy, Operations, Policy, PolicySpec, Question, Rates, RuleSpec};
-use nagaya_workspace::Policies;
 use nagaya_workspace::rooms::Occupant;
+use nagaya_workspace::{DEFAULT_IMAGE, Policies, Variant, VariantUnknown};
 
 use super::document::{Document, EgressRules};
 use super::problem::Problem;
 use super::resolve::{Effective, EgressLayer, Level};
+use super::vaults::live::OfVault;
 use super::{Tenancy, TenancyError};
 use crate::bedrock;
 use crate::cluster::policies::Changed;
-use crate::conversation::store::{Conversation, Model, Tenant};
+use crate::conversation::store::{Conversation, Model, StoreError, Tenant};
 use crate::providers::Provider;
 
 /// How often a server looks whether another one has changed something that it was not told of.
@@ -80,11 +81,16 @@ impl Tenancy {
         Ok(endpoints)
     }
 
-    /// The policy for what applies.
-    async fn build(&self, tenant: &str, effective: &Effective) -> Result<Policy, TenancyError> {
-        let models = self.store.models().await?;
-        let models: Vec<&Model> =
-            models.iter().filter(|model| effective.models.value.contains(&model.model_id)).collect();
+    /// The policy for what applies, with the credentials of its vaults.
+    fn build(
+        &self,
+        tenant: &str,
+        models: &[Model],
+        effective: &Effective,
+        credentials: &[OfVault],
+    ) -> Result<Policy, TenancyError> {
+        let may_ask = &effective.workspace_models.value;
+        let models: Vec<&Model> = models.iter().filter(|model| may_ask.contains(&model.model_id)).collect();
         let endpoints = self.endpoints(&models)?;
         let hosts: BTreeSet<String> = endpoints.keys().cloned().collect();
         let mut layers: Vec<LayerSpec> = effective.egress.iter().map(|of| layer(of, &hosts)).collect();
@@ -101,23 +107,55 @@ impl Tenancy {
             let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
             policy = policy.with_endpoint(host, operations)?;
         }
-        let credentials = self.credentials_of(tenant, &effective.vaults.value).await?;
+        let vaults = effective.vaults.value.iter();
+        let ordered = vaults.flat_map(|vault| credentials.iter().filter(move |of| of.vault == *vault));
+        let credentials = ordered.map(|of| of.credential.clone()).collect();
         let name = tenant.to_owned();
         Ok(Policy::new(PolicySpec { name, layers, credentials, models: Some(policy) })?)
     }
 
-    /// The policy of a conversation's workspace, or of the tenant where there is no conversation.
-    async fn policy(&self, tenant: &str, conversation: Option<&str>) -> Result<Policy, TenancyError> {
+    /// The policies of the workspaces of these conversations, in their order. What they have in common is read once, and those to which
+    /// the same applies share one.
+    async fn policies(
+        &self,
+        tenant: &str,
+        conversations: &[&str],
+    ) -> Result<Vec<Result<Arc<Policy>, TenancyError>>, TenancyError> {
         let tenant = self.store.tenant(tenant).await?;
-        let effective = self.levels(&tenant, conversation).await?.effective(None);
-        self.build(&tenant.tenant_id, &effective).await
+        let levels = self.levels(&tenant, conversations).await?;
+        let applying: Vec<_> = conversations.iter().map(|id| levels.of_conversation(id, None)).collect();
+        let vaults: BTreeSet<&String> = applying.iter().flatten().flat_map(|of| &of.vaults.value).collect();
+        let credentials = self.credentials_of(&tenant.tenant_id, &Vec::from_iter(vaults)).await?;
+        let mut built: Vec<(Effective, Arc<Policy>)> = Vec::new();
+        let policies = applying.into_iter().map(|effective| {
+            let effective = effective?;
+            if let Some((_, policy)) = built.iter().find(|(of, _)| *of == effective) {
+                return Ok(policy.clone());
+            }
+            let policy = Arc::new(self.build(&tenant.tenant_id, &levels.models, &effective, &credentials)?);
+            built.push((effective, policy.clone()));
+            Ok(policy)
+        });
+        Ok(policies.collect())
+    }
+
+    /// The policy of a conversation's workspace, or of the tenant where there is no conversation.
+    async fn policy(&self, tenant: &Tenant, conversation: Option<&str>) -> Result<Policy, TenancyError> {
+        let levels = self.levels(tenant, conversation.as_slice()).await?;
+        let effective = match conversation {
+            Some(id) => levels.of_conversation(id, None)?,
+            None => levels.of_tenant(),
+        };
+        let vaults: Vec<&String> = effective.vaults.value.iter().collect();
+        let credentials = self.credentials_of(&tenant.tenant_id, &vaults).await?;
+        self.build(&tenant.tenant_id, &levels.models, &effective, &credentials)
     }
 
     /// The policy under which the server itself asks addresses that a tenant has given: what the tenant's workspaces may reach, and no
     /// credentials.
     pub(super) async fn policy_without_credentials(&self, tenant: &str) -> Result<Arc<Policy>, TenancyError> {
         let tenant = self.store.tenant(tenant).await?;
-        let effective = self.levels(&tenant, None).await?.effective(None);
+        let effective = self.levels(&tenant, &[]).await?.of_tenant();
         let layers = effective.egress.iter().map(|of| layer(of, &BTreeSet::new())).collect();
         let name = format!("server for {}", tenant.tenant_id);
         Ok(Arc::new(Policy::new(PolicySpec { name, layers, ..PolicySpec::default() })?))
@@ -142,12 +180,12 @@ impl Tenancy {
         question: Question,
     ) -> Result<Explanation, TenancyError> {
         let conversation = conversation.map(|conversation| conversation.conversation_id.as_str());
-        let policy = self.policy(&tenant.tenant_id, conversation).await?;
+        let policy = self.policy(tenant, conversation).await?;
         Ok(self.egress.explain(&policy, &question)?)
     }
 
     /// Makes a change hold in the open workspaces of the tenant, or of one conversation, of every server.
-    pub(super) async fn spread(&self, tenant: &str, conversation: Option<&str>, close: bool) {
+    pub async fn spread(&self, tenant: &str, conversation: Option<&str>, close: bool) {
         let Some(cluster) = self.cluster() else { return };
         let conversation = conversation.map(ToOwned::to_owned);
         cluster.renew_policies(Changed { tenant: Some(tenant.to_owned()), conversation, close }).await;
@@ -182,24 +220,58 @@ impl Tenancy {
 }
 
 impl Policies for Tenancy {
-    fn of<'a>(&'a self, occupant: &'a Occupant) -> BoxFuture<'a, Arc<Policy>> {
+    fn of<'a>(&'a self, tenant: &'a str, conversations: &'a [&'a str]) -> BoxFuture<'a, Vec<Arc<Policy>>> {
         Box::pin(async move {
-            let Occupant { tenant, conversation } = occupant;
-            match self.policy(tenant, Some(conversation)).await {
-                Ok(policy) => {
+            let closed = Arc::new(Policy::closed());
+            match self.policies(tenant, conversations).await {
+                Ok(policies) => {
                     self.failing.store(false, Ordering::Relaxed);
-                    Arc::new(policy)
+                    let with_ids = policies.into_iter().zip(conversations);
+                    let policies = with_ids.map(|(policy, conversation)| {
+                        policy.unwrap_or_else(|error| {
+                            self.is_closed(tenant, conversation, &error);
+                            closed.clone()
+                        })
+                    });
+                    policies.collect()
                 }
                 Err(error) => {
-                    self.stale.store(true, Ordering::Release);
-                    if self.failing.swap(true, Ordering::Relaxed) {
-                        tracing::debug!(tenant, conversation, %error, "a workspace's policy still cannot be made");
-                    } else {
-                        tracing::error!(tenant, conversation, %error, "a workspace's policy cannot be made: it reaches nothing until then");
-                    }
-                    Arc::new(Policy::closed())
+                    self.is_closed(tenant, &conversations.join(" "), &error);
+                    vec![closed; conversations.len()]
                 }
             }
         })
+    }
+
+    fn variant<'a>(&'a self, occupant: &'a Occupant) -> BoxFuture<'a, Result<Variant, VariantUnknown>> {
+        Box::pin(async move {
+            let applies = async {
+                let tenant = self.store.tenant(&occupant.tenant).await?;
+                let id = occupant.conversation.as_str();
+                self.levels(&tenant, &[id]).await?.of_conversation(id, None)
+            };
+            let Effective { image, disk, .. } = applies.await.map_err(|error| VariantUnknown(error.to_string()))?;
+            Ok(Variant {
+                image: Some(image.value).filter(|name| name != DEFAULT_IMAGE),
+                disk: Some(disk.value).filter(|_| disk.from != Level::Operator),
+            })
+        })
+    }
+}
+
+impl Tenancy {
+    /// Notes that workspaces reach nothing because their policy cannot be made. It is tried again, unless they belong to nobody any
+    /// more.
+    fn is_closed(&self, tenant: &str, conversation: &str, error: &TenancyError) {
+        if matches!(error, TenancyError::Store(StoreError::NotFound(_))) {
+            tracing::debug!(tenant, conversation, %error, "a workspace without its conversation reaches nothing");
+            return;
+        }
+        self.stale.store(true, Ordering::Release);
+        if self.failing.swap(true, Ordering::Relaxed) {
+            tracing::debug!(tenant, conversation, %error, "a workspace's policy still cannot be made");
+        } else {
+            tracing::error!(tenant, conversation, %error, "a workspace's policy cannot be made: it reaches nothing until then");
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! The one place where operator, tenant, conversation and run meet.
 
+use std::collections::BTreeMap;
+
+use nagaya_workspace::DEFAULT_IMAGE;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::document::{AllowRule, Document, EgressRules};
-use super::problem::{Problem, Problems};
+use super::integrations::Integrations;
+use super::permissions::{self, Permissions};
 
 /// Where a value comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = ConfigurationLevel)]
 pub enum Level {
@@ -58,6 +62,19 @@ pub struct Operator {
     pub provider_tools: Vec<String>,
     /// Longest time of one run, in seconds.
     pub run_seconds: u64,
+    /// Names of the images that workspaces may have, beside [`DEFAULT_IMAGE`].
+    pub images: Vec<String>,
+    /// Size of a workspace directory, in bytes.
+    pub disk: u64,
+}
+
+/// What is written elsewhere than in documents: models, as records name them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Base<'a> {
+    /// Id of the model in the tenant's record, if it has one.
+    pub tenants_model: Option<&'a str>,
+    /// Id of the conversation's model; `None` where no conversation is asked about.
+    pub conversations_model: Option<&'a str>,
 }
 
 /// Rules of one level about where workspaces may connect to.
@@ -78,6 +95,9 @@ pub struct EgressLayer {
 pub struct Effective {
     /// Ids of the models that may be used.
     pub models: Decided<Vec<String>>,
+    /// Ids of the models that code in a workspace may ask: the conversation's own, and those that its configuration lists. All of
+    /// `models` where no conversation is asked about.
+    pub workspace_models: Decided<Vec<String>>,
     /// Id of the model of new conversations that name none.
     pub default_model: Decided<Option<String>>,
     /// Names of the driver's tools that it may use; `None` for all.
@@ -96,6 +116,25 @@ pub struct Effective {
     pub run_seconds: Decided<u64>,
     /// Requests to the model in one run.
     pub max_turns: Decided<Option<u32>>,
+    /// Name of the image of the workspaces.
+    pub image: Decided<String>,
+    /// Size of the workspace directory, in bytes.
+    pub disk: Decided<u64>,
+    /// What the agent asks about before it does it, and what it never does.
+    pub permissions: EffectivePermissions,
+    /// Servers of the Model Context Protocol that are used: their addresses by their names.
+    pub mcp_servers: Decided<BTreeMap<String, String>>,
+}
+
+/// What the agent asks about before it does it, and what it never does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EffectivePermissions {
+    /// Tools whose use somebody must approve.
+    pub ask: Decided<Vec<String>>,
+    /// Tools that are not used.
+    pub deny: Decided<Vec<String>>,
+    /// Whether the agent may ask the user questions.
+    pub questions: Decided<bool>,
 }
 
 /// The documents of the levels below the operator, from the top.
@@ -104,11 +143,12 @@ pub type Documents<'a> = [(Level, &'a Document)];
 /// What applies where these levels meet. Each level can only narrow what the levels above it allow; whatever goes beyond that has no
 /// effect.
 #[must_use]
-pub fn resolve(operator: &Operator, tenant_model: Option<&str>, documents: &Documents<'_>) -> Effective {
-    let default_from = if tenant_model.is_some() { Level::Tenant } else { Level::Operator };
+pub fn resolve(operator: &Operator, base: Base<'_>, documents: &Documents<'_>) -> Effective {
+    let default_from = if base.tenants_model.is_some() { Level::Tenant } else { Level::Operator };
     let mut effective = Effective {
         models: Decided::operators(operator.models.clone()),
-        default_model: Decided { value: tenant_model.map(ToOwned::to_owned), from: default_from },
+        workspace_models: Decided::operators(Vec::new()),
+        default_model: Decided { value: base.tenants_model.map(ToOwned::to_owned), from: default_from },
         tools: Decided::operators(None),
         provider_tools: Decided::operators(Vec::new()),
         egress: Vec::new(),
@@ -117,14 +157,33 @@ pub fn resolve(operator: &Operator, tenant_model: Option<&str>, documents: &Docu
         vaults: Decided::operators(Vec::new()),
         run_seconds: Decided::operators(operator.run_seconds),
         max_turns: Decided::operators(None),
+        image: Decided::operators(DEFAULT_IMAGE.to_owned()),
+        disk: Decided::operators(operator.disk),
+        permissions: EffectivePermissions {
+            ask: Decided::operators(Vec::new()),
+            deny: Decided::operators(Vec::new()),
+            questions: Decided::operators(false),
+        },
+        mcp_servers: Decided::operators(BTreeMap::new()),
     };
     // A tool of the provider must be permitted by the operator and by the tenant, and by the levels below only if they say anything.
     let mut provider_tools = operator.provider_tools.clone();
     for (level, document) in documents {
         effective.narrow(*level, document, &mut provider_tools);
+        effective.narrow_workspace(operator, *level, document);
+        effective.narrow_agent(*level, document);
     }
     if effective.default_model.value.as_ref().is_some_and(|model| !effective.models.value.contains(model)) {
         effective.default_model = Decided { value: None, from: effective.models.from };
+    }
+    effective.workspace_models = effective.models.clone();
+    if let Some(own) = base.conversations_model {
+        // The tenant's list is what its conversations may choose from; a workspace asks only what its conversation has chosen.
+        let conversations = documents.iter().find(|(level, _)| *level == Level::Conversation);
+        let listed = conversations.and_then(|(_, document)| document.models.as_ref()?.allowed.as_ref());
+        let chosen = |model: &String| model == own || listed.is_some_and(|list| list.contains(model));
+        effective.workspace_models.value.retain(chosen);
+        effective.workspace_models.from = effective.models.from.max(Level::Conversation);
     }
     effective
 }
@@ -172,6 +231,46 @@ impl Effective {
             lower(&mut self.max_turns, limits.max_turns, level);
         }
     }
+
+    /// What a workspace is: the lowest level that names an image chooses it, among those that the operator has.
+    fn narrow_workspace(&mut self, operator: &Operator, level: Level, document: &Document) {
+        let offered = |name: &&String| **name == DEFAULT_IMAGE || operator.images.contains(name);
+        if let Some(image) = document.image.as_ref().filter(offered) {
+            self.image = Decided { value: image.clone(), from: level };
+        }
+        if let Some(disk) = document.disk.filter(|disk| *disk < self.disk.value) {
+            self.disk = Decided { value: disk, from: level };
+        }
+    }
+
+    /// What the agent may do: each level adds to what is asked about and denied, and only the tenant's has servers.
+    fn narrow_agent(&mut self, level: Level, document: &Document) {
+        if let Some(Permissions { ask, deny, questions }) = &document.permissions {
+            let own = &mut self.permissions;
+            for (above, added) in [(&mut own.ask, ask), (&mut own.deny, deny)] {
+                let before = above.value.len();
+                permissions::add(&mut above.value, added);
+                if above.value.len() > before {
+                    above.from = level;
+                }
+            }
+            if let Some(may) = questions {
+                // Every level that says anything must permit them.
+                let above = own.questions.from == Level::Operator || own.questions.value;
+                own.questions = Decided { value: *may && above, from: level };
+            }
+        }
+        if let Some(Integrations { mcp_servers, mcp_servers_allowed }) = &document.integrations {
+            if let Some(servers) = mcp_servers.as_ref().filter(|_| level == Level::Tenant) {
+                let servers = servers.iter().map(|(name, server)| (name.clone(), server.url.clone()));
+                self.mcp_servers = Decided { value: servers.collect(), from: level };
+            }
+            if let Some(allowed) = mcp_servers_allowed {
+                self.mcp_servers.value.retain(|name, _| allowed.contains(name));
+                self.mcp_servers.from = level;
+            }
+        }
+    }
 }
 
 fn lower<T: Ord + Copy>(decided: &mut Decided<Option<T>>, limit: Option<T>, level: Level) {
@@ -182,147 +281,5 @@ fn lower<T: Ord + Copy>(decided: &mut Decided<Option<T>>, limit: Option<T>, leve
     }
 }
 
-/// Where a document goes beyond `above`, which is what applies one level higher. `may_reach` says whether the levels above allow
-/// anything that a pattern of hosts matches.
-pub fn excesses(
-    operator: &Operator,
-    above: &Effective,
-    document: &Document,
-    may_reach: impl Fn(&str) -> Result<bool, String>,
-) -> Vec<Problem> {
-    let mut problems = Problems::default();
-    if let Some(models) = &document.models {
-        let named =
-            models.allowed.iter().flatten().enumerate().map(|(at, model)| (format!("models.allowed[{at}]"), model));
-        let default = models.default.iter().map(|model| ("models.default".to_owned(), model));
-        for (place, model) in named.chain(default) {
-            let known = above.models.value.contains(model);
-            problems.require(known, place, format!("there is no active model {model:?} that may be used here"));
-        }
-    }
-    if let Some(tools) = &document.tools {
-        for (at, tool) in tools.allowed.iter().flatten().enumerate() {
-            let permitted = above.tools.value.as_ref().is_none_or(|above| above.contains(tool));
-            problems.require(permitted, format!("tools.allowed[{at}]"), "the tenant's configuration does not have it");
-        }
-        for (at, tool) in tools.provider.iter().flatten().enumerate() {
-            let permitted = operator.provider_tools.contains(tool)
-                && (above.provider_tools.from == Level::Operator || above.provider_tools.value.contains(tool));
-            let why = "is not permitted by the level above; the operator permits such tools with MODEL_PROVIDER_TOOLS";
-            problems.require(permitted, format!("tools.provider[{at}]"), why);
-        }
-    }
-    if let Some(egress) = &document.egress {
-        for (at, rule) in egress.allow.iter().flatten().enumerate() {
-            let place = format!("egress.allow[{at}].host");
-            match may_reach(&rule.host) {
-                Ok(true) => {}
-                Ok(false) => {
-                    problems.add(place, "can never match, because the level above allows no such host and port");
-                }
-                Err(why) => problems.add(place, why),
-            }
-        }
-    }
-    if above.vaults.from != Level::Operator {
-        for (at, vault) in document.vaults.iter().flatten().enumerate() {
-            let permitted = above.vaults.value.contains(vault);
-            problems.require(permitted, format!("vaults[{at}]"), "the tenant's configuration does not list it");
-        }
-    }
-    if let Some(seconds) = document.limits.as_ref().and_then(|limits| limits.run_seconds) {
-        let most = above.run_seconds.value;
-        let within = seconds <= most;
-        problems.require(within, "limits.run_seconds", format!("must be at most {most}, the limit of the level above"));
-    }
-    problems.0
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn document(json: serde_json::Value) -> Document {
-        serde_json::from_value(json).expect("a document")
-    }
-
-    fn operator() -> Operator {
-        Operator {
-            models: ["a", "b", "c"].map(Into::into).into(),
-            provider_tools: vec!["web_search".into()],
-            run_seconds: 600,
-        }
-    }
-
-    #[test]
-    fn each_level_narrows_the_one_above_and_is_named() {
-        let tenant = document(json!({
-            "models": {"allowed": ["a", "b"], "default": "a"},
-            "tools": {"allowed": ["Bash", "Read"], "provider": ["web_search"]},
-            "egress": {"allow": [{"host": "*.example.com"}], "requests_per_second": 10},
-            "vaults": ["v1", "v2"],
-            "limits": {"run_seconds": 60},
-        }));
-        let conversation = document(json!({
-            "models": {"allowed": ["b", "c"]},
-            "tools": {"allowed": ["Read", "Write"]},
-            "egress": {"deny": ["www.example.com"], "requests_per_second": 20},
-            "vaults": ["v2", "v3"],
-            "limits": {"run_seconds": 600, "max_turns": 5},
-        }));
-        let levels = [(Level::Tenant, &tenant), (Level::Conversation, &conversation)];
-        let effective = resolve(&operator(), Some("c"), &levels);
-        assert_eq!(effective.models, Decided { value: vec!["b".into()], from: Level::Conversation });
-        assert_eq!(effective.default_model.value, None, "the default is not among the models any more");
-        assert_eq!(effective.tools.value, Some(vec!["Read".into()]), "never more than the level above");
-        assert_eq!(effective.provider_tools.value, ["web_search"]);
-        assert_eq!(effective.requests_per_second, Decided { value: Some(10), from: Level::Tenant });
-        assert_eq!(effective.vaults.value, ["v2"]);
-        assert_eq!(effective.run_seconds, Decided { value: 60, from: Level::Tenant });
-        assert_eq!(effective.max_turns, Decided { value: Some(5), from: Level::Conversation });
-        assert_eq!(
-            effective.egress.iter().map(|layer| layer.from).collect::<Vec<_>>(),
-            [Level::Tenant, Level::Conversation]
-        );
-    }
-
-    #[test]
-    fn without_documents_the_operators_settings_apply() {
-        let effective = resolve(&operator(), None, &[]);
-        assert_eq!(effective.models, Decided { value: operator().models, from: Level::Operator });
-        assert!(effective.provider_tools.value.is_empty() && effective.vaults.value.is_empty());
-        assert_eq!((effective.tools.value, effective.egress.len()), (None, 0));
-    }
-
-    #[test]
-    fn whatever_goes_beyond_the_level_above_is_told_with_its_place() {
-        let above = document(json!({"models": {"allowed": ["a"]}, "tools": {"allowed": ["Bash"]}, "vaults": ["v1"],
-            "limits": {"run_seconds": 60}}));
-        let above = resolve(&operator(), None, &[(Level::Tenant, &above)]);
-        let below = document(json!({
-            "models": {"allowed": ["a", "b"], "default": "c"},
-            "tools": {"allowed": ["Bash", "Read"], "provider": ["web_search", "web_fetch"]},
-            "egress": {"allow": [{"host": "a.example"}, {"host": "evil.example"}, {"host": "?"}]},
-            "vaults": ["v1", "v2"],
-            "limits": {"run_seconds": 61},
-        }));
-        let may_reach = |host: &str| if host == "?" { Err("no host".to_owned()) } else { Ok(host == "a.example") };
-        let problems = excesses(&operator(), &above, &below, may_reach);
-        let places: Vec<&str> = problems.iter().map(|problem| problem.place.as_str()).collect();
-        assert_eq!(
-            places,
-            [
-                "models.allowed[1]",
-                "models.default",
-                "tools.allowed[1]",
-                "tools.provider[1]",
-                "egress.allow[1].host",
-                "egress.allow[2].host",
-                "vaults[1]",
-                "limits.run_seconds",
-            ]
-        );
-    }
-}
+pub(super) mod tests;

@@ -7,7 +7,7 @@ use nagaya_workspace::engine::Engine;
 use nagaya_workspace::engine::memory::{Call, Memory};
 use nagaya_workspace::id::RoomId;
 use nagaya_workspace::state::Record;
-use nagaya_workspace::{FilesFate, Loss, ReleaseReason};
+use nagaya_workspace::{FilesFate, Loss, ReleaseReason, Variant};
 
 use crate::support::{DEPLOYMENT, Host, NO_POOL, Server, UID, collect, occupant, template};
 
@@ -80,7 +80,7 @@ fn collection_leaves_a_container_with_our_label_and_another_deployments_name() {
     let theirs = RoomId::generate("theirs");
     let dir = host.base().join(theirs.as_str());
     std::fs::create_dir(&dir).expect("makes");
-    server.runtime.block_on(host.engine.run(template().room(&theirs, UID, dir))).expect("runs");
+    server.runtime.block_on(host.engine.run(template().room(&theirs, UID, dir, &Variant::default()))).expect("runs");
     host.age();
     assert_eq!(collect(&server), BTreeSet::new());
     host.engine.vanish(&theirs.container());
@@ -99,7 +99,7 @@ fn cycle(rooms: usize) -> (Vec<Call>, Duration) {
     server.until("reconciliation", || server.workspaces.is_reconciled());
     for _ in 0..rooms {
         let id = RoomId::generate(DEPLOYMENT);
-        server.runtime.block_on(engine.run(template().room(&id, UID, host.base()))).expect("runs");
+        server.runtime.block_on(engine.run(template().room(&id, UID, host.base(), &Variant::default()))).expect("runs");
         server.workspaces.insert_bound(&id, occupant(id.as_str()));
     }
     let crashed = server.entries()[0].room.id.clone();

@@ -8,3 +8,4 @@ mod proof;
 mod several;
 mod starts;
 mod support;
+mod variants;

@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use nagaya_protocol::{AGENT_SOCKET, Health};
+use nagaya_workspace::Variant;
 use nagaya_workspace::engine::Engine;
 use nagaya_workspace::id::RoomId;
 use nagaya_workspace::rooms::RoomState;
@@ -23,7 +24,7 @@ fn room_of_0_1(host: &Host, conversation: Option<&str>) -> RoomId {
     thread::spawn(move || listener.incoming().flatten().for_each(|client| drop(thread::spawn(|| answer(client)))));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        host.engine.run(template().room(&id, UID, dir)).await.expect("runs");
+        host.engine.run(template().room(&id, UID, dir, &Variant::default())).await.expect("runs");
         let occupant = conversation.map(|conversation| {
             let occupant = occupant(conversation);
             (occupant.conversation, occupant.tenant)

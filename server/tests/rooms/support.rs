@@ -18,7 +18,7 @@ use nagaya_workspace::id::RoomId;
 use nagaya_workspace::rooms::{Entry, Occupant, RoomState};
 use nagaya_workspace::state::{Embedded, PoolSize, Record, Redis, RedisAddress, State};
 use nagaya_workspace::{
-    LABEL_DEPLOYMENT, LABEL_WORKSPACE, Parts, RoomLimits, Settings, Template, UidRange, Workspaces, testing,
+    LABEL_DEPLOYMENT, LABEL_WORKSPACE, Parts, RoomLimits, Settings, Template, UidRange, Variant, Workspaces, testing,
 };
 use tokio::runtime::Runtime;
 
@@ -125,6 +125,7 @@ pub(crate) fn template() -> Template {
     Template {
         deployment: DEPLOYMENT.into(),
         image: "image".into(),
+        images: std::collections::BTreeMap::from([("tools".into(), "tools:1".into())]),
         limits: RoomLimits { nano_cpus: 1, memory: 1 << 20, pids: 16, disk: 1 << 20 },
         // The agents in memory are tasks of this process.
         uids: UidRange::shared(rustix::process::geteuid().as_raw()),
@@ -137,7 +138,7 @@ pub(crate) const UID: u32 = 50_000;
 
 fn spec(id: &RoomId, deployment: &str, dir: PathBuf) -> ContainerSpec {
     let template = Template { deployment: deployment.into(), ..template() };
-    let spec = template.room(id, UID, dir);
+    let spec = template.room(id, UID, dir, &Variant::default());
     assert!(spec.labels.contains_key(LABEL_DEPLOYMENT) && spec.labels.contains_key(LABEL_WORKSPACE));
     spec
 }

@@ -1,9 +1,12 @@
 //! Configurations and vaults, over both databases.
 
 use jiff::Timestamp;
-use nagaya_server::conversation::store::{ConfigurationOf, NewTenant, Store, StoreError, StoredCredential};
+use nagaya_server::conversation::store::{
+    ConfigurationOf, ConfiguredConversation, ConversationChange, NewTenant, Store, StoreError, StoredCredential,
+};
 
 use crate::Home;
+use crate::same::{conversation, model, populate};
 
 async fn store(home: &Home) -> Store {
     let store = home.open().await;
@@ -48,6 +51,37 @@ async fn versions_keep_writers_apart(home: &Home) {
     store.close().await;
 }
 
+async fn conversations_are_read_together_with_their_configurations(home: &Home) {
+    let store = home.open().await;
+    let first = populate(&store).await;
+    let second = conversation(&store, "second").await;
+    let many: Vec<String> = (0..1_200).map(|number| format!("none-{number}")).collect();
+    let mut asked: Vec<&str> = many.iter().map(String::as_str).collect();
+    asked.extend([first.as_str(), second.as_str()]);
+    store.write_configuration(ConfigurationOf::Conversation(&second), 0, "[2]").await.expect("written");
+    let read = async |tenant: &str| {
+        let mut found = store.configured_conversations(tenant, &asked).await.expect("read");
+        found.sort_by(|one, other| one.conversation_id.cmp(&other.conversation_id));
+        let document = |of: &ConfiguredConversation| of.configuration.as_ref().map(|of| of.document.clone());
+        found.iter().map(|of| (of.conversation_id.clone(), of.model_id.clone(), document(of))).collect::<Vec<_>>()
+    };
+    let expected = [(first.clone(), "m".to_owned(), None), (second.clone(), "m".to_owned(), Some("[2]".to_owned()))];
+    assert_eq!(read("t").await, expected, "each once, however many are asked for");
+    assert_eq!(read("other").await, [], "another tenant's");
+    let before = store.configuration_changes().await.expect("a number");
+    let renamed = ConversationChange { title: Some("T".into()), ..ConversationChange::default() };
+    assert_eq!(store.update_conversation("t", &second, renamed).await.expect("changed").model_id, "m");
+    assert_eq!(store.configuration_changes().await.expect("a number"), before);
+    let unknown = ConversationChange { model_id: Some("none".into()), ..ConversationChange::default() };
+    let refused = store.update_conversation("t", &second, unknown).await;
+    assert!(matches!(refused, Err(StoreError::NotFound("model"))), "{refused:?}");
+    store.create_model(model("n")).await.expect("created");
+    let other = ConversationChange { model_id: Some("n".into()), ..ConversationChange::default() };
+    assert_eq!(store.update_conversation("t", &second, other).await.expect("changed").model_id, "n");
+    assert_eq!(store.configuration_changes().await.expect("a number"), before + 1, "other servers notice it");
+    store.close().await;
+}
+
 async fn vaults_belong_to_their_tenants(home: &Home) {
     let store = store(home).await;
     let vault = store.create_vault("one", "v1", "main").await.expect("created");
@@ -60,7 +94,7 @@ async fn vaults_belong_to_their_tenants(home: &Home) {
     let twice = store.create_credential(credential("v1", "c3", "first")).await;
     assert!(matches!(twice, Err(StoreError::Conflict(_))), "{twice:?}");
     let names = async |tenant: &str| {
-        let all = store.credentials(tenant, &["v2".into(), "v1".into()]).await.expect("read");
+        let all = store.credentials(tenant, &[&"v2".to_owned(), &"v1".to_owned()]).await.expect("read");
         all.into_iter().map(|credential| credential.name).collect::<Vec<_>>()
     };
     assert_eq!(names("one").await, ["first", "second"]);
@@ -87,6 +121,11 @@ async fn vaults_belong_to_their_tenants(home: &Home) {
 
 mod sqlite {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn conversations_are_read_together_with_their_configurations() {
+        super::conversations_are_read_together_with_their_configurations(&super::Home::file()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn versions_keep_writers_apart() {
         super::versions_keep_writers_apart(&super::Home::file()).await;
     }
@@ -98,6 +137,11 @@ mod sqlite {
 }
 
 mod postgres {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn conversations_are_read_together_with_their_configurations() {
+        super::conversations_are_read_together_with_their_configurations(&super::Home::server()).await;
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn versions_keep_writers_apart() {
         super::versions_keep_writers_apart(&super::Home::server()).await;

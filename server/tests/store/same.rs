@@ -25,7 +25,7 @@ over_both! {
     servers_that_start_at_the_same_time_migrate_the_schema_once,
 }
 
-fn model(id: &str) -> NewModel {
+pub(crate) fn model(id: &str) -> NewModel {
     NewModel {
         model_id: id.into(),
         display_name: "長屋 'quoted' \"too\"".into(),
@@ -50,7 +50,7 @@ pub(crate) async fn populate(store: &Store) -> String {
     conversation(store, "u").await
 }
 
-async fn conversation(store: &Store, user: &str) -> String {
+pub(crate) async fn conversation(store: &Store, user: &str) -> String {
     let new = NewConversation {
         tenant_id: "t".into(),
         user_id: user.into(),
@@ -115,7 +115,8 @@ async fn conversations_are_filtered_and_paged(home: &Home) {
     for _ in 0..5 {
         conversation(&store, "other").await;
     }
-    let archive = ConversationChange { status: Some(ConversationStatus::Archived), title: Some("%_'".into()) };
+    let (status, title) = (Some(ConversationStatus::Archived), Some("%_'".into()));
+    let archive = ConversationChange { status, title, ..ConversationChange::default() };
     let archived = store.update_conversation("t", &first, archive).await.expect("changes");
     assert_eq!((archived.title.as_deref(), archived.workspace_enabled), (Some("%_'"), true));
     assert!(!store.conversation("t", &second).await.expect("reads").workspace_enabled);

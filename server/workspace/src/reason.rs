@@ -17,6 +17,8 @@ pub enum ReleaseReason {
     Hostile,
     /// It was built by version 0.1, whose agents speak another protocol.
     Outdated,
+    /// Its conversation's configuration now wants another image or size.
+    Reconfigured,
     /// A run in it exceeded its time limit.
     Timeout,
     /// Its container has the deployment's label, but no record and no server's table has the room.
@@ -67,6 +69,7 @@ impl ReleaseReason {
             Self::Unhealthy => "unhealthy",
             Self::Hostile => "hostile",
             Self::Outdated => "outdated",
+            Self::Reconfigured => "reconfigured",
             Self::Timeout => "timeout",
             Self::Orphan => "orphan",
             Self::StaleDirectory => "stale_directory",
@@ -92,6 +95,7 @@ impl ReleaseReason {
             Self::Unhealthy => "its agent does not answer",
             Self::Hostile => "it sends the server more or other data than an agent may send",
             Self::Outdated => "it was built by version 0.1 and serves no further run",
+            Self::Reconfigured => "its conversation's configuration wants another image or size",
             Self::Timeout => "a run in it exceeded its time limit",
             Self::Orphan => "a container of this deployment without a record, unknown to every server",
             Self::StaleDirectory => "a socket directory without a container",

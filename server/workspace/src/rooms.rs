@@ -1,8 +1,8 @@
 //! The table of this server's rooms. [`Rooms`] is its only owner; every change of state goes through it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nagaya_egress::Listener;
@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::id::RoomId;
 use crate::objects::SyncState;
 use crate::session::Session;
+use crate::spec::Variant;
 use crate::uids::Uid;
 
 /// How long a closing egress listener waits for its requests and tunnels.
@@ -49,6 +50,8 @@ pub struct Room {
     agent: Option<Agent>,
     /// The room's user, which no other room gets as long as this one exists.
     _uid: Option<Uid>,
+    /// What its container has of its own; `None` until the engine was asked about that of an adopted room.
+    pub(crate) variant: OnceLock<Variant>,
     /// The egress listener; the release takes and closes it.
     pub(crate) listener: Mutex<Option<Listener>>,
     /// Held while the listener's policy is asked for and set.
@@ -80,6 +83,7 @@ impl Room {
             created_at,
             agent,
             _uid: uid,
+            variant: OnceLock::new(),
             listener: Mutex::new(listener),
             policy_turn: tokio::sync::Mutex::default(),
             teardown_lock: tokio::sync::Mutex::default(),

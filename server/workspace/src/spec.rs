@@ -1,6 +1,6 @@
 //! The specification of a room's container.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use nagaya_protocol::{BRIDGE_ADDR, PROTOCOL, ROOM_SOCKET_DIR, WORKSPACE_DIR};
@@ -19,6 +19,13 @@ pub const LABEL_UID: &str = "nagaya.uid";
 pub const LABEL_PROTOCOL: &str = "nagaya.protocol";
 /// Label with the time at which the room was created (RFC 3339).
 pub const LABEL_CREATED_AT: &str = "nagaya.created-at";
+
+/// Label with the name of the image that a room's conversation has chosen; [`DEFAULT_IMAGE`] where it has chosen none.
+pub const LABEL_IMAGE: &str = "nagaya.image";
+/// Label with the size in bytes that the workspace directory of a room has for its conversation; absent where it has the deployment's.
+pub const LABEL_DISK: &str = "nagaya.disk";
+/// Name of the image that rooms start from whose conversations have chosen none.
+pub const DEFAULT_IMAGE: &str = "default";
 
 /// The seccomp profile. It is stored with the image, because it must allow what the image's programs need.
 const SECCOMP: &str = include_str!("../../../workspace-base/seccomp.json");
@@ -42,6 +49,23 @@ pub struct RoomLimits {
     pub disk: u64,
 }
 
+/// What the container of a conversation has of its own; by default nothing, as the rooms of the warm pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Variant {
+    /// Name of the image, one of [`Template::images`].
+    pub image: Option<String>,
+    /// Size of the workspace directory in bytes, below [`RoomLimits::disk`].
+    pub disk: Option<u64>,
+}
+
+impl Variant {
+    /// The variant of a container with these labels.
+    pub(crate) fn of(labels: &HashMap<String, String>) -> Self {
+        let image = labels.get(LABEL_IMAGE).filter(|name| *name != DEFAULT_IMAGE).cloned();
+        Self { image, disk: labels.get(LABEL_DISK).and_then(|bytes| bytes.parse().ok()) }
+    }
+}
+
 /// The properties that all containers of a deployment share.
 #[derive(Debug, Clone)]
 pub struct Template {
@@ -49,6 +73,8 @@ pub struct Template {
     pub deployment: String,
     /// Image that containers start from.
     pub image: String,
+    /// Further images that conversations may choose: references by name.
+    pub images: BTreeMap<String, String>,
     /// Resource limits of each container.
     pub limits: RoomLimits,
     /// Users that rooms run as.
@@ -59,29 +85,39 @@ pub struct Template {
 }
 
 impl Template {
+    /// Reference of the image of a variant.
+    #[must_use]
+    pub fn image_of(&self, variant: &Variant) -> &str {
+        variant.image.as_ref().and_then(|name| self.images.get(name)).unwrap_or(&self.image)
+    }
+
     /// The specification of the container of one room, which runs as `uid`. `host_dir` is its socket directory on the engine's
     /// host.
     #[must_use]
-    pub fn room(&self, id: &RoomId, uid: u32, host_dir: PathBuf) -> ContainerSpec {
+    pub fn room(&self, id: &RoomId, uid: u32, host_dir: PathBuf, variant: &Variant) -> ContainerSpec {
         let owned = |size: u64| format!("rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={uid},size={size}");
         let memory = self.limits.memory.unsigned_abs();
+        let image = variant.image.as_deref().unwrap_or(DEFAULT_IMAGE);
+        let mut labels = HashMap::from([
+            (LABEL_DEPLOYMENT.into(), self.deployment.clone()),
+            (LABEL_WORKSPACE.into(), id.to_string()),
+            (LABEL_UID.into(), uid.to_string()),
+            (LABEL_PROTOCOL.into(), PROTOCOL.to_string()),
+            (LABEL_CREATED_AT.into(), jiff::Timestamp::now().to_string()),
+            (LABEL_IMAGE.into(), image.to_owned()),
+        ]);
+        labels.extend(variant.disk.map(|bytes| (LABEL_DISK.into(), bytes.to_string())));
         ContainerSpec {
             name: id.container(),
-            image: self.image.clone(),
+            image: self.image_of(variant).to_owned(),
             user: format!("{uid}:{uid}"),
             env: self.environment(),
-            labels: HashMap::from([
-                (LABEL_DEPLOYMENT.into(), self.deployment.clone()),
-                (LABEL_WORKSPACE.into(), id.to_string()),
-                (LABEL_UID.into(), uid.to_string()),
-                (LABEL_PROTOCOL.into(), PROTOCOL.to_string()),
-                (LABEL_CREATED_AT.into(), jiff::Timestamp::now().to_string()),
-            ]),
+            labels,
             mount: (host_dir, ROOM_SOCKET_DIR.into()),
             // Their content counts towards the container's memory limit, whatever their size allows.
             tmpfs: HashMap::from([
                 ("/tmp".into(), format!("rw,noexec,nosuid,nodev,mode=1777,size={}", memory / 2)),
-                (WORKSPACE_DIR.into(), owned(self.limits.disk)),
+                (WORKSPACE_DIR.into(), owned(variant.disk.unwrap_or(self.limits.disk))),
                 (HOME.into(), owned(memory / 2)),
             ]),
             seccomp: SECCOMP.into(),
@@ -129,6 +165,7 @@ mod tests {
         let template = Template {
             deployment: "shapes".into(),
             image: "workspace-base:latest".into(),
+            images: BTreeMap::from([("tools".into(), "tools:1".into())]),
             limits,
             uids: UidRange::shared(50_000),
             model_environment: vec![
@@ -139,7 +176,14 @@ mod tests {
             ],
         };
         let id = RoomId::parse("0123456789abcdef").expect("an id");
-        let request = create_request(template.room(&id, 50_000, "/var/run/workspace-sockets/0123456789abcdef".into()));
+        let room = |variant| template.room(&id, 50_000, "/var/run/workspace-sockets/0123456789abcdef".into(), &variant);
+        let own = Variant { image: Some("tools".into()), disk: Some(1 << 20) };
+        let spec = room(own.clone());
+        assert_eq!((spec.image.as_str(), Variant::of(&spec.labels)), ("tools:1", own));
+        assert!(spec.tmpfs[WORKSPACE_DIR].ends_with(",size=1048576"), "{:?}", spec.tmpfs);
+        let spec = room(Variant::default());
+        assert_eq!(Variant::of(&spec.labels), Variant::default());
+        let request = create_request(spec);
         let mut request = serde_json::to_value(request).expect("JSON");
         let made = request["Labels"][LABEL_CREATED_AT].take();
         assert!(made.as_str().is_some_and(|made| made.parse::<jiff::Timestamp>().is_ok()), "{made}");

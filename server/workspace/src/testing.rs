@@ -45,6 +45,7 @@ pub async fn parts(
         template: Template {
             deployment: deployment.into(),
             image: "image".into(),
+            images: std::collections::BTreeMap::new(),
             limits: RoomLimits { nano_cpus: 1_000_000_000, memory: 1 << 30, pids: 256, disk: 1 << 29 },
             // The agents in memory are tasks of this process.
             uids: UidRange::shared(rustix::process::geteuid().as_raw()),

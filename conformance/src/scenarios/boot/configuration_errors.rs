@@ -213,7 +213,7 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
     check(!Path::new(&state).exists(), "`doctor` created the state directory")?;
 
     let exits = image_that_exits(context).await?;
-    let rows: [Finding<'_>; 10] = [
+    let rows: [Finding<'_>; 11] = [
         ("an image that exits at once", "CONTAINER_IMAGE", exits.clone(), &["BAD", &exits, "code 7", "no agent here"]),
         (
             "a variable that is not set",
@@ -229,6 +229,12 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
         ),
         ("no engine", "DOCKER_SOCKET_PATH", "/nowhere.sock".into(), &["BAD", "Start Docker"]),
         ("no image", "CONTAINER_IMAGE", "no-such-image:nowhere".into(), &["BAD", "make image"]),
+        (
+            "a further image that is missing",
+            "CONTAINER_IMAGES",
+            "a=no-such-image:nowhere".into(),
+            &["BAD", "no-such-image", "CONTAINER_IMAGES"],
+        ),
         ("a wrong password", "DATABASE_URL", wrong_password(&url)?, &["BAD", "password", "DATABASE_URL"]),
         (
             "a database that is not there",

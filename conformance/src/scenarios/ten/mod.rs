@@ -14,6 +14,7 @@ mod scopes;
 mod servers;
 mod tokens;
 mod vaults;
+mod workspaces;
 mod world;
 
 use crate::harness::scenario::Scenario;
@@ -34,4 +35,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     servers::SCENARIOS,
     tokens::SCENARIOS,
     vaults::SCENARIOS,
+    workspaces::SCENARIOS,
 ];

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use super::world::World;
+use super::world::{Party, World, write};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -17,16 +17,31 @@ const NEEDS_MODEL: &[Capability] =
 /// The model of the suite's conversations, as it stands in a path.
 const MODEL: &str = "anthropic.claude-sonnet-4-20250514-v1%3A0";
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "TEN-030",
-    "Code in a workspace asks no other model, operation or tool of the provider, and nothing between runs",
-    "the model must be one of the conversation's set; operations are an exact list; server-side tools refused",
-    body!(own_requests),
-)
-.severity(Severity::Critical)
-.profile(Profile::Full)
-.requires(NEEDS_MODEL)
-.limit(90)];
+/// Another model of the deployment, as its provider names it.
+const OTHER: &str = "anthropic.claude-opus-4-20250514-v1:0";
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "TEN-030",
+        "Code in a workspace asks no other model, operation or tool of the provider, and nothing between runs",
+        "the model must be one of the conversation's set; operations are an exact list; server-side tools refused",
+        body!(own_requests),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS_MODEL)
+    .limit(90),
+    Scenario::new(
+        "TEN-080",
+        "A workspace asks its conversation's model and those its configuration lists, also after a change",
+        "the model must be one of the conversation's set; a change holds for the next request of an open workspace",
+        body!(own_models),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS_MODEL)
+    .limit(90),
+];
 
 /// A request of the workspace's own: host and path, body, and whether it is passed on.
 struct Own(&'static str, String, &'static str, bool);
@@ -110,4 +125,70 @@ async fn own_requests(context: &Context) -> Result<(), Failure> {
     let renamed = json!({"bedrock_model_id": "anthropic.claude-haiku-4-20250514-v1:0"});
     world.deployment.api.put(&format!("/api/models/{}", party.conversation.model), &renamed).await?.expect(200)?;
     world.deployment.run_well(&party.conversation, "@say renamed").await.map(|_| ())
+}
+
+/// What a run's own requests to the conversation's first model and to the other one are answered with.
+async fn asked_in_run(world: &World, party: &Party) -> Result<[String; 2], Failure> {
+    let command = json!({"command": "sh /workspace/both.sh > /workspace/told", "description": "Ask"});
+    world.deployment.run_well(&party.conversation, &format!("@tool Bash {command}\n@say asked")).await?;
+    let told = party.room.shell("cat /workspace/told").await?.printed;
+    let statuses: Vec<String> = told.lines().map(ToOwned::to_owned).collect();
+    statuses.try_into().map_err(|told: Vec<String>| {
+        Failure::mismatch("what two requests were answered with", "two lines", told.join(" "))
+    })
+}
+
+async fn own_models(context: &Context) -> Result<(), Failure> {
+    let world = World::start(context, 1, |launch| launch).await?;
+    let conversation = world.deployment.conversation(context).await?;
+    // Another tenant's model belongs to the deployment all the same.
+    let other = world.deployment.conversation_at(context, "bedrock", OTHER).await?.model;
+    let body =
+        r#"{"anthropic_version":"bedrock-2023-05-31","max_tokens":9,"messages":[{"role":"user","content":"@say hi"}]}"#;
+    let ask = |model: &str| {
+        let to = format!("http://{}/model/{model}/invoke", bedrock());
+        format!("curl -s -o /dev/null --max-time 10 -w '%{{http_code}}\\n' --data-binary '{body}' '{to}'\n")
+    };
+    let both = ask(MODEL) + &ask(&OTHER.replace(':', "%3A"));
+    upload(&world.deployment, &conversation, "both.sh", Bytes::from(both)).await?.expect(204)?;
+    let parties = world.settle(vec![conversation]).await?;
+    let (party, deployment) = (&parties[0], &world.deployment);
+    let conversation = &party.conversation;
+    let is = |what: &str, told: [String; 2], expected: [&str; 2]| {
+        check_eq(format!("statuses for its own model and the other, {what}"), told, expected.map(ToOwned::to_owned))
+    };
+    is("without a configuration", asked_in_run(&world, party).await?, ["200", "403"])?;
+    let effective = deployment.api.get(&conversation.path("/effective")).await?.expect(200)?.json()?;
+    check_eq(
+        format!("workspace_models in {effective}"),
+        &effective["workspace_models"],
+        &json!({"value": [conversation.model], "from": "conversation"}),
+    )?;
+    let chosen = json!({"user_input": "@say chosen", "configuration": {"models": {"default": other}}});
+    let refused = deployment.api.post(&conversation.path("/stream"), &chosen).await?.expect(422)?.json()?;
+    check_eq(format!("place in {refused}"), refused["error"]["details"][0]["field"].as_str(), Some("models.default"))?;
+
+    let listed = json!({"models": {"allowed": [conversation.model, other]}});
+    write(deployment, &conversation.path(""), &listed).await?.expect(200)?;
+    is("which it lists", asked_in_run(&world, party).await?, ["200", "200"])?;
+    let before = deployment.model()?.requests().await?.len();
+    deployment.api.open_stream(&conversation.path("/stream"), &chosen).await?.finish().await?;
+    let asked = deployment.model()?.requests().await?.split_off(before);
+    check(
+        !asked.is_empty() && asked.iter().all(|request| request.path().contains("opus")),
+        format!("a run with the other model asked {asked:?}"),
+    )?;
+
+    write(deployment, &conversation.path(""), &json!({})).await?.expect(200)?;
+    let model = json!({"model_id": other});
+    let changed = deployment.api.put(&conversation.path(""), &model).await?.expect(200)?.json()?;
+    check_eq(format!("the model in {changed}"), changed["model_id"].as_str(), Some(other.as_str()))?;
+    is("after the change", asked_in_run(&world, party).await?, ["403", "200"])?;
+    let unknown = json!({"model_id": context.unique("none")});
+    deployment.api.put(&conversation.path(""), &unknown).await?.expect(404)?;
+    let sleeping = deployment.start(conversation, "@tool Bash {\"command\": \"sleep 30\"}\n@say never").await?;
+    let back = json!({"model_id": conversation.model});
+    deployment.api.put(&conversation.path(""), &back).await?.expect_error(409, "RESOURCE_LOCKED")?;
+    deployment.api.post(&conversation.path("/cancel"), &json!({})).await?.expect(202)?;
+    sleeping.finish().await.map(|_| ())
 }

@@ -2,9 +2,7 @@
 //! lost with its workspace, the input is preceded by the conversation so far: one JSON object per line, so that no text in it can
 //! be mistaken for the frame around it.
 
-use std::collections::BTreeMap;
-
-use nagaya_driver::{Options, Permissions};
+use nagaya_driver::Options;
 use nagaya_protocol::WORKSPACE_DIR;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -49,8 +47,9 @@ impl Run {
             system_prompt: system_prompt(order.tenant.system_prompt.as_deref()),
             max_turns: order.bounds.max_turns,
             tools: order.bounds.tools.clone(),
-            permissions: Permissions::default(),
-            mcp_servers: BTreeMap::new(),
+            permissions: order.bounds.permissions.clone(),
+            // The driver speaks plain HTTP in the workspace, and the egress proxy upgrades it.
+            mcp_servers: order.bounds.mcp_servers.iter().map(|(name, url)| (name.clone(), in_plain(url))).collect(),
         }
     }
 
@@ -92,6 +91,10 @@ impl Run {
         lines.reverse();
         Ok(lines)
     }
+}
+
+fn in_plain(url: &str) -> String {
+    url.strip_prefix("https://").map_or_else(|| url.to_owned(), |rest| format!("http://{rest}"))
 }
 
 /// A digest of what a driver is started with, by which two of them can be compared.

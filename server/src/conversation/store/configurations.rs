@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::{Store, StoreError, from_micros, to_micros, within};
+use super::{MOST_IDS, Store, StoreError, from_micros, parameters, to_micros, within};
 
 /// Whose configuration it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +26,15 @@ pub struct StoredConfiguration {
     pub updated_at: Timestamp,
 }
 
-/// The configurations that meet in a conversation.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StoredConfigurations {
-    /// The tenant's, if it has one.
-    pub tenant: Option<StoredConfiguration>,
-    /// The conversation's, if it has one.
-    pub conversation: Option<StoredConfiguration>,
+/// A conversation, as far as configurations are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfiguredConversation {
+    /// Id of the conversation.
+    pub conversation_id: String,
+    /// Id of the conversation's model.
+    pub model_id: String,
+    /// Its configuration, if it has one.
+    pub configuration: Option<StoredConfiguration>,
 }
 
 impl ConfigurationOf<'_> {
@@ -73,20 +75,37 @@ impl Store {
         .await
     }
 
-    /// The configurations of a tenant and of one of its conversations.
+    /// Those of these conversations that exist and are the tenant's, in any order.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn configurations(
+    pub async fn configured_conversations(
         &self,
         tenant: &str,
-        conversation: Option<&str>,
-    ) -> Result<StoredConfigurations, StoreError> {
-        let conversation = match conversation {
-            Some(conversation) => self.configuration(ConfigurationOf::Conversation(conversation)).await?,
-            None => None,
-        };
-        Ok(StoredConfigurations { tenant: self.configuration(ConfigurationOf::Tenant(tenant)).await?, conversation })
+        ids: &[&str],
+    ) -> Result<Vec<ConfiguredConversation>, StoreError> {
+        within(async {
+            let mut found = Vec::with_capacity(ids.len());
+            for ids in ids.chunks(MOST_IDS) {
+                let statement = sqlx::AssertSqlSafe(format!(
+                    "SELECT c.conversation_id, c.model_id, d.version, d.document, d.updated_at
+                     FROM conversations c LEFT JOIN conversation_configurations d ON d.conversation_id = c.conversation_id
+                     WHERE c.tenant_id = $1 AND c.conversation_id IN ({})",
+                    parameters(2, ids.len())
+                ));
+                let query = ids.iter().fold(sqlx::query(statement).bind(tenant), |query, id| query.bind(*id));
+                for row in query.fetch_all(&self.0).await? {
+                    let version: Option<i64> = row.try_get("version")?;
+                    found.push(ConfiguredConversation {
+                        conversation_id: row.try_get("conversation_id")?,
+                        model_id: row.try_get("model_id")?,
+                        configuration: version.map(|_| read(&row)).transpose()?,
+                    });
+                }
+            }
+            Ok(found)
+        })
+        .await
     }
 
     /// Replaces a configuration whose version is `version`, which is 0 where there is none yet. Returns the new version.

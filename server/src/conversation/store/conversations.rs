@@ -7,6 +7,7 @@ use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::configurations::note_change;
 use super::ledger::keep_usage;
 use super::{Store, StoreError, from_micros, on_write, returned_row, to_micros, within, word, words};
 
@@ -75,6 +76,8 @@ pub struct ConversationChange {
     pub title: Option<String>,
     /// The new status; `None` leaves it unchanged.
     pub status: Option<ConversationStatus>,
+    /// Id of the new model.
+    pub model_id: Option<String>,
 }
 
 /// Selects some of a tenant's conversations.
@@ -243,8 +246,13 @@ impl Store {
         change: ConversationChange,
     ) -> Result<Conversation, StoreError> {
         within(async {
-            let statement = sqlx::query(concat!(
-                "UPDATE conversations SET title = COALESCE($3, title), status = COALESCE($4, status), updated_at = $5
+            let mut transaction = self.0.begin().await?;
+            if change.model_id.is_some() {
+                note_change(&mut transaction).await?;
+            }
+            let row = sqlx::query(concat!(
+                "UPDATE conversations SET title = COALESCE($3, title), status = COALESCE($4, status), updated_at = $5,
+                     model_id = COALESCE($6, model_id)
                      WHERE conversation_id = $1 AND tenant_id = $2 RETURNING ",
                 columns!()
             ))
@@ -252,9 +260,15 @@ impl Store {
             .bind(tenant)
             .bind(change.title)
             .bind(change.status.map(ConversationStatus::as_str))
-            .bind(to_micros(Timestamp::now()));
-            let row = returned_row(statement, &self.0).await?;
-            Ok(read(&row.ok_or(StoreError::NotFound("conversation"))?)?)
+            .bind(to_micros(Timestamp::now()))
+            .bind(change.model_id)
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(|error| on_write(error, String::new, "model"))?
+            .pop();
+            let changed = read(&row.ok_or(StoreError::NotFound("conversation"))?)?;
+            transaction.commit().await?;
+            Ok(changed)
         })
         .await
     }

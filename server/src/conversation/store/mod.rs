@@ -15,7 +15,7 @@ mod vaults;
 
 use std::time::Duration;
 
-pub use configurations::{ConfigurationOf, StoredConfiguration, StoredConfigurations};
+pub use configurations::{ConfigurationOf, ConfiguredConversation, StoredConfiguration};
 pub use conversations::{
     Conversation, ConversationChange, ConversationFilter, ConversationStatus, NewConversation, Page,
 };
@@ -124,6 +124,14 @@ async fn returned_row(
     pool: &sqlx::AnyPool,
 ) -> sqlx::Result<Option<sqlx::any::AnyRow>> {
     Ok(statement.fetch_all(pool).await?.pop())
+}
+
+/// Ids that one statement asks for, at most: both databases limit the number of a statement's parameters.
+const MOST_IDS: usize = 500;
+
+/// The numbers of `count` parameters from `first` on, for a list of values in a statement.
+fn parameters(first: usize, count: usize) -> String {
+    (first..first + count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Microseconds since the epoch, the form in which times are stored.

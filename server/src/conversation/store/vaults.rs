@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
 use super::configurations::note_change;
-use super::{Store, StoreError, from_micros, on_write, to_micros, within};
+use super::{MOST_IDS, Store, StoreError, from_micros, on_write, parameters, to_micros, within};
 
 /// Vaults of one tenant, and credentials of one vault, at most.
 const MOST: i64 = 100;
@@ -197,22 +197,21 @@ impl Store {
         .await
     }
 
-    /// The credentials of these vaults of a tenant: vaults in the order given, and in each vault the oldest first.
+    /// The credentials of these vaults of a tenant, those of each vault from the oldest on.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn credentials(&self, tenant: &str, vaults: &[String]) -> Result<Vec<StoredCredential>, StoreError> {
+    pub async fn credentials(&self, tenant: &str, vaults: &[&String]) -> Result<Vec<StoredCredential>, StoreError> {
         within(async {
             let mut all = Vec::new();
-            for vault in vaults {
-                let rows = sqlx::query(
+            for vaults in vaults.chunks(MOST_IDS) {
+                let statement = sqlx::AssertSqlSafe(format!(
                     "SELECT c.* FROM vault_credentials c JOIN vaults v ON v.vault_id = c.vault_id
-                     WHERE v.tenant_id = $1 AND v.vault_id = $2 ORDER BY c.position",
-                )
-                .bind(tenant)
-                .bind(vault)
-                .fetch_all(&self.0)
-                .await?;
+                     WHERE v.tenant_id = $1 AND v.vault_id IN ({}) ORDER BY c.position",
+                    parameters(2, vaults.len())
+                ));
+                let query = vaults.iter().fold(sqlx::query(statement).bind(tenant), |query, id| query.bind(*id));
+                let rows = query.fetch_all(&self.0).await?;
                 all.extend(rows.iter().map(read_credential).collect::<sqlx::Result<Vec<_>>>()?);
             }
             Ok(all)

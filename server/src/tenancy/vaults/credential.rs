@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
+use crate::tenancy::address::https_host;
 use crate::tenancy::problem::{Problem, Problems};
 
 /// Length of a secret, in bytes, at most.
@@ -264,9 +265,9 @@ impl Auth {
                 problems.require(word(region), "auth.region", "must be letters, digits and hyphens");
             }
             Self::Oauth { token_url, client_secret, refresh_token, .. } => {
-                let url = url::Url::parse(token_url).ok().filter(|url| url.scheme() == "https" && url.host().is_some());
-                let plain = url.is_some_and(|url| url.username().is_empty() && url.password().is_none());
-                problems.require(plain, "auth.token_url", "must be an https address without user and password");
+                let plain = https_host(token_url).is_some();
+                let accepted = "must be an https address without user, password and fragment";
+                problems.require(plain, "auth.token_url", accepted);
                 let grant = client_secret.is_some() || refresh_token.is_some();
                 problems.require(grant, "auth", "needs a client_secret, a refresh_token, or both");
             }

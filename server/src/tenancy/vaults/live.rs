@@ -20,6 +20,14 @@ use crate::tenancy::{Tenancy, TenancyError};
 #[derive(Debug, Default)]
 pub(in crate::tenancy) struct Live(Mutex<HashMap<String, (String, Weak<Credential>)>>);
 
+/// A credential, with its vault.
+#[derive(Debug)]
+pub(in crate::tenancy) struct OfVault {
+    /// Id of the vault.
+    pub(in crate::tenancy) vault: String,
+    pub(in crate::tenancy) credential: Arc<Credential>,
+}
+
 impl Live {
     fn get(&self, stored: &StoredCredential) -> Option<Arc<Credential>> {
         let live = self.0.lock();
@@ -40,28 +48,30 @@ fn fingerprint(stored: &StoredCredential) -> String {
 }
 
 impl Tenancy {
-    /// The credentials of these vaults, in the order in which they are tried. Requests that need one that cannot be opened are refused,
-    /// and the log says why: they must not go out with another one.
+    /// The credentials of these vaults, those of each vault in the order in which they are tried. Requests that need one that cannot be
+    /// opened are refused, and the log says why: they must not go out with another one.
     pub(in crate::tenancy) async fn credentials_of(
         &self,
         tenant: &str,
-        vaults: &[String],
-    ) -> Result<Vec<Arc<Credential>>, TenancyError> {
+        vaults: &[&String],
+    ) -> Result<Vec<OfVault>, TenancyError> {
         let mut credentials = Vec::new();
         for stored in self.store.credentials(tenant, vaults).await? {
-            if let Some(credential) = self.live.get(&stored) {
-                credentials.push(credential);
-                continue;
-            }
-            let made = match self.make(tenant, &stored).await {
-                Ok(credential) => Arc::new(credential),
-                Err(error) => {
-                    tracing::error!(tenant, credential = stored.credential_id, %error, "a vault's credential cannot be used: requests that need it are refused");
-                    Arc::new(unavailable(&stored)?)
+            let credential = match self.live.get(&stored) {
+                Some(credential) => credential,
+                None => {
+                    let made = match self.make(tenant, &stored).await {
+                        Ok(credential) => Arc::new(credential),
+                        Err(error) => {
+                            tracing::error!(tenant, credential = stored.credential_id, %error, "a vault's credential cannot be used: requests that need it are refused");
+                            Arc::new(unavailable(&stored)?)
+                        }
+                    };
+                    self.live.keep(&stored, &made);
+                    made
                 }
             };
-            self.live.keep(&stored, &made);
-            credentials.push(made);
+            credentials.push(OfVault { vault: stored.vault_id, credential });
         }
         Ok(credentials)
     }

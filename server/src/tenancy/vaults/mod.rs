@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use self::credential::{Auth, Purpose, Shown};
 use self::seal::{Sealed, Sealer};
+use super::address::https_host;
 use super::problem::{Problem, Problems};
 use super::{Tenancy, TenancyError};
 use crate::conversation::store::{StoreError, StoredCredential, Tenant, Vault};
@@ -113,7 +114,7 @@ impl Tenancy {
     /// There is no such vault, or the database failed.
     pub async fn credentials(&self, tenant: &str, vault: &str) -> Result<Vec<Credential>, TenancyError> {
         let vault = self.store.vault(tenant, vault).await?.vault_id;
-        self.store.credentials(tenant, &[vault]).await?.into_iter().map(shown).collect()
+        self.store.credentials(tenant, &[&vault]).await?.into_iter().map(shown).collect()
     }
 
     /// A credential.
@@ -250,7 +251,7 @@ impl Tenancy {
             problems.add("purpose.host", "the tenant's workspaces may not reach this host: allow it first");
         }
         if let Auth::Oauth { token_url, .. } = &new.auth
-            && let Some(host) = oauth::host_of(token_url)
+            && let Some(host) = https_host(token_url)
             && self.may_reach(&effective, &host) == Ok(false)
         {
             problems.add("auth.token_url", "the tenant's workspaces may not reach this host: allow it first");

@@ -52,12 +52,6 @@ struct Granted {
     refresh_token: Option<Secret>,
 }
 
-/// The host and port of an address, as rules name them.
-pub(super) fn host_of(url: &str) -> Option<String> {
-    let url = Url::parse(url).ok()?;
-    Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
-}
-
 impl Client {
     /// The client that a credential describes; `None` for another kind.
     pub(super) fn new(auth: &Auth, egress: Arc<Egress>, policy: Arc<Policy>) -> Option<Self> {

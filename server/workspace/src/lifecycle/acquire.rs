@@ -11,9 +11,11 @@ use crate::id::RoomId;
 use crate::lifecycle::build::{BuildError, subject};
 use crate::lifecycle::lease::{Lease, Origin};
 use crate::peers::PeerUnavailable;
+use crate::policies::VariantUnknown;
 use crate::reason::ReleaseReason;
 use crate::records::RecordError;
 use crate::rooms::{Occupant, Room};
+use crate::spec::{LABEL_WORKSPACE, Variant};
 use crate::state::StateError;
 use crate::workspaces::Workspaces;
 
@@ -29,6 +31,9 @@ pub enum AcquireError {
     /// Another server did not answer whether it has the conversation's room.
     #[error(transparent)]
     Peer(#[from] PeerUnavailable),
+    /// What the room is to be is unknown.
+    #[error(transparent)]
+    Variant(#[from] VariantUnknown),
     /// A room could not be built.
     #[error(transparent)]
     Build(BuildError),
@@ -58,6 +63,7 @@ impl AcquireError {
             self,
             Self::State(_)
                 | Self::Peer(_)
+                | Self::Variant(_)
                 | Self::Build(
                     BuildError::Engine(EngineError::Unreachable { .. } | EngineError::Timeout { .. })
                         | BuildError::Full(_)
@@ -70,12 +76,42 @@ impl AcquireError {
 }
 
 impl Workspaces {
-    /// Leases the room that the conversation has on this server; `None` if it has none here. A room whose agent does not answer is
-    /// released, and the result is `None`.
+    /// What the container of a conversation is to be.
+    ///
+    /// # Errors
+    /// That cannot be found out now.
+    pub async fn variant(&self, occupant: &Occupant) -> Result<Variant, AcquireError> {
+        Ok(self.parts.policies.variant(occupant).await?)
+    }
+
+    /// The lease of a room whose container is what it is to be; the room of any other one is released. One of which the engine does not
+    /// say what it is, is kept.
+    pub async fn fitting(&self, lease: Lease, wanted: &Variant) -> Option<Lease> {
+        let room = lease.room();
+        if room.variant.get().is_none() {
+            match self.parts.engine.list(LABEL_WORKSPACE, room.id.as_str()).await {
+                // A container that is gone is found out by its agent's silence.
+                Ok(listed) => listed.first().map(|found| room.variant.get_or_init(|| Variant::of(&found.labels))),
+                Err(error) => {
+                    tracing::warn!(workspace = %room.id, %error, "the image of an adopted workspace is unknown");
+                    None
+                }
+            };
+        }
+        if room.variant.get().is_none_or(|variant| variant == wanted) {
+            return Some(lease);
+        }
+        tracing::info!(workspace = %room.id, ?wanted, "the workspace is replaced by one of another image or size");
+        lease.release(ReleaseReason::Reconfigured).await;
+        None
+    }
+
+    /// Leases the room that the conversation has on this server; `None` if it has none here. A room whose agent does not answer, or
+    /// whose container is not what it is to be, is released, and the result is `None`.
     ///
     /// # Errors
     /// [`AcquireError::Busy`] if a run holds the lease.
-    pub async fn reuse(self: &Arc<Self>, occupant: &Occupant) -> Result<Option<Lease>, AcquireError> {
+    pub async fn reuse(self: &Arc<Self>, occupant: &Occupant, wanted: &Variant) -> Result<Option<Lease>, AcquireError> {
         let Some((room, session)) = self.rooms.lease_bound(&occupant.conversation) else {
             return match self.rooms.of_conversation(&occupant.conversation) {
                 Some(_) => Err(AcquireError::Busy),
@@ -83,6 +119,7 @@ impl Workspaces {
             };
         };
         let lease = Lease::new(self.clone(), room, occupant.clone(), Origin::Reused, session);
+        let Some(lease) = self.fitting(lease, wanted).await else { return Ok(None) };
         let why = match lease.room().is_outdated() {
             true => ReleaseReason::Outdated,
             false if is_responding(lease.room()).await => return Ok(Some(lease)),
@@ -100,27 +137,33 @@ impl Workspaces {
         }
     }
 
-    /// Leases a room to a conversation that has none: from the pool, else newly built. `began` is when the conversation began to
-    /// wait; the start-time metric counts from it.
+    /// Leases a room to a conversation that has none: from the pool, whose rooms have nothing of their own, else newly built. `began` is
+    /// when the conversation began to wait; the start-time metric counts from it.
     ///
     /// # Errors
     /// No room is available.
-    pub async fn take_or_build(self: &Arc<Self>, occupant: &Occupant, began: Instant) -> Result<Lease, AcquireError> {
-        if let Some(lease) = self.from_pool(occupant).await? {
+    pub async fn take_or_build(
+        self: &Arc<Self>,
+        occupant: &Occupant,
+        wanted: &Variant,
+        began: Instant,
+    ) -> Result<Lease, AcquireError> {
+        let pools = *wanted == Variant::default();
+        if pools && let Some(lease) = self.from_pool(occupant).await? {
             self.parts.metrics.started(StartSource::Warm, began.elapsed());
             return Ok(lease);
         }
-        if self.pool_size.borrow().min > 0 {
+        if pools && self.pool_size.borrow().min > 0 {
             self.parts.metrics.pool_exhausted();
         }
         self.check_limit()?;
         let turn = self.turn_to_start(Some(occupant)).await?;
         // A workspace of the pool may have become ready meanwhile.
-        if let Some(lease) = self.from_pool(occupant).await? {
+        if pools && let Some(lease) = self.from_pool(occupant).await? {
             self.parts.metrics.started(StartSource::Warm, began.elapsed());
             return Ok(lease);
         }
-        let room = self.build_at_once(Some(occupant.clone()), turn).await?;
+        let room = self.build_at_once(Some((occupant.clone(), wanted.clone())), turn).await?;
         self.parts.metrics.started(StartSource::Cold, began.elapsed());
         Ok(Lease::new(self.clone(), room, occupant.clone(), Origin::Cold, None))
     }

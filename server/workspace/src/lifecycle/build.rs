@@ -15,7 +15,7 @@ use crate::id::RoomId;
 use crate::reason::ReleaseReason;
 use crate::records::RecordError;
 use crate::rooms::{Occupant, Opened, Room, RoomState};
-use crate::spec::LABEL_UID;
+use crate::spec::{LABEL_UID, Variant};
 use crate::starts::{NoTurn, Turn};
 use crate::state::StateError;
 use crate::uids::Uid;
@@ -118,12 +118,11 @@ impl From<NoTurn> for BuildError {
 }
 
 impl Workspaces {
-    /// Builds a room for a conversation or, without an occupant, for the pool. Runs as a task of its own, so it completes or cleans up
-    /// after itself even if the caller is dropped.
-    pub(crate) async fn build(self: &Arc<Self>, occupant: Option<Occupant>) -> Result<Arc<Room>, BuildError> {
+    /// Builds a room for the pool. Runs as a task of its own, so it completes or cleans up after itself even if the caller is dropped.
+    pub(crate) async fn build_for_pool(self: &Arc<Self>) -> Result<Arc<Room>, BuildError> {
         self.check_limit()?;
-        let turn = self.turn_to_start(occupant.as_ref()).await?;
-        self.build_at_once(occupant, turn).await
+        let turn = self.turn_to_start(None).await?;
+        self.build_at_once(None, turn).await
     }
 
     /// Waits in the queue for starts. Whoever is dropped meanwhile leaves it.
@@ -135,10 +134,10 @@ impl Workspaces {
         Ok(turn?)
     }
 
-    /// As [`Workspaces::build`], by somebody who has waited.
+    /// Builds a room for a conversation, or for the pool, by somebody who has waited; as [`Workspaces::build_for_pool`].
     pub(crate) async fn build_at_once(
         self: &Arc<Self>,
-        occupant: Option<Occupant>,
+        owner: Option<(Occupant, Variant)>,
         turn: Turn,
     ) -> Result<Arc<Room>, BuildError> {
         if self.stop.is_cancelled() {
@@ -146,17 +145,18 @@ impl Workspaces {
         }
         let this = self.clone();
         let work = async move {
-            let built = this.build_and_clean_up(occupant).await;
+            let built = this.build_and_clean_up(owner).await;
             drop(turn);
             built
         };
         self.tasks.spawn(work.in_current_span()).await.unwrap_or(Err(BuildError::Stopping))
     }
 
-    async fn build_and_clean_up(self: &Arc<Self>, occupant: Option<Occupant>) -> Result<Arc<Room>, BuildError> {
+    async fn build_and_clean_up(self: &Arc<Self>, owner: Option<(Occupant, Variant)>) -> Result<Arc<Room>, BuildError> {
+        let (occupant, variant) = owner.map_or((None, Variant::default()), |(of, variant)| (Some(of), variant));
         let mut avoid = Vec::new();
         loop {
-            match self.try_to_build(occupant.clone(), &avoid).await {
+            match self.try_to_build(occupant.clone(), &variant, &avoid).await {
                 Err(BuildError::UidTaken(uid)) if avoid.len() + 1 < UID_ATTEMPTS => avoid.push(uid),
                 built => return built,
             }
@@ -166,10 +166,11 @@ impl Workspaces {
     async fn try_to_build(
         self: &Arc<Self>,
         occupant: Option<Occupant>,
+        variant: &Variant,
         avoid: &[u32],
     ) -> Result<Arc<Room>, BuildError> {
         let began = Instant::now();
-        let (room, uid) = self.prepare(occupant.as_ref(), avoid)?;
+        let (room, uid) = self.prepare(occupant.as_ref(), variant, avoid)?;
         match self.run(&room, uid, occupant).await {
             Ok(()) => {
                 *self.start_problem.lock() = None;
@@ -194,7 +195,12 @@ impl Workspaces {
     }
 
     /// Creates directory and sockets, and adds the room to the table, from where it can be released. Returns it with its user.
-    fn prepare(self: &Arc<Self>, occupant: Option<&Occupant>, avoid: &[u32]) -> Result<(Arc<Room>, u32), BuildError> {
+    fn prepare(
+        self: &Arc<Self>,
+        occupant: Option<&Occupant>,
+        variant: &Variant,
+        avoid: &[u32],
+    ) -> Result<(Arc<Room>, u32), BuildError> {
         self.check_limit()?;
         let uid = self.uids.take(avoid).ok_or(BuildError::NoUid(self.parts.template.uids))?;
         let number = uid.number();
@@ -207,6 +213,7 @@ impl Workspaces {
             }
         })?;
         let room = Arc::new(Room::new(id, jiff::Timestamp::now(), Some(opened)));
+        room.variant.get_or_init(|| variant.clone());
         if self.rooms.insert_within(room.clone(), self.parts.settings.max_rooms) {
             return Ok((room, number));
         }
@@ -248,7 +255,7 @@ impl Workspaces {
 
     async fn run(&self, room: &Room, uid: u32, occupant: Option<Occupant>) -> Result<(), BuildError> {
         let host_path = self.parts.sockets.host_path(&room.id);
-        let spec = self.parts.template.room(&room.id, uid, host_path.clone());
+        let spec = self.parts.template.room(&room.id, uid, host_path.clone(), &variant_of(room));
         self.parts.engine.run(spec).await.map_err(|error| match error {
             EngineError::NoSuchHostPath(_) => BuildError::HostPath(host_path.display().to_string()),
             other => other.into(),
@@ -304,11 +311,7 @@ impl Workspaces {
                     Condition::Stopped(code) => format!("exited with code {code}"),
                     Condition::Missing => "was removed".to_owned(),
                 };
-                return Err(BuildError::Died {
-                    image: self.image().to_owned(),
-                    how,
-                    output: self.last_output(room).await,
-                });
+                return Err(BuildError::Died { image: self.image_of(room), how, output: self.last_output(room).await });
             }
         };
         tokio::select! {
@@ -318,7 +321,12 @@ impl Workspaces {
     }
 
     async fn not_ready(&self, room: &Room) -> BuildError {
-        BuildError::NotReady { image: self.image().to_owned(), output: self.last_output(room).await }
+        BuildError::NotReady { image: self.image_of(room), output: self.last_output(room).await }
+    }
+
+    /// Reference of the image that a room was started from.
+    fn image_of(&self, room: &Room) -> String {
+        self.parts.template.image_of(&variant_of(room)).to_owned()
     }
 
     /// What a room's container has written last, for people.
@@ -339,6 +347,11 @@ impl Workspaces {
         let same = self.parts.engine.list(LABEL_UID, &uid.to_string()).await?;
         if same.len() > 1 { Err(BuildError::UidTaken(uid)) } else { Ok(()) }
     }
+}
+
+/// What the container of a room has of its own.
+fn variant_of(room: &Room) -> Variant {
+    room.variant.get().cloned().unwrap_or_default()
 }
 
 /// The identity under which a room's egress listener logs and audits.

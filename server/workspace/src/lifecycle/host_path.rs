@@ -55,7 +55,7 @@ impl Workspaces {
         let mut backoff = Backoff::new(BACKOFF);
         let pooled = self.rooms.pooled();
         loop {
-            match self.build(None).await {
+            match self.build_for_pool().await {
                 Ok(_) => {
                     tracing::info!("WORKSPACE_SOCKET_HOST_PATH is verified: a workspace answered through it");
                     // Leave no more rooms in the pool than there would be without this one. One that a conversation has taken is not in the

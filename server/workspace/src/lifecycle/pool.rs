@@ -56,7 +56,7 @@ impl Workspaces {
             }
             // What has just failed is tried with one room.
             let at_once = if backoff.is_first() { CONCURRENT_BUILDS } else { 1 };
-            let built = futures::future::join_all((0..missing.min(at_once)).map(|_| self.build(None))).await;
+            let built = futures::future::join_all((0..missing.min(at_once)).map(|_| self.build_for_pool())).await;
             let failure = built.into_iter().find_map(Result::err);
             let pause = match failure {
                 None => {
