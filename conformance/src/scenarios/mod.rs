@@ -11,6 +11,7 @@ macro_rules! body {
 }
 
 mod api;
+mod appr;
 mod boot;
 mod bug;
 mod chaos;
@@ -21,6 +22,7 @@ mod file;
 mod hlth;
 mod img;
 mod life;
+mod live;
 mod run;
 mod sec;
 mod sock;
@@ -42,7 +44,7 @@ const fn family(name: &'static str, about: &'static str, files: &'static [&'stat
 }
 
 /// All families, in the order of reports.
-pub static FAMILIES: [Family; 15] = [
+pub static FAMILIES: [Family; 17] = [
     family("BUG", "the fifteen faults of an earlier system from which the contract was derived", bug::FILES),
     family("BOOT", "start and configuration", boot::FILES),
     family("HLTH", "health and metrics", hlth::FILES),
@@ -51,6 +53,8 @@ pub static FAMILIES: [Family; 15] = [
     family("EGR", "egress through the proxy", egr::FILES),
     family("LIFE", "the life of a workspace: pool, garbage collection", life::FILES),
     family("RUN", "runs and their event streams", run::FILES),
+    family("LIVE", "drivers that live between turns", live::FILES),
+    family("APPR", "runs that wait for people", appr::FILES),
     family("API", "the HTTP API", api::FILES),
     family("FILE", "files of a conversation", file::FILES),
     family("STATE", "persistent and shared state", state::FILES),

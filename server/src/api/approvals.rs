@@ -128,8 +128,8 @@ pub(super) async fn decide(
     ApiJson(request): ApiJson<DecisionRequest>,
 ) -> Result<Json<Decided>, ApiError> {
     app.store.conversation(&tenant, &path.conversation_id).await?;
-    let ask =
-        app.runs.asked(&path.conversation_id, &path.approval_id).ok_or_else(|| ApiError::not_found("approval"))?;
+    let ask = app.runs.asked(&path.conversation_id, &path.approval_id).await;
+    let ask = ask.map_err(|error| ApiError::internal(&error))?.ok_or_else(|| ApiError::not_found("approval"))?;
     let answer = match request.decision {
         Verdict::Deny => {
             let unused = [("updated_input", request.updated_input.is_some()), ("answers", request.answers.is_some())];
@@ -159,7 +159,7 @@ pub(super) async fn decide(
         }
     };
     let decision = Decision { answer, by: Some(caller.credential.to_string()) };
-    let decided = app.runs.decide(&path.conversation_id, &path.approval_id, decision)?;
+    let decided = app.runs.decide(&path.conversation_id, &path.approval_id, decision).await?;
     let verdict = match (&decided.answer, &decided.by) {
         (_, None) => Resolution::Timeout,
         (Answer::Allow { .. }, _) => Resolution::Allow,

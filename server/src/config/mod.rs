@@ -95,8 +95,7 @@ impl Config {
         let mut reader = reader::Reader::new(environment, toml);
         let service = Service::read(&mut reader);
         let storage = Storage::read(&mut reader, home.as_deref());
-        let rooms = Rooms::read(&mut reader);
-        let drivers = Drivers::read(&mut reader);
+        let (rooms, drivers) = Rooms::read(&mut reader);
         let (egress, providers) = egress::read(&mut reader, home.as_deref(), rooms.model_idle);
         let tenancy = tenancy::read(&mut reader, &rooms, &providers);
         let settings = reader.finish()?;

@@ -8,6 +8,7 @@ use nagaya_workspace::engine::EngineAddress;
 use nagaya_workspace::state::PoolSize;
 use nagaya_workspace::{DEFAULT_IMAGE, RoomLimits, Settings, UidRange, directory};
 
+use super::driver::Drivers;
 use super::reader::Reader;
 use super::units;
 
@@ -37,7 +38,7 @@ pub struct Rooms {
 }
 
 impl Rooms {
-    pub(super) fn read(r: &mut Reader) -> Self {
+    pub(super) fn read(r: &mut Reader) -> (Self, Drivers) {
         let engine = r.get(
             "DOCKER_SOCKET_PATH",
             "unix:///var/run/docker.sock",
@@ -81,9 +82,18 @@ impl Rooms {
         let start_queue = r.get("CONTAINER_START_QUEUE", "512", "a whole number from 0 to 100000", |text| {
             text.parse().ok().filter(|length| *length <= 100_000)
         });
-        let settings =
-            Settings { ttl, gc_interval, grace, pool: PoolSize { min, max }, max_rooms, starts, start_queue };
-        Self {
+        let drivers = Drivers::read(r);
+        let settings = Settings {
+            ttl,
+            gc_interval,
+            grace,
+            pool: PoolSize { min, max },
+            max_rooms,
+            starts,
+            start_queue,
+            most_waiting_drivers: drivers.most_waiting,
+        };
+        let rooms = Self {
             engine,
             image,
             images,
@@ -94,7 +104,8 @@ impl Rooms {
             limits,
             uids,
             settings,
-        }
+        };
+        (rooms, drivers)
     }
 }
 

@@ -304,19 +304,38 @@ impl Runs {
         self.going_on(conversation).map(|(_, signals)| signals.approvals.pending()).unwrap_or_default()
     }
 
-    /// What a question of the conversation's run asks, whatever has become of it.
-    #[must_use]
-    pub fn asked(&self, conversation: &str, id: &str) -> Option<Ask> {
-        self.running(conversation)?.1.approvals.asked(id)
+    /// What a question of the conversation's current or last run asks, whatever has become of it.
+    ///
+    /// # Errors
+    /// The run's journal cannot be read.
+    pub async fn asked(&self, conversation: &str, id: &str) -> io::Result<Option<Ask>> {
+        match self.running(conversation) {
+            Some((_, signals)) => Ok(signals.approvals.asked(id)),
+            None => Ok(self.asked_before(conversation, id).await?.map(|(ask, _)| ask)),
+        }
+    }
+
+    /// A question of the conversation's last run, which has ended, with the decision that was made.
+    async fn asked_before(&self, conversation: &str, id: &str) -> io::Result<Option<(Ask, Option<Decision>)>> {
+        let Some(journal) = self.journal(conversation)? else { return Ok(None) };
+        let id = id.to_owned();
+        tokio::task::spawn_blocking(move || journal.asked(&id)).await.map_err(io::Error::other)?
     }
 
     /// Decides what the driver of a conversation's run has asked; the same decision again changes nothing.
     ///
     /// # Errors
     /// The decision does not count.
-    pub fn decide(&self, conversation: &str, id: &str, decision: Decision) -> Result<Decision, DecideError> {
-        let (journal, signals) = self.running(conversation).ok_or(DecideError::Unknown)?;
-        journal.decide(&signals.approvals, id, decision)
+    pub async fn decide(&self, conversation: &str, id: &str, decision: Decision) -> Result<Decision, DecideError> {
+        if let Some((journal, signals)) = self.running(conversation) {
+            return journal.decide(&signals.approvals, id, decision);
+        }
+        match self.asked_before(conversation, id).await? {
+            None => Err(DecideError::Unknown),
+            Some((_, None)) => Err(DecideError::Withdrawn),
+            Some((_, Some(earlier))) if earlier.answer == decision.answer => Ok(earlier),
+            Some((_, Some(_))) => Err(DecideError::Otherwise),
+        }
     }
 
     /// Cancels a conversation's run, waits for its end and removes its journal; `false` if the run did not end in time.

@@ -12,7 +12,7 @@ use crate::agent::{Agent, AgentError};
 use crate::clock::Clock;
 use crate::id::RoomId;
 use crate::objects::SyncState;
-use crate::session::Session;
+use crate::session::{Living, Session};
 use crate::spec::Variant;
 use crate::uids::Uid;
 
@@ -350,6 +350,34 @@ impl Rooms {
                 }
             }
         }
+    }
+
+    /// The drivers that wait for another turn, beyond the `most` that were used last: each with its room. They no longer count as
+    /// waiting.
+    pub(crate) fn take_surplus_drivers(&self, most: usize) -> Vec<(Arc<Room>, Living)> {
+        let mut table = self.table();
+        let waiting = |entry: &Entry| match &entry.state {
+            RoomState::Bound { leased: false, session: Some(session), .. } => session.living.is_some(),
+            _ => false,
+        };
+        let mut found: Vec<(Instant, RoomId)> = table
+            .entries
+            .iter()
+            .filter(|(_, entry)| waiting(entry))
+            .map(|(id, entry)| (entry.last_used, id.clone()))
+            .collect();
+        let Some(surplus) = found.len().checked_sub(most).filter(|surplus| *surplus > 0) else { return Vec::new() };
+        found.sort_unstable_by_key(|(last_used, _)| *last_used);
+        let mut taken = Vec::new();
+        for (_, id) in found.into_iter().take(surplus) {
+            if let Some(entry) = table.entries.get_mut(&id)
+                && let RoomState::Bound { session: Some(session), .. } = &mut entry.state
+                && let Some(living) = session.living.take()
+            {
+                taken.push((entry.room.clone(), living));
+            }
+        }
+        taken
     }
 
     /// Whether a run holds the lease of the conversation's room.

@@ -65,6 +65,7 @@ pub async fn parts(
             max_rooms: 0,
             starts: 4,
             start_queue: 512,
+            most_waiting_drivers: 0,
         },
     })
 }

@@ -60,6 +60,8 @@ pub struct Settings {
     pub starts: usize,
     /// Conversations that may wait for the start of their container (`CONTAINER_START_QUEUE`).
     pub start_queue: usize,
+    /// Drivers that may wait for another turn of their conversation at the same time (`DRIVER_KEEP_ALIVE_MAX`).
+    pub most_waiting_drivers: usize,
 }
 
 /// What [`Workspaces`] is built from.

@@ -5,6 +5,7 @@
 //! process. The file is synced to disk only before a run ends (`Ending`) and when a server stops. A power failure may therefore
 //! lose the events of the last seconds, including events that a client has already seen.
 
+mod decisions;
 mod directory;
 mod line;
 mod past;

@@ -157,20 +157,7 @@ impl Past {
         match name {
             "tool_call" => drop(self.tools.insert(text("tool_use_id"), text("tool_name"))),
             "tool_result" => drop(self.tools.remove(&text("tool_use_id"))),
-            "approval_required" | "question" => {
-                let pending = Pending {
-                    ask: Ask {
-                        request_id: text("request_id"),
-                        tool_use_id: text("tool_use_id"),
-                        tool_name: text("tool_name"),
-                        input: data["input"].clone(),
-                        title: data["title"].as_str().map(ToOwned::to_owned),
-                        question: name == "question",
-                    },
-                    expires_at: text("expires_at").parse().unwrap_or(jiff::Timestamp::UNIX_EPOCH),
-                };
-                self.asked.push((pending, None));
-            }
+            name if asks(name) => self.asked.push((pending(name, data), None)),
             "approval_resolved" => {
                 let resolved = text("request_id");
                 self.asked.retain(|(pending, _)| pending.ask.request_id != resolved);
@@ -180,6 +167,25 @@ impl Past {
     }
 }
 
-fn note(line: &str) -> Option<Note> {
+/// Whether an event of this name asks somebody something.
+pub(super) fn asks(name: &str) -> bool {
+    matches!(name, "approval_required" | "question")
+}
+
+/// What such an event asks.
+pub(super) fn pending(name: &str, data: &Value) -> Pending {
+    let text = |field: &str| data[field].as_str().unwrap_or_default().to_owned();
+    let ask = Ask {
+        request_id: text("request_id"),
+        tool_use_id: text("tool_use_id"),
+        tool_name: text("tool_name"),
+        input: data["input"].clone(),
+        title: data["title"].as_str().map(ToOwned::to_owned),
+        question: name == "question",
+    };
+    Pending { ask, expires_at: text("expires_at").parse().unwrap_or(jiff::Timestamp::UNIX_EPOCH) }
+}
+
+pub(super) fn note(line: &str) -> Option<Note> {
     serde_json::from_str(line.strip_prefix(char::from(NOTE))?).ok()
 }

@@ -200,6 +200,11 @@ impl Lease {
                 tracing::warn!(workspace = %self.room.id, %error, "the driver's session was not written to the workspace's record; it is written again later");
             }
         }
+        let workspaces = self.workspaces.clone();
+        drop(self);
+        // Not awaited: another workspace must not hold up the end of this run.
+        let tasks = workspaces.tasks.clone();
+        tasks.spawn(async move { end_surplus_drivers(&workspaces).await });
     }
 
     /// Ends the lease and begins to release the room, which no longer belongs to the conversation once this returns. The future
@@ -228,6 +233,21 @@ impl Lease {
         drop(self);
         if let Err(error) = workspaces.release(&id, why).await {
             tracing::error!(workspace = %id, %error, "workspace not released; garbage collection tries again");
+        }
+    }
+}
+
+/// Ends the drivers that wait for another turn beyond the most that may: those first that have not been used for the longest time.
+async fn end_surplus_drivers(workspaces: &Workspaces) {
+    for (room, living) in workspaces.rooms.take_surplus_drivers(workspaces.parts.settings.most_waiting_drivers) {
+        let ended = match room.agent() {
+            Ok(agent) => agent.close_input(&living.execution).await,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) => tracing::debug!(workspace = %room.id, "the driver is ended, because too many others wait"),
+            // The next run of the conversation ends whatever it finds.
+            Err(error) => tracing::warn!(workspace = %room.id, %error, "a driver too many was not ended"),
         }
     }
 }

@@ -1,0 +1,139 @@
+//! Decisions about tools.
+
+use serde_json::json;
+
+use super::asked::{decide, resolution, script, start, status, tool_result, waiting};
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
+use crate::target::launch::Launch;
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "APPR-001",
+        "A tool that needs consent runs once somebody has allowed it, with the arguments that were allowed",
+        "approval_required; POST …/approvals/{id} {decision: allow, updated_input?}; the tool runs, approval_resolved",
+        body!(allowed),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(90),
+    Scenario::new(
+        "APPR-002",
+        "A tool that is denied does not run; the model is told why, and the run goes on",
+        "{decision: deny, message?}: the model gets the message as the tool's error",
+        body!(denied),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(90),
+    Scenario::new(
+        "APPR-003",
+        "A decision that nobody makes in time is a refusal, and the time until then is not the run's",
+        "APPROVAL_TIMEOUT denies; time in which only people are waited for does not count for the run's limit",
+        body!(nobody_decides),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(90),
+    Scenario::new(
+        "APPR-004",
+        "The same decision again is answered alike, another one refused; other tenants and unknown ids get 404",
+        "answered twice: the same 200, a different one 409; by the wrong tenant 404",
+        body!(decided_twice),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(90),
+];
+
+async fn allowed(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    let conversation = deployment.conversation(context).await?;
+    let mut stream = start(&deployment, &conversation, &script("echo ran as asked > asked; echo said")).await?;
+    let asked = stream.until("approval_required").await?;
+    let id = asked.text("request_id").to_owned();
+    check_eq("tool_name", asked.text("tool_name"), "Bash")?;
+    check(asked.data["input"]["command"].as_str().is_some_and(|c| c.contains("ran as asked")), format!("{asked:?}"))?;
+    check(!asked.text("tool_use_id").is_empty() && !asked.text("expires_at").is_empty(), format!("{asked:?}"))?;
+    check_eq("ids in the list", waiting(&deployment, &conversation).await?, vec![id.clone()])?;
+    // The control: nothing runs before somebody has decided.
+    let room = deployment.only_room().await?;
+    check_eq("files before the decision", room.shell("ls /workspace").await?.printed.trim(), "")?;
+    let instead = json!({"command": "echo other > other; echo changed", "description": "Do it"});
+    let answer = decide(&deployment, &conversation, &id, &json!({"decision": "allow", "updated_input": instead})).await?;
+    check_eq("decision in the answer", answer.expect(200)?.json()?["decision"].as_str(), Some("allow"))?;
+    let events = stream.finish().await?;
+    check_eq("status", status(&events), "success")?;
+    check_eq("decision in approval_resolved", resolution(&events)?, "allow".to_owned())?;
+    let result = tool_result(&events)?;
+    check(result.text("content").contains("changed"), format!("what the tool printed: {result:?}"))?;
+    check_eq("files after the run", room.shell("ls /workspace").await?.printed.trim(), "other")?;
+    check_eq("ids in the list after the run", waiting(&deployment, &conversation).await?, Vec::<String>::new())?;
+    // Where no rule asks, nothing is asked.
+    let free = deployment.run_well(&conversation, &script("echo free")).await?;
+    check(!free.iter().any(|event| event.name == "approval_required"), "a run without the rule asks as well")
+}
+
+async fn denied(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    let conversation = deployment.conversation(context).await?;
+    let mut stream = start(&deployment, &conversation, &script("echo ran > ran")).await?;
+    let id = stream.until("approval_required").await?.text("request_id").to_owned();
+    let why = context.unique("not on a Monday");
+    decide(&deployment, &conversation, &id, &json!({"decision": "deny", "message": why})).await?.expect(200)?;
+    let events = stream.finish().await?;
+    check_eq("status", status(&events), "success")?;
+    check_eq("decision in approval_resolved", resolution(&events)?, "deny".to_owned())?;
+    let result = tool_result(&events)?;
+    check(result.data["is_error"] == true && result.text("content").contains(&why), format!("{result:?}"))?;
+    check_eq("files", deployment.only_room().await?.shell("ls /workspace").await?.printed.trim(), "")
+}
+
+async fn nobody_decides(context: &Context) -> Result<(), Failure> {
+    let launch = Launch::new().set("APPROVAL_TIMEOUT", "9s").set("CONTAINER_EXECUTION_TIMEOUT", "60");
+    let deployment = context.launch(launch).await?;
+    let conversation = deployment.conversation(context).await?;
+    let configuration = json!({"permissions": {"ask": ["Bash"]}, "limits": {"run_seconds": 8}});
+    let body = json!({"user_input": script("echo ran > ran"), "configuration": configuration});
+    let stream = deployment.api.open_stream(&conversation.path("/stream"), &body).await?;
+    let events = stream.finish().await?;
+    check_eq("status of a run that may take 8 s and waited 9 s for people", status(&events), "success")?;
+    check_eq("decision in approval_resolved", resolution(&events)?, "timeout".to_owned())?;
+    check_eq("is_error of the tool's result", &tool_result(&events)?.data["is_error"], &json!(true))?;
+    check_eq("files", deployment.only_room().await?.shell("ls /workspace").await?.printed.trim(), "")
+}
+
+async fn decided_twice(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    let conversation = deployment.conversation(context).await?;
+    let stranger = deployment.conversation(context).await?;
+    let mut stream = start(&deployment, &conversation, &script("echo done")).await?;
+    let id = stream.until("approval_required").await?.text("request_id").to_owned();
+    let allow = json!({"decision": "allow"});
+    for (who, id) in [(&stranger, id.as_str()), (&conversation, "unknown")] {
+        decide(&deployment, who, id, &allow).await?.expect(404)?;
+    }
+    let elsewhere = format!("/api/tenants/{}/conversations/{}/approvals/{id}", stranger.tenant, conversation.id);
+    deployment.api.post(&elsewhere, &allow).await?.expect(404)?;
+    for bad in [json!({"decision": "perhaps"}), json!({"decision": "allow", "message": "x"}), json!({"decision": "deny", "updated_input": {}})] {
+        decide(&deployment, &conversation, &id, &bad).await?.expect(422)?;
+    }
+    check_eq("ids in the list", waiting(&deployment, &conversation).await?, vec![id.clone()])?;
+    for _ in 0..2 {
+        decide(&deployment, &conversation, &id, &allow).await?.expect(200)?;
+    }
+    decide(&deployment, &conversation, &id, &json!({"decision": "deny"})).await?.expect_error(409, "CONFLICT")?;
+    let events = stream.finish().await?;
+    check_eq("status", status(&events), "success")?;
+    check_eq("decision in approval_resolved", resolution(&events)?, "allow".to_owned())?;
+    // Also after the run has ended.
+    decide(&deployment, &conversation, &id, &allow).await?.expect(200)?;
+    decide(&deployment, &conversation, &id, &json!({"decision": "deny"})).await?.expect_error(409, "CONFLICT")
+}

@@ -1,0 +1,82 @@
+//! Runs that wait while something happens to them.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::asked::{decide, resolution, script, start, status, tool_result, waiting};
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
+use crate::target::launch::Launch;
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "APPR-010",
+        "What a run waits for survives the death of its server, and so does a decision",
+        "restarts keep open approvals, and their answers are written before they are delivered",
+        body!(server_killed),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(120),
+    Scenario::new(
+        "APPR-011",
+        "A run that is cancelled or loses its workspace withdraws what it waited for, and says so",
+        "cancel withdraws; a room that is lost withdraws them and says so",
+        body!(withdrawn),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(120),
+];
+
+async fn server_killed(context: &Context) -> Result<(), Failure> {
+    let mut deployment = context.launch(Launch::new()).await?;
+    let conversation = deployment.conversation(context).await?;
+    let mut stream = start(&deployment, &conversation, &script("echo it ran")).await?;
+    let asked = stream.until("approval_required").await?;
+    let id = asked.text("request_id").to_owned();
+    drop(stream);
+    deployment.kill().await?;
+    deployment.restart(context).await?;
+    eventually(Duration::from_secs(20), "the restarted server lists what the run waits for", async || {
+        let waiting = waiting(&deployment, &conversation).await.map_err(|failure| failure.to_string())?;
+        if waiting == [id.clone()] { Ok(()) } else { Err(format!("{waiting:?}")) }
+    })
+    .await?;
+    decide(&deployment, &conversation, &id, &json!({"decision": "allow"})).await?.expect(200)?;
+    let events = deployment.follow(&conversation, &asked.id).await?;
+    check_eq("status", status(&events), "success")?;
+    check_eq("decision in approval_resolved", resolution(&events)?, "allow".to_owned())?;
+    check(tool_result(&events)?.text("content").contains("it ran"), "the tool did not run")?;
+    check(!events.iter().any(|event| event.name == "approval_required"), "it is asked twice")
+}
+
+async fn withdrawn(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    for lost in [false, true] {
+        let conversation = deployment.conversation(context).await?;
+        let mut stream = start(&deployment, &conversation, &script("echo never")).await?;
+        let id = stream.until("approval_required").await?.text("request_id").to_owned();
+        if lost {
+            for room in deployment.rooms().await? {
+                room.kill("SIGKILL").await?;
+            }
+        } else {
+            deployment.api.post(&conversation.path("/cancel"), &json!({})).await?.expect(202)?;
+        }
+        let events = stream.finish().await?;
+        check_eq("decision in approval_resolved", resolution(&events)?, "withdrawn".to_owned())?;
+        check_eq("status", status(&events), if lost { "error" } else { "cancelled" })?;
+        check_eq("what the run waits for", waiting(&deployment, &conversation).await?, Vec::<String>::new())?;
+        decide(&deployment, &conversation, &id, &json!({"decision": "allow"})).await?.expect_error(409, "CONFLICT")?;
+        deployment.run_well(&conversation, "@say and on we go").await?;
+    }
+    Ok(())
+}
