@@ -13,6 +13,7 @@ mod image;
 mod kept;
 mod keys;
 mod mutant;
+mod people;
 mod run;
 mod start;
 mod stream;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<&'static Mutant> {
         access::MUTANTS,
         kept::MUTANTS,
         run::MUTANTS,
+        people::MUTANTS,
         keys::MUTANTS,
         tenancy::MUTANTS,
     ];

@@ -21,6 +21,7 @@ macro_rules! cli {
         )
     };
 }
+pub(super) use cli;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {

@@ -8,7 +8,11 @@ use crate::harness::failure::{Failure, check_eq};
 use crate::target::deployment::{Conversation, Deployment};
 
 /// Starts a run whose agent must ask before it uses `Bash`.
-pub(super) async fn start(deployment: &Deployment, conversation: &Conversation, prompt: &str) -> Result<EventStream, Failure> {
+pub(super) async fn start(
+    deployment: &Deployment,
+    conversation: &Conversation,
+    prompt: &str,
+) -> Result<EventStream, Failure> {
     let body = json!({"user_input": prompt, "configuration": {"permissions": {"ask": ["Bash"]}}});
     deployment.api.open_stream(&conversation.path("/stream"), &body).await
 }

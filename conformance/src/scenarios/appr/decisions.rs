@@ -67,7 +67,8 @@ async fn allowed(context: &Context) -> Result<(), Failure> {
     let room = deployment.only_room().await?;
     check_eq("files before the decision", room.shell("ls /workspace").await?.printed.trim(), "")?;
     let instead = json!({"command": "echo other > other; echo changed", "description": "Do it"});
-    let answer = decide(&deployment, &conversation, &id, &json!({"decision": "allow", "updated_input": instead})).await?;
+    let answer =
+        decide(&deployment, &conversation, &id, &json!({"decision": "allow", "updated_input": instead})).await?;
     check_eq("decision in the answer", answer.expect(200)?.json()?["decision"].as_str(), Some("allow"))?;
     let events = stream.finish().await?;
     check_eq("status", status(&events), "success")?;
@@ -122,7 +123,11 @@ async fn decided_twice(context: &Context) -> Result<(), Failure> {
     }
     let elsewhere = format!("/api/tenants/{}/conversations/{}/approvals/{id}", stranger.tenant, conversation.id);
     deployment.api.post(&elsewhere, &allow).await?.expect(404)?;
-    for bad in [json!({"decision": "perhaps"}), json!({"decision": "allow", "message": "x"}), json!({"decision": "deny", "updated_input": {}})] {
+    for bad in [
+        json!({"decision": "perhaps"}),
+        json!({"decision": "allow", "message": "x"}),
+        json!({"decision": "deny", "updated_input": {}}),
+    ] {
         decide(&deployment, &conversation, &id, &bad).await?.expect(422)?;
     }
     check_eq("ids in the list", waiting(&deployment, &conversation).await?, vec![id.clone()])?;

@@ -7,5 +7,4 @@ mod questions;
 
 use crate::harness::scenario::Scenario;
 
-pub(super) const FILES: &[&[Scenario]] =
-    &[decisions::SCENARIOS, lost::SCENARIOS, questions::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[decisions::SCENARIOS, lost::SCENARIOS, questions::SCENARIOS];

@@ -109,8 +109,13 @@ async fn one_process(context: &Context) -> Result<(), Failure> {
         check_eq(format!("model turns of run {number}: {done}"), done["turn_count"].as_u64(), Some(turns))?;
     }
     // Each run is billed for its own tokens: the second asks once, the first has asked twice.
-    let output = |events: &[crate::client::stream::RunEvent]| events.last().and_then(|done| done.data["usage"]["output_tokens"].as_u64());
-    check(output(&second) < output(&first), format!("output tokens: {:?}, then {:?}", output(&first), output(&second)))?;
+    let output = |events: &[crate::client::stream::RunEvent]| {
+        events.last().and_then(|done| done.data["usage"]["output_tokens"].as_u64())
+    };
+    check(
+        output(&second) < output(&first),
+        format!("output tokens: {:?}, then {:?}", output(&first), output(&second)),
+    )?;
     // Other options need another process.
     let body = json!({"user_input": format!("@recall {word}"), "configuration": {"tools": {"allowed": ["Read"]}}});
     deployment.api.open_stream(&conversation.path("/stream"), &body).await?.finish().await?;
@@ -156,7 +161,9 @@ async fn interrupted(context: &Context) -> Result<(), Failure> {
     let word = context.unique("word");
     let none = deployment.api.post(&conversation.path("/interrupt"), &json!({})).await?;
     none.expect_error(409, "CONFLICT")?;
-    let prompt = format!("@say I know {word}.\n@tool Bash {{\"command\": \"tail -f /dev/null\", \"description\": \"Wait\"}}\n@say never said");
+    let prompt = format!(
+        "@say I know {word}.\n@tool Bash {{\"command\": \"tail -f /dev/null\", \"description\": \"Wait\"}}\n@say never said"
+    );
     let mut stream = deployment.start(&conversation, &prompt).await?;
     stream.until("tool_call").await?;
     let room = deployment.only_room().await?;

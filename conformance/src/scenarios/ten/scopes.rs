@@ -32,6 +32,8 @@ fn needed(method: &Method, template: &str) -> &'static [&'static str] {
         _ if template.contains("/keys") || template.contains("/vaults") => &["admin"],
         Some(rest) if rest.contains("/files") => &["files"],
         Some(rest) if rest.ends_with("/stream") && reads => &["read", "run"],
+        Some(rest) if rest.ends_with("/approvals") => &["read", "run", "approve"],
+        Some(rest) if rest.contains("/approvals/") => &["approve"],
         _ if reads => &["read"],
         Some(_) => &["run"],
         None => &["admin"],

@@ -1,0 +1,96 @@
+//! Servers and images that do not wait for people, and those whose drivers do not live as they should.
+
+use http::Method;
+use serde_json::json;
+
+use super::mutant::{Mutant, answers, asks, red};
+use super::run::cli;
+use crate::target::defects::Defect;
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        id: "rules-ignored",
+        title: "The driver does not get the rules about its tools",
+        defects: &[cli!(
+            "args=(); for a in \"$@\"; do case $a in --settings=*) ;; *) args+=(\"$a\") ;; esac; done; exec \"$good\" \"${args[@]}\""
+        )],
+        red: &[
+            red("APPR-001", "approval_required"),
+            red("APPR-002", "approval_required"),
+            red("APPR-003", "approval_resolved"),
+            red("APPR-004", "approval_required"),
+            red("APPR-010", "approval_required"),
+            red("APPR-011", "approval_required"),
+        ],
+    },
+    Mutant {
+        id: "refusals-allow",
+        title: "A refusal lets the tool run",
+        defects: &[asks(|asked, _| {
+            if asked.method == Method::POST && asked.route().contains("/approvals/") {
+                asked.body = json!({"decision": "allow"}).to_string().into();
+            }
+            None
+        })],
+        red: &[red("APPR-002", "decision in approval_resolved")],
+    },
+    Mutant {
+        id: "approvals-not-listed",
+        title: "The list of what a run waits for is empty",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::GET, "/approvals") {
+                answer.edit(|body| body["approvals"] = json!([]));
+            }
+        })],
+        red: &[red("APPR-001", "ids in the list"), red("APPR-010", "lists what the run waits for")],
+    },
+    Mutant {
+        id: "decisions-of-strangers",
+        title: "Whatever is decided, and whoever decides, it is well",
+        defects: &[answers(|asked, answer, _| {
+            if asked.method == Method::POST && asked.route().contains("/approvals/") {
+                answer.status = 200;
+            }
+        })],
+        red: &[red("APPR-004", "404"), red("APPR-011", "409"), red("APPR-020", "422")],
+    },
+    Mutant {
+        id: "questions-always",
+        title: "The model may ask although nobody has agreed to it",
+        defects: &[cli!(
+            "args=(); for a in \"$@\"; do args+=(\"${a/,AskUserQuestion/}\"); done; exec \"$good\" \"${args[@]}\""
+        )],
+        red: &[red("APPR-020", "the model asks although it may not")],
+    },
+    Mutant {
+        id: "driver-for-each-turn",
+        title: "The driver ends with its turn",
+        defects: &[Defect::Start("export DRIVER_KEEP_ALIVE=0")],
+        red: &[red("LIVE-001", "1 drivers"), red("LIVE-003", "1 drivers"), red("LIVE-004", "drivers after")],
+    },
+    Mutant {
+        id: "drivers-without-number",
+        title: "Any number of drivers waits",
+        defects: &[Defect::Start("export DRIVER_KEEP_ALIVE_MAX=1000")],
+        red: &[red("LIVE-005", "0 drivers")],
+    },
+    Mutant {
+        id: "interruption-cancels",
+        title: "An interruption ends the driver",
+        defects: &[asks(|asked, _| {
+            if asked.is(Method::POST, "/interrupt") {
+                asked.path = asked.path.replace("/interrupt", "/cancel");
+            }
+            None
+        })],
+        red: &[red("LIVE-004", "drivers after the interruption")],
+    },
+    Mutant {
+        id: "session-forgotten",
+        title: "A new driver does not continue the session",
+        defects: &[cli!(
+            "args=(); for a in \"$@\"; do case $a in --resume=*) ;; *) args+=(\"$a\") ;; esac; done; exec \"$good\" \"${args[@]}\""
+        )],
+        red: &[red("LIVE-002", "what the model was sent")],
+    },
+];
