@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::{Extension, Json};
 use nagaya_driver::Answer;
 use serde::{Deserialize, Serialize};
@@ -202,22 +201,5 @@ impl From<DecideError> for ApiError {
             DecideError::Otherwise | DecideError::Withdrawn => Self::new(Code::Conflict, error.to_string()),
             DecideError::Journal(error) => Self::internal(&error),
         }
-    }
-}
-
-/// Interrupts the turn of the conversation's run, which then ends as cancelled. Unlike a cancellation it keeps the driver, and all that
-/// the model has done so far is in the conversation's memory.
-#[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/interrupt", tag = "runs",
-    params(ConversationPath),
-    responses((status = 202, description = "The turn will end soon"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
-pub(super) async fn interrupt(
-    TenantScope(tenant): TenantScope,
-    State(app): State<AppState>,
-    ApiPath(path): ApiPath<ConversationPath>,
-) -> Result<StatusCode, ApiError> {
-    app.store.conversation(&tenant, &path.conversation_id).await?;
-    match app.runs.interrupt(&path.conversation_id) {
-        true => Ok(StatusCode::ACCEPTED),
-        false => Err(ApiError::new(Code::Conflict, "no run is in progress in this conversation")),
     }
 }

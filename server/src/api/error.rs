@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::request_id;
 use crate::conversation::runs::StartError;
 use crate::conversation::store::StoreError;
+use crate::conversation::waiting::WaitError;
 use crate::tenancy::{Problem, TenancyError};
 use nagaya_workspace::state::StateError;
 use nagaya_workspace::{AcquireError, ReleaseError};
@@ -217,9 +218,11 @@ impl From<StartError> for ApiError {
             StartError::Locked => {
                 Self::new(Code::ResourceLocked, error.to_string()).retry_after(Duration::from_secs(5))
             }
-            StartError::Unsettled | StartError::Journal(_) | StartError::Stopping => {
-                Self::unavailable(error.to_string())
-            }
+            StartError::Wait(WaitError::Full) => Self::new(Code::Conflict, error.to_string()),
+            StartError::Wait(WaitError::Disk(_))
+            | StartError::Unsettled
+            | StartError::Journal(_)
+            | StartError::Stopping => Self::unavailable(error.to_string()),
         }
     }
 }

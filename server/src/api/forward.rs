@@ -54,7 +54,7 @@ fn target(request: &Request) -> Option<Target> {
     let rest = route.strip_prefix("/api/tenants/{tenant_id}/conversations/{conversation_id}")?;
     match (request.method(), rest) {
         (&Method::GET, "/stream") => Some(Target::Latest),
-        (&Method::POST, "/cancel" | "/interrupt")
+        (&Method::POST, "/cancel" | "/interrupt" | "/messages")
         | (&Method::GET, "/approvals")
         | (&Method::POST, "/approvals/{approval_id}")
         | (&Method::DELETE, "") => Some(Target::InProgress),

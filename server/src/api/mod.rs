@@ -22,6 +22,7 @@ pub mod rate_limit;
 pub mod request_id;
 mod run_request;
 mod schemas;
+mod steering;
 mod stream;
 mod tenant_keys;
 mod tenants;
@@ -145,11 +146,11 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(conversations::list, conversations::create))
         .routes(routes!(conversations::get, conversations::update, conversations::delete))
         .routes(routes!(conversations::archive))
-        .routes(routes!(conversations::messages))
+        .routes(routes!(conversations::messages, steering::send))
         .routes(routes!(conversations::delete_workspace))
         .routes(routes!(stream::start, stream::follow))
         .routes(routes!(stream::cancel))
-        .routes(routes!(approvals::interrupt))
+        .routes(routes!(steering::interrupt))
         .routes(routes!(approvals::list))
         .routes(routes!(approvals::decide))
         .routes(routes!(files::list, files::upload, files::delete))

@@ -102,7 +102,8 @@ pub(super) async fn read(app: &AppState, request: Request) -> Result<Submission,
     Ok(submission)
 }
 
-fn check(request: &RunRequest) -> Result<(), ApiError> {
+/// Checks what the type of a request does not.
+pub(super) fn check(request: &RunRequest) -> Result<(), ApiError> {
     check_length("user_input", &request.user_input, USER_INPUT)?;
     if request.user_input.trim().is_empty() {
         return Err(ApiError::invalid("user_input", "must not be white space alone"));

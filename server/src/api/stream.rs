@@ -81,7 +81,33 @@ pub(super) async fn start(
     }
     let work = request.extensions().get::<Work>().cloned();
     let Submission { request, files } = run_request::read(&app, request).await?;
-    let (tenant, conversation) = check_startable(&app, &tenant, &path.conversation_id).await?;
+    let (batch, uploads) = files.unzip();
+    let mut order = order(&app, &tenant, &path.conversation_id, request).await?;
+    order.uploads = uploads.filter(|uploads| !uploads.files.is_empty());
+    let conversation = order.conversation.conversation_id.clone();
+    let occupant = Occupant { conversation: conversation.clone(), tenant: order.conversation.tenant_id.clone() };
+    app.cluster.admit(&occupant).await?;
+    let run_id = Runs::new_id();
+    if let Some(work) = &work {
+        work.starts(&run_id).await?;
+    }
+    let user = order.user.clone();
+    let journal = app.runs.start_as(run_id, order)?;
+    if let Some(batch) = batch {
+        batch.keep();
+    }
+    tracing::info!(conversation, run = journal.run_id(), executor = user, "run started");
+    Ok(events(&journal, 0))
+}
+
+/// The order for a run, within what its tenant, its conversation and the request itself allow.
+pub(super) async fn order(
+    app: &AppState,
+    tenant: &str,
+    conversation: &str,
+    request: RunRequest,
+) -> Result<Order, ApiError> {
+    let (tenant, conversation) = check_startable(app, tenant, conversation).await?;
     if app.store.held(&conversation.conversation_id).await?.is_full() {
         return Err(ApiError::new(
             Code::Conflict,
@@ -102,22 +128,13 @@ pub(super) async fn start(
     if let Some(why) = app.unreachable(model.provider, model.model_region.as_deref()) {
         return Err(ApiError::invalid("model_id", format!("the model {}: {why}", model.model_id)));
     }
-    let conversation_id = conversation.conversation_id.clone();
-    let occupant = Occupant { conversation: conversation_id.clone(), tenant: conversation.tenant_id.clone() };
-    app.cluster.admit(&occupant).await?;
-    let user = request.executor.and_then(|executor| executor.user_id);
-    let (batch, uploads) = files.unzip();
-    let run_id = Runs::new_id();
-    if let Some(work) = &work {
-        work.starts(&run_id).await?;
-    }
-    let order = Order {
+    Ok(Order {
         conversation,
         tenant,
         model,
         user_input: request.user_input,
         request_id: Some(request_id::current()),
-        user: user.clone(),
+        user: request.executor.and_then(|executor| executor.user_id),
         bounds: Bounds {
             seconds: (effective.run_seconds.from != Level::Operator).then_some(effective.run_seconds.value),
             max_turns: effective.max_turns.value,
@@ -130,18 +147,16 @@ pub(super) async fn start(
             mcp_servers: effective.mcp_servers.value.clone(),
             applied: serde_json::to_value(&effective).map_err(|error| ApiError::internal(&error))?,
         },
-        uploads: uploads.filter(|uploads| !uploads.files.is_empty()),
-    };
-    let journal = app.runs.start_as(run_id, order)?;
-    if let Some(batch) = batch {
-        batch.keep();
-    }
-    tracing::info!(conversation = conversation_id, run = journal.run_id(), executor = user, "run started");
-    Ok(events(&journal, 0))
+        uploads: None,
+    })
 }
 
 /// Returns the conversation and its tenant if both allow a run to start.
-async fn check_startable(app: &AppState, tenant: &str, id: &str) -> Result<(Tenant, Conversation), ApiError> {
+pub(super) async fn check_startable(
+    app: &AppState,
+    tenant: &str,
+    id: &str,
+) -> Result<(Tenant, Conversation), ApiError> {
     let tenant = app.store.tenant(tenant).await?;
     let conversation = app.store.conversation(&tenant.tenant_id, id).await?;
     if tenant.status == TenantStatus::Inactive {

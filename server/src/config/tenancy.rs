@@ -103,7 +103,7 @@ mod tests {
         let mut reader = Reader::new(environment, None);
         let region = "us-east-1".to_owned();
         let providers = Providers { bedrock: true, anthropic: None, region, idle: Duration::from_secs(60) };
-        let rooms = Rooms::read(&mut reader);
+        let (rooms, _) = Rooms::read(&mut reader);
         let settings = read(&mut reader, &rooms, &providers);
         let errors = reader.finish().err().unwrap_or_default();
         (settings, errors.iter().map(ToString::to_string).collect())

@@ -12,3 +12,4 @@ pub mod services;
 pub mod store;
 mod translate;
 pub mod uploads;
+pub mod waiting;

@@ -20,6 +20,7 @@ use super::journal::{Head, Journal, JournalRef, Note, Past};
 use super::order::Order;
 use super::run::{Run, Settled, Signals};
 use super::services::RunServices;
+use super::waiting::{Message, WaitError};
 use nagaya_telemetry::audit;
 use nagaya_workspace::OnShutdown;
 
@@ -43,6 +44,9 @@ pub enum StartError {
     /// The journal cannot be written.
     #[error("the run's journal cannot be written: {0}")]
     Journal(#[from] io::Error),
+    /// The message cannot wait for the run in progress.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
@@ -90,6 +94,7 @@ impl Runs {
         let journals = &this.services.journals;
         let mut needed_uploads = Vec::new();
         for reference in journals.list()? {
+            this.services.waiting.taken(&reference.conversation, &reference.run_id);
             if journals.is_settled(&reference)? {
                 this.keep(reference);
             } else if let Some((journal, past)) = journals.resume(&reference)? {
@@ -115,7 +120,11 @@ impl Runs {
                 journals.remove(&reference)?;
             }
         }
+        needed_uploads.extend(this.services.waiting.uploads());
         this.services.uploads.sweep(&needed_uploads)?;
+        for conversation in this.services.waiting.conversations() {
+            this.start_next(&conversation);
+        }
         Ok(this)
     }
 
@@ -170,6 +179,46 @@ impl Runs {
         Ok(journal)
     }
 
+    /// Starts a run, or lets it wait until the conversation's run in progress, and those that wait already, have ended. Returns how many
+    /// are before it.
+    ///
+    /// # Errors
+    /// It can neither start nor wait.
+    pub fn start_or_wait(self: &Arc<Self>, run_id: String, order: Order) -> Result<usize, StartError> {
+        if self.closed.is_cancelled() {
+            return Err(StartError::Stopping);
+        }
+        let conversation = order.conversation.conversation_id.clone();
+        let before = self.services.waiting.add(Message { run_id: run_id.clone(), order })?;
+        self.start_next(&conversation);
+        let waits = self.services.waiting.next(&conversation).is_some_and(|next| next.run_id <= run_id);
+        // The run in progress counts as well.
+        Ok(if waits { before + 1 } else { 0 })
+    }
+
+    /// Starts the run of the next message that waits, unless a run is in progress.
+    fn start_next(self: &Arc<Self>, conversation: &str) {
+        let Some(message) = self.services.waiting.next(conversation) else { return };
+        match self.start_as(message.run_id.clone(), message.order.clone()) {
+            Ok(_) => self.services.waiting.taken(conversation, &message.run_id),
+            // The end of that run calls this again, or the next start of the server does.
+            Err(StartError::Locked | StartError::Unsettled | StartError::Stopping) => {}
+            // Another call of this has begun the same run at the same time.
+            Err(StartError::Journal(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                tracing::error!(conversation, run = message.run_id, %error, "a message that waited begins no run; the next start of the server tries again");
+            }
+        }
+    }
+
+    /// Drops the messages of a conversation that wait.
+    fn drop_waiting(&self, conversation: &str) {
+        for message in self.services.waiting.drop_all(conversation) {
+            tracing::info!(conversation, run = message.run_id, "a message that waited was dropped");
+            message.order.uploads.iter().for_each(|uploads| self.services.uploads.remove(uploads));
+        }
+    }
+
     fn spawn(self: &Arc<Self>, past: Past, journal: Arc<Journal>, signals: Signals) {
         let conversation = past.head.order.conversation.conversation_id.clone();
         // The span puts the request's id on every log line of the run, also after a restart.
@@ -184,7 +233,10 @@ impl Runs {
                 Settled::Yes
             });
             match settled {
-                Settled::Yes => this.ended(reference_to(&conversation, &journal)),
+                Settled::Yes => {
+                    this.ended(reference_to(&conversation, &journal));
+                    this.start_next(&conversation);
+                }
                 Settled::No => journal.leave(),
             }
         };
@@ -277,8 +329,9 @@ impl Runs {
         self.running(conversation).is_some_and(|(journal, _)| !journal.is_closed())
     }
 
-    /// Cancels a conversation's run; `false` if none is in progress.
+    /// Cancels a conversation's run, and drops the messages that wait for its end; `false` if none is in progress.
     pub fn cancel(&self, conversation: &str) -> bool {
+        self.drop_waiting(conversation);
         let Some((journal, signals)) = self.going_on(conversation) else { return false };
         // In the journal, so that the next process ends the run if this one dies first.
         if let Err(error) = journal.note(&Note::Cancel) {

@@ -11,6 +11,7 @@ use nagaya_workspace::OnShutdown;
 use super::journal::JournalDir;
 use super::store::Store;
 use super::uploads::Uploads;
+use super::waiting::Waiting;
 use crate::cluster::Cluster;
 use crate::providers::Providers;
 
@@ -23,6 +24,8 @@ pub struct RunServices {
     pub store: Store,
     /// Files uploaded with requests.
     pub uploads: Uploads,
+    /// Messages that wait for a run to end.
+    pub waiting: Arc<Waiting>,
     /// Directory of the runs' journals.
     pub journals: JournalDir,
     /// Where models are called.

@@ -36,6 +36,7 @@ use crate::conversation::runs::Runs;
 use crate::conversation::services::RunServices;
 use crate::conversation::store::{OpenError, Store, StoreError};
 use crate::conversation::uploads::Uploads;
+use crate::conversation::waiting::Waiting;
 use crate::descriptors::{self, Descriptors};
 use crate::providers::Provider;
 
@@ -216,6 +217,7 @@ impl Server {
             driver_keep_alive: config.drivers.keep_alive,
             approval_timeout: config.drivers.approval_timeout,
             uploads: uploads.clone(),
+            waiting: Arc::new(Waiting::open(state.file("waiting")).map_err(unusable)?),
             journals: JournalDir::open(journals.clone()).map_err(unusable)?,
             on_shutdown: config.service.at_shutdown,
         })

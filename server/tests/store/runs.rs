@@ -11,6 +11,7 @@ use nagaya_server::conversation::runs::Runs;
 use nagaya_server::conversation::services::RunServices;
 use nagaya_server::conversation::store::Store;
 use nagaya_server::conversation::uploads::Uploads;
+use nagaya_server::conversation::waiting::Waiting;
 use nagaya_server::providers::Providers;
 use nagaya_workspace::engine::memory::{Call, Fault, Memory};
 use nagaya_workspace::{OnShutdown, Workspaces, testing};
@@ -49,6 +50,7 @@ impl Server {
             cluster,
             store: store.clone(),
             uploads: Uploads::open(dir.path().join("uploads")).expect("opens"),
+            waiting: Arc::new(Waiting::open(dir.path().join("waiting")).expect("opens")),
             journals: JournalDir::open(dir.path().join("runs")).expect("opens"),
             providers: Arc::new(Providers {
                 bedrock: true,

@@ -1,7 +1,8 @@
 //! Drivers that live between turns.
 
+mod messages;
 mod turns;
 
 use crate::harness::scenario::Scenario;
 
-pub(super) const FILES: &[&[Scenario]] = &[turns::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[messages::SCENARIOS, turns::SCENARIOS];

@@ -1,0 +1,85 @@
+//! Messages to a conversation whose run is in progress, and interruptions of its turn.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::AppState;
+use super::auth::TenantScope;
+use super::conversations::ConversationPath;
+use super::error::{ApiError, Code, ErrorEnvelope};
+use super::extract::{ApiJson, ApiPath, ApiQuery};
+use super::run_request::{self, RunRequest};
+use super::stream;
+use crate::conversation::runs::Runs;
+use nagaya_workspace::rooms::Occupant;
+
+/// Query parameter of a message.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct MessageQuery {
+    /// Whether the turn in progress is interrupted first; default false.
+    #[serde(default)]
+    interrupt: bool,
+}
+
+/// A message that was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Accepted {
+    /// Id of the run that the message begins; its events have this id before the colon.
+    run_id: String,
+    /// How many runs are before it; 0 if it has begun.
+    before: usize,
+}
+
+/// Sends a message. It begins a run at once, or when the run in progress and the messages before it have ended. It outlives a restart
+/// of the server. A cancellation of the run in progress drops the messages that wait.
+#[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/messages", tag = "runs",
+    params(ConversationPath, MessageQuery), request_body = RunRequest,
+    responses((status = 202, body = Accepted, description = "The message begins a run, now or later"),
+        (status = 404, body = ErrorEnvelope),
+        (status = 409, body = ErrorEnvelope, description = "Too many messages wait, or the conversation takes no further one"),
+        (status = 422, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope)))]
+pub(super) async fn send(
+    TenantScope(tenant): TenantScope,
+    State(app): State<AppState>,
+    ApiPath(path): ApiPath<ConversationPath>,
+    ApiQuery(query): ApiQuery<MessageQuery>,
+    ApiJson(request): ApiJson<RunRequest>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    run_request::check(&request)?;
+    let order = stream::order(&app, &tenant, &path.conversation_id, request).await?;
+    if !app.runs.is_running(&path.conversation_id) {
+        let conversation = &order.conversation;
+        let occupant =
+            Occupant { conversation: conversation.conversation_id.clone(), tenant: conversation.tenant_id.clone() };
+        app.cluster.admit(&occupant).await?;
+    }
+    let run_id = Runs::new_id();
+    let before = app.runs.start_or_wait(run_id.clone(), order)?;
+    if query.interrupt && before > 0 {
+        app.runs.interrupt(&path.conversation_id);
+    }
+    tracing::info!(conversation = path.conversation_id, run = run_id, before, "message accepted");
+    Ok((StatusCode::ACCEPTED, Json(Accepted { run_id, before })))
+}
+
+/// Interrupts the turn of the conversation's run, which then ends as cancelled. Unlike a cancellation it keeps the driver, and all that
+/// the model has done so far is in the conversation's memory.
+#[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/interrupt", tag = "runs",
+    params(ConversationPath),
+    responses((status = 202, description = "The turn will end soon"), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope)))]
+pub(super) async fn interrupt(
+    TenantScope(tenant): TenantScope,
+    State(app): State<AppState>,
+    ApiPath(path): ApiPath<ConversationPath>,
+) -> Result<StatusCode, ApiError> {
+    app.store.conversation(&tenant, &path.conversation_id).await?;
+    match app.runs.interrupt(&path.conversation_id) {
+        true => Ok(StatusCode::ACCEPTED),
+        false => Err(ApiError::new(Code::Conflict, "no run is in progress in this conversation")),
+    }
+}
