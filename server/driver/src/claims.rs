@@ -21,6 +21,7 @@ const MOST_TOOLS: usize = 1_000;
 /// The event with every value in it bounded; an error where an id that the server would have to rely on is not valid.
 pub(crate) fn bounded(event: Event) -> Result<Event, String> {
     Ok(match event {
+        Event::Begins { turn } => Event::Begins { turn: id("command_uuid", turn)? },
         Event::System { session_id, model, tools } => Event::System {
             session_id: id("session_id", session_id)?,
             model: name(model),

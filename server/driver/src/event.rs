@@ -6,6 +6,11 @@ use serde_json::Value;
 /// One event of a turn. The last is [`Event::Result`] or [`Event::Failed`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// The driver has taken the input of a turn. It stays within the dialogue.
+    Begins {
+        /// Id of the turn.
+        turn: String,
+    },
     /// The driver begins a turn.
     System {
         /// Session that a later driver in the same workspace may continue.
@@ -107,6 +112,14 @@ pub enum Event {
     Result(TurnResult),
     /// The turn has ended without a result; the driver may still run.
     Failed(Failure),
+}
+
+impl Event {
+    /// Whether the driver waits for an answer, in whichever turn it asks.
+    #[must_use]
+    pub fn needs_an_answer(&self) -> bool {
+        matches!(self, Self::Ask(_) | Self::Withdrawn { .. } | Self::Reply { .. })
+    }
 }
 
 /// A question of the driver's that only somebody outside can decide.

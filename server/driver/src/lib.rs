@@ -20,8 +20,9 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
     /// The request that starts one, without its first turn.
     fn start(&self, options: &Options) -> ExecuteRequest;
 
-    /// A talk with a driver that has been started, at the beginning of a turn.
-    fn dialogue(&self) -> Box<dyn Dialogue>;
+    /// A talk with a driver, at the beginning of a turn. `after_others` is the id of the turn for a driver that has had other turns: until
+    /// it says that this one begins, its lines are left over from those before.
+    fn dialogue(&self, after_others: Option<&str>) -> Box<dyn Dialogue>;
 
     /// Lines that begin a turn with the user's input. `id` is that of the turn, a UUID.
     fn prompt(&self, id: &str, user_input: &str) -> Vec<String>;

@@ -46,7 +46,8 @@ impl Translator {
     /// The client's events for one event of the agent. What the run itself handles yields none.
     pub(super) fn translate(&mut self, event: driver::Event) -> Vec<Event> {
         match event {
-            driver::Event::Usage { .. }
+            driver::Event::Begins { .. }
+            | driver::Event::Usage { .. }
             | driver::Event::Ask(_)
             | driver::Event::Withdrawn { .. }
             | driver::Event::Reply { .. }

@@ -153,10 +153,10 @@ mod tests {
     fn message(run_id: usize) -> Message {
         let time = "2026-01-01T00:00:00Z";
         let order = json!({
-            "conversation": {"conversation_id": "c", "tenant_id": "t", "model_id": "m", "title": null, "status": "active",
-                "workspace_enabled": true, "session_id": null, "created_at": time, "updated_at": time, "input_tokens": 0,
-                "output_tokens": 0, "cost_usd": "0", "run_count": 0, "context_tokens": 0, "context_limit_reached": false},
-            "tenant": {"tenant_id": "t", "name": "T", "system_prompt": null, "model_id": "m", "status": "active", "created_at": time,
+            "conversation": {"conversation_id": "c", "session_id": "s", "tenant_id": "t", "user_id": "u", "model_id": "m", "title": null,
+                "status": "active", "workspace_enabled": true, "total_input_tokens": 0, "total_output_tokens": 0,
+                "estimated_context_tokens": 0, "context_limit_reached": false, "created_at": time, "updated_at": time},
+            "tenant": {"tenant_id": "t", "system_prompt": null, "model_id": null, "status": "active", "created_at": time,
                 "updated_at": time},
             "model": {"model_id": "m", "display_name": "M", "provider": "bedrock", "provider_model_id": "p", "model_region": null,
                 "context_window": 1, "max_output_tokens": 1, "input_token_price": "0", "output_token_price": "0", "status": "active",

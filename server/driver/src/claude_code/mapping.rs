@@ -11,8 +11,7 @@ use crate::event::{ContentBlock, Event, TurnResult};
 use crate::weight;
 
 /// Messages of the CLI that mean nothing to a conversation.
-const IGNORED: [&str; 6] =
-    ["rate_limit_event", "tool_progress", "tool_use_summary", "auth_status", "keep_alive", "command_lifecycle"];
+const IGNORED: [&str; 5] = ["rate_limit_event", "tool_progress", "tool_use_summary", "auth_status", "keep_alive"];
 
 /// Maps one line of output to events: one for each block of a message. `counted` has the tokens of the lines before.
 pub(super) fn map(line: &str, counted: &mut Counted) -> Vec<Event> {
@@ -37,6 +36,7 @@ pub(super) fn map(line: &str, counted: &mut Counted) -> Vec<Event> {
         "assistant" => blocks(&message).iter().filter_map(|block| assistant(block, parent.as_deref())).collect(),
         "user" => blocks(&message).iter().filter_map(|block| tool_result(block, parent.as_deref())).collect(),
         "result" => vec![result(&message)],
+        "command_lifecycle" => text(&message["command_uuid"]).map(|turn| Event::Begins { turn }).into_iter().collect(),
         "control_request" => control::request(&message).into_iter().collect(),
         "control_cancel_request" => {
             text(&message["request_id"]).map(|request_id| Event::Withdrawn { request_id }).into_iter().collect()

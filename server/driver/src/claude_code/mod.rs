@@ -34,8 +34,8 @@ impl Driver for ClaudeCode {
         }
     }
 
-    fn dialogue(&self) -> Box<dyn Dialogue> {
-        Box::<Turn>::default()
+    fn dialogue(&self, after_others: Option<&str>) -> Box<dyn Dialogue> {
+        Box::new(Turn { awaited: after_others.map(ToOwned::to_owned), ..Turn::default() })
     }
 
     /// `client_composed` makes the input plain text: without it, `/clear` and the like are carried out as commands, and `@path` is
@@ -127,12 +127,24 @@ struct Turn {
     counted: Counted,
     /// How often it has announced that it repeats a call whose credentials were refused.
     refusals: u32,
+    /// Id of the turn, until it begins.
+    awaited: Option<String>,
 }
 
 impl Dialogue for Turn {
     fn read(&mut self, line: &str) -> Result<Vec<Event>, String> {
-        let events = mapping::map(line, &mut self.counted);
-        events.into_iter().map(|event| claims::bounded(self.judge(event))).collect()
+        let mut counted = std::mem::take(&mut self.counted);
+        let events = mapping::map(line, &mut counted);
+        if self.awaited.is_some() && events.iter().any(|event| matches!(event, Event::Begins { turn } if Some(turn) == self.awaited.as_ref())) {
+            self.awaited = None;
+        }
+        let begun = self.awaited.is_none();
+        if begun {
+            self.counted = counted;
+        }
+        let counts = |event: &Event| begun || event.needs_an_answer();
+        let events = events.into_iter().filter(|event| !matches!(event, Event::Begins { .. }) && counts(event));
+        events.map(|event| claims::bounded(self.judge(event))).collect()
     }
 }
 

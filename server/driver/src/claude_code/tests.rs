@@ -77,7 +77,7 @@ fn retry(status: u16) -> String {
 
 #[test]
 fn a_call_with_refused_credentials_is_repeated_once_only() {
-    let mut turn = ClaudeCode.dialogue();
+    let mut turn = ClaudeCode.dialogue(None);
     let mut read = |status| turn.read(&retry(status)).expect("within bounds").remove(0);
     assert!(matches!(read(403), Event::Retry { status: Some(403), .. }));
     for _ in 0..3 {
@@ -90,6 +90,21 @@ fn a_call_with_refused_credentials_is_repeated_once_only() {
 fn a_session_that_the_cli_does_not_find_is_lost() {
     let line = json!({"type": "result", "subtype": "error_during_execution", "is_error": true, "num_turns": 0, "session_id": "s",
         "errors": ["No conversation found with session ID: s"]});
-    let events = ClaudeCode.dialogue().read(&line.to_string()).expect("within bounds");
+    let events = ClaudeCode.dialogue(None).read(&line.to_string()).expect("within bounds");
     assert!(matches!(&events[..], [Event::Failed(Failure { kind: ErrorKind::SessionLost, .. })]), "{events:?}");
+}
+
+#[test]
+fn what_is_left_over_from_earlier_turns_does_not_end_this_one() {
+    let mut turn = ClaudeCode.dialogue(Some("this"));
+    let mut read = |line: serde_json::Value| turn.read(&line.to_string()).expect("within bounds");
+    let result = |text: &str| json!({"type": "result", "subtype": "success", "result": text, "session_id": "s"});
+    let begins = |id: &str| json!({"type": "command_lifecycle", "command_uuid": id, "state": "started"});
+    assert_eq!(read(result("of an earlier turn")), vec![]);
+    assert_eq!(read(begins("earlier")), vec![]);
+    let ask = json!({"type": "control_request", "request_id": "r", "request": {"subtype": "hook_callback"}});
+    assert!(matches!(&read(ask)[..], [Event::Reply { .. }]), "whoever asks is answered");
+    assert_eq!(read(result("of an earlier turn")), vec![]);
+    assert_eq!(read(begins("this")), vec![]);
+    assert!(matches!(&read(result("ours"))[..], [Event::Result(turn)] if turn.result == "ours"));
 }

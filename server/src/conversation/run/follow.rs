@@ -171,7 +171,7 @@ impl Run {
                 }
                 received = turn.stream.arrived();
             }
-            self.agent_event = 0;
+            self.clear_agent_event();
             if let Err(error) = self.journal.flush() {
                 let execution = turn.execution().map(ToOwned::to_owned);
                 return Some(self.end_without_journal(turn.lease, execution.as_deref(), error).await);

@@ -272,7 +272,7 @@ impl Run {
                     self.note_execution(execution.clone(), read);
                     if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
                         self.continues = false;
-                        let turn = Turn::new(lease, stream, driver.dialogue(), digest, self.longest());
+                        let turn = Turn::new(lease, stream, driver.dialogue(Some(&run)), digest, self.longest());
                         return self.follow(turn).await;
                     }
                 }
@@ -309,7 +309,7 @@ impl Run {
         }
         match started {
             Ok(stream) => {
-                let turn = Turn::new(lease, Stream::new(stream), driver.dialogue(), digest, self.longest());
+                let turn = Turn::new(lease, Stream::new(stream), driver.dialogue(None), digest, self.longest());
                 self.follow(turn).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
@@ -340,15 +340,20 @@ impl Run {
         };
         // The turn is read from its beginning, for what its first events say of the later ones; where the agent no longer has them, from
         // the last one that was handled, of whose events only some may be in the journal.
-        let stream = match Stream::resume(&lease, id.clone(), after).await {
-            Err(error) if error.is_gone() => Stream::resume(&lease, id, self.past.agent_event.saturating_sub(1)).await,
-            stream => stream,
+        let (stream, whole) = match Stream::resume(&lease, id.clone(), after).await {
+            Err(error) if error.is_gone() => {
+                (Stream::resume(&lease, id, self.past.agent_event.saturating_sub(1)).await, false)
+            }
+            stream => (stream, true),
         };
+        let run = self.journal.run_id().to_owned();
         match stream {
             Ok(stream) => {
                 let left = self.longest().saturating_sub(since(began));
                 let digest = digest(&self.options());
-                self.follow(Turn::new(lease, stream, self.services.driver.dialogue(), digest, left)).await
+                let after_others = (whole && after > 0).then_some(run.as_str());
+                let dialogue = self.services.driver.dialogue(after_others);
+                self.follow(Turn::new(lease, stream, dialogue, digest, left)).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
