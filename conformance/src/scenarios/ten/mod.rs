@@ -3,6 +3,7 @@
 mod documents;
 mod first_key;
 mod idempotency;
+mod integrations;
 mod keys;
 mod models;
 mod oauth;
@@ -24,6 +25,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     documents::SCENARIOS,
     first_key::SCENARIOS,
     idempotency::SCENARIOS,
+    integrations::SCENARIOS,
     keys::SCENARIOS,
     models::SCENARIOS,
     oauth::SCENARIOS,
