@@ -2,10 +2,13 @@
 
 use serde_json::{Value, json};
 
+use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::target::deployment::{Conversation, Deployment};
+use crate::target::launch::Launch;
+use crate::target::redis::Redis;
 
 /// Waits until `/health`, which must always answer 200, reports this state of Redis, and returns the response.
 pub(crate) async fn redis_is(deployment: &Deployment, expected: &str) -> Result<Value, Failure> {
@@ -41,4 +44,17 @@ pub(crate) async fn mark(deployment: &Deployment, conversation: &Conversation) -
     let command = format!("echo {} > /workspace/mark", conversation.id);
     let tool = json!({"command": command, "description": "Mark"});
     deployment.run_well(conversation, &format!("@tool Bash {tool}\n@say marked")).await.map(|_| ())
+}
+
+/// Two servers of one deployment, with the same Redis, database and socket directory.
+pub(crate) async fn both(
+    context: &Context,
+    redis: &Redis,
+    settings: Launch,
+) -> Result<(Deployment, Deployment), Failure> {
+    let database = format!("sqlite://{}", context.dir().join("both.sqlite").display());
+    let launch = settings.set("REDIS_URL", redis.url()).set("DATABASE_URL", database);
+    let first = context.launch(launch).await?;
+    let second = context.launch_beside(&first).await?;
+    Ok((first, second))
 }

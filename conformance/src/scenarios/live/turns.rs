@@ -9,8 +9,9 @@ use crate::harness::engine::Room;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Profile, Severity};
+use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::shared_redis::both;
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 
@@ -64,6 +65,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .severity(Severity::Medium)
     .profile(Profile::Full)
     .requires(RUN)
+    .limit(120),
+    Scenario::new(
+        "LIVE-006",
+        "Another server answers what a run waits for, and goes on with the driver that the first one left",
+        "any server can answer; what another server needs to take over an idle CLI is in the workspace record",
+        body!(two_servers),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::Redis])
     .limit(120),
 ];
 
@@ -212,4 +223,27 @@ async fn limited(context: &Context) -> Result<(), Failure> {
         deployment.run_well(&conversation, "@say hello").await?;
     }
     Ok(())
+}
+
+async fn two_servers(context: &Context) -> Result<(), Failure> {
+    let redis = context.redis().await?;
+    let (first, second) = both(context, &redis, Launch::new()).await?;
+    let conversation = first.conversation(context).await?;
+    let word = context.unique("word");
+    let ask = json!({"user_input": format!("@say I know {word}.\n@tool Bash {{\"command\": \"echo ran\", \"description\": \"Do\"}}\n@say done"),
+        "configuration": {"permissions": {"ask": ["Bash"]}}});
+    let mut stream = first.api.open_stream(&conversation.path("/stream"), &ask).await?;
+    let id = stream.until("approval_required").await?.text("request_id").to_owned();
+    // Any server answers for the one that has the run.
+    let listed = second.api.get(&conversation.path("/approvals")).await?.expect(200)?.json()?;
+    check_eq("what the other server lists", listed["approvals"][0]["request_id"].as_str(), Some(id.as_str()))?;
+    let decision = json!({"decision": "allow"});
+    second.api.post(&conversation.path(&format!("/approvals/{id}")), &decision).await?.expect(200)?;
+    let events = stream.finish().await?;
+    check_eq("status", events.last().map(|done| done.text("status")), Some("success"))?;
+    recalls(&first, &conversation, &word).await?;
+    let room = first.only_room().await?;
+    let driver = until_drivers(&room, 1).await?;
+    recalls(&second, &conversation, &word).await?;
+    check_eq("drivers after a turn on the other server", drivers(&room).await?, driver)
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::two_servers::both;
+use crate::scenarios::common::shared_redis::both;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;

@@ -11,10 +11,9 @@ use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::durable_run::waiting;
 use crate::scenarios::common::limits::HEALED_LIMIT;
-use crate::scenarios::common::shared_redis::{keeps_room, mark};
+use crate::scenarios::common::shared_redis::{both, keeps_room, mark};
 use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
-use crate::target::redis::Redis;
 
 const NEEDS: &[Capability] =
     &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::Redis];
@@ -65,19 +64,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ])
     .limit(120),
 ];
-
-/// Two servers of one deployment, with the same Redis, database and socket directory.
-pub(super) async fn both(
-    context: &Context,
-    redis: &Redis,
-    settings: Launch,
-) -> Result<(Deployment, Deployment), Failure> {
-    let database = format!("sqlite://{}", context.dir().join("both.sqlite").display());
-    let launch = settings.set("REDIS_URL", redis.url()).set("DATABASE_URL", database);
-    let first = context.launch(launch).await?;
-    let second = context.launch_beside(&first).await?;
-    Ok((first, second))
-}
 
 /// The result of a run that competes with another server's: it succeeded, or was refused as the contract says.
 fn outcome(run: Result<Vec<RunEvent>, Failure>) -> Result<&'static str, Failure> {
