@@ -1,5 +1,7 @@
 //! All runs: at most one per conversation. Keeps the journals of finished runs within bounds.
 
+mod steering;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -8,19 +10,17 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use nagaya_driver::Ask;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::approvals::{DecideError, Decision, Pending};
 use super::journal::{Head, Journal, JournalRef, Note, Past};
 use super::order::Order;
 use super::run::{Run, Settled, Signals};
 use super::services::RunServices;
-use super::waiting::{Message, WaitError};
+use super::waiting::WaitError;
 use nagaya_telemetry::audit;
 use nagaya_workspace::OnShutdown;
 
@@ -179,46 +179,6 @@ impl Runs {
         Ok(journal)
     }
 
-    /// Starts a run, or lets it wait until the conversation's run in progress, and those that wait already, have ended. Returns how many
-    /// are before it.
-    ///
-    /// # Errors
-    /// It can neither start nor wait.
-    pub fn start_or_wait(self: &Arc<Self>, run_id: String, order: Order) -> Result<usize, StartError> {
-        if self.closed.is_cancelled() {
-            return Err(StartError::Stopping);
-        }
-        let conversation = order.conversation.conversation_id.clone();
-        let before = self.services.waiting.add(Message { run_id: run_id.clone(), order })?;
-        self.start_next(&conversation);
-        let waits = self.services.waiting.next(&conversation).is_some_and(|next| next.run_id <= run_id);
-        // The run in progress counts as well.
-        Ok(if waits { before + 1 } else { 0 })
-    }
-
-    /// Starts the run of the next message that waits, unless a run is in progress.
-    fn start_next(self: &Arc<Self>, conversation: &str) {
-        let Some(message) = self.services.waiting.next(conversation) else { return };
-        match self.start_as(message.run_id.clone(), message.order.clone()) {
-            Ok(_) => self.services.waiting.taken(conversation, &message.run_id),
-            // The end of that run calls this again, or the next start of the server does.
-            Err(StartError::Locked | StartError::Unsettled | StartError::Stopping) => {}
-            // Another call of this has begun the same run at the same time.
-            Err(StartError::Journal(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                tracing::error!(conversation, run = message.run_id, %error, "a message that waited begins no run; the next start of the server tries again");
-            }
-        }
-    }
-
-    /// Drops the messages of a conversation that wait.
-    fn drop_waiting(&self, conversation: &str) {
-        for message in self.services.waiting.drop_all(conversation) {
-            tracing::info!(conversation, run = message.run_id, "a message that waited was dropped");
-            message.order.uploads.iter().for_each(|uploads| self.services.uploads.remove(uploads));
-        }
-    }
-
     fn spawn(self: &Arc<Self>, past: Past, journal: Arc<Journal>, signals: Signals) {
         let conversation = past.head.order.conversation.conversation_id.clone();
         // The span puts the request's id on every log line of the run, also after a restart.
@@ -339,56 +299,6 @@ impl Runs {
         }
         signals.cancel.cancel();
         true
-    }
-
-    /// Interrupts the turn of a conversation's run, whose driver lives on; `false` if none is in progress.
-    pub fn interrupt(&self, conversation: &str) -> bool {
-        let Some((journal, signals)) = self.going_on(conversation) else { return false };
-        if let Err(error) = journal.note(&Note::Interrupt) {
-            tracing::warn!(run = journal.run_id(), %error, "the interruption was not written to the journal");
-        }
-        signals.interrupt.cancel();
-        true
-    }
-
-    /// What the driver of a conversation's run waits for, oldest first.
-    #[must_use]
-    pub fn pending_approvals(&self, conversation: &str) -> Vec<Pending> {
-        self.going_on(conversation).map(|(_, signals)| signals.approvals.pending()).unwrap_or_default()
-    }
-
-    /// What a question of the conversation's current or last run asks, whatever has become of it.
-    ///
-    /// # Errors
-    /// The run's journal cannot be read.
-    pub async fn asked(&self, conversation: &str, id: &str) -> io::Result<Option<Ask>> {
-        match self.running(conversation) {
-            Some((_, signals)) => Ok(signals.approvals.asked(id)),
-            None => Ok(self.asked_before(conversation, id).await?.map(|(ask, _)| ask)),
-        }
-    }
-
-    /// A question of the conversation's last run, which has ended, with the decision that was made.
-    async fn asked_before(&self, conversation: &str, id: &str) -> io::Result<Option<(Ask, Option<Decision>)>> {
-        let Some(journal) = self.journal(conversation)? else { return Ok(None) };
-        let id = id.to_owned();
-        tokio::task::spawn_blocking(move || journal.asked(&id)).await.map_err(io::Error::other)?
-    }
-
-    /// Decides what the driver of a conversation's run has asked; the same decision again changes nothing.
-    ///
-    /// # Errors
-    /// The decision does not count.
-    pub async fn decide(&self, conversation: &str, id: &str, decision: Decision) -> Result<Decision, DecideError> {
-        if let Some((journal, signals)) = self.running(conversation) {
-            return journal.decide(&signals.approvals, id, decision);
-        }
-        match self.asked_before(conversation, id).await? {
-            None => Err(DecideError::Unknown),
-            Some((_, None)) => Err(DecideError::Withdrawn),
-            Some((_, Some(earlier))) if earlier.answer == decision.answer => Ok(earlier),
-            Some((_, Some(_))) => Err(DecideError::Otherwise),
-        }
     }
 
     /// Cancels a conversation's run, waits for its end and removes its journal; `false` if the run did not end in time.

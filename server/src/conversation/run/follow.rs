@@ -3,23 +3,17 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nagaya_driver::{Dialogue, ErrorKind, Event as Frame, Failure, TurnResult};
-use nagaya_protocol::{AgentEvent, Ended, How};
+use nagaya_driver::{Dialogue, Event as Frame, Failure, TurnResult};
+use nagaya_protocol::AgentEvent;
 use tokio::time::Instant;
 
-use super::{Outcome, PING, Run, model_error};
-use crate::conversation::event::{DoneStatus, ErrorType, Event};
+use super::{Outcome, PING, Run};
+use crate::conversation::event::{ErrorType, Event};
 use crate::conversation::journal::Note;
 use crate::conversation::recovery::{self, Stream};
-use crate::conversation::translate;
-use nagaya_telemetry::metrics::RunOutcome;
 use nagaya_workspace::agent::AgentError;
-use nagaya_workspace::{Lease, Living, OnShutdown, ReleaseReason, Session};
+use nagaya_workspace::{Lease, OnShutdown, ReleaseReason};
 
-/// How long to watch whether an agent stays alive: longer than an agent that is shutting down keeps answering.
-const SHUTDOWN_OF_AGENT: Duration = Duration::from_secs(2);
-/// How long a driver may take to end once its input is closed: longer than the agent waits for it.
-const EXIT_DEADLINE: Duration = Duration::from_secs(25);
 /// How long an interrupted turn may take to end; then its driver is ended.
 const INTERRUPT_DEADLINE: Duration = Duration::from_secs(10);
 /// Lines of one turn that may have no meaning. A driver that is newer than the server may print some.
@@ -29,11 +23,11 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What a turn needs while it is followed.
 pub(super) struct Turn {
-    lease: Lease,
-    stream: Stream,
+    pub(super) lease: Lease,
+    pub(super) stream: Stream,
     dialogue: Box<dyn Dialogue>,
     /// What the driver was started with, as a digest.
-    options: String,
+    pub(super) options: String,
     /// When the run's time is up, or how much of it is left while it waits for people.
     time: Time,
     /// When an interrupted turn must have ended.
@@ -85,7 +79,7 @@ impl Turn {
         Self { lease, stream, dialogue, options, time, interrupted: None, unknown: 0 }
     }
 
-    fn execution(&self) -> Option<&str> {
+    pub(super) fn execution(&self) -> Option<&str> {
         self.stream.execution()
     }
 }
@@ -264,10 +258,6 @@ impl Run {
         }
     }
 
-    fn model_error(&self, status: Option<u16>, said: &str) -> String {
-        model_error::message(&self.services.providers, &self.order.model, status, said)
-    }
-
     pub(super) fn note_execution(&self, id: String, after: u64) {
         if self.past.agent_event == 0
             && let Err(error) = self.journal.note(&Note::Execution { id, began: Timestamp::now(), after })
@@ -275,167 +265,6 @@ impl Run {
             // The line stays pending; the flush after this batch of events reports the failure and ends the run.
             tracing::warn!(run = self.journal.run_id(), %error, "the execution was not written to the journal");
         }
-    }
-
-    /// Ends a turn that has a result.
-    async fn end_turn(&mut self, mut turn: Turn, result: TurnResult) -> Outcome {
-        let session = Session::ended(result.session_id.clone());
-        let outcome = self.finish(result).await;
-        self.withdraw_all().await;
-        match self.leave_driver(&mut turn).await {
-            Ok(living) => {
-                self.store_files_and_finish(turn.lease, Some(Session { living, ..session })).await;
-                outcome
-            }
-            Err(why) => {
-                let succeeded = outcome.status == DoneStatus::Success;
-                if succeeded {
-                    let message = format!("the CLI reported success and then ended with an error ({why})");
-                    self.fail(ErrorType::ExecutionError, message).await;
-                }
-                self.store_files_and_finish(turn.lease, Some(session)).await;
-                if succeeded {
-                    Outcome { status: DoneStatus::Error, outcome: RunOutcome::Error, ..outcome }
-                } else {
-                    outcome
-                }
-            }
-        }
-    }
-
-    /// Lets the driver wait for the conversation's next turn, or ends it. The error says how one that was to end has failed.
-    async fn leave_driver(&mut self, turn: &mut Turn) -> Result<Option<Living>, String> {
-        let Some(execution) = turn.execution().map(ToOwned::to_owned) else { return Ok(None) };
-        let time = self.services.driver_keep_alive;
-        let parked = if time.is_zero() { None } else { Some(turn.lease.park(&execution, time).await) };
-        match parked {
-            Some(Ok(())) => {
-                return Ok(Some(Living { execution, read: turn.stream.last(), options: turn.options.clone() }));
-            }
-            Some(Err(error)) => {
-                tracing::debug!(workspace = turn.lease.workspace_id(), %error, "the driver does not wait for another turn");
-            }
-            None => {}
-        }
-        let ended = async {
-            if let Err(error) = turn.lease.close_input(&execution).await
-                && !error.is_gone()
-            {
-                return Err(error);
-            }
-            loop {
-                if let (_, AgentEvent::Ended(ended)) = turn.stream.next(&turn.lease).await? {
-                    return Ok(ended);
-                }
-            }
-        };
-        match tokio::time::timeout(EXIT_DEADLINE, ended).await {
-            Ok(Ok(Ended { how: How::Failed, message, stderr, .. })) => {
-                let stderr = stderr.trim();
-                Err(if stderr.is_empty() { message } else { format!("{message}): {stderr}") })
-            }
-            Ok(Ok(_)) => Ok(None),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => turn.lease.cancel(&execution).await.map(|()| None).map_err(|error| error.to_string()),
-        }
-    }
-
-    /// Ends a turn that has no result, and with it the driver.
-    async fn fail_turn(&mut self, turn: Turn, Failure { kind, message }: Failure) -> Option<Outcome> {
-        self.withdraw_all().await;
-        match kind {
-            ErrorKind::Cancelled => Some(self.cancelled_by_agent(turn.lease, message).await),
-            ErrorKind::SessionLost if self.continues => {
-                tracing::warn!(
-                    workspace = turn.lease.workspace_id(),
-                    message,
-                    "beginning a new session with the history"
-                );
-                self.agent_event = 0;
-                Box::pin(self.begin(turn.lease, None)).await
-            }
-            kind => {
-                match kind {
-                    ErrorKind::OutOfMemory => self.fail_for_good(ErrorType::OutOfMemory, message).await,
-                    ErrorKind::ModelCredentials => {
-                        let why = self.model_error(Some(403), &message);
-                        self.fail(ErrorType::ModelError, why).await;
-                    }
-                    kind => self.fail(translate::error_type(kind), message).await,
-                }
-                self.end_execution(turn, ReleaseReason::Unhealthy).await;
-                Some(Outcome::error())
-            }
-        }
-    }
-
-    /// The outcome of a result.
-    async fn finish(&mut self, turn: TurnResult) -> Outcome {
-        let TurnResult { is_error, mut result, session_id, usage, num_turns, model_failed, model_status, interrupted } =
-            turn;
-        let (mut status, mut outcome) = (DoneStatus::Success, RunOutcome::Success);
-        if interrupted && self.interrupt.is_cancelled() {
-            (status, outcome) = (DoneStatus::Cancelled, RunOutcome::Cancelled);
-        } else if is_error {
-            (status, outcome) = (DoneStatus::Error, RunOutcome::Error);
-            let mut kind = ErrorType::ExecutionError;
-            if model_failed {
-                kind = ErrorType::ModelError;
-                result = self.model_error(model_status, &result);
-            }
-            self.fail(kind, result.clone()).await;
-        } else if self.order.conversation.title.is_none() {
-            self.emit(&Event::Title { title: self.title() }).await;
-        }
-        Outcome { status, outcome, result, usage, turns: num_turns, session: Some(session_id) }
-    }
-
-    /// Handles a cancellation that this server did not request: the agent cancels an execution that no client has followed for too
-    /// long, or when its container stops.
-    async fn cancelled_by_agent(&mut self, lease: Lease, why: String) -> Outcome {
-        if !lease.stays_alive(SHUTDOWN_OF_AGENT).await {
-            return self.replace_room(lease, ReleaseReason::Dead, why).await;
-        }
-        self.fail(ErrorType::ExecutionError, why).await;
-        self.store_files_and_finish(lease, None).await;
-        Outcome::error()
-    }
-
-    /// Cancels the execution. A workspace whose agent does not confirm that is removed, for this reason; `false` if it was.
-    async fn end_execution(&mut self, turn: Turn, or: ReleaseReason) -> bool {
-        self.cancel_execution(turn.lease, turn.stream.execution(), or).await
-    }
-
-    /// As [`Run::end_execution`].
-    pub(super) async fn cancel_execution(&mut self, lease: Lease, execution: Option<&str>, or: ReleaseReason) -> bool {
-        let ended = match execution {
-            Some(execution) => lease.cancel(execution).await.map_err(|error| error.to_string()),
-            None => Err("the agent has not reported the execution's id".into()),
-        };
-        match ended {
-            Ok(()) => {
-                self.store_files_and_finish(lease, None).await;
-                true
-            }
-            Err(error) => {
-                tracing::warn!(
-                    workspace = lease.workspace_id(),
-                    error,
-                    "execution not cancelled; removing the workspace"
-                );
-                lease.release(or).await;
-                false
-            }
-        }
-    }
-
-    async fn time_out(&mut self, turn: Turn) -> Outcome {
-        let limit = self.longest();
-        let kept = self.end_execution(turn, ReleaseReason::Timeout).await;
-        let workspace = if kept { "it was ended, and its workspace was kept" } else { "its workspace was removed" };
-        let message = format!("the run took longer than {limit:?} ({}); {workspace}", self.longest_is_from());
-        self.fail(ErrorType::TimeoutError, message).await;
-        Outcome::without_result(DoneStatus::Error, RunOutcome::Timeout)
     }
 }
 

@@ -8,6 +8,7 @@ mod follow;
 mod model_error;
 mod record;
 mod request;
+mod turn_end;
 
 pub use asking::answers;
 
