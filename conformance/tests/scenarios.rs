@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nagaya_conformance::harness::capabilities::Capabilities;
+use nagaya_conformance::harness::environment;
 use nagaya_conformance::harness::options::Options;
 use nagaya_conformance::harness::outcome::Outcome;
 use nagaya_conformance::harness::run::Run;
@@ -29,7 +30,7 @@ fn run(scenario: &'static Scenario) -> Result<(), Failed> {
 }
 
 async fn execute(scenario: &'static Scenario) -> Result<(), Failed> {
-    let mut options = Options::default();
+    let mut options = Options { image: environment::named(environment::WORKSPACE_IMAGE), ..Options::default() };
     if let Ok(seed) = std::env::var(SEED_VARIABLE) {
         options.seed = seed.parse().map_err(|_| format!("{SEED_VARIABLE}={seed:?} is not a number"))?;
     }

@@ -10,6 +10,8 @@ use super::metrics::Metrics;
 use super::stream::EventStream;
 use crate::harness::exchanges::{Exchanges, clip};
 use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::pace::patient;
+use crate::harness::trust::Trust;
 
 /// How long a request that is not a stream may take.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -36,24 +38,42 @@ pub struct Api {
     base: String,
     key: Option<String>,
     client: reqwest::Client,
-    exchanges: Exchanges,
+    pub(super) exchanges: Exchanges,
+    /// Whether it waits as long as a 429 asks for, and sends the request again.
+    pub(super) waits: bool,
 }
 
 impl Api {
-    /// A client for the deployment at `base` (`http://host:port`, without a slash at the end).
+    /// A client for the deployment at `base` (`http://host:port`).
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
     pub fn new(base: &str, key: Option<&str>, exchanges: Exchanges) -> Result<Self, Failure> {
+        Self::trusting(&Trust::default(), base, key, exchanges)
+    }
+
+    /// A client for the deployment at `base` (`https://host:port`), whose certificate one of these authorities has issued.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be set up.
+    pub fn trusting(trust: &Trust, base: &str, key: Option<&str>, exchanges: Exchanges) -> Result<Self, Failure> {
         // No idle connections: they would count as descriptors of the server when a scenario looks for leaks.
         let client = reqwest::Client::builder()
             .no_proxy()
-            .connect_timeout(CONNECT_LIMIT)
+            .tls_backend_preconfigured(trust.config().map_err(|error| Failure::harness(format!("TLS: {error}")))?)
+            .connect_timeout(patient(CONNECT_LIMIT))
             .pool_max_idle_per_host(0)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Failure::harness(format!("HTTP client: {error}")))?;
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), key: key.map(str::to_owned), client, exchanges })
+        let (base, key) = (base.trim_end_matches('/').to_owned(), key.map(str::to_owned));
+        Ok(Self { base, key, client, exchanges, waits: false })
+    }
+
+    /// The same client, which waits as long as a 429 asks for, and sends the request again.
+    #[must_use]
+    pub fn waiting_out_limits(self) -> Self {
+        Self { waits: true, ..self }
     }
 
     /// The base URL.
@@ -116,7 +136,7 @@ impl Api {
     pub async fn post_bytes(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
         let asked = format!("POST {path}");
         let description = format!("{} bytes", content.len());
-        let request = self.request(Method::POST, path).timeout(4 * REQUEST_LIMIT);
+        let request = self.request(Method::POST, path).timeout(patient(4 * REQUEST_LIMIT));
         self.answer(asked, Some(&description), request.header("Content-Type", "application/json").body(content)).await
     }
 
@@ -127,7 +147,7 @@ impl Api {
     pub async fn upload(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
         let asked = format!("PUT {path}");
         let description = format!("{} bytes", content.len());
-        let request = self.request(Method::PUT, path).timeout(4 * REQUEST_LIMIT);
+        let request = self.request(Method::PUT, path).timeout(patient(4 * REQUEST_LIMIT));
         self.answer(asked, Some(&description), request.header("Content-Type", "application/octet-stream").body(content))
             .await
     }
@@ -144,7 +164,7 @@ impl Api {
         headers: &[(&str, &str)],
     ) -> Result<Reply, Failure> {
         let asked = format!("{method} {path}");
-        let mut request = self.request(method, path).timeout(REQUEST_LIMIT);
+        let mut request = self.request(method, path).timeout(patient(REQUEST_LIMIT));
         if let Some(body) = body {
             request = request.header("Content-Type", "application/json").body(body.to_owned());
         }
@@ -152,30 +172,6 @@ impl Api {
             request = request.header(*name, *value);
         }
         self.answer(asked, body, request).await
-    }
-
-    pub(super) async fn answer(
-        &self,
-        asked: String,
-        body: Option<&str>,
-        request: reqwest::RequestBuilder,
-    ) -> Result<Reply, Failure> {
-        let answer = async {
-            let response = request.send().await?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            Ok::<_, reqwest::Error>(Reply { asked: asked.clone(), status, headers, body: response.bytes().await? })
-        };
-        match answer.await {
-            Ok(reply) => {
-                self.exchanges.keep(&asked, body, &format!("{} {}", reply.status, reply.text()));
-                Ok(reply)
-            }
-            Err(error) => {
-                let error = chain(&error);
-                self.exchanges.keep(&asked, body, &format!("no answer: {error}"));
-                Err(Failure::mismatch(asked, "an answer", error))
-            }
-        }
     }
 
     /// POST that is answered with an event stream.
@@ -187,6 +183,18 @@ impl Api {
         self.event_stream(format!("POST {path}"), body.to_string(), request).await
     }
 
+    /// The status of a POST that may be answered with an event stream, which is not read.
+    ///
+    /// # Errors
+    /// No head of a response within the limit.
+    pub async fn status_of_stream(&self, path: &str, body: &Value) -> Result<StatusCode, Failure> {
+        let (asked, body) = (format!("POST {path}"), body.to_string());
+        let request = self.request(Method::POST, path).header("Content-Type", "application/json").body(body.clone());
+        let response = self.head_of_stream(&asked, request).await?;
+        self.exchanges.keep(&asked, Some(&body), &format!("{}, and the connection was closed", response.status()));
+        Ok(response.status())
+    }
+
     /// GET that is answered with an event stream, from after an event.
     ///
     /// # Errors
@@ -194,28 +202,6 @@ impl Api {
     pub async fn follow_stream(&self, path: &str, last_event_id: &str) -> Result<EventStream, Failure> {
         let request = self.request(Method::GET, path).header("Last-Event-ID", last_event_id);
         self.event_stream(format!("GET {path} after {last_event_id}"), String::new(), request).await
-    }
-
-    pub(super) async fn event_stream(
-        &self,
-        asked: String,
-        body: String,
-        request: reqwest::RequestBuilder,
-    ) -> Result<EventStream, Failure> {
-        let request = request.header("Accept", "text/event-stream");
-        let response = tokio::time::timeout(REQUEST_LIMIT, request.send())
-            .await
-            .map_err(|_| Failure::mismatch(&asked, "the head of an answer", format!("nothing in {REQUEST_LIMIT:?}")))?
-            .map_err(|error| Failure::mismatch(&asked, "an answer", chain(&error)))?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        if status != StatusCode::OK {
-            let answer = response.text().await.unwrap_or_default();
-            self.exchanges.keep(&asked, Some(&body), &format!("{status} {answer}"));
-            return Err(Failure::mismatch(asked, "200 and an event stream", format!("{status} {}", clip(&answer))));
-        }
-        let content_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("none");
-        check(content_type.starts_with("text/event-stream"), format!("{asked}: the content type is {content_type}"))?;
-        Ok(EventStream::new(asked, body, headers, response, self.exchanges.clone()))
     }
 
     /// The metrics page.
@@ -226,17 +212,6 @@ impl Api {
         let reply = self.get("/metrics").await?.expect(200)?;
         Metrics::parse(&reply.text()).map_err(Failure::assertion)
     }
-}
-
-/// An error with its causes: reqwest keeps the details in the innermost one.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// A whole response.

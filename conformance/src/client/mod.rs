@@ -5,6 +5,7 @@ mod headers;
 pub mod http;
 pub mod metrics;
 pub mod raw;
+mod sending;
 pub mod sse;
 pub mod stream;
 pub mod tunnel;

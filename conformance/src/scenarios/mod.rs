@@ -19,6 +19,7 @@ mod dep;
 mod egr;
 mod file;
 mod hlth;
+pub mod identity;
 mod img;
 mod life;
 mod run;

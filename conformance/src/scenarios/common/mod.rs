@@ -11,6 +11,7 @@ pub(crate) mod health;
 pub(crate) mod leftovers;
 pub(crate) mod limits;
 pub(crate) mod lockdown;
+pub(crate) mod log_level;
 pub(crate) mod needs;
 pub(crate) mod outside;
 pub(crate) mod rooms;
