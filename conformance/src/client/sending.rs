@@ -55,7 +55,8 @@ impl Api {
         let answer = async {
             let response = self.head(request).await?;
             let (status, headers) = (response.status(), response.headers().clone());
-            Ok::<_, reqwest::Error>(Reply { asked: asked.clone(), status, headers, body: response.bytes().await? })
+            let (asked, body, exchanges) = (asked.clone(), response.bytes().await?, self.exchanges.clone());
+            Ok::<_, reqwest::Error>(Reply { asked, status, headers, body, exchanges })
         };
         match answer.await {
             Ok(reply) => {

@@ -21,6 +21,9 @@ use crate::harness::vocabulary::{Capability, Profile};
 /// How long clean-up may take, in addition to the scenario's own limit.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(90);
 
+/// Begins a note about a deviation of shape. It fails none but the scenarios of the family `SHAPE`.
+pub const SHAPE_NOTE: &str = "shape: ";
+
 /// The result of one scenario.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -122,6 +125,7 @@ async fn attempt(run: &Arc<Run>, scenario: &'static Scenario) -> Report {
     }
     clean_up(&context, &mut report).await;
     report.notes.splice(0..0, context.notes());
+    report.notes.extend(context.exchanges().deviations().into_iter().map(|text| format!("{SHAPE_NOTE}{text}")));
     if !paused().is_zero() {
         report.notes.push(format!("waited {} s for rate limits, as Retry-After says", paused().as_secs()));
     }

@@ -24,6 +24,7 @@ mod img;
 mod life;
 mod run;
 mod sec;
+mod shape;
 mod sock;
 mod state;
 mod ten;
@@ -43,7 +44,7 @@ const fn family(name: &'static str, about: &'static str, files: &'static [&'stat
 }
 
 /// All families, in the order of reports.
-pub static FAMILIES: [Family; 15] = [
+pub static FAMILIES: [Family; 16] = [
     family("BUG", "the fifteen faults of an earlier system from which the contract was derived", bug::FILES),
     family("BOOT", "start and configuration", boot::FILES),
     family("HLTH", "health and metrics", hlth::FILES),
@@ -53,6 +54,7 @@ pub static FAMILIES: [Family; 15] = [
     family("LIFE", "the life of a workspace: pool, garbage collection", life::FILES),
     family("RUN", "runs and their event streams", run::FILES),
     family("API", "the HTTP API", api::FILES),
+    family("SHAPE", "field by field, what other scenarios read leniently", shape::FILES),
     family("FILE", "files of a conversation", file::FILES),
     family("STATE", "persistent and shared state", state::FILES),
     family("TEN", "what a tenant decides, and that it holds for that tenant alone", ten::FILES),

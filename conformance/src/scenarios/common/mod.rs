@@ -16,6 +16,7 @@ pub(crate) mod needs;
 pub(crate) mod outside;
 pub(crate) mod rooms;
 pub(crate) mod server_container;
+pub(crate) mod shape;
 pub(crate) mod shared_redis;
 pub(crate) mod single_room;
 pub(crate) mod socket_directory;

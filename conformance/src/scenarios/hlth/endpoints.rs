@@ -14,7 +14,7 @@ use crate::scenarios::common::health::check_health;
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "HLTH-001",
-        "The three health endpoints and the front page have the contract's shape",
+        "The three health endpoints and the front page answer, with the state of every component",
         "GET /, /health, /health/live, /health/ready",
         body!(shapes),
     )
