@@ -17,6 +17,7 @@ use nagaya_conformance::harness::runner::{Plan, Report};
 use nagaya_conformance::harness::vocabulary::Capability;
 use nagaya_conformance::report::{RunReport, terminal};
 use nagaya_conformance::scenarios::identity;
+use nagaya_conformance::target::stress::Stress;
 use nagaya_conformance::target::watch::Watch;
 use nagaya_conformance::{gc, scenarios};
 use tokio::signal::unix::{SignalKind, signal};
@@ -87,8 +88,12 @@ pub(super) struct Run {
     #[arg(long, value_name = "FILE")]
     known_failures: Option<PathBuf>,
     /// Multiplies every deadline of the suite, for a slow machine; with less than 1 scenarios keep their own time limits.
-    #[arg(long, value_name = "FACTOR", default_value_t = Options::PATIENCE, value_parser = patience)]
-    patience: f64,
+    /// By default 1, and 3 with --stress.
+    #[arg(long, value_name = "FACTOR", value_parser = patience)]
+    patience: Option<f64>,
+    /// Loads this machine while scenarios run: a busy process for each processor, and one that writes to the disk.
+    #[arg(long)]
+    stress: bool,
     /// Seed of all random choices.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -130,9 +135,14 @@ impl Run {
         };
         let plan = Plan { jobs, deadline, fails: &fails, fail_fast: self.fail_fast };
         let watch = self.watch(&run).await?;
+        let internal = |error: anyhow::Error| Fault::Internal(format!("{error:#}"));
+        let load = self.stress.then(|| Stress::begin(&run)).transpose().map_err(internal)?;
         let mut progress = terminal::Progress::new(&selected.scenarios, rounds, jobs);
         let ended = rounds::execute_rounds(&run, &selected.scenarios, rounds, &plan, &mut progress).await;
         drop(progress);
+        if let Some(load) = load {
+            load.end().await.map_err(internal)?;
+        }
         if let Some(watch) = watch {
             run.target_has_changed(watch.end().await);
         }
@@ -159,7 +169,7 @@ impl Run {
                 report.write(dir).map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
             paths.iter().for_each(|path| eprintln!("report: {}", path.display()));
         }
-        gc::end(&run).await.map_err(|error| Fault::Internal(format!("{error:#}")))?;
+        gc::end(&run).await.map_err(internal)?;
         Ok(report.verdict().exit())
     }
 
@@ -185,7 +195,8 @@ impl Run {
             allow_destructive: self.allow_destructive,
             allow_model_calls: self.allow_model_calls,
             without: self.without.clone(),
-            patience: self.patience,
+            patience: self.patience.unwrap_or(if self.stress { Stress::PATIENCE } else { defaults.patience }),
+            stress: self.stress,
             seed: self.seed.unwrap_or(defaults.seed),
         };
         let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));

@@ -60,6 +60,8 @@ pub struct Options {
     pub without: Vec<Capability>,
     /// Factor for every deadline of the suite.
     pub patience: f64,
+    /// Whether the machine is loaded while scenarios run.
+    pub stress: bool,
     /// Seed of every random choice.
     pub seed: u64,
 }
@@ -84,6 +86,7 @@ impl Default for Options {
             allow_destructive: false,
             allow_model_calls: false,
             without: Vec::new(),
+            stress: false,
             seed: rand::rng().random(),
         }
     }

@@ -27,6 +27,7 @@ fn line_with(id: &str, options: &Options, environment: &[(&str, String)]) -> Str
         allow_model_calls,
         without,
         patience,
+        stress,
         seed,
     } = options;
     let mut words: Vec<String> = environment.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();
@@ -46,7 +47,11 @@ fn line_with(id: &str, options: &Options, environment: &[(&str, String)]) -> Str
     let names = names.join(",");
     add("--without", (!names.is_empty()).then_some(&names as &dyn Display));
     add("--patience", (*patience != Options::PATIENCE).then_some(patience as &dyn Display));
-    for (flag, is_set) in [("--allow-destructive", *allow_destructive), ("--allow-model-calls", *allow_model_calls)] {
+    for (flag, is_set) in [
+        ("--allow-destructive", *allow_destructive),
+        ("--allow-model-calls", *allow_model_calls),
+        ("--stress", *stress),
+    ] {
         words.extend(is_set.then(|| flag.to_owned()));
     }
     words.extend(api_key.is_some().then(|| "--api-key …".to_owned()));
@@ -87,6 +92,7 @@ mod tests {
             allow_model_calls: true,
             without: vec![Capability::Admin, Capability::Resume],
             patience: 2.5,
+            stress: true,
             seed: 7,
         };
         let environment = [(environment::SERVER, "/opt/it's here/server".to_owned())];
@@ -94,7 +100,7 @@ mod tests {
             line_with("BUG-01", &options, &environment),
             "NAGAYA_BIN='/opt/it'\\''s here/server' nagaya-conformance run --filter 'id(=BUG-01)' --seed 7 --target https://host:8443 \
              --docker /var/run/docker.sock --ca ours.pem --deployment 'my deployment' --image theirs:1 --launch container --agent-socket agent \
-             --without admin,resume --patience 2.5 --allow-destructive --allow-model-calls --api-key …"
+             --without admin,resume --patience 2.5 --allow-destructive --allow-model-calls --stress --api-key …"
         );
         let plain = Options { seed: 7, ..Options::default() };
         assert_eq!(line_with("BUG-01", &plain, &[]), "nagaya-conformance run --filter 'id(=BUG-01)' --seed 7");

@@ -31,6 +31,7 @@ pub mod schemathesis;
 pub mod services;
 pub mod small_disk;
 pub mod storage;
+pub mod stress;
 pub mod tamper;
 pub mod watch;
 pub mod witnesses;

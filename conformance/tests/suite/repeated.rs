@@ -1,6 +1,7 @@
 //! Runs that end early, runs that are repeated, and targets that change meanwhile.
 
 use crate::fixture::{Manner, judged};
+use crate::left::processes;
 
 /// Two scenarios, of which the first fails if `/health` does.
 const TWO: [&str; 4] = ["--filter", "id(=HLTH-001) or id(=HLTH-002)", "--jobs", "1"];
@@ -56,4 +57,17 @@ fn there_is_no_verdict_on_a_target_that_changes_during_the_run() {
     }
     let (_, text, report) = judged(Manner::Good, &[]);
     assert_eq!(report["target_changes"], serde_json::json!([]), "{text}");
+}
+
+#[test]
+fn the_load_beside_a_run_changes_no_verdict_and_ends_with_it() {
+    let (status, text, report) = judged(Manner::Good, &["--stress", "--repeat", "3"]);
+    assert_eq!((status, report["verdict"].as_str()), (0, Some("conformant")), "{text}");
+    let reproduce = report["scenarios"][0]["reproduce"].as_str().unwrap_or_default();
+    assert!(reproduce.ends_with("--patience 3 --stress"), "{reproduce}");
+    assert_eq!(
+        processes(report["run"].as_str().expect("the run's id")),
+        Vec::<String>::new(),
+        "processes of the load are left"
+    );
 }
