@@ -53,7 +53,7 @@ const OTHER_SHAPES: Mutant = Mutant {
             }
             if answer.status >= 400 {
                 answer.edit(|body| {
-                    body["error"] = json!({"code": body["error"]["code"], "message": null, "details": null})
+                    body["error"] = json!({"code": body["error"]["code"], "message": null, "details": null});
                 });
             }
         }),

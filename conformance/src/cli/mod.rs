@@ -30,7 +30,7 @@ enum Command {
     /// Lists scenarios.
     List(list::List),
     /// Runs scenarios, by default against deployments that the suite launches itself.
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Shows what has changed between two reports; exit status 1 if something is worse.
     Compare(compare::Compare),
     /// Makes a badge of a report's verdict.

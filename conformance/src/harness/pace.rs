@@ -1,5 +1,6 @@
 //! Deadlines of the current task: longer on a slow machine, and extended by pauses that the deployment asks for.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +34,9 @@ impl Pauses {
 }
 
 /// Performs `work` with all its deadlines multiplied by `factor`: more than 1 on a slow machine.
-pub async fn at_pace<F: Future>(factor: f64, work: F) -> F::Output {
-    PACE.scope(Pace { factor, pauses: Arc::default() }, work).await
+pub fn at_pace<F: Future>(factor: f64, work: F) -> impl Future<Output = F::Output> {
+    // On the heap, here and below: futures of scenarios are large.
+    PACE.scope(Pace { factor, pauses: Arc::default() }, Box::pin(work))
 }
 
 /// A deadline of the suite's, multiplied by the factor of the current task.
@@ -109,8 +111,7 @@ impl Deadline {
     }
 
     /// Waits for `work` until it passes.
-    pub(super) async fn bound<F: Future>(&self, work: F) -> Result<F::Output, Elapsed> {
-        let mut work = std::pin::pin!(work);
+    pub(super) async fn bound<F: Future>(&self, mut work: Pin<Box<F>>) -> Result<F::Output, Elapsed> {
         loop {
             let ended = tokio::time::timeout_at(self.at(), &mut work).await;
             if ended.is_ok() || Instant::now() >= self.at() {
@@ -124,16 +125,18 @@ impl Deadline {
 ///
 /// # Errors
 /// It has not ended by then.
-pub async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
-    Deadline::after(limit).bound(work).await
+pub fn within<F: Future>(limit: Duration, work: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    let work = Box::pin(work);
+    async move { Deadline::after(limit).bound(work).await }
 }
 
 /// As [`within`], but with no less than `limit`: less patience must not cut short what would end in time.
 ///
 /// # Errors
 /// As [`within`].
-pub async fn within_at_least<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
-    Deadline { limit: patient(limit).max(limit), ..Deadline::after(limit) }.bound(work).await
+pub fn within_at_least<F: Future>(limit: Duration, work: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    let work = Box::pin(work);
+    async move { Deadline { limit: patient(limit).max(limit), ..Deadline::after(limit) }.bound(work).await }
 }
 
 #[cfg(test)]

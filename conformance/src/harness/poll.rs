@@ -28,7 +28,7 @@ where
     let mut last = "nothing".to_owned();
     let mut pause = FIRST_PAUSE;
     loop {
-        match deadline.bound(probe()).await {
+        match deadline.bound(Box::pin(probe())).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(seen)) => last = seen.to_string(),
             Err(_) => last = format!("{last} (a further probe did not return in time)"),
