@@ -14,6 +14,7 @@ mod kept;
 mod keys;
 mod mutant;
 mod run;
+mod shape;
 mod start;
 mod stream;
 mod tenancy;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<&'static Mutant> {
         run::MUTANTS,
         keys::MUTANTS,
         tenancy::MUTANTS,
+        shape::MUTANTS,
     ];
     files.into_iter().flatten().collect()
 }
