@@ -217,9 +217,9 @@ fn prepare(
         run.capabilities.server = path;
     }
     let needs_image = mutant.defects.iter().any(|defect| matches!(defect, Defect::Image(..)));
-    let image = needs_image.then(|| (format!("conf-{}-mutant:test", run.id), run.options.image.clone()));
+    let image = needs_image.then(|| (format!("conf-{}-mutant:test", run.id), run.capabilities.image.clone()));
     if let Some((tag, _)) = &image {
-        run.options.image.clone_from(tag);
+        run.capabilities.image.clone_from(tag);
     }
     Ok(Prepared { mutant, run: Arc::new(run), image })
 }

@@ -1,15 +1,16 @@
 //! The registry as tests of `cargo nextest`: each scenario by its id, in a process of its own.
 //!
-//! A scenario that could not run fails here.
+//! A scenario that could not run fails here, and so does one that saw a deviation from the contract's shapes.
 
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nagaya_conformance::harness::capabilities::Capabilities;
+use nagaya_conformance::harness::environment;
 use nagaya_conformance::harness::options::Options;
 use nagaya_conformance::harness::outcome::Outcome;
 use nagaya_conformance::harness::run::Run;
-use nagaya_conformance::harness::runner;
+use nagaya_conformance::harness::runner::{self, SHAPE_NOTE};
 use nagaya_conformance::harness::scenario::Scenario;
 use nagaya_conformance::report::terminal;
 use nagaya_conformance::{gc, scenarios};
@@ -29,7 +30,7 @@ fn run(scenario: &'static Scenario) -> Result<(), Failed> {
 }
 
 async fn execute(scenario: &'static Scenario) -> Result<(), Failed> {
-    let mut options = Options::default();
+    let mut options = Options { image: environment::named(environment::WORKSPACE_IMAGE), ..Options::default() };
     if let Ok(seed) = std::env::var(SEED_VARIABLE) {
         options.seed = seed.parse().map_err(|_| format!("{SEED_VARIABLE}={seed:?} is not a number"))?;
     }
@@ -47,6 +48,10 @@ async fn execute(scenario: &'static Scenario) -> Result<(), Failed> {
     };
     let ended = gc::end(&run).await;
     report.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    // This project's own server has no excuse.
+    if let Some(deviation) = report.notes.iter().find(|note| note.starts_with(SHAPE_NOTE)) {
+        return Err(Failed::from(format!("{deviation}\n{}", terminal::details(&report))));
+    }
     if report.outcome != Outcome::Pass {
         let (details, evidence) = (terminal::details(&report), terminal::evidence(&report));
         return Err(Failed::from(format!("{}\n{details}\n{evidence}", report.outcome)));

@@ -9,7 +9,9 @@ use nagaya_conformance::harness::runner::Report;
 use nagaya_conformance::mutants::{Mutant, Red};
 use nagaya_conformance::selftest::{Catch, Observer, Proof, Trial};
 use nagaya_conformance::target::defects::Defect;
+use nagaya_conformance::target::tamper::Tamper;
 use nagaya_conformance::{mutants, selftest};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 /// One for each place of a defect, except those that need the model or build an image.
@@ -39,9 +41,41 @@ const MISNAMED: Mutant = Mutant {
     red: &[Red { scenario: "API-006", says: "X-Request-ID" }],
 };
 
+/// A deployment that behaves as the contract says, with errors in another shape.
+const OTHER_SHAPES: Mutant = Mutant {
+    id: "other-shapes",
+    title: "Invalid requests are answered with 400, and errors have neither details nor messages",
+    defects: &[Defect::Http(Tamper {
+        ask: None,
+        answer: Some(|_, answer, _| {
+            if answer.status == 422 {
+                answer.status = 400;
+            }
+            if answer.status >= 400 {
+                answer.edit(|body| {
+                    body["error"] = json!({"code": body["error"]["code"], "message": null, "details": null});
+                });
+            }
+        }),
+        event: None,
+    })],
+    red: &[
+        Red { scenario: "API-001", says: "status" },
+        Red { scenario: "API-002", says: "status" },
+        Red { scenario: "API-003", says: "status" },
+        Red { scenario: "API-005", says: "status" },
+        Red { scenario: "API-007", says: "status" },
+        Red { scenario: "API-008", says: "status" },
+        Red { scenario: "API-009", says: "status" },
+        Red { scenario: "BUG-14", says: "status" },
+        Red { scenario: "HLTH-001", says: "status" },
+    ],
+};
+
 fn main() {
     let mut tests: Vec<Test> = QUICK.into_iter().map(|id| Test::test(id, move || is_caught(id))).collect();
     tests.push(Test::test("a-sound-deployment-is-missed", || is(&SOUND, Catch::Missed)));
+    tests.push(Test::test("other-shapes-fail-no-behaviour", || is(&OTHER_SHAPES, Catch::Missed)));
     tests.push(Test::test("another-reason-is-no-catch", || is(&MISNAMED, Catch::OtherReason)));
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }

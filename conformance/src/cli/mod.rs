@@ -1,5 +1,7 @@
 //! Commands, and the exit status of everything that can go wrong with one.
 
+mod badge;
+mod compare;
 mod explain;
 mod fault;
 mod gc;
@@ -28,7 +30,11 @@ enum Command {
     /// Lists scenarios.
     List(list::List),
     /// Runs scenarios, by default against deployments that the suite launches itself.
-    Run(run::Run),
+    Run(Box<run::Run>),
+    /// Shows what has changed between two reports; exit status 1 if something is worse.
+    Compare(compare::Compare),
+    /// Makes a badge of a report's verdict.
+    Badge(badge::Badge),
     /// Explains a scenario: what it tests, what it needs, and where its source is.
     Explain(explain::Explain),
     /// Removes what killed runs of this user left behind.
@@ -43,6 +49,8 @@ impl Line {
         match self.command {
             Command::List(list) => list.execute(),
             Command::Run(run) => run.execute().await,
+            Command::Compare(compare) => compare.execute(),
+            Command::Badge(badge) => badge.execute(),
             Command::Explain(explain) => explain.execute(),
             Command::Gc(gc) => gc.execute().await,
             Command::Selftest(selftest) => selftest.execute().await,

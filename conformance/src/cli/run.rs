@@ -5,14 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nagaya_conformance::client::http::Api;
 use nagaya_conformance::harness::capabilities::Capabilities;
+use nagaya_conformance::harness::environment::WORKSPACE_IMAGE;
+use nagaya_conformance::harness::exchanges::{Exchanges, Secrets};
 use nagaya_conformance::harness::options::{AgentSocket, LaunchAs, Options};
-use nagaya_conformance::harness::outcome::Exit;
+use nagaya_conformance::harness::outcome::{Exit, Verdict};
+use nagaya_conformance::harness::rounds::{self, Rounds};
 use nagaya_conformance::harness::run::Run as SuiteRun;
-use nagaya_conformance::harness::runner;
-use nagaya_conformance::harness::runner::Report;
+use nagaya_conformance::harness::runner::{Plan, Report};
 use nagaya_conformance::harness::vocabulary::Capability;
 use nagaya_conformance::report::{RunReport, terminal};
+use nagaya_conformance::scenarios::identity;
+use nagaya_conformance::target::stress::Stress;
+use nagaya_conformance::target::watch::Watch;
 use nagaya_conformance::{gc, scenarios};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -38,12 +44,16 @@ pub(super) struct Run {
     /// Value of the `nagaya.deployment` label of the target's containers.
     #[arg(long, value_name = "ID", requires = "target")]
     deployment: Option<String>,
-    /// Workspace image of launched deployments.
-    #[arg(long, value_name = "IMAGE", default_value = "workspace-base:latest")]
-    image: String,
+    /// Workspace image: of launched deployments, or the target's. By default this project's, workspace-base:latest; for another target
+    /// or another server it must be named, or scenarios that need it could not run.
+    #[arg(long, value_name = "IMAGE", env = WORKSPACE_IMAGE)]
+    image: Option<String>,
     /// Who listens on a workspace's agent.sock; the other side connects to it.
     #[arg(long, value_name = "WHO", value_enum, default_value = "server", requires = "target")]
     agent_socket: AgentSocket,
+    /// PEM file with the certificate authority of an https:// target, in addition to those of this machine.
+    #[arg(long, value_name = "FILE", requires = "target")]
+    ca: Option<PathBuf>,
     #[command(flatten)]
     selection: Selection,
     /// Counts every outcome other than a pass as a failure: known failures, and scenarios that do not apply or could not run.
@@ -58,6 +68,15 @@ pub(super) struct Run {
     /// Optional parts that the deployment lacks, for example `admin,resume`; scenarios that need them could then not run.
     #[arg(long, value_name = "CAPABILITY", value_enum, value_delimiter = ',')]
     without: Vec<Capability>,
+    /// Begins no other scenario after the first failure.
+    #[arg(long)]
+    fail_fast: bool,
+    /// Runs the selection so many times; each scenario has its worst result, and a note if it did not always end alike.
+    #[arg(long, value_name = "N", conflicts_with = "until_failure", value_parser = clap::value_parser!(u16).range(1..))]
+    repeat: Option<u16>,
+    /// Runs the selection again and again, until something fails or the time limit is reached.
+    #[arg(long)]
+    until_failure: bool,
     /// Number of scenarios that run at the same time; by default one for each processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
@@ -68,6 +87,13 @@ pub(super) struct Run {
     /// that passes is a failure.
     #[arg(long, value_name = "FILE")]
     known_failures: Option<PathBuf>,
+    /// Multiplies every deadline of the suite, for a slow machine; with less than 1 scenarios keep their own time limits.
+    /// By default 1, and 3 with --stress.
+    #[arg(long, value_name = "FACTOR", value_parser = patience)]
+    patience: Option<f64>,
+    /// Loads this machine while scenarios run: a busy process for each processor, and one that writes to the disk.
+    #[arg(long)]
+    stress: bool,
     /// Seed of all random choices.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -89,21 +115,44 @@ impl Run {
                 .map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
         }
         let run = Arc::new(self.begin().await?);
+        if let Err(failure) = identity::check_deployment(&run).await {
+            gc::end(&run).await.map_err(|error| Fault::Internal(format!("{error:#}")))?;
+            return Err(Fault::Setup(failure.message));
+        }
         let interrupt = interrupt(&run.cancel)?;
 
         let (started, started_at) = (Instant::now(), jiff::Timestamp::now());
         let jobs = self.jobs.map_or_else(default_jobs, usize::from);
         let deadline = started + Duration::from_secs(self.time_limit);
-        let mut progress = terminal::Progress::new(selected.scenarios.len());
-        let reports = runner::execute_all(&run, &selected.scenarios, jobs, deadline, &mut progress).await;
+        let rounds = match (self.until_failure, self.repeat) {
+            (true, _) => Rounds::UntilFailure,
+            (false, times) => Rounds::Times(times.map_or(1, usize::from)),
+        };
+        let is_known = |report: &Report| known.contains(report.scenario.id);
+        let fails = |report: &Report| {
+            let outcome = if is_known(report) { report.outcome.known_to_fail() } else { report.outcome };
+            Verdict::over(&[outcome], 0, self.strict) == Verdict::NonConformant
+        };
+        let plan = Plan { jobs, deadline, fails: &fails, fail_fast: self.fail_fast };
+        let watch = self.watch(&run).await?;
+        let internal = |error: anyhow::Error| Fault::Internal(format!("{error:#}"));
+        let load = self.stress.then(|| Stress::begin(&run)).transpose().map_err(internal)?;
+        let mut progress = terminal::Progress::new(&selected.scenarios, rounds, jobs);
+        let ended = rounds::execute_rounds(&run, &selected.scenarios, rounds, &plan, &mut progress).await;
         drop(progress);
+        if let Some(load) = load {
+            load.end().await.map_err(internal)?;
+        }
+        if let Some(watch) = watch {
+            run.target_has_changed(watch.end().await);
+        }
         interrupt.abort();
 
-        let is_known = |report: &Report| known.contains(report.scenario.id);
-        let reports = reports.into_iter().map(|report| if is_known(&report) { report.known_to_fail() } else { report });
+        let judged = |report: Report| if is_known(&report) { report.known_to_fail() } else { report };
         let report = RunReport {
             run: &run,
-            reports: reports.collect(),
+            reports: ended.reports.into_iter().map(judged).collect(),
+            rounds: ended.rounds,
             missing: selected.left_out,
             strict: self.strict,
             profile: self.selection.profile.as_ref().map(<&str>::from),
@@ -120,8 +169,16 @@ impl Run {
                 report.write(dir).map_err(|error| Fault::Internal(format!("--report {}: {error}", dir.display())))?;
             paths.iter().for_each(|path| eprintln!("report: {}", path.display()));
         }
-        gc::end(&run).await.map_err(|error| Fault::Internal(format!("{error:#}")))?;
+        gc::end(&run).await.map_err(internal)?;
         Ok(report.verdict().exit())
+    }
+
+    /// Watches the target, if there is one.
+    async fn watch(&self, run: &SuiteRun) -> Result<Option<Watch>, Fault> {
+        let Some(target) = &run.options.target else { return Ok(None) };
+        let exchanges = Exchanges::new(Secrets::default());
+        let api = Api::trusting(&run.capabilities.trust, target, self.api_key.as_deref(), exchanges);
+        Ok(Some(Watch::begin(api.map_err(|failure| Fault::Internal(failure.to_string()))?).await))
     }
 
     async fn begin(&self) -> Result<SuiteRun, Fault> {
@@ -130,6 +187,7 @@ impl Run {
             target: self.target.as_ref().map(|target| target.trim_end_matches('/').to_owned()),
             launch: self.launch,
             docker: self.docker.clone(),
+            ca: self.ca.clone(),
             api_key: self.api_key.clone(),
             deployment: self.deployment.clone(),
             image: self.image.clone(),
@@ -137,6 +195,8 @@ impl Run {
             allow_destructive: self.allow_destructive,
             allow_model_calls: self.allow_model_calls,
             without: self.without.clone(),
+            patience: self.patience.unwrap_or(if self.stress { Stress::PATIENCE } else { defaults.patience }),
+            stress: self.stress,
             seed: self.seed.unwrap_or(defaults.seed),
         };
         let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));
@@ -151,6 +211,12 @@ impl Run {
         }
         SuiteRun::begin(options, capabilities).map_err(setup)
     }
+}
+
+/// A factor for deadlines.
+fn patience(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor| (0.01..=100.0).contains(factor));
+    factor.ok_or_else(|| "a number from 0.01 to 100 is accepted".to_owned())
 }
 
 /// One for each processor, but no more than the memory of a usual machine allows.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use nagaya_conformance::filter::Filter;
 use nagaya_conformance::harness::capabilities::Capabilities;
+use nagaya_conformance::harness::environment::WORKSPACE_IMAGE;
 use nagaya_conformance::harness::options::Options;
 use nagaya_conformance::harness::outcome::{Exit, Outcome};
 use nagaya_conformance::harness::runner::Report;
@@ -36,9 +37,9 @@ pub(super) struct Selftest {
     /// Number of broken deployments at the same time; by default one for each processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
-    /// Workspace image.
-    #[arg(long, value_name = "IMAGE", default_value = "workspace-base:latest")]
-    image: String,
+    /// Workspace image; by default this project's, workspace-base:latest.
+    #[arg(long, value_name = "IMAGE", env = WORKSPACE_IMAGE)]
+    image: Option<String>,
     /// Writes selftest.json into this folder.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,

@@ -9,26 +9,14 @@ use serde_json::Value;
 use super::metrics::Metrics;
 use super::stream::EventStream;
 use crate::harness::exchanges::{Exchanges, clip};
-use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::failure::{Failure, check};
+use crate::harness::pace::patient;
+use crate::harness::trust::Trust;
 
 /// How long a request that is not a stream may take.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-
-/// Codes of the error envelope, with their statuses.
-const CODES: [(&str, u16); 10] = [
-    ("UNAUTHORIZED", 401),
-    ("FORBIDDEN", 403),
-    ("PATH_TRAVERSAL", 403),
-    ("NOT_FOUND", 404),
-    ("CONFLICT", 409),
-    ("RESOURCE_LOCKED", 409),
-    ("PAYLOAD_TOO_LARGE", 413),
-    ("VALIDATION_ERROR", 422),
-    ("RATE_LIMIT_EXCEEDED", 429),
-    ("SERVICE_UNAVAILABLE", 503),
-];
 
 /// A client of one deployment.
 #[derive(Debug, Clone)]
@@ -36,24 +24,42 @@ pub struct Api {
     base: String,
     key: Option<String>,
     client: reqwest::Client,
-    exchanges: Exchanges,
+    pub(super) exchanges: Exchanges,
+    /// Whether it waits as long as a 429 asks for, and sends the request again.
+    pub(super) waits: bool,
 }
 
 impl Api {
-    /// A client for the deployment at `base` (`http://host:port`, without a slash at the end).
+    /// A client for the deployment at `base` (`http://host:port`).
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
     pub fn new(base: &str, key: Option<&str>, exchanges: Exchanges) -> Result<Self, Failure> {
+        Self::trusting(&Trust::default(), base, key, exchanges)
+    }
+
+    /// A client for the deployment at `base` (`https://host:port`), whose certificate one of these authorities has issued.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be set up.
+    pub fn trusting(trust: &Trust, base: &str, key: Option<&str>, exchanges: Exchanges) -> Result<Self, Failure> {
         // No idle connections: they would count as descriptors of the server when a scenario looks for leaks.
         let client = reqwest::Client::builder()
             .no_proxy()
-            .connect_timeout(CONNECT_LIMIT)
+            .tls_backend_preconfigured(trust.config().map_err(|error| Failure::harness(format!("TLS: {error}")))?)
+            .connect_timeout(patient(CONNECT_LIMIT))
             .pool_max_idle_per_host(0)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Failure::harness(format!("HTTP client: {error}")))?;
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), key: key.map(str::to_owned), client, exchanges })
+        let (base, key) = (base.trim_end_matches('/').to_owned(), key.map(str::to_owned));
+        Ok(Self { base, key, client, exchanges, waits: false })
+    }
+
+    /// The same client, which waits as long as a 429 asks for, and sends the request again.
+    #[must_use]
+    pub fn waiting_out_limits(self) -> Self {
+        Self { waits: true, ..self }
     }
 
     /// The base URL.
@@ -116,7 +122,7 @@ impl Api {
     pub async fn post_bytes(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
         let asked = format!("POST {path}");
         let description = format!("{} bytes", content.len());
-        let request = self.request(Method::POST, path).timeout(4 * REQUEST_LIMIT);
+        let request = self.request(Method::POST, path).timeout(patient(4 * REQUEST_LIMIT));
         self.answer(asked, Some(&description), request.header("Content-Type", "application/json").body(content)).await
     }
 
@@ -127,7 +133,7 @@ impl Api {
     pub async fn upload(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
         let asked = format!("PUT {path}");
         let description = format!("{} bytes", content.len());
-        let request = self.request(Method::PUT, path).timeout(4 * REQUEST_LIMIT);
+        let request = self.request(Method::PUT, path).timeout(patient(4 * REQUEST_LIMIT));
         self.answer(asked, Some(&description), request.header("Content-Type", "application/octet-stream").body(content))
             .await
     }
@@ -144,7 +150,7 @@ impl Api {
         headers: &[(&str, &str)],
     ) -> Result<Reply, Failure> {
         let asked = format!("{method} {path}");
-        let mut request = self.request(method, path).timeout(REQUEST_LIMIT);
+        let mut request = self.request(method, path).timeout(patient(REQUEST_LIMIT));
         if let Some(body) = body {
             request = request.header("Content-Type", "application/json").body(body.to_owned());
         }
@@ -152,30 +158,6 @@ impl Api {
             request = request.header(*name, *value);
         }
         self.answer(asked, body, request).await
-    }
-
-    pub(super) async fn answer(
-        &self,
-        asked: String,
-        body: Option<&str>,
-        request: reqwest::RequestBuilder,
-    ) -> Result<Reply, Failure> {
-        let answer = async {
-            let response = request.send().await?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            Ok::<_, reqwest::Error>(Reply { asked: asked.clone(), status, headers, body: response.bytes().await? })
-        };
-        match answer.await {
-            Ok(reply) => {
-                self.exchanges.keep(&asked, body, &format!("{} {}", reply.status, reply.text()));
-                Ok(reply)
-            }
-            Err(error) => {
-                let error = chain(&error);
-                self.exchanges.keep(&asked, body, &format!("no answer: {error}"));
-                Err(Failure::mismatch(asked, "an answer", error))
-            }
-        }
     }
 
     /// POST that is answered with an event stream.
@@ -187,6 +169,18 @@ impl Api {
         self.event_stream(format!("POST {path}"), body.to_string(), request).await
     }
 
+    /// The status of a POST that may be answered with an event stream, which is not read.
+    ///
+    /// # Errors
+    /// No head of a response within the limit.
+    pub async fn status_of_stream(&self, path: &str, body: &Value) -> Result<StatusCode, Failure> {
+        let (asked, body) = (format!("POST {path}"), body.to_string());
+        let request = self.request(Method::POST, path).header("Content-Type", "application/json").body(body.clone());
+        let response = self.head_of_stream(&asked, request).await?;
+        self.exchanges.keep(&asked, Some(&body), &format!("{}, and the connection was closed", response.status()));
+        Ok(response.status())
+    }
+
     /// GET that is answered with an event stream, from after an event.
     ///
     /// # Errors
@@ -194,28 +188,6 @@ impl Api {
     pub async fn follow_stream(&self, path: &str, last_event_id: &str) -> Result<EventStream, Failure> {
         let request = self.request(Method::GET, path).header("Last-Event-ID", last_event_id);
         self.event_stream(format!("GET {path} after {last_event_id}"), String::new(), request).await
-    }
-
-    pub(super) async fn event_stream(
-        &self,
-        asked: String,
-        body: String,
-        request: reqwest::RequestBuilder,
-    ) -> Result<EventStream, Failure> {
-        let request = request.header("Accept", "text/event-stream");
-        let response = tokio::time::timeout(REQUEST_LIMIT, request.send())
-            .await
-            .map_err(|_| Failure::mismatch(&asked, "the head of an answer", format!("nothing in {REQUEST_LIMIT:?}")))?
-            .map_err(|error| Failure::mismatch(&asked, "an answer", chain(&error)))?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        if status != StatusCode::OK {
-            let answer = response.text().await.unwrap_or_default();
-            self.exchanges.keep(&asked, Some(&body), &format!("{status} {answer}"));
-            return Err(Failure::mismatch(asked, "200 and an event stream", format!("{status} {}", clip(&answer))));
-        }
-        let content_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("none");
-        check(content_type.starts_with("text/event-stream"), format!("{asked}: the content type is {content_type}"))?;
-        Ok(EventStream::new(asked, body, headers, response, self.exchanges.clone()))
     }
 
     /// The metrics page.
@@ -226,17 +198,6 @@ impl Api {
         let reply = self.get("/metrics").await?.expect(200)?;
         Metrics::parse(&reply.text()).map_err(Failure::assertion)
     }
-}
-
-/// An error with its causes: reqwest keeps the details in the innermost one.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// A whole response.
@@ -250,6 +211,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// The log that has it, and deviations of shape that are found in it.
+    pub(super) exchanges: Exchanges,
 }
 
 impl Reply {
@@ -290,32 +253,6 @@ impl Reply {
         let actual = format!("{}, {}", self.status.as_u16(), clip(&self.text()));
         Err(Failure::mismatch(format!("status of {}", self.asked), status, actual))
     }
-
-    /// Checks that the response is an error with this status and code in the error envelope.
-    ///
-    /// # Errors
-    /// The status, the code, or the shape of the envelope differs.
-    pub fn expect_error(&self, status: u16, code: &str) -> Result<(), Failure> {
-        check_eq(format!("status of {} ({})", self.asked, clip(&self.text())), self.status.as_u16(), status)?;
-        let body = self.json()?;
-        let error = &body["error"];
-        let what = |field: &str| format!("error.{field} in the answer to {}: {body}", self.asked);
-        check_eq(what("code"), error["code"].as_str(), Some(code))?;
-        check(
-            CODES.iter().all(|(known, goes_with)| *known != code || *goes_with == status),
-            format!("{code} goes with another status than {status}"),
-        )?;
-        check(error["message"].as_str().is_some_and(|text| !text.is_empty()), what("message"))?;
-        let details = error["details"].as_array();
-        check(
-            details.is_some_and(|all| all.iter().all(|one| one["field"].is_string() && one["message"].is_string())),
-            what("details"),
-        )?;
-        let stamp = error["timestamp"].as_str().unwrap_or_default();
-        check(stamp.parse::<jiff::Timestamp>().is_ok(), what("timestamp"))?;
-        check_eq(what("request_id"), error["request_id"].as_str(), self.header("x-request-id"))?;
-        check(error["request_id"].as_str().is_some_and(|id| !id.is_empty()), what("request_id"))
-    }
 }
 
 #[cfg(test)]
@@ -337,37 +274,6 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.expect("written");
         });
         Api::new(&base, Some("k"), Exchanges::new(Secrets::default())).expect("a client")
-    }
-
-    fn envelope(code: &str) -> String {
-        let body = format!(
-            "{{\"error\":{{\"code\":\"{code}\",\"message\":\"m\",\"details\":[],\"request_id\":\"r\",\
-             \"timestamp\":\"2026-01-01T00:00:00Z\"}}}}"
-        );
-        format!(
-            "HTTP/1.1 404 Not Found\nContent-Type: application/json\nX-Request-ID: r\nContent-Length: {}\n\n{body}",
-            body.len()
-        )
-    }
-
-    #[tokio::test]
-    async fn an_envelope_is_looked_at_closely() {
-        let reply = async |answer: String| answering(&answer).await.get("/x").await.expect("an answer");
-        let good = envelope("NOT_FOUND");
-        reply(good.clone()).await.expect_error(404, "NOT_FOUND").expect("as it should be");
-        assert!(reply(good.clone()).await.expect_error(422, "VALIDATION_ERROR").is_err(), "another status");
-        assert!(reply(envelope("CONFLICT")).await.expect_error(404, "NOT_FOUND").is_err(), "another code");
-        for (from, to) in [
-            ("X-Request-ID: r", "X-Request-ID: q"),
-            ("application/json", "text/html"),
-            ("2026-01-01T00:00:00Z", "2026-13-01T00:00:00Z"),
-            ("\"details\":[]", "\"detail_\":[]"),
-            ("\"message\":\"m\"", "\"message\":\"\" "),
-        ] {
-            let broken = good.replacen(from, to, 1);
-            assert_ne!(broken, good);
-            assert!(reply(broken).await.expect_error(404, "NOT_FOUND").is_err(), "{to}");
-        }
     }
 
     #[tokio::test]

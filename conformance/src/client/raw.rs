@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::harness::pace::within;
+
 /// How long an exchange may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -70,7 +72,7 @@ pub async fn talk_in_pieces(proxy: &Path, pieces: &[&[u8]]) -> Result<Answer, St
             _ => Ok(()),
         }
     };
-    let ended = tokio::time::timeout(LIMIT, exchange).await;
+    let ended = within(LIMIT, exchange).await;
     let text = String::from_utf8_lossy(&received).into_owned();
     match ended {
         Ok(Ok(())) => Ok(Answer { text }),

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::sse::SseReader;
 use crate::harness::exchanges::{Exchanges, clip};
 use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::pace::within;
 
 /// How long a stream may be silent; a live stream sends a ping every ten seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(25);
@@ -68,7 +69,7 @@ impl EventStream {
                 self.seen.push(event.clone());
                 return Ok(Some(event));
             }
-            let chunk = match tokio::time::timeout(SILENCE_LIMIT, self.response.chunk()).await {
+            let chunk = match within(SILENCE_LIMIT, self.response.chunk()).await {
                 Err(_) => {
                     return Err(self.broken("an event or a ping", format!("silence for {SILENCE_LIMIT:?}")));
                 }

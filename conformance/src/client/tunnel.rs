@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::harness::pace::within;
+
 /// How long one tunnel may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -43,7 +45,7 @@ pub async fn connect(proxy: &Path, authority: &str, bytes: &[u8]) -> Result<Tunn
         }
         Ok(Tunnelled { status, received })
     };
-    tokio::time::timeout(LIMIT, exchange).await.unwrap_or_else(|_| Err(format!("no end after {LIMIT:?}")))
+    within(LIMIT, exchange).await.unwrap_or_else(|_| Err(format!("no end after {LIMIT:?}")))
 }
 
 /// Reads a response head, and returns its status and the bytes after it.

@@ -11,6 +11,8 @@ use hyper_util::client::legacy::Client;
 use hyperlocal::{UnixClientExt, UnixConnector};
 use tokio::net::UnixStream;
 
+use crate::harness::pace::within;
+
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -33,7 +35,7 @@ pub async fn request(socket: &Path, method: Method, path: &str, body: Bytes) -> 
         let body = response.into_body().collect().await.map_err(|error| describe(&error))?.to_bytes();
         Ok((status, body))
     };
-    match tokio::time::timeout(LIMIT, exchange).await {
+    match within(LIMIT, exchange).await {
         Ok(answer) => answer.map_err(|error: String| format!("{}: {error}", socket.display())),
         Err(_) => Err(format!("{}: no response within {LIMIT:?}", socket.display())),
     }
@@ -47,7 +49,7 @@ fn describe(error: &dyn std::error::Error) -> String {
 
 /// Whether something accepts connections on `socket`.
 pub async fn accepts(socket: &Path) -> bool {
-    matches!(tokio::time::timeout(LIMIT, UnixStream::connect(socket)).await, Ok(Ok(_)))
+    matches!(within(LIMIT, UnixStream::connect(socket)).await, Ok(Ok(_)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::harness::engine::Engine;
+use crate::harness::trust::Trust;
 use crate::harness::vocabulary::Capability;
 
 /// What a run can do, and why it cannot do the rest.
@@ -15,6 +16,10 @@ pub struct Capabilities {
     pub engine: Option<Engine>,
     /// The server's binary, if [`Capability::Launch`] is available.
     pub server: PathBuf,
+    /// The workspace image; empty if the deployment's is not known.
+    pub image: String,
+    /// The certificate authorities of a target behind `https://`.
+    pub trust: Trust,
     /// The fixtures' binary, if [`Capability::Model`] or [`Capability::Origin`] is available.
     pub fixtures: PathBuf,
 }

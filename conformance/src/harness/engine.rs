@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::harness::failure::Failure;
 use crate::harness::ledger::Ledger;
+use crate::harness::pace::{patient, within, within_at_least};
 use crate::harness::pending;
 
 /// Label that names the deployment a container belongs to.
@@ -27,6 +28,8 @@ pub const LABEL_DEPLOYMENT: &str = "nagaya.deployment";
 pub const LABEL_WORKSPACE: &str = "nagaya.workspace";
 /// Path of the socket directory inside a workspace.
 pub const ROOM_SOCKETS: &str = "/var/run/ws";
+/// How long a request to the engine may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// How long a command in a workspace may take.
 const EXEC_LIMIT: Duration = Duration::from_secs(30);
 
@@ -55,9 +58,10 @@ impl Engine {
     pub async fn connect(socket: &str) -> anyhow::Result<Self> {
         let path = PathBuf::from(socket.strip_prefix("unix://").unwrap_or(socket));
         let text = path.to_str().context("the socket's path is not UTF-8")?;
-        let docker = Docker::connect_with_unix(text, 60, bollard::API_DEFAULT_VERSION)
-            .with_context(|| format!("Docker at {socket}"))?;
-        let docker = tokio::time::timeout(Duration::from_secs(5), docker.negotiate_version())
+        let docker =
+            Docker::connect_with_unix(text, patient(REQUEST_LIMIT).as_secs().max(1), bollard::API_DEFAULT_VERSION)
+                .with_context(|| format!("Docker at {socket}"))?;
+        let docker = within_at_least(Duration::from_secs(5), docker.negotiate_version())
             .await
             .with_context(|| format!("Docker at {socket}: no answer"))?
             .with_context(|| format!("Docker at {socket}"))?;
@@ -225,7 +229,7 @@ impl Room {
             let printed = [errors, rest].concat();
             Ok::<_, DockerError>(ExecResult { status, printed: String::from_utf8_lossy(&printed).into_owned() })
         };
-        match tokio::time::timeout(EXEC_LIMIT, run).await {
+        match within(EXEC_LIMIT, run).await {
             // A missing container is a failure of the deployment, not of Docker: the scenario has seen it before.
             Ok(Err(DockerError::DockerResponseServerError { status_code: 404 | 409, message })) => {
                 Err(Failure::mismatch(

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::harness::exchanges::{Exchanges, Secrets};
+use crate::harness::pace::within;
 
 /// How long gathering may take; what is missing by then stays missing.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ pub async fn gather(
             witness.as_ref().testify(&mut all).await;
         }
     };
-    if tokio::time::timeout(LIMIT, testimony).await.is_err() {
+    if within(LIMIT, testimony).await.is_err() {
         all.push(Evidence::new("evidence", format!("incomplete: gathering took longer than {LIMIT:?}")));
     }
     all.retain(|one| !one.text.is_empty());

@@ -42,13 +42,14 @@ pub struct Exchanges {
     secrets: Secrets,
     started: Instant,
     kept: Arc<Mutex<VecDeque<String>>>,
+    deviations: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Exchanges {
     /// An empty log.
     #[must_use]
     pub fn new(secrets: Secrets) -> Self {
-        Self { secrets, started: Instant::now(), kept: Arc::default() }
+        Self { secrets, started: Instant::now(), kept: Arc::default(), deviations: Arc::default() }
     }
 
     /// Records one exchange: the request, its body, and the response.
@@ -63,6 +64,17 @@ impl Exchanges {
             kept.pop_front();
         }
         kept.push_back(self.secrets.redact(&text));
+    }
+
+    /// Records deviations of shape that do not fail the scenario.
+    pub fn deviate(&self, found: Vec<String>) {
+        self.deviations.lock().extend(found.into_iter().map(|text| self.secrets.redact(&text)));
+    }
+
+    /// All deviations of shape that have been recorded.
+    #[must_use]
+    pub fn deviations(&self) -> Vec<String> {
+        self.deviations.lock().iter().cloned().collect()
     }
 
     /// The whole log as text.

@@ -1,5 +1,7 @@
 //! What the command line asks of a run.
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 use rand::RngExt;
 use serde::Serialize;
@@ -42,10 +44,12 @@ pub struct Options {
     pub docker: Option<String>,
     /// Key for the API.
     pub api_key: Option<String>,
+    /// A PEM file with certificate authorities that are trusted in addition to this machine's.
+    pub ca: Option<PathBuf>,
     /// Value of the `nagaya.deployment` label of the target's containers.
     pub deployment: Option<String>,
-    /// Image of rooms in launched deployments.
-    pub image: String,
+    /// The workspace image. `None`: this project's, where the deployment under test is this project's, too.
+    pub image: Option<String>,
     /// Who listens on a workspace's `agent.sock`.
     pub agent_socket: AgentSocket,
     /// Whether scenarios may break or remove things in the target that they did not create.
@@ -54,8 +58,17 @@ pub struct Options {
     pub allow_model_calls: bool,
     /// Optional features that the deployment does not have, by `--without`.
     pub without: Vec<Capability>,
+    /// Factor for every deadline of the suite.
+    pub patience: f64,
+    /// Whether the machine is loaded while scenarios run.
+    pub stress: bool,
     /// Seed of every random choice.
     pub seed: u64,
+}
+
+impl Options {
+    /// The usual factor for deadlines.
+    pub const PATIENCE: f64 = 1.0;
 }
 
 impl Default for Options {
@@ -65,12 +78,15 @@ impl Default for Options {
             launch: LaunchAs::Process,
             docker: None,
             api_key: None,
+            ca: None,
             deployment: None,
-            image: "workspace-base:latest".to_owned(),
+            image: None,
+            patience: Self::PATIENCE,
             agent_socket: AgentSocket::Server,
             allow_destructive: false,
             allow_model_calls: false,
             without: Vec::new(),
+            stress: false,
             seed: rand::rng().random(),
         }
     }

@@ -63,7 +63,7 @@ pub enum Verdict {
     Conformant,
     /// A promise is broken.
     NonConformant,
-    /// No broken promise was found, but not every selected scenario could run.
+    /// No broken promise was found, but not every selected scenario could run; or the target changed during the run.
     Incomplete,
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::harness::failure::Failure;
+use crate::harness::pace::Deadline;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Probes until the probe returns a value, for at most `limit`. A probe that has no value yet returns what it saw instead.
+/// Probes until the probe returns a value, for at most `limit`, or as [`Deadline`] extends it. A probe that has no value yet returns what it saw instead.
 ///
 /// # Errors
 /// An assertion failure with `what` was expected and what the last probe saw.
@@ -22,16 +23,17 @@ where
     P: FnMut() -> F,
     F: Future<Output = Result<T, S>>,
 {
-    let deadline = Instant::now() + limit;
+    let deadline = Deadline::after(limit);
+    let limit = deadline.limit();
     let mut last = "nothing".to_owned();
     let mut pause = FIRST_PAUSE;
     loop {
-        match tokio::time::timeout_at(deadline, probe()).await {
+        match deadline.bound(Box::pin(probe())).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(seen)) => last = seen.to_string(),
             Err(_) => last = format!("{last} (a further probe did not return in time)"),
         }
-        if Instant::now() + pause >= deadline {
+        if Instant::now() + pause >= deadline.at() {
             return Err(Failure::mismatch(
                 format!("timed out waiting for {what}"),
                 format!("within {limit:?}: {what}"),

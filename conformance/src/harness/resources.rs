@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use crate::harness::failure::Failure;
+use crate::harness::pace::within;
 
 /// How long the release of one resource may take.
 const RELEASE_LIMIT: Duration = Duration::from_secs(45);
@@ -46,7 +47,7 @@ impl Resources {
             let Some((what, release)) = next else {
                 return leftovers;
             };
-            match tokio::time::timeout(limit, release()).await {
+            match within(limit, release()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => leftovers.push(format!("{what}: {failure}")),
                 Err(_) => leftovers.push(format!("{what}: not released within {limit:?}")),

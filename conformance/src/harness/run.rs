@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::Context as _;
+use parking_lot::Mutex;
 use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,7 @@ pub struct Run {
     ledger: Ledger,
     counter: AtomicU32,
     left_something: AtomicBool,
+    changes: Mutex<Vec<String>>,
 }
 
 impl Run {
@@ -56,6 +58,7 @@ impl Run {
             dir,
             counter: AtomicU32::new(1),
             left_something: AtomicBool::new(false),
+            changes: Mutex::default(),
         })
     }
 
@@ -93,6 +96,17 @@ impl Run {
     #[must_use]
     pub fn left_something(&self) -> bool {
         self.left_something.load(Ordering::Relaxed)
+    }
+
+    /// Records that the target is not the one any more that the run began with.
+    pub fn target_has_changed(&self, changes: Vec<String>) {
+        self.changes.lock().extend(changes);
+    }
+
+    /// How the target has changed during the run; empty if it has not.
+    #[must_use]
+    pub fn target_changes(&self) -> Vec<String> {
+        self.changes.lock().clone()
     }
 
     /// Ends the run: removes its directory, and with it the ledger. Everything in the ledger must be gone by then; `gc::end` sees to

@@ -11,14 +11,18 @@ use crate::harness::context::Context;
 use crate::harness::evidence;
 use crate::harness::evidence::Evidence;
 use crate::harness::failure::Failure;
-use crate::harness::options::{AgentSocket, LaunchAs};
 use crate::harness::outcome::Outcome;
+use crate::harness::pace::{at_pace, paused, within, within_at_least};
+use crate::harness::reproduce;
 use crate::harness::run::Run;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile};
 
 /// How long clean-up may take, in addition to the scenario's own limit.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(90);
+
+/// Begins a note about a deviation of shape. It fails none but the scenarios of the family `SHAPE`.
+pub const SHAPE_NOTE: &str = "shape: ";
 
 /// The result of one scenario.
 #[derive(Debug, Clone)]
@@ -55,7 +59,7 @@ impl Report {
             took: Duration::ZERO,
             notes: Vec::new(),
             evidence: Vec::new(),
-            reproduce: reproduce(scenario, run),
+            reproduce: reproduce::line(scenario.id, &run.options),
         }
     }
 
@@ -69,35 +73,6 @@ impl Report {
         self.outcome = self.outcome.known_to_fail();
         self
     }
-}
-
-fn reproduce(scenario: &Scenario, run: &Run) -> String {
-    let options = &run.options;
-    let mut line = format!("nagaya-conformance run --filter 'id(={})' --seed {}", scenario.id, options.seed);
-    for (flag, value) in
-        [("--target", &options.target), ("--docker", &options.docker), ("--deployment", &options.deployment)]
-    {
-        if let Some(value) = value {
-            line.push_str(&format!(" {flag} {value}"));
-        }
-    }
-    if options.launch != LaunchAs::Process {
-        line.push_str(&format!(" --launch {}", options.launch));
-    }
-    if options.agent_socket != AgentSocket::Server {
-        line.push_str(&format!(" --agent-socket {}", options.agent_socket));
-    }
-    if options.allow_model_calls {
-        line.push_str(" --allow-model-calls");
-    }
-    if !options.without.is_empty() {
-        let names: Vec<&str> = options.without.iter().map(<&str>::from).collect();
-        line.push_str(&format!(" --without {}", names.join(",")));
-    }
-    if options.api_key.is_some() {
-        line.push_str(" --api-key …");
-    }
-    line
 }
 
 /// Checks that the scenario can and may run.
@@ -115,6 +90,10 @@ fn permitted(scenario: &Scenario, run: &Run) -> Result<(), Failure> {
 
 /// Executes one scenario and cleans up after it.
 pub async fn execute(run: &Arc<Run>, scenario: &'static Scenario) -> Report {
+    at_pace(run.options.patience, attempt(run, scenario)).await
+}
+
+async fn attempt(run: &Arc<Run>, scenario: &'static Scenario) -> Report {
     let started = Instant::now();
     if let Err(failure) = permitted(scenario, run) {
         return Report::new(scenario, run, &Err(failure));
@@ -128,7 +107,7 @@ pub async fn execute(run: &Arc<Run>, scenario: &'static Scenario) -> Report {
     let result = tokio::select! {
         biased;
         () = run.cancel.cancelled() => Err(Failure::harness("the run was interrupted")),
-        ended = tokio::time::timeout(scenario.limit, body) => match ended {
+        ended = within_at_least(scenario.limit, body) => match ended {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(Failure::harness(format!("the scenario panicked: {}", panic_text(panic.as_ref())))),
             Err(_) => {
@@ -146,13 +125,17 @@ pub async fn execute(run: &Arc<Run>, scenario: &'static Scenario) -> Report {
     }
     clean_up(&context, &mut report).await;
     report.notes.splice(0..0, context.notes());
+    report.notes.extend(context.exchanges().deviations().into_iter().map(|text| format!("{SHAPE_NOTE}{text}")));
+    if !paused().is_zero() {
+        report.notes.push(format!("waited {} s for rate limits, as Retry-After says", paused().as_secs()));
+    }
     redact(&context, &mut report);
     report.took = started.elapsed();
     report
 }
 
 async fn clean_up(context: &Context, report: &mut Report) {
-    let leftovers = match tokio::time::timeout(CLEANUP_LIMIT, context.resources.release()).await {
+    let leftovers = match within(CLEANUP_LIMIT, context.resources.release()).await {
         Ok(leftovers) => leftovers,
         Err(_) => vec![format!("clean-up did not finish within {CLEANUP_LIMIT:?}; remaining: {:?}", context.resources)],
     };
@@ -197,21 +180,44 @@ pub trait Observer {
 /// How often [`Observer::tick`] is called.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Executes `selected` in their order, at most `jobs` at a time. At `deadline` running scenarios are interrupted and the rest is not
-/// begun; the verdict is then incomplete at best.
+/// An observer that shows nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn began(&mut self, _: &'static Scenario) {}
+    fn ended(&mut self, _: &Report) {}
+    fn tick(&mut self) {}
+}
+
+/// How a selection is executed.
+#[derive(Clone, Copy)]
+pub struct Plan<'p> {
+    /// How many scenarios run at a time.
+    pub jobs: usize,
+    /// When running scenarios are interrupted and no other begins.
+    pub deadline: Instant,
+    /// Which results are failures of the run.
+    pub fails: &'p (dyn Fn(&Report) -> bool + Sync),
+    /// Whether no other scenario begins after a failure.
+    pub fail_fast: bool,
+}
+
+/// Executes `selected` in their order. What does not begin could not run; the verdict is then incomplete at best.
 pub async fn execute_all(
     run: &Arc<Run>,
     selected: &[&'static Scenario],
-    jobs: usize,
-    deadline: Instant,
+    plan: &Plan<'_>,
     observer: &mut dyn Observer,
 ) -> Vec<Report> {
     let mut waiting = selected.iter().copied();
     let mut running = FuturesUnordered::new();
     let mut reports = Vec::new();
     let mut ticks = tokio::time::interval(TICK);
+    let mut why_not = "the run ended before this scenario began".to_owned();
+    let mut is_over = false;
     loop {
-        while running.len() < jobs.max(1) && !run.cancel.is_cancelled() {
+        while running.len() < plan.jobs.max(1) && !run.cancel.is_cancelled() && !is_over {
             let Some(scenario) = waiting.next() else { break };
             observer.began(scenario);
             let run = run.clone();
@@ -222,13 +228,17 @@ pub async fn execute_all(
             ended = running.next() => match ended {
                 Some(Ok(report)) => {
                     observer.ended(&report);
+                    if plan.fail_fast && (plan.fails)(&report) && !is_over {
+                        is_over = true;
+                        why_not = format!("{} failed before this scenario began (--fail-fast)", report.scenario.id);
+                    }
                     reports.push(report);
                 }
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 None => break,
             },
             _ = ticks.tick() => {
-                if Instant::now() >= deadline && !run.cancel.is_cancelled() {
+                if Instant::now() >= plan.deadline && !run.cancel.is_cancelled() {
                     run.cancel.cancel();
                 }
                 observer.tick();
@@ -236,8 +246,7 @@ pub async fn execute_all(
         }
     }
     for scenario in waiting {
-        let report =
-            Report::new(scenario, run, &Err(Failure::could_not_run("the run ended before this scenario began")));
+        let report = Report::new(scenario, run, &Err(Failure::could_not_run(&why_not)));
         observer.ended(&report);
         reports.push(report);
     }
@@ -255,12 +264,8 @@ mod tests {
     use crate::harness::scenario::Body;
     use crate::harness::vocabulary::Severity;
 
-    struct Silent;
-
-    impl Observer for Silent {
-        fn began(&mut self, _: &'static Scenario) {}
-        fn ended(&mut self, _: &Report) {}
-        fn tick(&mut self) {}
+    fn plan(jobs: usize, deadline: Instant) -> Plan<'static> {
+        Plan { jobs, deadline, fails: &|report| report.outcome == Outcome::Fail, fail_fast: false }
     }
 
     const fn test(body: Body) -> Scenario {
@@ -340,7 +345,7 @@ mod tests {
         static ENDLESS: Scenario = test(|_| Box::pin(std::future::pending())).limit(60);
         static NEXT: Scenario = Scenario::new("TEST-002", "Another test", "none", PASSES);
         let run = begin(Options::default());
-        let reports = execute_all(&run, &[&ENDLESS, &NEXT], 1, Instant::now(), &mut Silent).await;
+        let reports = execute_all(&run, &[&ENDLESS, &NEXT], &plan(1, Instant::now()), &mut Silent).await;
         let outcomes: Vec<Outcome> = reports.iter().map(|report| report.outcome).collect();
         assert_eq!(outcomes, [Outcome::Error, Outcome::CouldNotRun]);
         run.end().expect("ended");
@@ -362,7 +367,7 @@ mod tests {
         .limit(60);
         let run = begin(Options::default());
         let far = Instant::now() + Duration::from_secs(60);
-        let reports = execute_all(&run, &[&ONE; 9], 3, far, &mut Silent).await;
+        let reports = execute_all(&run, &[&ONE; 9], &plan(3, far), &mut Silent).await;
         assert!(reports.iter().all(|report| report.outcome == Outcome::Pass));
         assert!((1..=3).contains(&MOST.load(Ordering::SeqCst)));
         run.end().expect("ended");

@@ -119,7 +119,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 answer.edit(|health| health["checks"]["database"]["latency_ms"] = Value::Null);
             }
         })],
-        red: &[red("HLTH-001", "database.latency_ms")],
+        red: &[red("SHAPE-002", "latency_ms of checks.database")],
     },
     Mutant {
         id: "health-is-no-json",
@@ -190,7 +190,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 answer.set(&json!({"detail": "Not Found"}));
             }
         })],
-        red: &[red("API-002", "error.code"), red("BUG-14", "error.code")],
+        red: &[red("SHAPE-001", "error.code is null in place of NOT_FOUND")],
     },
     Mutant {
         id: "no-such-route-is-200",
@@ -210,7 +210,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 answer.status = 400;
             }
         })],
-        red: &[red("API-001", "a body of nothing"), red("API-003", "status of POST")],
+        red: &[red("SHAPE-001", "status is 400 in place of 422")],
     },
     Mutant {
         id: "bad-body-crashes",

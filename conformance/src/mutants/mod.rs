@@ -15,6 +15,7 @@ mod keys;
 mod mutant;
 mod people;
 mod run;
+mod shape;
 mod start;
 mod stream;
 mod tenancy;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<&'static Mutant> {
         people::MUTANTS,
         keys::MUTANTS,
         tenancy::MUTANTS,
+        shape::MUTANTS,
     ];
     files.into_iter().flatten().collect()
 }

@@ -30,6 +30,14 @@ fn is_third(event: &SseEvent) -> bool {
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        id: "done-without-cost",
+        title: "The last event of a run has no cost",
+        defects: &[events(|event, _| {
+            if event.name == "done" { with(event, |data| data["cost_usd"] = Value::Null) } else { unchanged(&event) }
+        })],
+        red: &[red("SHAPE-006", "cost_usd of done is null")],
+    },
+    Mutant {
         id: "gap-in-events",
         title: "An event is lost",
         defects: &[events(|event, _| if is_third(&event) { Some(String::new()) } else { unchanged(&event) })],

@@ -47,7 +47,7 @@ fn header(report: &RunReport<'_>, verdict: Verdict) -> Markup {
     let (class, meaning) = match verdict {
         Verdict::Conformant => ("pass", "Every selected scenario ran and passed."),
         Verdict::NonConformant => ("fail", "At least one promise is broken."),
-        Verdict::Incomplete => ("error", "No broken promise was found, but not every selected scenario could run."),
+        Verdict::Incomplete => ("error", "Not everything that belongs to a verdict could be seen."),
     };
     let options = &report.run.options;
     let launched = match options.launch {
@@ -63,6 +63,7 @@ fn header(report: &RunReport<'_>, verdict: Verdict) -> Markup {
                 (report.reports.len()) " scenarios against " (target) " in " (seconds(report.took))
                 @if let Some(profile) = report.profile { ", profile " (profile) }
                 @if let Some(filter) = &report.filter { ", filter " (filter) }
+                @if report.rounds > 1 { ", " (report.rounds) " rounds" }
                 @if report.strict { ", strict" }
                 ". " (report.started_at.strftime("%Y-%m-%d %H:%M:%S UTC")) " · seed " (options.seed)
                 " · version " (env!("CARGO_PKG_VERSION"))
@@ -75,6 +76,9 @@ fn header(report: &RunReport<'_>, verdict: Verdict) -> Markup {
         }
         @if !report.missing.is_empty() {
             p { "The profile also includes these scenarios, which this run left out: " (report.missing.join(", ")) "." }
+        }
+        @for change in report.run.target_changes() {
+            p { "The target changed during the run: " (change) ". What was seen is of two targets." }
         }
         @for (capability, why) in report.run.capabilities.missing() {
             p.soft { "Without " (capability) ": " (why) }

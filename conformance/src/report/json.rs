@@ -30,6 +30,8 @@ pub fn document(report: &RunReport<'_>) -> Value {
         "target": report.run.options.target,
         "launch": report.run.options.target.is_none().then_some(report.run.options.launch),
         "seed": report.run.options.seed,
+        "rounds": report.rounds,
+        "target_changes": report.run.target_changes(),
         "started_at": report.started_at.to_string(),
         "duration_seconds": report.took.as_secs_f64(),
         "counts": counts,

@@ -1,5 +1,8 @@
 //! Reports of a run: one model, several formats.
 
+pub mod badge;
+pub mod compare;
+mod forecast;
 pub mod html;
 pub mod json;
 pub mod junit;

@@ -16,6 +16,8 @@ pub struct RunReport<'r> {
     pub reports: Vec<Report>,
     /// Ids of scenarios that belong to the claimed profile and were left out of the run.
     pub missing: Vec<&'static str>,
+    /// How often the selection was run.
+    pub rounds: usize,
     /// Whether every outcome other than a pass counts as a failure.
     pub strict: bool,
     /// The claimed profile, if there is one.
@@ -29,9 +31,12 @@ pub struct RunReport<'r> {
 }
 
 impl RunReport<'_> {
-    /// The verdict on the deployment.
+    /// The verdict on the deployment. There is none on a target that has changed under the run: it is incomplete, whatever was seen.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
+        if !self.run.target_changes().is_empty() {
+            return if self.strict { Verdict::NonConformant } else { Verdict::Incomplete };
+        }
         let outcomes: Vec<Outcome> = self.reports.iter().map(|report| report.outcome).collect();
         Verdict::over(&outcomes, self.missing.len(), self.strict)
     }

@@ -5,8 +5,10 @@ use std::io;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use super::forecast::{Forecast, rough};
 use super::model::RunReport;
 use crate::harness::outcome::{Outcome, Verdict};
+use crate::harness::rounds::Rounds;
 use crate::harness::runner::{Observer, Report};
 use crate::harness::scenario::Scenario;
 use strum::VariantArray as _;
@@ -30,22 +32,30 @@ fn paint(outcome: Outcome, text: &str, colour: bool) -> String {
     if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
-/// Shows which scenarios run, which have ended and how, and how long they took.
+/// Shows which scenarios run, which have ended and how, how long they took, and how long the rest may take.
 #[derive(Debug)]
 pub struct Progress {
     interactive: bool,
-    total: usize,
+    /// Unknown if the selection is run until something fails.
+    total: Option<usize>,
     ended: usize,
     bad: usize,
     started: Instant,
     running: Vec<(&'static Scenario, Instant)>,
+    forecast: Forecast,
 }
 
 impl Progress {
-    /// Progress over `total` scenarios.
+    /// Progress over a selection that is run in rounds, so many scenarios at a time.
     #[must_use]
-    pub fn new(total: usize) -> Self {
-        Self { interactive: is_interactive(), total, ended: 0, bad: 0, started: Instant::now(), running: Vec::new() }
+    pub fn new(selected: &[&'static Scenario], rounds: Rounds, jobs: usize) -> Self {
+        let (total, limits) = match rounds {
+            Rounds::Times(times) => (Some(times * selected.len()), limits(selected).saturating_mul(narrowed(times))),
+            Rounds::UntilFailure => (None, Duration::MAX),
+        };
+        let forecast = Forecast::new(narrowed(jobs.min(selected.len())), limits);
+        let (interactive, started) = (is_interactive(), Instant::now());
+        Self { interactive, total, ended: 0, bad: 0, started, running: Vec::new(), forecast }
     }
 
     /// Ignores write errors: a closed terminal must not stop a run.
@@ -66,6 +76,7 @@ impl Observer for Progress {
     fn ended(&mut self, report: &Report) {
         self.running.retain(|(scenario, _)| scenario.id != report.scenario.id);
         self.ended += 1;
+        self.forecast.ended(report.scenario.limit, report.took);
         let outcome = report.outcome;
         self.bad += usize::from(!matches!(outcome, Outcome::Pass | Outcome::NotApplicable | Outcome::KnownFailure));
         let status = paint(outcome, &format!("{outcome:>14}"), self.interactive);
@@ -91,10 +102,15 @@ impl Observer for Progress {
             .map(|(scenario, since)| format!("{} {:.0}s", scenario.id, since.elapsed().as_secs_f64()))
             .collect();
         let bad = if self.bad == 0 { String::new() } else { format!(", {} not passed", self.bad) };
+        let running_for = self.running.iter().map(|(_, since)| since.elapsed()).sum();
+        let left = self
+            .total
+            .and_then(|_| self.forecast.left(running_for))
+            .map_or(String::new(), |left| format!(", about {} left", rough(left)));
+        let total = self.total.map_or(String::new(), |total| format!("/{total}"));
         self.write(&format!(
-            "  {}/{} in {:.0} s{bad}; running: {}",
+            "  {}{total} in {:.0} s{left}{bad}; running: {}",
             self.ended,
-            self.total,
             self.started.elapsed().as_secs_f64(),
             running.join(", ")
         ));
@@ -106,6 +122,14 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.write("");
     }
+}
+
+fn limits(selected: &[&'static Scenario]) -> Duration {
+    selected.iter().map(|scenario| scenario.limit).sum()
+}
+
+fn narrowed(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn first_line(text: &str) -> String {
@@ -155,13 +179,18 @@ pub fn summary(report: &RunReport<'_>, colour: bool) -> String {
         .filter(|outcome| report.count(*outcome) > 0)
         .map(|outcome| paint(outcome, &format!("{} {outcome}", report.count(outcome)), colour))
         .collect();
-    let _ = writeln!(out, "\n{} scenarios in {}: {}", report.reports.len(), seconds(report.took), counts.join(", "));
+    let rounds = if report.rounds > 1 { format!(", {} rounds,", report.rounds) } else { String::new() };
+    let took = seconds(report.took);
+    let _ = writeln!(out, "\n{} scenarios{rounds} in {took}: {}", report.reports.len(), counts.join(", "));
     if !report.missing.is_empty() {
         let _ = writeln!(
             out,
             "the profile also includes these scenarios, which this run left out: {}",
             report.missing.join(", ")
         );
+    }
+    for change in report.run.target_changes() {
+        let _ = writeln!(out, "the target changed during the run, so that there is no verdict on it: {change}");
     }
     let verdict = report.verdict();
     let as_outcome = match verdict {

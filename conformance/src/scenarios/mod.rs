@@ -20,11 +20,13 @@ mod dep;
 mod egr;
 mod file;
 mod hlth;
+pub mod identity;
 mod img;
 mod life;
 mod live;
 mod run;
 mod sec;
+mod shape;
 mod sock;
 mod state;
 mod ten;
@@ -44,7 +46,7 @@ const fn family(name: &'static str, about: &'static str, files: &'static [&'stat
 }
 
 /// All families, in the order of reports.
-pub static FAMILIES: [Family; 17] = [
+pub static FAMILIES: [Family; 18] = [
     family("BUG", "the fifteen faults of an earlier system from which the contract was derived", bug::FILES),
     family("BOOT", "start and configuration", boot::FILES),
     family("HLTH", "health and metrics", hlth::FILES),
@@ -56,6 +58,7 @@ pub static FAMILIES: [Family; 17] = [
     family("LIVE", "drivers that live between turns", live::FILES),
     family("APPR", "runs that wait for people", appr::FILES),
     family("API", "the HTTP API", api::FILES),
+    family("SHAPE", "field by field, what other scenarios read leniently", shape::FILES),
     family("FILE", "files of a conversation", file::FILES),
     family("STATE", "persistent and shared state", state::FILES),
     family("TEN", "what a tenant decides, and that it holds for that tenant alone", ten::FILES),

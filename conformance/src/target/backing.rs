@@ -14,14 +14,11 @@ use tokio::sync::Mutex;
 use super::image::LABEL_RUN;
 use crate::harness::context::Context;
 use crate::harness::engine::{Engine, Room};
+use crate::harness::environment;
 use crate::harness::failure::Failure;
 use crate::harness::options::LaunchAs;
 use crate::harness::pending;
 
-/// Environment variable with the image of Redis.
-pub const REDIS_VARIABLE: &str = "NAGAYA_REDIS_IMAGE";
-/// Environment variable with the image of PostgreSQL, which must accept the same variables as the official one.
-pub const POSTGRES_VARIABLE: &str = "NAGAYA_POSTGRES_IMAGE";
 /// The socket that testcontainers uses unless `DOCKER_HOST` is set.
 const USUAL_ENGINE: &str = "unix:///var/run/docker.sock";
 /// How long the engine may take to start a service.
@@ -40,9 +37,8 @@ pub(super) struct Backing {
 
 /// The image that the environment variable names, or this project's default.
 fn image(variable: &str) -> String {
-    let named = std::env::var(variable).ok().filter(|named| !named.is_empty());
-    let usual = if variable == REDIS_VARIABLE { "nagaya/redis:latest" } else { "nagaya/postgres:latest" };
-    named.unwrap_or_else(|| usual.to_owned())
+    let usual = if variable == environment::REDIS_IMAGE { "nagaya/redis:latest" } else { "nagaya/postgres:latest" };
+    environment::named(variable).unwrap_or_else(|| usual.to_owned())
 }
 
 /// Checks that the service of this image can be started.
@@ -76,7 +72,7 @@ impl Backing {
         port: ContainerPort,
         prepare: impl FnOnce(GenericImage) -> ContainerRequest<GenericImage>,
     ) -> Result<Self, Failure> {
-        let variable = if what == "redis" { REDIS_VARIABLE } else { POSTGRES_VARIABLE };
+        let variable = if what == "redis" { environment::REDIS_IMAGE } else { environment::POSTGRES_IMAGE };
         let image = image(variable);
         let (image, tag) = image.rsplit_once(':').unwrap_or((&image, "latest"));
         let name = context.new_container_name(what, context.engine()?)?;

@@ -2,21 +2,25 @@
 
 use std::path::PathBuf;
 
-/// Finds a program: by the variable `name_it`, else beside this executable or in a folder above it (a test's executable is in
-/// `target/debug/deps`, the program in `target/debug`).
+use crate::harness::environment;
+
+/// The program beside this executable, or in the folder above it: a test's executable is in `target/debug/deps`, the program in
+/// `target/debug`.
+#[must_use]
+pub fn beside(program: &str) -> Option<PathBuf> {
+    let here = std::env::current_exe().ok()?;
+    here.ancestors().skip(1).take(2).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+/// Finds a program: by an environment variable, else [`beside`] this executable.
 ///
 /// # Errors
 /// Where the program was looked for, and how to name it.
-pub fn find(program: &str, name_it: &str) -> Result<PathBuf, String> {
-    if let Some(named) = std::env::var_os(name_it).filter(|named| !named.is_empty()) {
+pub fn find(program: &str, variable: &str) -> Result<PathBuf, String> {
+    if let Some(named) = environment::named(variable) {
         let named = PathBuf::from(named);
-        return if named.is_file() { Ok(named) } else { Err(format!("{name_it}={} is not a file", named.display())) };
+        return if named.is_file() { Ok(named) } else { Err(format!("{variable}={} is not a file", named.display())) };
     }
-    let here = std::env::current_exe().map_err(|error| format!("own executable: {error}"))?;
-    here.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file())
-        .ok_or_else(|| format!("no {program} beside {}; build it, or name it in {name_it}", here.display()))
+    let here = || std::env::current_exe().map_or_else(|error| error.to_string(), |path| path.display().to_string());
+    beside(program).ok_or_else(|| format!("no {program} beside {}; build it, or name it in {variable}", here()))
 }

@@ -92,7 +92,7 @@ impl Context {
     /// # Errors
     /// The engine refuses.
     pub async fn small_base(&self) -> Result<String, Failure> {
-        let (engine, image) = (self.engine()?, &self.run.options.image);
+        let (engine, image) = (self.engine()?, &self.run.capabilities.image);
         let dir = self.dir().join(self.unique("base"));
         fs::create_dir(&dir)?;
         let name = self.new_container_name("pack", engine)?;

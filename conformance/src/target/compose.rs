@@ -8,13 +8,12 @@ use super::contained::{image, on_path};
 use super::process::Program;
 use crate::harness::context::Context;
 use crate::harness::engine::Engine;
+use crate::harness::environment::{self, PROJECT};
 use crate::harness::failure::Failure;
 use crate::harness::ledger::Made;
 use crate::harness::pending;
 use crate::harness::run::Run;
 
-/// Environment variable with the folder of `compose.yaml` and `scripts/`.
-pub const PROJECT_VARIABLE: &str = "NAGAYA_PROJECT_DIR";
 /// How long a script may take; all images exist already.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Images other than the server's.
@@ -26,18 +25,16 @@ const IMAGES: [&str; 3] = ["nagaya/postgres:latest", "nagaya/redis:latest", "nag
 /// There is none.
 pub fn folder() -> Result<PathBuf, String> {
     let holds = |dir: &PathBuf| dir.join("compose.yaml").is_file();
-    if let Some(named) = std::env::var_os(PROJECT_VARIABLE).map(PathBuf::from) {
+    if let Some(named) = environment::named(PROJECT).map(PathBuf::from) {
         return if holds(&named) {
             Ok(named)
         } else {
-            Err(format!("{PROJECT_VARIABLE}: no compose.yaml in {}", named.display()))
+            Err(format!("{PROJECT}: no compose.yaml in {}", named.display()))
         };
     }
     let here = std::env::current_exe().map_err(|error| format!("own executable: {error}"))?;
     let mut above = here.ancestors().skip(1).map(PathBuf::from);
-    above
-        .find(holds)
-        .ok_or_else(|| format!("no compose.yaml above {}; {PROJECT_VARIABLE} names its folder", here.display()))
+    above.find(holds).ok_or_else(|| format!("no compose.yaml above {}; {PROJECT} names its folder", here.display()))
 }
 
 /// Checks that it can be started.

@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 use super::process::Program;
 use crate::harness::context::Context;
 use crate::harness::engine::{Engine, Room};
+use crate::harness::environment::{self, SERVER_IMAGE};
 use crate::harness::failure::Failure;
 
-/// Environment variable with the server's image.
-pub const IMAGE_VARIABLE: &str = "NAGAYA_SERVER_IMAGE";
+/// The image that `make images` builds from this project's programs.
+pub const OWN_IMAGE: &str = "nagaya/server:debug";
 /// Path of the socket directories inside the container.
 pub const SOCKETS_INSIDE: &str = "/var/run/workspace-sockets";
 
 /// The server's image: by the variable, else the one that `make images` builds from this project's programs.
 #[must_use]
 pub fn image() -> String {
-    let named = std::env::var(IMAGE_VARIABLE).ok().filter(|named| !named.is_empty());
-    named.unwrap_or_else(|| "nagaya/server:debug".to_owned())
+    environment::named(SERVER_IMAGE).unwrap_or_else(|| OWN_IMAGE.to_owned())
 }
 
 /// The path of a program on the search path.
@@ -37,7 +37,7 @@ pub async fn find(engine: &Engine) -> Result<(), String> {
     let image = image();
     let found = engine.docker().inspect_image(&image).await;
     found.map(|_| ()).map_err(|error| {
-        format!("image {image}: {error}; scripts/server-image.sh builds it, {IMAGE_VARIABLE} names another")
+        format!("image {image}: {error}; scripts/server-image.sh builds it, {SERVER_IMAGE} names another")
     })
 }
 

@@ -221,6 +221,15 @@ impl Deployment {
         self.conversation_of(context, at_bedrock).await
     }
 
+    /// As [`Deployment::conversation`], with a model that does not exist at its provider: runs fail, and cost nothing.
+    ///
+    /// # Errors
+    /// One of them is refused.
+    pub async fn conversation_without_model(&self, context: &Context) -> Result<Conversation, Failure> {
+        let nowhere = json!({"bedrock_model_id": "conformance.no-such-model-v1:0", "model_region": "us-east-1"});
+        self.conversation_of(context, nowhere).await
+    }
+
     /// Creates a tenant, a model of this provider and a conversation, as [`Deployment::conversation`].
     ///
     /// # Errors

@@ -255,7 +255,7 @@ impl Context {
         let engine = self.engine()?.clone();
         let tag = self.new_image_tag("image", &engine)?;
         let name = self.new_container_name("change", &engine)?;
-        derive(&engine, &self.run, &tag, &self.run.options.image, &name, change, settings).await?;
+        derive(&engine, &self.run, &tag, &self.run.capabilities.image, &name, change, settings).await?;
         Ok(tag)
     }
 

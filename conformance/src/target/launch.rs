@@ -10,6 +10,7 @@ use super::services::Services;
 use super::small_disk;
 use super::storage::{BUCKET, Storage};
 use super::witnesses::{Log, Metrics, Rooms};
+use crate::client::http::Api;
 use crate::harness::context::Context;
 use crate::harness::engine::{Engine, Room};
 use crate::harness::failure::{Failure, check};
@@ -156,7 +157,9 @@ impl Context {
             let needs_model = self.requires.contains(&Capability::Model);
             return self.launch(if needs_model { launch } else { launch.without_model().without_waiting() }).await;
         };
-        let api = crate::client::http::Api::new(target, options.api_key.as_deref(), self.exchanges().clone())?;
+        let trust = &self.run.capabilities.trust;
+        let api =
+            Api::trusting(trust, target, options.api_key.as_deref(), self.exchanges().clone())?.waiting_out_limits();
         let engine = self.run.capabilities.engine.clone();
         Ok(Deployment { api, id: options.deployment.clone(), engine, server: None, model: None })
     }
@@ -312,7 +315,9 @@ impl Context {
         set("AWS_ACCESS_KEY_ID", credentials.id.clone());
         set("AWS_SECRET_ACCESS_KEY", credentials.secret.clone());
         set("AWS_REGION", REGION.to_owned());
-        set("CONTAINER_IMAGE", self.run.options.image.clone());
+        if !self.run.capabilities.image.is_empty() {
+            set("CONTAINER_IMAGE", self.run.capabilities.image.clone());
+        }
         set("WARM_POOL_MIN_SIZE", "0".to_owned());
         set("SHUTDOWN_WORKSPACES", "destroy".to_owned());
         set("SHUTDOWN_TIMEOUT", "5".to_owned());

@@ -7,11 +7,18 @@ use crate::harness::context::Context;
 use crate::harness::failure::Failure;
 use crate::harness::vocabulary::Capability;
 
-/// Optional parts, each with a route (method, path) that exists only if the part does.
-const ROUTES: [(Capability, &str, &str); 3] = [
+/// Every route (method, path) of an optional part that scenarios use. A part that lacks one of them is missing.
+const ROUTES: [(Capability, &str, &str); 10] = [
     (Capability::Admin, "get", "/api/admin/pool"),
+    (Capability::Admin, "put", "/api/admin/pool"),
+    (Capability::Admin, "post", "/api/admin/gc"),
+    (Capability::Admin, "get", "/api/admin/workspaces"),
+    (Capability::Admin, "delete", "/api/admin/workspaces/{}"),
     (Capability::Resume, "get", "/api/tenants/{}/conversations/{}/stream"),
     (Capability::Files, "get", "/api/tenants/{}/conversations/{}/files"),
+    (Capability::Files, "put", "/api/tenants/{}/conversations/{}/files"),
+    (Capability::Files, "delete", "/api/tenants/{}/conversations/{}/files"),
+    (Capability::Files, "get", "/api/tenants/{}/conversations/{}/files/download"),
 ];
 
 /// All optional parts of a deployment.
@@ -70,9 +77,13 @@ mod tests {
     #[test]
     fn missing_operations_are_reported_whatever_parameters_are_called() {
         let all = json!({"paths": {
-            "/api/admin/pool": {"get": {}},
+            "/api/admin/pool": {"get": {}, "put": {}},
+            "/api/admin/gc": {"post": {}},
+            "/api/admin/workspaces": {"get": {}},
+            "/api/admin/workspaces/{id}": {"delete": {}},
             "/api/tenants/{tenant_id}/conversations/{conversation_id}/stream": {"get": {}, "post": {}},
-            "/api/tenants/{t}/conversations/{c}/files": {"get": {}},
+            "/api/tenants/{t}/conversations/{c}/files": {"get": {}, "put": {}, "delete": {}},
+            "/api/tenants/{t}/conversations/{c}/files/download": {"get": {}},
         }});
         assert_eq!(lacking(&all), []);
         let mut less = all.clone();
@@ -81,6 +92,12 @@ mod tests {
         assert_eq!(missing.len(), 1);
         assert_eq!(missing[0].0, Capability::Resume);
         assert!(missing[0].1.contains("GET /api/tenants/{}/conversations/{}/stream"), "{missing:?}");
-        assert_eq!(lacking(&json!([])).len(), OPTIONAL.len());
+        // Files that can be listed and not written are no files for the scenarios.
+        let mut read_only = all.clone();
+        read_only["paths"]["/api/tenants/{t}/conversations/{c}/files"] = json!({"get": {}, "delete": {}});
+        let missing = lacking(&read_only);
+        assert!(missing.len() == 1 && missing[0].0 == Capability::Files, "{missing:?}");
+        assert!(missing[0].1.contains("PUT /api/tenants/{}/conversations/{}/files"), "{missing:?}");
+        assert_eq!(lacking(&json!([])).len(), ROUTES.len());
     }
 }

@@ -180,7 +180,7 @@ impl Context {
 
     /// Copies the workspace image to an engine, without the parts that no scenario with its own engine needs.
     async fn give_image(&self, to: &Engine, dir: &Path) -> Result<(), Failure> {
-        let (from, image) = (self.engine()?, &self.run.options.image);
+        let (from, image) = (self.engine()?, &self.run.capabilities.image);
         let name = self.new_container_name("pack", from)?;
         let archive = image::pack(from, &self.run, &name, image, dir, UNUSED).await?;
         image::unpack(from, image, to, &archive, image, &self.run).await?;

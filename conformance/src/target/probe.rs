@@ -2,25 +2,24 @@
 
 use anyhow::bail;
 
+use super::foreign::Owner;
 use super::offers::{self, OPTIONAL};
 use super::own_engine::OwnEngine;
 use super::postgres::Postgres;
 use super::prometheus::Prometheus;
 use super::redis::Redis;
-use super::{backing, binaries, build, compose, contained, schemathesis, small_disk};
+use super::{backing, binaries, build, compose, contained, reach, schemathesis, small_disk};
 use crate::client::http::Api;
 use crate::harness::capabilities::Capabilities;
 use crate::harness::engine::Engine;
-use crate::harness::exchanges::{Exchanges, Secrets};
+use crate::harness::environment;
 use crate::harness::options::{LaunchAs, Options};
 use crate::harness::vocabulary::Capability;
 
 /// Default path of the Docker socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
-/// Environment variable with the path of the server's binary.
-pub const SERVER_VARIABLE: &str = "NAGAYA_BIN";
-/// Environment variable with the path of the fixtures' binary.
-pub const FIXTURES_VARIABLE: &str = "NAGAYA_FIXTURES_BIN";
+/// This project's workspace image.
+const WORKSPACE_IMAGE: &str = "workspace-base:latest";
 
 impl Capabilities {
     /// Determines all capabilities once.
@@ -30,7 +29,9 @@ impl Capabilities {
     pub async fn probe(options: &Options) -> anyhow::Result<Self> {
         let mut found = Self::default();
         found.set_missing(&options.without, "--without says so");
+        let owner = Owner::of(options);
         found.probe_engine(options).await?;
+        found.probe_image(options, &owner).await;
         match &options.target {
             Some(target) => {
                 found.probe_target(target, options).await?;
@@ -38,6 +39,7 @@ impl Capabilities {
             None => {
                 found.probe_programs();
                 found.probe_containers(options.launch).await;
+                found.check_named(options.launch, &owner);
             }
         }
         Ok(found)
@@ -57,9 +59,6 @@ impl Capabilities {
         };
         match Engine::connect(socket).await {
             Ok(engine) => {
-                if let Err(error) = engine.docker().inspect_image(&options.image).await {
-                    self.set_missing(&[Capability::Image], &format!("image {}: {error}", options.image));
-                }
                 if options.target.is_some() && options.deployment.is_none() {
                     self.set_missing(
                         &[Capability::Docker],
@@ -74,24 +73,50 @@ impl Capabilities {
         Ok(())
     }
 
+    /// Determines the workspace image, and whether the engine has it.
+    async fn probe_image(&mut self, options: &Options, owner: &Owner) {
+        let flag = format!("--image or {}", environment::WORKSPACE_IMAGE);
+        if let Err(why) = owner.may_use("workspace image", options.image.is_some(), &flag) {
+            self.set_missing(&[Capability::Image], &why);
+            return;
+        }
+        self.image = options.image.clone().unwrap_or_else(|| WORKSPACE_IMAGE.to_owned());
+        if let Some(engine) = &self.engine
+            && let Err(error) = engine.docker().inspect_image(&self.image).await
+        {
+            self.set_missing(&[Capability::Image], &format!("image {}: {error}", self.image));
+        }
+    }
+
+    /// For a launched server that is not this project's: what was found but not named is missing.
+    fn check_named(&mut self, launch: LaunchAs, owner: &Owner) {
+        let mut artefacts = vec![
+            (Capability::ServerImage, "server image", environment::SERVER_IMAGE),
+            (Capability::Compose, "Compose file", environment::PROJECT),
+            (Capability::Build, "Dockerfile", environment::PROJECT),
+        ];
+        if launch == LaunchAs::Container {
+            // Commands that do not serve (`config`, `doctor`) are programs also there.
+            artefacts.push((Capability::Launch, "program", environment::SERVER));
+            artefacts.push((Capability::Launch, "server image", environment::SERVER_IMAGE));
+        }
+        for (capability, what, variable) in artefacts {
+            if let Err(why) = owner.may_use(what, environment::named(variable).is_some(), variable) {
+                self.set_missing(&[capability], &why);
+            }
+        }
+    }
+
     async fn probe_target(&mut self, target: &str, options: &Options) -> anyhow::Result<()> {
-        if !target.starts_with("http://") {
-            bail!("--target {target}: this version speaks plain HTTP only (http://host:port)");
-        }
-        let api = Api::new(target, options.api_key.as_deref(), Exchanges::new(Secrets::default()))
-            .map_err(|failure| anyhow::anyhow!("{failure}"))?;
-        let reply = api.get("/health/live").await.map_err(|failure| anyhow::anyhow!("--target {target}: {failure}"))?;
-        if reply.status != 200 {
-            bail!(
-                "--target {target}: GET /health/live answered {}, not 200: is this a Nagaya deployment?",
-                reply.status
-            );
-        }
-        let keyed = api.get("/api/tenants").await.map_err(|failure| anyhow::anyhow!("--target {target}: {failure}"))?;
-        if keyed.status == 401 {
-            bail!("--target {target}: the API key was refused: give an operator's key (--api-key)");
-        }
+        let (api, trust) = reach::reach(target, options).await?;
+        self.trust = trust;
         self.probe_optional_parts(&api, options).await.map_err(|error| error.context(format!("--target {target}")))?;
+        self.set_missing_of_targets(options);
+        Ok(())
+    }
+
+    /// Marks what no deployment has that the suite did not launch.
+    pub fn set_missing_of_targets(&mut self, options: &Options) {
         self.set_missing(&[Capability::Launch], "the suite does not start or configure the target");
         if !options.allow_model_calls {
             let why = "calls to the target's model may cost money and need --allow-model-calls";
@@ -101,7 +126,6 @@ impl Capabilities {
         self.set_missing(&[Capability::Build], "the Dockerfile of the target's image is not available");
         self.set_missing(&[Capability::Redis], "the target was not configured with a Redis server of this suite");
         self.set_missing(&[Capability::Origin], "the target's allow-list does not hold origins of this suite");
-        Ok(())
     }
 
     /// Determines the optional parts of the target, which must not contradict `--without`.
@@ -120,11 +144,11 @@ impl Capabilities {
     }
 
     fn probe_programs(&mut self) {
-        match binaries::find("nagaya", SERVER_VARIABLE) {
+        match binaries::find("nagaya", environment::SERVER) {
             Ok(path) => self.server = path,
             Err(why) => self.set_missing(&[Capability::Launch], &why),
         }
-        match binaries::find("nagaya-fixtures", FIXTURES_VARIABLE) {
+        match binaries::find("nagaya-fixtures", environment::FIXTURES) {
             Ok(path) => self.fixtures = path,
             Err(why) => self.set_missing(&[Capability::Model, Capability::Origin], &why),
         }
@@ -142,7 +166,8 @@ impl Capabilities {
     /// Determines the capabilities that depend on whether the server runs as a process or in a container.
     async fn probe_containers(&mut self, launch: LaunchAs) {
         let contained = launch == LaunchAs::Container;
-        let beside = [(Capability::Redis, backing::REDIS_VARIABLE), (Capability::Postgres, backing::POSTGRES_VARIABLE)];
+        let beside =
+            [(Capability::Redis, environment::REDIS_IMAGE), (Capability::Postgres, environment::POSTGRES_IMAGE)];
         if contained {
             let why = "the server's container is on the engine of the workspaces, without mounts of its own (--launch container)";
             self.set_missing(&[Capability::Mount, Capability::OwnEngine], why);

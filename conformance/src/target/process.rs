@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check};
+use crate::harness::pace::within;
 use crate::harness::pending;
 use crate::harness::run::Run;
 
@@ -76,7 +77,7 @@ impl Program {
     /// If the program cannot be started, or has not ended within `limit` and was killed.
     pub async fn output(&self, run: &str, limit: Duration) -> Result<std::process::Output, Failure> {
         let name = self.path.display();
-        match tokio::time::timeout(limit, self.command(run).output()).await {
+        match within(limit, self.command(run).output()).await {
             Ok(output) => Ok(output.with_context(|| format!("cannot start {name}"))?),
             Err(_) => {
                 Err(Failure::mismatch(format!("{name} {:?}", self.args), format!("an end within {limit:?}"), "none"))
@@ -151,7 +152,7 @@ impl Process {
     /// If the process still runs after `limit`.
     pub async fn wait(&self, limit: Duration) -> Result<ExitStatus, Failure> {
         let mut child = self.child.lock().await;
-        match tokio::time::timeout(limit, child.wait()).await {
+        match within(limit, child.wait()).await {
             Ok(status) => {
                 self.end_was_seen.store(true, Ordering::Relaxed);
                 Ok(status?)

@@ -4,27 +4,25 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::process::Program;
+use crate::harness::environment;
 use crate::harness::failure::Failure;
-
-/// Environment variable with the path of the program.
-pub const SCHEMATHESIS_VARIABLE: &str = "SCHEMATHESIS_BIN";
 
 /// The path of the program: by the variable, else on the search path.
 ///
 /// # Errors
 /// It is not installed.
 pub fn find() -> Result<PathBuf, String> {
-    if let Some(named) = std::env::var_os(SCHEMATHESIS_VARIABLE).filter(|named| !named.is_empty()) {
-        let named = PathBuf::from(named);
+    if let Some(named) = environment::named(environment::SCHEMATHESIS).map(PathBuf::from) {
         return match named.is_file() {
             true => Ok(named),
-            false => Err(format!("{SCHEMATHESIS_VARIABLE}={} is not a file", named.display())),
+            false => Err(format!("{}={} is not a file", environment::SCHEMATHESIS, named.display())),
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = std::env::split_paths(&path).map(|dir| dir.join("schemathesis"));
     places.find(|path| path.is_file()).ok_or_else(|| {
-        format!("schemathesis is not on the search path; install it with pip, or name it in {SCHEMATHESIS_VARIABLE}")
+        let variable = environment::SCHEMATHESIS;
+        format!("schemathesis is not on the search path; install it with pip, or name it in {variable}")
     })
 }
 

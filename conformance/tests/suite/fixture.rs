@@ -29,6 +29,14 @@ pub enum Manner {
     Locked,
     /// Streams end inside an event.
     HalfAnEvent,
+    /// With 500 the third time.
+    FailsTheThirdTime,
+    /// As the contract says; from then on its version is another.
+    IsUpgraded,
+    /// As the contract says; from then on its metrics begin anew.
+    IsRestarted,
+    /// As the contract says, but only an operator may create models, and the key is not an operator's.
+    OfTenant,
 }
 
 /// A running stand-in; it ends when it is dropped.
@@ -46,12 +54,12 @@ impl Fixture {
         let end = ended.clone();
         let thread = std::thread::spawn(move || {
             // Connections that hang are kept open until the end.
-            let mut open = Vec::new();
+            let (mut open, mut asked) = (Vec::new(), 0);
             for client in listener.incoming().flatten() {
                 if end.load(Ordering::SeqCst) {
                     break;
                 }
-                open.extend(answer(client, manner));
+                open.extend(answer(client, manner, &mut asked));
             }
         });
         Self { url: format!("http://{address}"), ended, thread: Some(thread) }
@@ -69,8 +77,8 @@ impl Drop for Fixture {
     }
 }
 
-/// Returns the connection if it must stay open.
-fn answer(mut client: TcpStream, manner: Manner) -> Option<TcpStream> {
+/// Returns the connection if it must stay open. `asked` counts the requests to `/health`.
+fn answer(mut client: TcpStream, manner: Manner, asked: &mut u32) -> Option<TcpStream> {
     client.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
     let mut head = Vec::new();
     let mut buffer = [0; 4096];
@@ -86,6 +94,12 @@ fn answer(mut client: TcpStream, manner: Manner) -> Option<TcpStream> {
         send(&mut client, 401, &json!({"error": {"code": "UNAUTHORIZED"}}).to_string());
         return None;
     }
+    if manner == Manner::OfTenant && head.starts_with("POST /api/models ") {
+        send(&mut client, 403, &json!({"error": {"code": "FORBIDDEN"}}).to_string());
+        return None;
+    }
+    *asked += u32::from(path == "/health");
+    let is_another = *asked > 0;
     if path.ends_with("/stream") {
         // A client may disconnect at any time.
         let _ = client.write_all(
@@ -102,6 +116,14 @@ fn answer(mut client: TcpStream, manner: Manner) -> Option<TcpStream> {
         }
         ("/health", Manner::WrongJson) => send(&mut client, 200, "{\"status\": healthy"),
         ("/health", Manner::Fails) => send(&mut client, 500, "{}"),
+        ("/health", Manner::FailsTheThirdTime) if *asked == 3 => send(&mut client, 500, "{}"),
+        ("/", Manner::IsUpgraded) if is_another => {
+            send(&mut client, 200, &json!({"name": "fixture", "version": "1", "docs_url": "/docs"}).to_string());
+        }
+        ("/metrics", Manner::IsRestarted) => {
+            let count = if is_another { 1 } else { 100 };
+            send(&mut client, 200, &format!("# TYPE requests_total counter\nrequests_total {count}\n"));
+        }
         _ => match good(&path) {
             Some(body) => send(&mut client, 200, &body.to_string()),
             None => send(&mut client, 404, "{}"),

@@ -42,7 +42,7 @@ fn socket_dirs(run: &str) -> Vec<PathBuf> {
 }
 
 /// Processes that carry a run's mark.
-fn processes(run: &str) -> Vec<String> {
+pub fn processes(run: &str) -> Vec<String> {
     let mark = format!("NAGAYA_CONFORMANCE_RUN={run}");
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
     let marked = |environment: Vec<u8>| environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes());

@@ -2,6 +2,7 @@
 
 mod browser;
 mod commands;
+mod compared;
 mod contained;
 mod docs_page;
 mod elsewhere;
@@ -10,8 +11,10 @@ mod formatting;
 mod habits;
 mod imports;
 mod left;
+mod nothing;
 mod outcomes;
 mod properties;
+mod repeated;
 mod reports;
 mod schema;
 mod slow_engine;

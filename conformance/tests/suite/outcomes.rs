@@ -184,8 +184,24 @@ fn an_unreachable_target_or_a_refused_key_gives_no_verdict() {
     );
     assert_eq!(status, 3, "{text}");
     assert!(text.contains("--api-key") && !text.contains("the-wrong-key-0000"), "{text}");
-    let (status, text) = ends(["run", "--target", "https://host"]);
+    let (status, text) = ends(["run", "--target", &locked.url]);
     assert_eq!(status, 3, "{text}");
+    assert!(text.contains("it wants an API key") && text.contains("--api-key"), "{text}");
+    let tenants = Fixture::start(Manner::OfTenant);
+    let (status, text) = ends(["run", "--target", &tenants.url, "--api-key", "a-tenants-key-0000"]);
+    assert_eq!(status, 3, "{text}");
+    assert!(text.contains("not an operator's") && !text.contains("a-tenants-key-0000"), "{text}");
+    for (target, says) in [
+        (locked.url.trim_start_matches("http://"), "the scheme is missing: --target http://127.0.0.1:"),
+        ("ftp://host", "give http://host:port"),
+    ] {
+        let (status, text) = ends(["run", "--target", target]);
+        assert_eq!(status, 3, "{text}");
+        assert!(text.contains(says), "{target}: {text}");
+    }
+    let (status, text) = ends(["run", "--target", &locked.url, "--ca", "/nowhere.pem"]);
+    assert_eq!(status, 3, "{text}");
+    assert!(text.contains("--ca is for https:// only"), "{text}");
     let (status, text) = ends(["run", "--target", &locked.url, "--docker", "/nowhere.sock"]);
     assert_eq!(status, 3, "{text}");
     assert!(text.contains("/nowhere.sock"), "{text}");

@@ -75,7 +75,7 @@ fn command(context: &Context, what: &str, sockets: &Path, settings: &[(&str, Str
         own("STATE_DIR", context.dir().join(context.unique("state")).display().to_string()),
         own("WORKSPACE_SOCKET_BASE_PATH", sockets.display().to_string()),
         own("DOCKER_SOCKET_PATH", context.engine()?.socket().display().to_string()),
-        own("CONTAINER_IMAGE", context.run.options.image.clone()),
+        own("CONTAINER_IMAGE", context.run.capabilities.image.clone()),
         own("WARM_POOL_MIN_SIZE", "0".to_owned()),
         own("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE".to_owned()),
         own("AWS_SECRET_ACCESS_KEY", "not-a-real-one".to_owned()),
@@ -288,7 +288,7 @@ async fn image_that_exits(context: &Context) -> Result<String, Failure> {
     let engine = context.engine()?.clone();
     let tag = context.new_image_tag("exits", &engine)?;
     let exits = r#"ENTRYPOINT ["/bin/sh", "-c", "echo no agent here; exit 7"]"#;
-    let (base, name) = (&context.run.options.image, context.unique("exits"));
+    let (base, name) = (&context.run.capabilities.image, context.unique("exits"));
     image::derive(&engine, &context.run, &tag, base, &name, "true", exits).await?;
     Ok(tag)
 }

@@ -4,6 +4,7 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::log_level;
 use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 
@@ -42,6 +43,7 @@ async fn no_bucket(context: &Context) -> Result<(), Failure> {
     };
     let lines: Vec<&str> = log.lines().filter(about).collect();
     check_eq(format!("number of log lines about file sync, over two runs: {lines:#?}"), lines.len(), 1)?;
-    let bad = |line: &str| line.contains("\"ERROR\"") || line.contains("\"error\":");
-    check(!lines.iter().any(|line| bad(line)), format!("it is logged as an error: {lines:?}"))
+    let errors = log_level::errors(&log, 0)?;
+    let bad = |line: &&str| errors.contains(line) || line.contains("\"error\":");
+    check(!lines.iter().any(bad), format!("it is logged as an error: {lines:?}"))
 }

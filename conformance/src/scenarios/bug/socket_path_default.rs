@@ -31,7 +31,7 @@ async fn one_socket_path(context: &Context) -> Result<(), Failure> {
         "/srv/rooms",
     )?;
 
-    let image = context.engine()?.docker().inspect_image(&context.run.options.image).await?;
+    let image = context.engine()?.docker().inspect_image(&context.run.capabilities.image).await?;
     let env = image.config.and_then(|config| config.env).unwrap_or_default();
     check(!env.is_empty(), "the image has no environment at all: nothing was checked")?;
     for entry in env.iter().filter(|entry| entry.contains("SOCKET")) {

@@ -9,6 +9,7 @@ use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::log_level;
 use crate::target::fixtures::OriginKind;
 use crate::target::launch::Launch;
 
@@ -91,6 +92,6 @@ async fn tunnels(context: &Context) -> Result<(), Failure> {
     })
     .await?;
     let log = server.log();
-    let errors: Vec<&str> = log.lines().skip(logged).filter(|line| line.contains("\"ERROR\"")).collect();
+    let errors = log_level::errors(&log, logged)?;
     check(errors.is_empty(), format!("errors in the log: {errors:#?}"))
 }

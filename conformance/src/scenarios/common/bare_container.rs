@@ -27,7 +27,7 @@ pub(crate) async fn start(context: &Context) -> Result<(Room, PathBuf), Failure>
     std::fs::set_permissions(&sockets, std::fs::Permissions::from_mode(0o777))?;
     let name = context.new_container_name("room", &engine)?;
     let container = engine.container(&name);
-    image::start_room(&engine, &context.run, &name, &context.run.options.image, &sockets).await?;
+    image::start_room(&engine, &context.run, &name, &context.run.capabilities.image, &sockets).await?;
     Ok((container, sockets))
 }
 

@@ -1,10 +1,12 @@
 //! The health endpoints and the metrics page.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::client::http::Reply;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::Severity;
 use crate::scenarios::common::health::check_health;
@@ -12,7 +14,7 @@ use crate::scenarios::common::health::check_health;
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "HLTH-001",
-        "The three health endpoints and the front page have the contract's shape",
+        "The three health endpoints and the front page answer, with the state of every component",
         "GET /, /health, /health/live, /health/ready",
         body!(shapes),
     )
@@ -38,6 +40,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 /// Requests to `/health` at the same time, and how often.
 const AT_ONCE: usize = 40;
 const ROUNDS: usize = 3;
+/// How long until another probe has another duration.
+const ANOTHER_PROBE: Duration = Duration::from_secs(10);
 
 async fn shapes(context: &Context) -> Result<(), Failure> {
     let api = context.deployment().await?.api;
@@ -68,11 +72,16 @@ async fn probed_once(context: &Context) -> Result<(), Failure> {
     let began = Instant::now();
     // Each probe has a duration of its own, in microseconds. Equal ones are the same probe.
     let mut probes = BTreeSet::new();
+    let probe = |reply: Reply| -> Result<[String; 2], Failure> {
+        let health = reply.expect(200)?.json()?;
+        let took = |name: &str| health["checks"][name]["latency_ms"].as_f64();
+        let [database, docker] = ["database", "docker"].map(took);
+        check(database.is_some() || docker.is_some(), format!("no latency_ms in /health: {health}"))?;
+        Ok([format!("{database:?}"), format!("{docker:?}")])
+    };
     for _ in 0..ROUNDS {
         for reply in futures::future::join_all((0..AT_ONCE).map(|_| open.get("/health"))).await {
-            let checks = &reply?.expect(200)?.json()?["checks"];
-            let took = ["database", "docker"].map(|name| checks[name]["latency_ms"].to_string());
-            probes.insert(took);
+            probes.insert(probe(reply?)?);
         }
     }
     let asked = AT_ONCE * ROUNDS;
@@ -81,7 +90,13 @@ async fn probed_once(context: &Context) -> Result<(), Failure> {
     check(
         probes.len() <= most,
         format!("{asked} requests caused {} probes, more than {most}: {probes:?}", probes.len()),
-    )
+    )?;
+    // The control: another probe has another duration, or nothing was counted.
+    let another = eventually(ANOTHER_PROBE, "a probe with another duration", async || {
+        let now = probe(open.get("/health").await?)?;
+        check(!probes.contains(&now), format!("{now:?}"))
+    });
+    another.await.map_err(|failure| Failure::could_not_run(format!("probes cannot be told apart: {failure}")))
 }
 
 async fn metrics(context: &Context) -> Result<(), Failure> {

@@ -78,7 +78,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 async fn rights(context: &Context) -> Result<(), Failure> {
     let name = context.new_container_name("search", context.engine()?)?;
-    let printed = print_as_root(context.engine()?, &context.run, &name, &context.run.options.image, SEARCH).await?;
+    let printed =
+        print_as_root(context.engine()?, &context.run, &name, &context.run.capabilities.image, SEARCH).await?;
     let mut found: Vec<&str> = printed.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     for planted in PLANTED {
         check(found.contains(&planted), format!("the search has not found {planted}: {found:?}"))?;

@@ -28,7 +28,7 @@ async fn image_gone(context: &Context) -> Result<(), Failure> {
     let tag = context.new_image_tag("image", &engine)?;
     let (name, version) = tag.split_once(':').unwrap_or((&tag, "latest"));
     let named = TagImageOptionsBuilder::new().repo(name).tag(version).build();
-    engine.docker().tag_image(&context.run.options.image, Some(named.clone())).await?;
+    engine.docker().tag_image(&context.run.capabilities.image, Some(named.clone())).await?;
 
     let launch = Launch::new().set("CONTAINER_IMAGE", &tag).set("CONTAINER_GC_INTERVAL", 1);
     let deployment = context.launch(launch).await?;
@@ -54,6 +54,6 @@ async fn image_gone(context: &Context) -> Result<(), Failure> {
     check_eq("socket directories", std::fs::read_dir(&deployment.server()?.sockets)?.count(), 1)?;
     deployment.run_well(&first, "@say a room that is there needs no image").await?;
 
-    engine.docker().tag_image(&context.run.options.image, Some(named)).await?;
+    engine.docker().tag_image(&context.run.capabilities.image, Some(named)).await?;
     deployment.run_well(&other, "@say after").await.map(|_| ())
 }

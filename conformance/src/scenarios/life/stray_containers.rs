@@ -72,7 +72,7 @@ async fn orphans(context: &Context) -> Result<(), Failure> {
     context.resources.add(format!("container {name}"), move || async move { to_remove.remove().await });
     let label = |label: &str, value: &str| (label.to_owned(), value.to_owned());
     let body = ContainerCreateBody {
-        image: Some(context.run.options.image.clone()),
+        image: Some(context.run.capabilities.image.clone()),
         // It handles SIGTERM: a first process without a handler would run until it is killed.
         cmd: Some(["sh", "-c", "trap 'exit 0' TERM; sleep 300 & wait"].map(str::to_owned).to_vec()),
         labels: Some(HashMap::from([

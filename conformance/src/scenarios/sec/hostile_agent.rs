@@ -53,7 +53,7 @@ async fn rename(context: &Context, image: &str, name: &str) -> Result<(), Failur
 
 async fn hostile_agents(context: &Context) -> Result<(), Failure> {
     let tag = context.new_image_tag("agent", context.engine()?)?;
-    rename(context, &context.run.options.image, &tag).await?;
+    rename(context, &context.run.capabilities.image, &tag).await?;
     let deployment = context.launch(Launch::new().set("CONTAINER_IMAGE", &tag)).await?;
     let neighbour = deployment.conversation(context).await?;
     deployment.run_well(&neighbour, "@say here").await?;

@@ -43,14 +43,14 @@ async fn image_and_disk(context: &Context) -> Result<(), Failure> {
     let tag = context.new_image_tag("image", &engine)?;
     let (name, version) = tag.split_once(':').unwrap_or((&tag, "latest"));
     let named = TagImageOptionsBuilder::new().repo(name).tag(version).build();
-    engine.docker().tag_image(&context.run.options.image, Some(named)).await?;
+    engine.docker().tag_image(&context.run.capabilities.image, Some(named)).await?;
     let world =
         World::start(context, 1, |launch: Launch| launch.set("CONTAINER_IMAGES", format!("tools={tag}"))).await?;
     let (deployment, conversation) = (&world.deployment, world.deployment.conversation(context).await?);
     let mut party = world.settle(vec![conversation]).await?.remove(0);
     let conversation = party.conversation.clone();
     let first = party.room.inspect_json().await?;
-    check_eq("image of a workspace of the pool", first["Config"]["Image"].as_str(), Some(&*context.run.options.image))?;
+    check_eq("image of a workspace of the pool", first["Config"]["Image"].as_str(), Some(&*context.run.capabilities.image))?;
     for (wrong, place) in [(json!({"image": "none"}), "image"), (json!({"disk": 1_u64 << 50}), "disk")] {
         let refused = write(deployment, &conversation.path(""), &wrong).await?.expect(422)?.json()?;
         check_eq(format!("place in {refused}"), refused["error"]["details"][0]["field"].as_str(), Some(place))?;
@@ -83,7 +83,7 @@ async fn image_and_disk(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&conversation, "@say back").await?;
     party = world.settle(vec![conversation.clone()]).await?.remove(0);
     let last = party.room.inspect_json().await?;
-    check_eq("image afterwards", last["Config"]["Image"].as_str(), Some(&*context.run.options.image))
+    check_eq("image afterwards", last["Config"]["Image"].as_str(), Some(&*context.run.capabilities.image))
 }
 
 /// The places of the problems of a configuration that is refused.

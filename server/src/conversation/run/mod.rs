@@ -2,6 +2,7 @@
 
 mod acquire;
 mod asking;
+mod begin;
 mod end;
 mod files;
 mod follow;
@@ -17,24 +18,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nagaya_driver::Usage;
-use nagaya_protocol::ExecuteRequest;
 use tokio_util::sync::CancellationToken;
 
 use super::approvals::Approvals;
 use super::event::{DoneStatus, ErrorType, Event};
-use super::journal::{Journal, Note, Past, PastExecution};
+use super::journal::{Journal, Past};
 use super::order::Order;
-use super::recovery::Stream;
 use super::services::RunServices;
 use super::store::{ConversationStatus, StoreError};
 use super::translate::{self, Translator};
-use follow::Turn;
 use nagaya_telemetry::audit;
 use nagaya_telemetry::metrics::RunOutcome;
 use nagaya_workspace::agent::AgentError;
 use nagaya_workspace::rooms::Occupant;
-use nagaya_workspace::{AcquireError, Lease, Living, OnShutdown, Origin, ReleaseReason, Session};
-use request::digest;
+use nagaya_workspace::{AcquireError, Lease, ReleaseReason};
 
 /// Interval of the `ping` events.
 const PING: Duration = Duration::from_secs(10);
@@ -197,166 +194,6 @@ impl Run {
                 tracing::warn!(conversation = id, %error, "the conversation's status was not checked before its run");
                 false
             }
-        }
-    }
-
-    /// Acquires a workspace, starts the execution in it and follows that to its end.
-    async fn start(&mut self) -> Option<Outcome> {
-        // The conversation may have been archived or deleted between the request's look-up and the run's entry into the table. From
-        // the entry on a deletion cancels the run, so this second look closes the gap.
-        if self.has_no_conversation().await {
-            return Some(Outcome::cancelled());
-        }
-        self.emit(&Event::setup("Opening a workspace")).await;
-        let lease = match self.acquire().await {
-            Ok(lease) => lease,
-            Err(_) if self.cancel.is_cancelled() => return Some(Outcome::cancelled()),
-            Err(error) => {
-                let kind = match error {
-                    AcquireError::Busy => ErrorType::ConversationLocked,
-                    _ => ErrorType::WorkspaceError,
-                };
-                self.fail(kind, error.to_string()).await;
-                return Some(Outcome::error());
-            }
-        };
-        self.enter(lease.workspace_id());
-        let origin = match lease.origin() {
-            Origin::Reused => "already the conversation's",
-            Origin::Warm => "from the warm pool",
-            Origin::Cold => "newly created",
-        };
-        let (workspace, took_ms) = (lease.workspace_id(), self.elapsed_ms());
-        self.emit(&Event::setup(format!("Workspace {workspace} is ready: {origin}, {took_ms} ms"))).await;
-        if let Some(loss) = lease.loss() {
-            let message = format!(
-                "The conversation's former workspace was lost: {}. This run has a new one",
-                loss.why.explanation()
-            );
-            let files = loss.files.into();
-            self.emit(&Event::ContainerRecovered { message, recovered: true, retry_recommended: false, files }).await;
-        }
-        self.restore_files(&lease).await;
-        if let Err(why) = self.copy_uploads(&lease).await {
-            let why = format!("files of the request are not in the workspace: {why}; the model was not called");
-            self.fail(ErrorType::StorageError, why).await;
-            self.store_files_and_finish(lease, None).await;
-            return Some(Outcome::error());
-        }
-        if self.cancel.is_cancelled() {
-            return Some(Outcome::cancelled());
-        }
-        if self.stop.is_cancelled() && self.services.on_shutdown == OnShutdown::Keep {
-            return None;
-        }
-        // Before the request to the agent: from here on a restarted server must look for the execution in this room.
-        if let Err(error) = self.journal.note(&Note::Room { workspace: lease.workspace_id().into() }) {
-            return Some(self.end_without_journal(lease, None, error).await);
-        }
-        self.remove_uploads();
-        let session = lease.session().cloned();
-        self.begin(lease, session).await
-    }
-
-    /// Begins a turn, and follows it: of the driver that waits for it, else of a new one, which continues the driver's session or is told
-    /// the history where there is none.
-    async fn begin(&mut self, lease: Lease, session: Option<Session>) -> Option<Outcome> {
-        let driver = self.services.driver.clone();
-        let mut options = self.options();
-        let digest = digest(&options);
-        let run = self.journal.run_id().to_owned();
-        if let Some(Living { execution, read, options: started_with }) = session.as_ref().and_then(|s| s.living.clone())
-        {
-            if started_with == digest {
-                let lines = driver.prompt(&run, &self.input());
-                if lease.write(&execution, &run, lines).await.is_ok() {
-                    self.note_execution(execution.clone(), read);
-                    if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
-                        self.continues = false;
-                        let turn = Turn::new(lease, stream, driver.dialogue(Some(&run)), digest, self.longest());
-                        return self.follow(turn).await;
-                    }
-                }
-            }
-            // It has ended, does not answer, or was started with other options.
-            if let Err(error) = lease.cancel(&execution).await {
-                return Some(self.give_up_agent(lease, &error).await);
-            }
-        }
-        self.continues = session.is_some();
-        options.session = session.map(|session| session.id);
-        let input = match self.continues {
-            true => self.input(),
-            false => match self.input_with_history().await {
-                Ok(input) => input,
-                Err(error) => {
-                    tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new session");
-                    let why =
-                        "the conversation's history cannot be read, and its workspace does not have it; try again";
-                    self.fail(ErrorType::ExecutionError, why.to_owned()).await;
-                    lease.finish(None).await;
-                    return Some(Outcome::error());
-                }
-            },
-        };
-        let request = ExecuteRequest { input: driver.prompt(&run, &input), ..driver.start(&options) };
-        let request_id = self.order.request_id.clone();
-        let mut started = lease.execute(&request, request_id.as_deref()).await;
-        if matches!(&started, Err(error) if error.is_busy()) {
-            started = match lease.cancel_stray().await {
-                Ok(()) => lease.execute(&request, request_id.as_deref()).await,
-                Err(error) => Err(error),
-            };
-        }
-        match started {
-            Ok(stream) => {
-                let turn = Turn::new(lease, Stream::new(stream), driver.dialogue(None), digest, self.longest());
-                self.follow(turn).await
-            }
-            Err(error) => Some(self.give_up_agent(lease, &error).await),
-        }
-    }
-
-    /// Continues an execution that an earlier process has left in a room.
-    async fn resume(&mut self, room: &str, execution: Option<PastExecution>) -> Option<Outcome> {
-        self.enter(room);
-        let reattached = self.services.cluster.workspaces().reattach(self.occupant(), room);
-        let lease = self.stop.run_until_cancelled(reattached).await?;
-        // The driver in a room of an earlier version cannot be followed.
-        let Some(lease) = lease.filter(|lease| !lease.is_outdated()) else {
-            if self.has_no_conversation().await {
-                return Some(Outcome::cancelled());
-            }
-            let why = "the workspace was lost: it ended while no server was running".to_owned();
-            self.report_crash(&why);
-            self.fail(ErrorType::ExecutionError, why).await;
-            let acquired = self.services.cluster.acquire(self.occupant()).await;
-            self.offer_new_room(acquired).await;
-            return Some(Outcome::error());
-        };
-        let Some(PastExecution { id, began, after }) = execution else {
-            // The agent may have started an execution, whose id is not known: only a new room is sure to be free of it.
-            let why = "the server stopped before the agent had answered".to_owned();
-            return Some(self.replace_room(lease, ReleaseReason::Dead, why).await);
-        };
-        // The turn is read from its beginning, for what its first events say of the later ones; where the agent no longer has them, from
-        // the last one that was handled, of whose events only some may be in the journal.
-        let (stream, whole) = match Stream::resume(&lease, id.clone(), after).await {
-            Err(error) if error.is_gone() => {
-                (Stream::resume(&lease, id, self.past.agent_event.saturating_sub(1)).await, false)
-            }
-            stream => (stream, true),
-        };
-        let run = self.journal.run_id().to_owned();
-        match stream {
-            Ok(stream) => {
-                let left = self.longest().saturating_sub(since(began));
-                let digest = digest(&self.options());
-                let after_others = (whole && after > 0).then_some(run.as_str());
-                let dialogue = self.services.driver.dialogue(after_others);
-                self.follow(Turn::new(lease, stream, dialogue, digest, left)).await
-            }
-            Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
     }
 

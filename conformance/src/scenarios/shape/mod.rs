@@ -1,0 +1,10 @@
+//! SHAPE: field by field, what other scenarios read leniently.
+
+mod documents;
+mod errors;
+mod events;
+
+use crate::harness::scenario::Scenario;
+
+/// The scenarios of each file.
+pub(super) const FILES: &[&[Scenario]] = &[documents::SCENARIOS, errors::SCENARIOS, events::SCENARIOS];
