@@ -4,6 +4,7 @@ mod documents;
 mod first_key;
 mod idempotency;
 mod keys;
+mod mirrors;
 mod models;
 mod oauth;
 mod policies;
@@ -25,6 +26,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     first_key::SCENARIOS,
     idempotency::SCENARIOS,
     keys::SCENARIOS,
+    mirrors::SCENARIOS,
     models::SCENARIOS,
     oauth::SCENARIOS,
     policies::SCENARIOS,
