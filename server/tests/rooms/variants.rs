@@ -29,7 +29,8 @@ impl Wanted {
 impl Policies for Wanted {
     fn of<'a>(&'a self, tenant: &'a str, conversations: &'a [&'a str]) -> BoxFuture<'a, Vec<Arc<Policy>>> {
         self.1.lock().push((tenant.to_owned(), conversations.len()));
-        ready(vec![Arc::new(Policy::operator()); conversations.len()]).boxed()
+        let policy = Arc::new(Policy::operator());
+        ready(vec![policy; conversations.len()]).boxed()
     }
 
     fn variant<'a>(&'a self, _: &'a Occupant) -> BoxFuture<'a, Result<Variant, VariantUnknown>> {
