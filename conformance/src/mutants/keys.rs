@@ -46,6 +46,29 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("TEN-041", "does not name the scope"), red("TEN-050", "does not name the scope")],
     },
     Mutant {
+        id: "open-with-keys",
+        title: "A server that had no key stays open to everybody after the first operator's key was created",
+        defects: &[answers(|asked, answer, _| {
+            if asked.headers.get("x-api-key").is_none() && answer.status == 401 {
+                *answer = Answer::json(200, &json!([]));
+            }
+        })],
+        red: &[red("TEN-045", "status of GET")],
+    },
+    Mutant {
+        id: "away-is-invalid",
+        title: "While the database is away, a key that is not known yet counts as invalid",
+        defects: &[answers(|asked, answer, _| {
+            if asked.headers.get("x-api-key").is_some() && answer.status == 503 {
+                *answer = Answer::json(
+                    401,
+                    &json!({"error": {"code": "UNAUTHORIZED", "message": "no such key", "details": []}}),
+                );
+            }
+        })],
+        red: &[red("TEN-046", "status of GET")],
+    },
+    Mutant {
         id: "overlap-always",
         title: "A rotated key stays valid for a while, whatever was asked for",
         defects: &[asks(|asked, _| {

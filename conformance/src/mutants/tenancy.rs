@@ -4,6 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::mutant::{Mutant, answers, asks, red};
+use crate::target::defects::Defect;
 use crate::target::tamper::{Answer, Asked};
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -43,6 +44,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }),
         ],
         red: &[red("TEN-080", "after the change")],
+    },
+    Mutant {
+        id: "policies-forgotten",
+        title: "A server that starts again has forgotten the configurations of its tenants",
+        defects: &[Defect::Start(
+            r#"[ "$1" != serve ] || [ ! -e "${STATE_DIR:-}/nagaya.sqlite" ] || python3 -c 'import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as db: db.execute("UPDATE tenant_configurations SET document = ?", ("{}",))' "$STATE_DIR/nagaya.sqlite""#,
+        )],
+        red: &[red("TEN-005", "the adopted workspace")],
+    },
+    Mutant {
+        id: "always-running",
+        title: "What would happen between runs is explained as during a run",
+        defects: &[asks(|asked, _| {
+            if asked.route().ends_with("/egress/explain") {
+                asked.path = asked.path.replace("run=false", "run=true");
+            }
+            None
+        })],
+        red: &[red("TEN-030", "reason in")],
     },
     Mutant {
         id: "wider-configurations-accepted",

@@ -14,6 +14,7 @@ mod memory;
 mod server;
 mod stage;
 mod start;
+mod tenancy;
 mod warm;
 
 // Shared by all benchmarks; the files are in the egress benchmark.
@@ -40,6 +41,7 @@ const GROUPS: Groups<'_, stage::Stage> = &[
     (&["start"], start::measure),
     (&["collection"], collection::measure),
     (&["memory-room"], memory::measure),
+    (&["resolver", "policy-memory", "policy-update"], tenancy::measure),
 ];
 
 fn main() -> ExitCode {

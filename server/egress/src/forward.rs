@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_ENCODING;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming as Answer;
@@ -29,6 +29,7 @@ use crate::policy::Inspect;
 use crate::pool::{Again, Pool};
 use crate::proxy::Egress;
 use crate::quota::Quota;
+use crate::redact::Redactor;
 use crate::relay::{self, Relayed, Reuse};
 use crate::revocation::Revocation;
 use crate::sigv4::{self, Scope};
@@ -76,6 +77,9 @@ enum Source {
     /// The body is yet to be read from the client.
     Stream,
 }
+
+/// A header that contains a secret: its name and value, and the lengths of what stands before and behind the secret.
+type Secret<'a> = (&'a HeaderName, HeaderValue, (usize, usize));
 
 /// A request with everything that is needed to send it, repeatedly if necessary; its body may still be arriving.
 struct Forwarding<'a> {
@@ -214,7 +218,7 @@ impl<'a> Forwarding<'a> {
     }
 
     async fn exchange(&self, uploaded: mpsc::Receiver<Arrival>) -> Result<Relayed, Refusal> {
-        let Sent { response, mut lease, reuse, mut refused } = self.send(uploaded).await?;
+        let Sent { response, mut lease, reuse, mut refused, mut redactor } = self.send(uploaded).await?;
         let chain = self.signature.map(|(_, chain)| chain);
         let mut look = |data: &[u8]| {
             if let (Some((with, ended)), Some(chain)) = (&mut refused, chain) {
@@ -227,9 +231,9 @@ impl<'a> Forwarding<'a> {
                 }
             }
         };
-        let terms = relay::Terms { head: self.head, received: &self.received, reuse };
-        let relayed =
-            relay::relay(self.client, response, &mut lease, &terms, &mut look, &self.answered, self.meter).await?;
+        let terms = relay::Terms { head: self.head, received: &self.received, reuse, redacts: self.redacts() };
+        let seen = relay::Seen { look: &mut look, redactor: redactor.as_mut() };
+        let relayed = relay::relay(self.client, response, &mut lease, &terms, seen, &self.answered, self.meter).await?;
         if relayed.upstream == Reuse::Yes {
             self.pool.put_back(lease);
         }
@@ -261,6 +265,11 @@ impl<'a> Forwarding<'a> {
         let secret = self.secret().await?;
         let mut request = self.request(body, secret.as_ref())?;
         let signed_with = self.sign(request.headers_mut()).await?;
+        let redactor = match (&signed_with, &secret) {
+            (Some(keys), _) => Some(Redactor::of_keys(keys, request.headers())),
+            (None, Some((_, value, around))) => Some(Redactor::of_header(value, *around)),
+            (None, None) => None,
+        };
         let reuse = relay::reuse_after(self.head, request.headers());
         let lease = self.pool.acquire(self.to).await?;
         if self.must_ask {
@@ -279,7 +288,7 @@ impl<'a> Forwarding<'a> {
             chain.judged(true);
         }
         let refused = signed_with.and_then(|with| Some((with, Ended::new(response.status(), response.headers())?)));
-        Ok(Sent { response, lease, reuse, refused })
+        Ok(Sent { response, lease, reuse, refused, redactor })
     }
 
     /// Length of the body in bytes, if known.
@@ -293,21 +302,23 @@ impl<'a> Forwarding<'a> {
     }
 
     /// The header that the credential adds, with its current value.
-    async fn secret(&self) -> Result<Option<(&'a HeaderName, HeaderValue)>, Refusal> {
+    async fn secret(&self) -> Result<Option<Secret<'a>>, Refusal> {
         match self.credential.map(|credential| &credential.kind) {
-            Some(Kind::Header { name, value }) => Ok(Some((name, value.current().await?))),
+            Some(Kind::Header { name, value, around }) => Ok(Some((name, value.current().await?, *around))),
             Some(Kind::SigV4(_)) | None => Ok(None),
         }
     }
 
     /// The request as it is sent, except for the signature.
-    fn request(&self, upload: Upload, secret: Option<&(&HeaderName, HeaderValue)>) -> Result<Request<Upload>, Refusal> {
+    fn request(&self, upload: Upload, secret: Option<&Secret<'_>>) -> Result<Request<Upload>, Refusal> {
         let mut headers = headers::outgoing(&self.head.headers, self.to.host, self.port)?;
         if self.credential.is_some() {
             headers::strip_credentials(&mut headers);
+            // The credential is looked for in the answer.
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         headers::frame(&mut headers, self.head.framing, self.length());
-        if let Some((name, value)) = secret {
+        if let Some((name, value, _)) = secret {
             headers::inject(&mut headers, name, value)?;
         }
         let mut request = Request::new(upload);
@@ -315,6 +326,15 @@ impl<'a> Forwarding<'a> {
         *request.uri_mut() = self.path.clone().into();
         *request.headers_mut() = headers;
         Ok(request)
+    }
+
+    /// Whether an answer that cannot be read is refused. Object storage answers with what was stored, in the coding that it was stored in,
+    /// and repeats no credential in it.
+    fn redacts(&self) -> relay::Redacts {
+        match self.signature {
+            Some((Scope { service: "s3", .. }, _)) => relay::Redacts::WhatCanBeRead,
+            _ => relay::Redacts::Everything,
+        }
     }
 
     /// Signs the request if its rule requires that; nothing is changed afterwards. Returns the credentials and time used.
@@ -348,4 +368,6 @@ struct Sent {
     reuse: Reuse,
     /// Credentials of the signature, and the inspection of the response for an error about them.
     refused: Option<(Credentials, Ended)>,
+    /// Hides the credential in the response.
+    redactor: Option<Redactor>,
 }

@@ -49,6 +49,7 @@ mod pool;
 mod proxy;
 mod quota;
 mod record;
+mod redact;
 mod relay;
 mod resolver;
 mod revocation;

@@ -16,6 +16,7 @@ use crate::answer::Refusal;
 use crate::head::{Framing, Head};
 use crate::headers;
 use crate::meter::Meter;
+use crate::redact::Redactor;
 use crate::socket;
 use crate::upstream::{Lease, broken};
 
@@ -29,6 +30,25 @@ pub(crate) struct Terms<'a> {
     pub(crate) received: &'a AtomicBool,
     /// Whether the request permits its connection to serve another one.
     pub(crate) reuse: Reuse,
+    /// In which responses the request's credential is hidden.
+    pub(crate) redacts: Redacts,
+}
+
+/// In which responses a credential is hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Redacts {
+    /// In all; those that cannot be read are refused.
+    Everything,
+    /// In those that can be read.
+    WhatCanBeRead,
+}
+
+/// Who sees a response before the client does.
+pub(crate) struct Seen<'a, L> {
+    /// Sees each piece of the body as it was sent, an empty piece first.
+    pub(crate) look: &'a mut L,
+    /// Hides the credential of the request, if it has one.
+    pub(crate) redactor: Option<&'a mut Redactor>,
 }
 
 /// Whether a target's connection may serve another request.
@@ -63,14 +83,14 @@ enum Delimited {
     ByClose,
 }
 
-/// Relays a response. `look` sees each piece of its body before the client does, an empty piece first; `answered` is set once a part
-/// may have reached the client. If the response is cut off, the bytes that arrived are passed on before the error is returned.
-pub(crate) async fn relay(
+/// Relays a response. `answered` is set once a part may have reached the client. If the response is cut off, the bytes that arrived are
+/// passed on before the error is returned.
+pub(crate) async fn relay<L: FnMut(&[u8]) + Send>(
     client: &UnixStream,
     response: Response<Incoming>,
     lease: &mut Lease,
     terms: &Terms<'_>,
-    look: &mut (impl FnMut(&[u8]) + Send),
+    mut seen: Seen<'_, L>,
     answered: &OnceLock<StatusCode>,
     meter: &Meter,
 ) -> Result<Relayed, Refusal> {
@@ -78,6 +98,9 @@ pub(crate) async fn relay(
     refuse_untranslatable(&parts)?;
     let bodiless =
         terms.head.method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if !bodiless && seen.redactor.is_some() && terms.redacts == Redacts::Everything {
+        Redactor::check(&parts.headers)?;
+    }
     let length = body.size_hint().exact();
     let delimited = match length {
         _ if bodiless => Delimited::Nothing,
@@ -89,11 +112,11 @@ pub(crate) async fn relay(
     let received = terms.received.load(Ordering::Relaxed);
     let keep = terms.head.keep_alive && delimited != Delimited::ByClose && received;
 
-    let mut out = head(&parts, delimited, length, keep);
+    let mut out = head(&parts, delimited, length, keep, seen.redactor.as_deref());
     let _ = answered.set(parts.status);
     meter.moved();
-    look(&[]);
-    let passed = pass_on(client, body, lease, delimited, &mut out, look, meter).await;
+    (seen.look)(&[]);
+    let passed = pass_on(client, body, lease, delimited, &mut out, &mut seen, meter).await;
     flush(client, &mut out).await?;
     passed?;
     // If a target sends a body behind a response that has none, that body would answer the next request.
@@ -115,12 +138,21 @@ fn refuse_untranslatable(parts: &http::response::Parts) -> Result<(), Refusal> {
 }
 
 /// The head of the response to the client.
-fn head(parts: &http::response::Parts, delimited: Delimited, length: Option<u64>, keep: bool) -> BytesMut {
+fn head(
+    parts: &http::response::Parts,
+    delimited: Delimited,
+    length: Option<u64>,
+    keep: bool,
+    redactor: Option<&Redactor>,
+) -> BytesMut {
     let mut out = BytesMut::with_capacity(1024);
     let phrase = parts.status.canonical_reason().unwrap_or_default();
     append(&mut out, format_args!("HTTP/1.1 {} {phrase}\r\n", parts.status.as_u16()));
     for (name, value) in headers::returning(&parts.headers) {
-        line(&mut out, name.as_str(), value.as_bytes());
+        match redactor.and_then(|redactor| redactor.header(value.as_bytes())) {
+            Some(hidden) => line(&mut out, name.as_str(), &hidden),
+            None => line(&mut out, name.as_str(), value.as_bytes()),
+        }
     }
     match delimited {
         Delimited::Nothing => {
@@ -141,17 +173,18 @@ fn head(parts: &http::response::Parts, delimited: Delimited, length: Option<u64>
 }
 
 /// Passes the body on as it arrives. Bytes that are in `out` when this returns, also with an error, are yet to be written.
-async fn pass_on(
+async fn pass_on<L: FnMut(&[u8]) + Send>(
     client: &UnixStream,
     mut body: Incoming,
     lease: &mut Lease,
     delimited: Delimited,
     out: &mut BytesMut,
-    look: &mut (impl FnMut(&[u8]) + Send),
+    seen: &mut Seen<'_, L>,
     meter: &Meter,
 ) -> Result<(), Refusal> {
     let chunks = delimited == Delimited::InChunks;
-    loop {
+    let mut over = false;
+    while !over {
         let frame = match lease.now(body.frame()) {
             Some(frame) => frame,
             None => {
@@ -161,12 +194,22 @@ async fn pass_on(
         };
         // Trailers are dropped, because the client has not said that it accepts them (RFC 9110, section 6.5.1).
         let data = match frame.transpose().map_err(|error| broken(&error))?.map(http_body::Frame::into_data) {
-            None => break,
+            None => {
+                over = true;
+                seen.redactor.as_mut().map(|redactor| redactor.rest()).unwrap_or_default()
+            }
             Some(Err(_trailers)) => continue,
-            Some(Ok(data)) if data.is_empty() => continue,
-            Some(Ok(data)) => data,
+            Some(Ok(data)) => {
+                (seen.look)(&data);
+                match &mut seen.redactor {
+                    Some(redactor) => redactor.piece(data),
+                    None => data,
+                }
+            }
         };
-        look(&data);
+        if data.is_empty() {
+            continue;
+        }
         if chunks {
             append(out, format_args!("{:x}\r\n", data.len()));
         }

@@ -158,7 +158,10 @@ pub(super) async fn create(
 async fn check_model(app: &AppState, model_id: &str, allowed: &[String]) -> Result<(), ApiError> {
     let model = app.store.model(model_id).await?;
     if !allowed.iter().any(|id| id == model_id) {
-        return Err(ApiError::invalid("model_id", "the tenant's configuration does not allow this model"));
+        return Err(ApiError::invalid(
+            "model_id",
+            "the configuration of the tenant or the conversation does not allow this model",
+        ));
     }
     if model.status == ModelStatus::Deprecated {
         return Err(ApiError::invalid("model_id", "the model is deprecated; choose an active one"));

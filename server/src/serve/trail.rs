@@ -64,6 +64,8 @@ fn event(record: &RequestRecord) -> Event<'_> {
         reason: record.decision.reason(),
         rule: record.rule.as_deref(),
         layer: record.layer.as_deref(),
+        policy: record.policy.as_deref(),
+        operation: record.operation.as_deref(),
         credential: record.credential.as_deref(),
         status: record.status,
         bytes_up: record.bytes_up,
@@ -96,8 +98,8 @@ mod tests {
             port: 80,
             decision: Decision::Denied("not_allowed"),
             rule: None,
-            layer: None,
-            policy: None,
+            layer: Some("tenant".into()),
+            policy: Some("acme".into()),
             credential: None,
             operation: None,
             status: 403,
@@ -109,6 +111,7 @@ mod tests {
         audit.close();
         let kept = std::fs::read_to_string(&path).expect("reads");
         assert!(kept.contains(r#""host":"evil.example""#) && kept.contains(r#""count":3"#), "{kept}");
+        assert!(kept.contains(r#""layer":"tenant","policy":"acme""#), "{kept}");
         assert_eq!(kept.lines().count(), 1, "{kept}");
         let scraped = metrics.render(Counts::default(), &[]).expect("metrics");
         let scraped = String::from_utf8(scraped).expect("text");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use nagaya_egress::Policy;
+use nagaya_server::cluster::policies::Changed;
 use nagaya_workspace::engine::Engine;
 use nagaya_workspace::rooms::Occupant;
 use nagaya_workspace::state::PoolSize;
@@ -15,13 +16,21 @@ use crate::support::{Host, Server, occupant};
 
 const POOL: PoolSize = PoolSize { min: 1, max: 1 };
 
-/// What every conversation wants at present.
+/// What every conversation wants at present, and which policies were asked for together: a tenant's, and of how many conversations.
 #[derive(Debug)]
-struct Wanted(Mutex<Result<Variant, String>>);
+struct Wanted(Mutex<Result<Variant, String>>, Mutex<Vec<(String, usize)>>);
+
+impl Wanted {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Ok(Variant::default())), Mutex::default()))
+    }
+}
 
 impl Policies for Wanted {
-    fn of<'a>(&'a self, _: &'a str, conversations: &'a [&'a str]) -> BoxFuture<'a, Vec<Arc<Policy>>> {
-        ready(vec![Arc::new(Policy::operator()); conversations.len()]).boxed()
+    fn of<'a>(&'a self, tenant: &'a str, conversations: &'a [&'a str]) -> BoxFuture<'a, Vec<Arc<Policy>>> {
+        self.1.lock().push((tenant.to_owned(), conversations.len()));
+        let policy = Arc::new(Policy::operator());
+        ready(vec![policy; conversations.len()]).boxed()
     }
 
     fn variant<'a>(&'a self, _: &'a Occupant) -> BoxFuture<'a, Result<Variant, VariantUnknown>> {
@@ -51,7 +60,7 @@ fn labels(host: &Host, server: &Server, lease: &Lease) -> (Option<String>, Optio
 
 #[test]
 fn a_room_is_replaced_once_its_conversation_wants_another_one() {
-    let (host, wanted) = (Host::new(), Arc::new(Wanted(Mutex::new(Ok(Variant::default())))));
+    let (host, wanted) = (Host::new(), Wanted::new());
     let server = start(&host, &wanted);
     let first = acquire(&server);
     assert_eq!((first.origin(), labels(&host, &server, &first)), (Origin::Warm, (Some("default".into()), None)));
@@ -87,4 +96,26 @@ fn a_room_is_replaced_once_its_conversation_wants_another_one() {
     let last = acquire(&server);
     assert_eq!((last.origin(), labels(&host, &server, &last).0.as_deref()), (Origin::Warm, Some("default")));
     assert!(!host.directories().contains(&second_id));
+}
+
+#[test]
+fn a_change_is_asked_about_once_for_each_tenant_that_has_rooms() {
+    let (host, wanted) = (Host::new(), Wanted::new());
+    let server = start(&host, &wanted);
+    for (conversation, tenant) in [("a", "one"), ("b", "one"), ("c", "two"), ("d", "one")] {
+        let occupant = Occupant { conversation: conversation.into(), tenant: tenant.into() };
+        drop(server.runtime.block_on(server.cluster.acquire(occupant)).expect("a room"));
+    }
+    let asked = |changed: Changed| {
+        wanted.1.lock().clear();
+        server.runtime.block_on(server.cluster.renew_policies(changed));
+        let mut asked = wanted.1.lock().clone();
+        asked.sort();
+        asked
+    };
+    assert_eq!(asked(Changed::default()), [("one".to_owned(), 3), ("two".to_owned(), 1)]);
+    let ones = Changed { tenant: Some("one".into()), ..Changed::default() };
+    assert_eq!(asked(ones.clone()), [("one".to_owned(), 3)]);
+    let single = Changed { conversation: Some("b".into()), ..ones };
+    assert_eq!(asked(single), [("one".to_owned(), 1)], "and nobody else's");
 }

@@ -31,7 +31,8 @@ pub struct OperatorsOnly;
 
 impl Policies for OperatorsOnly {
     fn of<'a>(&'a self, _: &'a str, conversations: &'a [&'a str]) -> BoxFuture<'a, Vec<Arc<Policy>>> {
-        ready(vec![Arc::new(Policy::operator()); conversations.len()]).boxed()
+        let policy = Arc::new(Policy::operator());
+        ready(vec![policy; conversations.len()]).boxed()
     }
 
     fn variant<'a>(&'a self, _: &'a Occupant) -> BoxFuture<'a, Result<Variant, VariantUnknown>> {

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::scenarios::common::shared_redis::both;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::durable_run::{waiting, well, whole};
+use crate::scenarios::common::shared_redis::both;
 use crate::target::launch::Launch;
 
 /// Cycles of garbage collection that the other server runs while the first one is away.

@@ -36,13 +36,15 @@ async fn mcp(context: &Context) -> Result<(), Failure> {
     let credential = json!({"name": "sums", "purpose": {"host": A, "when": "always", "operations": [{"method": "POST", "path": "/mcp"}, {"method": "GET", "path": "/mcp"}]},
         "auth": {"type": "header", "name": "Authorization", "template": "Bearer {}", "secret": "mcp-canary"}});
     world.deployment.api.post(&format!("{of}/vaults/{vault}/credentials"), &credential).await?.expect(201)?;
-    let servers = json!({"sums": {"url": format!("https://{A}/mcp")}, "broken": {"url": format!("https://{B}/nothing")}});
+    let servers =
+        json!({"sums": {"url": format!("https://{A}/mcp")}, "broken": {"url": format!("https://{B}/nothing")}});
     let configuration = json!({"vaults": [vault], "integrations": {"mcp_servers": servers}});
     write(&world.deployment, &of, &configuration).await?.expect(200)?;
 
     let call = "@tool mcp__sums__add {\"a\": 19, \"b\": 23}\n@say done";
     let events = world.deployment.run_well(&conversation, call).await?;
-    let tools = events.iter().find(|event| event.name == "init").map(|init| init.data["tools"].clone()).unwrap_or_default();
+    let tools =
+        events.iter().find(|event| event.name == "init").map(|init| init.data["tools"].clone()).unwrap_or_default();
     check(tools.to_string().contains("mcp__sums__add"), format!("tools: {tools}"))?;
     let result = events.iter().find(|event| event.name == "tool_result").map(|event| event.text("content").to_owned());
     check_eq("the tool's result", result.as_deref(), Some("the sum is 42"))?;
@@ -57,6 +59,7 @@ async fn mcp(context: &Context) -> Result<(), Failure> {
     // A run that does not choose it does not have it.
     let body = json!({"user_input": "@say hello", "configuration": {"integrations": {"mcp_servers_allowed": []}}});
     let events = world.deployment.api.open_stream(&conversation.path("/stream"), &body).await?.finish().await?;
-    let tools = events.iter().find(|event| event.name == "init").map(|init| init.data["tools"].clone()).unwrap_or_default();
+    let tools =
+        events.iter().find(|event| event.name == "init").map(|init| init.data["tools"].clone()).unwrap_or_default();
     check(!tools.to_string().contains("mcp__"), format!("tools of a run without servers: {tools}"))
 }

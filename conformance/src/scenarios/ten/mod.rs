@@ -5,6 +5,7 @@ mod first_key;
 mod idempotency;
 mod integrations;
 mod keys;
+mod mirrors;
 mod models;
 mod oauth;
 mod policies;
@@ -27,6 +28,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     idempotency::SCENARIOS,
     integrations::SCENARIOS,
     keys::SCENARIOS,
+    mirrors::SCENARIOS,
     models::SCENARIOS,
     oauth::SCENARIOS,
     policies::SCENARIOS,

@@ -91,7 +91,17 @@ async fn own_policy(context: &Context) -> Result<(), Failure> {
     write(&world.deployment, &first.conversation.path(""), &deny).await?.expect(200)?;
     first.statuses("the first tenant's", &[(&to_a, 403)]).await?;
     let entry = decided(&world, A)?;
-    check_eq(format!("whose rule decided, in {entry}"), entry["layer"].as_str(), Some("conversation"))
+    check_eq(format!("whose rule decided, in {entry}"), entry["layer"].as_str(), Some("conversation"))?;
+    let name = entry["policy"].as_str();
+    check_eq(format!("name of the policy in {entry}"), name, Some(first.conversation.tenant.as_str()))?;
+    // Another conversation of the tenant, and a change that concerns both.
+    let model = &first.conversation.model;
+    let other = world.deployment.another_conversation(context, &first.conversation.tenant, model).await?;
+    let other = world.settle(vec![other]).await?.remove(0);
+    let faster = json!({"egress": {"allow": [{"host": A}], "requests_per_second": 1000}});
+    world.configure(&first.conversation.tenant, &faster).await?;
+    first.statuses("the first conversation's", &[(&to_a, 403), (&to_b, 403)]).await?;
+    other.statuses("the other conversation's", &[(&to_a, 200), (&to_b, 403)]).await
 }
 
 /// Runs a line of bash in the workspace without waiting for it.

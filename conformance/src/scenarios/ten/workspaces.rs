@@ -50,11 +50,11 @@ async fn image_and_disk(context: &Context) -> Result<(), Failure> {
     let mut party = world.settle(vec![conversation]).await?.remove(0);
     let conversation = party.conversation.clone();
     let first = party.room.inspect_json().await?;
-    check_eq("image of a workspace of the pool", first["Config"]["Image"].as_str(), Some(&*context.run.capabilities.image))?;
-    for (wrong, place) in [(json!({"image": "none"}), "image"), (json!({"disk": 1_u64 << 50}), "disk")] {
-        let refused = write(deployment, &conversation.path(""), &wrong).await?.expect(422)?.json()?;
-        check_eq(format!("place in {refused}"), refused["error"]["details"][0]["field"].as_str(), Some(place))?;
-    }
+    check_eq(
+        "image of a workspace of the pool",
+        first["Config"]["Image"].as_str(),
+        Some(&*context.run.capabilities.image),
+    )?;
 
     let own = json!({"image": "tools", "disk": DISK});
     write(deployment, &conversation.path(""), &own).await?.expect(200)?;
@@ -76,6 +76,10 @@ async fn image_and_disk(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&conversation, "@say in the same one").await?;
     party = world.settle(vec![conversation.clone()]).await?.remove(0);
     check_eq("the workspace of the run after", &party.room.inspect_json().await?["Id"], &second["Id"])?;
+    for (wrong, place) in [(json!({"image": "none"}), "image"), (json!({"disk": 1_u64 << 50}), "disk")] {
+        let refused = write(deployment, &conversation.path(""), &wrong).await?.expect(422)?.json()?;
+        check_eq(format!("place in {refused}"), refused["error"]["details"][0]["field"].as_str(), Some(place))?;
+    }
     let run = json!({"user_input": "@say no", "configuration": {"image": "default"}});
     deployment.api.post(&conversation.path("/stream"), &run).await?.expect(422)?;
 

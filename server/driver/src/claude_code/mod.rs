@@ -135,7 +135,9 @@ impl Dialogue for Turn {
     fn read(&mut self, line: &str) -> Result<Vec<Event>, String> {
         let mut counted = std::mem::take(&mut self.counted);
         let events = mapping::map(line, &mut counted);
-        if self.awaited.is_some() && events.iter().any(|event| matches!(event, Event::Begins { turn } if Some(turn) == self.awaited.as_ref())) {
+        if self.awaited.is_some()
+            && events.iter().any(|event| matches!(event, Event::Begins { turn } if Some(turn) == self.awaited.as_ref()))
+        {
             self.awaited = None;
         }
         let begun = self.awaited.is_none();

@@ -31,7 +31,8 @@ fn parse(item: &str) -> Option<(HostPattern, Kind)> {
                 ("file", path) if path.starts_with('/') => Stored::File(path.into()),
                 _ => return None,
             };
-            Kind::Header { name: name.to_ascii_lowercase().parse().ok()?, value: Value::Stored(secret) }
+            let name = name.to_ascii_lowercase().parse().ok()?;
+            Kind::Header { name, value: Value::Stored(secret), around: (0, 0) }
         }
         _ => return None,
     };
@@ -73,7 +74,7 @@ impl CredentialRules {
     pub fn with_header_for(mut self, host: &str, name: &str, secret: &str, operations: Operations) -> Self {
         if let (Some(pattern), Ok(name)) = (HostPattern::parse(host), name.to_ascii_lowercase().parse()) {
             let value = Value::Stored(Stored::Literal(SecretText::new(secret.to_owned())));
-            self.add(pattern, Kind::Header { name, value }, operations);
+            self.add(pattern, Kind::Header { name, value, around: (0, 0) }, operations);
         }
         self
     }
@@ -92,7 +93,7 @@ impl CredentialRules {
     #[must_use]
     pub fn missing_secrets(&self) -> Vec<String> {
         let missing = |(index, credential): (usize, &Arc<Credential>)| match &credential.kind {
-            Kind::Header { name, value: Value::Stored(secret) } => {
+            Kind::Header { name, value: Value::Stored(secret), .. } => {
                 let usable = secret.read().is_some_and(|text| http::HeaderValue::from_str(text.expose()).is_ok());
                 (!usable)
                     .then(|| format!("PROXY_CREDENTIALS: rule {} ({name}): {secret:?} is missing or empty", index + 1))

@@ -45,7 +45,12 @@ pub struct Keys {
 
 #[derive(Debug)]
 pub(crate) enum Kind {
-    Header { name: HeaderName, value: Value },
+    /// A header; with the lengths of what stands before and behind the secret in its value.
+    Header {
+        name: HeaderName,
+        value: Value,
+        around: (usize, usize),
+    },
     SigV4(SigV4),
 }
 
@@ -106,7 +111,9 @@ impl Source {
         if HeaderValue::from_str(value.expose()).is_err() || value.expose().trim() != value.expose() {
             return Err(PolicyError::new("secret", "accepted: visible ASCII without line ends, as a header's value"));
         }
-        Ok(Self(Kind::Header { name: header_name(name)?, value: Value::Stored(Stored::Literal(value)) }))
+        let around = (before.len(), after.len());
+        let value = Value::Stored(Stored::Literal(value));
+        Ok(Self(Kind::Header { name: header_name(name)?, value, around }))
     }
 
     /// `Authorization: Basic …` of a user and password (RFC 7617).
@@ -131,7 +138,7 @@ impl Source {
     /// # Errors
     /// The name is no header that can be set.
     pub fn token(name: &str, source: Arc<dyn TokenSource>) -> Result<Self, PolicyError> {
-        Ok(Self(Kind::Header { name: header_name(name)?, value: Value::Token(source) }))
+        Ok(Self(Kind::Header { name: header_name(name)?, value: Value::Token(source), around: (0, 0) }))
     }
 
     /// A signature with given keys.

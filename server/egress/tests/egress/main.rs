@@ -13,6 +13,7 @@ mod models;
 mod peer;
 mod policies;
 mod rates;
+mod redaction;
 mod rotation;
 mod sharing;
 mod signing;

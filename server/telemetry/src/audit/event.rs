@@ -142,6 +142,10 @@ pub enum Event<'a> {
         rule: Option<&'a str>,
         /// Whose rule it is: `operator`, `tenant` or `conversation`.
         layer: Option<&'a str>,
+        /// Name of the policy that the workspace had: the id of its tenant.
+        policy: Option<&'a str>,
+        /// The operation of a credential or a model's endpoint that the request is.
+        operation: Option<&'a str>,
         /// Id of the credential that was added or that refused the request.
         credential: Option<&'a str>,
         /// Status code of the answer.

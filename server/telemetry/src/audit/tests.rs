@@ -14,6 +14,8 @@ fn denied(host: &str) -> Event<'_> {
         reason: Some("not_allowed"),
         rule: None,
         layer: None,
+        policy: None,
+        operation: None,
         credential: None,
         status: 403,
         bytes_up: 1,
