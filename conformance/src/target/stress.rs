@@ -9,7 +9,7 @@ use crate::harness::run::Run;
 /// Keeps a processor busy.
 const BUSY: &str = "while :; do :; done";
 /// Writes 64 MiB to the disk, again and again.
-const WRITE: &str = "trap 'kill $!; exit 0' TERM; while :; do dd if=/dev/zero of=load bs=1M count=64 conv=fsync 2>/dev/null & wait $!; done";
+const WRITE: &str = "trap 'kill $!; wait; exit 0' TERM; while :; do dd if=/dev/zero of=load bs=1M count=64 conv=fsync 2>/dev/null & wait $!; done";
 /// How long a process may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 

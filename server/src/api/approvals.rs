@@ -25,6 +25,9 @@ const LONGEST_TEXT: usize = 20_000;
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(super) struct ApprovalPath {
+    /// Id of the conversation's tenant.
+    #[allow(dead_code, reason = "TenantScope reads it and checks that the caller may use it")]
+    tenant_id: String,
     /// Id of the conversation.
     conversation_id: String,
     /// Id of the question: `request_id` of the event.
@@ -35,6 +38,7 @@ pub(super) struct ApprovalPath {
 /// What the conversation's run waits for, oldest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Approvals {
+    /// What the run waits for; empty while no run is in progress.
     approvals: Vec<Approval>,
 }
 
@@ -63,7 +67,7 @@ impl From<Pending> for Approval {
     }
 }
 
-/// A decision.
+/// A decision about what a run waits for.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"decision": "allow"}))]
@@ -80,6 +84,7 @@ pub(super) struct DecisionRequest {
     message: Option<String>,
 }
 
+/// What somebody decides about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
@@ -102,7 +107,7 @@ pub(super) struct Decided {
 /// Lists what the conversation's run waits for. The list is empty while no run is in progress.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/approvals", tag = "runs",
     params(ConversationPath),
-    responses((status = 200, body = Approvals), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 200, body = Approvals, description = "What the run waits for"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn list(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
@@ -116,7 +121,7 @@ pub(super) async fn list(
 /// Decides what the conversation's run waits for. The same decision again is answered in the same way; another one is refused.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/approvals/{approval_id}", tag = "runs",
     params(ApprovalPath), request_body = DecisionRequest,
-    responses((status = 200, body = Decided), (status = 404, body = ErrorEnvelope),
+    responses((status = 200, body = Decided, description = "The decision that counts"), (status = 404, body = ErrorEnvelope),
         (status = 409, body = ErrorEnvelope, description = "It was decided otherwise, or the run no longer waits for it"),
         (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn decide(

@@ -35,7 +35,7 @@ pub(super) struct Accepted {
     before: usize,
 }
 
-/// Sends a message. It begins a run at once, or when the run in progress and the messages before it have ended. It outlives a restart
+/// Sends a message to the conversation. It begins a run at once, or when the run in progress and the messages before it have ended. It outlives a restart
 /// of the server. A cancellation of the run in progress drops the messages that wait.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/messages", tag = "runs",
     params(ConversationPath, MessageQuery), request_body = RunRequest,

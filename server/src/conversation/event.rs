@@ -127,7 +127,7 @@ pub enum Event {
     ApprovalResolved {
         /// Id of the question.
         request_id: String,
-        /// What was decided.
+        /// How the question was decided.
         decision: Resolution,
         /// Who decided: the name of a key, or the subject of a token.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -222,7 +222,7 @@ impl From<Pending> for Asked {
     }
 }
 
-/// What was decided.
+/// How a question of a run's was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {

@@ -15,7 +15,7 @@ const NEEDS: &[Capability] =
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "TEN-090",
     "The agent uses a tenant's MCP server through the proxy, which adds its credential; one that fails is an event",
-    "MCP servers registered per tenant, chosen per conversation, reached through the proxy, which adds the credential",
+    "MCP servers registered per tenant, chosen per conversation, reached through the proxy with their credential",
     body!(mcp),
 )
 .severity(Severity::High)
