@@ -557,7 +557,7 @@ fn the_health_check_fails_without_an_agent() {
 
 #[test]
 fn no_other_process_can_open_the_output() {
-    let agent = Agent::start(&format!("(echo forged > /proc/$$/fd/1) 2> refused; echo done"));
+    let agent = Agent::start("(echo forged > /proc/$$/fd/1) 2> refused; echo done");
     let events = agent.execute().rest();
     assert_eq!(end(&events).how, How::Exited);
     let refused = fs::read_to_string(agent.path("refused")).expect("reads");

@@ -85,7 +85,7 @@ impl Run {
                     if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
                         self.continues = false;
                         let turn = Turn::new(lease, stream, driver.dialogue(Some(&run)), digest, self.longest());
-                        return self.follow(turn).await;
+                        return Box::pin(self.follow(turn)).await;
                     }
                 }
             }
@@ -122,7 +122,7 @@ impl Run {
         match started {
             Ok(stream) => {
                 let turn = Turn::new(lease, Stream::new(stream), driver.dialogue(None), digest, self.longest());
-                self.follow(turn).await
+                Box::pin(self.follow(turn)).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
@@ -165,7 +165,7 @@ impl Run {
                 let digest = digest(&self.options());
                 let after_others = (whole && after > 0).then_some(run.as_str());
                 let dialogue = self.services.driver.dialogue(after_others);
-                self.follow(Turn::new(lease, stream, dialogue, digest, left)).await
+                Box::pin(self.follow(Turn::new(lease, stream, dialogue, digest, left))).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
         }

@@ -93,9 +93,9 @@ impl Run {
         let interrupt = self.interrupt.clone();
         loop {
             if self.waits_for_people() {
-                turn.time.pause()
+                turn.time.pause();
             } else {
-                turn.time.go_on()
+                turn.time.go_on();
             }
             let time_up = match turn.time {
                 Time::Until(until) => until,

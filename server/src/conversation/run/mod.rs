@@ -165,7 +165,7 @@ impl Run {
             Some(ending) => ending,
             // The run has panicked in an earlier process, which wrote `done` without an ending.
             None if self.past.done => return self.mark_settled(),
-            None => match self.execute().await {
+            None => match Box::pin(self.execute()).await {
                 Some(outcome) => {
                     self.withdraw_all().await;
                     self.write_ending(outcome).await
