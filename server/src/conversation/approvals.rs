@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 use nagaya_driver::{Answer, Ask};
@@ -14,11 +15,15 @@ use tokio::sync::watch;
 const REMEMBERED: usize = 1_000;
 /// Questions that may wait for a decision at the same time.
 const MOST_PENDING: usize = 100;
+/// Questions of one run in all. Each is a line of the journal and one of the audit trail.
+const MOST_ASKED: usize = 10_000;
 
 /// The questions of one run.
 #[derive(Debug)]
 pub struct Approvals {
     entries: Mutex<VecDeque<Entry>>,
+    /// How many questions there were.
+    asked: AtomicUsize,
     /// Changes when a decision is to be delivered.
     decided: watch::Sender<()>,
 }
@@ -74,12 +79,12 @@ pub enum DecideError {
 
 impl Default for Approvals {
     fn default() -> Self {
-        Self { entries: Mutex::default(), decided: watch::Sender::new(()) }
+        Self { entries: Mutex::default(), asked: AtomicUsize::default(), decided: watch::Sender::new(()) }
     }
 }
 
 impl Approvals {
-    /// Adds a question; `false` if it is known already. The error says that too many wait.
+    /// Adds a question; `false` if it is known already. The error says that there are too many.
     pub(super) fn ask(&self, pending: Pending) -> Result<bool, String> {
         let mut entries = self.entries.lock();
         if entries.iter().any(|entry| entry.pending.ask.request_id == pending.ask.request_id) {
@@ -87,6 +92,9 @@ impl Approvals {
         }
         if entries.iter().filter(|entry| entry.state == State::Pending).count() >= MOST_PENDING {
             return Err(format!("more than {MOST_PENDING} questions wait for a decision"));
+        }
+        if self.asked.fetch_add(1, Ordering::Relaxed) >= MOST_ASKED {
+            return Err(format!("the run has asked more than {MOST_ASKED} questions"));
         }
         entries.push_back(Entry { pending, state: State::Pending });
         if entries.len() > REMEMBERED
@@ -212,10 +220,11 @@ mod tests {
         assert!(approvals.ask(pending(MOST_PENDING)).is_err());
         assert!(approvals.withdraw("0") && !approvals.withdraw("0"));
         assert!(matches!(approvals.decide("0", allow(), |_| Ok(())), Err(DecideError::Withdrawn)));
-        for id in MOST_PENDING..3 * REMEMBERED {
+        for id in MOST_PENDING..MOST_ASKED {
             approvals.ask(pending(id)).expect("few wait");
             assert!(approvals.withdraw(&id.to_string()));
         }
+        assert!(approvals.ask(pending(MOST_ASKED)).is_err(), "a run has a total");
         assert!(approvals.entries.lock().len() <= REMEMBERED);
         assert_eq!(approvals.pending().len(), MOST_PENDING - 1, "what waits is not forgotten");
     }

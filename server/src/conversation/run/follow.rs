@@ -212,6 +212,10 @@ impl Run {
             }
             Frame::Withdrawn { request_id } => self.withdrawn(request_id).await,
             Frame::Reply { id, lines } => {
+                // What only the server answers is nothing that a conversation needs.
+                if let Some(excess) = self.count_unknown(turn, "control_request") {
+                    return Next::Hostile(excess);
+                }
                 let Some(execution) = turn.execution().map(ToOwned::to_owned) else { return Next::Wait };
                 match recovery::deliver(&turn.lease, &execution, &id, lines).await {
                     // The stream says how the execution has ended.
@@ -222,17 +226,8 @@ impl Run {
                 }
             }
             Frame::Unknown { kind } => {
-                turn.unknown += 1;
-                if turn.unknown == 1 {
-                    tracing::warn!(
-                        workspace = turn.lease.workspace_id(),
-                        kind,
-                        "skipped a line of the driver's; further ones are counted"
-                    );
-                }
-                self.services.metrics.unknown_frame();
-                if turn.unknown > MOST_UNKNOWN {
-                    return Next::Hostile(format!("more than {MOST_UNKNOWN} lines that have no meaning"));
+                if let Some(excess) = self.count_unknown(turn, &kind) {
+                    return Next::Hostile(excess);
                 }
             }
             event => {
@@ -245,6 +240,17 @@ impl Run {
             }
         }
         Next::Wait
+    }
+
+    /// Counts a line that means nothing to the conversation; the result says that there are too many.
+    fn count_unknown(&self, turn: &mut Turn, kind: &str) -> Option<String> {
+        turn.unknown += 1;
+        if turn.unknown == 1 {
+            let workspace = turn.lease.workspace_id();
+            tracing::warn!(workspace, kind, "skipped a line of the driver's; further ones are counted");
+        }
+        self.services.metrics.unknown_frame();
+        (turn.unknown > MOST_UNKNOWN).then(|| format!("more than {MOST_UNKNOWN} lines that have no meaning"))
     }
 
     async fn interrupt_turn(&mut self, turn: &mut Turn) -> Result<(), AgentError> {
