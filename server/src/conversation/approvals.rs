@@ -165,9 +165,11 @@ impl Approvals {
         true
     }
 
-    /// Notified of every decision.
+    /// Notified of every decision, and at once: an earlier process may have left some that are not delivered.
     pub(super) fn decisions(&self) -> watch::Receiver<()> {
-        self.decided.subscribe()
+        let mut decisions = self.decided.subscribe();
+        decisions.mark_changed();
+        decisions
     }
 }
 
@@ -207,6 +209,7 @@ mod tests {
         assert_eq!(decide(allow()).expect("counts"), allow());
         assert_eq!(decide(Decision { by: None, ..allow() }).expect("the same"), allow());
         assert!(matches!(decide(deny()), Err(DecideError::Otherwise)));
+        assert!(approvals.decisions().has_changed().expect("open"), "whoever listens later hears of it");
         assert_eq!((approvals.take_decided().len(), approvals.take_decided().len()), (1, 0));
         assert!(approvals.pending().is_empty() && !approvals.withdraw("1"));
     }

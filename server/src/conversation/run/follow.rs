@@ -18,6 +18,8 @@ use nagaya_workspace::{Lease, OnShutdown, ReleaseReason};
 const INTERRUPT_DEADLINE: Duration = Duration::from_secs(10);
 /// Lines of one turn that may have no meaning. A driver that is newer than the server may print some.
 const MOST_UNKNOWN: u32 = 10_000;
+/// Shortest wait for what expires, so that a decision that cannot be written is not tried without pause.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait of a run for anything.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -103,7 +105,8 @@ impl Run {
             };
             let expiry = self
                 .next_expiry()
-                .map_or(FOR_EVER, |expires| expires.duration_since(Timestamp::now()).try_into().unwrap_or_default());
+                .map_or(FOR_EVER, |expires| expires.duration_since(Timestamp::now()).try_into().unwrap_or_default())
+                .max(SHORTEST_WAIT);
             let event = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => {
