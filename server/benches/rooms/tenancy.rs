@@ -184,8 +184,7 @@ impl Tenants {
             drop(cluster.acquire(occupant).await?);
         }
         for (tenant, conversation) in &conversations[1..=OTHERS] {
-            let occupant = Occupant { conversation: conversation.clone(), tenant: tenant.clone() };
-            cluster.workspaces().insert_bound(&RoomId::generate("tenancy"), occupant);
+            cluster.workspaces().insert_bound(&RoomId::generate("tenancy"), occupant(tenant, conversation));
         }
         let first = store.tenant(first).await?;
         Ok(Self { tenancy, cluster, first, conversations, _dir: dir })
@@ -195,7 +194,7 @@ impl Tenants {
     async fn memory(&self) -> Result<f64> {
         // What the database keeps of what it has read is not part of a policy's cost.
         for (tenant, conversation) in &self.conversations {
-            drop(self.tenancy.of(tenant, &[conversation.as_str()]).await);
+            drop(self.tenancy.of(&[occupant(tenant, conversation)]).await);
         }
         let before = status(std::process::id(), "VmRSS")?;
         let policies = self.policies(TENANTS).await?;
@@ -208,7 +207,7 @@ impl Tenants {
     async fn policies(&self, count: usize) -> Result<Vec<Arc<Policy>>> {
         let mut policies = Vec::with_capacity(count);
         for (tenant, conversation) in self.conversations.iter().rev().take(count) {
-            policies.extend(self.tenancy.of(tenant, &[conversation.as_str()]).await);
+            policies.extend(self.tenancy.of(&[occupant(tenant, conversation)]).await);
         }
         Ok(policies)
     }
@@ -229,6 +228,10 @@ impl Tenants {
         self.cluster.renew_policies(Changed::default()).await;
         Ok(Sample { value: began.elapsed().as_secs_f64() * 1e3, p99: None })
     }
+}
+
+fn occupant(tenant: &str, conversation: &str) -> Occupant {
+    Occupant { conversation: conversation.to_owned(), tenant: tenant.to_owned() }
 }
 
 async fn conversation(store: &Store, tenant: &str) -> Result<String> {

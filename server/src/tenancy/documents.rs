@@ -1,5 +1,10 @@
 //! Reading, checking and writing documents, and what applies where they meet.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use nagaya_workspace::rooms::Occupant;
+
 use super::address::https_host;
 use super::document::Document;
 use super::excess::excesses;
@@ -25,9 +30,9 @@ pub struct Versioned {
 }
 
 impl Versioned {
-    fn read(stored: Option<&StoredConfiguration>) -> Result<Self, TenancyError> {
+    fn read(stored: Option<&StoredConfiguration>) -> serde_json::Result<Self> {
         let Some(stored) = stored else { return Ok(Self::default()) };
-        let document = serde_json::from_str(&stored.document).map_err(TenancyError::Unreadable)?;
+        let document = serde_json::from_str(&stored.document)?;
         Ok(Self { version: stored.version, document, updated_at: Some(stored.updated_at) })
     }
 }
@@ -35,20 +40,26 @@ impl Versioned {
 /// What meets in a tenant's conversations: the operator's settings, the tenant's record and document, and the conversations with theirs.
 #[derive(Debug)]
 pub(super) struct Levels {
-    pub(super) operator: Operator,
+    pub(super) common: Arc<Common>,
     tenants_model: Option<String>,
     tenant: Versioned,
-    /// All models of the deployment.
-    pub(super) models: Vec<Model>,
     /// Those of the conversations asked for that exist.
     conversations: Vec<ConfiguredConversation>,
+}
+
+/// What all tenants have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    operator: Operator,
+    /// All models of the deployment.
+    pub(super) models: Vec<Model>,
 }
 
 impl Levels {
     /// What applies to the tenant, whatever its conversations say.
     pub(super) fn of_tenant(&self) -> Effective {
         let base = Base { tenants_model: self.tenants_model.as_deref(), conversations_model: None };
-        resolve(&self.operator, base, &[(Level::Tenant, &self.tenant.document)])
+        resolve(&self.common.operator, base, &[(Level::Tenant, &self.tenant.document)])
     }
 
     /// What applies to one of the conversations, and to a run in it that narrows it further.
@@ -60,14 +71,14 @@ impl Levels {
         let levels: Vec<_> = levels.into_iter().chain(run.map(|run| (Level::Run, run))).collect();
         let base =
             Base { tenants_model: self.tenants_model.as_deref(), conversations_model: Some(of.model_id.as_str()) };
-        Ok(resolve(&self.operator, base, &levels))
+        Ok(resolve(&self.common.operator, base, &levels))
     }
 
     fn above(&self, of: ConfigurationOf<'_>) -> Effective {
         match of {
             ConfigurationOf::Tenant(_) => {
                 let base = Base { tenants_model: self.tenants_model.as_deref(), conversations_model: None };
-                resolve(&self.operator, base, &[])
+                resolve(&self.common.operator, base, &[])
             }
             ConfigurationOf::Conversation(_) => self.of_tenant(),
         }
@@ -80,7 +91,7 @@ impl Tenancy {
     /// # Errors
     /// The database failed.
     pub async fn document(&self, of: ConfigurationOf<'_>) -> Result<Versioned, TenancyError> {
-        Versioned::read(self.store.configuration(of).await?.as_ref())
+        Ok(Versioned::read(self.store.configuration(of).await?.as_ref())?)
     }
 
     /// Replaces the document of a tenant, or of one of its conversations, if its version is `version`. Once this returns, the new one
@@ -100,7 +111,7 @@ impl Tenancy {
         let mut problems = document.problems();
         if problems.is_empty() {
             let above = levels.above(of);
-            problems = excesses(&levels.operator, &above, document, |host| self.may_reach(&above, host));
+            problems = excesses(&levels.common.operator, &above, document, |host| self.may_reach(&above, host));
             let mut unreadable = super::policies::problems(document);
             unreadable.retain(|of| !problems_at(&problems, &of.place));
             problems.extend(unreadable);
@@ -110,7 +121,7 @@ impl Tenancy {
         if !problems.is_empty() {
             return Err(TenancyError::Problems(problems));
         }
-        let text = serde_json::to_string(document).map_err(TenancyError::Unreadable)?;
+        let text = serde_json::to_string(document)?;
         if text.len() > LARGEST {
             let why = format!("must have at most {LARGEST} bytes as JSON");
             return Err(TenancyError::Problems(vec![Problem { place: "configuration".into(), why }]));
@@ -121,7 +132,7 @@ impl Tenancy {
             ConfigurationOf::Conversation(conversation) => Some(conversation),
         };
         self.spread(&tenant.tenant_id, conversation, close).await;
-        Versioned::read(Some(&written))
+        Ok(Versioned::read(Some(&written))?)
     }
 
     /// What applies to a tenant, or to one of its conversations.
@@ -173,7 +184,7 @@ impl Tenancy {
             let why = "must be the conversation's model, or one that its configuration lists in models.allowed";
             problems.push(Problem { place: "models.default".into(), why: why.into() });
         }
-        let beyond = excesses(&levels.operator, &above, run, |_| Ok(true));
+        let beyond = excesses(&levels.common.operator, &above, run, |_| Ok(true));
         problems.extend(beyond.into_iter().filter(|of| !problems_at(&problems, &of.place)).collect::<Vec<_>>());
         if problems.is_empty() { levels.of_conversation(id, Some(run)) } else { Err(TenancyError::Problems(problems)) }
     }
@@ -181,17 +192,52 @@ impl Tenancy {
     /// The levels of a tenant and of these of its conversations, read once for all of them.
     pub(super) async fn levels(&self, tenant: &Tenant, conversations: &[&str]) -> Result<Levels, TenancyError> {
         let of = ConfigurationOf::Tenant(&tenant.tenant_id);
-        let models = self.store.models().await?;
+        let mut found = self.store.configured_conversations(conversations).await?;
+        found.retain(|of| of.tenant_id == tenant.tenant_id);
         Ok(Levels {
-            operator: Operator {
-                models: models.iter().map(|model| model.model_id.clone()).collect(),
-                ..self.settings.operator.clone()
-            },
+            common: self.common().await?,
             tenants_model: tenant.model_id.clone(),
             tenant: self.document(of).await?,
-            models,
-            conversations: self.store.configured_conversations(&tenant.tenant_id, conversations).await?,
+            conversations: found,
         })
+    }
+
+    /// The levels of all tenants of these conversations, by the tenants' ids; what cannot be read concerns its tenant alone.
+    pub(super) async fn levels_of_all(
+        &self,
+        occupants: &[Occupant],
+    ) -> Result<BTreeMap<String, Result<Levels, Arc<serde_json::Error>>>, TenancyError> {
+        let tenants: BTreeSet<&str> = occupants.iter().map(|of| of.tenant.as_str()).collect();
+        let conversations: Vec<&str> = occupants.iter().map(|of| of.conversation.as_str()).collect();
+        let common = self.common().await?;
+        let (tenants, conversations) = tokio::try_join!(
+            self.store.configured_tenants(&Vec::from_iter(tenants)),
+            self.store.configured_conversations(&conversations)
+        )?;
+        let mut by_tenant: HashMap<String, Vec<ConfiguredConversation>> = HashMap::new();
+        for of in conversations {
+            by_tenant.entry(of.tenant_id.clone()).or_default().push(of);
+        }
+        let levels = tenants.into_iter().map(|(tenant, stored)| {
+            let conversations = by_tenant.remove(&tenant.tenant_id).unwrap_or_default();
+            let levels = Versioned::read(stored.as_ref()).map_err(Arc::new).map(|document| Levels {
+                common: common.clone(),
+                tenants_model: tenant.model_id,
+                tenant: document,
+                conversations,
+            });
+            (tenant.tenant_id, levels)
+        });
+        Ok(levels.collect())
+    }
+
+    async fn common(&self) -> Result<Arc<Common>, TenancyError> {
+        let models = self.store.models().await?;
+        let operator = Operator {
+            models: models.iter().map(|model| model.model_id.clone()).collect(),
+            ..self.settings.operator.clone()
+        };
+        Ok(Arc::new(Common { operator, models }))
     }
 
     /// What is wrong with the servers that a document registers: only a tenant's does, and its workspaces must be allowed to reach them.
@@ -200,7 +246,7 @@ impl Tenancy {
             return servers_below_the_tenant(document).into_iter().collect();
         }
         let base = Base { tenants_model: levels.tenants_model.as_deref(), conversations_model: None };
-        let effective = resolve(&levels.operator, base, &[(Level::Tenant, document)]);
+        let effective = resolve(&levels.common.operator, base, &[(Level::Tenant, document)]);
         let servers = document.integrations.iter().filter_map(|of| of.mcp_servers.as_ref()).flatten();
         let unreachable = servers.filter_map(|(name, server)| {
             let why = match self.may_reach(&effective, &https_host(&server.url)?) {

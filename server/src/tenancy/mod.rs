@@ -55,13 +55,19 @@ pub enum TenancyError {
     Seal(#[from] SealError),
     /// What is stored cannot be read.
     #[error("what is stored cannot be read: {0}")]
-    Unreadable(serde_json::Error),
+    Unreadable(Arc<serde_json::Error>),
     /// The proxy does not accept a policy, an address or a credential.
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<serde_json::Error> for TenancyError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Unreadable(Arc::new(error))
+    }
 }
 
 /// Configurations, vaults and policies of all tenants.

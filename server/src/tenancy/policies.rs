@@ -1,6 +1,6 @@
 //! The policy of a conversation's workspace, made of what applies to it. Changes reach open workspaces.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use nagaya_workspace::rooms::Occupant;
 use nagaya_workspace::{DEFAULT_IMAGE, Policies, Variant, VariantUnknown};
 
 use super::document::{Document, EgressRules};
+use super::documents::Levels;
 use super::problem::Problem;
 use super::resolve::{Effective, EgressLayer, Level};
 use super::vaults::live::OfVault;
@@ -114,29 +115,47 @@ impl Tenancy {
         Ok(Policy::new(PolicySpec { name, layers, credentials, models: Some(policy) })?)
     }
 
-    /// The policies of the workspaces of these conversations, in their order. What they have in common is read once, and those to which
-    /// the same applies share one.
-    async fn policies(
+    /// The policies of the workspaces of these conversations, in their order. What they have in common is read once, and those of a tenant
+    /// to which the same applies share one.
+    async fn policies(&self, occupants: &[Occupant]) -> Result<Vec<Result<Arc<Policy>, TenancyError>>, TenancyError> {
+        let levels = self.levels_of_all(occupants).await?;
+        let mut built: HashMap<&str, Vec<(Effective, Arc<Policy>)>> = HashMap::new();
+        let mut policies = Vec::with_capacity(occupants.len());
+        for Occupant { tenant, conversation } in occupants {
+            let levels = match levels.get(tenant) {
+                Some(Ok(levels)) => levels,
+                Some(Err(unreadable)) => {
+                    policies.push(Err(TenancyError::Unreadable(unreadable.clone())));
+                    continue;
+                }
+                None => {
+                    policies.push(Err(StoreError::NotFound("tenant").into()));
+                    continue;
+                }
+            };
+            let built = built.entry(tenant).or_default();
+            policies.push(self.policy_among(tenant, conversation, levels, built).await);
+        }
+        Ok(policies)
+    }
+
+    /// The policy of a conversation's workspace: one of those that are built already, or another one.
+    async fn policy_among(
         &self,
         tenant: &str,
-        conversations: &[&str],
-    ) -> Result<Vec<Result<Arc<Policy>, TenancyError>>, TenancyError> {
-        let tenant = self.store.tenant(tenant).await?;
-        let levels = self.levels(&tenant, conversations).await?;
-        let applying: Vec<_> = conversations.iter().map(|id| levels.of_conversation(id, None)).collect();
-        let vaults: BTreeSet<&String> = applying.iter().flatten().flat_map(|of| &of.vaults.value).collect();
-        let credentials = self.credentials_of(&tenant.tenant_id, &Vec::from_iter(vaults)).await?;
-        let mut built: Vec<(Effective, Arc<Policy>)> = Vec::new();
-        let policies = applying.into_iter().map(|effective| {
-            let effective = effective?;
-            if let Some((_, policy)) = built.iter().find(|(of, _)| *of == effective) {
-                return Ok(policy.clone());
-            }
-            let policy = Arc::new(self.build(&tenant.tenant_id, &levels.models, &effective, &credentials)?);
-            built.push((effective, policy.clone()));
-            Ok(policy)
-        });
-        Ok(policies.collect())
+        conversation: &str,
+        levels: &Levels,
+        built: &mut Vec<(Effective, Arc<Policy>)>,
+    ) -> Result<Arc<Policy>, TenancyError> {
+        let effective = levels.of_conversation(conversation, None)?;
+        if let Some((_, policy)) = built.iter().find(|(of, _)| *of == effective) {
+            return Ok(policy.clone());
+        }
+        let vaults: Vec<&String> = effective.vaults.value.iter().collect();
+        let credentials = self.credentials_of(tenant, &vaults).await?;
+        let policy = Arc::new(self.build(tenant, &levels.common.models, &effective, &credentials)?);
+        built.push((effective, policy.clone()));
+        Ok(policy)
     }
 
     /// The policy of a conversation's workspace, or of the tenant where there is no conversation.
@@ -148,7 +167,7 @@ impl Tenancy {
         };
         let vaults: Vec<&String> = effective.vaults.value.iter().collect();
         let credentials = self.credentials_of(&tenant.tenant_id, &vaults).await?;
-        self.build(&tenant.tenant_id, &levels.models, &effective, &credentials)
+        self.build(&tenant.tenant_id, &levels.common.models, &effective, &credentials)
     }
 
     /// The policy under which the server itself asks addresses that a tenant has given: what the tenant's workspaces may reach, and no
@@ -220,24 +239,26 @@ impl Tenancy {
 }
 
 impl Policies for Tenancy {
-    fn of<'a>(&'a self, tenant: &'a str, conversations: &'a [&'a str]) -> BoxFuture<'a, Vec<Arc<Policy>>> {
+    fn of<'a>(&'a self, occupants: &'a [Occupant]) -> BoxFuture<'a, Vec<Arc<Policy>>> {
         Box::pin(async move {
             let closed = Arc::new(Policy::closed());
-            match self.policies(tenant, conversations).await {
+            match self.policies(occupants).await {
                 Ok(policies) => {
                     self.failing.store(false, Ordering::Relaxed);
-                    let with_ids = policies.into_iter().zip(conversations);
-                    let policies = with_ids.map(|(policy, conversation)| {
+                    let with_ids = policies.into_iter().zip(occupants);
+                    let policies = with_ids.map(|(policy, of)| {
                         policy.unwrap_or_else(|error| {
-                            self.is_closed(tenant, conversation, &error);
+                            self.is_closed(&of.tenant, &of.conversation, &error);
                             closed.clone()
                         })
                     });
                     policies.collect()
                 }
                 Err(error) => {
-                    self.is_closed(tenant, &conversations.join(" "), &error);
-                    vec![closed; conversations.len()]
+                    for of in occupants {
+                        self.is_closed(&of.tenant, &of.conversation, &error);
+                    }
+                    vec![closed; occupants.len()]
                 }
             }
         })

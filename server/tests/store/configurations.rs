@@ -59,15 +59,24 @@ async fn conversations_are_read_together_with_their_configurations(home: &Home) 
     let mut asked: Vec<&str> = many.iter().map(String::as_str).collect();
     asked.extend([first.as_str(), second.as_str()]);
     store.write_configuration(ConfigurationOf::Conversation(&second), 0, "[2]").await.expect("written");
-    let read = async |tenant: &str| {
-        let mut found = store.configured_conversations(tenant, &asked).await.expect("read");
+    let read = async || {
+        let mut found = store.configured_conversations(&asked).await.expect("read");
+        assert!(found.iter().all(|of| of.tenant_id == "t"), "{found:?}");
         found.sort_by(|one, other| one.conversation_id.cmp(&other.conversation_id));
         let document = |of: &ConfiguredConversation| of.configuration.as_ref().map(|of| of.document.clone());
         found.iter().map(|of| (of.conversation_id.clone(), of.model_id.clone(), document(of))).collect::<Vec<_>>()
     };
     let expected = [(first.clone(), "m".to_owned(), None), (second.clone(), "m".to_owned(), Some("[2]".to_owned()))];
-    assert_eq!(read("t").await, expected, "each once, however many are asked for");
-    assert_eq!(read("other").await, [], "another tenant's");
+    assert_eq!(read().await, expected, "each once, however many are asked for");
+    let mut asked = asked.clone();
+    asked.push("t");
+    let tenants = store.configured_tenants(&asked).await.expect("read");
+    let [(tenant, None)] = tenants.as_slice() else { panic!("{tenants:?}") };
+    assert_eq!(tenant.tenant_id, "t");
+    store.write_configuration(ConfigurationOf::Tenant("t"), 0, "[3]").await.expect("written");
+    let tenants = store.configured_tenants(&["t"]).await.expect("read");
+    let [(_, Some(configuration))] = tenants.as_slice() else { panic!("{tenants:?}") };
+    assert_eq!((configuration.version, configuration.document.as_str()), (1, "[3]"));
     let before = store.configuration_changes().await.expect("a number");
     let renamed = ConversationChange { title: Some("T".into()), ..ConversationChange::default() };
     assert_eq!(store.update_conversation("t", &second, renamed).await.expect("changed").model_id, "m");

@@ -17,9 +17,9 @@ pub struct VariantUnknown(pub String);
 
 /// Decides what the workspaces of conversations may do and what they are.
 pub trait Policies: std::fmt::Debug + Send + Sync {
-    /// The policies of the workspaces of a tenant's conversations, in their order, as they are now. They are asked for anew whenever
+    /// The policies of the workspaces of these conversations, in their order, as they are now. They are asked for anew whenever
     /// something may have changed, and are [`Policy::closed`] where that cannot be decided.
-    fn of<'a>(&'a self, tenant: &'a str, conversations: &'a [&'a str]) -> BoxFuture<'a, Vec<Arc<Policy>>>;
+    fn of<'a>(&'a self, occupants: &'a [Occupant]) -> BoxFuture<'a, Vec<Arc<Policy>>>;
 
     /// What the container of a conversation is to be. It is asked for whenever the conversation acquires its workspace.
     fn variant<'a>(&'a self, occupant: &'a Occupant) -> BoxFuture<'a, Result<Variant, VariantUnknown>>;
@@ -30,9 +30,9 @@ pub trait Policies: std::fmt::Debug + Send + Sync {
 pub struct OperatorsOnly;
 
 impl Policies for OperatorsOnly {
-    fn of<'a>(&'a self, _: &'a str, conversations: &'a [&'a str]) -> BoxFuture<'a, Vec<Arc<Policy>>> {
+    fn of<'a>(&'a self, occupants: &'a [Occupant]) -> BoxFuture<'a, Vec<Arc<Policy>>> {
         let policy = Arc::new(Policy::operator());
-        ready(vec![policy; conversations.len()]).boxed()
+        ready(vec![policy; occupants.len()]).boxed()
     }
 
     fn variant<'a>(&'a self, _: &'a Occupant) -> BoxFuture<'a, Result<Variant, VariantUnknown>> {

@@ -12,6 +12,7 @@ const DEFAULT_PORTS: [u16; 2] = [80, 443];
 /// Methods that a rule names at no cost; a layer may use seven others.
 const USUAL: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "REPORT"];
 const MOST_UNUSUAL: usize = 7;
+const TOO_MANY: &str = "a layer has too many rules or prefixes";
 
 /// A part of [`RuleSet::text`].
 type Span = (u32, u32);
@@ -130,23 +131,42 @@ impl Builder {
         for (index, method) in spec.methods.iter().enumerate() {
             methods |= self.method(method).map_err(|text| (Place::Method(index), text))?;
         }
-        let first = self.prefixes.len();
-        for (index, text) in spec.paths.iter().enumerate() {
-            let at = Place::Path(index);
-            let prefix = path::prefix(text).ok_or_else(|| {
-                let accepted = "accepted: a path that begins with / and that every server reads alike: without //, ;, \
-                                dot segments, or encoded dots and slashes";
-                (at, format!("{:?}: {accepted}", cut(text)))
-            })?;
-            let span = self.keep(&prefix).map_err(|text| (at, text))?;
-            self.prefixes.push(span);
-        }
-        let many = |_| (Place::Host, "a layer has too many rules or prefixes".to_owned());
-        let paths = (u16::try_from(first).map_err(many)?, u16::try_from(spec.paths.len()).map_err(many)?);
+        let paths = self.paths(&spec.paths)?;
+        let many = |_| (Place::Host, TOO_MANY.to_owned());
         u16::try_from(self.rules.len()).map_err(many)?;
         self.rules.push(Rule { text, host, port: port.unwrap_or(0), methods, paths, deny });
         self.suffix.push(suffix);
         Ok(())
+    }
+
+    /// Keeps the prefixes of a rule: the first, and how many. Those of the rule before are not kept twice.
+    fn paths(&mut self, given: &[String]) -> Result<(u16, u16), (Place, String)> {
+        let mut prefixes = Vec::with_capacity(given.len());
+        for (index, text) in given.iter().enumerate() {
+            prefixes.push(path::prefix(text).ok_or_else(|| {
+                let accepted = "accepted: a path that begins with / and that every server reads alike: without //, ;, \
+                                dot segments, or encoded dots and slashes";
+                (Place::Path(index), format!("{:?}: {accepted}", cut(text)))
+            })?);
+        }
+        if let Some(before) = self.rules.last().map(|rule| rule.paths)
+            && self.prefixes_of(before).eq(prefixes.iter().map(String::as_str))
+        {
+            return Ok(before);
+        }
+        let many = |_| (Place::Host, TOO_MANY.to_owned());
+        let first = u16::try_from(self.prefixes.len()).map_err(many)?;
+        for (index, prefix) in prefixes.iter().enumerate() {
+            let span = self.keep(prefix).map_err(|text| (Place::Path(index), text))?;
+            self.prefixes.push(span);
+        }
+        Ok((first, u16::try_from(prefixes.len()).map_err(many)?))
+    }
+
+    fn prefixes_of(&self, (first, count): (u16, u16)) -> impl Iterator<Item = &str> {
+        let first = usize::from(first);
+        let spans = self.prefixes.get(first..first + usize::from(count)).unwrap_or_default();
+        spans.iter().map(|span| self.text.get(span.0 as usize..span.1 as usize).unwrap_or_default())
     }
 
     fn finish(self) -> RuleSet {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::{MOST_IDS, Store, StoreError, from_micros, parameters, to_micros, within};
+use super::{MOST_IDS, Store, StoreError, Tenant, from_micros, parameters, tenants, to_micros, within};
 
 /// Whose configuration it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct StoredConfiguration {
 pub struct ConfiguredConversation {
     /// Id of the conversation.
     pub conversation_id: String,
+    /// Id of its tenant.
+    pub tenant_id: String,
     /// Id of the conversation's model.
     pub model_id: String,
     /// Its configuration, if it has one.
@@ -60,6 +62,13 @@ fn read(row: &AnyRow) -> sqlx::Result<StoredConfiguration> {
     })
 }
 
+/// The configuration in a row of something that may have none.
+fn read_joined(row: &AnyRow) -> sqlx::Result<Option<StoredConfiguration>> {
+    let Some(version) = row.try_get("version")? else { return Ok(None) };
+    let updated_at = from_micros(row.try_get("configured_at")?)?;
+    Ok(Some(StoredConfiguration { version, document: row.try_get("document")?, updated_at }))
+}
+
 impl Store {
     /// A configuration; `None` where none was ever written.
     ///
@@ -75,31 +84,54 @@ impl Store {
         .await
     }
 
-    /// Those of these conversations that exist and are the tenant's, in any order.
+    /// Those of these tenants that exist, with their configurations, in any order.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn configured_conversations(
+    pub async fn configured_tenants(
         &self,
-        tenant: &str,
         ids: &[&str],
-    ) -> Result<Vec<ConfiguredConversation>, StoreError> {
+    ) -> Result<Vec<(Tenant, Option<StoredConfiguration>)>, StoreError> {
         within(async {
             let mut found = Vec::with_capacity(ids.len());
             for ids in ids.chunks(MOST_IDS) {
                 let statement = sqlx::AssertSqlSafe(format!(
-                    "SELECT c.conversation_id, c.model_id, d.version, d.document, d.updated_at
-                     FROM conversations c LEFT JOIN conversation_configurations d ON d.conversation_id = c.conversation_id
-                     WHERE c.tenant_id = $1 AND c.conversation_id IN ({})",
-                    parameters(2, ids.len())
+                    "SELECT t.*, d.version, d.document, d.updated_at AS configured_at
+                     FROM tenants t LEFT JOIN tenant_configurations d ON d.tenant_id = t.tenant_id
+                     WHERE t.tenant_id IN ({})",
+                    parameters(1, ids.len())
                 ));
-                let query = ids.iter().fold(sqlx::query(statement).bind(tenant), |query, id| query.bind(*id));
+                let query = ids.iter().fold(sqlx::query(statement), |query, id| query.bind(*id));
                 for row in query.fetch_all(&self.0).await? {
-                    let version: Option<i64> = row.try_get("version")?;
+                    found.push((tenants::read(&row)?, read_joined(&row)?));
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Those of these conversations that exist, in any order.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn configured_conversations(&self, ids: &[&str]) -> Result<Vec<ConfiguredConversation>, StoreError> {
+        within(async {
+            let mut found = Vec::with_capacity(ids.len());
+            for ids in ids.chunks(MOST_IDS) {
+                let statement = sqlx::AssertSqlSafe(format!(
+                    "SELECT c.conversation_id, c.tenant_id, c.model_id, d.version, d.document, d.updated_at AS configured_at
+                     FROM conversations c LEFT JOIN conversation_configurations d ON d.conversation_id = c.conversation_id
+                     WHERE c.conversation_id IN ({})",
+                    parameters(1, ids.len())
+                ));
+                let query = ids.iter().fold(sqlx::query(statement), |query, id| query.bind(*id));
+                for row in query.fetch_all(&self.0).await? {
                     found.push(ConfiguredConversation {
                         conversation_id: row.try_get("conversation_id")?,
+                        tenant_id: row.try_get("tenant_id")?,
                         model_id: row.try_get("model_id")?,
-                        configuration: version.map(|_| read(&row)).transpose()?,
+                        configuration: read_joined(&row)?,
                     });
                 }
             }

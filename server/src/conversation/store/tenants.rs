@@ -59,7 +59,7 @@ pub struct TenantChange {
     pub status: Option<TenantStatus>,
 }
 
-fn read(row: &AnyRow) -> sqlx::Result<Tenant> {
+pub(super) fn read(row: &AnyRow) -> sqlx::Result<Tenant> {
     Ok(Tenant {
         tenant_id: row.try_get("tenant_id")?,
         system_prompt: row.try_get("system_prompt")?,

@@ -115,7 +115,7 @@ impl TokenSource for Unavailable {
 
 /// A credential whose requests are refused.
 fn unavailable(stored: &StoredCredential) -> Result<Credential, TenancyError> {
-    let Open { purpose, .. } = serde_json::from_str(&stored.purpose).map_err(TenancyError::Unreadable)?;
+    let Open { purpose, .. } = serde_json::from_str(&stored.purpose)?;
     let source = Source::token("authorization", Arc::new(Unavailable))?;
     Ok(Credential::new(spec(&stored.credential_id, &purpose, source)?)?)
 }

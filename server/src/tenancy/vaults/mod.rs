@@ -79,7 +79,7 @@ fn bound_to(tenant: &str, vault: &str, credential: &str) -> String {
 }
 
 fn shown(stored: StoredCredential) -> Result<Credential, TenancyError> {
-    let Open { purpose, auth } = serde_json::from_str(&stored.purpose).map_err(TenancyError::Unreadable)?;
+    let Open { purpose, auth } = serde_json::from_str(&stored.purpose)?;
     let StoredCredential { credential_id, vault_id, name, created_at, updated_at, .. } = stored;
     Ok(Credential { credential_id, vault_id, name, purpose, auth, created_at, updated_at })
 }
@@ -204,7 +204,7 @@ impl Tenancy {
 
     /// The secret of a stored credential.
     pub(super) fn unseal(&self, tenant: &str, stored: &StoredCredential) -> Result<(Purpose, Auth), TenancyError> {
-        let Open { purpose, .. } = serde_json::from_str(&stored.purpose).map_err(TenancyError::Unreadable)?;
+        let Open { purpose, .. } = serde_json::from_str(&stored.purpose)?;
         let sealed = Sealed { text: stored.sealed.clone(), key_id: stored.key_id.clone() };
         let bound = bound_to(tenant, &stored.vault_id, &stored.credential_id);
         let opened = self.sealer()?.open(&bound, &sealed)?;
@@ -227,13 +227,13 @@ impl Tenancy {
         }
         let NewCredential { name, purpose, auth } = new;
         let open = Open { purpose: purpose.clone(), auth: auth.shown() };
-        let secret = zeroize::Zeroizing::new(serde_json::to_vec(auth).map_err(TenancyError::Unreadable)?);
+        let secret = zeroize::Zeroizing::new(serde_json::to_vec(auth)?);
         let Sealed { text, key_id } = sealer.seal(&bound_to(&tenant.tenant_id, vault, &id), &secret)?;
         Ok(StoredCredential {
             credential_id: id,
             vault_id: vault.to_owned(),
             name: name.clone(),
-            purpose: serde_json::to_string(&open).map_err(TenancyError::Unreadable)?,
+            purpose: serde_json::to_string(&open)?,
             sealed: text,
             key_id,
             created_at,
