@@ -89,7 +89,14 @@ pub(super) async fn layer(
         .max_by(|(a, _), (b, _)| a.run_id.cmp(&b.run_id));
     match latest {
         Some((run, peer)) if own.is_none_or(|own| own.run_id < run.run_id) => forward(&peer, request).await,
-        _ => Ok(next.run(request).await),
+        _ => {
+            if target == Target::InProgress
+                && let Err(error) = app.runs.take_over_of(&conversation).await
+            {
+                tracing::debug!(conversation, %error, "cannot look for a run whose server has died");
+            }
+            Ok(next.run(request).await)
+        }
     }
 }
 

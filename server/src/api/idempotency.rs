@@ -336,7 +336,7 @@ async fn follow(
 ) -> Result<Option<Response>, ApiError> {
     let conversation = params.iter().find(|(name, _)| *name == "conversation_id").map(|(_, id)| id);
     let Some(conversation) = conversation else { return Ok(None) };
-    let found = match stream::own_events(app, conversation, run)? {
+    let found = match stream::own_events(app, conversation, run).await? {
         Some(response) => Some(response),
         None => super::forward::events_of(app, conversation, run, asked).await?,
     };

@@ -17,6 +17,7 @@ mod fresh;
 mod health;
 mod idempotency;
 mod keys;
+mod log;
 mod models;
 pub mod rate_limit;
 pub mod request_id;
@@ -151,6 +152,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(stream::start, stream::follow))
         .routes(routes!(stream::cancel))
         .routes(routes!(steering::interrupt))
+        .routes(routes!(log::log))
         .routes(routes!(approvals::list))
         .routes(routes!(approvals::decide))
         .routes(routes!(files::list, files::upload, files::delete))

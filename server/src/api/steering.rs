@@ -59,9 +59,9 @@ pub(super) async fn send(
         app.cluster.admit(&occupant).await?;
     }
     let run_id = Runs::new_id();
-    let before = app.runs.start_or_wait(run_id.clone(), order)?;
+    let before = app.runs.start_or_wait(run_id.clone(), order).await?;
     if query.interrupt && before > 0 {
-        app.runs.interrupt(&path.conversation_id);
+        app.runs.interrupt(&path.conversation_id).await;
     }
     tracing::info!(conversation = path.conversation_id, run = run_id, before, "message accepted");
     Ok((StatusCode::ACCEPTED, Json(Accepted { run_id, before })))
@@ -78,7 +78,7 @@ pub(super) async fn interrupt(
     ApiPath(path): ApiPath<ConversationPath>,
 ) -> Result<StatusCode, ApiError> {
     app.store.conversation(&tenant, &path.conversation_id).await?;
-    match app.runs.interrupt(&path.conversation_id) {
+    match app.runs.interrupt(&path.conversation_id).await {
         true => Ok(StatusCode::ACCEPTED),
         false => Err(ApiError::new(Code::Conflict, "no run is in progress in this conversation")),
     }

@@ -92,7 +92,7 @@ pub(super) async fn start(
         work.starts(&run_id).await?;
     }
     let user = order.user.clone();
-    let journal = app.runs.start_as(run_id, order)?;
+    let journal = app.runs.start_as(run_id, order).await?;
     if let Some(batch) = batch {
         batch.keep();
     }
@@ -198,7 +198,7 @@ pub(super) async fn follow(
         (None, None) => None,
     };
     app.store.conversation(&tenant, &path.conversation_id).await?;
-    let journal = app.runs.journal(&path.conversation_id).map_err(|error| ApiError::internal(&error))?;
+    let journal = app.runs.journal(&path.conversation_id).await.map_err(|error| ApiError::internal(&error))?;
     let journal = journal.ok_or_else(|| ApiError::not_found("run"))?;
     let after = match after {
         Some(id) => id.position(&journal).await?,
@@ -217,7 +217,7 @@ pub(super) async fn cancel(
     ApiPath(path): ApiPath<ConversationPath>,
 ) -> Result<StatusCode, ApiError> {
     app.store.conversation(&tenant, &path.conversation_id).await?;
-    if app.runs.cancel(&path.conversation_id) {
+    if app.runs.cancel(&path.conversation_id).await {
         Ok(StatusCode::ACCEPTED)
     } else {
         Err(ApiError::new(Code::Conflict, "no run is in progress in this conversation"))
@@ -262,8 +262,8 @@ impl<'a> EventId<'a> {
 }
 
 /// The response that streams the events of a run of this server from its beginning; `None` if this server does not have it any more.
-pub(super) fn own_events(app: &AppState, conversation: &str, run: &str) -> Result<Option<Response>, ApiError> {
-    let journal = app.runs.journal(conversation).map_err(|error| ApiError::internal(&error))?;
+pub(super) async fn own_events(app: &AppState, conversation: &str, run: &str) -> Result<Option<Response>, ApiError> {
+    let journal = app.runs.journal(conversation).await.map_err(|error| ApiError::internal(&error))?;
     Ok(journal.filter(|journal| journal.run_id() == run).map(|journal| events(&journal, 0)))
 }
 

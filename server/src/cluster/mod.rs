@@ -79,6 +79,12 @@ impl Cluster {
         &self.workspaces
     }
 
+    /// Id of this server process; every start has a new one.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.peers.id()
+    }
+
     /// Whether other servers may belong to the deployment.
     #[must_use]
     pub fn is_shared(&self) -> bool {
@@ -225,6 +231,36 @@ impl Cluster {
             }
         };
         self.while_held(&occupant.conversation, find_or_make).await
+    }
+
+    /// Leases the room in which an earlier process, of this server or of one that has died, left a run of this conversation; `None` if
+    /// `workspace` is not the conversation's room any more.
+    pub async fn reattach(&self, occupant: Occupant, workspace: &str) -> Option<Lease> {
+        if let Some(lease) = self.workspaces.reattach(occupant.clone(), workspace).await {
+            return Some(lease);
+        }
+        if !self.is_shared() {
+            return None;
+        }
+        let _turn = self.workspaces.lock_conversation(&occupant.conversation).await;
+        let found = self.while_held(&occupant.conversation, self.fetch(&occupant)).await;
+        let lease = found.unwrap_or_else(|error| {
+            tracing::warn!(workspace, %error, "the workspace of a run cannot be taken over");
+            None
+        })?;
+        if lease.workspace_id() == workspace {
+            return Some(lease);
+        }
+        lease.finish(None).await;
+        None
+    }
+
+    /// Whether the server with this id is running.
+    ///
+    /// # Errors
+    /// That cannot be determined.
+    pub async fn is_running(&self, id: &str) -> Result<bool, PeerUnavailable> {
+        Ok(self.peers.is_running(id).await?)
     }
 
     /// Ends a lease and its workspace, and acquires another for the conversation. The future ends once the old workspace is gone,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::reader::Reader;
 use super::units;
+use crate::conversation::journal::Retention;
 use crate::conversation::store::Database;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -17,6 +18,8 @@ pub struct Storage {
     pub state_dir: PathBuf,
     /// `DATABASE_URL`: SQLite or PostgreSQL database.
     pub database: Database,
+    /// `LOG_RETENTION`, `LOG_MAX_BYTES`: how long the log of runs is kept, and how much of it on this server's disk.
+    pub log: Retention,
     /// `REDIS_URL`: Redis in which several servers share workspace records; `None` for a file in the state directory.
     pub redis: Option<RedisAddress>,
     /// `AUDIT_LOG`: file of the audit trail; `None` for one in the state directory.
@@ -79,9 +82,14 @@ impl Storage {
             true => Ok(None),
             false => RedisAddress::parse(text).map(Some),
         });
+        let log = Retention {
+            time: r.get("LOG_RETENTION", "720h", units::DURATION, units::duration),
+            bytes: r.get("LOG_MAX_BYTES", "10GiB", units::BYTES, units::bytes),
+        };
         Self {
             state_dir,
             database,
+            log,
             redis,
             audit_log,
             deployment_id,

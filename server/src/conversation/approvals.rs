@@ -22,6 +22,8 @@ const MOST_ASKED: usize = 10_000;
 #[derive(Debug)]
 pub struct Approvals {
     entries: Mutex<VecDeque<Entry>>,
+    /// Held while a decision is made durable.
+    deciding: tokio::sync::Mutex<()>,
     /// How many questions there were.
     asked: AtomicUsize,
     /// Changes when a decision is to be delivered.
@@ -79,7 +81,12 @@ pub enum DecideError {
 
 impl Default for Approvals {
     fn default() -> Self {
-        Self { entries: Mutex::default(), asked: AtomicUsize::default(), decided: watch::Sender::new(()) }
+        Self {
+            entries: Mutex::default(),
+            deciding: tokio::sync::Mutex::default(),
+            asked: AtomicUsize::default(),
+            decided: watch::Sender::new(()),
+        }
     }
 }
 
@@ -109,25 +116,37 @@ impl Approvals {
     ///
     /// # Errors
     /// The decision does not count.
-    pub(super) fn decide(
+    pub(super) async fn decide(
         &self,
         id: &str,
         decision: Decision,
-        write: impl FnOnce(&Decision) -> io::Result<()>,
+        write: impl AsyncFnOnce(&Decision) -> io::Result<()>,
     ) -> Result<Decision, DecideError> {
-        let mut entries = self.entries.lock();
-        let entry = entries.iter_mut().find(|entry| entry.pending.ask.request_id == id).ok_or(DecideError::Unknown)?;
+        let _only = self.deciding.lock().await;
+        if let Some(earlier) = self.decided_before(id, &decision)? {
+            return Ok(earlier);
+        }
+        write(&decision).await?;
+        // Meanwhile the driver may have ceased to ask.
+        if let Some(earlier) = self.decided_before(id, &decision)? {
+            return Ok(earlier);
+        }
+        if let Some(entry) = self.entries.lock().iter_mut().find(|entry| entry.pending.ask.request_id == id) {
+            entry.state = State::Decided { decision: decision.clone(), delivered: false };
+        }
+        self.decided.send_replace(());
+        Ok(decision)
+    }
+
+    /// What has been decided about a question; `None` if it waits for a decision.
+    fn decided_before(&self, id: &str, decision: &Decision) -> Result<Option<Decision>, DecideError> {
+        let entries = self.entries.lock();
+        let entry = entries.iter().find(|entry| entry.pending.ask.request_id == id).ok_or(DecideError::Unknown)?;
         match &entry.state {
             State::Withdrawn => Err(DecideError::Withdrawn),
-            State::Decided { decision: earlier, .. } if earlier.answer == decision.answer => Ok(earlier.clone()),
+            State::Decided { decision: earlier, .. } if earlier.answer == decision.answer => Ok(Some(earlier.clone())),
             State::Decided { .. } => Err(DecideError::Otherwise),
-            State::Pending => {
-                write(&decision)?;
-                entry.state = State::Decided { decision: decision.clone(), delivered: false };
-                drop(entries);
-                self.decided.send_replace(());
-                Ok(decision)
-            }
+            State::Pending => Ok(None),
         }
     }
 
@@ -197,32 +216,32 @@ mod tests {
         Decision { answer: Answer::Deny { message: "no".into() }, by: None }
     }
 
-    #[test]
-    fn a_decision_counts_once_and_is_delivered_once() {
+    #[tokio::test]
+    async fn a_decision_counts_once_and_is_delivered_once() {
         let approvals = Approvals::default();
-        let decide = |decision| approvals.decide("1", decision, |_| Ok(()));
-        assert!(matches!(decide(allow()), Err(DecideError::Unknown)));
+        let decide = async |decision| approvals.decide("1", decision, async |_| Ok(())).await;
+        assert!(matches!(decide(allow()).await, Err(DecideError::Unknown)));
         assert_eq!((approvals.ask(pending(1)), approvals.ask(pending(1))), (Ok(true), Ok(false)));
-        let unwritten = approvals.decide("1", allow(), |_| Err(io::ErrorKind::StorageFull.into()));
+        let unwritten = approvals.decide("1", allow(), async |_| Err(io::ErrorKind::StorageFull.into())).await;
         assert!(matches!(unwritten, Err(DecideError::Journal(_))));
         assert_eq!(approvals.pending().len(), 1, "what is not written does not count");
-        assert_eq!(decide(allow()).expect("counts"), allow());
-        assert_eq!(decide(Decision { by: None, ..allow() }).expect("the same"), allow());
-        assert!(matches!(decide(deny()), Err(DecideError::Otherwise)));
+        assert_eq!(decide(allow()).await.expect("counts"), allow());
+        assert_eq!(decide(Decision { by: None, ..allow() }).await.expect("the same"), allow());
+        assert!(matches!(decide(deny()).await, Err(DecideError::Otherwise)));
         assert!(approvals.decisions().has_changed().expect("open"), "whoever listens later hears of it");
         assert_eq!((approvals.take_decided().len(), approvals.take_decided().len()), (1, 0));
         assert!(approvals.pending().is_empty() && !approvals.withdraw("1"));
     }
 
-    #[test]
-    fn a_question_can_be_withdrawn_and_there_are_not_too_many() {
+    #[tokio::test]
+    async fn a_question_can_be_withdrawn_and_there_are_not_too_many() {
         let approvals = Approvals::default();
         for id in 0..MOST_PENDING {
             assert_eq!(approvals.ask(pending(id)), Ok(true));
         }
         assert!(approvals.ask(pending(MOST_PENDING)).is_err());
         assert!(approvals.withdraw("0") && !approvals.withdraw("0"));
-        assert!(matches!(approvals.decide("0", allow(), |_| Ok(())), Err(DecideError::Withdrawn)));
+        assert!(matches!(approvals.decide("0", allow(), async |_| Ok(())).await, Err(DecideError::Withdrawn)));
         for id in MOST_PENDING..MOST_ASKED {
             approvals.ask(pending(id)).expect("few wait");
             assert!(approvals.withdraw(&id.to_string()));

@@ -1,8 +1,9 @@
-//! All runs: at most one per conversation. Keeps the journals of finished runs within bounds.
+//! All runs: at most one per conversation.
 
 mod steering;
+mod takeover;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::journal::{Head, Journal, JournalRef, Note, Past};
+use super::journal::{Entry, Head, Journal, JournalRef, Note, Past, Position};
 use super::order::Order;
 use super::run::{Run, Settled, Signals};
 use super::services::RunServices;
@@ -24,11 +25,6 @@ use super::waiting::WaitError;
 use nagaya_telemetry::audit;
 use nagaya_workspace::OnShutdown;
 
-/// How many journals of finished runs are kept, so that a client that was disconnected can still read the end; the oldest are
-/// removed first.
-const KEPT: usize = 1_000;
-/// Size of these journals together, in bytes.
-const KEPT_BYTES: u64 = 1024 * 1024 * 1024;
 /// How long a cancelled run may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -62,28 +58,22 @@ pub struct Runs {
     closed: CancellationToken,
 }
 
+/// The runs whose task is alive, if only to write the finished run to the database, by conversation.
 #[derive(Debug, Default)]
-struct Table {
-    by_conversation: HashMap<String, Entry>,
-    /// Conversations with an ended run, in the order of the ends.
-    ended: VecDeque<String>,
-    ended_bytes: u64,
-}
+struct Table(HashMap<String, Running>);
 
 #[derive(Debug, Clone)]
-enum Entry {
-    /// The run's task is alive, if only to write the finished run to the database.
-    Running { journal: Arc<Journal>, signals: Signals },
-    /// Only the run's journal is left.
-    Ended(JournalRef),
+struct Running {
+    journal: Arc<Journal>,
+    signals: Signals,
 }
 
 impl Runs {
-    /// Resumes the runs that an earlier process left, and indexes the journals of those that ended.
+    /// Resumes the runs that an earlier process left, and begins those of the messages that waited.
     ///
     /// # Errors
     /// The journals cannot be read.
-    pub fn new(services: RunServices) -> io::Result<Arc<Self>> {
+    pub async fn new(services: RunServices) -> io::Result<Arc<Self>> {
         let this = Arc::new(Self {
             services,
             table: Mutex::default(),
@@ -91,41 +81,58 @@ impl Runs {
             stop: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
-        let journals = &this.services.journals;
-        let mut needed_uploads = Vec::new();
-        for reference in journals.list()? {
-            this.services.waiting.taken(&reference.conversation, &reference.run_id);
-            if journals.is_settled(&reference)? {
-                this.keep(reference);
-            } else if let Some((journal, past)) = journals.resume(&reference)? {
-                tracing::info!(
-                    conversation = reference.conversation,
-                    run = reference.run_id,
-                    events = past.seq,
-                    "resuming a run"
-                );
-                past.room.iter().for_each(|room| this.services.cluster.workspaces().expect_run_in(room));
-                let (journal, signals) = (Arc::new(journal), Signals::default());
-                let entry = Entry::Running { journal: journal.clone(), signals: signals.clone() };
-                let earlier = this.table().by_conversation.insert(reference.conversation.clone(), entry);
-                this.discard(earlier);
-                needed_uploads.extend(past.head.order.uploads.clone());
-                this.spawn(past, journal, signals);
-            } else {
-                tracing::warn!(
-                    conversation = reference.conversation,
-                    run = reference.run_id,
-                    "removing a journal without a first line"
-                );
-                journals.remove(&reference)?;
+        let (waiting, mut needed_uploads) = (&this.services.waiting, Vec::new());
+        let mut settled = Vec::new();
+        for reference in this.services.journals.unsettled()? {
+            let Some((journal, past)) = this.left(&reference).await? else { continue };
+            this.restore_waiting(&past).await?;
+            if past.settled {
+                settled.push((reference.conversation.clone(), journal));
+                continue;
             }
+            needed_uploads.extend(past.head.order.uploads.clone());
+            this.resume(journal, past);
         }
-        needed_uploads.extend(this.services.waiting.uploads());
+        needed_uploads.extend(waiting.uploads());
         this.services.uploads.sweep(&needed_uploads)?;
-        for conversation in this.services.waiting.conversations() {
-            this.start_next(&conversation);
+        for conversation in waiting.conversations() {
+            this.start_next(&conversation).await;
+        }
+        // After the runs have begun whose messages are in these journals.
+        for (conversation, journal) in settled {
+            this.keep(&conversation, &journal).await;
         }
         Ok(this)
+    }
+
+    /// The journal of a run that an earlier process of this server has left; `None` if there is nothing to do with it.
+    async fn left(&self, reference: &JournalRef) -> io::Result<Option<(Journal, Past)>> {
+        let journals = &self.services.journals;
+        if !self.is_own(reference).await? {
+            tracing::info!(run = reference.run_id, "another server has taken this run over");
+            journals.remove(reference)?;
+            return Ok(None);
+        }
+        let left = journals.resume(reference).await?;
+        if left.is_none() {
+            tracing::warn!(
+                conversation = reference.conversation,
+                run = reference.run_id,
+                "removing a journal without a first line"
+            );
+            journals.remove(reference)?;
+        }
+        Ok(left)
+    }
+
+    /// Takes up a run that another process has begun.
+    fn resume(self: &Arc<Self>, journal: Journal, past: Past) {
+        let conversation = past.head.order.conversation.conversation_id.clone();
+        tracing::info!(conversation, run = past.head.run_id, events = past.seq, "resuming a run");
+        past.room.iter().for_each(|room| self.services.cluster.workspaces().expect_run_in(room));
+        let running = Running { journal: Arc::new(journal), signals: Signals::default() };
+        self.table().0.insert(conversation, running.clone());
+        self.spawn(past, running);
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -142,32 +149,42 @@ impl Runs {
     ///
     /// # Errors
     /// A run is in progress, the journal cannot be written, or the server is stopping.
-    pub fn start(self: &Arc<Self>, order: Order) -> Result<Arc<Journal>, StartError> {
-        self.start_as(Self::new_id(), order)
+    pub async fn start(self: &Arc<Self>, order: Order) -> Result<Arc<Journal>, StartError> {
+        self.start_as(Self::new_id(), order).await
     }
 
     /// Starts a run with an id that [`Runs::new_id`] has made a moment ago.
     ///
     /// # Errors
     /// As for [`Runs::start`].
-    pub fn start_as(self: &Arc<Self>, run_id: String, order: Order) -> Result<Arc<Journal>, StartError> {
+    pub async fn start_as(self: &Arc<Self>, run_id: String, order: Order) -> Result<Arc<Journal>, StartError> {
         if self.closed.is_cancelled() {
             return Err(StartError::Stopping);
         }
         let conversation = order.conversation.conversation_id.clone();
         self.table().check_free(&conversation)?;
+        if self.take_over_of(&conversation).await? {
+            return Err(StartError::Locked);
+        }
         let head = Head { run_id, began: Timestamp::now(), order };
-        let journal = Arc::new(self.services.journals.begin(head.clone())?);
-        let signals = Signals::default();
-        let earlier = {
+        let journal = Arc::new(self.services.journals.begin(head.clone()).await?);
+        let running = Running { journal: journal.clone(), signals: Signals::default() };
+        let free = {
             let mut table = self.table();
             // Another request may have started a run while the file was created.
-            table.check_free(&conversation).inspect_err(|_| self.remove(&reference_to(&conversation, &journal)))?;
-            table.take_ended(&conversation);
-            let entry = Entry::Running { journal: journal.clone(), signals: signals.clone() };
-            table.by_conversation.insert(conversation, entry)
+            let free = table.check_free(&conversation);
+            if free.is_ok() {
+                table.0.insert(conversation.clone(), running.clone());
+            }
+            free
         };
-        self.discard(earlier);
+        if let Err(error) = free {
+            let reference = reference_to(&conversation, &journal);
+            if let Err(error) = self.services.journals.withdraw(&reference).await {
+                tracing::warn!(conversation, run = reference.run_id, %error, "the journal of a run that did not start was not removed");
+            }
+            return Err(error);
+        }
         self.services.audit.record(&audit::Event::RunStarted {
             subject: head.order.subject(None),
             run: &head.run_id,
@@ -175,11 +192,11 @@ impl Runs {
             user: head.order.user.as_deref(),
             model: &head.order.model.model_id,
         });
-        self.spawn(Past::none(head), journal.clone(), signals);
+        self.spawn(Past::none(head), running);
         Ok(journal)
     }
 
-    fn spawn(self: &Arc<Self>, past: Past, journal: Arc<Journal>, signals: Signals) {
+    fn spawn(self: &Arc<Self>, past: Past, Running { journal, signals }: Running) {
         let conversation = past.head.order.conversation.conversation_id.clone();
         // The span puts the request's id on every log line of the run, also after a restart.
         let (id, request_id) = (past.head.run_id.as_str(), past.head.order.request_id.as_deref());
@@ -188,62 +205,67 @@ impl Runs {
         let this = self.clone();
         let work = async move {
             let after_panic = run.after_panic();
-            let settled = AssertUnwindSafe(run.drive()).catch_unwind().await.unwrap_or_else(|_| {
-                after_panic.end_run();
-                Settled::Yes
-            });
-            match settled {
-                Settled::Yes => {
-                    this.ended(reference_to(&conversation, &journal));
-                    this.start_next(&conversation);
+            let settled = match AssertUnwindSafe(run.drive()).catch_unwind().await {
+                Ok(settled) => settled,
+                Err(_) => {
+                    after_panic.end_run().await;
+                    Settled::Yes
                 }
+            };
+            match settled {
+                Settled::Yes => this.ended(&conversation, &journal).await,
                 Settled::No => journal.leave(),
+                Settled::Elsewhere => this.forget(&conversation, &journal),
             }
         };
-        self.tasks.spawn(work.instrument(span));
+        self.tasks.spawn(Box::pin(work).instrument(span));
     }
 
     /// Called when a run's task has ended and the run is settled.
-    fn ended(&self, reference: JournalRef) {
-        let is_last = match self.table().by_conversation.get(&reference.conversation) {
-            Some(Entry::Running { journal, .. }) => journal.run_id() == reference.run_id,
-            _ => false,
+    async fn ended(self: &Arc<Self>, conversation: &str, journal: &Journal) {
+        // The messages that wait are in this journal until they are in that of the next run.
+        self.start_next(conversation).await;
+        if !self.table().0.contains_key(conversation) {
+            // The conversation was deleted.
+            return;
+        }
+        self.keep(conversation, journal).await;
+        let mut table = self.table();
+        let is_last = table.0.get(conversation).is_none_or(|running| running.journal.run_id() == journal.run_id());
+        let deleted = is_last && table.0.remove(conversation).is_none();
+        drop(table);
+        if deleted {
+            self.remove_all(conversation);
+        }
+    }
+
+    async fn keep(&self, conversation: &str, journal: &Journal) {
+        let kept = match journal.complete_copy().await {
+            true => self.services.journals.keep(&reference_to(conversation, journal)).await,
+            false => Err(io::Error::other("the shared log does not have all of it")),
         };
-        // Otherwise the conversation was deleted, or its next run has already begun.
-        if is_last { self.keep(reference) } else { self.remove(&reference) }
-    }
-
-    /// Keeps the journal of a conversation's last run, and removes the oldest ones beyond the bounds.
-    fn keep(&self, reference: JournalRef) {
-        let mut removed = Vec::new();
-        {
-            let mut table = self.table();
-            removed.extend(table.take_ended(&reference.conversation));
-            table.ended_bytes += reference.bytes;
-            table.ended.push_back(reference.conversation.clone());
-            table.by_conversation.insert(reference.conversation.clone(), Entry::Ended(reference));
-            while table.ended.len() > KEPT || (table.ended_bytes > KEPT_BYTES && table.ended.len() > 1) {
-                let Some(oldest) = table.ended.front().cloned() else { break };
-                removed.extend(table.take_ended(&oldest));
-            }
-        }
-        removed.iter().for_each(|reference| self.remove(reference));
-    }
-
-    /// Removes the journal of a conversation's earlier run.
-    fn discard(&self, earlier: Option<Entry>) {
-        match earlier {
-            Some(Entry::Running { journal, .. }) => {
-                tracing::debug!(run = journal.run_id(), "the run ended while the next one began");
-            }
-            Some(Entry::Ended(reference)) => self.remove(&reference),
-            None => {}
+        if let Err(error) = kept {
+            tracing::warn!(conversation, run = journal.run_id(), %error, "the journal of a settled run stays among those in progress; the next start tries again");
         }
     }
 
-    fn remove(&self, reference: &JournalRef) {
-        if let Err(error) = self.services.journals.remove(reference) {
-            tracing::warn!(conversation = reference.conversation, run = reference.run_id, %error, "the journal was not removed");
+    /// Forgets a run that another server has taken over.
+    fn forget(&self, conversation: &str, journal: &Journal) {
+        journal.leave();
+        let mut table = self.table();
+        if table.0.get(conversation).is_some_and(|running| running.journal.run_id() == journal.run_id()) {
+            table.0.remove(conversation);
+        }
+        drop(table);
+        if let Err(error) = self.services.journals.remove(&reference_to(conversation, journal)) {
+            tracing::warn!(conversation, run = journal.run_id(), %error, "this server's copy of another server's run was not removed");
+        }
+        self.services.waiting.drop_all(conversation);
+    }
+
+    fn remove_all(&self, conversation: &str) {
+        if let Err(error) = self.services.journals.remove_all(conversation) {
+            tracing::warn!(conversation, %error, "the journals of a deleted conversation were not removed");
         }
     }
 
@@ -251,74 +273,73 @@ impl Runs {
     ///
     /// # Errors
     /// The journal exists but cannot be opened.
-    pub fn journal(&self, conversation: &str) -> io::Result<Option<Arc<Journal>>> {
-        let entry = self.table().by_conversation.get(conversation).cloned();
-        match entry {
-            Some(Entry::Running { journal, .. }) => Ok(Some(journal)),
-            Some(Entry::Ended(reference)) => {
-                self.services.journals.read(&reference).map(|journal| Some(Arc::new(journal)))
-            }
-            None => Ok(None),
+    pub async fn journal(&self, conversation: &str) -> io::Result<Option<Arc<Journal>>> {
+        match self.running(conversation) {
+            Some(Running { journal, .. }) => Ok(Some(journal)),
+            None => Ok(self.services.journals.last(conversation).await?.map(Arc::new)),
         }
     }
 
-    fn running(&self, conversation: &str) -> Option<(Arc<Journal>, Signals)> {
-        match self.table().by_conversation.get(conversation) {
-            Some(Entry::Running { journal, signals }) => Some((journal.clone(), signals.clone())),
-            _ => None,
-        }
+    /// A page of the conversation's log: at most `most` entries after a place, and whether there are more.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub async fn log(&self, conversation: &str, after: Position, most: usize) -> io::Result<(Vec<Entry>, bool)> {
+        self.services.journals.list(conversation, after, most).await
+    }
+
+    fn running(&self, conversation: &str) -> Option<Running> {
+        self.table().0.get(conversation).cloned()
     }
 
     /// A conversation's run that has not ended.
-    fn going_on(&self, conversation: &str) -> Option<(Arc<Journal>, Signals)> {
-        self.running(conversation).filter(|(journal, _)| !journal.is_closed())
+    fn going_on(&self, conversation: &str) -> Option<Running> {
+        self.running(conversation).filter(|running| !running.journal.is_closed())
     }
 
-    /// Id of a conversation's current or last run, and whether it is in progress.
+    /// Id of a conversation's current or last run on this server, and whether it is in progress.
     #[must_use]
     pub fn last(&self, conversation: &str) -> Option<(String, bool)> {
-        match self.table().by_conversation.get(conversation)? {
-            Entry::Running { journal, .. } => Some((journal.run_id().to_owned(), !journal.is_closed())),
-            Entry::Ended(reference) => Some((reference.run_id.clone(), false)),
+        match self.running(conversation) {
+            Some(Running { journal, .. }) => Some((journal.run_id().to_owned(), !journal.is_closed())),
+            None => self.services.journals.last_kept(conversation).map(|run_id| (run_id, false)),
         }
     }
 
     /// Whether a run is in progress in a conversation.
     #[must_use]
     pub fn is_running(&self, conversation: &str) -> bool {
-        self.running(conversation).is_some_and(|(journal, _)| !journal.is_closed())
+        self.going_on(conversation).is_some()
     }
 
     /// Cancels a conversation's run, and drops the messages that wait for its end; `false` if none is in progress.
-    pub fn cancel(&self, conversation: &str) -> bool {
-        self.drop_waiting(conversation);
-        let Some((journal, signals)) = self.going_on(conversation) else { return false };
+    pub async fn cancel(&self, conversation: &str) -> bool {
+        self.drop_waiting(conversation).await;
+        let Some(Running { journal, signals }) = self.going_on(conversation) else { return false };
         // In the journal, so that the next process ends the run if this one dies first.
-        if let Err(error) = journal.note(&Note::Cancel) {
+        if let Err(error) = journal.note(&Note::Cancel).await {
             tracing::warn!(run = journal.run_id(), %error, "the cancellation was not written to the journal");
         }
         signals.cancel.cancel();
         true
     }
 
-    /// Cancels a conversation's run, waits for its end and removes its journal; `false` if the run did not end in time.
+    /// Cancels a conversation's run, waits for its end and removes the conversation's log from this server; `false` if the run did not
+    /// end in time.
     pub async fn end(&self, conversation: &str) -> bool {
-        self.cancel(conversation);
-        if let Some((journal, _)) = self.running(conversation)
-            && tokio::time::timeout(END_DEADLINE, journal.ended()).await != Ok(true)
-        {
-            return false;
+        self.cancel(conversation).await;
+        let running = self.running(conversation);
+        if let Some(Running { journal, .. }) = &running {
+            if tokio::time::timeout(END_DEADLINE, journal.ended()).await != Ok(true) {
+                return false;
+            }
+            self.table().0.remove(conversation);
+            let reference = reference_to(conversation, journal);
+            if let Err(error) = self.services.journals.remove(&reference) {
+                tracing::warn!(conversation, run = reference.run_id, %error, "the journal was not removed");
+            }
         }
-        let reference = {
-            let mut table = self.table();
-            let ended = table.take_ended(conversation);
-            let running = table.by_conversation.remove(conversation);
-            ended.or_else(|| match running? {
-                Entry::Running { journal, .. } => Some(reference_to(conversation, &journal)),
-                Entry::Ended(reference) => Some(reference),
-            })
-        };
-        reference.iter().for_each(|reference| self.remove(reference));
+        self.remove_all(conversation);
         true
     }
 
@@ -358,22 +379,14 @@ impl Runs {
 
 impl Table {
     fn check_free(&self, conversation: &str) -> Result<(), StartError> {
-        match self.by_conversation.get(conversation) {
-            Some(Entry::Running { journal, .. }) if !journal.is_closed() => Err(StartError::Locked),
-            Some(Entry::Running { journal, .. }) if !journal.is_settled() => Err(StartError::Unsettled),
+        match self.0.get(conversation) {
+            Some(Running { journal, .. }) if !journal.is_closed() => Err(StartError::Locked),
+            Some(Running { journal, .. }) if !journal.is_settled() => Err(StartError::Unsettled),
             _ => Ok(()),
         }
-    }
-
-    fn take_ended(&mut self, conversation: &str) -> Option<JournalRef> {
-        let Some(Entry::Ended(reference)) = self.by_conversation.get(conversation).cloned() else { return None };
-        self.by_conversation.remove(conversation);
-        self.ended.retain(|ended| ended != conversation);
-        self.ended_bytes -= reference.bytes;
-        Some(reference)
     }
 }
 
 fn reference_to(conversation: &str, journal: &Journal) -> JournalRef {
-    JournalRef { conversation: conversation.into(), run_id: journal.run_id().into(), bytes: journal.bytes() }
+    JournalRef { conversation: conversation.into(), run_id: journal.run_id().into() }
 }

@@ -8,7 +8,7 @@ use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::metrics::Metrics;
 use nagaya_workspace::OnShutdown;
 
-use super::journal::JournalDir;
+use super::journal::Journals;
 use super::store::Store;
 use super::uploads::Uploads;
 use super::waiting::Waiting;
@@ -26,8 +26,8 @@ pub struct RunServices {
     pub uploads: Uploads,
     /// Messages that wait for a run to end.
     pub waiting: Arc<Waiting>,
-    /// Directory of the runs' journals.
-    pub journals: JournalDir,
+    /// The runs' journals: the log of conversations.
+    pub journals: Journals,
     /// Where models are called.
     pub providers: Arc<Providers>,
     /// Metrics of the process.

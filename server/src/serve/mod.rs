@@ -31,12 +31,12 @@ use crate::api::{self, AppState};
 use crate::cli::Exit;
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::conversation::journal::JournalDir;
+use crate::conversation::journal::Journals;
+use crate::conversation::journal::shared::SharedLog;
 use crate::conversation::runs::Runs;
 use crate::conversation::services::RunServices;
-use crate::conversation::store::{OpenError, Store, StoreError};
+use crate::conversation::store::{Database, OpenError, Store, StoreError};
 use crate::conversation::uploads::Uploads;
-use crate::conversation::waiting::Waiting;
 use crate::descriptors::{self, Descriptors};
 use crate::providers::Provider;
 
@@ -66,6 +66,8 @@ enum StartError {
     Keys(StoreError),
     #[error("OIDC_ISSUER: the host's certificate authorities cannot be read: {0}; install them, or set SSL_CERT_FILE")]
     Oidc(io::Error),
+    #[error("the log in the database: {0}")]
+    Log(sqlx::Error),
     #[error("the runs' journals in {0:?}: {1}; set STATE_DIR to a directory that this user may write to")]
     Journals(PathBuf, io::Error),
     #[error("WORKSPACE_SOCKET_BASE_PATH={0:?}: {1}; set it to a directory that this user may write to")]
@@ -94,6 +96,7 @@ impl StartError {
             | Self::Sockets(..)
             | Self::Database(..)
             | Self::Keys(_)
+            | Self::Log(_)
             | Self::Records(..)
             | Self::Journals(..)
             | Self::Bind(..)
@@ -206,6 +209,12 @@ impl Server {
         let uploads = Uploads::open(uploads.clone()).map_err(|error| StartError::Journals(uploads, error))?;
         let journals = state.file("runs");
         let unusable = |error| StartError::Journals(journals.clone(), error);
+        let shared = match &config.storage.database {
+            Database::Postgres(url) => {
+                Some(SharedLog::open(Database::address(url).as_str(), cluster.id()).map_err(StartError::Log)?)
+            }
+            Database::Sqlite(_) => None,
+        };
         let runs = Runs::new(RunServices {
             cluster: cluster.clone(),
             store: store.clone(),
@@ -217,10 +226,11 @@ impl Server {
             driver_keep_alive: config.drivers.keep_alive,
             approval_timeout: config.drivers.approval_timeout,
             uploads: uploads.clone(),
-            waiting: Arc::new(Waiting::open(state.file("waiting")).map_err(unusable)?),
-            journals: JournalDir::open(journals.clone()).map_err(unusable)?,
+            waiting: Arc::default(),
+            journals: Journals::open(journals.clone(), state.file("log"), shared.map(Arc::new)).map_err(unusable)?,
             on_shutdown: config.service.at_shutdown,
         })
+        .await
         .map_err(unusable)?;
         let keys = Keys::open(config.service.keys.clone(), store.clone()).await.map_err(StartError::Keys)?;
         let oidc = config.service.oidc.clone().map(Oidc::new).transpose().map_err(StartError::Oidc)?;
@@ -269,6 +279,8 @@ impl Server {
         }
         let (idempotency, store, until) = (self.app.idempotency.clone(), self.store.clone(), enough.clone());
         beside.spawn(async move { idempotency.follow(store, until).await });
+        let (runs, retention, until) = (self.runs.clone(), config.storage.log, enough.clone());
+        beside.spawn(async move { runs.follow_log(retention, until).await });
         beside.close();
         Ok(Listeners { closing, tasks, enough, beside })
     }
@@ -305,6 +317,7 @@ impl Server {
         if tokio::time::timeout(2 * HTTP_DRAIN, listeners.beside.wait()).await.is_err() {
             tracing::warn!("work beside requests was not ended in time");
         }
+        self.runs.close_log().await;
         self.store.close().await;
         self.audit.close();
     }

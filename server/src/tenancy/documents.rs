@@ -210,8 +210,9 @@ impl Tenancy {
         let tenants: BTreeSet<&str> = occupants.iter().map(|of| of.tenant.as_str()).collect();
         let conversations: Vec<&str> = occupants.iter().map(|of| of.conversation.as_str()).collect();
         let common = self.common().await?;
+        let tenants = Vec::from_iter(tenants);
         let (tenants, conversations) = tokio::try_join!(
-            self.store.configured_tenants(&Vec::from_iter(tenants)),
+            self.store.configured_tenants(&tenants),
             self.store.configured_conversations(&conversations)
         )?;
         let mut by_tenant: HashMap<String, Vec<ConfiguredConversation>> = HashMap::new();

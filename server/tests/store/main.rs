@@ -21,6 +21,7 @@ macro_rules! over_both {
 mod away;
 mod configurations;
 mod keys;
+mod log;
 mod refusals;
 mod runs;
 mod same;

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use nagaya_server::cluster::Cluster;
 use nagaya_server::cluster::peers::Peers;
-use nagaya_server::conversation::journal::{Journal, JournalDir};
+use nagaya_server::conversation::journal::{Journal, Journals};
 use nagaya_server::conversation::order::{Bounds, Order};
 use nagaya_server::conversation::runs::Runs;
 use nagaya_server::conversation::services::RunServices;
 use nagaya_server::conversation::store::Store;
 use nagaya_server::conversation::uploads::Uploads;
-use nagaya_server::conversation::waiting::Waiting;
 use nagaya_server::providers::Providers;
 use nagaya_workspace::engine::memory::{Call, Fault, Memory};
 use nagaya_workspace::{OnShutdown, Workspaces, testing};
@@ -50,8 +49,8 @@ impl Server {
             cluster,
             store: store.clone(),
             uploads: Uploads::open(dir.path().join("uploads")).expect("opens"),
-            waiting: Arc::new(Waiting::open(dir.path().join("waiting")).expect("opens")),
-            journals: JournalDir::open(dir.path().join("runs")).expect("opens"),
+            waiting: Arc::default(),
+            journals: Journals::open(dir.path().join("runs"), dir.path().join("log"), None).expect("opens"),
             providers: Arc::new(Providers {
                 bedrock: true,
                 anthropic: None,
@@ -66,7 +65,7 @@ impl Server {
             approval_timeout: Duration::from_secs(3600),
             on_shutdown: OnShutdown::Destroy,
         });
-        Self { home, store, runs: runs.expect("runs"), conversation, _dir: dir }
+        Self { home, store, runs: runs.await.expect("runs"), conversation, _dir: dir }
     }
 
     /// Runs to the end and returns the data of the events `error` and `done`. The next run may start then.
@@ -81,7 +80,7 @@ impl Server {
             bounds: Bounds::default(),
             uploads: None,
         };
-        let journal = self.runs.start(order).expect("the run before is settled");
+        let journal = self.runs.start(order).await.expect("the run before is settled");
         assert!(tokio::time::timeout(DEADLINE, journal.ended()).await.expect("in time"), "left to the next process");
         let errors = events(&journal, "error");
         (errors, events(&journal, "done").remove(0))

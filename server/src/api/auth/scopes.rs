@@ -96,6 +96,7 @@ const TABLE: &[(&str, &[(Method, AnyOf)])] = &[
         &[(Method::GET, READ), (Method::PUT, RUN), (Method::DELETE, RUN)],
     ),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/archive", &[(Method::POST, RUN)]),
+    ("/api/tenants/{tenant_id}/conversations/{conversation_id}/log", &[(Method::GET, READ)]),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/messages", &[(Method::GET, READ), (Method::POST, RUN)]),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/workspace", &[(Method::DELETE, RUN)]),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/stream", &[(Method::GET, FOLLOW), (Method::POST, RUN)]),

@@ -1,125 +1,291 @@
-//! The directory of journals: one file per run, and for each conversation only the last run's.
+//! The journals of a server, one file per run: those of runs that are not settled, and those of settled ones, which are kept by
+//! conversation. With [`SharedLog`] the files are copies, and a journal of another server is read from there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::copy::SharedCopy;
 use super::line::Head;
-use super::{Journal, Past};
+use super::shared::{SharedError, SharedLog, SharedRun};
+use super::{Journal, Past, retention};
 
-/// End of the journal of a settled run.
-const SETTLED: &[u8] = b"\n#\"settled\"\n";
+/// Lines that are read from the shared log at a time.
+const PAGE: u32 = 5_000;
 
-/// The directory of all journals.
+/// All journals.
 #[derive(Debug, Clone)]
-pub struct JournalDir(PathBuf);
+pub struct Journals {
+    /// Journals of runs that are not settled: `<conversation>.<run>`.
+    open: PathBuf,
+    /// A directory for each conversation with its settled runs.
+    pub(super) kept: PathBuf,
+    pub(super) shared: Option<Arc<SharedLog>>,
+}
 
-/// Identifies a journal in its directory.
+/// Identifies a journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalRef {
     /// Id of the conversation.
     pub conversation: String,
     /// Id of the run; ids ascend with time.
     pub run_id: String,
-    /// Length when last read, in bytes.
-    pub bytes: u64,
 }
 
-impl JournalDir {
-    /// Opens the directory, and creates it if it is missing.
+impl Journals {
+    /// Opens the directories of journals of unsettled and of settled runs, and creates them if they are missing. Settled journals that an
+    /// earlier process has left among the others are kept.
     ///
     /// # Errors
-    /// The directory cannot be created.
-    pub fn open(path: PathBuf) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        Ok(Self(path))
+    /// A directory cannot be created or read.
+    pub fn open(open: PathBuf, kept: PathBuf, shared: Option<Arc<SharedLog>>) -> io::Result<Self> {
+        for path in [&open, &kept] {
+            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        }
+        Ok(Self { open, kept, shared })
     }
 
-    /// Path of the directory.
+    /// The log that other servers read as well.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0
+    pub fn shared(&self) -> Option<&Arc<SharedLog>> {
+        self.shared.as_ref()
     }
 
-    fn file(&self, conversation: &str, run_id: &str) -> PathBuf {
-        self.0.join(format!("{conversation}.{run_id}"))
+    fn file(&self, reference: &JournalRef) -> PathBuf {
+        self.open.join(format!("{}.{}", reference.conversation, reference.run_id))
     }
 
-    fn open_file(&self, reference: &JournalRef) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).open(self.file(&reference.conversation, &reference.run_id))
+    fn of_conversation(&self, conversation: &str) -> PathBuf {
+        self.kept.join(conversation)
     }
 
     /// Begins the journal of a new run.
     ///
     /// # Errors
-    /// The run has a journal, or the file cannot be written; an incomplete file is removed.
-    pub fn begin(&self, head: Head) -> io::Result<Journal> {
-        let path = self.file(&head.order.conversation.conversation_id, &head.run_id);
+    /// The run has a journal, or the file or the shared log cannot be written; an incomplete file is removed.
+    pub async fn begin(&self, head: Head) -> io::Result<Journal> {
+        let conversation = head.order.conversation.conversation_id.clone();
+        let reference = JournalRef { conversation, run_id: head.run_id.clone() };
+        let path = self.file(&reference);
         let file = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(&path)?;
-        Journal::begin(file, head).inspect_err(|_| {
+        let begun = async {
+            let copy = match &self.shared {
+                Some(log) => {
+                    log.begin(&reference.conversation, &reference.run_id).await?;
+                    Some(SharedCopy::new(log.clone(), reference.run_id.clone(), (0, 0)))
+                }
+                None => None,
+            };
+            Journal::begin(file, head, copy).await
+        };
+        begun.await.inspect_err(|_| {
             if let Err(error) = fs::remove_file(&path) {
                 tracing::warn!(?path, %error, "an incomplete journal was not removed");
             }
         })
     }
 
-    /// All journals, oldest run first. Files with other names are ignored.
+    /// The journals that are not kept yet, oldest run first. Files with other names are ignored.
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn list(&self) -> io::Result<Vec<JournalRef>> {
+    pub fn unsettled(&self) -> io::Result<Vec<JournalRef>> {
         let mut journals = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
-            let entry = entry?;
-            let name = entry.file_name();
+        for entry in fs::read_dir(&self.open)? {
+            let name = entry?.file_name();
             if let Some((conversation, run_id)) = name.to_str().and_then(|name| name.split_once('.')) {
-                let bytes = entry.metadata()?.len();
-                journals.push(JournalRef { conversation: conversation.into(), run_id: run_id.into(), bytes });
+                journals.push(JournalRef { conversation: conversation.into(), run_id: run_id.into() });
             }
         }
         journals.sort_unstable_by(|a, b| a.run_id.cmp(&b.run_id));
         Ok(journals)
     }
 
-    /// Whether the run is settled: ended and completely in the database. Only the file's last bytes are read, so that a start is quick
-    /// with many journals.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn is_settled(&self, reference: &JournalRef) -> io::Result<bool> {
-        let Some(at) = reference.bytes.checked_sub(SETTLED.len() as u64) else { return Ok(false) };
-        let mut end = [0; SETTLED.len()];
-        self.open_file(reference)?.read_exact_at(&mut end, at)?;
-        Ok(end == SETTLED)
+    /// Runs of a conversation that are not settled, with their files.
+    pub(super) fn unsettled_of(&self, conversation: &str) -> io::Result<Vec<(String, PathBuf)>> {
+        let mut journals = self.unsettled()?;
+        journals.retain(|journal| journal.conversation == conversation);
+        Ok(journals.into_iter().map(|journal| (journal.run_id.clone(), self.file(&journal))).collect())
     }
 
-    /// Opens the journal of a settled run.
+    /// Opens the journal of a run that an earlier process has left, with the past of the run; `None` if the journal has no complete first
+    /// line, or if another server has the run.
     ///
     /// # Errors
-    /// The file cannot be opened.
-    pub fn read(&self, reference: &JournalRef) -> io::Result<Journal> {
-        Journal::finished(self.open_file(reference)?, reference.run_id.clone())
+    /// The file cannot be read, or not truncated to its last complete line; or the shared log does not answer.
+    pub async fn resume(&self, reference: &JournalRef) -> io::Result<Option<(Journal, Past)>> {
+        let path = self.file(reference);
+        let open = || OpenOptions::new().read(true).write(true).open(&path);
+        let Some(log) = &self.shared else {
+            let file = open()?;
+            let Some((past, _)) = Past::read(&file, 0)? else { return Ok(None) };
+            return Ok(Some((Journal::resume(file, &past, None)?, past)));
+        };
+        let shared = log.count(&reference.run_id).await?;
+        let file = open()?;
+        let mut read = Past::read(&file, shared)?;
+        if read.as_ref().is_none_or(|(past, _)| past.lines < shared) {
+            // A power failure has shortened the file, or it never was this server's.
+            self.fetch(log, &reference.run_id, &path).await?;
+            let file = open()?;
+            read = Past::read(&file, shared)?;
+        }
+        let Some((past, at)) = read else { return Ok(None) };
+        let copy = SharedCopy::new(log.clone(), reference.run_id.clone(), (at, shared));
+        Ok(Some((Journal::resume(open()?, &past, Some(copy))?, past)))
     }
 
-    /// Opens the journal of an unsettled run, with the past of the run; `None` if the journal has no complete first line.
+    /// Claims a run of a server that has died; `false` if it is another server's.
     ///
     /// # Errors
-    /// The file cannot be read, or not truncated to its last complete line.
-    pub fn resume(&self, reference: &JournalRef) -> io::Result<Option<(Journal, Past)>> {
-        let file = self.open_file(reference)?;
-        let Some(past) = Past::read(&file)? else { return Ok(None) };
-        Ok(Some((Journal::resume(file, &past)?, past)))
+    /// The shared log does not answer.
+    pub async fn claim(&self, run: &SharedRun) -> io::Result<bool> {
+        let Some(log) = &self.shared else { return Ok(false) };
+        if !log.claim(&run.run_id, &run.owner).await? {
+            return Ok(false);
+        }
+        let reference = JournalRef { conversation: run.conversation.clone(), run_id: run.run_id.clone() };
+        // An empty file: it is fetched when the run is resumed.
+        OpenOptions::new().create(true).append(true).mode(0o600).open(self.file(&reference))?;
+        Ok(true)
     }
 
-    /// Removes a journal if it exists; open readers can still read it to its end.
+    /// Who has a run, as the shared log says; `None` if it does not know the run, or where there is none.
+    ///
+    /// # Errors
+    /// The shared log does not answer.
+    pub async fn shared_run(&self, run_id: &str) -> io::Result<Option<SharedRun>> {
+        let Some(log) = &self.shared else { return Ok(None) };
+        Ok(log.run(run_id).await?)
+    }
+
+    /// Writes a run's lines from the shared log to a file.
+    async fn fetch(&self, log: &SharedLog, run_id: &str, path: &Path) -> io::Result<()> {
+        let partial = path.with_extension("part");
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
+        let mut from = 0;
+        loop {
+            let lines = log.lines(run_id, from, PAGE).await?;
+            let Some((last, _)) = lines.last() else { break };
+            from = last + 1;
+            let mut text = String::with_capacity(lines.iter().map(|(_, line)| line.len() + 1).sum());
+            for (_, line) in &lines {
+                text.push_str(line);
+                text.push('\n');
+            }
+            file.write_all(text.as_bytes())?;
+        }
+        fs::rename(&partial, path)
+    }
+
+    /// Moves the journal of a settled run to those that are kept. What is only of use while it is new is removed from the conversation's
+    /// earlier ones.
+    ///
+    /// # Errors
+    /// The file cannot be moved, or the shared log does not answer.
+    pub async fn keep(&self, reference: &JournalRef) -> io::Result<()> {
+        if let Some(log) = &self.shared {
+            log.settle(&reference.conversation, &reference.run_id).await?;
+        }
+        let dir = self.of_conversation(&reference.conversation);
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        fs::rename(self.file(reference), dir.join(&reference.run_id))?;
+        let last = reference.run_id.clone();
+        tokio::task::spawn_blocking(move || retention::compact(&dir, &last)).await.map_err(io::Error::other)?
+    }
+
+    /// Whether a run has a journal.
+    ///
+    /// # Errors
+    /// The shared log does not answer.
+    pub async fn knows(&self, conversation: &str, run_id: &str) -> io::Result<bool> {
+        if let Some(log) = &self.shared {
+            return Ok(log.run(run_id).await?.is_some());
+        }
+        let reference = JournalRef { conversation: conversation.to_owned(), run_id: run_id.to_owned() };
+        Ok(self.file(&reference).exists() || self.of_conversation(conversation).join(run_id).exists())
+    }
+
+    /// Id of the last settled run of a conversation on this server's disk.
+    #[must_use]
+    pub fn last_kept(&self, conversation: &str) -> Option<String> {
+        let names = fs::read_dir(self.of_conversation(conversation)).ok()?;
+        let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter(|name| !name.contains('.')).max()
+    }
+
+    /// The journal of a conversation's last run that is not in progress on this server.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn last(&self, conversation: &str) -> io::Result<Option<Journal>> {
+        let own = self.last_kept(conversation);
+        let shared = match &self.shared {
+            Some(log) => log.latest(conversation).await?,
+            None => None,
+        };
+        let dir = self.of_conversation(conversation);
+        match (own, shared, &self.shared) {
+            (own, Some(run), Some(log)) if own.as_ref().is_none_or(|own| *own < run.run_id) => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+                let path = dir.join(if run.settled { run.run_id.clone() } else { format!("{}.left", run.run_id) });
+                self.fetch(log, &run.run_id, &path).await?;
+                let file = File::open(&path)?;
+                if !run.settled {
+                    // It goes on elsewhere.
+                    fs::remove_file(&path)?;
+                }
+                Journal::finished(file, run.run_id).map(Some)
+            }
+            (Some(run_id), ..) => match File::open(dir.join(&run_id)) {
+                Ok(file) => Journal::finished(file, run_id).map(Some),
+                // It was removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// Removes the journal of a run that is not settled if it exists; open readers can still read it to its end.
     ///
     /// # Errors
     /// The file cannot be removed.
     pub fn remove(&self, reference: &JournalRef) -> io::Result<()> {
-        match fs::remove_file(self.file(&reference.conversation, &reference.run_id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        no_matter_if_gone(fs::remove_file(self.file(reference)))
+    }
+
+    /// Removes the journal of a run that did not begin, or that nobody has seen.
+    ///
+    /// # Errors
+    /// The file cannot be removed, or the shared log does not answer.
+    pub async fn withdraw(&self, reference: &JournalRef) -> io::Result<()> {
+        if let Some(log) = &self.shared {
+            log.withdraw(&reference.run_id).await?;
         }
+        self.remove(reference)
+    }
+
+    /// Removes all journals of a conversation from this server's disk. Those in the shared log go with the conversation.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn remove_all(&self, conversation: &str) -> io::Result<()> {
+        no_matter_if_gone(fs::remove_dir_all(self.of_conversation(conversation)))
+    }
+}
+
+fn no_matter_if_gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl From<SharedError> for super::super::store::StoreError {
+    fn from(error: SharedError) -> Self {
+        Self::Journal(error.to_string())
     }
 }

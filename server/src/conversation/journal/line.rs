@@ -11,6 +11,7 @@ use crate::conversation::approvals::Decision;
 use crate::conversation::event::Done;
 use crate::conversation::order::Order;
 use crate::conversation::store::RunTotals;
+use crate::conversation::waiting::Message;
 use nagaya_telemetry::metrics::RunOutcome;
 
 /// What a restarted server needs to know of a run beyond its events.
@@ -41,6 +42,10 @@ pub enum Note {
         /// The decision.
         decision: Decision,
     },
+    /// A message waits for the end of the run.
+    Waits(Box<Message>),
+    /// The messages that waited were dropped.
+    Dropped,
     /// A request has interrupted the turn.
     Interrupt,
     /// A request has cancelled the run.

@@ -1,15 +1,20 @@
-//! A run's journal: a file with all events of the run so far. The run appends to it, and clients read it, each at its own pace. A
-//! slow reader cannot hold up the run, and no memory is used per unread event.
+//! The log of conversations: for each run a journal, with what was put into the run and all that happened in it. The run appends to its
+//! journal, and clients read it, each at its own pace. A slow reader cannot hold up the run, and no memory is used per unread event.
 //!
 //! Durability: readers see an event only after it is written to the file, so an event that was seen survives the death of the
 //! process. The file is synced to disk only before a run ends (`Ending`) and when a server stops. A power failure may therefore
-//! lose the events of the last seconds, including events that a client has already seen.
+//! lose the events of the last seconds, including events that a client has already seen. Where the deployment's database is PostgreSQL,
+//! readers see an event only after it is there as well ([`shared`]), and the file is this server's copy.
 
+mod copy;
 mod decisions;
 mod directory;
 mod line;
+mod listing;
 mod past;
 mod reader;
+mod retention;
+pub mod shared;
 
 use std::fs::File;
 use std::io;
@@ -21,11 +26,14 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::watch;
 
-pub use directory::{JournalDir, JournalRef};
+pub use directory::{JournalRef, Journals};
 pub use line::{Ending, EventLine, Head, Note};
+pub use listing::{Entry, Position};
 pub use past::{Past, PastExecution};
 pub use reader::{Lines, Reader};
+pub use retention::Retention;
 
+use self::copy::SharedCopy;
 use super::approvals::{Approvals, DecideError, Decision};
 use super::event::Event;
 
@@ -45,6 +53,8 @@ pub struct Journal {
     inner: Mutex<Inner>,
     progress: watch::Sender<Progress>,
     settled: AtomicBool,
+    /// What other servers can read.
+    copy: Option<SharedCopy>,
 }
 
 #[derive(Debug, Default)]
@@ -83,11 +93,10 @@ impl Journal {
     /// Begins a journal in an empty file.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub fn begin(file: File, head: Head) -> io::Result<Self> {
-        let run_id = head.run_id.clone();
-        let journal = Self::new(run_id, file, Inner::default(), Progress::default());
-        journal.note(&Note::Run(Box::new(head)))?;
+    /// The file cannot be written, or the shared log does not answer.
+    async fn begin(file: File, head: Head, copy: Option<SharedCopy>) -> io::Result<Self> {
+        let journal = Self::new(head.run_id.clone(), file, Inner::default(), Progress::default(), copy);
+        journal.note(&Note::Run(Box::new(head))).await?;
         Ok(journal)
     }
 
@@ -95,7 +104,7 @@ impl Journal {
     ///
     /// # Errors
     /// The file cannot be truncated.
-    pub fn resume(file: File, past: &Past) -> io::Result<Self> {
+    fn resume(file: File, past: &Past, copy: Option<SharedCopy>) -> io::Result<Self> {
         file.set_len(past.bytes)?;
         let inner = Inner {
             written: past.bytes,
@@ -105,23 +114,23 @@ impl Journal {
             ..Inner::default()
         };
         let progress = Progress { bytes: past.bytes, closed: past.done, over: past.done };
-        Ok(Self::new(past.head.run_id.clone(), file, inner, progress))
+        Ok(Self::new(past.head.run_id.clone(), file, inner, progress, copy))
     }
 
-    /// Opens the journal of a finished run for reading.
+    /// Opens a journal to which this server adds nothing: its run has ended, or belongs to another server, which has died and left it.
     ///
     /// # Errors
     /// The file's length cannot be read.
-    pub fn finished(file: File, run_id: String) -> io::Result<Self> {
+    fn finished(file: File, run_id: String) -> io::Result<Self> {
         let bytes = file.metadata()?.len();
         let inner = Inner { written: bytes, closed: true, ..Inner::default() };
         let progress = Progress { bytes, closed: true, over: true };
-        Ok(Self::new(run_id, file, inner, progress))
+        Ok(Self::new(run_id, file, inner, progress, None))
     }
 
-    fn new(run_id: String, file: File, inner: Inner, progress: Progress) -> Self {
+    fn new(run_id: String, file: File, inner: Inner, progress: Progress, copy: Option<SharedCopy>) -> Self {
         let (inner, progress) = (Mutex::new(inner), watch::Sender::new(progress));
-        Self { run_id, file, inner, progress, settled: AtomicBool::new(false) }
+        Self { run_id, file, inner, progress, settled: AtomicBool::new(false), copy }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -230,19 +239,34 @@ impl Journal {
         inner.seq
     }
 
-    /// Writes the pending lines to the file and shows them to the readers.
+    /// Writes the pending lines to the file, and to the shared log where there is one, and shows them to the readers.
     ///
     /// # Errors
     /// The file cannot be written. Readers then get the lines from memory, and the next flush tries again: the end of a run must
     /// reach its readers even if the disk is full.
-    pub fn flush(&self) -> io::Result<()> {
-        let (result, progress) = {
+    pub async fn flush(&self) -> io::Result<()> {
+        let (result, seen, sent) = {
             let mut inner = self.inner();
+            let lines = self.copy.as_ref().map(|_| inner.pending.clone());
             let result = inner.write_to(&self.file);
+            let sent = self.copy.as_ref().zip(lines).map(|(copy, lines)| copy.submit(lines, result.is_ok()));
             let bytes = inner.written + inner.pending.len() as u64;
-            (result, Progress { bytes, closed: inner.closed, over: inner.closed })
+            (result, Progress { bytes, closed: inner.closed, over: inner.closed }, sent)
         };
-        self.progress.send_replace(progress);
+        if let Some(copy) = &self.copy {
+            if let Some(sent) = sent.flatten() {
+                copy.wait(sent).await;
+            }
+            copy.catch_up(self).await;
+        }
+        // Another flush may have come first, with more.
+        self.progress.send_if_modified(|now| {
+            let newer = seen.bytes > now.bytes || (seen.closed && !now.closed);
+            if newer {
+                *now = Progress { over: now.over || seen.over, ..seen };
+            }
+            newer
+        });
         result
     }
 
@@ -250,16 +274,16 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::flush`].
-    pub fn append(&self, agent_event: u64, event: &Event) -> io::Result<usize> {
+    pub async fn append(&self, agent_event: u64, event: &Event) -> io::Result<usize> {
         let seq = self.put(agent_event, event);
-        self.flush().map(|()| seq)
+        self.flush().await.map(|()| seq)
     }
 
     /// Writes a note, which readers do not see.
     ///
     /// # Errors
     /// As [`Journal::flush`].
-    pub fn note(&self, note: &Note) -> io::Result<()> {
+    pub async fn note(&self, note: &Note) -> io::Result<()> {
         {
             let mut inner = self.inner();
             inner.pending.push(line::NOTE);
@@ -268,17 +292,40 @@ impl Journal {
             }
             inner.pending.push(b'\n');
         }
-        self.flush()
+        self.flush().await
     }
 
     /// Decides what a driver has asked; the decision is in the journal before it counts.
     ///
     /// # Errors
     /// The decision does not count.
-    pub fn decide(&self, approvals: &Approvals, id: &str, decision: Decision) -> Result<Decision, DecideError> {
-        approvals.decide(id, decision, |decision| {
-            self.note(&Note::Decision { request_id: id.to_owned(), decision: decision.clone() })
-        })
+    pub async fn decide(&self, approvals: &Approvals, id: &str, decision: Decision) -> Result<Decision, DecideError> {
+        let write = async |decision: &Decision| {
+            self.note(&Note::Decision { request_id: id.to_owned(), decision: decision.clone() }).await
+        };
+        approvals.decide(id, decision, write).await
+    }
+
+    /// Copies to the shared log what is missing there; `false` if something is missing still.
+    pub async fn complete_copy(&self) -> bool {
+        match &self.copy {
+            Some(copy) => copy.complete(self).await,
+            None => true,
+        }
+    }
+
+    /// Whether another server has taken the run over.
+    #[must_use]
+    pub fn is_taken_over(&self) -> bool {
+        self.copy.as_ref().is_some_and(SharedCopy::is_lost)
+    }
+
+    /// Returns once another server has taken the run over: this one must not touch it any more.
+    pub async fn taken_over(&self) {
+        match &self.copy {
+            Some(copy) => copy.lost().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Syncs the file to disk.
@@ -339,4 +386,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -7,6 +7,7 @@ use std::io;
 use serde_json::Value;
 
 use crate::conversation::approvals::{Decision, Pending};
+use crate::conversation::waiting::Message;
 use nagaya_driver::Ask;
 
 use super::line::{Ending, EventLine, Head, NOTE, Note};
@@ -43,10 +44,16 @@ pub struct Past {
     pub ending: Option<Ending>,
     /// Whether `done` was recorded.
     pub done: bool,
+    /// Messages that wait for the end of the run, and that have not been dropped.
+    pub waiting: Vec<Message>,
+    /// Whether the run is completely in the database.
+    pub settled: bool,
     /// Number of the last event.
     pub seq: usize,
-    /// Length of the journal up to its last complete line, in bytes.
+    /// Length of the journal up to its last complete line, in bytes, and the number of these lines.
     pub bytes: u64,
+    /// See `bytes`.
+    pub lines: u64,
     pub(super) marks: Vec<(u64, usize)>,
 }
 
@@ -78,41 +85,55 @@ impl Past {
             interrupted: false,
             ending: None,
             done: false,
+            waiting: Vec::new(),
+            settled: false,
             seq: 0,
             bytes: 0,
+            lines: 0,
             marks: Vec::new(),
         }
     }
 
     /// Reads a journal up to the first line that is incomplete or invalid, as a power failure may leave one. `None` if the first line
-    /// is incomplete: then no client has seen anything of the run.
+    /// is incomplete: then no client has seen anything of the run. The second value is where line number `shared` begins, or the end.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn read(file: &File) -> io::Result<Option<Self>> {
+    pub(super) fn read(file: &File, shared: u64) -> io::Result<Option<(Self, u64)>> {
         let mut lines = Lines::new(file, file.metadata()?.len());
         let mut past: Option<Self> = None;
+        let mut at = 0;
         while let Some(line) = lines.next_line()? {
             let bytes = line.len() as u64 + 1;
             let Ok(line) = std::str::from_utf8(line) else { break };
             let Some(known) = &mut past else {
                 let Some(Note::Run(head)) = note(line) else { return Ok(None) };
-                past = Some(Self { bytes, ..Self::none(*head) });
+                past = Some(Self { bytes, lines: 1, ..Self::none(*head) });
+                at = if shared > 0 { bytes } else { 0 };
                 continue;
             };
-            if known.done || !known.apply(line) {
+            if !known.apply(line) {
                 break;
             }
             known.bytes += bytes;
+            known.lines += 1;
+            if known.lines <= shared {
+                at = known.bytes;
+            }
         }
-        Ok(past)
+        Ok(past.map(|past| (past, at)))
     }
 
     /// Applies a line; `false` if it is not valid at this point.
     fn apply(&mut self, line: &str) -> bool {
         if line.as_bytes().first() == Some(&NOTE) {
             match note(line) {
-                None | Some(Note::Run(_) | Note::Settled) => return false,
+                None | Some(Note::Run(_)) => return false,
+                Some(Note::Settled) => self.settled = true,
+                Some(Note::Waits(message)) => self.waiting.push(*message),
+                Some(Note::Dropped) => self.waiting.clear(),
+                // The rest belongs to a run that goes on.
+                Some(_) if self.done => return false,
                 Some(Note::Room { workspace }) => self.room = Some(workspace),
                 // A process that resumed the run may have written it again, and one whose session was lost is followed by another; the
                 // time limit counts from the first.
@@ -130,7 +151,8 @@ impl Past {
             }
             return true;
         }
-        let Some(event) = EventLine::parse(line).filter(|event| event.seq() == Some(self.seq + 1)) else {
+        let next = |event: &EventLine<'_>| event.seq() == Some(self.seq + 1);
+        let Some(event) = EventLine::parse(line).filter(|event| next(event) && !self.done) else {
             return false;
         };
         if !event.data.ends_with('}') {

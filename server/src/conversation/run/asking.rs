@@ -31,12 +31,12 @@ impl Run {
     }
 
     /// What an earlier process has asked is asked still, and what was decided may not have been delivered.
-    pub(super) fn ask_again(&mut self) {
+    pub(super) async fn ask_again(&mut self) {
         for (pending, decision) in std::mem::take(&mut self.past.asked) {
             let id = pending.ask.request_id.clone();
             let asked = self.approvals.ask(pending).is_ok();
             if let (true, Some(decision)) = (asked, decision)
-                && let Err(error) = self.approvals.decide(&id, decision, |_| Ok(()))
+                && let Err(error) = self.approvals.decide(&id, decision, async |_| Ok(())).await
             {
                 tracing::warn!(run = self.journal.run_id(), id, %error, "a decision of before the restart was not found again");
             }
@@ -59,14 +59,15 @@ impl Run {
     }
 
     /// Decides what nobody has decided in time.
-    pub(super) fn decide_expired(&self) {
+    pub(super) async fn decide_expired(&self) {
         let now = Timestamp::now();
         for Pending { ask, .. } in self.approvals.pending().into_iter().filter(|pending| pending.expires_at <= now) {
             let answer = match ask.question {
                 true => answers(&ask, |_| Some(NO_ANSWER.into())),
                 false => Answer::Deny { message: NOBODY.into() },
             };
-            let written = self.journal.decide(&self.approvals, &ask.request_id, Decision { answer, by: None });
+            let decision = Decision { answer, by: None };
+            let written = self.journal.decide(&self.approvals, &ask.request_id, decision).await;
             if let Err(error) = written {
                 tracing::warn!(run = self.journal.run_id(), id = ask.request_id, %error, "nobody has decided in time");
             }

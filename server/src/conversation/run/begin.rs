@@ -61,7 +61,7 @@ impl Run {
             return None;
         }
         // Before the request to the agent: from here on a restarted server must look for the execution in this room.
-        if let Err(error) = self.journal.note(&Note::Room { workspace: lease.workspace_id().into() }) {
+        if let Err(error) = self.journal.note(&Note::Room { workspace: lease.workspace_id().into() }).await {
             return Some(self.end_without_journal(lease, None, error).await);
         }
         self.remove_uploads();
@@ -81,7 +81,7 @@ impl Run {
             if started_with == digest {
                 let lines = driver.prompt(&run, &self.input());
                 if lease.write(&execution, &run, lines).await.is_ok() {
-                    self.note_execution(execution.clone(), read);
+                    self.note_execution(execution.clone(), read).await;
                     if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
                         self.continues = false;
                         let turn = Turn::new(lease, stream, driver.dialogue(Some(&run)), digest, self.longest());
@@ -131,7 +131,7 @@ impl Run {
     /// Continues an execution that an earlier process has left in a room.
     pub(super) async fn resume(&mut self, room: &str, execution: Option<PastExecution>) -> Option<Outcome> {
         self.enter(room);
-        let reattached = self.services.cluster.workspaces().reattach(self.occupant(), room);
+        let reattached = self.services.cluster.reattach(self.occupant(), room);
         let lease = self.stop.run_until_cancelled(reattached).await?;
         // The driver in a room of an earlier version cannot be followed.
         let Some(lease) = lease.filter(|lease| !lease.is_outdated()) else {

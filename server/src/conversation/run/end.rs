@@ -36,18 +36,19 @@ pub(in crate::conversation) struct AfterPanic {
 
 impl AfterPanic {
     /// Ends the run with an error in the journal, the metrics and the audit trail. The database does not learn of the run.
-    pub(in crate::conversation) fn end_run(self) {
+    pub(in crate::conversation) async fn end_run(self) {
         let message = "the server failed during this run, because of a bug in the server".to_owned();
         tracing::error!(run = self.journal.run_id(), "a run panicked");
         let errors = vec![message.clone()];
         let done = Event::Done(done(&Outcome::error(), "0".into(), errors, self.began));
         self.journal.settle();
-        let written = self
-            .journal
-            .append(0, &Event::Error { error_type: ErrorType::InternalError, message, recoverable: false })
-            .and_then(|_| self.journal.append(0, &done))
-            .and_then(|_| self.journal.note(&Note::Settled));
-        if let Err(error) = written {
+        let error = Event::Error { error_type: ErrorType::InternalError, message, recoverable: false };
+        let written = async {
+            self.journal.append(0, &error).await?;
+            self.journal.append(0, &done).await?;
+            self.journal.note(&Note::Settled).await
+        };
+        if let Err(error) = written.await {
             tracing::error!(run = self.journal.run_id(), %error, "the run's end was not written to the journal");
         }
         if let Some(uploads) = &self.order.uploads {
@@ -125,7 +126,7 @@ impl Run {
     }
 
     async fn keep_ending(&self, ending: &Ending) {
-        let written = match self.journal.note(&Note::Ending(Box::new(ending.clone()))) {
+        let written = match self.journal.note(&Note::Ending(Box::new(ending.clone()))).await {
             Ok(()) => self.journal.sync().await,
             Err(error) => Err(error),
         };
@@ -175,14 +176,14 @@ impl Run {
             }
             settled = self.settle(&mut ending).await;
         }
-        self.mark_settled()
+        self.mark_settled().await
     }
 
     /// Marks the run as settled: the next start need not look at it.
-    pub(super) fn mark_settled(&self) -> Settled {
+    pub(super) async fn mark_settled(&self) -> Settled {
         self.remove_uploads();
         self.journal.settle();
-        if let Err(error) = self.journal.note(&Note::Settled) {
+        if let Err(error) = self.journal.note(&Note::Settled).await {
             tracing::warn!(run = self.journal.run_id(), %error, "the run was not marked as settled; the next start settles it again");
         }
         Settled::Yes

@@ -92,7 +92,7 @@ impl Run {
         let mut decisions = self.approvals.decisions();
         let mut ping = tokio::time::interval(PING);
         ping.reset();
-        let interrupt = self.interrupt.clone();
+        let (interrupt, journal) = (self.interrupt.clone(), self.journal.clone());
         loop {
             if self.waits_for_people() {
                 turn.time.pause();
@@ -121,6 +121,7 @@ impl Run {
                     self.end_execution(turn, ReleaseReason::Unhealthy).await;
                     return Some(Outcome::error());
                 }
+                () = journal.taken_over() => return None,
                 () = tokio::time::sleep_until(time_up) => return Some(self.time_out(turn).await),
                 () = interrupt.cancelled(), if turn.interrupted.is_none() && turn.execution().is_some() => {
                     if let Err(error) = self.interrupt_turn(&mut turn).await {
@@ -141,7 +142,7 @@ impl Run {
                     continue;
                 }
                 () = tokio::time::sleep(expiry) => {
-                    self.decide_expired();
+                    self.decide_expired().await;
                     continue;
                 }
                 _ = ping.tick() => {
@@ -169,7 +170,7 @@ impl Run {
                 received = turn.stream.arrived();
             }
             self.clear_agent_event();
-            if let Err(error) = self.journal.flush() {
+            if let Err(error) = self.journal.flush().await {
                 let execution = turn.execution().map(ToOwned::to_owned);
                 return Some(self.end_without_journal(turn.lease, execution.as_deref(), error).await);
             }
@@ -180,7 +181,7 @@ impl Run {
     async fn take(&mut self, turn: &mut Turn, number: u64, event: AgentEvent) -> Next {
         match event {
             AgentEvent::Started { execution_id } => {
-                self.note_execution(execution_id, 0);
+                self.note_execution(execution_id, 0).await;
                 Next::Wait
             }
             AgentEvent::Ended(ended) => Next::Failed(self.services.driver.failure(&ended)),
@@ -267,9 +268,9 @@ impl Run {
         }
     }
 
-    pub(super) fn note_execution(&self, id: String, after: u64) {
+    pub(super) async fn note_execution(&self, id: String, after: u64) {
         if self.past.agent_event == 0
-            && let Err(error) = self.journal.note(&Note::Execution { id, began: Timestamp::now(), after })
+            && let Err(error) = self.journal.note(&Note::Execution { id, began: Timestamp::now(), after }).await
         {
             // The line stays pending; the flush after this batch of events reports the failure and ends the run.
             tracing::warn!(run = self.journal.run_id(), %error, "the execution was not written to the journal");

@@ -85,6 +85,8 @@ pub(super) enum Settled {
     Yes,
     /// The run continues, or is not in the database yet; the next process resumes it from the journal.
     No,
+    /// Another server has taken the run over.
+    Elsewhere,
 }
 
 /// The result of a run before it is written to the journal and reported.
@@ -160,16 +162,17 @@ impl Run {
     /// Drives the run from its first event, or from where an earlier process stopped, to `done`.
     pub(super) async fn drive(mut self) -> Settled {
         self.catch_up().await;
-        self.ask_again();
+        self.ask_again().await;
         let ending = match self.past.ending.take() {
             Some(ending) => ending,
             // The run has panicked in an earlier process, which wrote `done` without an ending.
-            None if self.past.done => return self.mark_settled(),
+            None if self.past.done => return self.mark_settled().await,
             None => match Box::pin(self.execute()).await {
                 Some(outcome) => {
                     self.withdraw_all().await;
                     self.write_ending(outcome).await
                 }
+                None if self.journal.is_taken_over() => return Settled::Elsewhere,
                 None => return self.leave().await,
             },
         };

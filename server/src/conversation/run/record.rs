@@ -44,7 +44,7 @@ impl Run {
     /// Records an event and flushes the journal, so that readers see the event at once.
     pub(super) async fn emit(&mut self, event: &Event) {
         self.put(event).await;
-        self.flush(event);
+        self.flush(event).await;
     }
 
     /// Records an event. Readers see it after the journal's next flush; an event that becomes a message is flushed at once.
@@ -56,13 +56,13 @@ impl Run {
         let seq = self.journal.put(self.agent_event, event);
         if MESSAGES.contains(&event.name()) {
             // Before the write to the database, so that readers need not wait for it.
-            self.flush(event);
+            self.flush(event).await;
             self.add_message(seq, event).await;
         }
     }
 
-    fn flush(&self, event: &Event) {
-        if let Err(error) = self.journal.flush() {
+    async fn flush(&self, event: &Event) {
+        if let Err(error) = self.journal.flush().await {
             tracing::error!(run = self.journal.run_id(), event = event.name(), %error, "the event was not written to the journal");
         }
     }
@@ -116,7 +116,7 @@ impl Run {
     pub(super) async fn try_catch_up(&mut self) -> Result<(), StoreError> {
         let Some(from) = self.first_missing else { return Ok(()) };
         // The file, which is read below, must also hold the events that an earlier flush could not write.
-        self.journal.flush().map_err(|error| StoreError::Journal(error.to_string()))?;
+        self.journal.flush().await.map_err(|error| StoreError::Journal(error.to_string()))?;
         if from == 0 {
             let mut content = json!({"text": self.order.user_input});
             if let Some(uploads) = &self.order.uploads {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use nagaya_driver::Ask;
 
-use super::{Runs, StartError};
+use super::{Running, Runs, StartError};
 use crate::conversation::approvals::{DecideError, Decision, Pending};
 use crate::conversation::journal::Note;
 use crate::conversation::order::Order;
-use crate::conversation::waiting::Message;
+use crate::conversation::waiting::{Message, WaitError};
 
 impl Runs {
     /// Starts a run, or lets it wait until the conversation's run in progress, and those that wait already, have ended. Returns how many
@@ -17,45 +17,86 @@ impl Runs {
     ///
     /// # Errors
     /// It can neither start nor wait.
-    pub fn start_or_wait(self: &Arc<Self>, run_id: String, order: Order) -> Result<usize, StartError> {
+    pub async fn start_or_wait(self: &Arc<Self>, run_id: String, order: Order) -> Result<usize, StartError> {
         if self.closed.is_cancelled() {
             return Err(StartError::Stopping);
         }
         let conversation = order.conversation.conversation_id.clone();
-        let before = self.services.waiting.add(Message { run_id: run_id.clone(), order })?;
-        self.start_next(&conversation);
-        let waits = self.services.waiting.next(&conversation).is_some_and(|next| next.run_id <= run_id);
+        let message = Message { run_id: run_id.clone(), order };
+        let waiting = &self.services.waiting;
+        // From now on the end of a run in progress finds it.
+        let before = waiting.add(message.clone())?;
+        let waits = || waiting.next(&conversation).is_some_and(|next| next.run_id <= run_id);
+        if let Err(error) = Box::pin(self.try_start_next(&conversation)).await
+            && waits()
+            && waiting.take(&conversation, &run_id)
+        {
+            return Err(error);
+        }
+        if waits()
+            && let Some(Running { journal, .. }) = self.running(&conversation)
+            && let Err(error) = journal.note(&Note::Waits(Box::new(message))).await
+            && waiting.take(&conversation, &run_id)
+        {
+            return Err(WaitError::Disk(error).into());
+        }
         // The run in progress counts as well.
-        Ok(if waits { before + 1 } else { 0 })
+        Ok(if waits() { before + 1 } else { 0 })
     }
 
     /// Starts the run of the next message that waits, unless a run is in progress.
-    pub(super) fn start_next(self: &Arc<Self>, conversation: &str) {
-        let Some(message) = self.services.waiting.next(conversation) else { return };
-        match self.start_as(message.run_id.clone(), message.order.clone()) {
-            Ok(_) => self.services.waiting.taken(conversation, &message.run_id),
-            // The end of that run calls this again, or the next start of the server does.
-            Err(StartError::Locked | StartError::Unsettled | StartError::Stopping) => {}
-            // Another call of this has begun the same run at the same time.
-            Err(StartError::Journal(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                tracing::error!(conversation, run = message.run_id, %error, "a message that waited begins no run; the next start of the server tries again");
-            }
+    pub(super) async fn start_next(self: &Arc<Self>, conversation: &str) {
+        if let Err(error) = Box::pin(self.try_start_next(conversation)).await {
+            tracing::error!(conversation, %error, "a message that waited begins no run; the end of the next one tries again");
         }
     }
 
+    /// As [`Runs::start_next`].
+    ///
+    /// # Errors
+    /// The run cannot begin, for another reason than a run in progress.
+    async fn try_start_next(self: &Arc<Self>, conversation: &str) -> Result<(), StartError> {
+        let waiting = &self.services.waiting;
+        let Some(message) = waiting.next(conversation) else { return Ok(()) };
+        let journal = match self.start_as(message.run_id.clone(), message.order).await {
+            Ok(journal) => journal,
+            // The end of that run calls this again, or the next start of the server does.
+            Err(StartError::Locked | StartError::Unsettled | StartError::Stopping) => return Ok(()),
+            // Another call of this has begun the same run at the same time.
+            Err(StartError::Journal(error)) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        waiting.take(conversation, &message.run_id);
+        // What waits still goes with the run in progress.
+        for message in waiting.all(conversation) {
+            if let Err(error) = journal.note(&Note::Waits(Box::new(message))).await {
+                tracing::warn!(conversation, %error, "a message that waits is not in the run's journal");
+            }
+        }
+        Ok(())
+    }
+
     /// Drops the messages of a conversation that wait.
-    pub(super) fn drop_waiting(&self, conversation: &str) {
-        for message in self.services.waiting.drop_all(conversation) {
+    pub(super) async fn drop_waiting(&self, conversation: &str) {
+        let dropped = self.services.waiting.drop_all(conversation);
+        if dropped.is_empty() {
+            return;
+        }
+        if let Some(Running { journal, .. }) = self.running(conversation)
+            && let Err(error) = journal.note(&Note::Dropped).await
+        {
+            tracing::warn!(conversation, %error, "that messages no longer wait was not written to the journal");
+        }
+        for message in dropped {
             tracing::info!(conversation, run = message.run_id, "a message that waited was dropped");
             message.order.uploads.iter().for_each(|uploads| self.services.uploads.remove(uploads));
         }
     }
 
     /// Interrupts the turn of a conversation's run, whose driver lives on; `false` if none is in progress.
-    pub fn interrupt(&self, conversation: &str) -> bool {
-        let Some((journal, signals)) = self.going_on(conversation) else { return false };
-        if let Err(error) = journal.note(&Note::Interrupt) {
+    pub async fn interrupt(&self, conversation: &str) -> bool {
+        let Some(Running { journal, signals }) = self.going_on(conversation) else { return false };
+        if let Err(error) = journal.note(&Note::Interrupt).await {
             tracing::warn!(run = journal.run_id(), %error, "the interruption was not written to the journal");
         }
         signals.interrupt.cancel();
@@ -65,7 +106,7 @@ impl Runs {
     /// What the driver of a conversation's run waits for, oldest first.
     #[must_use]
     pub fn pending_approvals(&self, conversation: &str) -> Vec<Pending> {
-        self.going_on(conversation).map(|(_, signals)| signals.approvals.pending()).unwrap_or_default()
+        self.going_on(conversation).map(|run| run.signals.approvals.pending()).unwrap_or_default()
     }
 
     /// What a question of the conversation's current or last run asks, whatever has become of it.
@@ -74,14 +115,14 @@ impl Runs {
     /// The run's journal cannot be read.
     pub async fn asked(&self, conversation: &str, id: &str) -> io::Result<Option<Ask>> {
         match self.running(conversation) {
-            Some((_, signals)) => Ok(signals.approvals.asked(id)),
+            Some(Running { signals, .. }) => Ok(signals.approvals.asked(id)),
             None => Ok(self.asked_before(conversation, id).await?.map(|(ask, _)| ask)),
         }
     }
 
     /// A question of the conversation's last run, which has ended, with the decision that was made.
     async fn asked_before(&self, conversation: &str, id: &str) -> io::Result<Option<(Ask, Option<Decision>)>> {
-        let Some(journal) = self.journal(conversation)? else { return Ok(None) };
+        let Some(journal) = self.journal(conversation).await? else { return Ok(None) };
         let id = id.to_owned();
         tokio::task::spawn_blocking(move || journal.asked(&id)).await.map_err(io::Error::other)?
     }
@@ -91,8 +132,8 @@ impl Runs {
     /// # Errors
     /// The decision does not count.
     pub async fn decide(&self, conversation: &str, id: &str, decision: Decision) -> Result<Decision, DecideError> {
-        if let Some((journal, signals)) = self.running(conversation) {
-            return journal.decide(&signals.approvals, id, decision);
+        if let Some(Running { journal, signals }) = self.running(conversation) {
+            return journal.decide(&signals.approvals, id, decision).await;
         }
         match self.asked_before(conversation, id).await? {
             None => Err(DecideError::Unknown),

@@ -37,6 +37,7 @@ static SQLITE_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (5, "idempotency", include_str!("../../../migrations/sqlite/0005_idempotency.sql")),
         (6, "tenancy", include_str!("../../../migrations/sqlite/0006_tenancy.sql")),
         (7, "providers", include_str!("../../../migrations/sqlite/0007_providers.sql")),
+        (8, "log", include_str!("../../../migrations/sqlite/0008_log.sql")),
     ])
 });
 static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -48,6 +49,7 @@ static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (5, "idempotency", include_str!("../../../migrations/postgres/0005_idempotency.sql")),
         (6, "tenancy", include_str!("../../../migrations/postgres/0006_tenancy.sql")),
         (7, "providers", include_str!("../../../migrations/postgres/0007_providers.sql")),
+        (8, "log", include_str!("../../../migrations/postgres/0008_log.sql")),
     ])
 });
 
@@ -241,6 +243,14 @@ async fn lock(directory: &Path) -> Result<File, sqlx::Error> {
 }
 
 /// Adds deadlines that PostgreSQL enforces itself, unless the URL sets its own.
+impl Database {
+    /// The address of PostgreSQL with the deadlines of statements.
+    #[must_use]
+    pub fn address(url: &Url) -> Url {
+        with_deadlines(url.clone())
+    }
+}
+
 fn with_deadlines(mut url: Url) -> Url {
     let given = url.query().unwrap_or_default().to_owned();
     for (name, deadline) in [("statement_timeout", LONGEST_STATEMENT), ("lock_timeout", PATIENCE)] {

@@ -1,0 +1,321 @@
+//! The log in PostgreSQL, where every server of the deployment can read it.
+//!
+//! A run has one owner, a server, and only the owner adds to its journal: each transaction that adds lines holds the rows of their runs and
+//! leaves out those of other owners. So a server that was taken for dead can add nothing once another one has claimed its run.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::line::{EventLine, NOTE};
+
+/// Connections: one adds lines, the others read.
+const CONNECTIONS: u32 = 4;
+/// How long a connection is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Additions that make one transaction, and their bytes.
+const TOGETHER: usize = 1_000;
+const TOGETHER_BYTES: usize = 4 << 20;
+/// Events that are only of use while they are new; they are removed from a run once the next one has ended.
+pub(super) const PASSING: [&str; 3] = ["text_delta", "ping", "progress"];
+
+/// The log in PostgreSQL.
+#[derive(Debug)]
+pub struct SharedLog {
+    pool: PgPool,
+    owner: String,
+    additions: mpsc::UnboundedSender<Addition>,
+    adding: parking_lot::Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A run in the shared log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedRun {
+    /// Id of the conversation.
+    pub conversation: String,
+    /// Id of the run.
+    pub run_id: String,
+    /// Id of the server process that adds to it.
+    pub owner: String,
+    /// Whether it has ended and is in the database.
+    pub settled: bool,
+}
+
+/// Why the shared log did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SharedError {
+    /// The run belongs to another server.
+    #[error("the run belongs to another server")]
+    Lost,
+    /// The database does not answer in time.
+    #[error("the database does not answer in time")]
+    Slow,
+    /// The database failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<sqlx::Error> for SharedError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<SharedError> for std::io::Error {
+    fn from(error: SharedError) -> Self {
+        Self::other(format!("the shared log: {error}"))
+    }
+}
+
+#[derive(Debug)]
+struct Addition {
+    run: Arc<str>,
+    first: u64,
+    lines: Vec<u8>,
+    done: oneshot::Sender<Result<(), SharedError>>,
+}
+
+/// Lines that are being added.
+pub(super) struct Added(oneshot::Receiver<Result<(), SharedError>>);
+
+impl Added {
+    pub(super) async fn wait(self) -> Result<(), SharedError> {
+        self.0.await.unwrap_or_else(|_| Err(SharedError::Failed("the log is closed".into())))
+    }
+}
+
+impl SharedLog {
+    /// Connects to the database at `url`, whose schema is up to date. `owner` is the id of this server process.
+    ///
+    /// # Errors
+    /// The address is none of PostgreSQL.
+    pub fn open(url: &str, owner: &str) -> Result<Self, sqlx::Error> {
+        let options = PgConnectOptions::from_str(url)?;
+        let pool =
+            PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE).connect_lazy_with(options);
+        let (additions, receiver) = mpsc::unbounded_channel();
+        let adding = tokio::spawn(add_all(pool.clone(), owner.to_owned(), receiver));
+        Ok(Self { pool, owner: owner.to_owned(), additions, adding: parking_lot::Mutex::new(Some(adding)) })
+    }
+
+    /// Closes the connections. What is added afterwards fails.
+    pub async fn close(&self) {
+        self.pool.close().await;
+        if let Some(adding) = self.adding.lock().take() {
+            adding.abort();
+        }
+    }
+
+    /// Id of this server process.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// A run begins; it is this server's.
+    ///
+    /// # Errors
+    /// The database failed, or knows the run already.
+    pub async fn begin(&self, conversation: &str, run_id: &str) -> Result<(), SharedError> {
+        let begun = sqlx::query(
+            "INSERT INTO log_runs (run_id, conversation_id, owner) SELECT $1, conversation_id, $3
+             FROM conversations WHERE conversation_id = $2",
+        );
+        begun.bind(run_id).bind(conversation).bind(&self.owner).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Adds lines, of which `first` is the number of the first one; lines with numbers that are there already are not added again. They are
+    /// added in the order of the calls.
+    pub(super) fn add(&self, run: &str, first: u64, lines: Vec<u8>) -> Added {
+        let (done, added) = oneshot::channel();
+        // If nobody receives it, `done` is dropped, which says so.
+        drop(self.additions.send(Addition { run: run.into(), first, lines, done }));
+        Added(added)
+    }
+
+    /// Removes a run of this server that did not begin.
+    pub(super) async fn withdraw(&self, run: &str) -> Result<(), SharedError> {
+        let removed = sqlx::query("DELETE FROM log_runs WHERE run_id = $1 AND owner = $2");
+        removed.bind(run).bind(&self.owner).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Number of lines of a run.
+    pub(super) async fn count(&self, run: &str) -> Result<u64, SharedError> {
+        let count: Option<i64> = sqlx::query_scalar("SELECT MAX(line) + 1 FROM log_lines WHERE run_id = $1")
+            .bind(run)
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(count.unwrap_or(0).unsigned_abs())
+    }
+
+    /// Lines of a run from number `from` on, at most `most`.
+    pub(super) async fn lines(&self, run: &str, from: u64, most: u32) -> Result<Vec<(u64, String)>, SharedError> {
+        let rows: Vec<(i64, String)> =
+            sqlx::query_as("SELECT line, text FROM log_lines WHERE run_id = $1 AND line >= $2 ORDER BY line LIMIT $3")
+                .bind(run)
+                .bind(i64::try_from(from).unwrap_or(i64::MAX))
+                .bind(i64::from(most))
+                .fetch_all(&self.pool)
+                .await?;
+        Ok(rows.into_iter().map(|(line, text)| (line.unsigned_abs(), text)).collect())
+    }
+
+    /// A conversation's current or last run.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn latest(&self, conversation: &str) -> Result<Option<SharedRun>, SharedError> {
+        let found = runs("WHERE conversation_id = $1 ORDER BY run_id DESC LIMIT 1").bind(conversation);
+        Ok(found.fetch_optional(&self.pool).await?.map(SharedRun::from))
+    }
+
+    /// A run.
+    pub(super) async fn run(&self, run_id: &str) -> Result<Option<SharedRun>, SharedError> {
+        let found = runs("WHERE run_id = $1").bind(run_id).fetch_optional(&self.pool).await?;
+        Ok(found.map(SharedRun::from))
+    }
+
+    /// Runs of a conversation from `from` on, in order, at most `most`.
+    pub(super) async fn runs_from(
+        &self,
+        conversation: &str,
+        from: &str,
+        most: u32,
+    ) -> Result<Vec<String>, SharedError> {
+        let found = runs("WHERE conversation_id = $1 AND run_id >= $2 ORDER BY run_id LIMIT $3");
+        let found = found.bind(conversation).bind(from).bind(i64::from(most)).fetch_all(&self.pool).await?;
+        Ok(found.into_iter().map(|(_, run_id, ..)| run_id).collect())
+    }
+
+    /// The runs of other servers that are not settled.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn unsettled_of_others(&self) -> Result<Vec<SharedRun>, SharedError> {
+        let found = runs("WHERE NOT settled AND owner <> $1 ORDER BY run_id").bind(&self.owner);
+        Ok(found.fetch_all(&self.pool).await?.into_iter().map(SharedRun::from).collect())
+    }
+
+    /// Makes a run this server's that was `owner`'s; `false` if it is another one's by now, or settled.
+    pub(super) async fn claim(&self, run: &str, owner: &str) -> Result<bool, SharedError> {
+        let claimed = sqlx::query("UPDATE log_runs SET owner = $3 WHERE run_id = $1 AND owner = $2 AND NOT settled");
+        let claimed = claimed.bind(run).bind(owner).bind(&self.owner).execute(&self.pool).await?;
+        Ok(claimed.rows_affected() == 1)
+    }
+
+    /// A run has ended and is in the database. What is only of use while it is new is removed from the runs before it.
+    pub(super) async fn settle(&self, conversation: &str, run: &str) -> Result<(), SharedError> {
+        sqlx::query("UPDATE log_runs SET settled = TRUE, settled_at = now() WHERE run_id = $1")
+            .bind(run)
+            .execute(&self.pool)
+            .await?;
+        sqlx::query(
+            "WITH earlier AS (UPDATE log_runs SET compacted = TRUE
+                              WHERE conversation_id = $1 AND run_id < $2 AND settled AND NOT compacted RETURNING run_id)
+             DELETE FROM log_lines l USING earlier e WHERE l.run_id = e.run_id AND l.event = ANY($3)",
+        )
+        .bind(conversation)
+        .bind(run)
+        .bind(PASSING.map(str::to_owned).to_vec())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Removes runs that have ended longer ago than this.
+    pub(super) async fn forget(&self, older_than: Duration) -> Result<u64, SharedError> {
+        let seconds = i64::try_from(older_than.as_secs()).unwrap_or(i64::MAX);
+        let removed = sqlx::query(
+            "DELETE FROM log_runs WHERE settled AND settled_at < now() - LEAST($1, 3000000000) * INTERVAL '1 second'",
+        );
+        Ok(removed.bind(seconds).execute(&self.pool).await?.rows_affected())
+    }
+}
+
+type Row = (String, String, String, bool);
+
+fn runs(which: &'static str) -> sqlx::query::QueryAs<'static, sqlx::Postgres, Row, sqlx::postgres::PgArguments> {
+    sqlx::query_as(sqlx::AssertSqlSafe(format!("SELECT conversation_id, run_id, owner, settled FROM log_runs {which}")))
+}
+
+impl From<Row> for SharedRun {
+    fn from((conversation, run_id, owner, settled): Row) -> Self {
+        Self { conversation, run_id, owner, settled }
+    }
+}
+
+/// Adds what arrives, as much as has arrived in one transaction.
+async fn add_all(pool: PgPool, owner: String, mut additions: mpsc::UnboundedReceiver<Addition>) {
+    let mut batch = Vec::new();
+    let mut held: Option<Addition> = None;
+    loop {
+        match held.take() {
+            Some(addition) => batch.push(addition),
+            None => match additions.recv().await {
+                Some(addition) => batch.push(addition),
+                None => return,
+            },
+        }
+        let mut bytes = batch.iter().map(|addition| addition.lines.len()).sum::<usize>();
+        while batch.len() < TOGETHER && bytes < TOGETHER_BYTES {
+            let Ok(addition) = additions.try_recv() else { break };
+            bytes += addition.lines.len();
+            batch.push(addition);
+        }
+        let added = add_batch(&pool, &owner, &batch).await;
+        for Addition { run, done, .. } in batch.drain(..) {
+            let result = match &added {
+                Ok(owned) if owned.contains_key(&*run) => Ok(()),
+                Ok(_) => Err(SharedError::Lost),
+                Err(error) => Err(error.clone()),
+            };
+            // Whoever waited may have given up.
+            drop(done.send(result));
+        }
+    }
+}
+
+/// Adds lines of this server's runs, and returns which are its own.
+async fn add_batch(pool: &PgPool, owner: &str, batch: &[Addition]) -> Result<HashMap<String, ()>, SharedError> {
+    let mut named: Vec<String> = batch.iter().map(|addition| addition.run.to_string()).collect();
+    named.sort_unstable();
+    named.dedup();
+    let mut transaction = pool.begin().await?;
+    let owned: Vec<(String,)> =
+        sqlx::query_as("SELECT run_id FROM log_runs WHERE run_id = ANY($1) AND owner = $2 ORDER BY run_id FOR SHARE")
+            .bind(&named)
+            .bind(owner)
+            .fetch_all(&mut *transaction)
+            .await?;
+    let owned: HashMap<String, ()> = owned.into_iter().map(|(run,)| (run, ())).collect();
+    let (mut runs, mut numbers, mut events, mut texts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for Addition { run, first, lines, .. } in batch.iter().filter(|addition| owned.contains_key(&*addition.run)) {
+        let text = std::str::from_utf8(lines).map_err(|error| SharedError::Failed(error.to_string()))?;
+        for (number, line) in (*first..).zip(text.lines()) {
+            runs.push(run.to_string());
+            numbers.push(i64::try_from(number).unwrap_or(i64::MAX));
+            let event = EventLine::parse(line).filter(|_| line.as_bytes().first() != Some(&NOTE));
+            events.push(event.map_or_else(String::new, |event| event.name.to_owned()));
+            texts.push(line.to_owned());
+        }
+    }
+    sqlx::query(
+        "INSERT INTO log_lines (run_id, line, event, text) SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::text[], $4::text[])
+         ON CONFLICT (run_id, line) DO NOTHING",
+    )
+    .bind(runs)
+    .bind(numbers)
+    .bind(events)
+    .bind(texts)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(owned)
+}
