@@ -129,6 +129,12 @@ pub(super) fn harness(failure: Failure) -> Failure {
 pub struct ModelRequest(pub Value);
 
 impl ModelRequest {
+    /// A digest of each message that the request contains, whatever it says about caches.
+    #[must_use]
+    pub fn messages(&self) -> Vec<&str> {
+        self.0["messages"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
     /// `valid`, `missing` or `invalid`.
     #[must_use]
     pub fn signature(&self) -> &str {

@@ -73,6 +73,8 @@ pub(crate) fn bounded(event: Event) -> Result<Event, String> {
         Event::Reply { id: request, lines } => Event::Reply { id: id("request_id", request)?, lines },
         Event::McpServer { name: server, status } => Event::McpServer { name: name(server), status: name(status) },
         Event::Unknown { kind } => Event::Unknown { kind: name(kind) },
+        // Only the driver reads it, in a workspace of the same conversation.
+        Event::Transcript { file, lines } => Event::Transcript { file, lines },
         Event::Compacted => Event::Compacted,
         Event::Failed(failure) => Event::Failed(Failure { message: text(failure.message), ..failure }),
     })

@@ -96,6 +96,13 @@ pub enum Event {
     },
     /// The conversation has been summed up, because the model's context was full.
     Compacted,
+    /// Lines that the driver has added to a file of its own memory of the conversation.
+    Transcript {
+        /// The file, relative to the driver's home directory.
+        file: String,
+        /// The lines, each with its line feed.
+        lines: String,
+    },
     /// Something of an MCP server's that the conversation should know.
     McpServer {
         /// Name of the server.
@@ -115,10 +122,10 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether the driver waits for an answer, in whichever turn it asks.
+    /// Whether the event counts in whichever turn it comes: the driver waits for an answer, or remembers something.
     #[must_use]
-    pub fn needs_an_answer(&self) -> bool {
-        matches!(self, Self::Ask(_) | Self::Withdrawn { .. } | Self::Reply { .. })
+    pub fn is_of_any_turn(&self) -> bool {
+        matches!(self, Self::Ask(_) | Self::Withdrawn { .. } | Self::Reply { .. } | Self::Transcript { .. })
     }
 }
 

@@ -33,6 +33,10 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
     /// Lines that answer a question of the driver's.
     fn answer(&self, ask: &Ask, answer: &Answer) -> Vec<String>;
 
+    /// What a new driver needs to remember the conversation as the one did that has reported these [`Event::Transcript`]s, in their order;
+    /// `None` if they are not complete.
+    fn restore(&self, transcript: &[(String, String)]) -> Option<Memory>;
+
     /// Why a driver that has ended did so, for an execution that has no result.
     fn failure(&self, ended: &Ended) -> Failure;
 }
@@ -44,6 +48,15 @@ pub trait Dialogue: std::fmt::Debug + Send {
     /// # Errors
     /// The line has what no driver prints, so that it is not the driver's.
     fn read(&mut self, line: &str) -> Result<Vec<Event>, String>;
+}
+
+/// A driver's memory of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// The session to continue.
+    pub session: String,
+    /// Files in the driver's home directory, each with its content.
+    pub files: Vec<(String, String)>,
 }
 
 /// An answer to what a driver has asked.

@@ -51,6 +51,7 @@ impl Translator {
             | driver::Event::Ask(_)
             | driver::Event::Withdrawn { .. }
             | driver::Event::Reply { .. }
+            | driver::Event::Transcript { .. }
             | driver::Event::Unknown { .. }
             | driver::Event::Result(_)
             | driver::Event::Failed(_) => Vec::new(),

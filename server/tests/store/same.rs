@@ -22,6 +22,7 @@ over_both! {
     the_size_of_a_conversation_is_that_of_its_messages,
     totals_stop_at_the_largest_integer,
     the_usage_of_a_tenant_outlives_its_conversations,
+    a_transcript_is_kept_in_order_until_it_is_too_long_or_broken,
     servers_that_start_at_the_same_time_migrate_the_schema_once,
 }
 
@@ -349,4 +350,31 @@ async fn servers_that_start_at_the_same_time_migrate_the_schema_once(home: &Home
     futures::future::join_all(stores.iter().map(Store::close)).await;
     // A later start has nothing to migrate.
     home.open().await.close().await;
+}
+
+async fn a_transcript_is_kept_in_order_until_it_is_too_long_or_broken(home: &Home) {
+    let store = home.open().await;
+    let id = populate(&store).await;
+    let part = |file: &str, lines: &str| (file.to_owned(), lines.to_owned());
+    let (one, two, three) = (part("a", "{\"\u{9577}\\u0000\":1}\n"), part("b", "2\n"), part("a", "3\n"));
+    assert!(store.transcript(&id).await.expect("reads").is_empty());
+    store.add_transcript(&id, &[one.clone(), two.clone()]).await.expect("added");
+    store.add_transcript(&id, std::slice::from_ref(&three)).await.expect("added");
+    assert_eq!(store.transcript(&id).await.expect("reads"), [one.clone(), two, three]);
+    let long = part("a", &"x".repeat(8 << 20));
+    for _ in 0..9 {
+        store.add_transcript(&id, std::slice::from_ref(&long)).await.expect("added");
+    }
+    assert!(store.transcript(&id).await.expect("reads").is_empty(), "it is too long");
+    store.add_transcript(&id, std::slice::from_ref(&one)).await.expect("not added");
+    assert!(store.transcript(&id).await.expect("reads").is_empty(), "the rest is of no use");
+    store.forget_transcript(&id).await.expect("forgotten");
+    store.add_transcript(&id, std::slice::from_ref(&one)).await.expect("added");
+    assert_eq!(store.transcript(&id).await.expect("reads").len(), 1);
+    store.break_transcript(&id).await.expect("broken");
+    store.add_transcript(&id, std::slice::from_ref(&one)).await.expect("not added");
+    assert!(store.transcript(&id).await.expect("reads").is_empty());
+    store.delete_conversation("t", &id).await.expect("deleted");
+    store.add_transcript(&id, &[one]).await.expect("not added");
+    store.close().await;
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,13 +195,23 @@ async fn write_file(workspace: &Path, request: Request<Incoming>) -> Response<Bo
         Some(_) => Existing::Keep,
         None => Existing::Replace,
     };
-    match files::write(workspace, &path, (mode, existing), request.into_body()).await {
+    let root = match files::query_value(query, "in").as_deref() {
+        None => workspace.to_owned(),
+        Some("home") => home(),
+        Some(_) => return fault(StatusCode::BAD_REQUEST, "in: home, or nothing for the workspace, is accepted"),
+    };
+    match files::write(&root, &path, (mode, existing), request.into_body()).await {
         Ok(()) => done(),
         Err(error) if existing == Existing::Keep && error.kind() == io::ErrorKind::AlreadyExists => {
             fault(StatusCode::PRECONDITION_FAILED, "the file exists")
         }
         Err(error) => io_fault(&error),
     }
+}
+
+/// The driver's home directory, which is not part of the workspace's files.
+fn home() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
 fn delete_file(workspace: &Path, query: &str) -> Response<Body> {

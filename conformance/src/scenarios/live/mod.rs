@@ -1,8 +1,9 @@
 //! Drivers that live between turns.
 
+mod memory;
 mod messages;
 mod turns;
 
 use crate::harness::scenario::Scenario;
 
-pub(super) const FILES: &[&[Scenario]] = &[messages::SCENARIOS, turns::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[memory::SCENARIOS, messages::SCENARIOS, turns::SCENARIOS];

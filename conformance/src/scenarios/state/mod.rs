@@ -4,6 +4,7 @@ mod alternating;
 mod postgres;
 mod redis_failures;
 mod rolling_restart;
+mod taken_over;
 mod two_servers;
 
 use crate::harness::scenario::Scenario;
@@ -14,5 +15,6 @@ pub(super) const FILES: &[&[Scenario]] = &[
     postgres::SCENARIOS,
     redis_failures::SCENARIOS,
     rolling_restart::SCENARIOS,
+    taken_over::SCENARIOS,
     two_servers::SCENARIOS,
 ];

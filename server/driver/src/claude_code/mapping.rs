@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::control;
+use super::transcript;
 use super::usage::{self, Counted};
 use crate::event::{ContentBlock, Event, TurnResult};
 use crate::weight;
@@ -41,6 +42,7 @@ pub(super) fn map(line: &str, counted: &mut Counted) -> Vec<Event> {
         "control_cancel_request" => {
             text(&message["request_id"]).map(|request_id| Event::Withdrawn { request_id }).into_iter().collect()
         }
+        "transcript_mirror" => transcript::mirrored(&message).into_iter().collect(),
         // Answers to requests that need no more than to be received.
         "control_response" => Vec::new(),
         ignored if IGNORED.contains(&ignored) => Vec::new(),

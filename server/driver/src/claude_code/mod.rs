@@ -2,6 +2,7 @@
 
 mod control;
 mod mapping;
+mod transcript;
 mod usage;
 
 use nagaya_protocol::{Ended, ExecuteRequest, How};
@@ -10,7 +11,7 @@ use serde_json::json;
 use self::usage::Counted;
 use crate::event::{Ask, ErrorKind, Event, Failure};
 use crate::options::{Options, Permissions};
-use crate::{Answer, Dialogue, Driver, claims};
+use crate::{Answer, Dialogue, Driver, Memory, claims};
 
 /// Tools of the CLI that promise something for a time after the turn, when no process but the CLI's is left.
 const TOOLS_FOR_LATER: &str = "CronCreate,CronDelete,CronList,Monitor,PushNotification,RemoteTrigger,ScheduleWakeup";
@@ -55,6 +56,10 @@ impl Driver for ClaudeCode {
         vec![control::answer(ask, answer)]
     }
 
+    fn restore(&self, transcript: &[(String, String)]) -> Option<Memory> {
+        transcript::restore(transcript)
+    }
+
     fn failure(&self, ended: &Ended) -> Failure {
         let stderr = ended.stderr.trim();
         let told = if stderr.is_empty() { "nothing on standard error" } else { stderr };
@@ -91,6 +96,8 @@ fn arguments(options: &Options) -> Vec<String> {
         "bypassPermissions",
         "--permission-prompt-tool",
         "stdio",
+        // What it writes to its transcript it reports as well.
+        "--session-mirror",
         // Nothing that an earlier run left in the room's files changes the driver: no settings with hooks or plugins, no MCP servers.
         "--setting-sources=",
         "--strict-mcp-config",
@@ -144,7 +151,7 @@ impl Dialogue for Turn {
         if begun {
             self.counted = counted;
         }
-        let counts = |event: &Event| begun || event.needs_an_answer();
+        let counts = |event: &Event| begun || event.is_of_any_turn();
         let events = events.into_iter().filter(|event| !matches!(event, Event::Begins { .. }) && counts(event));
         events.map(|event| claims::bounded(self.judge(event))).collect()
     }

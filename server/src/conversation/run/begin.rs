@@ -8,6 +8,7 @@ use super::{Outcome, Run, since};
 use crate::conversation::event::{ErrorType, Event};
 use crate::conversation::journal::{Note, PastExecution};
 use crate::conversation::recovery::Stream;
+use crate::conversation::store::StoreError;
 use nagaya_workspace::{AcquireError, Lease, Living, OnShutdown, Origin, ReleaseReason, Session};
 
 impl Run {
@@ -94,21 +95,27 @@ impl Run {
                 return Some(self.give_up_agent(lease, &error).await);
             }
         }
-        self.continues = session.is_some();
         options.session = session.map(|session| session.id);
+        if options.session.is_none() && !std::mem::replace(&mut self.restored, true) {
+            options.session = match self.restore_memory(&lease).await {
+                Ok(session) => session,
+                Err(error) => return Some(self.give_up_agent(lease, &error).await),
+            };
+        }
+        self.continues = options.session.is_some();
         let input = match self.continues {
-            true => self.input(),
-            false => match self.input_with_history().await {
-                Ok(input) => input,
-                Err(error) => {
-                    tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new session");
-                    let why =
-                        "the conversation's history cannot be read, and its workspace does not have it; try again";
-                    self.fail(ErrorType::ExecutionError, why.to_owned()).await;
-                    lease.finish(None).await;
-                    return Some(Outcome::error());
-                }
-            },
+            true => Ok(self.input()),
+            false => self.input_for_new_session().await,
+        };
+        let input = match input {
+            Ok(input) => input,
+            Err(error) => {
+                tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new session");
+                let why = "the conversation's history cannot be read, and its workspace does not have it; try again";
+                self.fail(ErrorType::ExecutionError, why.to_owned()).await;
+                lease.finish(None).await;
+                return Some(Outcome::error());
+            }
         };
         let request = ExecuteRequest { input: driver.prompt(&run, &input), ..driver.start(&options) };
         let request_id = self.order.request_id.clone();
@@ -126,6 +133,12 @@ impl Run {
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
+    }
+
+    /// The user's input for a driver that remembers nothing of the conversation, whose transcript begins with it.
+    async fn input_for_new_session(&self) -> Result<String, StoreError> {
+        self.services.store.forget_transcript(&self.order.conversation.conversation_id).await?;
+        self.input_with_history().await
     }
 
     /// Continues an execution that an earlier process has left in a room.

@@ -170,6 +170,7 @@ impl Run {
                 received = turn.stream.arrived();
             }
             self.clear_agent_event();
+            self.store_transcript_when_due().await;
             if let Err(error) = self.journal.flush().await {
                 let execution = turn.execution().map(ToOwned::to_owned);
                 return Some(self.end_without_journal(turn.lease, execution.as_deref(), error).await);
@@ -205,6 +206,8 @@ impl Run {
     async fn take_frame(&mut self, turn: &mut Turn, number: u64, event: Frame) -> Next {
         match event {
             Frame::Usage { usage } => self.usage = usage,
+            // Also what an earlier process has handled: it may not have stored it.
+            Frame::Transcript { file, lines } => self.unstored.add(file, lines),
             // An earlier process has handled it; it was read again for what it says of the following.
             _ if number < self.past.agent_event => {}
             Frame::Result(result) => return Next::Result(Box::new(result)),

@@ -9,6 +9,7 @@ mod follow;
 mod model_error;
 mod record;
 mod request;
+mod transcript;
 mod turn_end;
 
 pub use asking::answers;
@@ -65,6 +66,10 @@ pub(super) struct Run {
     usage: Usage,
     /// Whether a new driver was to continue a session, instead of being told the history.
     continues: bool,
+    /// Whether that session was restored from what is stored.
+    restored: bool,
+    /// What is not stored yet of the driver's transcript.
+    unstored: transcript::Unstored,
 }
 
 /// What requests have to do with a run in progress.
@@ -155,6 +160,8 @@ impl Run {
             refused: false,
             usage: Usage::default(),
             continues: false,
+            restored: false,
+            unstored: transcript::Unstored::default(),
             past,
         }
     }

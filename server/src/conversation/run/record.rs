@@ -114,6 +114,7 @@ impl Run {
     /// # Errors
     /// The journal cannot be read, or the database failed.
     pub(super) async fn try_catch_up(&mut self) -> Result<(), StoreError> {
+        self.store_transcript().await?;
         let Some(from) = self.first_missing else { return Ok(()) };
         // The file, which is read below, must also hold the events that an earlier flush could not write.
         self.journal.flush().await.map_err(|error| StoreError::Journal(error.to_string()))?;

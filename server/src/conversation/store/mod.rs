@@ -11,6 +11,7 @@ mod messages;
 mod models;
 mod runs;
 mod tenants;
+mod transcripts;
 mod vaults;
 
 use std::time::Duration;

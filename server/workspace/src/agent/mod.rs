@@ -33,6 +33,8 @@ use link::{Held, Link, addressed};
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a cancellation may take: the agent answers once the whole process tree has exited.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
+/// How long the agent may take to write a file to the home directory.
+const HOME_DEADLINE: Duration = Duration::from_secs(30);
 /// Maximum size of a response that is not a stream, in bytes.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
@@ -165,6 +167,16 @@ impl Agent {
     /// Follows an execution from the event after number `after`.
     ///
     /// # Errors
+    /// Writes a file below the driver's home directory.
+    ///
+    /// # Errors
+    /// As [`Agent::execute`].
+    pub async fn write_home(&self, path: &str, content: Bytes) -> Result<(), AgentError> {
+        let target = format!("/files{}&mode=600&in=home", files::path_query(path));
+        let request = request(Method::PUT, &target, whole_body(content))?;
+        self.ask(request, HOME_DEADLINE).await.map(drop)
+    }
+
     /// As [`Agent::execute`]; status 404 if the agent does not know the execution, 410 if it no longer has those events.
     pub async fn follow(&self, execution: &str, after: u64) -> Result<EventStream, AgentError> {
         let path = format!("/executions/{execution}/events?after={after}");

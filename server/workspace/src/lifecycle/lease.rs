@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use nagaya_protocol::ExecuteRequest;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -114,6 +115,14 @@ impl Lease {
         self.room.unsaved.store(true, Ordering::Release);
         self.room.set_running(true);
         self.room.agent()?.execute(request, request_id).await
+    }
+
+    /// Writes a file to the driver's home directory, which is not part of the workspace's files.
+    ///
+    /// # Errors
+    /// The agent refuses it, or cannot be reached.
+    pub async fn write_home(&self, path: &str, content: Bytes) -> Result<(), AgentError> {
+        self.room.agent()?.write_home(path, content).await
     }
 
     /// Resumes the event stream of an execution after event number `after`.

@@ -1,0 +1,149 @@
+//! What a conversation remembers when its workspace or its server is lost.
+
+use serde_json::{Value, json};
+
+use crate::harness::context::Context;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
+use crate::target::deployment::{Conversation, Deployment};
+use crate::target::launch::Launch;
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "LIVE-020",
+        "The driver of another workspace remembers the conversation exactly: the model is sent the same messages",
+        "a replaced room, a restarted server resume with full history and the same session id",
+        body!(exact_memory),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(120),
+    Scenario::new(
+        "LIVE-021",
+        "The log lists what was put into a conversation's runs and their events, in order, also after a restart",
+        "one event log per conversation: inputs and events alike, stable ids; runs are ranges of it",
+        body!(log_is_listed),
+    )
+    .severity(Severity::Medium)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(120),
+];
+
+/// The messages of the last request for an answer that the model was sent, as digests.
+async fn last_messages(deployment: &Deployment) -> Result<Vec<String>, Failure> {
+    let requests = deployment.model()?.requests().await?;
+    let last = requests.iter().rev().find(|request| !request.messages().is_empty());
+    let messages = last.map(|request| request.messages().into_iter().map(ToOwned::to_owned).collect());
+    messages.ok_or_else(|| Failure::harness("the model was asked nothing"))
+}
+
+/// Runs a prompt, and returns the session and the messages of the last request.
+async fn turn(
+    deployment: &Deployment,
+    conversation: &Conversation,
+    prompt: &str,
+) -> Result<(Value, Vec<String>), Failure> {
+    let events = deployment.run_well(conversation, prompt).await?;
+    let session = events.last().map(|done| done.data["session_id"].clone()).unwrap_or_default();
+    Ok((session, last_messages(deployment).await?))
+}
+
+async fn lose_room(deployment: &Deployment) -> Result<(), Failure> {
+    for room in deployment.rooms().await? {
+        room.kill("SIGKILL").await?;
+    }
+    Ok(())
+}
+
+async fn exact_memory(context: &Context) -> Result<(), Failure> {
+    let mut deployment = context.launch(Launch::new()).await?;
+    let conversation = deployment.conversation(context).await?;
+    let word = context.unique("word");
+    let tool = json!({"command": format!("echo {word}"), "description": "Say a word"});
+    turn(&deployment, &conversation, &format!("@tool Bash {tool}\n@say One.")).await?;
+    let (session, before) = turn(&deployment, &conversation, "@say Two.").await?;
+    check(before.len() > 4, format!("the second turn's request has {} messages", before.len()))?;
+    lose_room(&deployment).await?;
+    let (same, after) = turn(&deployment, &conversation, "@say Three.").await?;
+    check_eq("session in another workspace", &same, &session)?;
+    check_eq("the messages so far, in another workspace", &after[..before.len().min(after.len())], &before[..])?;
+    check_eq("messages more than before", after.len(), before.len() + 2)?;
+
+    lose_room(&deployment).await?;
+    deployment.kill().await?;
+    deployment.restart(context).await?;
+    let (same, later) = turn(&deployment, &conversation, &format!("@recall {word}")).await?;
+    check_eq("session after a restart", &same, &session)?;
+    check_eq("the messages so far, after a restart", &later[..after.len().min(later.len())], &after[..])?;
+    let messages = deployment.api.get(&conversation.path("/messages")).await?.expect(200)?.json()?;
+    let digests = messages.to_string().matches("began in an earlier session").count();
+    check_eq("messages that tell the driver what it should remember", digests, 0)
+}
+
+/// The whole log: id, run and type of each entry, read in pages.
+async fn log(deployment: &Deployment, conversation: &Conversation) -> Result<Vec<Value>, Failure> {
+    let mut all: Vec<Value> = Vec::new();
+    loop {
+        let after =
+            all.last().map_or_else(String::new, |entry| format!("&after={}", entry["id"].as_str().unwrap_or_default()));
+        let page =
+            deployment.api.get(&conversation.path(&format!("/log?limit=7{after}"))).await?.expect(200)?.json()?;
+        let entries = page["entries"].as_array().cloned().unwrap_or_default();
+        check(entries.len() <= 7, format!("a page has {} entries", entries.len()))?;
+        let ended = entries.is_empty() || page["more"] == false;
+        all.extend(entries);
+        if ended {
+            return Ok(all);
+        }
+    }
+}
+
+fn types<'a>(log: &'a [Value], run: &str) -> Vec<&'a str> {
+    let own = log.iter().filter(|entry| entry["run_id"] == run);
+    own.filter_map(|entry| entry["type"].as_str()).collect()
+}
+
+async fn log_is_listed(context: &Context) -> Result<(), Failure> {
+    let mut deployment = context.launch(Launch::new()).await?;
+    let conversation = deployment.conversation(context).await?;
+    let mut runs = Vec::new();
+    for prompt in ["@say one", "@say two"] {
+        let events = deployment.run_well(&conversation, prompt).await?;
+        let run =
+            events.last().and_then(|done| done.id.rsplit_once(':')).map_or_else(String::new, |(run, _)| run.to_owned());
+        runs.push((run, prompt, events));
+    }
+    deployment.restart(context).await?;
+    let listed = log(&deployment, &conversation).await?;
+    for (at, (run, prompt, events)) in runs.iter().enumerate() {
+        let own: Vec<&Value> = listed.iter().filter(|entry| entry["run_id"] == run.as_str()).collect();
+        let input = own.first().map(|entry| (entry["id"].clone(), entry["data"]["text"].clone()));
+        check_eq("what was put into the run", input, Some((json!(format!("{run}:0")), json!(prompt))))?;
+        let last = at + 1 == runs.len();
+        let passing = ["text_delta", "ping", "progress"];
+        let expected: Vec<&str> =
+            events.iter().map(|event| event.name.as_str()).filter(|name| last || !passing.contains(name)).collect();
+        check_eq(format!("events of run {at} in the log"), &types(&listed, run)[1..], &expected[..])?;
+        for entry in own.iter().skip(1) {
+            let sent = events.iter().find(|event| entry["id"] == event.id.as_str());
+            check_eq(format!("data of {}", entry["id"]), Some(&entry["data"]), sent.map(|event| &event.data))?;
+        }
+    }
+    check_eq(
+        "entries of other runs",
+        listed.iter().filter(|entry| !runs.iter().any(|(run, ..)| entry["run_id"] == run.as_str())).count(),
+        0,
+    )?;
+    let path = |query: &str| conversation.path(&format!("/log?{query}"));
+    for (query, field) in [("after=x", "after"), ("limit=0", "limit"), ("limit=1001", "limit")] {
+        let refused = deployment.api.get(&path(query)).await?;
+        refused.expect_error(422, "VALIDATION_ERROR")?;
+        check(refused.text().contains(field), format!("?{query}: the refusal does not name {field}"))?;
+    }
+    deployment.api.delete(&conversation.path("")).await?.expect(204)?;
+    deployment.api.get(&path("limit=1")).await?.expect_error(404, "NOT_FOUND")
+}
