@@ -117,6 +117,7 @@ async fn log_is_listed(context: &Context) -> Result<(), Failure> {
             events.last().and_then(|done| done.id.rsplit_once(':')).map_or_else(String::new, |(run, _)| run.to_owned());
         runs.push((run, prompt, events));
     }
+    deployment.kill().await?;
     deployment.restart(context).await?;
     let listed = log(&deployment, &conversation).await?;
     for (at, (run, prompt, events)) in runs.iter().enumerate() {

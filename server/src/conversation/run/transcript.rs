@@ -99,6 +99,7 @@ impl Run {
             tracing::warn!(conversation, "the driver's transcript is not complete; it is told the messages instead");
             return Ok(None);
         };
+        let (files, bytes) = (memory.files.len(), memory.files.iter().map(|(_, content)| content.len()).sum::<usize>());
         for (path, content) in memory.files {
             match lease.write_home(&path, Bytes::from(content)).await {
                 Err(error @ AgentError::Refused { .. }) => {
@@ -108,6 +109,7 @@ impl Run {
                 written => written?,
             }
         }
+        tracing::info!(conversation, session = memory.session, files, bytes, "the driver's memory is restored");
         Ok(Some(memory.session))
     }
 }
