@@ -67,7 +67,7 @@ pub(crate) fn bounded(event: Event) -> Result<Event, String> {
             tool_name: name(ask.tool_name),
             input: value(ask.input),
             title: ask.title.map(name),
-            question: ask.question,
+            kind: ask.kind,
         }),
         Event::Withdrawn { request_id } => Event::Withdrawn { request_id: id("request_id", request_id)? },
         Event::Reply { id: request, lines } => Event::Reply { id: id("request_id", request)?, lines },

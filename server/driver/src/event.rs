@@ -125,7 +125,7 @@ impl Event {
 /// A question of the driver's that only somebody outside can decide.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ask {
-    /// Id of the question.
+    /// Id of the question. Whatever the driver needs to recognise an answer to it is in the id.
     pub request_id: String,
     /// Id of the tool call that waits.
     pub tool_use_id: String,
@@ -136,9 +136,20 @@ pub struct Ask {
     /// The driver's own description of the call, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// Whether the model asks the user something, instead of asking for a tool.
-    #[serde(default)]
-    pub question: bool,
+    /// What is asked for.
+    pub kind: AskKind,
+}
+
+/// What a question of the driver's asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AskKind {
+    /// Consent to the call of a tool.
+    Approval,
+    /// The user's answer to a question of the model's.
+    Question,
+    /// The result of a tool that the caller itself carries out.
+    ClientTool,
 }
 
 /// The result of a turn.

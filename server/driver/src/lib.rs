@@ -10,8 +10,8 @@ mod event;
 mod options;
 mod weight;
 
-pub use event::{Ask, ContentBlock, ErrorKind, Event, Failure, TurnResult, Usage};
-pub use options::{Options, Permissions};
+pub use event::{Ask, AskKind, ContentBlock, ErrorKind, Event, Failure, TurnResult, Usage};
+pub use options::{ClientTool, Options, Permissions};
 
 use nagaya_protocol::{Ended, ExecuteRequest};
 
@@ -20,9 +20,9 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
     /// The request that starts one, without its first turn.
     fn start(&self, options: &Options) -> ExecuteRequest;
 
-    /// A talk with a driver, at the beginning of a turn. `after_others` is the id of the turn for a driver that has had other turns: until
-    /// it says that this one begins, its lines are left over from those before.
-    fn dialogue(&self, after_others: Option<&str>) -> Box<dyn Dialogue>;
+    /// A talk with a driver that was started with `options`, at the beginning of a turn. `after_others` is the id of the turn for a driver
+    /// that has had other turns: until it says that this one begins, its lines are left over from those before.
+    fn dialogue(&self, options: &Options, after_others: Option<&str>) -> Box<dyn Dialogue>;
 
     /// Lines that begin a turn with the user's input. `id` is that of the turn, a UUID.
     fn prompt(&self, id: &str, user_input: &str) -> Vec<String>;
@@ -60,5 +60,12 @@ pub enum Answer {
     Deny {
         /// What the model is told.
         message: String,
+    },
+    /// What a tool of the caller's has returned.
+    Result {
+        /// The result's text.
+        content: String,
+        /// Whether the tool failed.
+        is_error: bool,
     },
 }

@@ -23,6 +23,19 @@ pub struct Options {
     pub permissions: Permissions,
     /// MCP servers by name: their URLs, which the egress proxy upgrades to TLS.
     pub mcp_servers: BTreeMap<String, String>,
+    /// Tools that the caller itself carries out.
+    pub client_tools: Vec<ClientTool>,
+}
+
+/// A tool that the caller itself carries out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientTool {
+    /// Name of the tool.
+    pub name: String,
+    /// What the tool does, for the model.
+    pub description: String,
+    /// JSON Schema of its arguments, an object.
+    pub input_schema: serde_json::Value,
 }
 
 /// Which tools need somebody's consent, and which may not be used. A rule is a tool's name, `Bash` or `mcp__server__tool`, the name of

@@ -120,6 +120,12 @@ impl ApiError {
         self.code
     }
 
+    /// The invalid fields.
+    #[cfg(test)]
+    pub(super) fn details(&self) -> &[Detail] {
+        &self.details
+    }
+
     /// The human-readable message.
     #[cfg(test)]
     pub(super) fn message(&self) -> &str {

@@ -3,6 +3,7 @@
 mod admin;
 mod approvals;
 pub mod auth;
+mod client_tools;
 mod configuration;
 mod conversations;
 mod description;
@@ -153,6 +154,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(steering::interrupt))
         .routes(routes!(approvals::list))
         .routes(routes!(approvals::decide))
+        .routes(routes!(client_tools::answer))
         .routes(routes!(files::list, files::upload, files::delete))
         .routes(routes!(files::presented))
         .routes(routes!(files::download))

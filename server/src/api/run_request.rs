@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::client_tools::{self, ClientTool};
 use super::error::{ApiError, Code};
 use super::extract::{ApiJson, MAX_BODY_BYTES, check_length, parse_json};
 use super::file_path::check_path;
@@ -37,6 +38,10 @@ pub(super) struct RunRequest {
     pub(super) executor: Option<Executor>,
     /// What narrows the conversation's configuration for this run: models, tools, permissions, integrations and limits.
     pub(super) configuration: Option<Document>,
+    /// Tools that the caller itself carries out during this run, up to 64.
+    #[serde(default)]
+    #[schema(max_items = 64)]
+    pub(super) client_tools: Vec<ClientTool>,
 }
 
 /// The person on whose behalf a run starts. Only the user id is used, in the server's log and in the audit trail.
@@ -117,7 +122,7 @@ pub(super) fn check(request: &RunRequest) -> Result<(), ApiError> {
     }) {
         text.as_ref().map_or(Ok(()), |text| check_length(field, text, 0..=256))?;
     }
-    Ok(())
+    client_tools::check(&request.client_tools)
 }
 
 async fn form(app: &AppState, request: Request, kind: &str) -> Result<Submission, ApiError> {

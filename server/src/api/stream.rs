@@ -49,7 +49,8 @@ pub(super) struct RunEvent {
     #[schema(pattern = "^[0-9a-f-]{36}:[1-9][0-9]*$")]
     id: String,
     /// Name of the event: `progress`, `init`, `assistant`, `text_delta`, `thinking`, `tool_call`, `tool_result`,
-    /// `subagent_start`, `subagent_end`, `approval_required`, `question`, `approval_resolved`, `compacted`, `mcp_server`, `title`, `ping`, `context_status`, `error`, `container_recovered` or, for the last event, `done`. `closed`,
+    /// `subagent_start`, `subagent_end`, `approval_required`, `question`, `approval_resolved`, `tool_request`,
+    /// `tool_request_resolved`, `compacted`, `mcp_server`, `title`, `ping`, `context_status`, `error`, `container_recovered` or, for the last event, `done`. `closed`,
     /// without an id, ends a stream whose key or token has ended.
     #[schema(pattern = "^[a-z_]+$")]
     event: String,
@@ -147,6 +148,7 @@ pub(super) async fn order(
             mcp_servers: effective.mcp_servers.value.clone(),
             applied: serde_json::to_value(&effective).map_err(|error| ApiError::internal(&error))?,
         },
+        client_tools: request.client_tools.into_iter().map(Into::into).collect(),
         uploads: None,
     })
 }

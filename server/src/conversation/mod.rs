@@ -1,6 +1,7 @@
 //! Tenants, models, conversations and their messages; runs and their journals.
 
 pub mod approvals;
+pub mod asked;
 pub mod cost;
 pub mod event;
 pub mod journal;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nagaya_driver::Permissions;
+use nagaya_driver::{ClientTool, Permissions};
 use nagaya_telemetry::audit::Subject;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,9 @@ pub struct Order {
     /// What the run may do, as it was decided when it was ordered.
     #[serde(default)]
     pub bounds: Bounds,
+    /// Tools that the caller itself carries out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub client_tools: Vec<ClientTool>,
     /// Files uploaded with the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploads: Option<Uploaded>,

@@ -52,6 +52,7 @@ const HOUSES: &[House] = &[
             "order",
             "uploads",
             "event",
+            "asked",
             "approvals",
             "store",
             "cost",

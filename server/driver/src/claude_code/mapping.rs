@@ -5,16 +5,17 @@
 
 use serde_json::Value;
 
-use super::control;
 use super::usage::{self, Counted};
+use super::{client_tools, control};
 use crate::event::{ContentBlock, Event, TurnResult};
 use crate::weight;
 
 /// Messages of the CLI that mean nothing to a conversation.
 const IGNORED: [&str; 5] = ["rate_limit_event", "tool_progress", "tool_use_summary", "auth_status", "keep_alive"];
 
-/// Maps one line of output to events: one for each block of a message. `counted` has the tokens of the lines before.
-pub(super) fn map(line: &str, counted: &mut Counted) -> Vec<Event> {
+/// Maps one line of output to events: one for each block of a message. `counted` has the tokens of the lines before, `tools` the calls
+/// of the caller's tools.
+pub(super) fn map(line: &str, counted: &mut Counted, tools: &mut client_tools::Server) -> Vec<Event> {
     if !weight::is_light(line) {
         return vec![Event::Unknown { kind: "too many values".into() }];
     }
@@ -37,7 +38,7 @@ pub(super) fn map(line: &str, counted: &mut Counted) -> Vec<Event> {
         "user" => blocks(&message).iter().filter_map(|block| tool_result(block, parent.as_deref())).collect(),
         "result" => vec![result(&message)],
         "command_lifecycle" => text(&message["command_uuid"]).map(|turn| Event::Begins { turn }).into_iter().collect(),
-        "control_request" => control::request(&message).into_iter().collect(),
+        "control_request" => control::request(&message, tools),
         "control_cancel_request" => {
             text(&message["request_id"]).map(|request_id| Event::Withdrawn { request_id }).into_iter().collect()
         }
@@ -191,7 +192,7 @@ mod tests {
     }
 
     fn one_line(line: &str) -> Event {
-        let mut events = map(line, &mut Counted::default());
+        let mut events = map(line, &mut Counted::default(), &mut client_tools::Server::default());
         assert_eq!(events.len(), 1, "{events:?}");
         events.remove(0)
     }
@@ -254,7 +255,7 @@ mod tests {
             "abandoned_blocks": {"api_message_id": "m", "from_block_index": 0}}));
         assert!(matches!(given_up, Event::Retry { status: None, .. }), "{given_up:?}");
         let stop = json!({"type": "stream_event", "event": {"type": "message_stop"}}).to_string();
-        assert_eq!(map(&stop, &mut Counted::default()), vec![]);
+        assert_eq!(map(&stop, &mut Counted::default(), &mut client_tools::Server::default()), vec![]);
     }
 
     #[test]
@@ -269,7 +270,7 @@ mod tests {
             r#"{"type":"user","message":{"content":[{"type":"text","text":"hi"}]}}"#,
             r#"{"type":"control_response","response":{"subtype":"success","request_id":"r"}}"#,
         ] {
-            assert_eq!(map(line, &mut Counted::default()), vec![], "{line}");
+            assert_eq!(map(line, &mut Counted::default(), &mut client_tools::Server::default()), vec![], "{line}");
         }
     }
 }

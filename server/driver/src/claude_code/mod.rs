@@ -1,5 +1,6 @@
 //! The driver of the Claude Code CLI, by its stream-json format and its control protocol.
 
+mod client_tools;
 mod control;
 mod mapping;
 mod usage;
@@ -34,8 +35,9 @@ impl Driver for ClaudeCode {
         }
     }
 
-    fn dialogue(&self, after_others: Option<&str>) -> Box<dyn Dialogue> {
-        Box::new(Turn { awaited: after_others.map(ToOwned::to_owned), ..Turn::default() })
+    fn dialogue(&self, options: &Options, after_others: Option<&str>) -> Box<dyn Dialogue> {
+        let tools = client_tools::Server::new(options.client_tools.clone());
+        Box::new(Turn { awaited: after_others.map(ToOwned::to_owned), tools, ..Turn::default() })
     }
 
     /// `client_composed` makes the input plain text: without it, `/clear` and the like are carried out as commands, and `@path` is
@@ -113,9 +115,12 @@ fn arguments(options: &Options) -> Vec<String> {
     option("--max-turns", options.max_turns.map(|turns| turns.to_string()));
     // Not --allowedTools, which only lists tools that need no permission; in this mode none does.
     option("--tools", options.tools.as_ref().map(|tools| tools.join(",")));
-    if !options.mcp_servers.is_empty() {
-        let server = |(name, url): (&String, &String)| (name.clone(), json!({"type": "http", "url": url}));
-        let servers: serde_json::Map<_, _> = options.mcp_servers.iter().map(server).collect();
+    let server = |(name, url): (&String, &String)| (name.clone(), json!({"type": "http", "url": url}));
+    let mut servers: serde_json::Map<_, _> = options.mcp_servers.iter().map(server).collect();
+    if !options.client_tools.is_empty() {
+        servers.insert(client_tools::SERVER.into(), json!({"type": "sdk", "name": client_tools::SERVER}));
+    }
+    if !servers.is_empty() {
         option("--mcp-config", Some(json!({"mcpServers": servers}).to_string()));
     }
     arguments
@@ -129,12 +134,14 @@ struct Turn {
     refusals: u32,
     /// Id of the turn, until it begins.
     awaited: Option<String>,
+    /// The caller's tools.
+    tools: client_tools::Server,
 }
 
 impl Dialogue for Turn {
     fn read(&mut self, line: &str) -> Result<Vec<Event>, String> {
         let mut counted = std::mem::take(&mut self.counted);
-        let events = mapping::map(line, &mut counted);
+        let events = mapping::map(line, &mut counted, &mut self.tools);
         if self.awaited.is_some()
             && events.iter().any(|event| matches!(event, Event::Begins { turn } if Some(turn) == self.awaited.as_ref()))
         {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::ClientTool;
 
 fn ended(how: How, stderr: &str) -> Ended {
     Ended { how, message: "exit status: 3".into(), stderr: stderr.into(), out_of_memory: None }
@@ -22,6 +23,11 @@ fn every_option_is_one_argument() {
             questions: false,
         },
         mcp_servers: BTreeMap::from([("a".into(), "http://a.example/mcp".into())]),
+        client_tools: vec![ClientTool {
+            name: "price".into(),
+            description: "Its price".into(),
+            input_schema: json!({}),
+        }],
         ..Options::default()
     };
     let given = ClaudeCode.start(&options).arguments;
@@ -32,7 +38,7 @@ fn every_option_is_one_argument() {
         "--max-turns=3",
         "--tools=Bash,Read",
         r#"--settings={"permissions":{"ask":["Bash(git push:*)"],"deny":["mcp__a__b"]}}"#,
-        r#"--mcp-config={"mcpServers":{"a":{"type":"http","url":"http://a.example/mcp"}}}"#,
+        r#"--mcp-config={"mcpServers":{"a":{"type":"http","url":"http://a.example/mcp"},"client":{"type":"sdk","name":"client"}}}"#,
     ] {
         assert!(given.iter().any(|argument| argument == expected), "{expected} in {given:?}");
     }
@@ -77,7 +83,7 @@ fn retry(status: u16) -> String {
 
 #[test]
 fn a_call_with_refused_credentials_is_repeated_once_only() {
-    let mut turn = ClaudeCode.dialogue(None);
+    let mut turn = ClaudeCode.dialogue(&Options::default(), None);
     let mut read = |status| turn.read(&retry(status)).expect("within bounds").remove(0);
     assert!(matches!(read(403), Event::Retry { status: Some(403), .. }));
     for _ in 0..3 {
@@ -90,13 +96,13 @@ fn a_call_with_refused_credentials_is_repeated_once_only() {
 fn a_session_that_the_cli_does_not_find_is_lost() {
     let line = json!({"type": "result", "subtype": "error_during_execution", "is_error": true, "num_turns": 0, "session_id": "s",
         "errors": ["No conversation found with session ID: s"]});
-    let events = ClaudeCode.dialogue(None).read(&line.to_string()).expect("within bounds");
+    let events = ClaudeCode.dialogue(&Options::default(), None).read(&line.to_string()).expect("within bounds");
     assert!(matches!(&events[..], [Event::Failed(Failure { kind: ErrorKind::SessionLost, .. })]), "{events:?}");
 }
 
 #[test]
 fn what_is_left_over_from_earlier_turns_does_not_end_this_one() {
-    let mut turn = ClaudeCode.dialogue(Some("this"));
+    let mut turn = ClaudeCode.dialogue(&Options::default(), Some("this"));
     let mut read = |line: serde_json::Value| turn.read(&line.to_string()).expect("within bounds");
     let result = |text: &str| json!({"type": "result", "subtype": "success", "result": text, "session_id": "s"});
     let begins = |id: &str| json!({"type": "command_lifecycle", "command_uuid": id, "state": "started"});

@@ -103,6 +103,7 @@ const TABLE: &[(&str, &[(Method, AnyOf)])] = &[
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/interrupt", &[(Method::POST, RUN)]),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/approvals", &[(Method::GET, ASKED)]),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/approvals/{approval_id}", &[(Method::POST, APPROVE)]),
+    ("/api/tenants/{tenant_id}/conversations/{conversation_id}/tool-results/{request_id}", &[(Method::POST, RUN)]),
     (
         "/api/tenants/{tenant_id}/conversations/{conversation_id}/files",
         &[(Method::GET, FILES), (Method::PUT, FILES), (Method::DELETE, FILES)],

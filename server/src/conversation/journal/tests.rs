@@ -56,6 +56,7 @@ fn head() -> Head {
             request_id: None,
             user: None,
             bounds: crate::conversation::order::Bounds::default(),
+            client_tools: Vec::new(),
             uploads: None,
         },
     }

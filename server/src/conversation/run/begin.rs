@@ -84,7 +84,8 @@ impl Run {
                     self.note_execution(execution.clone(), read);
                     if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
                         self.continues = false;
-                        let turn = Turn::new(lease, stream, driver.dialogue(Some(&run)), digest, self.longest());
+                        let turn =
+                            Turn::new(lease, stream, driver.dialogue(&options, Some(&run)), digest, self.longest());
                         return Box::pin(self.follow(turn)).await;
                     }
                 }
@@ -121,7 +122,8 @@ impl Run {
         }
         match started {
             Ok(stream) => {
-                let turn = Turn::new(lease, Stream::new(stream), driver.dialogue(None), digest, self.longest());
+                let turn =
+                    Turn::new(lease, Stream::new(stream), driver.dialogue(&options, None), digest, self.longest());
                 Box::pin(self.follow(turn)).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
@@ -162,9 +164,10 @@ impl Run {
         match stream {
             Ok(stream) => {
                 let left = self.longest().saturating_sub(since(began));
-                let digest = digest(&self.options());
+                let options = self.options();
+                let digest = digest(&options);
                 let after_others = (whole && after > 0).then_some(run.as_str());
-                let dialogue = self.services.driver.dialogue(after_others);
+                let dialogue = self.services.driver.dialogue(&options, after_others);
                 Box::pin(self.follow(Turn::new(lease, stream, dialogue, digest, left))).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),

@@ -18,6 +18,8 @@ use nagaya_workspace::{Lease, OnShutdown, ReleaseReason};
 const INTERRUPT_DEADLINE: Duration = Duration::from_secs(10);
 /// Lines of one turn that may have no meaning. A driver that is newer than the server may print some.
 const MOST_UNKNOWN: u32 = 10_000;
+/// Requests of one turn that the server answers by itself. They are nothing that a conversation needs.
+const MOST_REPLIES: u32 = 10_000;
 /// Shortest wait for what expires, so that a decision that cannot be written is not tried without pause.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait of a run for anything.
@@ -35,6 +37,8 @@ pub(super) struct Turn {
     /// When an interrupted turn must have ended.
     interrupted: Option<Instant>,
     unknown: u32,
+    /// Requests of the driver's that the server has answered by itself.
+    replies: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +82,7 @@ impl Turn {
         left: Duration,
     ) -> Self {
         let time = Time::Until(Instant::now() + left);
-        Self { lease, stream, dialogue, options, time, interrupted: None, unknown: 0 }
+        Self { lease, stream, dialogue, options, time, interrupted: None, unknown: 0, replies: 0 }
     }
 
     pub(super) fn execution(&self) -> Option<&str> {
@@ -215,9 +219,9 @@ impl Run {
             }
             Frame::Withdrawn { request_id } => self.withdrawn(request_id).await,
             Frame::Reply { id, lines } => {
-                // What only the server answers is nothing that a conversation needs.
-                if let Some(excess) = self.count_unknown(turn, "control_request") {
-                    return Next::Hostile(excess);
+                turn.replies += 1;
+                if turn.replies > MOST_REPLIES {
+                    return Next::Hostile(format!("more than {MOST_REPLIES} requests that only the server answers"));
                 }
                 let Some(execution) = turn.execution().map(ToOwned::to_owned) else { return Next::Wait };
                 match recovery::deliver(&turn.lease, &execution, &id, lines).await {

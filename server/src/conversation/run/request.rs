@@ -50,6 +50,7 @@ impl Run {
             permissions: order.bounds.permissions.clone(),
             // The driver speaks plain HTTP in the workspace, and the egress proxy upgrades it.
             mcp_servers: order.bounds.mcp_servers.iter().map(|(name, url)| (name.clone(), in_plain(url))).collect(),
+            client_tools: order.client_tools.clone(),
         }
     }
 

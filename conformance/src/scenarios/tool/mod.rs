@@ -1,0 +1,10 @@
+//! What callers bring along for their runs.
+
+mod called;
+mod calls;
+mod declared;
+mod lost;
+
+use crate::harness::scenario::Scenario;
+
+pub(super) const FILES: &[&[Scenario]] = &[calls::SCENARIOS, declared::SCENARIOS, lost::SCENARIOS];
