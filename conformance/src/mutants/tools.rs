@@ -12,8 +12,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "callers-tools-one-by-one",
         title: "The driver does not know that calls of the caller's tools may run side by side",
-        defects: &[cli!("exec \"$good\" \"$@\" < <(sed -u 's/\"readOnlyHint\":true/\"readOnlyHint\":false/g')")],
-        red: &[red("TOOL-001", "tool_request"), red("TOOL-021", "tool_request")],
+        defects: &[
+            cli!("exec \"$good\" \"$@\" < <(sed -u 's/\"readOnlyHint\":true/\"readOnlyHint\":false/g')"),
+            // Otherwise the second request would never come.
+            Defect::Start("export APPROVAL_TIMEOUT=8s"),
+        ],
+        red: &[red("TOOL-001", "what the run waits for"), red("TOOL-021", "outcomes after")],
     },
     Mutant {
         id: "callers-tools-forgotten",
@@ -39,6 +43,45 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })],
         red: &[red("TOOL-002", "404"), red("TOOL-021", "409")],
+    },
+    Mutant {
+        id: "options-forgotten",
+        title: "The driver does not get a run's schema, instructions, effort and models that stand in",
+        defects: &[cli!(
+            "args=(); for a in \"$@\"; do case $a in --json-schema=*|--append-system-prompt=*|--effort=*|--fallback-model=*) ;; *) args+=(\"$a\") ;; esac; done; exec \"$good\" \"${args[@]}\""
+        )],
+        red: &[red("TOOL-030", "what the model was sent"), red("TOOL-031", "status"), red("TOOL-033", "status")],
+    },
+    Mutant {
+        id: "surroundings-forgotten",
+        title: "The driver works in the workspace whatever directory a run names",
+        defects: &[cli!("cd /workspace; exec \"$good\" \"$@\"")],
+        red: &[red("TOOL-030", "what the tool sees")],
+    },
+    Mutant {
+        id: "cost-unlimited",
+        title: "A run may cost whatever it costs",
+        defects: &[asks(|asked, _| {
+            if asked.method == Method::POST && asked.route().ends_with("/stream") {
+                let mut body: serde_json::Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+                if let Some(limits) = body["configuration"]["limits"].as_object_mut() {
+                    limits.remove("max_cost_usd");
+                }
+                asked.body = body.to_string().into();
+            }
+            None
+        })],
+        red: &[red("TOOL-032", "errors"), red("TOOL-034", "limits.max_cost_usd")],
+    },
+    Mutant {
+        id: "options-without-bounds",
+        title: "Options that go beyond the bounds are accepted",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::POST, "/messages") && answer.status == 422 {
+                *answer = Answer::json(202, &json!({}));
+            }
+        })],
+        red: &[red("TOOL-034", "status of POST /messages"), red("TOOL-010", "status of POST /messages")],
     },
     Mutant {
         id: "results-go-nowhere",

@@ -55,10 +55,14 @@ pub(crate) fn bounded(event: Event) -> Result<Event, String> {
             session_id: id("session_id", turn.session_id)?,
             usage: usage(turn.usage),
             num_turns: turn.num_turns.min(MOST_TURNS),
+            structured_output: turn.structured_output.map(value),
             ..turn
         }),
         Event::Retry { attempt, most, delay_ms, status, reason } => {
             Event::Retry { attempt, most, delay_ms: delay_ms.min(MOST_MILLIS), status, reason: name(reason) }
+        }
+        Event::Fallback { from, to, reason } => {
+            Event::Fallback { from: name(from), to: name(to), reason: name(reason) }
         }
         Event::Usage { usage: used } => Event::Usage { usage: usage(used) },
         Event::Ask(ask) => Event::Ask(Ask {

@@ -74,6 +74,15 @@ pub enum Event {
         /// The driver's word for the failure, for example `rate_limit`.
         reason: String,
     },
+    /// Another model answers from here on, because the one before is overloaded or not available.
+    Fallback {
+        /// The model that did not answer, as its provider knows it.
+        from: String,
+        /// The model that answers.
+        to: String,
+        /// The driver's word for the reason, for example `overloaded`.
+        reason: String,
+    },
     /// Tokens of all model calls of this turn so far, as far as they have been reported. [`Event::Result`] has the final count; a turn
     /// that is cut off has only this.
     Usage {
@@ -171,6 +180,8 @@ pub struct TurnResult {
     pub model_status: Option<u16>,
     /// Whether the turn was stopped by [`crate::Driver::interrupt`].
     pub interrupted: bool,
+    /// The result as [`crate::Options::output_schema`] asks for it; `None` if there is no schema, or the model has not kept to it.
+    pub structured_output: Option<Value>,
 }
 
 /// Why a turn has no result.
@@ -235,6 +246,20 @@ impl std::ops::AddAssign for Usage {
         self.cache_creation_5m_tokens = self.cache_creation_5m_tokens.saturating_add(other.cache_creation_5m_tokens);
         self.cache_creation_1h_tokens = self.cache_creation_1h_tokens.saturating_add(other.cache_creation_1h_tokens);
         self.cache_read_tokens = self.cache_read_tokens.saturating_add(other.cache_read_tokens);
+    }
+}
+
+impl std::ops::Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_sub(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_sub(other.output_tokens),
+            cache_creation_5m_tokens: self.cache_creation_5m_tokens.saturating_sub(other.cache_creation_5m_tokens),
+            cache_creation_1h_tokens: self.cache_creation_1h_tokens.saturating_sub(other.cache_creation_1h_tokens),
+            cache_read_tokens: self.cache_read_tokens.saturating_sub(other.cache_read_tokens),
+        }
     }
 }
 

@@ -9,7 +9,15 @@ use serde::{Deserialize, Serialize};
 pub struct Options {
     /// Model id as the model's provider knows it (for Bedrock, a model or inference-profile id).
     pub model: String,
-    /// Variables that lead the driver to the model's provider; `None` removes what the container has. None is a secret.
+    /// Models that are asked, in this order, where that one is overloaded or not available.
+    pub fallback_models: Vec<String>,
+    /// How much effort the model spends, in the driver's words; its default if `None`.
+    pub effort: Option<String>,
+    /// JSON Schema of the result of each turn.
+    pub output_schema: Option<serde_json::Value>,
+    /// Working directory, absolute; the workspace's own if `None`.
+    pub directory: Option<String>,
+    /// Variables of the tools, and those that lead the driver to the model's provider; `None` removes what the container has. None is a secret.
     pub environment: BTreeMap<String, Option<String>>,
     /// The driver's session to continue; it must exist in the workspace.
     pub session: Option<String>,

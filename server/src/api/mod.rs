@@ -19,6 +19,7 @@ mod health;
 mod idempotency;
 mod keys;
 mod models;
+mod order;
 pub mod rate_limit;
 pub mod request_id;
 mod run_request;

@@ -258,6 +258,10 @@ pub enum ErrorType {
     TimeoutError,
     /// The model's endpoint refused or failed, or its answer broke off.
     ModelError,
+    /// The run has cost as much as it may.
+    CostLimit,
+    /// The model's result is not what the run's schema asks for.
+    OutputInvalid,
     /// The workspace's memory is used up. Another run can only succeed once files have been deleted, or in a new workspace.
     OutOfMemory,
     /// The workspace reported more or other data than allowed, and was removed.
@@ -297,6 +301,10 @@ pub struct Done {
     pub duration_ms: u64,
     /// Id of the driver's session, if the driver started one.
     pub session_id: Option<String>,
+    /// The result as the run's `output_schema` asks for it; absent without a schema, and where the model has not kept to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub structured_output: Option<Value>,
 }
 
 /// How a run ended.

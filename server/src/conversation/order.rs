@@ -6,6 +6,7 @@ use nagaya_driver::{ClientTool, Permissions};
 use nagaya_telemetry::audit::Subject;
 use serde::{Deserialize, Serialize};
 
+use super::cost::Usd;
 use super::store::{Conversation, Model, Tenant};
 use super::uploads::Uploaded;
 
@@ -46,6 +47,27 @@ pub struct Bounds {
     /// Requests to the model, at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u32>,
+    /// Models that stand in for the run's, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<Model>,
+    /// How much effort the model spends, in the driver's words; its default if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<String>,
+    /// What follows the tenant's system prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+    /// JSON Schema of the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<serde_json::Value>,
+    /// Directory in which the agent works, relative to the workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// Variables of the environment of the agent's tools.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// Cost in USD at which the run is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<Usd>,
     /// Longest time in seconds; the deployment's if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,

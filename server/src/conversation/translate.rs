@@ -48,6 +48,7 @@ impl Translator {
         match event {
             driver::Event::Begins { .. }
             | driver::Event::Usage { .. }
+            | driver::Event::Fallback { .. }
             | driver::Event::Ask(_)
             | driver::Event::Withdrawn { .. }
             | driver::Event::Reply { .. }

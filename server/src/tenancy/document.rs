@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::agent::Agent;
 use super::integrations::Integrations;
 use super::permissions::Permissions;
 use super::problem::{Problem, Problems};
+use crate::conversation::cost::Usd;
 
 /// Rules of one list, at most. With these, the policy of an open listener stays within some KiB.
 const MOST_RULES: usize = 200;
@@ -56,6 +58,9 @@ pub struct Document {
     /// Services that the agent may use as tools.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub integrations: Option<Integrations>,
+    /// How the agent works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
 }
 
 /// Models that may be used.
@@ -143,6 +148,10 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 10_000)]
     pub max_turns: Option<u32>,
+    /// Cost of one run in USD: when what the model's answers have reported costs more, the run is stopped. Its cost may exceed this by that of
+    /// the answer in progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cost_usd: Option<Usd>,
 }
 
 impl Document {
@@ -181,6 +190,9 @@ impl Document {
         }
         if let Some(integrations) = &self.integrations {
             integrations.check(&mut problems);
+        }
+        if let Some(agent) = &self.agent {
+            agent.check(&mut problems);
         }
         problems.0
     }

@@ -6,9 +6,11 @@ use nagaya_workspace::DEFAULT_IMAGE;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::agent::EffectiveAgent;
 use super::document::{AllowRule, Document, EgressRules};
 use super::integrations::Integrations;
 use super::permissions::{self, Permissions};
+use crate::conversation::cost::Usd;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -48,7 +50,7 @@ pub struct Decided<T> {
 }
 
 impl<T> Decided<T> {
-    fn operators(value: T) -> Self {
+    pub(super) fn operators(value: T) -> Self {
         Self { value, from: Level::Operator }
     }
 }
@@ -124,6 +126,10 @@ pub struct Effective {
     pub permissions: EffectivePermissions,
     /// Servers of the Model Context Protocol that are used: their addresses by their names.
     pub mcp_servers: Decided<BTreeMap<String, String>>,
+    /// Cost of one run in USD, at most.
+    pub max_cost_usd: Decided<Option<Usd>>,
+    /// How the agent works.
+    pub agent: EffectiveAgent,
 }
 
 /// What the agent asks about before it does it, and what it never does.
@@ -165,6 +171,8 @@ pub fn resolve(operator: &Operator, base: Base<'_>, documents: &Documents<'_>) -
             questions: Decided::operators(false),
         },
         mcp_servers: Decided::operators(BTreeMap::new()),
+        max_cost_usd: Decided::operators(None),
+        agent: EffectiveAgent::default(),
     };
     // A tool of the provider must be permitted by the operator and by the tenant, and by the levels below only if they say anything.
     let mut provider_tools = operator.provider_tools.clone();
@@ -185,6 +193,8 @@ pub fn resolve(operator: &Operator, base: Base<'_>, documents: &Documents<'_>) -
         effective.workspace_models.value.retain(chosen);
         effective.workspace_models.from = effective.models.from.max(Level::Conversation);
     }
+    let usable = &effective.workspace_models.value;
+    effective.agent.fallback_models.value.retain(|model| usable.contains(model));
     effective
 }
 
@@ -229,6 +239,7 @@ impl Effective {
                 self.run_seconds = Decided { value: seconds, from: level };
             }
             lower(&mut self.max_turns, limits.max_turns, level);
+            lower(&mut self.max_cost_usd, limits.max_cost_usd, level);
         }
     }
 
@@ -259,6 +270,9 @@ impl Effective {
                 let above = own.questions.from == Level::Operator || own.questions.value;
                 own.questions = Decided { value: *may && above, from: level };
             }
+        }
+        if let Some(agent) = &document.agent {
+            self.agent.narrow(level, agent);
         }
         if let Some(Integrations { mcp_servers, mcp_servers_allowed }) = &document.integrations {
             if let Some(servers) = mcp_servers.as_ref().filter(|_| level == Level::Tenant) {

@@ -4,7 +4,8 @@ mod called;
 mod calls;
 mod declared;
 mod lost;
+mod options;
 
 use crate::harness::scenario::Scenario;
 
-pub(super) const FILES: &[&[Scenario]] = &[calls::SCENARIOS, declared::SCENARIOS, lost::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[calls::SCENARIOS, declared::SCENARIOS, lost::SCENARIOS, options::SCENARIOS];

@@ -84,6 +84,11 @@ fn system(message: &Value) -> Vec<Event> {
             status: status(&message["error_status"]),
             reason: text(&message["error"]).unwrap_or_else(|| "unknown".into()),
         }],
+        "model_fallback" => vec![Event::Fallback {
+            from: text(&message["original_model"]).unwrap_or_default(),
+            to: text(&message["fallback_model"]).unwrap_or_default(),
+            reason: text(&message["trigger"]).unwrap_or_else(|| "unknown".into()),
+        }],
         "compact_boundary" => vec![Event::Compacted],
         // Others report hooks, tasks and states.
         _ => Vec::new(),
@@ -179,6 +184,7 @@ fn result(message: &Value) -> Event {
         model_failed: failed && message["terminal_reason"] == "api_error",
         model_status: status(&message["api_error_status"]),
         interrupted: message["terminal_reason"].as_str().is_some_and(|why| why.starts_with("aborted")),
+        structured_output: message.get("structured_output").filter(|output| !output.is_null()).cloned(),
     })
 }
 
@@ -256,6 +262,15 @@ mod tests {
         assert!(matches!(given_up, Event::Retry { status: None, .. }), "{given_up:?}");
         let stop = json!({"type": "stream_event", "event": {"type": "message_stop"}}).to_string();
         assert_eq!(map(&stop, &mut Counted::default(), &mut client_tools::Server::default()), vec![]);
+    }
+
+    #[test]
+    fn a_model_that_stands_in_and_a_structured_result_are_told() {
+        let fallback = json!({"type": "system", "subtype": "model_fallback", "trigger": "overloaded", "original_model": "a",
+            "fallback_model": "b", "content": "Switched"});
+        assert_eq!(one(fallback), Event::Fallback { from: "a".into(), to: "b".into(), reason: "overloaded".into() });
+        let result = json!({"type": "result", "subtype": "success", "structured_output": {"n": 3}});
+        assert!(matches!(one(result), Event::Result(turn) if turn.structured_output == Some(json!({"n": 3}))));
     }
 
     #[test]

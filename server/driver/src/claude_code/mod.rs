@@ -31,7 +31,7 @@ impl Driver for ClaudeCode {
             arguments: arguments(options),
             environment: options.environment.clone(),
             input: Vec::new(),
-            cwd: None,
+            cwd: options.directory.clone(),
         }
     }
 
@@ -70,8 +70,10 @@ impl Driver for ClaudeCode {
             How::Missing => (ErrorKind::SdkNotInstalled, ended.message.clone()),
             How::Refused => (ErrorKind::OptionsError, ended.message.clone()),
             How::Cancelled => (ErrorKind::Cancelled, ended.message.clone()),
-            // The CLI's argument parser begins its messages like this.
-            _ if stderr.starts_with("error: ") => (ErrorKind::OptionsError, stderr.to_owned()),
+            // The CLI's argument parser begins its messages like this, and what checks the values of options.
+            _ if stderr.starts_with("error: ") || stderr.starts_with("Error: --") => {
+                (ErrorKind::OptionsError, stderr.to_owned())
+            }
             How::Exited | How::Failed | How::Unfinished => (ErrorKind::ExecutionError, without_result()),
         };
         Failure { kind, message }
@@ -96,6 +98,8 @@ fn arguments(options: &Options) -> Vec<String> {
         // Nothing that an earlier run left in the room's files changes the driver: no settings with hooks or plugins, no MCP servers.
         "--setting-sources=",
         "--strict-mcp-config",
+        // Otherwise a session keeps the system prompt of its first turn for ever, whatever a later driver is started with.
+        "--system-prompt-snapshot=off",
     ]
     .map(String::from)
     .to_vec();
@@ -112,6 +116,10 @@ fn arguments(options: &Options) -> Vec<String> {
     option("--model", Some(options.model.clone()));
     option("--resume", options.session.clone());
     option("--append-system-prompt", Some(options.system_prompt.clone()).filter(|prompt| !prompt.is_empty()));
+    let fallbacks = Some(options.fallback_models.join(",")).filter(|models| !models.is_empty());
+    option("--fallback-model", fallbacks);
+    option("--effort", options.effort.clone());
+    option("--json-schema", options.output_schema.as_ref().map(ToString::to_string));
     option("--max-turns", options.max_turns.map(|turns| turns.to_string()));
     // Not --allowedTools, which only lists tools that need no permission; in this mode none does.
     option("--tools", options.tools.as_ref().map(|tools| tools.join(",")));

@@ -16,6 +16,10 @@ fn every_option_is_one_argument() {
         session: Some("s".into()),
         system_prompt: "--be kind".into(),
         max_turns: Some(3),
+        fallback_models: vec!["n".into(), "o".into()],
+        effort: Some("low".into()),
+        output_schema: Some(json!({"type": "object"})),
+        directory: Some("/workspace/a".into()),
         tools: Some(vec!["Bash".into(), "Read".into()]),
         permissions: Permissions {
             ask: vec!["Bash(git push:*)".into()],
@@ -30,12 +34,16 @@ fn every_option_is_one_argument() {
         }],
         ..Options::default()
     };
+    assert_eq!(ClaudeCode.start(&options).cwd.as_deref(), Some("/workspace/a"));
     let given = ClaudeCode.start(&options).arguments;
     for expected in [
         "--model=m",
         "--resume=s",
         "--append-system-prompt=--be kind",
         "--max-turns=3",
+        "--fallback-model=n,o",
+        "--effort=low",
+        r#"--json-schema={"type":"object"}"#,
         "--tools=Bash,Read",
         r#"--settings={"permissions":{"ask":["Bash(git push:*)"],"deny":["mcp__a__b"]}}"#,
         r#"--mcp-config={"mcpServers":{"a":{"type":"http","url":"http://a.example/mcp"},"client":{"type":"sdk","name":"client"}}}"#,
@@ -67,6 +75,7 @@ fn the_end_of_the_process_says_what_failed() {
     assert_eq!(kind(How::Missing, ""), ErrorKind::SdkNotInstalled);
     assert_eq!(kind(How::Refused, ""), ErrorKind::OptionsError);
     assert_eq!(kind(How::Failed, "error: unknown option '--nope'"), ErrorKind::OptionsError);
+    assert_eq!(kind(How::Failed, "Error: --json-schema is not valid"), ErrorKind::OptionsError);
     assert_eq!(kind(How::Exited, ""), ErrorKind::ExecutionError);
     let failure = ClaudeCode.failure(&ended(How::Failed, "noise\nthe reason\n"));
     assert!(failure.message.contains("exit status: 3") && failure.message.ends_with("the reason"), "{failure:?}");

@@ -134,8 +134,11 @@ impl Run {
                 }
                 () = until(turn.interrupted) => {
                     tracing::warn!(workspace = turn.lease.workspace_id(), "the driver did not end an interrupted turn; it is ended");
+                    let exceeded = self.cost_exceeded().filter(|_| !interrupt.is_cancelled());
                     self.end_execution(turn, ReleaseReason::Unhealthy).await;
-                    return Some(Outcome::cancelled());
+                    let Some(why) = exceeded else { return Some(Outcome::cancelled()) };
+                    self.fail(ErrorType::CostLimit, why).await;
+                    return Some(Outcome::error());
                 }
                 _ = decisions.changed(), if turn.execution().is_some() => {
                     let execution = turn.execution().unwrap_or_default().to_owned();
@@ -173,6 +176,11 @@ impl Run {
                 received = turn.stream.arrived();
             }
             self.clear_agent_event();
+            if turn.interrupted.is_none() && turn.execution().is_some() && self.cost_exceeded().is_some() {
+                if let Err(error) = self.interrupt_turn(&mut turn).await {
+                    return Some(self.give_up_agent(turn.lease, &error).await);
+                }
+            }
             if let Err(error) = self.journal.flush() {
                 let execution = turn.execution().map(ToOwned::to_owned);
                 return Some(self.end_without_journal(turn.lease, execution.as_deref(), error).await);
@@ -208,6 +216,7 @@ impl Run {
     async fn take_frame(&mut self, turn: &mut Turn, number: u64, event: Frame) -> Next {
         match event {
             Frame::Usage { usage } => self.usage = usage,
+            Frame::Fallback { from, to, reason } => self.fall_back(number, &from, &to, &reason).await,
             // An earlier process has handled it; it was read again for what it says of the following.
             _ if number < self.past.agent_event => {}
             Frame::Result(result) => return Next::Result(Box::new(result)),

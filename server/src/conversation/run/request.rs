@@ -36,15 +36,19 @@ impl Run {
     /// What the driver is started with, without the session to continue.
     pub(super) fn options(&self) -> Options {
         let (order, model) = (&self.order, &self.order.model);
+        let providers = &self.services.providers;
+        let own = providers.environment(model.provider, model.model_region.as_deref(), &model.provider_model_id);
+        // What leads to the provider comes last, so that no variable of a configuration replaces it.
+        let given = order.bounds.environment.iter().map(|(name, value)| (name.clone(), Some(value.clone())));
         Options {
             model: model.provider_model_id.clone(),
-            environment: self.services.providers.environment(
-                model.provider,
-                model.model_region.as_deref(),
-                &model.provider_model_id,
-            ),
+            fallback_models: order.bounds.fallbacks.iter().map(|model| model.provider_model_id.clone()).collect(),
+            effort: order.bounds.effort.clone(),
+            output_schema: order.bounds.output_schema.clone(),
+            directory: order.bounds.directory.as_ref().map(|directory| format!("{WORKSPACE_DIR}/{directory}")),
+            environment: given.chain(own).collect(),
             session: None,
-            system_prompt: system_prompt(order.tenant.system_prompt.as_deref()),
+            system_prompt: system_prompt(order.tenant.system_prompt.as_deref(), order.bounds.instructions.as_deref()),
             max_turns: order.bounds.max_turns,
             tools: order.bounds.tools.clone(),
             permissions: order.bounds.permissions.clone(),
@@ -104,10 +108,10 @@ pub(super) fn digest(options: &Options) -> String {
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The tenant's system prompt, followed by the directory for the user's files.
-fn system_prompt(tenants: Option<&str>) -> String {
+/// The tenant's system prompt, followed by the configurations' instructions and the directory for the user's files.
+fn system_prompt(tenants: Option<&str>, instructions: Option<&str>) -> String {
     let ours = format!("Write files that are meant for the user to {WORKSPACE_DIR}/outputs.");
-    tenants.map_or(ours.clone(), |prompt| format!("{prompt}\n\n{ours}"))
+    [tenants, instructions, Some(&ours)].into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
 /// The user's input, followed by the paths of uploaded files as one JSON string per line.
