@@ -84,6 +84,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("TOOL-034", "status of POST /messages"), red("TOOL-010", "status of POST /messages")],
     },
     Mutant {
+        id: "content-dropped",
+        title: "What a message has beside its text is left out",
+        defects: &[cli!(
+            "exec \"$good\" \"$@\" < <(jq -c --unbuffered 'if .type == \"user\" then .message.content |= map(select(.type == \"text\")) else . end')"
+        )],
+        red: &[red("TOOL-040", "remembered")],
+    },
+    Mutant {
+        id: "commands-are-text",
+        title: "A command is plain text also where the caller asks for one",
+        defects: &[cli!("exec \"$good\" \"$@\" < <(sed -u 's/\"type\":\"user\"/\"client_composed\":true,&/')")],
+        red: &[red("TOOL-050", "requests to the model for /context")],
+    },
+    Mutant {
         id: "results-go-nowhere",
         title: "A result is accepted and not delivered",
         defects: &[

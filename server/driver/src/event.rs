@@ -19,6 +19,8 @@ pub enum Event {
         model: String,
         /// Tools that the driver offers to the model.
         tools: Vec<String>,
+        /// The driver's own commands, without a slash.
+        commands: Vec<String>,
     },
     /// A complete message of the model.
     Assistant {

@@ -8,10 +8,12 @@ mod claims;
 pub mod claude_code;
 mod event;
 mod options;
+mod prompt;
 mod weight;
 
 pub use event::{Ask, AskKind, ContentBlock, ErrorKind, Event, Failure, TurnResult, Usage};
 pub use options::{ClientTool, Options, Permissions};
+pub use prompt::{Block, Prompt};
 
 use nagaya_protocol::{Ended, ExecuteRequest};
 
@@ -24,8 +26,12 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
     /// that has had other turns: until it says that this one begins, its lines are left over from those before.
     fn dialogue(&self, options: &Options, after_others: Option<&str>) -> Box<dyn Dialogue>;
 
-    /// Lines that begin a turn with the user's input. `id` is that of the turn, a UUID.
-    fn prompt(&self, id: &str, user_input: &str) -> Vec<String>;
+    /// Lines that begin a turn. `id` is that of the turn, a UUID.
+    fn prompt(&self, id: &str, prompt: &Prompt) -> Vec<String>;
+
+    /// Names of the driver's own commands that a turn may be. Those that only concern its terminal, or would change how it was started, are
+    /// not among them.
+    fn commands(&self) -> &'static [&'static str];
 
     /// Lines that stop the turn; the driver then reports its result. `id` is that of the request.
     fn interrupt(&self, id: &str) -> Vec<String>;

@@ -127,7 +127,6 @@ impl ApiError {
     }
 
     /// The human-readable message.
-    #[cfg(test)]
     pub(super) fn message(&self) -> &str {
         &self.message
     }

@@ -45,7 +45,9 @@ pub(super) async fn order(
         conversation,
         tenant,
         model,
-        user_input: request.user_input,
+        command: request.command.is_some(),
+        user_input: request.command.unwrap_or(request.user_input),
+        content: request.content,
         request_id: Some(request_id::current()),
         user: request.executor.and_then(|executor| executor.user_id),
         bounds: Bounds {

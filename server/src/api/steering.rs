@@ -50,7 +50,7 @@ pub(super) async fn send(
     ApiQuery(query): ApiQuery<MessageQuery>,
     ApiJson(request): ApiJson<RunRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-    run_request::check(&request)?;
+    run_request::check(&app, &request)?;
     let order = order::order(&app, &tenant, &path.conversation_id, request).await?;
     if !app.runs.is_running(&path.conversation_id) {
         let conversation = &order.conversation;

@@ -37,6 +37,8 @@ pub enum Event {
         tools: Vec<String>,
         /// Id of the model that the driver calls.
         model: String,
+        /// The driver's own commands that a run may ask for, each with its slash.
+        commands: Vec<String>,
         /// Id of the conversation.
         conversation_id: String,
         /// Id of the request that started the run.

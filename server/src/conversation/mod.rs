@@ -2,6 +2,7 @@
 
 pub mod approvals;
 pub mod asked;
+pub mod content;
 pub mod cost;
 pub mod event;
 pub mod journal;

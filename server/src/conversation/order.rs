@@ -6,6 +6,7 @@ use nagaya_driver::{ClientTool, Permissions};
 use nagaya_telemetry::audit::Subject;
 use serde::{Deserialize, Serialize};
 
+use super::content::Part;
 use super::cost::Usd;
 use super::store::{Conversation, Model, Tenant};
 use super::uploads::Uploaded;
@@ -33,6 +34,12 @@ pub struct Order {
     /// Tools that the caller itself carries out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub client_tools: Vec<ClientTool>,
+    /// What the message has beside its text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content: Vec<Part>,
+    /// Whether the prompt is a command of the driver's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub command: bool,
     /// Files uploaded with the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploads: Option<Uploaded>,

@@ -51,6 +51,7 @@ const HOUSES: &[House] = &[
             "journal",
             "order",
             "uploads",
+            "content",
             "event",
             "asked",
             "approvals",

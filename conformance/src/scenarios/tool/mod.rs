@@ -2,10 +2,19 @@
 
 mod called;
 mod calls;
+mod commands;
+mod content;
 mod declared;
 mod lost;
 mod options;
 
 use crate::harness::scenario::Scenario;
 
-pub(super) const FILES: &[&[Scenario]] = &[calls::SCENARIOS, declared::SCENARIOS, lost::SCENARIOS, options::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[
+    calls::SCENARIOS,
+    declared::SCENARIOS,
+    lost::SCENARIOS,
+    options::SCENARIOS,
+    content::SCENARIOS,
+    commands::SCENARIOS,
+];

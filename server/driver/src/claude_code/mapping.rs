@@ -53,6 +53,10 @@ pub(super) fn text(value: &Value) -> Option<String> {
     value.as_str().map(ToOwned::to_owned)
 }
 
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(text).collect()
+}
+
 fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
@@ -69,7 +73,8 @@ fn system(message: &Value) -> Vec<Event> {
             let mut events = vec![Event::System {
                 session_id: text(&message["session_id"]).unwrap_or_default(),
                 model: text(&message["model"]).unwrap_or_default(),
-                tools: message["tools"].as_array().into_iter().flatten().filter_map(text).collect(),
+                tools: texts(&message["tools"]),
+                commands: texts(&message["slash_commands"]),
             }];
             events.extend(down.map(|server| Event::McpServer {
                 name: text(&server["name"]).unwrap_or_default(),
@@ -205,8 +210,10 @@ mod tests {
 
     #[test]
     fn each_message_maps_to_its_event() {
-        let init = json!({"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": ["Bash"]});
-        assert_eq!(one(init), Event::System { session_id: "s".into(), model: "m".into(), tools: vec!["Bash".into()] });
+        let init = json!({"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": ["Bash"],
+            "slash_commands": ["compact"]});
+        let (tools, commands) = (vec!["Bash".into()], vec!["compact".into()]);
+        assert_eq!(one(init), Event::System { session_id: "s".into(), model: "m".into(), tools, commands });
         let delta = json!({"type": "stream_event", "parent_tool_use_id": null,
             "event": {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "長"}}});
         assert_eq!(one(delta), Event::TextDelta { text: "長".into() });

@@ -11,6 +11,7 @@ use serde_json::json;
 use self::usage::Counted;
 use crate::event::{Ask, ErrorKind, Event, Failure};
 use crate::options::{Options, Permissions};
+use crate::prompt::{Block, Prompt};
 use crate::{Answer, Dialogue, Driver, claims};
 
 /// Tools of the CLI that promise something for a time after the turn, when no process but the CLI's is left.
@@ -42,11 +43,19 @@ impl Driver for ClaudeCode {
 
     /// `client_composed` makes the input plain text: without it, `/clear` and the like are carried out as commands, and `@path` is
     /// replaced by the content of a file.
-    fn prompt(&self, id: &str, user_input: &str) -> Vec<String> {
-        let content = json!([{"type": "text", "text": user_input}]);
-        let message = json!({"type": "user", "message": {"role": "user", "content": content}, "parent_tool_use_id": null,
-            "session_id": "", "uuid": id, "client_composed": true});
+    fn prompt(&self, id: &str, prompt: &Prompt) -> Vec<String> {
+        let text = Block::Text { text: prompt.text.clone() };
+        let content: Vec<_> = prompt.blocks.iter().chain([&text]).map(block).collect();
+        let mut message = json!({"type": "user", "message": {"role": "user", "content": content}, "parent_tool_use_id": null,
+            "session_id": "", "uuid": id});
+        if !prompt.command {
+            message["client_composed"] = true.into();
+        }
         vec![message.to_string()]
+    }
+
+    fn commands(&self) -> &'static [&'static str] {
+        &["compact", "context", "usage", "init", "code-review", "security-review", "simplify"]
     }
 
     fn interrupt(&self, id: &str) -> Vec<String> {
@@ -77,6 +86,26 @@ impl Driver for ClaudeCode {
             How::Exited | How::Failed | How::Unfinished => (ErrorKind::ExecutionError, without_result()),
         };
         Failure { kind, message }
+    }
+}
+
+/// A block of the Messages API.
+fn block(block: &Block) -> serde_json::Value {
+    let document = |source: serde_json::Value, title: &Option<String>| {
+        let mut document = json!({"type": "document", "source": source});
+        if let Some(title) = title {
+            document["title"] = title.as_str().into();
+        }
+        document
+    };
+    let bytes = |media_type: &str, data: &str| json!({"type": "base64", "media_type": media_type, "data": data});
+    match block {
+        Block::Text { text } => json!({"type": "text", "text": text}),
+        Block::Image { media_type, data } => json!({"type": "image", "source": bytes(media_type, data)}),
+        Block::Document { media_type, data, title } => document(bytes(media_type, data), title),
+        Block::TextDocument { text, title } => {
+            document(json!({"type": "text", "media_type": "text/plain", "data": text}), title)
+        }
     }
 }
 

@@ -61,12 +61,28 @@ fn every_option_is_one_argument() {
 
 #[test]
 fn a_prompt_is_one_line_of_plain_text() {
-    let lines = ClaudeCode.prompt("id", "/clear\n@file");
-    let [line] = &lines[..] else { panic!("{lines:?}") };
-    let message: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let line = |prompt: &Prompt| -> serde_json::Value {
+        let lines = ClaudeCode.prompt("id", prompt);
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        assert!(!line.contains('\n'));
+        serde_json::from_str(line).expect("JSON")
+    };
+    let message = line(&Prompt { text: "/clear\n@file".into(), ..Prompt::default() });
     assert_eq!(message["message"]["content"], json!([{"type": "text", "text": "/clear\n@file"}]));
     assert_eq!((&message["client_composed"], &message["uuid"]), (&json!(true), &json!("id")));
-    assert!(!line.contains('\n'));
+    let command = line(&Prompt { text: "/compact".into(), command: true, ..Prompt::default() });
+    assert_eq!(command.get("client_composed"), None);
+    let blocks = vec![
+        Block::Image { media_type: "image/png".into(), data: "AA==".into() },
+        Block::TextDocument { text: "words".into(), title: Some("T".into()) },
+    ];
+    let message = line(&Prompt { text: "what is this?".into(), blocks, command: false });
+    assert_eq!(
+        message["message"]["content"],
+        json!([{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}},
+            {"type": "document", "title": "T", "source": {"type": "text", "media_type": "text/plain", "data": "words"}},
+            {"type": "text", "text": "what is this?"}])
+    );
 }
 
 #[test]

@@ -57,6 +57,8 @@ fn head() -> Head {
             user: None,
             bounds: crate::conversation::order::Bounds::default(),
             client_tools: Vec::new(),
+            content: Vec::new(),
+            command: false,
             uploads: None,
         },
     }
@@ -73,6 +75,7 @@ fn done() -> Event {
         turn_count: 1,
         duration_ms: 1,
         session_id: None,
+        structured_output: None,
     })
 }
 

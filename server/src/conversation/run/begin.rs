@@ -1,5 +1,6 @@
 //! The beginning of a run: a workspace, and a turn in it, of a driver that waits, of a new one, or of one that an earlier process follows.
 
+use nagaya_driver::Prompt;
 use nagaya_protocol::ExecuteRequest;
 
 use super::follow::Turn;
@@ -72,6 +73,14 @@ impl Run {
     /// Begins a turn, and follows it: of the driver that waits for it, else of a new one, which continues the driver's session or is told
     /// the history where there is none.
     pub(super) async fn begin(&mut self, lease: Lease, session: Option<Session>) -> Option<Outcome> {
+        let blocks = match self.blocks(&lease).await {
+            Ok(blocks) => blocks,
+            Err(why) => {
+                self.fail(ErrorType::StorageError, format!("{why}; the model was not called")).await;
+                lease.finish(session).await;
+                return Some(Outcome::error());
+            }
+        };
         let driver = self.services.driver.clone();
         let mut options = self.options();
         let digest = digest(&options);
@@ -79,7 +88,8 @@ impl Run {
         if let Some(Living { execution, read, options: started_with }) = session.as_ref().and_then(|s| s.living.clone())
         {
             if started_with == digest {
-                let lines = driver.prompt(&run, &self.input());
+                let prompt = Prompt { text: self.input(), blocks: blocks.clone(), command: self.order.command };
+                let lines = driver.prompt(&run, &prompt);
                 if lease.write(&execution, &run, lines).await.is_ok() {
                     self.note_execution(execution.clone(), read);
                     if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
@@ -97,7 +107,14 @@ impl Run {
         }
         self.continues = session.is_some();
         options.session = session.map(|session| session.id);
-        let input = match self.continues {
+        if self.order.command && !self.continues {
+            let why =
+                "the driver has no session of this conversation that the command could be about; send a message first";
+            self.fail(ErrorType::ExecutionError, why.to_owned()).await;
+            lease.finish(None).await;
+            return Some(Outcome::error());
+        }
+        let text = match self.continues {
             true => self.input(),
             false => match self.input_with_history().await {
                 Ok(input) => input,
@@ -111,7 +128,8 @@ impl Run {
                 }
             },
         };
-        let request = ExecuteRequest { input: driver.prompt(&run, &input), ..driver.start(&options) };
+        let prompt = Prompt { text, blocks, command: self.order.command };
+        let request = ExecuteRequest { input: driver.prompt(&run, &prompt), ..driver.start(&options) };
         let request_id = self.order.request_id.clone();
         let mut started = lease.execute(&request, request_id.as_deref()).await;
         if matches!(&started, Err(error) if error.is_busy()) {

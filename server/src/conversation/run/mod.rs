@@ -3,6 +3,7 @@
 mod acquire;
 mod asking;
 mod begin;
+mod content;
 mod end;
 mod files;
 mod follow;
@@ -142,7 +143,8 @@ impl Run {
         let order = past.head.order.clone();
         let meter = Meter::new(order.model.input_token_price, order.model.output_token_price);
         let (conversation, request_id) = (order.conversation.conversation_id.clone(), order.request_id.clone());
-        let translator = Translator::new(conversation, request_id, std::mem::take(&mut past.tools));
+        let translator =
+            Translator::new(conversation, request_id, services.driver.commands(), std::mem::take(&mut past.tools));
         if past.cancelled {
             cancel.cancel();
         }

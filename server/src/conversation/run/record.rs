@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::Run;
+use crate::conversation::content::Part;
 use crate::conversation::event::{ErrorType, Event};
 use crate::conversation::journal::EventLine;
 use crate::conversation::store::{NewMessage, StoreError};
@@ -121,6 +122,12 @@ impl Run {
             let mut content = json!({"text": self.order.user_input});
             if let Some(uploads) = &self.order.uploads {
                 content["files"] = json!(uploads.files);
+            }
+            if !self.order.content.is_empty() {
+                content["content"] = self.order.content.iter().map(Part::description).collect();
+            }
+            if self.order.command {
+                content["command"] = true.into();
             }
             self.store_message(0, "user", &content).await?;
         }
