@@ -98,6 +98,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("TOOL-050", "requests to the model for /context")],
     },
     Mutant {
+        id: "skills-left-out",
+        title: "The driver does not get the skills that were chosen",
+        defects: &[cli!(
+            "args=(); for a in \"$@\"; do case $a in --plugin-dir=*) ;; *) args+=(\"$a\") ;; esac; done; exec \"$good\" \"${args[@]}\""
+        )],
+        red: &[red("TOOL-060", "end of a run with the skill")],
+    },
+    Mutant {
+        id: "archives-unchecked",
+        title: "Whatever is uploaded as a skill is accepted, and whoever chooses it gets it",
+        defects: &[answers(|asked, answer, _| {
+            let upload = asked.method == Method::PUT && asked.route().contains("/skills/");
+            if answer.status == 422 && (upload || asked.is(Method::POST, "/messages")) {
+                answer.status = 201;
+            }
+        })],
+        red: &[red("TOOL-061", "status of an archive with .."), red("TOOL-062", "status with")],
+    },
+    Mutant {
         id: "results-go-nowhere",
         title: "A result is accepted and not delivered",
         defects: &[

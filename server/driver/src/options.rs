@@ -31,6 +31,8 @@ pub struct Options {
     pub permissions: Permissions,
     /// MCP servers by name: their URLs, which the egress proxy upgrades to TLS.
     pub mcp_servers: BTreeMap<String, String>,
+    /// Directories of plugins, absolute.
+    pub plugins: Vec<String>,
     /// Tools that the caller itself carries out.
     pub client_tools: Vec<ClientTool>,
 }

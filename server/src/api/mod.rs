@@ -24,6 +24,7 @@ pub mod rate_limit;
 pub mod request_id;
 mod run_request;
 mod schemas;
+mod skills;
 mod steering;
 mod stream;
 mod tenant_keys;
@@ -165,6 +166,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(configuration::effective_of_conversation))
         .routes(routes!(configuration::explain))
         .routes(routes!(configuration::schema))
+        .routes(routes!(skills::list))
+        .routes(routes!(skills::upload, skills::delete))
         .routes(routes!(vaults::list, vaults::create))
         .routes(routes!(vaults::get, vaults::delete))
         .routes(routes!(vaults::credentials, vaults::add))

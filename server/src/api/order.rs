@@ -8,9 +8,10 @@ use super::error::{ApiError, Code};
 use super::request_id;
 use super::run_request::RunRequest;
 use crate::conversation::order::{Bounds, Order};
+use crate::conversation::skills::{Chosen, SKILLS};
 use crate::conversation::store::{Conversation, ConversationStatus, Model, Tenant, TenantStatus};
-use crate::tenancy::Effective;
 use crate::tenancy::resolve::Level;
+use crate::tenancy::{Effective, TenancyError};
 
 /// The order for a run, within what its tenant, its conversation and the request itself allow.
 pub(super) async fn order(
@@ -40,6 +41,11 @@ pub(super) async fn order(
     if let Some(why) = app.unreachable(model.provider, model.model_region.as_deref()) {
         return Err(ApiError::invalid("model_id", format!("the model {}: {why}", model.model_id)));
     }
+    let (skills, unknown) = app.tenancy.chosen_skills(&tenant.tenant_id, &effective.skills.value).await?;
+    if !unknown.is_empty() {
+        return Err(TenancyError::Problems(unknown).into());
+    }
+    check_skill_command(request.command.as_deref(), &skills)?;
     let fallbacks = fallbacks(app, &model, &effective).await?;
     Ok(Order {
         conversation,
@@ -66,6 +72,7 @@ pub(super) async fn order(
             output_schema: effective.agent.output_schema.value.clone().map(Value::Object),
             directory: effective.agent.directory.value.clone(),
             environment: effective.agent.environment.value.clone(),
+            skills,
             max_cost: effective.max_cost_usd.value,
             applied: serde_json::to_value(&effective).map_err(|error| ApiError::internal(&error))?,
         },
@@ -98,6 +105,17 @@ pub(super) async fn check_startable(
         return Err(ApiError::new(Code::Conflict, "the model's context window is full; create a new conversation"));
     }
     Ok((tenant, conversation))
+}
+
+/// A command that is a skill is one of the run's.
+fn check_skill_command(command: Option<&str>, skills: &[Chosen]) -> Result<(), ApiError> {
+    let name = command.and_then(|command| command.strip_prefix('/')?.strip_prefix(SKILLS)?.split(' ').next());
+    match name {
+        Some(name) if !skills.iter().any(|skill| skill.name == name) => {
+            Err(ApiError::invalid("command", format!("the run has no skill {name:?}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The models that stand in for the run's. The driver asks all of them at one place, so they must be of its provider and region.

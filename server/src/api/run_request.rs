@@ -17,6 +17,7 @@ use super::file_path::check_path;
 use super::form::{FORM, FormDigest, FormError, content_type, in_time, media_type, no_space, open_form};
 use super::idempotency::Work;
 use crate::conversation::content::{self, Part};
+use crate::conversation::skills::SKILLS;
 use crate::conversation::uploads::{Batch, MOST_UPLOADS, Uploaded, UploadedFile};
 use crate::tenancy::Document;
 use nagaya_workspace::objects::MAX_FILE_BYTES;
@@ -161,9 +162,13 @@ fn check_command(app: &AppState, command: &str, request: &RunRequest) -> Result<
     }
     let known = app.runs.commands();
     let name = command.split(' ').next().unwrap_or_default();
-    if !name.strip_prefix('/').is_some_and(|name| known.contains(&name)) {
+    let is_known = |name: &str| known.contains(&name) || name.starts_with(SKILLS);
+    if !name.strip_prefix('/').is_some_and(is_known) {
         let known: Vec<String> = known.iter().map(|name| format!("/{name}")).collect();
-        return Err(ApiError::invalid("command", format!("must begin with one of {}", known.join(", "))));
+        return Err(ApiError::invalid(
+            "command",
+            format!("must begin with one of {}, or /{SKILLS} and the name of a skill", known.join(", ")),
+        ));
     }
     Ok(())
 }

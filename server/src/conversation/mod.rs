@@ -11,6 +11,7 @@ mod recovery;
 pub mod run;
 pub mod runs;
 pub mod services;
+pub mod skills;
 pub mod store;
 mod translate;
 pub mod uploads;

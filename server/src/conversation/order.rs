@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::Part;
 use super::cost::Usd;
+use super::skills::Chosen;
 use super::store::{Conversation, Model, Tenant};
 use super::uploads::Uploaded;
 
@@ -72,6 +73,9 @@ pub struct Bounds {
     /// Variables of the environment of the agent's tools.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
+    /// Skills that the agent has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skills: Vec<Chosen>,
     /// Cost in USD at which the run is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cost: Option<Usd>,

@@ -7,6 +7,7 @@ use nagaya_driver::ErrorKind;
 use serde_json::Value;
 
 use super::event::{ErrorType, Event, ProgressKind};
+use super::skills::SKILLS;
 
 /// Longest summary of a tool call, and longest preview of a sub-agent's report, in characters.
 const SHORT: usize = 120;
@@ -52,7 +53,7 @@ impl Translator {
 
     /// Those of the driver's commands that a run may ask for: the ones that are listed, and the conversation's skills.
     fn offered(&self, commands: &[String]) -> Vec<String> {
-        let may = |name: &&String| self.commands.contains(&name.as_str());
+        let may = |name: &&String| self.commands.contains(&name.as_str()) || name.starts_with(SKILLS);
         commands.iter().filter(may).map(|name| format!("/{name}")).collect()
     }
 

@@ -79,6 +79,10 @@ pub fn excesses(
             problems.require(known, format!("integrations.mcp_servers_allowed[{at}]"), why);
         }
     }
+    for (at, entry) in document.skills.iter().flatten().enumerate() {
+        let why = "the level above does not list it";
+        problems.require(above.permits_skill(entry), format!("skills[{at}]"), why);
+    }
     if let Some(agent) = &document.agent {
         agent.exceed(&above.agent, &above.workspace_models.value, &mut problems);
     }

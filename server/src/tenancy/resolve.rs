@@ -126,6 +126,8 @@ pub struct Effective {
     pub permissions: EffectivePermissions,
     /// Servers of the Model Context Protocol that are used: their addresses by their names.
     pub mcp_servers: Decided<BTreeMap<String, String>>,
+    /// Skills that the agent has.
+    pub skills: Decided<Vec<String>>,
     /// Cost of one run in USD, at most.
     pub max_cost_usd: Decided<Option<Usd>>,
     /// How the agent works.
@@ -171,6 +173,7 @@ pub fn resolve(operator: &Operator, base: Base<'_>, documents: &Documents<'_>) -
             questions: Decided::operators(false),
         },
         mcp_servers: Decided::operators(BTreeMap::new()),
+        skills: Decided::operators(Vec::new()),
         max_cost_usd: Decided::operators(None),
         agent: EffectiveAgent::default(),
     };
@@ -254,6 +257,13 @@ impl Effective {
         }
     }
 
+    /// Whether a level below may name a skill: whichever where no level above says anything, else one of those. A level that names no version
+    /// permits all.
+    pub(super) fn permits_skill(&self, entry: &str) -> bool {
+        let name = entry.split('@').next().unwrap_or_default();
+        self.skills.from == Level::Operator || self.skills.value.iter().any(|above| above == entry || above == name)
+    }
+
     /// What the agent may do: each level adds to what is asked about and denied, and only the tenant's has servers.
     fn narrow_agent(&mut self, level: Level, document: &Document) {
         if let Some(Permissions { ask, deny, questions }) = &document.permissions {
@@ -270,6 +280,11 @@ impl Effective {
                 let above = own.questions.from == Level::Operator || own.questions.value;
                 own.questions = Decided { value: *may && above, from: level };
             }
+        }
+        if let Some(skills) = &document.skills {
+            let permitted = |entry: &&String| self.permits_skill(entry);
+            let value = skills.iter().filter(permitted).cloned().collect();
+            self.skills = Decided { value, from: level };
         }
         if let Some(agent) = &document.agent {
             self.agent.narrow(level, agent);

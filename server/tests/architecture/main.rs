@@ -52,6 +52,7 @@ const HOUSES: &[House] = &[
             "order",
             "uploads",
             "content",
+            "skills",
             "event",
             "asked",
             "approvals",

@@ -1,5 +1,6 @@
 //! What callers bring along for their runs.
 
+mod archive;
 mod called;
 mod calls;
 mod commands;
@@ -7,6 +8,7 @@ mod content;
 mod declared;
 mod lost;
 mod options;
+mod skills;
 
 use crate::harness::scenario::Scenario;
 
@@ -17,4 +19,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     options::SCENARIOS,
     content::SCENARIOS,
     commands::SCENARIOS,
+    skills::SCENARIOS,
 ];

@@ -147,6 +147,9 @@ fn arguments(options: &Options) -> Vec<String> {
     option("--append-system-prompt", Some(options.system_prompt.clone()).filter(|prompt| !prompt.is_empty()));
     let fallbacks = Some(options.fallback_models.join(",")).filter(|models| !models.is_empty());
     option("--fallback-model", fallbacks);
+    for plugin in &options.plugins {
+        option("--plugin-dir", Some(plugin.clone()));
+    }
     option("--effort", options.effort.clone());
     option("--json-schema", options.output_schema.as_ref().map(ToString::to_string));
     option("--max-turns", options.max_turns.map(|turns| turns.to_string()));

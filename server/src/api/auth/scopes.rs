@@ -119,6 +119,8 @@ const TABLE: &[(&str, &[(Method, AnyOf)])] = &[
     ),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/effective", &[(Method::GET, READ)]),
     ("/api/schemas/configuration", &[(Method::GET, READ)]),
+    ("/api/tenants/{tenant_id}/skills", &[(Method::GET, READ)]),
+    ("/api/tenants/{tenant_id}/skills/{name}", &[(Method::PUT, ADMIN), (Method::DELETE, ADMIN)]),
     ("/api/tenants/{tenant_id}/vaults", &[(Method::GET, ADMIN), (Method::POST, ADMIN)]),
     ("/api/tenants/{tenant_id}/vaults/{vault_id}", &[(Method::GET, ADMIN), (Method::DELETE, ADMIN)]),
     ("/api/tenants/{tenant_id}/vaults/{vault_id}/credentials", &[(Method::GET, ADMIN), (Method::POST, ADMIN)]),

@@ -128,6 +128,11 @@ impl Run {
                 }
             },
         };
+        if let Err(why) = self.place_skills(&lease).await {
+            self.fail(ErrorType::StorageError, format!("{why}; the model was not called")).await;
+            lease.finish(None).await;
+            return Some(Outcome::error());
+        }
         let prompt = Prompt { text, blocks, command: self.order.command };
         let request = ExecuteRequest { input: driver.prompt(&run, &prompt), ..driver.start(&options) };
         let request_id = self.order.request_id.clone();

@@ -10,6 +10,7 @@ mod follow;
 mod model_error;
 mod record;
 mod request;
+mod skills;
 mod spending;
 mod turn_end;
 

@@ -24,6 +24,8 @@ const LONGEST_TOOL: usize = 4_000;
 /// Longest content of a message that is parsed for the history, in bytes: parsed, numbers take sixteen times as much.
 const LONGEST_PARSED: usize = 4 << 20;
 
+/// The driver's tool that uses skills.
+const SKILL_TOOL: &str = "Skill";
 /// Precedes the history.
 const HISTORY: &str = "This conversation began in an earlier session, which is no longer available; files of that session may be \
                        missing as well. The conversation so far, one JSON object per line, oldest first:\n";
@@ -50,12 +52,22 @@ impl Run {
             session: None,
             system_prompt: system_prompt(order.tenant.system_prompt.as_deref(), order.bounds.instructions.as_deref()),
             max_turns: order.bounds.max_turns,
-            tools: order.bounds.tools.clone(),
+            tools: self.tools(),
+            plugins: self.plugins(),
             permissions: order.bounds.permissions.clone(),
             // The driver speaks plain HTTP in the workspace, and the egress proxy upgrades it.
             mcp_servers: order.bounds.mcp_servers.iter().map(|(name, url)| (name.clone(), in_plain(url))).collect(),
             client_tools: order.client_tools.clone(),
         }
+    }
+
+    /// The driver's tools that it may use. Skills are used by a tool, which is permitted with them.
+    fn tools(&self) -> Option<Vec<String>> {
+        let mut tools = self.order.bounds.tools.clone()?;
+        if !self.order.bounds.skills.is_empty() && !tools.iter().any(|tool| tool == SKILL_TOOL) {
+            tools.push(SKILL_TOOL.into());
+        }
+        Some(tools)
     }
 
     /// The user's input for a driver that has the conversation's session.

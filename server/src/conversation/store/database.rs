@@ -37,6 +37,7 @@ static SQLITE_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (5, "idempotency", include_str!("../../../migrations/sqlite/0005_idempotency.sql")),
         (6, "tenancy", include_str!("../../../migrations/sqlite/0006_tenancy.sql")),
         (7, "providers", include_str!("../../../migrations/sqlite/0007_providers.sql")),
+        (9, "skills", include_str!("../../../migrations/sqlite/0009_skills.sql")),
     ])
 });
 static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -48,6 +49,7 @@ static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (5, "idempotency", include_str!("../../../migrations/postgres/0005_idempotency.sql")),
         (6, "tenancy", include_str!("../../../migrations/postgres/0006_tenancy.sql")),
         (7, "providers", include_str!("../../../migrations/postgres/0007_providers.sql")),
+        (9, "skills", include_str!("../../../migrations/postgres/0009_skills.sql")),
     ])
 });
 
