@@ -131,11 +131,18 @@ impl Api {
     /// # Errors
     /// No whole answer within four times the usual limit.
     pub async fn upload(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
+        self.upload_as(path, "application/octet-stream", content).await
+    }
+
+    /// PUT of bytes with this content type.
+    ///
+    /// # Errors
+    /// No whole answer within four times the usual limit.
+    pub async fn upload_as(&self, path: &str, kind: &str, content: Bytes) -> Result<Reply, Failure> {
         let asked = format!("PUT {path}");
         let description = format!("{} bytes", content.len());
         let request = self.request(Method::PUT, path).timeout(patient(4 * REQUEST_LIMIT));
-        self.answer(asked, Some(&description), request.header("Content-Type", "application/octet-stream").body(content))
-            .await
+        self.answer(asked, Some(&description), request.header("Content-Type", kind).body(content)).await
     }
 
     /// Any request; a body is sent with the content type of JSON.

@@ -19,6 +19,7 @@ mod shape;
 mod start;
 mod stream;
 mod tenancy;
+mod tools;
 
 pub use mutant::{Mutant, Red};
 
@@ -37,6 +38,7 @@ pub fn all() -> Vec<&'static Mutant> {
         kept::MUTANTS,
         run::MUTANTS,
         people::MUTANTS,
+        tools::MUTANTS,
         keys::MUTANTS,
         tenancy::MUTANTS,
         shape::MUTANTS,

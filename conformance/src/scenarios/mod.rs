@@ -30,6 +30,7 @@ mod shape;
 mod sock;
 mod state;
 mod ten;
+mod tool;
 
 /// A family of scenarios.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ const fn family(name: &'static str, about: &'static str, files: &'static [&'stat
 }
 
 /// All families, in the order of reports.
-pub static FAMILIES: [Family; 18] = [
+pub static FAMILIES: [Family; 19] = [
     family("BUG", "the fifteen faults of an earlier system from which the contract was derived", bug::FILES),
     family("BOOT", "start and configuration", boot::FILES),
     family("HLTH", "health and metrics", hlth::FILES),
@@ -57,6 +58,7 @@ pub static FAMILIES: [Family; 18] = [
     family("RUN", "runs and their event streams", run::FILES),
     family("LIVE", "drivers that live between turns", live::FILES),
     family("APPR", "runs that wait for people", appr::FILES),
+    family("TOOL", "tools, options, content and skills that callers bring along", tool::FILES),
     family("API", "the HTTP API", api::FILES),
     family("SHAPE", "field by field, what other scenarios read leniently", shape::FILES),
     family("FILE", "files of a conversation", file::FILES),

@@ -171,6 +171,18 @@ impl ModelRequest {
         self.0["model"].as_str()
     }
 
+    /// The effort that it asks for.
+    #[must_use]
+    pub fn effort(&self) -> Option<&str> {
+        self.0["effort"].as_str()
+    }
+
+    /// Media types of the images and documents in the last message that has any.
+    #[must_use]
+    pub fn media(&self) -> Vec<&str> {
+        self.0["media"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -22,10 +22,11 @@ const MOST_TOOLS: usize = 1_000;
 pub(crate) fn bounded(event: Event) -> Result<Event, String> {
     Ok(match event {
         Event::Begins { turn } => Event::Begins { turn: id("command_uuid", turn)? },
-        Event::System { session_id, model, tools } => Event::System {
+        Event::System { session_id, model, tools, commands } => Event::System {
             session_id: id("session_id", session_id)?,
             model: name(model),
             tools: tools.into_iter().take(MOST_TOOLS).map(name).collect(),
+            commands: commands.into_iter().take(MOST_TOOLS).map(name).collect(),
         },
         Event::Assistant { content_blocks, parent_tool_use_id } => Event::Assistant {
             content_blocks: content_blocks
@@ -55,10 +56,14 @@ pub(crate) fn bounded(event: Event) -> Result<Event, String> {
             session_id: id("session_id", turn.session_id)?,
             usage: usage(turn.usage),
             num_turns: turn.num_turns.min(MOST_TURNS),
+            structured_output: turn.structured_output.map(value),
             ..turn
         }),
         Event::Retry { attempt, most, delay_ms, status, reason } => {
             Event::Retry { attempt, most, delay_ms: delay_ms.min(MOST_MILLIS), status, reason: name(reason) }
+        }
+        Event::Fallback { from, to, reason } => {
+            Event::Fallback { from: name(from), to: name(to), reason: name(reason) }
         }
         Event::Usage { usage: used } => Event::Usage { usage: usage(used) },
         Event::Ask(ask) => Event::Ask(Ask {
@@ -67,7 +72,7 @@ pub(crate) fn bounded(event: Event) -> Result<Event, String> {
             tool_name: name(ask.tool_name),
             input: value(ask.input),
             title: ask.title.map(name),
-            question: ask.question,
+            kind: ask.kind,
         }),
         Event::Withdrawn { request_id } => Event::Withdrawn { request_id: id("request_id", request_id)? },
         Event::Reply { id: request, lines } => Event::Reply { id: id("request_id", request)?, lines },
@@ -177,7 +182,7 @@ mod tests {
         assert!(!tool_name.contains('\u{7}'));
         assert_eq!(input, json!({"a\u{fffd}": ["b\u{fffd}", {"c": "\u{fffd}"}]}));
         let tools: Vec<String> = (0..50_000).map(|n| n.to_string()).collect();
-        let system = Event::System { session_id: "s".into(), model: "m".into(), tools };
+        let system = Event::System { session_id: "s".into(), model: "m".into(), tools, commands: Vec::new() };
         let Ok(Event::System { tools, .. }) = bounded(system) else { panic!("a system event") };
         assert_eq!(tools.len(), MOST_TOOLS);
     }

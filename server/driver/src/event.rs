@@ -19,6 +19,8 @@ pub enum Event {
         model: String,
         /// Tools that the driver offers to the model.
         tools: Vec<String>,
+        /// The driver's own commands, without a slash.
+        commands: Vec<String>,
     },
     /// A complete message of the model.
     Assistant {
@@ -72,6 +74,15 @@ pub enum Event {
         /// HTTP status of the model endpoint's answer; `None` where there was none, or the answer broke off.
         status: Option<u16>,
         /// The driver's word for the failure, for example `rate_limit`.
+        reason: String,
+    },
+    /// Another model answers from here on, because the one before is overloaded or not available.
+    Fallback {
+        /// The model that did not answer, as its provider knows it.
+        from: String,
+        /// The model that answers.
+        to: String,
+        /// The driver's word for the reason, for example `overloaded`.
         reason: String,
     },
     /// Tokens of all model calls of this turn so far, as far as they have been reported. [`Event::Result`] has the final count; a turn
@@ -132,7 +143,7 @@ impl Event {
 /// A question of the driver's that only somebody outside can decide.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ask {
-    /// Id of the question.
+    /// Id of the question. Whatever the driver needs to recognise an answer to it is in the id.
     pub request_id: String,
     /// Id of the tool call that waits.
     pub tool_use_id: String,
@@ -143,9 +154,20 @@ pub struct Ask {
     /// The driver's own description of the call, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// Whether the model asks the user something, instead of asking for a tool.
-    #[serde(default)]
-    pub question: bool,
+    /// What is asked for.
+    pub kind: AskKind,
+}
+
+/// What a question of the driver's asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AskKind {
+    /// Consent to the call of a tool.
+    Approval,
+    /// The user's answer to a question of the model's.
+    Question,
+    /// The result of a tool that the caller itself carries out.
+    ClientTool,
 }
 
 /// The result of a turn.
@@ -167,6 +189,8 @@ pub struct TurnResult {
     pub model_status: Option<u16>,
     /// Whether the turn was stopped by [`crate::Driver::interrupt`].
     pub interrupted: bool,
+    /// The result as [`crate::Options::output_schema`] asks for it; `None` if there is no schema, or the model has not kept to it.
+    pub structured_output: Option<Value>,
 }
 
 /// Why a turn has no result.
@@ -231,6 +255,20 @@ impl std::ops::AddAssign for Usage {
         self.cache_creation_5m_tokens = self.cache_creation_5m_tokens.saturating_add(other.cache_creation_5m_tokens);
         self.cache_creation_1h_tokens = self.cache_creation_1h_tokens.saturating_add(other.cache_creation_1h_tokens);
         self.cache_read_tokens = self.cache_read_tokens.saturating_add(other.cache_read_tokens);
+    }
+}
+
+impl std::ops::Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_sub(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_sub(other.output_tokens),
+            cache_creation_5m_tokens: self.cache_creation_5m_tokens.saturating_sub(other.cache_creation_5m_tokens),
+            cache_creation_1h_tokens: self.cache_creation_1h_tokens.saturating_sub(other.cache_creation_1h_tokens),
+            cache_read_tokens: self.cache_read_tokens.saturating_sub(other.cache_read_tokens),
+        }
     }
 }
 

@@ -8,10 +8,12 @@ mod claims;
 pub mod claude_code;
 mod event;
 mod options;
+mod prompt;
 mod weight;
 
-pub use event::{Ask, ContentBlock, ErrorKind, Event, Failure, TurnResult, Usage};
-pub use options::{Options, Permissions};
+pub use event::{Ask, AskKind, ContentBlock, ErrorKind, Event, Failure, TurnResult, Usage};
+pub use options::{ClientTool, Options, Permissions};
+pub use prompt::{Block, Prompt};
 
 use nagaya_protocol::{Ended, ExecuteRequest};
 
@@ -20,12 +22,16 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
     /// The request that starts one, without its first turn.
     fn start(&self, options: &Options) -> ExecuteRequest;
 
-    /// A talk with a driver, at the beginning of a turn. `after_others` is the id of the turn for a driver that has had other turns: until
-    /// it says that this one begins, its lines are left over from those before.
-    fn dialogue(&self, after_others: Option<&str>) -> Box<dyn Dialogue>;
+    /// A talk with a driver that was started with `options`, at the beginning of a turn. `after_others` is the id of the turn for a driver
+    /// that has had other turns: until it says that this one begins, its lines are left over from those before.
+    fn dialogue(&self, options: &Options, after_others: Option<&str>) -> Box<dyn Dialogue>;
 
-    /// Lines that begin a turn with the user's input. `id` is that of the turn, a UUID.
-    fn prompt(&self, id: &str, user_input: &str) -> Vec<String>;
+    /// Lines that begin a turn. `id` is that of the turn, a UUID.
+    fn prompt(&self, id: &str, prompt: &Prompt) -> Vec<String>;
+
+    /// Names of the driver's own commands that a turn may be. Those that only concern its terminal, or would change how it was started, are
+    /// not among them.
+    fn commands(&self) -> &'static [&'static str];
 
     /// Lines that stop the turn; the driver then reports its result. `id` is that of the request.
     fn interrupt(&self, id: &str) -> Vec<String>;
@@ -73,5 +79,12 @@ pub enum Answer {
     Deny {
         /// What the model is told.
         message: String,
+    },
+    /// What a tool of the caller's has returned.
+    Result {
+        /// The result's text.
+        content: String,
+        /// Whether the tool failed.
+        is_error: bool,
     },
 }

@@ -9,7 +9,15 @@ use serde::{Deserialize, Serialize};
 pub struct Options {
     /// Model id as the model's provider knows it (for Bedrock, a model or inference-profile id).
     pub model: String,
-    /// Variables that lead the driver to the model's provider; `None` removes what the container has. None is a secret.
+    /// Models that are asked, in this order, where that one is overloaded or not available.
+    pub fallback_models: Vec<String>,
+    /// How much effort the model spends, in the driver's words; its default if `None`.
+    pub effort: Option<String>,
+    /// JSON Schema of the result of each turn.
+    pub output_schema: Option<serde_json::Value>,
+    /// Working directory, absolute; the workspace's own if `None`.
+    pub directory: Option<String>,
+    /// Variables of the tools, and those that lead the driver to the model's provider; `None` removes what the container has. None is a secret.
     pub environment: BTreeMap<String, Option<String>>,
     /// The driver's session to continue; it must exist in the workspace.
     pub session: Option<String>,
@@ -23,6 +31,21 @@ pub struct Options {
     pub permissions: Permissions,
     /// MCP servers by name: their URLs, which the egress proxy upgrades to TLS.
     pub mcp_servers: BTreeMap<String, String>,
+    /// Directories of plugins, absolute.
+    pub plugins: Vec<String>,
+    /// Tools that the caller itself carries out.
+    pub client_tools: Vec<ClientTool>,
+}
+
+/// A tool that the caller itself carries out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientTool {
+    /// Name of the tool.
+    pub name: String,
+    /// What the tool does, for the model.
+    pub description: String,
+    /// JSON Schema of its arguments, an object.
+    pub input_schema: serde_json::Value,
 }
 
 /// Which tools need somebody's consent, and which may not be used. A rule is a tool's name, `Bash` or `mcp__server__tool`, the name of

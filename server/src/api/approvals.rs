@@ -1,10 +1,10 @@
-//! What a run waits for: tools for which somebody's consent is needed, and questions of the model's.
+//! What a run waits for: tools for which somebody's consent is needed, questions of the model's, and results of the caller's tools.
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use nagaya_driver::Answer;
+use nagaya_driver::{Answer, AskKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -15,7 +15,7 @@ use super::conversations::ConversationPath;
 use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath};
 use crate::conversation::approvals::{DecideError, Decision, Pending};
-use crate::conversation::event::{Asked, Resolution};
+use crate::conversation::asked::{Asked, Resolution};
 use crate::conversation::run::answers;
 
 /// Longest text that the model is told, or is given as an answer, in bytes.
@@ -58,11 +58,17 @@ enum Kind {
     Approval,
     /// The user's answer to a question of the model's.
     Question,
+    /// The result of a tool that the caller itself carries out.
+    ToolRequest,
 }
 
 impl From<Pending> for Approval {
     fn from(pending: Pending) -> Self {
-        let kind = if pending.ask.question { Kind::Question } else { Kind::Approval };
+        let kind = match pending.ask.kind {
+            AskKind::Approval => Kind::Approval,
+            AskKind::Question => Kind::Question,
+            AskKind::ClientTool => Kind::ToolRequest,
+        };
         Self { kind, asked: pending.into() }
     }
 }
@@ -133,7 +139,8 @@ pub(super) async fn decide(
 ) -> Result<Json<Decided>, ApiError> {
     app.store.conversation(&tenant, &path.conversation_id).await?;
     let ask = app.runs.asked(&path.conversation_id, &path.approval_id).await;
-    let ask = ask.map_err(|error| ApiError::internal(&error))?.ok_or_else(|| ApiError::not_found("approval"))?;
+    let ask = ask.map_err(|error| ApiError::internal(&error))?;
+    let ask = ask.filter(|ask| ask.kind != AskKind::ClientTool).ok_or_else(|| ApiError::not_found("approval"))?;
     let answer = match request.decision {
         Verdict::Deny => {
             let unused = [("updated_input", request.updated_input.is_some()), ("answers", request.answers.is_some())];
@@ -147,7 +154,7 @@ pub(super) async fn decide(
         }
         Verdict::Allow => {
             refuse_fields(&[("message", request.message.is_some())], "is accepted with the decision deny")?;
-            match (request.answers, ask.question) {
+            match (request.answers, ask.kind == AskKind::Question) {
                 (Some(_), false) => {
                     return Err(ApiError::invalid("answers", "is accepted for a question; this is a tool"));
                 }
@@ -164,12 +171,7 @@ pub(super) async fn decide(
     };
     let decision = Decision { answer, by: Some(caller.credential.to_string()) };
     let decided = app.runs.decide(&path.conversation_id, &path.approval_id, decision).await?;
-    let verdict = match (&decided.answer, &decided.by) {
-        (_, None) => Resolution::Timeout,
-        (Answer::Allow { .. }, _) => Resolution::Allow,
-        (Answer::Deny { .. }, _) => Resolution::Deny,
-    };
-    Ok(Json(Decided { request_id: path.approval_id, decision: verdict, by: decided.by }))
+    Ok(Json(Decided { request_id: path.approval_id, decision: Resolution::of(&decided), by: decided.by }))
 }
 
 fn refuse_fields(given: &[(&str, bool)], why: &str) -> Result<(), ApiError> {
@@ -202,7 +204,7 @@ fn check_answers(input: &Value, given: &BTreeMap<String, String>) -> Result<(), 
 impl From<DecideError> for ApiError {
     fn from(error: DecideError) -> Self {
         match error {
-            DecideError::Unknown => Self::not_found("approval"),
+            DecideError::Unknown => Self::not_found("question"),
             DecideError::Otherwise | DecideError::Withdrawn => Self::new(Code::Conflict, error.to_string()),
             DecideError::Journal(error) => Self::internal(&error),
         }

@@ -120,8 +120,13 @@ impl ApiError {
         self.code
     }
 
-    /// The human-readable message.
+    /// The invalid fields.
     #[cfg(test)]
+    pub(super) fn details(&self) -> &[Detail] {
+        &self.details
+    }
+
+    /// The human-readable message.
     pub(super) fn message(&self) -> &str {
         &self.message
     }
@@ -218,7 +223,7 @@ impl From<StartError> for ApiError {
             StartError::Locked => {
                 Self::new(Code::ResourceLocked, error.to_string()).retry_after(Duration::from_secs(5))
             }
-            StartError::Wait(WaitError::Full) => Self::new(Code::Conflict, error.to_string()),
+            StartError::Wait(WaitError::Full | WaitError::TooLarge) => Self::new(Code::Conflict, error.to_string()),
             StartError::Wait(WaitError::Disk(_))
             | StartError::Unsettled
             | StartError::Journal(_)

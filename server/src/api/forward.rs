@@ -56,7 +56,7 @@ fn target(request: &Request) -> Option<Target> {
         (&Method::GET, "/stream") => Some(Target::Latest),
         (&Method::POST, "/cancel" | "/interrupt" | "/messages")
         | (&Method::GET, "/approvals")
-        | (&Method::POST, "/approvals/{approval_id}")
+        | (&Method::POST, "/approvals/{approval_id}" | "/tool-results/{request_id}")
         | (&Method::DELETE, "") => Some(Target::InProgress),
         _ => None,
     }

@@ -49,7 +49,7 @@ pub(super) struct LogEntry {
     /// `user` for what was put into the run, else the name of the event.
     #[serde(rename = "type")]
     kind: String,
-    /// The event's fields as they were streamed; for `user` its `text`, `files`, `model_id`, `request_id` and `timestamp`.
+    /// The event's fields as they were streamed; for `user` what its message has, and `model_id`, `request_id` and `timestamp`.
     #[schema(value_type = Object)]
     data: Box<RawValue>,
 }

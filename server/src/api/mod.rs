@@ -3,6 +3,7 @@
 mod admin;
 mod approvals;
 pub mod auth;
+mod client_tools;
 mod configuration;
 mod conversations;
 mod description;
@@ -19,10 +20,12 @@ mod idempotency;
 mod keys;
 mod log;
 mod models;
+mod order;
 pub mod rate_limit;
 pub mod request_id;
 mod run_request;
 mod schemas;
+mod skills;
 mod steering;
 mod stream;
 mod tenant_keys;
@@ -155,6 +158,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(log::log))
         .routes(routes!(approvals::list))
         .routes(routes!(approvals::decide))
+        .routes(routes!(client_tools::answer))
         .routes(routes!(files::list, files::upload, files::delete))
         .routes(routes!(files::presented))
         .routes(routes!(files::download))
@@ -164,6 +168,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(configuration::effective_of_conversation))
         .routes(routes!(configuration::explain))
         .routes(routes!(configuration::schema))
+        .routes(routes!(skills::list))
+        .routes(routes!(skills::upload, skills::delete))
         .routes(routes!(vaults::list, vaults::create))
         .routes(routes!(vaults::get, vaults::delete))
         .routes(routes!(vaults::credentials, vaults::add))

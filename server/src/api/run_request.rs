@@ -10,17 +10,22 @@ use tokio::io::AsyncWriteExt;
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::client_tools::{self, ClientTool};
 use super::error::{ApiError, Code};
 use super::extract::{ApiJson, MAX_BODY_BYTES, check_length, parse_json};
 use super::file_path::check_path;
 use super::form::{FORM, FormDigest, FormError, content_type, in_time, media_type, no_space, open_form};
 use super::idempotency::Work;
+use crate::conversation::content::{self, Part};
+use crate::conversation::skills::SKILLS;
 use crate::conversation::uploads::{Batch, MOST_UPLOADS, Uploaded, UploadedFile};
 use crate::tenancy::Document;
 use nagaya_workspace::objects::MAX_FILE_BYTES;
 
 /// Accepted length of the user input, in characters.
 const USER_INPUT: std::ops::RangeInclusive<usize> = 1..=200_000;
+/// Length of a command with its arguments, in bytes.
+const LONGEST_COMMAND: usize = 10_000;
 /// Bytes that are written between two checks of the disk's free space.
 const SPACE_CHECK_INTERVAL: usize = 1 << 20;
 
@@ -31,12 +36,27 @@ const SPACE_CHECK_INTERVAL: usize = 1 << 20;
 pub(super) struct RunRequest {
     /// The user's message to the agent, 1 to 200,000 characters, not white space alone. It is plain text: `/compact` and `@file` have
     /// no special meaning.
+    /// Required, unless `command` is given.
+    #[serde(default)]
     #[schema(min_length = 1, max_length = 200_000, pattern = r"^[^\u0000]*$")]
     pub(super) user_input: String,
+    /// What the message has beside its text, and before it: up to 20 texts, images and documents, in the request (within the limit of its
+    /// body) or in the workspace (16 MiB in all).
+    #[serde(default)]
+    #[schema(max_items = 20)]
+    pub(super) content: Vec<Part>,
+    /// A command of the driver's own in the place of `user_input`, such as `/compact`, perhaps followed by a space and arguments on the same
+    /// line. The event `init` lists the commands.
+    #[schema(max_length = 10_000, pattern = r"^/[a-z][a-z0-9_:-]*( [^\u0000\n]*)?$")]
+    pub(super) command: Option<String>,
     /// The person on whose behalf the run starts.
     pub(super) executor: Option<Executor>,
     /// What narrows the conversation's configuration for this run: models, tools, permissions, integrations and limits.
     pub(super) configuration: Option<Document>,
+    /// Tools that the caller itself carries out during this run, up to 64.
+    #[serde(default)]
+    #[schema(max_items = 64)]
+    pub(super) client_tools: Vec<ClientTool>,
 }
 
 /// The person on whose behalf a run starts. Only the user id is used, in the server's log and in the audit trail.
@@ -98,16 +118,26 @@ pub(super) async fn read(app: &AppState, request: Request) -> Result<Submission,
         }
         _ => return Err(ApiError::invalid("Content-Type", "must be application/json or multipart/form-data")),
     };
-    check(&submission.request)?;
+    check(app, &submission.request)?;
+    if submission.request.command.is_some() && submission.files.is_some() {
+        return Err(ApiError::invalid("command", "takes no files"));
+    }
     Ok(submission)
 }
 
 /// Checks what the type of a request does not.
-pub(super) fn check(request: &RunRequest) -> Result<(), ApiError> {
-    check_length("user_input", &request.user_input, USER_INPUT)?;
-    if request.user_input.trim().is_empty() {
-        return Err(ApiError::invalid("user_input", "must not be white space alone"));
+pub(super) fn check(app: &AppState, request: &RunRequest) -> Result<(), ApiError> {
+    match &request.command {
+        Some(command) => check_command(app, command, request)?,
+        None => {
+            check_length("user_input", &request.user_input, USER_INPUT)?;
+            if request.user_input.trim().is_empty() {
+                return Err(ApiError::invalid("user_input", "must not be white space alone"));
+            }
+        }
     }
+    content::check(&request.content, |path| check_path(path).map_err(|error| error.message().to_owned()))
+        .map_err(|bad| ApiError::invalid(bad.place, bad.why))?;
     for (field, text) in request.executor.iter().flat_map(|executor| {
         [
             ("executor.user_id", &executor.user_id),
@@ -116,6 +146,29 @@ pub(super) fn check(request: &RunRequest) -> Result<(), ApiError> {
         ]
     }) {
         text.as_ref().map_or(Ok(()), |text| check_length(field, text, 0..=256))?;
+    }
+    client_tools::check(&request.client_tools)
+}
+
+/// A command stands alone, and is one of those that a run may ask for.
+fn check_command(app: &AppState, command: &str, request: &RunRequest) -> Result<(), ApiError> {
+    let alone = request.user_input.is_empty() && request.content.is_empty();
+    if !alone {
+        return Err(ApiError::invalid("command", "takes the place of user_input and content"));
+    }
+    if command.len() > LONGEST_COMMAND || command.chars().any(char::is_control) {
+        let why = format!("must have at most {LONGEST_COMMAND} bytes, none of them a control character");
+        return Err(ApiError::invalid("command", why));
+    }
+    let known = app.runs.commands();
+    let name = command.split(' ').next().unwrap_or_default();
+    let is_known = |name: &str| known.contains(&name) || name.starts_with(SKILLS);
+    if !name.strip_prefix('/').is_some_and(is_known) {
+        let known: Vec<String> = known.iter().map(|name| format!("/{name}")).collect();
+        return Err(ApiError::invalid(
+            "command",
+            format!("must begin with one of {}, or /{SKILLS} and the name of a skill", known.join(", ")),
+        ));
     }
     Ok(())
 }

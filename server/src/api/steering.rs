@@ -11,8 +11,8 @@ use super::auth::TenantScope;
 use super::conversations::ConversationPath;
 use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath, ApiQuery};
+use super::order;
 use super::run_request::{self, RunRequest};
-use super::stream;
 use crate::conversation::runs::Runs;
 use nagaya_workspace::rooms::Occupant;
 
@@ -50,8 +50,8 @@ pub(super) async fn send(
     ApiQuery(query): ApiQuery<MessageQuery>,
     ApiJson(request): ApiJson<RunRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-    run_request::check(&request)?;
-    let order = stream::order(&app, &tenant, &path.conversation_id, request).await?;
+    run_request::check(&app, &request)?;
+    let order = order::order(&app, &tenant, &path.conversation_id, request).await?;
     if !app.runs.is_running(&path.conversation_id) {
         let conversation = &order.conversation;
         let occupant =

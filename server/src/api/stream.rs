@@ -18,14 +18,10 @@ use super::conversations::ConversationPath;
 use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiPath, ApiQuery};
 use super::idempotency::Work;
-use super::request_id;
+use super::order;
 use super::run_request::{self, RunForm, RunRequest, Submission};
 use crate::conversation::journal::Journal;
-use crate::conversation::order::{Bounds, Order};
 use crate::conversation::runs::{Runs, StartError};
-use crate::conversation::store::{Conversation, ConversationStatus, Tenant, TenantStatus};
-use crate::tenancy::resolve::Level;
-use nagaya_driver::Permissions;
 use nagaya_workspace::rooms::Occupant;
 
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -49,7 +45,8 @@ pub(super) struct RunEvent {
     #[schema(pattern = "^[0-9a-f-]{36}:[1-9][0-9]*$")]
     id: String,
     /// Name of the event: `progress`, `init`, `assistant`, `text_delta`, `thinking`, `tool_call`, `tool_result`,
-    /// `subagent_start`, `subagent_end`, `approval_required`, `question`, `approval_resolved`, `compacted`, `mcp_server`, `title`, `ping`, `context_status`, `error`, `container_recovered` or, for the last event, `done`. `closed`,
+    /// `subagent_start`, `subagent_end`, `approval_required`, `question`, `approval_resolved`, `tool_request`,
+    /// `tool_request_resolved`, `compacted`, `mcp_server`, `title`, `ping`, `context_status`, `error`, `container_recovered` or, for the last event, `done`. `closed`,
     /// without an id, ends a stream whose key or token has ended.
     #[schema(pattern = "^[a-z_]+$")]
     event: String,
@@ -75,14 +72,14 @@ pub(super) async fn start(
     request: Request,
 ) -> Result<Response, ApiError> {
     // Checked before the body, which may be large, is read, and again afterwards, as the conversation may have changed meanwhile.
-    check_startable(&app, &tenant, &path.conversation_id).await?;
+    order::check_startable(&app, &tenant, &path.conversation_id).await?;
     if app.runs.is_running(&path.conversation_id) {
         return Err(StartError::Locked.into());
     }
     let work = request.extensions().get::<Work>().cloned();
     let Submission { request, files } = run_request::read(&app, request).await?;
     let (batch, uploads) = files.unzip();
-    let mut order = order(&app, &tenant, &path.conversation_id, request).await?;
+    let mut order = order::order(&app, &tenant, &path.conversation_id, request).await?;
     order.uploads = uploads.filter(|uploads| !uploads.files.is_empty());
     let conversation = order.conversation.conversation_id.clone();
     let occupant = Occupant { conversation: conversation.clone(), tenant: order.conversation.tenant_id.clone() };
@@ -98,83 +95,6 @@ pub(super) async fn start(
     }
     tracing::info!(conversation, run = journal.run_id(), executor = user, "run started");
     Ok(events(&journal, 0))
-}
-
-/// The order for a run, within what its tenant, its conversation and the request itself allow.
-pub(super) async fn order(
-    app: &AppState,
-    tenant: &str,
-    conversation: &str,
-    request: RunRequest,
-) -> Result<Order, ApiError> {
-    let (tenant, conversation) = check_startable(app, tenant, conversation).await?;
-    if app.store.held(&conversation.conversation_id).await?.is_full() {
-        return Err(ApiError::new(
-            Code::Conflict,
-            "the conversation holds as many messages as it may; create a new one",
-        ));
-    }
-    let effective = app.tenancy.effective_of_run(&tenant, &conversation, request.configuration.as_ref()).await?;
-    let chosen = request.configuration.and_then(|run| run.models?.default);
-    let model_id = chosen.as_ref().unwrap_or(&conversation.model_id);
-    if !effective.workspace_models.value.contains(model_id) {
-        let by = effective.models.from.name();
-        return Err(ApiError::new(
-            Code::Forbidden,
-            format!("the model {model_id} is not allowed any more ({by}'s configuration)"),
-        ));
-    }
-    let model = app.store.model(model_id).await?;
-    if let Some(why) = app.unreachable(model.provider, model.model_region.as_deref()) {
-        return Err(ApiError::invalid("model_id", format!("the model {}: {why}", model.model_id)));
-    }
-    Ok(Order {
-        conversation,
-        tenant,
-        model,
-        user_input: request.user_input,
-        request_id: Some(request_id::current()),
-        user: request.executor.and_then(|executor| executor.user_id),
-        bounds: Bounds {
-            seconds: (effective.run_seconds.from != Level::Operator).then_some(effective.run_seconds.value),
-            max_turns: effective.max_turns.value,
-            tools: effective.tools.value.clone(),
-            permissions: Permissions {
-                ask: effective.permissions.ask.value.clone(),
-                deny: effective.permissions.deny.value.clone(),
-                questions: effective.permissions.questions.value,
-            },
-            mcp_servers: effective.mcp_servers.value.clone(),
-            applied: serde_json::to_value(&effective).map_err(|error| ApiError::internal(&error))?,
-        },
-        uploads: None,
-    })
-}
-
-/// Returns the conversation and its tenant if both allow a run to start.
-pub(super) async fn check_startable(
-    app: &AppState,
-    tenant: &str,
-    id: &str,
-) -> Result<(Tenant, Conversation), ApiError> {
-    let tenant = app.store.tenant(tenant).await?;
-    let conversation = app.store.conversation(&tenant.tenant_id, id).await?;
-    if tenant.status == TenantStatus::Inactive {
-        return Err(ApiError::invalid("tenant_id", "the tenant is inactive"));
-    }
-    if conversation.status == ConversationStatus::Archived {
-        return Err(ApiError::invalid(
-            "conversation_id",
-            "the conversation is archived; set its status to active first",
-        ));
-    }
-    if !conversation.workspace_enabled {
-        return Err(ApiError::invalid("conversation_id", "the conversation was created without a workspace"));
-    }
-    if conversation.context_limit_reached {
-        return Err(ApiError::new(Code::Conflict, "the model's context window is full; create a new conversation"));
-    }
-    Ok((tenant, conversation))
 }
 
 /// Streams the events of the current or last run, from its beginning or from after a given event.

@@ -66,13 +66,13 @@ pub struct Decision {
 #[derive(Debug, thiserror::Error)]
 pub enum DecideError {
     /// No such question is known in the conversation's run.
-    #[error("no such approval")]
+    #[error("no such question")]
     Unknown,
     /// Something else has been decided.
     #[error("it has been decided otherwise")]
     Otherwise,
     /// The question was withdrawn: the run was cancelled or has lost its workspace, or the driver no longer asks.
-    #[error("the question was withdrawn")]
+    #[error("it was withdrawn")]
     Withdrawn,
     /// The decision cannot be written to the journal.
     #[error("the decision cannot be written to the run's journal: {0}")]
@@ -203,7 +203,7 @@ mod tests {
             tool_name: "Bash".into(),
             input: serde_json::json!({}),
             title: None,
-            question: false,
+            kind: nagaya_driver::AskKind::Approval,
         };
         Pending { ask, expires_at: Timestamp::UNIX_EPOCH }
     }

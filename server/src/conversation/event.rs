@@ -1,12 +1,11 @@
 //! The events of a run as a client receives them.
 
-use nagaya_driver::Ask;
 use nagaya_workspace::FilesFate;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::approvals::Pending;
+use super::asked::{Asked, Resolution};
 
 /// The data of one event of a run's stream. The SSE `event:` name is the variant's name in snake case.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -38,6 +37,8 @@ pub enum Event {
         tools: Vec<String>,
         /// Id of the model that the driver calls.
         model: String,
+        /// The driver's own commands that a run may ask for, each with its slash.
+        commands: Vec<String>,
         /// Id of the conversation.
         conversation_id: String,
         /// Id of the request that started the run.
@@ -123,6 +124,18 @@ pub enum Event {
     ApprovalRequired(Asked),
     /// The model asks the user something. The run waits.
     Question(Asked),
+    /// The model calls a tool that the caller itself carries out. The run waits for its result.
+    ToolRequest(Asked),
+    /// The run has the tool's result, or does not wait for it any more.
+    ToolRequestResolved {
+        /// Id of the request.
+        request_id: String,
+        /// What became of the request: `answered`, `timeout` or `withdrawn`.
+        outcome: Resolution,
+        /// Who sent the result: the name of a key, or the subject of a token.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
     /// What the run waited for is decided, or is not waited for any more.
     ApprovalResolved {
         /// Id of the question.
@@ -195,47 +208,6 @@ pub enum Event {
     Done(Done),
 }
 
-/// A question that somebody outside the workspace decides.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Asked {
-    /// Id of the question, for the decision.
-    pub request_id: String,
-    /// Id of the tool call that waits.
-    pub tool_use_id: String,
-    /// Name of the tool.
-    pub tool_name: String,
-    /// Arguments of the call; for a question, `questions`, each with its `options`.
-    #[schema(value_type = Object)]
-    pub input: Value,
-    /// The driver's own description of the call.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub title: Option<String>,
-    /// When it is decided without anybody: a tool is then denied, and a question has no answer.
-    #[schema(value_type = String, format = DateTime)]
-    pub expires_at: jiff::Timestamp,
-}
-
-impl From<Pending> for Asked {
-    fn from(Pending { ask, expires_at }: Pending) -> Self {
-        let Ask { request_id, tool_use_id, tool_name, input, title, question: _ } = ask;
-        Self { request_id, tool_use_id, tool_name, input, title, expires_at }
-    }
-}
-
-/// How a question of a run's was decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Resolution {
-    /// The tool was called, or the question was answered.
-    Allow,
-    /// The tool was not called.
-    Deny,
-    /// Nobody decided in time.
-    Timeout,
-    /// The run no longer waits: it was cancelled, it has lost its workspace, or the driver no longer asks.
-    Withdrawn,
-}
-
 /// What has become of the files of a lost workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -288,6 +260,10 @@ pub enum ErrorType {
     TimeoutError,
     /// The model's endpoint refused or failed, or its answer broke off.
     ModelError,
+    /// The run has cost as much as it may.
+    CostLimit,
+    /// The model's result is not what the run's schema asks for.
+    OutputInvalid,
     /// The workspace's memory is used up. Another run can only succeed once files have been deleted, or in a new workspace.
     OutOfMemory,
     /// The workspace reported more or other data than allowed, and was removed.
@@ -327,6 +303,10 @@ pub struct Done {
     pub duration_ms: u64,
     /// Id of the driver's session, if the driver started one.
     pub session_id: Option<String>,
+    /// The result as the run's `output_schema` asks for it; absent without a schema, and where the model has not kept to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub structured_output: Option<Value>,
 }
 
 /// How a run ended.
@@ -373,6 +353,8 @@ impl Event {
             Self::SubagentEnd { .. } => "subagent_end",
             Self::ApprovalRequired(_) => "approval_required",
             Self::Question(_) => "question",
+            Self::ToolRequest(_) => "tool_request",
+            Self::ToolRequestResolved { .. } => "tool_request_resolved",
             Self::ApprovalResolved { .. } => "approval_resolved",
             Self::Compacted { .. } => "compacted",
             Self::McpServer { .. } => "mcp_server",

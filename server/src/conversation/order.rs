@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use nagaya_driver::Permissions;
+use nagaya_driver::{ClientTool, Permissions};
 use nagaya_telemetry::audit::Subject;
 use serde::{Deserialize, Serialize};
 
+use super::content::Part;
+use super::cost::Usd;
+use super::skills::Chosen;
 use super::store::{Conversation, Model, Tenant};
 use super::uploads::Uploaded;
 
@@ -29,6 +32,15 @@ pub struct Order {
     /// What the run may do, as it was decided when it was ordered.
     #[serde(default)]
     pub bounds: Bounds,
+    /// Tools that the caller itself carries out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub client_tools: Vec<ClientTool>,
+    /// What the message has beside its text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content: Vec<Part>,
+    /// Whether the prompt is a command of the driver's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub command: bool,
     /// Files uploaded with the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploads: Option<Uploaded>,
@@ -43,6 +55,30 @@ pub struct Bounds {
     /// Requests to the model, at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u32>,
+    /// Models that stand in for the run's, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<Model>,
+    /// How much effort the model spends, in the driver's words; its default if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<String>,
+    /// What follows the tenant's system prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+    /// JSON Schema of the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<serde_json::Value>,
+    /// Directory in which the agent works, relative to the workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// Variables of the environment of the agent's tools.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// Skills that the agent has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skills: Vec<Chosen>,
+    /// Cost in USD at which the run is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<Usd>,
     /// Longest time in seconds; the deployment's if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
@@ -58,6 +94,21 @@ pub struct Bounds {
 }
 
 impl Order {
+    /// What the user has sent, as it is shown: of files and other content only what they are.
+    pub(super) fn message(&self) -> serde_json::Value {
+        let mut message = serde_json::json!({"text": self.user_input});
+        if let Some(uploads) = &self.uploads {
+            message["files"] = serde_json::json!(uploads.files);
+        }
+        if !self.content.is_empty() {
+            message["content"] = self.content.iter().map(Part::description).collect();
+        }
+        if self.command {
+            message["command"] = true.into();
+        }
+        message
+    }
+
     /// Subject of the run's entries in the audit trail; `workspace` is the id of its room, once it has one.
     pub(super) fn subject<'a>(&'a self, workspace: Option<&'a str>) -> Subject<'a> {
         let conversation = &self.conversation;

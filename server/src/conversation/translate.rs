@@ -7,6 +7,7 @@ use nagaya_driver::ErrorKind;
 use serde_json::Value;
 
 use super::event::{ErrorType, Event, ProgressKind};
+use super::skills::SKILLS;
 
 /// Longest summary of a tool call, and longest preview of a sub-agent's report, in characters.
 const SHORT: usize = 120;
@@ -22,14 +23,21 @@ const SUBAGENT_TOOLS: [&str; 2] = ["Task", "Agent"];
 pub(super) struct Translator {
     conversation: String,
     request_id: Option<String>,
+    /// Commands of the driver's that a run may ask for.
+    commands: &'static [&'static str],
     /// Tool calls without a result: id and name.
     tools: HashMap<String, String>,
 }
 
 impl Translator {
     /// `tools` are the calls without a result so far: id and name.
-    pub(super) fn new(conversation: String, request_id: Option<String>, tools: HashMap<String, String>) -> Self {
-        Self { conversation, request_id, tools }
+    pub(super) fn new(
+        conversation: String,
+        request_id: Option<String>,
+        commands: &'static [&'static str],
+        tools: HashMap<String, String>,
+    ) -> Self {
+        Self { conversation, request_id, commands, tools }
     }
 
     /// How many tool calls are without a result.
@@ -43,11 +51,18 @@ impl Translator {
         (open > MOST_OPEN_TOOLS).then(|| format!("{open} tool calls without a result"))
     }
 
+    /// Those of the driver's commands that a run may ask for: the ones that are listed, and the conversation's skills.
+    fn offered(&self, commands: &[String]) -> Vec<String> {
+        let may = |name: &&String| self.commands.contains(&name.as_str()) || name.starts_with(SKILLS);
+        commands.iter().filter(may).map(|name| format!("/{name}")).collect()
+    }
+
     /// The client's events for one event of the agent. What the run itself handles yields none.
     pub(super) fn translate(&mut self, event: driver::Event) -> Vec<Event> {
         match event {
             driver::Event::Begins { .. }
             | driver::Event::Usage { .. }
+            | driver::Event::Fallback { .. }
             | driver::Event::Ask(_)
             | driver::Event::Withdrawn { .. }
             | driver::Event::Reply { .. }
@@ -63,11 +78,12 @@ impl Translator {
             driver::Event::Retry { attempt, most, delay_ms, status, reason } => {
                 vec![Event::progress(ProgressKind::Retry, retry(attempt, most, delay_ms, status, &reason))]
             }
-            driver::Event::System { session_id, model, tools } => vec![
+            driver::Event::System { session_id, model, tools, commands } => vec![
                 Event::Init {
                     session_id,
                     tools,
                     model,
+                    commands: self.offered(&commands),
                     conversation_id: self.conversation.clone(),
                     request_id: self.request_id.clone(),
                 },
@@ -188,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_tool_call_and_its_result_are_paired() {
-        let mut translator = Translator::new("c".into(), None, HashMap::new());
+        let mut translator = Translator::new("c".into(), None, &["compact"], HashMap::new());
         let input = json!({"command": "ls -l\nwc", "timeout": 3});
         let call = driver::Event::ToolUse {
             tool_use_id: "t1".into(),
@@ -212,7 +228,7 @@ mod tests {
 
     #[test]
     fn tool_calls_without_a_result_are_limited() {
-        let mut translator = Translator::new("c".into(), None, HashMap::new());
+        let mut translator = Translator::new("c".into(), None, &["compact"], HashMap::new());
         let mut open = |from: usize, to: usize| {
             for n in from..to {
                 let (tool_use_id, tool_name) = (n.to_string(), "Bash".into());

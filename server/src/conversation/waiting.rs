@@ -11,6 +11,8 @@ use super::order::Order;
 
 /// Messages of one conversation that may wait.
 pub const MOST_WAITING: usize = 20;
+/// Their size together, in bytes. The journal of each run repeats those that still wait.
+const MOST_BYTES: usize = 32 << 20;
 
 /// A message that waits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +21,12 @@ pub struct Message {
     pub run_id: String,
     /// What the run will do, as it was decided when the message came.
     pub order: Order,
+}
+
+impl Message {
+    fn bytes(&self) -> usize {
+        serde_json::to_vec(self).map_or(usize::MAX, |text| text.len())
+    }
 }
 
 /// All messages that wait, by conversation.
@@ -31,6 +39,9 @@ pub enum WaitError {
     /// Too many wait.
     #[error("{MOST_WAITING} messages of this conversation wait already; send it when a run has ended")]
     Full,
+    /// Those that wait are too large together.
+    #[error("the messages of this conversation that wait have at most {} MiB together; send it when a run has ended", MOST_BYTES >> 20)]
+    TooLarge,
     /// The message cannot be written to the journal.
     #[error("the message cannot be written to disk: {0}")]
     Disk(#[from] io::Error),
@@ -70,6 +81,9 @@ impl Waiting {
         let queue = queues.entry(message.order.conversation.conversation_id.clone()).or_default();
         if queue.len() >= MOST_WAITING {
             return Err(WaitError::Full);
+        }
+        if !queue.is_empty() && queue.iter().chain([&message]).map(Message::bytes).sum::<usize>() > MOST_BYTES {
+            return Err(WaitError::TooLarge);
         }
         queue.push_back(message);
         Ok(queue.len() - 1)
@@ -131,5 +145,10 @@ mod tests {
         assert_eq!(next.next("c").map(|message| message.run_id).as_deref(), Some("001"));
         assert_eq!(next.drop_all("c").len(), MOST_WAITING - 1);
         assert!(next.conversations().is_empty());
+        let mut large = message(0);
+        large.order.user_input = "x".repeat(MOST_BYTES);
+        assert_eq!(waiting.drop_all("c").len(), MOST_WAITING);
+        assert_eq!(waiting.add(large.clone()).expect("begins its run at once"), 0);
+        assert!(matches!(waiting.add(message(1)), Err(WaitError::TooLarge)));
     }
 }

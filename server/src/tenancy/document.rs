@@ -5,9 +5,12 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::agent::Agent;
 use super::integrations::Integrations;
 use super::permissions::Permissions;
 use super::problem::{Problem, Problems};
+use crate::conversation::cost::Usd;
+use crate::conversation::skills::reference;
 
 /// Rules of one list, at most. With these, the policy of an open listener stays within some KiB.
 const MOST_RULES: usize = 200;
@@ -56,6 +59,14 @@ pub struct Document {
     /// Services that the agent may use as tools.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub integrations: Option<Integrations>,
+    /// Skills of the tenant that the agent has, each by its name (`pricing`: the latest version) or with a version (`pricing@3`). The levels below
+    /// choose among those of the level above; without any, none is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100)]
+    pub skills: Option<Vec<String>>,
+    /// How the agent works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
 }
 
 /// Models that may be used.
@@ -143,6 +154,10 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 10_000)]
     pub max_turns: Option<u32>,
+    /// Cost of one run in USD: when what the model's answers have reported costs more, the run is stopped. Its cost may exceed this by that of
+    /// the answer in progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cost_usd: Option<Usd>,
 }
 
 impl Document {
@@ -181,6 +196,20 @@ impl Document {
         }
         if let Some(integrations) = &self.integrations {
             integrations.check(&mut problems);
+        }
+        if let Some(agent) = &self.agent {
+            agent.check(&mut problems);
+        }
+        check_list(&mut problems, "skills", self.skills.as_deref());
+        let mut names = HashSet::new();
+        for (at, entry) in self.skills.iter().flatten().enumerate() {
+            let place = format!("skills[{at}]");
+            match reference(entry) {
+                Some((name, _)) => {
+                    problems.require(names.insert(name), place, "another version of it is given as well")
+                }
+                None => problems.add(place, "must be the name of a skill, perhaps with a version, such as pricing@3"),
+            }
         }
         problems.0
     }

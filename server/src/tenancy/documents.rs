@@ -11,6 +11,7 @@ use super::excess::excesses;
 use super::problem::Problem;
 use super::resolve::{Base, Effective, Level, Operator, resolve};
 use super::{Tenancy, TenancyError};
+use crate::conversation::skills::{Chosen, reference};
 use crate::conversation::store::{
     ConfigurationOf, ConfiguredConversation, Conversation, Model, StoreError, StoredConfiguration, Tenant,
 };
@@ -117,6 +118,11 @@ impl Tenancy {
             problems.extend(unreadable);
             problems.extend(self.unknown_vaults(&tenant.tenant_id, document).await?);
             problems.extend(self.unreachable_servers(of, &levels, document));
+            if let Some(entries) = &document.skills {
+                let (_, unknown) = self.chosen_skills(&tenant.tenant_id, entries).await?;
+                problems
+                    .extend(unknown.into_iter().filter(|of| !problems_at(&problems, &of.place)).collect::<Vec<_>>());
+            }
         }
         if !problems.is_empty() {
             return Err(TenancyError::Problems(problems));
@@ -260,6 +266,42 @@ impl Tenancy {
             Some(Problem { place: format!("integrations.mcp_servers.{name}.url"), why })
         });
         unreachable.collect()
+    }
+
+    /// The versions of skills that entries of a configuration mean, and the entries that mean none.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn chosen_skills(
+        &self,
+        tenant: &str,
+        entries: &[String],
+    ) -> Result<(Vec<Chosen>, Vec<Problem>), TenancyError> {
+        let (mut chosen, mut unknown) = (Vec::new(), Vec::new());
+        if entries.is_empty() {
+            return Ok((chosen, unknown));
+        }
+        // The latest version of each comes first.
+        let versions = self.store.skills(tenant).await?;
+        for (at, entry) in entries.iter().enumerate() {
+            let meant = reference(entry).and_then(|(name, version)| {
+                versions
+                    .iter()
+                    .find(|skill| skill.name == name && version.is_none_or(|version| skill.version == version))
+            });
+            match meant {
+                Some(skill) => chosen.push(Chosen {
+                    name: skill.name.clone(),
+                    version: skill.version,
+                    digest: skill.digest.clone(),
+                }),
+                None => unknown.push(Problem {
+                    place: format!("skills[{at}]"),
+                    why: format!("the tenant has no skill {entry:?}"),
+                }),
+            }
+        }
+        Ok((chosen, unknown))
     }
 
     async fn unknown_vaults(&self, tenant: &str, document: &Document) -> Result<Vec<Problem>, TenancyError> {

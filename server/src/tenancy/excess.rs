@@ -79,6 +79,19 @@ pub fn excesses(
             problems.require(known, format!("integrations.mcp_servers_allowed[{at}]"), why);
         }
     }
+    for (at, entry) in document.skills.iter().flatten().enumerate() {
+        let why = "the level above does not list it";
+        problems.require(above.permits_skill(entry), format!("skills[{at}]"), why);
+    }
+    if let Some(agent) = &document.agent {
+        agent.exceed(&above.agent, &above.workspace_models.value, &mut problems);
+    }
+    if let (Some(cost), Some(most)) =
+        (document.limits.as_ref().and_then(|limits| limits.max_cost_usd), above.max_cost_usd.value)
+    {
+        let why = format!("must be at most {most}, the limit of the level above");
+        problems.require(cost <= most, "limits.max_cost_usd", why);
+    }
     if let Some(seconds) = document.limits.as_ref().and_then(|limits| limits.run_seconds) {
         let most = above.run_seconds.value;
         let within = seconds <= most;

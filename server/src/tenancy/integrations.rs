@@ -15,7 +15,7 @@ use super::problem::Problems;
 #[schema(as = ConfigurationIntegrations)]
 pub struct Integrations {
     /// Servers of the Model Context Protocol by their names, of 1 to 64 letters, digits, '-' and single '_'. Only a tenant's configuration
-    /// has any.
+    /// has any. The name `client` is that of the tools that callers themselves carry out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mcp_servers: Option<BTreeMap<String, McpServer>>,
     /// Names of those servers that are used; all that the level above has if absent.
@@ -40,7 +40,7 @@ impl Integrations {
             problems.require(few, "integrations.mcp_servers", format!("must have at most {MOST_ENTRIES} entries"));
             for (name, server) in servers.iter().take(MOST_ENTRIES) {
                 let place = format!("integrations.mcp_servers.{name}");
-                let accepted = "must have a name of 1 to 64 letters, digits, '-' and single '_', which begins with a letter or digit";
+                let accepted = "must have a name of 1 to 64 letters, digits, '-' and single '_', which begins with a letter or digit, and is not client";
                 problems.require(is_name(name), &*place, accepted);
                 let accepted =
                     "must be an https address of at most 1024 visible characters, without user, password and fragment";
@@ -52,6 +52,9 @@ impl Integrations {
     }
 }
 
+/// The name under which the driver has the tools that callers themselves carry out.
+const CALLERS_TOOLS: &str = "client";
+
 /// Two underscores separate the names of server and tool.
 fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
@@ -60,6 +63,7 @@ fn is_name(text: &str) -> bool {
         && text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && !text.contains("__")
         && !text.ends_with('_')
+        && text != CALLERS_TOOLS
 }
 
 #[cfg(test)]
@@ -71,7 +75,7 @@ mod tests {
         for name in ["a", "my-server", "my_server", "A1"] {
             assert!(is_name(name), "{name}");
         }
-        for junk in ["", "a__b", "a_", "_a", "-a", "a b", "a.b", &"a".repeat(65)] {
+        for junk in ["", "a__b", "a_", "_a", "-a", "a b", "a.b", "client", &"a".repeat(65)] {
             assert!(!is_name(junk), "{junk}");
         }
     }

@@ -4,6 +4,7 @@
 //! run narrows that: [`fn@resolve`] is the only place where they meet.
 
 mod address;
+pub mod agent;
 pub mod document;
 pub mod documents;
 mod excess;

@@ -6,9 +6,11 @@ use nagaya_workspace::DEFAULT_IMAGE;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::agent::EffectiveAgent;
 use super::document::{AllowRule, Document, EgressRules};
 use super::integrations::Integrations;
 use super::permissions::{self, Permissions};
+use crate::conversation::cost::Usd;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -48,7 +50,7 @@ pub struct Decided<T> {
 }
 
 impl<T> Decided<T> {
-    fn operators(value: T) -> Self {
+    pub(super) fn operators(value: T) -> Self {
         Self { value, from: Level::Operator }
     }
 }
@@ -124,6 +126,12 @@ pub struct Effective {
     pub permissions: EffectivePermissions,
     /// Servers of the Model Context Protocol that are used: their addresses by their names.
     pub mcp_servers: Decided<BTreeMap<String, String>>,
+    /// Skills that the agent has.
+    pub skills: Decided<Vec<String>>,
+    /// Cost of one run in USD, at most.
+    pub max_cost_usd: Decided<Option<Usd>>,
+    /// How the agent works.
+    pub agent: EffectiveAgent,
 }
 
 /// What the agent asks about before it does it, and what it never does.
@@ -165,6 +173,9 @@ pub fn resolve(operator: &Operator, base: Base<'_>, documents: &Documents<'_>) -
             questions: Decided::operators(false),
         },
         mcp_servers: Decided::operators(BTreeMap::new()),
+        skills: Decided::operators(Vec::new()),
+        max_cost_usd: Decided::operators(None),
+        agent: EffectiveAgent::default(),
     };
     // A tool of the provider must be permitted by the operator and by the tenant, and by the levels below only if they say anything.
     let mut provider_tools = operator.provider_tools.clone();
@@ -185,6 +196,8 @@ pub fn resolve(operator: &Operator, base: Base<'_>, documents: &Documents<'_>) -
         effective.workspace_models.value.retain(chosen);
         effective.workspace_models.from = effective.models.from.max(Level::Conversation);
     }
+    let usable = &effective.workspace_models.value;
+    effective.agent.fallback_models.value.retain(|model| usable.contains(model));
     effective
 }
 
@@ -229,6 +242,7 @@ impl Effective {
                 self.run_seconds = Decided { value: seconds, from: level };
             }
             lower(&mut self.max_turns, limits.max_turns, level);
+            lower(&mut self.max_cost_usd, limits.max_cost_usd, level);
         }
     }
 
@@ -241,6 +255,13 @@ impl Effective {
         if let Some(disk) = document.disk.filter(|disk| *disk < self.disk.value) {
             self.disk = Decided { value: disk, from: level };
         }
+    }
+
+    /// Whether a level below may name a skill: whichever where no level above says anything, else one of those. A level that names no version
+    /// permits all.
+    pub(super) fn permits_skill(&self, entry: &str) -> bool {
+        let name = entry.split('@').next().unwrap_or_default();
+        self.skills.from == Level::Operator || self.skills.value.iter().any(|above| above == entry || above == name)
     }
 
     /// What the agent may do: each level adds to what is asked about and denied, and only the tenant's has servers.
@@ -259,6 +280,14 @@ impl Effective {
                 let above = own.questions.from == Level::Operator || own.questions.value;
                 own.questions = Decided { value: *may && above, from: level };
             }
+        }
+        if let Some(skills) = &document.skills {
+            let permitted = |entry: &&String| self.permits_skill(entry);
+            let value = skills.iter().filter(permitted).cloned().collect();
+            self.skills = Decided { value, from: level };
+        }
+        if let Some(agent) = &document.agent {
+            self.agent.narrow(level, agent);
         }
         if let Some(Integrations { mcp_servers, mcp_servers_allowed }) = &document.integrations {
             if let Some(servers) = mcp_servers.as_ref().filter(|_| level == Level::Tenant) {

@@ -50,6 +50,9 @@ impl Deployment {
             request_id: None,
             user: None,
             bounds: Bounds::default(),
+            client_tools: Vec::new(),
+            content: Vec::new(),
+            command: false,
             uploads: None,
         };
         Head { run_id: run_id.into(), began: jiff::Timestamp::now(), order }
@@ -84,6 +87,7 @@ fn done() -> Event {
         turn_count: 1,
         duration_ms: 1,
         session_id: None,
+        structured_output: None,
     })
 }
 

@@ -78,6 +78,9 @@ impl Server {
             request_id: None,
             user: None,
             bounds: Bounds::default(),
+            client_tools: Vec::new(),
+            content: Vec::new(),
+            command: false,
             uploads: None,
         };
         let journal = self.runs.start(order).await.expect("the run before is settled");

@@ -6,32 +6,41 @@
 
 use serde_json::{Value, json};
 
+use super::client_tools;
 use super::mapping::text;
 use crate::Answer;
-use crate::event::{Ask, Event};
+use crate::event::{Ask, AskKind, Event};
 
 /// The tool with which the model asks the user something.
 pub(super) const QUESTION_TOOL: &str = "AskUserQuestion";
 
-/// The event that a request of the CLI's means.
-pub(super) fn request(message: &Value) -> Option<Event> {
-    let request_id = text(&message["request_id"])?;
+/// The events that a request of the CLI's means.
+pub(super) fn request(message: &Value, tools: &mut client_tools::Server) -> Vec<Event> {
+    let Some(request_id) = text(&message["request_id"]) else { return Vec::new() };
     let request = &message["request"];
     if request["subtype"] == "can_use_tool" {
         let tool_name = text(&request["tool_name"]).unwrap_or_default();
-        return Some(Event::Ask(Ask {
+        return vec![Event::Ask(Ask {
             tool_use_id: text(&request["tool_use_id"]).unwrap_or_default(),
-            question: tool_name == QUESTION_TOOL,
+            kind: if tool_name == QUESTION_TOOL { AskKind::Question } else { AskKind::Approval },
             tool_name,
             input: request["input"].clone(),
             title: text(&request["title"]).or_else(|| text(&request["description"])),
             request_id,
-        }));
+        })];
+    }
+    if let Some(events) = tools.message(&request_id, request) {
+        return events;
     }
     let subtype = text(&request["subtype"]).unwrap_or_default();
     let error = format!("this host does not offer {}", subtype.chars().take(100).collect::<String>());
     let answer = response(json!({"subtype": "error", "request_id": request_id, "error": error}));
-    Some(Event::Reply { id: request_id, lines: vec![answer] })
+    vec![Event::Unknown { kind: "control_request".into() }, Event::Reply { id: request_id, lines: vec![answer] }]
+}
+
+/// The line that answers a request with success.
+pub(super) fn success(request_id: &str, answer: &Value) -> String {
+    response(json!({"subtype": "success", "request_id": request_id, "response": answer}))
 }
 
 /// The line that interrupts a turn.
@@ -39,15 +48,16 @@ pub(super) fn interrupt(id: &str) -> String {
     json!({"type": "control_request", "request_id": id, "request": {"subtype": "interrupt"}}).to_string()
 }
 
-/// The line that answers a request for a decision.
+/// The line that answers a question.
 pub(super) fn answer(ask: &Ask, answer: &Answer) -> String {
     let answer = match answer {
+        Answer::Result { content, is_error } => return client_tools::result(&ask.request_id, content, *is_error),
         Answer::Allow { updated_input } => {
             json!({"behavior": "allow", "updatedInput": updated_input.as_ref().unwrap_or(&ask.input)})
         }
         Answer::Deny { message } => json!({"behavior": "deny", "message": message}),
     };
-    response(json!({"subtype": "success", "request_id": ask.request_id, "response": answer}))
+    success(&ask.request_id, &answer)
 }
 
 fn response(response: Value) -> String {
@@ -58,17 +68,21 @@ fn response(response: Value) -> String {
 mod tests {
     use super::*;
 
-    fn asked(request: Value) -> Option<Event> {
-        super::request(&json!({"type": "control_request", "request_id": "r", "request": request}))
+    fn asked(request: Value) -> Vec<Event> {
+        let message = json!({"type": "control_request", "request_id": "r", "request": request});
+        super::request(&message, &mut client_tools::Server::default())
     }
 
     #[test]
     fn a_request_for_a_decision_is_asked_and_answered() {
         let call = json!({"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": "ls"}, "tool_use_id": "t",
             "title": "List files"});
-        let Some(Event::Ask(ask)) = asked(call) else { panic!("a question") };
-        assert_eq!((ask.tool_name.as_str(), ask.question, ask.title.as_deref()), ("Bash", false, Some("List files")));
-        let line = |given: Answer| -> Value { serde_json::from_str(&answer(&ask, &given)).expect("JSON") };
+        let [Event::Ask(ask)] = &asked(call)[..] else { panic!("a question") };
+        assert_eq!(
+            (ask.tool_name.as_str(), ask.kind, ask.title.as_deref()),
+            ("Bash", AskKind::Approval, Some("List files"))
+        );
+        let line = |given: Answer| -> Value { serde_json::from_str(&answer(ask, &given)).expect("JSON") };
         let allowed = line(Answer::Allow { updated_input: None });
         assert_eq!(allowed["response"]["request_id"], "r");
         assert_eq!(allowed["response"]["response"], json!({"behavior": "allow", "updatedInput": {"command": "ls"}}));
@@ -77,15 +91,16 @@ mod tests {
         let denied = line(Answer::Deny { message: "no".into() });
         assert_eq!(denied["response"]["response"], json!({"behavior": "deny", "message": "no"}));
         let question = json!({"subtype": "can_use_tool", "tool_name": QUESTION_TOOL, "input": {"questions": []}});
-        assert!(matches!(asked(question), Some(Event::Ask(Ask { question: true, .. }))));
+        assert!(matches!(&asked(question)[..], [Event::Ask(Ask { kind: AskKind::Question, .. })]));
     }
 
     #[test]
     fn an_unknown_request_is_answered_with_an_error() {
-        let Some(Event::Reply { id, lines }) = asked(json!({"subtype": "hook_callback"})) else { panic!("a reply") };
+        let events = asked(json!({"subtype": "hook_callback"}));
+        let [Event::Unknown { .. }, Event::Reply { id, lines }] = &events[..] else { panic!("a reply: {events:?}") };
         assert_eq!(id, "r");
         let answer: Value = serde_json::from_str(&lines[0]).expect("JSON");
         assert_eq!((&answer["response"]["subtype"], &answer["response"]["request_id"]), (&json!("error"), &json!("r")));
-        assert_eq!(super::request(&json!({"type": "control_request"})), None);
+        assert_eq!(super::request(&json!({"type": "control_request"}), &mut client_tools::Server::default()), vec![]);
     }
 }

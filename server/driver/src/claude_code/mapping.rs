@@ -5,17 +5,18 @@
 
 use serde_json::Value;
 
-use super::control;
 use super::transcript;
 use super::usage::{self, Counted};
+use super::{client_tools, control};
 use crate::event::{ContentBlock, Event, TurnResult};
 use crate::weight;
 
 /// Messages of the CLI that mean nothing to a conversation.
 const IGNORED: [&str; 5] = ["rate_limit_event", "tool_progress", "tool_use_summary", "auth_status", "keep_alive"];
 
-/// Maps one line of output to events: one for each block of a message. `counted` has the tokens of the lines before.
-pub(super) fn map(line: &str, counted: &mut Counted) -> Vec<Event> {
+/// Maps one line of output to events: one for each block of a message. `counted` has the tokens of the lines before, `tools` the calls
+/// of the caller's tools.
+pub(super) fn map(line: &str, counted: &mut Counted, tools: &mut client_tools::Server) -> Vec<Event> {
     if !weight::is_light(line) {
         return vec![Event::Unknown { kind: "too many values".into() }];
     }
@@ -38,7 +39,7 @@ pub(super) fn map(line: &str, counted: &mut Counted) -> Vec<Event> {
         "user" => blocks(&message).iter().filter_map(|block| tool_result(block, parent.as_deref())).collect(),
         "result" => vec![result(&message)],
         "command_lifecycle" => text(&message["command_uuid"]).map(|turn| Event::Begins { turn }).into_iter().collect(),
-        "control_request" => control::request(&message).into_iter().collect(),
+        "control_request" => control::request(&message, tools),
         "control_cancel_request" => {
             text(&message["request_id"]).map(|request_id| Event::Withdrawn { request_id }).into_iter().collect()
         }
@@ -52,6 +53,10 @@ pub(super) fn map(line: &str, counted: &mut Counted) -> Vec<Event> {
 
 pub(super) fn text(value: &Value) -> Option<String> {
     value.as_str().map(ToOwned::to_owned)
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(text).collect()
 }
 
 fn number(value: &Value) -> u64 {
@@ -70,7 +75,8 @@ fn system(message: &Value) -> Vec<Event> {
             let mut events = vec![Event::System {
                 session_id: text(&message["session_id"]).unwrap_or_default(),
                 model: text(&message["model"]).unwrap_or_default(),
-                tools: message["tools"].as_array().into_iter().flatten().filter_map(text).collect(),
+                tools: texts(&message["tools"]),
+                commands: texts(&message["slash_commands"]),
             }];
             events.extend(down.map(|server| Event::McpServer {
                 name: text(&server["name"]).unwrap_or_default(),
@@ -84,6 +90,11 @@ fn system(message: &Value) -> Vec<Event> {
             delay_ms: number(&message["retry_delay_ms"]),
             status: status(&message["error_status"]),
             reason: text(&message["error"]).unwrap_or_else(|| "unknown".into()),
+        }],
+        "model_fallback" => vec![Event::Fallback {
+            from: text(&message["original_model"]).unwrap_or_default(),
+            to: text(&message["fallback_model"]).unwrap_or_default(),
+            reason: text(&message["trigger"]).unwrap_or_else(|| "unknown".into()),
         }],
         "compact_boundary" => vec![Event::Compacted],
         // Others report hooks, tasks and states.
@@ -180,6 +191,7 @@ fn result(message: &Value) -> Event {
         model_failed: failed && message["terminal_reason"] == "api_error",
         model_status: status(&message["api_error_status"]),
         interrupted: message["terminal_reason"].as_str().is_some_and(|why| why.starts_with("aborted")),
+        structured_output: message.get("structured_output").filter(|output| !output.is_null()).cloned(),
     })
 }
 
@@ -193,15 +205,17 @@ mod tests {
     }
 
     fn one_line(line: &str) -> Event {
-        let mut events = map(line, &mut Counted::default());
+        let mut events = map(line, &mut Counted::default(), &mut client_tools::Server::default());
         assert_eq!(events.len(), 1, "{events:?}");
         events.remove(0)
     }
 
     #[test]
     fn each_message_maps_to_its_event() {
-        let init = json!({"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": ["Bash"]});
-        assert_eq!(one(init), Event::System { session_id: "s".into(), model: "m".into(), tools: vec!["Bash".into()] });
+        let init = json!({"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": ["Bash"],
+            "slash_commands": ["compact"]});
+        let (tools, commands) = (vec!["Bash".into()], vec!["compact".into()]);
+        assert_eq!(one(init), Event::System { session_id: "s".into(), model: "m".into(), tools, commands });
         let delta = json!({"type": "stream_event", "parent_tool_use_id": null,
             "event": {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "長"}}});
         assert_eq!(one(delta), Event::TextDelta { text: "長".into() });
@@ -256,7 +270,16 @@ mod tests {
             "abandoned_blocks": {"api_message_id": "m", "from_block_index": 0}}));
         assert!(matches!(given_up, Event::Retry { status: None, .. }), "{given_up:?}");
         let stop = json!({"type": "stream_event", "event": {"type": "message_stop"}}).to_string();
-        assert_eq!(map(&stop, &mut Counted::default()), vec![]);
+        assert_eq!(map(&stop, &mut Counted::default(), &mut client_tools::Server::default()), vec![]);
+    }
+
+    #[test]
+    fn a_model_that_stands_in_and_a_structured_result_are_told() {
+        let fallback = json!({"type": "system", "subtype": "model_fallback", "trigger": "overloaded", "original_model": "a",
+            "fallback_model": "b", "content": "Switched"});
+        assert_eq!(one(fallback), Event::Fallback { from: "a".into(), to: "b".into(), reason: "overloaded".into() });
+        let result = json!({"type": "result", "subtype": "success", "structured_output": {"n": 3}});
+        assert!(matches!(one(result), Event::Result(turn) if turn.structured_output == Some(json!({"n": 3}))));
     }
 
     #[test]
@@ -271,7 +294,7 @@ mod tests {
             r#"{"type":"user","message":{"content":[{"type":"text","text":"hi"}]}}"#,
             r#"{"type":"control_response","response":{"subtype":"success","request_id":"r"}}"#,
         ] {
-            assert_eq!(map(line, &mut Counted::default()), vec![], "{line}");
+            assert_eq!(map(line, &mut Counted::default(), &mut client_tools::Server::default()), vec![], "{line}");
         }
     }
 }

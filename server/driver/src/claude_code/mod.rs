@@ -1,5 +1,6 @@
 //! The driver of the Claude Code CLI, by its stream-json format and its control protocol.
 
+mod client_tools;
 mod control;
 mod mapping;
 mod transcript;
@@ -11,6 +12,7 @@ use serde_json::json;
 use self::usage::Counted;
 use crate::event::{Ask, ErrorKind, Event, Failure};
 use crate::options::{Options, Permissions};
+use crate::prompt::{Block, Prompt};
 use crate::{Answer, Dialogue, Driver, Memory, claims};
 
 /// Tools of the CLI that promise something for a time after the turn, when no process but the CLI's is left.
@@ -31,21 +33,30 @@ impl Driver for ClaudeCode {
             arguments: arguments(options),
             environment: options.environment.clone(),
             input: Vec::new(),
-            cwd: None,
+            cwd: options.directory.clone(),
         }
     }
 
-    fn dialogue(&self, after_others: Option<&str>) -> Box<dyn Dialogue> {
-        Box::new(Turn { awaited: after_others.map(ToOwned::to_owned), ..Turn::default() })
+    fn dialogue(&self, options: &Options, after_others: Option<&str>) -> Box<dyn Dialogue> {
+        let tools = client_tools::Server::new(options.client_tools.clone());
+        Box::new(Turn { awaited: after_others.map(ToOwned::to_owned), tools, ..Turn::default() })
     }
 
     /// `client_composed` makes the input plain text: without it, `/clear` and the like are carried out as commands, and `@path` is
     /// replaced by the content of a file.
-    fn prompt(&self, id: &str, user_input: &str) -> Vec<String> {
-        let content = json!([{"type": "text", "text": user_input}]);
-        let message = json!({"type": "user", "message": {"role": "user", "content": content}, "parent_tool_use_id": null,
-            "session_id": "", "uuid": id, "client_composed": true});
+    fn prompt(&self, id: &str, prompt: &Prompt) -> Vec<String> {
+        let text = Block::Text { text: prompt.text.clone() };
+        let content: Vec<_> = prompt.blocks.iter().chain([&text]).map(block).collect();
+        let mut message = json!({"type": "user", "message": {"role": "user", "content": content}, "parent_tool_use_id": null,
+            "session_id": "", "uuid": id});
+        if !prompt.command {
+            message["client_composed"] = true.into();
+        }
         vec![message.to_string()]
+    }
+
+    fn commands(&self) -> &'static [&'static str] {
+        &["compact", "context", "usage", "init", "code-review", "security-review", "simplify"]
     }
 
     fn interrupt(&self, id: &str) -> Vec<String> {
@@ -73,11 +84,33 @@ impl Driver for ClaudeCode {
             How::Missing => (ErrorKind::SdkNotInstalled, ended.message.clone()),
             How::Refused => (ErrorKind::OptionsError, ended.message.clone()),
             How::Cancelled => (ErrorKind::Cancelled, ended.message.clone()),
-            // The CLI's argument parser begins its messages like this.
-            _ if stderr.starts_with("error: ") => (ErrorKind::OptionsError, stderr.to_owned()),
+            // The CLI's argument parser begins its messages like this, and what checks the values of options.
+            _ if stderr.starts_with("error: ") || stderr.starts_with("Error: --") => {
+                (ErrorKind::OptionsError, stderr.to_owned())
+            }
             How::Exited | How::Failed | How::Unfinished => (ErrorKind::ExecutionError, without_result()),
         };
         Failure { kind, message }
+    }
+}
+
+/// A block of the Messages API.
+fn block(block: &Block) -> serde_json::Value {
+    let document = |source: serde_json::Value, title: &Option<String>| {
+        let mut document = json!({"type": "document", "source": source});
+        if let Some(title) = title {
+            document["title"] = title.as_str().into();
+        }
+        document
+    };
+    let bytes = |media_type: &str, data: &str| json!({"type": "base64", "media_type": media_type, "data": data});
+    match block {
+        Block::Text { text } => json!({"type": "text", "text": text}),
+        Block::Image { media_type, data } => json!({"type": "image", "source": bytes(media_type, data)}),
+        Block::Document { media_type, data, title } => document(bytes(media_type, data), title),
+        Block::TextDocument { text, title } => {
+            document(json!({"type": "text", "media_type": "text/plain", "data": text}), title)
+        }
     }
 }
 
@@ -101,6 +134,8 @@ fn arguments(options: &Options) -> Vec<String> {
         // Nothing that an earlier run left in the room's files changes the driver: no settings with hooks or plugins, no MCP servers.
         "--setting-sources=",
         "--strict-mcp-config",
+        // Otherwise a session keeps the system prompt of its first turn for ever, whatever a later driver is started with.
+        "--system-prompt-snapshot=off",
     ]
     .map(String::from)
     .to_vec();
@@ -117,12 +152,22 @@ fn arguments(options: &Options) -> Vec<String> {
     option("--model", Some(options.model.clone()));
     option("--resume", options.session.clone());
     option("--append-system-prompt", Some(options.system_prompt.clone()).filter(|prompt| !prompt.is_empty()));
+    let fallbacks = Some(options.fallback_models.join(",")).filter(|models| !models.is_empty());
+    option("--fallback-model", fallbacks);
+    for plugin in &options.plugins {
+        option("--plugin-dir", Some(plugin.clone()));
+    }
+    option("--effort", options.effort.clone());
+    option("--json-schema", options.output_schema.as_ref().map(ToString::to_string));
     option("--max-turns", options.max_turns.map(|turns| turns.to_string()));
     // Not --allowedTools, which only lists tools that need no permission; in this mode none does.
     option("--tools", options.tools.as_ref().map(|tools| tools.join(",")));
-    if !options.mcp_servers.is_empty() {
-        let server = |(name, url): (&String, &String)| (name.clone(), json!({"type": "http", "url": url}));
-        let servers: serde_json::Map<_, _> = options.mcp_servers.iter().map(server).collect();
+    let server = |(name, url): (&String, &String)| (name.clone(), json!({"type": "http", "url": url}));
+    let mut servers: serde_json::Map<_, _> = options.mcp_servers.iter().map(server).collect();
+    if !options.client_tools.is_empty() {
+        servers.insert(client_tools::SERVER.into(), json!({"type": "sdk", "name": client_tools::SERVER}));
+    }
+    if !servers.is_empty() {
         option("--mcp-config", Some(json!({"mcpServers": servers}).to_string()));
     }
     arguments
@@ -136,12 +181,14 @@ struct Turn {
     refusals: u32,
     /// Id of the turn, until it begins.
     awaited: Option<String>,
+    /// The caller's tools.
+    tools: client_tools::Server,
 }
 
 impl Dialogue for Turn {
     fn read(&mut self, line: &str) -> Result<Vec<Event>, String> {
         let mut counted = std::mem::take(&mut self.counted);
-        let events = mapping::map(line, &mut counted);
+        let events = mapping::map(line, &mut counted, &mut self.tools);
         if self.awaited.is_some()
             && events.iter().any(|event| matches!(event, Event::Begins { turn } if Some(turn) == self.awaited.as_ref()))
         {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::ClientTool;
 
 fn ended(how: How, stderr: &str) -> Ended {
     Ended { how, message: "exit status: 3".into(), stderr: stderr.into(), out_of_memory: None }
@@ -15,6 +16,11 @@ fn every_option_is_one_argument() {
         session: Some("s".into()),
         system_prompt: "--be kind".into(),
         max_turns: Some(3),
+        fallback_models: vec!["n".into(), "o".into()],
+        effort: Some("low".into()),
+        plugins: vec!["/p".into()],
+        output_schema: Some(json!({"type": "object"})),
+        directory: Some("/workspace/a".into()),
         tools: Some(vec!["Bash".into(), "Read".into()]),
         permissions: Permissions {
             ask: vec!["Bash(git push:*)".into()],
@@ -22,17 +28,27 @@ fn every_option_is_one_argument() {
             questions: false,
         },
         mcp_servers: BTreeMap::from([("a".into(), "http://a.example/mcp".into())]),
+        client_tools: vec![ClientTool {
+            name: "price".into(),
+            description: "Its price".into(),
+            input_schema: json!({}),
+        }],
         ..Options::default()
     };
+    assert_eq!(ClaudeCode.start(&options).cwd.as_deref(), Some("/workspace/a"));
     let given = ClaudeCode.start(&options).arguments;
     for expected in [
         "--model=m",
         "--resume=s",
         "--append-system-prompt=--be kind",
         "--max-turns=3",
+        "--fallback-model=n,o",
+        "--effort=low",
+        "--plugin-dir=/p",
+        r#"--json-schema={"type":"object"}"#,
         "--tools=Bash,Read",
         r#"--settings={"permissions":{"ask":["Bash(git push:*)"],"deny":["mcp__a__b"]}}"#,
-        r#"--mcp-config={"mcpServers":{"a":{"type":"http","url":"http://a.example/mcp"}}}"#,
+        r#"--mcp-config={"mcpServers":{"a":{"type":"http","url":"http://a.example/mcp"},"client":{"type":"sdk","name":"client"}}}"#,
     ] {
         assert!(given.iter().any(|argument| argument == expected), "{expected} in {given:?}");
     }
@@ -47,12 +63,28 @@ fn every_option_is_one_argument() {
 
 #[test]
 fn a_prompt_is_one_line_of_plain_text() {
-    let lines = ClaudeCode.prompt("id", "/clear\n@file");
-    let [line] = &lines[..] else { panic!("{lines:?}") };
-    let message: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let line = |prompt: &Prompt| -> serde_json::Value {
+        let lines = ClaudeCode.prompt("id", prompt);
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        assert!(!line.contains('\n'));
+        serde_json::from_str(line).expect("JSON")
+    };
+    let message = line(&Prompt { text: "/clear\n@file".into(), ..Prompt::default() });
     assert_eq!(message["message"]["content"], json!([{"type": "text", "text": "/clear\n@file"}]));
     assert_eq!((&message["client_composed"], &message["uuid"]), (&json!(true), &json!("id")));
-    assert!(!line.contains('\n'));
+    let command = line(&Prompt { text: "/compact".into(), command: true, ..Prompt::default() });
+    assert_eq!(command.get("client_composed"), None);
+    let blocks = vec![
+        Block::Image { media_type: "image/png".into(), data: "AA==".into() },
+        Block::TextDocument { text: "words".into(), title: Some("T".into()) },
+    ];
+    let message = line(&Prompt { text: "what is this?".into(), blocks, command: false });
+    assert_eq!(
+        message["message"]["content"],
+        json!([{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}},
+            {"type": "document", "title": "T", "source": {"type": "text", "media_type": "text/plain", "data": "words"}},
+            {"type": "text", "text": "what is this?"}])
+    );
 }
 
 #[test]
@@ -61,6 +93,7 @@ fn the_end_of_the_process_says_what_failed() {
     assert_eq!(kind(How::Missing, ""), ErrorKind::SdkNotInstalled);
     assert_eq!(kind(How::Refused, ""), ErrorKind::OptionsError);
     assert_eq!(kind(How::Failed, "error: unknown option '--nope'"), ErrorKind::OptionsError);
+    assert_eq!(kind(How::Failed, "Error: --json-schema is not valid"), ErrorKind::OptionsError);
     assert_eq!(kind(How::Exited, ""), ErrorKind::ExecutionError);
     let failure = ClaudeCode.failure(&ended(How::Failed, "noise\nthe reason\n"));
     assert!(failure.message.contains("exit status: 3") && failure.message.ends_with("the reason"), "{failure:?}");
@@ -77,7 +110,7 @@ fn retry(status: u16) -> String {
 
 #[test]
 fn a_call_with_refused_credentials_is_repeated_once_only() {
-    let mut turn = ClaudeCode.dialogue(None);
+    let mut turn = ClaudeCode.dialogue(&Options::default(), None);
     let mut read = |status| turn.read(&retry(status)).expect("within bounds").remove(0);
     assert!(matches!(read(403), Event::Retry { status: Some(403), .. }));
     for _ in 0..3 {
@@ -90,13 +123,13 @@ fn a_call_with_refused_credentials_is_repeated_once_only() {
 fn a_session_that_the_cli_does_not_find_is_lost() {
     let line = json!({"type": "result", "subtype": "error_during_execution", "is_error": true, "num_turns": 0, "session_id": "s",
         "errors": ["No conversation found with session ID: s"]});
-    let events = ClaudeCode.dialogue(None).read(&line.to_string()).expect("within bounds");
+    let events = ClaudeCode.dialogue(&Options::default(), None).read(&line.to_string()).expect("within bounds");
     assert!(matches!(&events[..], [Event::Failed(Failure { kind: ErrorKind::SessionLost, .. })]), "{events:?}");
 }
 
 #[test]
 fn what_is_left_over_from_earlier_turns_does_not_end_this_one() {
-    let mut turn = ClaudeCode.dialogue(Some("this"));
+    let mut turn = ClaudeCode.dialogue(&Options::default(), Some("this"));
     let mut read = |line: serde_json::Value| turn.read(&line.to_string()).expect("within bounds");
     let result = |text: &str| json!({"type": "result", "subtype": "success", "result": text, "session_id": "s"});
     let begins = |id: &str| json!({"type": "command_lifecycle", "command_uuid": id, "state": "started"});

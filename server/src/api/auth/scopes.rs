@@ -104,6 +104,7 @@ const TABLE: &[(&str, &[(Method, AnyOf)])] = &[
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/interrupt", &[(Method::POST, RUN)]),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/approvals", &[(Method::GET, ASKED)]),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/approvals/{approval_id}", &[(Method::POST, APPROVE)]),
+    ("/api/tenants/{tenant_id}/conversations/{conversation_id}/tool-results/{request_id}", &[(Method::POST, RUN)]),
     (
         "/api/tenants/{tenant_id}/conversations/{conversation_id}/files",
         &[(Method::GET, FILES), (Method::PUT, FILES), (Method::DELETE, FILES)],
@@ -119,6 +120,8 @@ const TABLE: &[(&str, &[(Method, AnyOf)])] = &[
     ),
     ("/api/tenants/{tenant_id}/conversations/{conversation_id}/effective", &[(Method::GET, READ)]),
     ("/api/schemas/configuration", &[(Method::GET, READ)]),
+    ("/api/tenants/{tenant_id}/skills", &[(Method::GET, READ)]),
+    ("/api/tenants/{tenant_id}/skills/{name}", &[(Method::PUT, ADMIN), (Method::DELETE, ADMIN)]),
     ("/api/tenants/{tenant_id}/vaults", &[(Method::GET, ADMIN), (Method::POST, ADMIN)]),
     ("/api/tenants/{tenant_id}/vaults/{vault_id}", &[(Method::GET, ADMIN), (Method::DELETE, ADMIN)]),
     ("/api/tenants/{tenant_id}/vaults/{vault_id}/credentials", &[(Method::GET, ADMIN), (Method::POST, ADMIN)]),

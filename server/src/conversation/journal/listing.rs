@@ -75,9 +75,10 @@ impl Page {
 fn entry(line: &str) -> io::Result<Option<(usize, String, Box<RawValue>)>> {
     if let Some(note) = past::note(line) {
         let Note::Run(head) = note else { return Ok(None) };
-        let files = head.order.uploads.as_ref().map(|uploads| &uploads.files);
-        let data = serde_json::json!({"text": head.order.user_input, "files": files, "timestamp": head.began,
-            "request_id": head.order.request_id, "model_id": head.order.model.model_id});
+        let mut data = head.order.message();
+        data["timestamp"] = serde_json::json!(head.began);
+        data["request_id"] = serde_json::json!(head.order.request_id);
+        data["model_id"] = serde_json::json!(head.order.model.model_id);
         return Ok(Some((0, "user".into(), serde_json::value::to_raw_value(&data)?)));
     }
     let Some(event) = EventLine::parse(line) else { return Ok(None) };

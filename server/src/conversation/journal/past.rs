@@ -8,14 +8,22 @@ use serde_json::Value;
 
 use crate::conversation::approvals::{Decision, Pending};
 use crate::conversation::waiting::Message;
-use nagaya_driver::Ask;
+use nagaya_driver::{Ask, AskKind};
 
 use super::line::{Ending, EventLine, Head, NOTE, Note};
 use super::{Lines, MARKS_APART};
 
 /// Names of the events of which something is remembered.
-const REMEMBERED: [&str; 6] =
-    ["tool_call", "tool_result", "error", "approval_required", "question", "approval_resolved"];
+const REMEMBERED: [&str; 8] = [
+    "tool_call",
+    "tool_result",
+    "error",
+    "approval_required",
+    "question",
+    "tool_request",
+    "approval_resolved",
+    "tool_request_resolved",
+];
 
 /// The past of a run, reconstructed from its journal.
 #[derive(Debug)]
@@ -180,7 +188,7 @@ impl Past {
             "tool_call" => drop(self.tools.insert(text("tool_use_id"), text("tool_name"))),
             "tool_result" => drop(self.tools.remove(&text("tool_use_id"))),
             name if asks(name) => self.asked.push((pending(name, data), None)),
-            "approval_resolved" => {
+            "approval_resolved" | "tool_request_resolved" => {
                 let resolved = text("request_id");
                 self.asked.retain(|(pending, _)| pending.ask.request_id != resolved);
             }
@@ -189,9 +197,19 @@ impl Past {
     }
 }
 
+/// What an event of this name asks somebody for; `None` if it asks nothing.
+fn kind(name: &str) -> Option<AskKind> {
+    match name {
+        "approval_required" => Some(AskKind::Approval),
+        "question" => Some(AskKind::Question),
+        "tool_request" => Some(AskKind::ClientTool),
+        _ => None,
+    }
+}
+
 /// Whether an event of this name asks somebody something.
 pub(super) fn asks(name: &str) -> bool {
-    matches!(name, "approval_required" | "question")
+    kind(name).is_some()
 }
 
 /// What such an event asks.
@@ -203,7 +221,7 @@ pub(super) fn pending(name: &str, data: &Value) -> Pending {
         tool_name: text("tool_name"),
         input: data["input"].clone(),
         title: data["title"].as_str().map(ToOwned::to_owned),
-        question: name == "question",
+        kind: kind(name).unwrap_or(AskKind::Approval),
     };
     Pending { ask, expires_at: text("expires_at").parse().unwrap_or(jiff::Timestamp::UNIX_EPOCH) }
 }

@@ -57,6 +57,9 @@ pub(in crate::conversation) fn order() -> Order {
         request_id: None,
         user: None,
         bounds: crate::conversation::order::Bounds::default(),
+        client_tools: Vec::new(),
+        content: Vec::new(),
+        command: false,
         uploads: None,
     }
 }
@@ -72,6 +75,7 @@ fn done() -> Event {
         turn_count: 1,
         duration_ms: 1,
         session_id: None,
+        structured_output: None,
     })
 }
 

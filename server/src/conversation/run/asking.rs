@@ -1,12 +1,13 @@
 //! Waits for people: what the driver asks, what is decided, and what is told to whom.
 
 use jiff::Timestamp;
-use nagaya_driver::{Answer, Ask};
+use nagaya_driver::{Answer, Ask, AskKind};
 use serde_json::{Map, Value, json};
 
 use super::Run;
 use crate::conversation::approvals::{Decision, Pending};
-use crate::conversation::event::{Asked, Event, Resolution};
+use crate::conversation::asked::{Asked, Resolution};
+use crate::conversation::event::Event;
 use crate::conversation::recovery;
 use nagaya_telemetry::audit;
 use nagaya_workspace::Lease;
@@ -16,6 +17,8 @@ use nagaya_workspace::agent::AgentError;
 const NOBODY: &str = "Nobody has decided about this in time, so it may not be done. Do something else, or end.";
 /// The answer to a question that nobody has answered in time.
 const NO_ANSWER: &str = "no answer";
+/// The result of a tool of the caller's that nobody has sent in time.
+const NO_RESULT: &str = "Nobody has sent the result of this tool in time. Whether it was carried out is not known.";
 
 impl Run {
     /// Asks what the driver asks. The error says that it asks too much.
@@ -46,7 +49,8 @@ impl Run {
     /// The driver no longer asks this.
     pub(super) async fn withdrawn(&mut self, request_id: String) {
         if self.approvals.withdraw(&request_id) {
-            self.resolved(request_id, Resolution::Withdrawn, None, None).await;
+            let kind = self.approvals.asked(&request_id).map_or(AskKind::Approval, |ask| ask.kind);
+            self.resolved(kind, request_id, Resolution::Withdrawn, None, None).await;
         }
     }
 
@@ -62,9 +66,10 @@ impl Run {
     pub(super) async fn decide_expired(&self) {
         let now = Timestamp::now();
         for Pending { ask, .. } in self.approvals.pending().into_iter().filter(|pending| pending.expires_at <= now) {
-            let answer = match ask.question {
-                true => answers(&ask, |_| Some(NO_ANSWER.into())),
-                false => Answer::Deny { message: NOBODY.into() },
+            let answer = match ask.kind {
+                AskKind::Approval => Answer::Deny { message: NOBODY.into() },
+                AskKind::Question => answers(&ask, |_| Some(NO_ANSWER.into())),
+                AskKind::ClientTool => Answer::Result { content: NO_RESULT.into(), is_error: true },
             };
             let decision = Decision { answer, by: None };
             let written = self.journal.decide(&self.approvals, &ask.request_id, decision).await;
@@ -90,13 +95,10 @@ impl Run {
     /// # Errors
     /// The agent cannot be reached.
     pub(super) async fn deliver(&mut self, lease: &Lease, execution: &str) -> Result<(), AgentError> {
-        for (ask, Decision { answer, by }) in self.approvals.take_decided() {
+        for (ask, decision) in self.approvals.take_decided() {
             self.clear_agent_event();
-            let resolution = match (&answer, &by) {
-                (_, None) => Resolution::Timeout,
-                (Answer::Allow { .. }, _) => Resolution::Allow,
-                (Answer::Deny { .. }, _) => Resolution::Deny,
-            };
+            let resolution = Resolution::of(&decision);
+            let Decision { answer, by } = decision;
             let lines = self.services.driver.answer(&ask, &answer);
             match recovery::deliver(lease, execution, &ask.request_id, lines).await {
                 // The stream says how the execution has ended.
@@ -105,15 +107,16 @@ impl Run {
             }
             let message = match answer {
                 Answer::Deny { message } => Some(message),
-                Answer::Allow { .. } => None,
+                Answer::Allow { .. } | Answer::Result { .. } => None,
             };
-            self.resolved(ask.request_id, resolution, by, message).await;
+            self.resolved(ask.kind, ask.request_id, resolution, by, message).await;
         }
         Ok(())
     }
 
     async fn resolved(
         &mut self,
+        kind: AskKind,
         request_id: String,
         decision: Resolution,
         by: Option<String>,
@@ -126,13 +129,21 @@ impl Run {
             decision: json!(decision).as_str().unwrap_or_default(),
             by: by.as_deref(),
         });
-        self.emit(&Event::ApprovalResolved { request_id, decision, by, message }).await;
+        self.emit(&match kind {
+            AskKind::ClientTool => Event::ToolRequestResolved { request_id, outcome: decision, by },
+            AskKind::Approval | AskKind::Question => Event::ApprovalResolved { request_id, decision, by, message },
+        })
+        .await;
     }
 }
 
 fn event(pending: &Pending) -> Event {
     let asked = Asked::from(pending.clone());
-    if pending.ask.question { Event::Question(asked) } else { Event::ApprovalRequired(asked) }
+    match pending.ask.kind {
+        AskKind::Approval => Event::ApprovalRequired(asked),
+        AskKind::Question => Event::Question(asked),
+        AskKind::ClientTool => Event::ToolRequest(asked),
+    }
 }
 
 /// The answer to a question of the model's: its input, with an answer to each of its questions for which there is one.

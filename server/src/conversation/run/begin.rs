@@ -1,5 +1,6 @@
 //! The beginning of a run: a workspace, and a turn in it, of a driver that waits, of a new one, or of one that an earlier process follows.
 
+use nagaya_driver::Prompt;
 use nagaya_protocol::ExecuteRequest;
 
 use super::follow::Turn;
@@ -73,6 +74,14 @@ impl Run {
     /// Begins a turn, and follows it: of the driver that waits for it, else of a new one, which continues the driver's session or is told
     /// the history where there is none.
     pub(super) async fn begin(&mut self, lease: Lease, session: Option<Session>) -> Option<Outcome> {
+        let blocks = match self.blocks(&lease).await {
+            Ok(blocks) => blocks,
+            Err(why) => {
+                self.fail(ErrorType::StorageError, format!("{why}; the model was not called")).await;
+                lease.finish(session).await;
+                return Some(Outcome::error());
+            }
+        };
         let driver = self.services.driver.clone();
         let mut options = self.options();
         let digest = digest(&options);
@@ -80,12 +89,14 @@ impl Run {
         if let Some(Living { execution, read, options: started_with }) = session.as_ref().and_then(|s| s.living.clone())
         {
             if started_with == digest {
-                let lines = driver.prompt(&run, &self.input());
+                let prompt = Prompt { text: self.input(), blocks: blocks.clone(), command: self.order.command };
+                let lines = driver.prompt(&run, &prompt);
                 if lease.write(&execution, &run, lines).await.is_ok() {
                     self.note_execution(execution.clone(), read).await;
                     if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
                         self.continues = false;
-                        let turn = Turn::new(lease, stream, driver.dialogue(Some(&run)), digest, self.longest());
+                        let turn =
+                            Turn::new(lease, stream, driver.dialogue(&options, Some(&run)), digest, self.longest());
                         return Box::pin(self.follow(turn)).await;
                     }
                 }
@@ -103,21 +114,34 @@ impl Run {
             };
         }
         self.continues = options.session.is_some();
-        let input = match self.continues {
-            true => Ok(self.input()),
-            false => self.input_for_new_session().await,
+        if self.order.command && !self.continues {
+            let why =
+                "the driver has no session of this conversation that the command could be about; send a message first";
+            self.fail(ErrorType::ExecutionError, why.to_owned()).await;
+            lease.finish(None).await;
+            return Some(Outcome::error());
+        }
+        let text = match self.continues {
+            true => self.input(),
+            false => match self.input_for_new_session().await {
+                Ok(input) => input,
+                Err(error) => {
+                    tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new session");
+                    let why =
+                        "the conversation's history cannot be read, and its workspace does not have it; try again";
+                    self.fail(ErrorType::ExecutionError, why.to_owned()).await;
+                    lease.finish(None).await;
+                    return Some(Outcome::error());
+                }
+            },
         };
-        let input = match input {
-            Ok(input) => input,
-            Err(error) => {
-                tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new session");
-                let why = "the conversation's history cannot be read, and its workspace does not have it; try again";
-                self.fail(ErrorType::ExecutionError, why.to_owned()).await;
-                lease.finish(None).await;
-                return Some(Outcome::error());
-            }
-        };
-        let request = ExecuteRequest { input: driver.prompt(&run, &input), ..driver.start(&options) };
+        if let Err(why) = self.place_skills(&lease).await {
+            self.fail(ErrorType::StorageError, format!("{why}; the model was not called")).await;
+            lease.finish(None).await;
+            return Some(Outcome::error());
+        }
+        let prompt = Prompt { text, blocks, command: self.order.command };
+        let request = ExecuteRequest { input: driver.prompt(&run, &prompt), ..driver.start(&options) };
         let request_id = self.order.request_id.clone();
         let mut started = lease.execute(&request, request_id.as_deref()).await;
         if matches!(&started, Err(error) if error.is_busy()) {
@@ -128,7 +152,8 @@ impl Run {
         }
         match started {
             Ok(stream) => {
-                let turn = Turn::new(lease, Stream::new(stream), driver.dialogue(None), digest, self.longest());
+                let turn =
+                    Turn::new(lease, Stream::new(stream), driver.dialogue(&options, None), digest, self.longest());
                 Box::pin(self.follow(turn)).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
@@ -175,9 +200,10 @@ impl Run {
         match stream {
             Ok(stream) => {
                 let left = self.longest().saturating_sub(since(began));
-                let digest = digest(&self.options());
+                let options = self.options();
+                let digest = digest(&options);
                 let after_others = (whole && after > 0).then_some(run.as_str());
-                let dialogue = self.services.driver.dialogue(after_others);
+                let dialogue = self.services.driver.dialogue(&options, after_others);
                 Box::pin(self.follow(Turn::new(lease, stream, dialogue, digest, left))).await
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),

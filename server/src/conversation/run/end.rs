@@ -8,7 +8,6 @@ use nagaya_driver::Usage;
 use serde_json::json;
 
 use super::{Outcome, Run, Settled, millis};
-use crate::conversation::cost;
 use crate::conversation::event::{Done, DoneStatus, ErrorType, Event, UsageReport};
 use crate::conversation::journal::{Ending, Journal, Note};
 use crate::conversation::order::Order;
@@ -101,7 +100,7 @@ impl Run {
             outcome.usage = self.usage;
         }
         let model = &self.order.model;
-        let cost = cost::of_run(&outcome.usage, model.input_token_price, model.output_token_price);
+        let cost = self.meter.cost(outcome.usage);
         let context = context_tokens(&outcome.usage, outcome.turns);
         let window = model.context_window.unsigned_abs();
         if let Some(tokens) = context {
@@ -265,6 +264,7 @@ impl Ending {
             turn_count: 0,
             duration_ms: self.done.duration_ms,
             session_id: None,
+            structured_output: None,
         };
     }
 }
@@ -280,6 +280,7 @@ fn done(outcome: &Outcome, cost_usd: String, errors: Vec<String>, began: Timesta
         turn_count: outcome.turns,
         duration_ms: millis(began),
         session_id: outcome.session.clone(),
+        structured_output: outcome.structured_output.clone(),
     }
 }
 

@@ -18,6 +18,8 @@ use nagaya_workspace::{Lease, OnShutdown, ReleaseReason};
 const INTERRUPT_DEADLINE: Duration = Duration::from_secs(10);
 /// Lines of one turn that may have no meaning. A driver that is newer than the server may print some.
 const MOST_UNKNOWN: u32 = 10_000;
+/// Requests of one turn that the server answers by itself. They are nothing that a conversation needs.
+const MOST_REPLIES: u32 = 10_000;
 /// Shortest wait for what expires, so that a decision that cannot be written is not tried without pause.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait of a run for anything.
@@ -35,6 +37,8 @@ pub(super) struct Turn {
     /// When an interrupted turn must have ended.
     interrupted: Option<Instant>,
     unknown: u32,
+    /// Requests of the driver's that the server has answered by itself.
+    replies: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +82,7 @@ impl Turn {
         left: Duration,
     ) -> Self {
         let time = Time::Until(Instant::now() + left);
-        Self { lease, stream, dialogue, options, time, interrupted: None, unknown: 0 }
+        Self { lease, stream, dialogue, options, time, interrupted: None, unknown: 0, replies: 0 }
     }
 
     pub(super) fn execution(&self) -> Option<&str> {
@@ -131,8 +135,11 @@ impl Run {
                 }
                 () = until(turn.interrupted) => {
                     tracing::warn!(workspace = turn.lease.workspace_id(), "the driver did not end an interrupted turn; it is ended");
+                    let exceeded = self.cost_exceeded().filter(|_| !interrupt.is_cancelled());
                     self.end_execution(turn, ReleaseReason::Unhealthy).await;
-                    return Some(Outcome::cancelled());
+                    let Some(why) = exceeded else { return Some(Outcome::cancelled()) };
+                    self.fail(ErrorType::CostLimit, why).await;
+                    return Some(Outcome::error());
                 }
                 _ = decisions.changed(), if turn.execution().is_some() => {
                     let execution = turn.execution().unwrap_or_default().to_owned();
@@ -171,6 +178,11 @@ impl Run {
             }
             self.clear_agent_event();
             self.store_transcript_when_due().await;
+            if turn.interrupted.is_none() && turn.execution().is_some() && self.cost_exceeded().is_some() {
+                if let Err(error) = self.interrupt_turn(&mut turn).await {
+                    return Some(self.give_up_agent(turn.lease, &error).await);
+                }
+            }
             if let Err(error) = self.journal.flush().await {
                 let execution = turn.execution().map(ToOwned::to_owned);
                 return Some(self.end_without_journal(turn.lease, execution.as_deref(), error).await);
@@ -208,6 +220,7 @@ impl Run {
             Frame::Usage { usage } => self.usage = usage,
             // Also what an earlier process has handled: it may not have stored it.
             Frame::Transcript { file, lines } => self.unstored.add(file, lines),
+            Frame::Fallback { from, to, reason } => self.fall_back(number, &from, &to, &reason).await,
             // An earlier process has handled it; it was read again for what it says of the following.
             _ if number < self.past.agent_event => {}
             Frame::Result(result) => return Next::Result(Box::new(result)),
@@ -219,9 +232,9 @@ impl Run {
             }
             Frame::Withdrawn { request_id } => self.withdrawn(request_id).await,
             Frame::Reply { id, lines } => {
-                // What only the server answers is nothing that a conversation needs.
-                if let Some(excess) = self.count_unknown(turn, "control_request") {
-                    return Next::Hostile(excess);
+                turn.replies += 1;
+                if turn.replies > MOST_REPLIES {
+                    return Next::Hostile(format!("more than {MOST_REPLIES} requests that only the server answers"));
                 }
                 let Some(execution) = turn.execution().map(ToOwned::to_owned) else { return Next::Wait };
                 match recovery::deliver(&turn.lease, &execution, &id, lines).await {

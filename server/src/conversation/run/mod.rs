@@ -3,12 +3,15 @@
 mod acquire;
 mod asking;
 mod begin;
+mod content;
 mod end;
 mod files;
 mod follow;
 mod model_error;
 mod record;
 mod request;
+mod skills;
+mod spending;
 mod transcript;
 mod turn_end;
 
@@ -22,6 +25,7 @@ use nagaya_driver::Usage;
 use tokio_util::sync::CancellationToken;
 
 use super::approvals::Approvals;
+use super::cost::Meter;
 use super::event::{DoneStatus, ErrorType, Event};
 use super::journal::{Journal, Past};
 use super::order::Order;
@@ -64,6 +68,8 @@ pub(super) struct Run {
     refused: bool,
     /// Tokens that the execution has reported so far.
     usage: Usage,
+    /// What they cost.
+    meter: Meter,
     /// Whether a new driver was to continue a session, instead of being told the history.
     continues: bool,
     /// Whether that session was restored from what is stored.
@@ -102,11 +108,20 @@ struct Outcome {
     usage: Usage,
     turns: u32,
     session: Option<String>,
+    structured_output: Option<serde_json::Value>,
 }
 
 impl Outcome {
     fn without_result(status: DoneStatus, outcome: RunOutcome) -> Self {
-        Self { status, outcome, result: String::new(), usage: Usage::default(), turns: 0, session: None }
+        Self {
+            status,
+            outcome,
+            result: String::new(),
+            usage: Usage::default(),
+            turns: 0,
+            session: None,
+            structured_output: None,
+        }
     }
 
     fn error() -> Self {
@@ -134,8 +149,10 @@ impl Run {
     ) -> Self {
         let Signals { cancel, interrupt, approvals } = signals;
         let order = past.head.order.clone();
+        let meter = Meter::new(order.model.input_token_price, order.model.output_token_price);
         let (conversation, request_id) = (order.conversation.conversation_id.clone(), order.request_id.clone());
-        let translator = Translator::new(conversation, request_id, std::mem::take(&mut past.tools));
+        let translator =
+            Translator::new(conversation, request_id, services.driver.commands(), std::mem::take(&mut past.tools));
         if past.cancelled {
             cancel.cancel();
         }
@@ -159,6 +176,7 @@ impl Run {
             first_missing: Some(0),
             refused: false,
             usage: Usage::default(),
+            meter,
             continues: false,
             restored: false,
             unstored: transcript::Unstored::default(),

@@ -119,11 +119,7 @@ impl Run {
         // The file, which is read below, must also hold the events that an earlier flush could not write.
         self.journal.flush().await.map_err(|error| StoreError::Journal(error.to_string()))?;
         if from == 0 {
-            let mut content = json!({"text": self.order.user_input});
-            if let Some(uploads) = &self.order.uploads {
-                content["files"] = json!(uploads.files);
-            }
-            self.store_message(0, "user", &content).await?;
+            self.store_message(0, "user", &self.order.message()).await?;
         }
         let mut seq = 0;
         let journal = self.journal.clone();

@@ -116,11 +116,30 @@ impl Run {
 
     /// The outcome of a result.
     async fn finish(&mut self, turn: TurnResult) -> Outcome {
-        let TurnResult { is_error, mut result, session_id, usage, num_turns, model_failed, model_status, interrupted } =
-            turn;
+        let TurnResult {
+            is_error,
+            mut result,
+            session_id,
+            usage,
+            num_turns,
+            model_failed,
+            model_status,
+            interrupted,
+            structured_output,
+        } = turn;
         let (mut status, mut outcome) = (DoneStatus::Success, RunOutcome::Success);
         if interrupted && self.interrupt.is_cancelled() {
             (status, outcome) = (DoneStatus::Cancelled, RunOutcome::Cancelled);
+        } else if interrupted && let Some(why) = self.cost_exceeded() {
+            (status, outcome) = (DoneStatus::Error, RunOutcome::Error);
+            self.fail(ErrorType::CostLimit, why).await;
+        } else if self.order.bounds.output_schema.is_some() && !is_error && structured_output.is_none() {
+            (status, outcome) = (DoneStatus::Error, RunOutcome::Error);
+            self.fail(
+                ErrorType::OutputInvalid,
+                "the model has given no result that keeps to agent.output_schema".into(),
+            )
+            .await;
         } else if is_error {
             (status, outcome) = (DoneStatus::Error, RunOutcome::Error);
             let mut kind = ErrorType::ExecutionError;
@@ -132,7 +151,7 @@ impl Run {
         } else if self.order.conversation.title.is_none() {
             self.emit(&Event::Title { title: self.title() }).await;
         }
-        Outcome { status, outcome, result, usage, turns: num_turns, session: Some(session_id) }
+        Outcome { status, outcome, result, usage, turns: num_turns, session: Some(session_id), structured_output }
     }
 
     /// Handles a cancellation that this server did not request: the agent cancels an execution that no client has followed for too

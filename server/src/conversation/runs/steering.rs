@@ -103,6 +103,12 @@ impl Runs {
         true
     }
 
+    /// Names of the driver's own commands that a run may be.
+    #[must_use]
+    pub fn commands(&self) -> &'static [&'static str] {
+        self.services.driver.commands()
+    }
+
     /// What the driver of a conversation's run waits for, oldest first.
     #[must_use]
     pub fn pending_approvals(&self, conversation: &str) -> Vec<Pending> {

@@ -38,6 +38,7 @@ static SQLITE_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (6, "tenancy", include_str!("../../../migrations/sqlite/0006_tenancy.sql")),
         (7, "providers", include_str!("../../../migrations/sqlite/0007_providers.sql")),
         (8, "log", include_str!("../../../migrations/sqlite/0008_log.sql")),
+        (9, "skills", include_str!("../../../migrations/sqlite/0009_skills.sql")),
     ])
 });
 static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -50,6 +51,7 @@ static POSTGRES_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (6, "tenancy", include_str!("../../../migrations/postgres/0006_tenancy.sql")),
         (7, "providers", include_str!("../../../migrations/postgres/0007_providers.sql")),
         (8, "log", include_str!("../../../migrations/postgres/0008_log.sql")),
+        (9, "skills", include_str!("../../../migrations/postgres/0009_skills.sql")),
     ])
 });
 

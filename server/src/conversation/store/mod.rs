@@ -10,6 +10,7 @@ mod ledger;
 mod messages;
 mod models;
 mod runs;
+mod skills;
 mod tenants;
 mod transcripts;
 mod vaults;
@@ -28,6 +29,7 @@ pub use ledger::DayUsage;
 pub use messages::{Held, Message, MessagePage, NewMessage};
 pub use models::{Model, ModelChange, ModelStatus, NewModel};
 pub use runs::{EndedRun, RunTotals};
+pub use skills::{NewSkill, Skill};
 pub use tenants::{NewTenant, Tenant, TenantChange, TenantStatus};
 pub use vaults::{StoredCredential, Vault};
 

@@ -92,7 +92,7 @@ pub enum Event<'a> {
         run: &'a str,
         /// Id of the question.
         approval: &'a str,
-        /// `allow`, `deny`, `timeout` or `withdrawn`.
+        /// `allow`, `deny`, `answered`, `timeout` or `withdrawn`.
         decision: &'a str,
         /// Who decided: the name of a key, or the subject of a token.
         by: Option<&'a str>,

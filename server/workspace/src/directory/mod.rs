@@ -9,6 +9,7 @@
 //! be a socket, and connected to through its descriptor.
 
 mod clear;
+mod placed;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -345,6 +345,17 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// Opens a file in the room; returns its length in bytes and its content.
+    ///
+    /// # Errors
+    /// The file does not exist or cannot be read.
+    pub async fn read_file(&self, path: &str) -> Result<(u64, FileStream), FilesError> {
+        let (size, chunks) = agent_api::open(agent(self.room())?, path, RESPONSE_DEADLINE).await?;
+        Ok((size, chunks.map(|chunk| chunk.map_err(FilesError::from)).boxed()))
+    }
+}
+
 fn agent(room: &Room) -> Result<&Agent, FilesError> {
     Ok(room.agent()?)
 }

@@ -1,5 +1,6 @@
 //! A lease: the exclusive right of one run to a room.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -123,6 +124,16 @@ impl Lease {
     /// The agent refuses it, or cannot be reached.
     pub async fn write_home(&self, path: &str, content: Bytes) -> Result<(), AgentError> {
         self.room.agent()?.write_home(path, content).await
+    }
+
+    /// Places a folder of files in the room, which the room reads below its socket directory as `<kind>-<name>` and cannot change. It takes the
+    /// place of the room's other folders of this kind, so no driver may be using those.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub async fn place(&self, kind: &'static str, name: &str, files: Vec<(String, Vec<u8>)>) -> io::Result<()> {
+        let (sockets, id, name) = (self.workspaces.parts.sockets.clone(), self.room.id.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || sockets.place(&id, kind, &name, &files)).await.map_err(io::Error::other)?
     }
 
     /// Resumes the event stream of an execution after event number `after`.

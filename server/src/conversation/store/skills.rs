@@ -1,0 +1,175 @@
+//! Skills of tenants in the store.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+use utoipa::ToSchema;
+
+use super::{Store, StoreError, from_micros, on_write, to_micros, within};
+
+/// Skills of one tenant, at most.
+const MOST_SKILLS: i64 = 100;
+/// Versions of one skill, at most.
+const MOST_VERSIONS: i64 = 50;
+
+/// One version of a skill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Skill {
+    /// Name of the skill.
+    pub name: String,
+    /// Number of the version, from 1. A version never changes.
+    pub version: i64,
+    /// What the skill is for, from its `SKILL.md`.
+    pub description: String,
+    /// SHA-256 of the version's content, in hexadecimal.
+    pub digest: String,
+    /// Number of the version's files.
+    pub files: i64,
+    /// Size of the files together, in bytes.
+    pub bytes: i64,
+    /// Time when the version was uploaded.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// A version that is to be added.
+#[derive(Debug)]
+pub struct NewSkill<'a> {
+    /// Id of the tenant.
+    pub tenant: &'a str,
+    /// Name of the skill.
+    pub name: &'a str,
+    /// What it is for.
+    pub description: &'a str,
+    /// SHA-256 of the content.
+    pub digest: &'a str,
+    /// Number of its files.
+    pub files: i64,
+    /// Size of its files, in bytes.
+    pub bytes: i64,
+    /// The files as JSON.
+    pub content: &'a str,
+}
+
+/// All columns but the content, which is large.
+const COLUMNS: &str = "name, version, description, digest, files, bytes, created_at";
+
+fn read(row: &AnyRow) -> sqlx::Result<Skill> {
+    Ok(Skill {
+        name: row.try_get("name")?,
+        version: row.try_get("version")?,
+        description: row.try_get("description")?,
+        digest: row.try_get("digest")?,
+        files: row.try_get("files")?,
+        bytes: row.try_get("bytes")?,
+        created_at: from_micros(row.try_get("created_at")?)?,
+    })
+}
+
+impl Store {
+    /// Adds a version of a skill, unless the latest one has the same content; returns the latest version, and whether it is new.
+    ///
+    /// # Errors
+    /// The tenant does not exist, or has as many skills or versions as it may.
+    pub async fn add_skill(&self, new: NewSkill<'_>) -> Result<(Skill, bool), StoreError> {
+        within(async {
+            let mut transaction = self.0.begin().await?;
+            let latest =
+                format!("SELECT {COLUMNS} FROM skills WHERE tenant_id = $1 AND name = $2 ORDER BY version DESC");
+            let versions = sqlx::query(sqlx::AssertSqlSafe(latest))
+                .bind(new.tenant)
+                .bind(new.name)
+                .fetch_all(&mut *transaction)
+                .await?;
+            let versions: Vec<Skill> = versions.iter().map(read).collect::<sqlx::Result<_>>()?;
+            if let Some(same) = versions.first().filter(|latest| latest.digest == new.digest) {
+                return Ok((same.clone(), false));
+            }
+            let skills: i64 = sqlx::query_scalar("SELECT COUNT(DISTINCT name) FROM skills WHERE tenant_id = $1")
+                .bind(new.tenant)
+                .fetch_one(&mut *transaction)
+                .await?;
+            if versions.is_empty() && skills >= MOST_SKILLS {
+                return Err(StoreError::Conflict(format!("the tenant has {MOST_SKILLS} skills, as many as it may")));
+            }
+            if i64::try_from(versions.len()).unwrap_or(i64::MAX) >= MOST_VERSIONS {
+                let why = format!("the skill has {MOST_VERSIONS} versions, as many as it may; delete some");
+                return Err(StoreError::Conflict(why));
+            }
+            let version = versions.first().map_or(1, |latest| latest.version + 1);
+            let added = format!(
+                "INSERT INTO skills (tenant_id, name, version, description, digest, files, bytes, content, created_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING {COLUMNS}"
+            );
+            let row = sqlx::query(sqlx::AssertSqlSafe(added))
+                .bind(new.tenant)
+                .bind(new.name)
+                .bind(version)
+                .bind(new.description)
+                .bind(new.digest)
+                .bind(new.files)
+                .bind(new.bytes)
+                .bind(new.content)
+                .bind(to_micros(Timestamp::now()))
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(|error| on_write(error, || "another upload has added this version".into(), "tenant"))?;
+            transaction.commit().await?;
+            Ok((read(&row)?, true))
+        })
+        .await
+    }
+
+    /// All versions of a tenant's skills, by name, the latest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn skills(&self, tenant: &str) -> Result<Vec<Skill>, StoreError> {
+        within(async {
+            let all = format!("SELECT {COLUMNS} FROM skills WHERE tenant_id = $1 ORDER BY name, version DESC");
+            let rows = sqlx::query(sqlx::AssertSqlSafe(all)).bind(tenant).fetch_all(&self.0).await?;
+            Ok(rows.iter().map(read).collect::<sqlx::Result<_>>()?)
+        })
+        .await
+    }
+
+    /// The content of a version, as JSON.
+    ///
+    /// # Errors
+    /// The tenant has no such version.
+    pub async fn skill_content(&self, tenant: &str, name: &str, version: i64) -> Result<String, StoreError> {
+        within(async {
+            let content: Option<String> =
+                sqlx::query_scalar("SELECT content FROM skills WHERE tenant_id = $1 AND name = $2 AND version = $3")
+                    .bind(tenant)
+                    .bind(name)
+                    .bind(version)
+                    .fetch_optional(&self.0)
+                    .await?;
+            content.ok_or(StoreError::NotFound("skill"))
+        })
+        .await
+    }
+
+    /// Deletes a version of a tenant's skill, or all of them.
+    ///
+    /// # Errors
+    /// The tenant has no such skill or version.
+    pub async fn delete_skill(&self, tenant: &str, name: &str, version: Option<i64>) -> Result<(), StoreError> {
+        within(async {
+            let deleted = match version {
+                Some(version) => sqlx::query("DELETE FROM skills WHERE tenant_id = $1 AND name = $2 AND version = $3")
+                    .bind(tenant)
+                    .bind(name)
+                    .bind(version),
+                None => sqlx::query("DELETE FROM skills WHERE tenant_id = $1 AND name = $2").bind(tenant).bind(name),
+            };
+            match deleted.execute(&self.0).await?.rows_affected() {
+                0 => Err(StoreError::NotFound("skill")),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+}
