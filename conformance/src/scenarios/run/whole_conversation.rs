@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::client::stream::{RunEvent, names};
+use crate::contract::schema;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -104,24 +105,8 @@ fn check_order(events: &[RunEvent]) -> Result<(), Failure> {
         let found = rest.any(|event| event.name == wanted);
         check(found, format!("no {wanted} at the expected position among: {}", names(events)))?;
     }
-    const KNOWN: [&str; 15] = [
-        "progress",
-        "init",
-        "assistant",
-        "text_delta",
-        "thinking",
-        "tool_call",
-        "tool_result",
-        "subagent_start",
-        "subagent_end",
-        "title",
-        "ping",
-        "context_status",
-        "error",
-        "container_recovered",
-        "done",
-    ];
-    let unknown = events.iter().find(|event| !KNOWN.contains(&event.name.as_str()));
+    let known = schema::events();
+    let unknown = events.iter().find(|event| !known.contains(&event.name.as_str()));
     check(unknown.is_none(), format!("an event that the contract does not know: {unknown:?}"))?;
     check(!events.iter().any(|event| event.name == "error"), format!("an error among: {}", names(events)))
 }
@@ -141,10 +126,30 @@ fn check_done(done: &RunEvent) -> Result<(), Failure> {
     }
     check_eq(what("total_tokens"), usage["total_tokens"].as_u64(), Some(sum))?;
     check(usage["output_tokens"].as_u64() > Some(0), what("output_tokens"))?;
-    let cost = done.text("cost_usd");
-    check(cost.parse::<f64>().is_ok_and(|cost| cost > 0.0), what("cost_usd, a decimal string"))?;
+    check_eq(what("cost_usd, a decimal string"), in_hundred_millionths(done.text("cost_usd")), Some(cost_of(usage)))?;
     check(done.data["turn_count"].as_u64() >= Some(2), what("turn_count"))?;
     check(done.data["duration_ms"].as_u64() > Some(0), what("duration_ms"))
+}
+
+/// What these tokens cost at the prices of [`Deployment::conversation`], 0.003 and 0.015 USD for 1,000 tokens: in 1e-8 USD, so that it is a
+/// whole number. Tokens that are written to the cache for five minutes cost 1.25 times as much, for an hour twice, and read ones a tenth.
+fn cost_of(usage: &Value) -> u64 {
+    let prices = [
+        ("input_tokens", 300),
+        ("output_tokens", 1500),
+        ("cache_creation_5m_tokens", 375),
+        ("cache_creation_1h_tokens", 600),
+        ("cache_read_tokens", 30),
+    ];
+    prices.iter().map(|(field, price)| usage[field].as_u64().unwrap_or_default() * price).sum()
+}
+
+/// A decimal number in a text times 1e8, if that is a whole number.
+fn in_hundred_millionths(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let (kept, beyond) = fraction.split_at(fraction.len().min(8));
+    let digits = format!("{whole}{kept:0<8}");
+    beyond.bytes().all(|digit| digit == b'0').then(|| digits.parse().ok())?
 }
 
 /// Checks that the model accepted every request: each was signed outside the workspace.
