@@ -148,6 +148,28 @@ mod tests {
     }
 
     #[test]
+    fn settings_and_protocol_are_those_of_this_project() {
+        let read = |path: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        let (page, settings) = (read("docs/contract/settings.md"), read("docs/configuration.md"));
+        let is_setting = |word: &&str| word.contains('_') && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        let rows = page.lines().filter(|line| line.starts_with("| `"));
+        let named: Vec<&str> = rows.flat_map(|row| row.split('`').skip(1).step_by(2).filter(is_setting)).collect();
+        assert!(named.len() > 40, "{named:?}");
+        for name in named {
+            assert!(settings.contains(&format!("`{name}`")), "docs/configuration.md has no {name}");
+        }
+        let protocol = read("workspace-base/protocol/src/lib.rs");
+        let version = protocol.split_once("pub const PROTOCOL: u32 = ").and_then(|(_, rest)| rest.split_once(';'));
+        let version = version.expect("the version of the protocol").0;
+        let page = read("docs/contract/agent.md");
+        assert!(page.contains(&format!(": version {version} of the protocol")), "docs/contract/agent.md: {version}");
+        assert!(page.contains(&format!("protocol: {version},")), "the answer to GET /health: {version}");
+    }
+
+    #[test]
     fn the_version_is_one() {
         let (major, minor) = version().split_once('.').expect("1.0 or later");
         assert!(major.parse::<u32>().is_ok() && minor.parse::<u32>().is_ok(), "{}", version());
