@@ -131,6 +131,9 @@ mod tests {
 
     #[test]
     fn numbers_are_unique_and_each_page_has_a_prefix_of_its_own_that_the_first_page_lists() {
+        let ascend = |two: &[Clause]| two[0].page != two[1].page || two[0].number < two[1].number;
+        let astray = clauses().windows(2).find(|two| !ascend(two));
+        assert!(astray.is_none(), "numbers ascend on a page: {astray:?}");
         let mut numbers = BTreeSet::new();
         for clause in clauses() {
             assert!(numbers.insert(clause.number), "{} is there twice", clause.number);
