@@ -47,6 +47,31 @@ pub fn of_body(name: &str, what: &str, body: &Value) -> Vec<String> {
     differences(&BODIES, name, what, body)
 }
 
+/// How the body of a successful answer differs from the contract. `asked` is the request, `GET /api/tenants?limit=1`. Bodies of routes that the
+/// contract does not have are free.
+#[must_use]
+pub fn of_answer(asked: &str, body: &Value) -> Vec<String> {
+    let asked = asked.split('?').next().unwrap_or_default();
+    let answers = BODIES["x-answers"].as_object().into_iter().flatten();
+    let Some((route, answer)) = answers.into_iter().find(|(route, _)| is_route(route, asked)) else {
+        return Vec::new();
+    };
+    let name = answer.as_str().unwrap_or_default();
+    match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        None => of_body(name, route, body),
+        Some(name) => match body.as_array() {
+            Some(list) => list.iter().flat_map(|one| of_body(name, route, one)).collect(),
+            None => vec![format!("{route} is {}, not a list", shown(body))],
+        },
+    }
+}
+
+/// Whether a request is one of this route, whose parameters are in braces.
+fn is_route(route: &str, asked: &str) -> bool {
+    let (wanted, given): (Vec<&str>, Vec<&str>) = (route.split('/').collect(), asked.split('/').collect());
+    wanted.len() == given.len() && wanted.iter().zip(given).all(|(one, other)| *one == other || one.starts_with('{'))
+}
+
 fn differences(document: &Value, name: &str, what: &str, value: &Value) -> Vec<String> {
     let mut check = Check { document, what, found: Vec::new() };
     check.value(&document["$defs"][name], value, "");
@@ -309,6 +334,42 @@ mod tests {
             let unknown: Vec<&str> = fields(schema).difference(&of_server).copied().collect();
             assert!(unknown.is_empty(), "{name}: the server has no {unknown:?}");
         }
+    }
+
+    #[test]
+    fn answers_are_found_by_their_routes() {
+        assert_eq!(of_answer("GET /api/tenants/acme/keys", &json!({})), Vec::<String>::new(), "free");
+        assert_eq!(of_answer("DELETE /api/tenants/acme", &json!({})), Vec::<String>::new(), "without a body");
+        let of_page =
+            of_answer("GET /api/tenants/acme/conversations?limit=1", &json!({"items": [], "total": 0, "limit": 1}));
+        assert_eq!(of_page, ["offset of GET /api/tenants/{tenant_id}/conversations is missing"]);
+        assert_eq!(of_answer("GET /api/tenants", &json!({})), ["GET /api/tenants is {}, not a list"]);
+        assert_eq!(of_answer("GET /api/tenants", &json!([{}, {}])).len(), 8);
+        assert_eq!(of_answer("GET /", &json!({"name": "n", "version": "1"})), ["docs_url of GET / is missing"]);
+    }
+
+    #[test]
+    fn every_answer_of_the_server_is_in_the_list() {
+        let description = description();
+        let mut found = 0;
+        for (path, item) in description["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let responses = operation["responses"].as_object().into_iter().flatten();
+                let successes = responses.filter(|(status, _)| status.starts_with('2'));
+                for schema in successes.map(|(_, response)| &response["content"]["application/json"]["schema"]) {
+                    let (one, list) = (schema["$ref"].as_str(), schema["items"]["$ref"].as_str());
+                    let Some(name) = one.or(list).and_then(|to| to.rsplit('/').next()) else { continue };
+                    if BODIES["$defs"][name].get("$ref").is_some() {
+                        continue;
+                    }
+                    let expected = if list.is_some() { format!("[{name}]") } else { name.to_owned() };
+                    let route = format!("{} {path}", method.to_uppercase());
+                    assert_eq!(BODIES["x-answers"][&route].as_str(), Some(expected.as_str()), "{route}");
+                    found += 1;
+                }
+            }
+        }
+        assert_eq!(found, BODIES["x-answers"].as_object().expect("a list").len());
     }
 
     /// The names of the schemas of requests and responses, which are one body or a list of them.
