@@ -122,7 +122,7 @@ impl Check<'_> {
                 }
                 "minLength" if value == "" => self.differs(place, value, "a text that is not empty"),
                 "format" if value.is_string() && !has_format(wanted, value) => {
-                    self.differs(place, value, expected(schema))
+                    self.differs(place, value, expected(schema));
                 }
                 "required" => self.required(wanted, value, place),
                 "properties" => self.properties(wanted, value, place),
@@ -137,7 +137,7 @@ impl Check<'_> {
                 }
                 "const" | "enum" | "minimum" | "minLength" | "format" | "oneOf" => {}
                 unknown => {
-                    self.found.push(format!("the schema of {} has {unknown:?}, which is not checked", self.what))
+                    self.found.push(format!("the schema of {} has {unknown:?}, which is not checked", self.what));
                 }
             }
         }
