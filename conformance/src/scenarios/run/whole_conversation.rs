@@ -67,6 +67,7 @@ async fn whole_conversation(context: &Context) -> Result<(), Failure> {
 
     deployment.api.delete(&conversation.path("")).await?.expect(204)?;
     deployment.api.get(&conversation.path("")).await?.expect_error(404, "NOT_FOUND")?;
+    check_usage(&deployment, &conversation.tenant, done).await?;
     check_eq("workspaces after the conversation's deletion", deployment.all_rooms().await?.len(), 0)
 }
 
@@ -150,6 +151,23 @@ fn in_hundred_millionths(text: &str) -> Option<u64> {
     let (kept, beyond) = fraction.split_at(fraction.len().min(8));
     let digits = format!("{whole}{kept:0<8}");
     beyond.bytes().all(|digit| digit == b'0').then(|| digits.parse().ok())?
+}
+
+/// Checks that the tenant's usage has this run alone, although its conversation is deleted.
+async fn check_usage(deployment: &Deployment, tenant: &str, done: &RunEvent) -> Result<(), Failure> {
+    let usage = deployment.api.get(&format!("/api/tenants/{tenant}/usage")).await?.expect(200)?.json()?;
+    let days = usage.as_array().cloned().unwrap_or_default();
+    let sum = |field: &str| days.iter().filter_map(|day| day[field].as_u64()).sum::<u64>();
+    check_eq(format!("runs in {usage}"), sum("runs"), 1)?;
+    check_eq(
+        format!("output_tokens in {usage}"),
+        Some(sum("output_tokens")),
+        done.data["usage"]["output_tokens"].as_u64(),
+    )?;
+    let costs: Option<Vec<u64>> =
+        days.iter().map(|day| in_hundred_millionths(day["cost_usd"].as_str().unwrap_or_default())).collect();
+    let cost = costs.map(|costs| costs.iter().sum::<u64>());
+    check_eq(format!("cost in {usage}"), cost, in_hundred_millionths(done.text("cost_usd")))
 }
 
 /// Checks that the model accepted every request: each was signed outside the workspace.
