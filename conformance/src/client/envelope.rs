@@ -134,6 +134,17 @@ mod tests {
     }
 
     #[test]
+    fn the_codes_are_the_contracts() {
+        let page = include_str!("../../../docs/contract/http.md");
+        for (code, status) in CODES {
+            assert!(
+                page.contains(&format!("\n| `{code}` | {status} | ")),
+                "docs/contract/http.md lacks {code} {status}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_not_refused_or_for_another_reason_fails() {
         assert!(reply(200, &good()).expect_error(422, "VALIDATION_ERROR").is_err());
         assert!(reply(409, &good()).expect_error(422, "VALIDATION_ERROR").is_err());

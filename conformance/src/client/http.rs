@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::metrics::Metrics;
 use super::stream::EventStream;
+use crate::contract::schema;
 use crate::harness::exchanges::{Exchanges, clip};
 use crate::harness::failure::{Failure, check};
 use crate::harness::pace::patient;
@@ -235,7 +236,7 @@ impl Reply {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// The body as JSON.
+    /// The body as JSON. That of a successful answer is compared with the contract's schema: what differs is recorded.
     ///
     /// # Errors
     /// It is not JSON, or its content type is not.
@@ -245,8 +246,12 @@ impl Reply {
             content_type.starts_with("application/json"),
             format!("{}: the content type is {content_type}, not application/json", self.asked),
         )?;
-        serde_json::from_slice(&self.body)
-            .map_err(|error| Failure::mismatch(format!("{}: {error}", self.asked), "JSON", clip(&self.text())))
+        let body = serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::mismatch(format!("{}: {error}", self.asked), "JSON", clip(&self.text())))?;
+        if self.status.is_success() {
+            self.exchanges.deviate(schema::of_answer(&self.asked, &body));
+        }
+        Ok(body)
     }
 
     /// Checks that the status is `status`.

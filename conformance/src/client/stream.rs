@@ -7,6 +7,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::sse::SseReader;
+use crate::contract::schema;
 use crate::harness::exchanges::{Exchanges, clip};
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::pace::within;
@@ -83,6 +84,7 @@ impl EventStream {
             for event in self.reader.push(&chunk) {
                 let data: Value = serde_json::from_str(&event.data)
                     .map_err(|_| self.broken("one JSON object in every event", clip(&event.data)))?;
+                self.exchanges.deviate(schema::of_event(&event.name, &data));
                 self.waiting.push_back(RunEvent { id: event.id, name: event.name, data });
             }
         }

@@ -12,6 +12,9 @@ const KEPT: usize = 60;
 /// How much of a body is kept, in bytes.
 const BODY_KEPT: usize = 2048;
 
+/// How many deviations of shape are kept: one that is in every event of a long stream is seen in the first.
+const DEVIATIONS_KEPT: usize = 100;
+
 /// Texts that must never be shown.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets(Arc<Mutex<BTreeSet<String>>>);
@@ -68,7 +71,12 @@ impl Exchanges {
 
     /// Records deviations of shape that do not fail the scenario.
     pub fn deviate(&self, found: Vec<String>) {
-        self.deviations.lock().extend(found.into_iter().map(|text| self.secrets.redact(&text)));
+        let mut kept = self.deviations.lock();
+        for text in found {
+            if kept.len() < DEVIATIONS_KEPT {
+                kept.insert(self.secrets.redact(&text));
+            }
+        }
     }
 
     /// All deviations of shape that have been recorded.
@@ -109,6 +117,13 @@ mod tests {
         log.keep("GET /x", Some("key=0123456789abcdef"), "200 short 9abcde");
         assert!(log.text().contains("key=[redacted]\n"), "{}", log.text());
         assert!(log.text().contains("short [redacted]"));
+    }
+
+    #[test]
+    fn deviations_of_a_long_stream_are_bounded() {
+        let log = Exchanges::new(Secrets::default());
+        (0..DEVIATIONS_KEPT * 2).for_each(|number| log.deviate(vec![format!("text of text_delta is {number}")]));
+        assert_eq!(log.deviations().len(), DEVIATIONS_KEPT);
     }
 
     #[test]

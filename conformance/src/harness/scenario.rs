@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use serde::Serialize;
 use strum::VariantArray as _;
 
+use crate::contract;
 use crate::harness::context::Context;
 use crate::harness::failure::Failure;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
@@ -27,7 +28,7 @@ pub struct Scenario {
     pub title: &'static str,
     /// How bad it is when the promise is broken.
     pub severity: Severity,
-    /// The line of the contract that is tested.
+    /// What is tested, in short; [`Scenario::clauses`] say it in the words of the contract.
     pub requirement: &'static str,
     /// What the suite must be able to reach or do.
     pub requires: &'static [Capability],
@@ -109,6 +110,12 @@ impl Scenario {
         Profile::VARIANTS.iter().copied().filter(|profile| *profile >= self.profile).collect()
     }
 
+    /// The numbers of the clauses of the contract that it tests.
+    #[must_use]
+    pub fn clauses(&self) -> Vec<&'static str> {
+        contract::tested_by(self.id).into_iter().map(|clause| clause.number).collect()
+    }
+
     /// The file that registers it, relative to the root of the repository: Cargo compiles the members of a workspace from there.
     #[must_use]
     pub const fn file(&self) -> &'static str {
@@ -141,6 +148,8 @@ pub struct Listing {
     pub severity: Severity,
     /// As [`Scenario::requirement`].
     pub requirement: &'static str,
+    /// As [`Scenario::clauses`].
+    pub clauses: Vec<&'static str>,
     /// As [`Scenario::requires`].
     pub requires: &'static [Capability],
     /// As [`Scenario::profiles`].
@@ -163,6 +172,7 @@ impl From<&Scenario> for Listing {
             family: scenario.family(),
             severity: scenario.severity,
             requirement: scenario.requirement,
+            clauses: scenario.clauses(),
             requires: scenario.requires,
             profiles: scenario.profiles(),
             destructive: scenario.destructive,

@@ -300,7 +300,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         id: "unlabelled",
-        title: "Containers have no label with their creation time",
+        title: "The label with the time of a container's creation has no time",
         defects: &[asks(|asked, _| {
             create(asked, |body| {
                 if let Some(labels) = body["Labels"].as_object_mut() {
@@ -308,7 +308,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 }
             })
         })],
-        red: &[red("SEC-001", "nagaya.created-at")],
+        red: &[red("SHAPE-007", "nagaya.created-at is")],
     },
 ];
 

@@ -16,6 +16,8 @@ pub struct Summary {
     pub verdict: String,
     /// The claimed profile, if there is one.
     pub profile: Option<String>,
+    /// Versions of the contract and of the scenarios, as far as the report has them.
+    pub rules: [Option<String>; 2],
     /// Outcome and title of each scenario, by id.
     pub scenarios: BTreeMap<String, (Outcome, String)>,
 }
@@ -40,6 +42,7 @@ impl Summary {
         Ok(Self {
             verdict: text(&report["verdict"]).ok_or("no verdict")?,
             profile: text(&report["profile"]),
+            rules: ["contract_version", "scenarios_version"].map(|field| text(&report[field])),
             scenarios: scenarios.collect::<Result<_, String>>()?,
         })
     }
@@ -133,6 +136,13 @@ impl<'s> Comparison<'s> {
         if self.changes.is_empty() {
             out.push_str("no scenario has another outcome\n");
         }
+        for (name, (before, now)) in ["contract", "scenarios"].iter().zip(self.before.rules.iter().zip(&self.now.rules))
+        {
+            if before != now {
+                let version = |rule: &Option<String>| rule.clone().unwrap_or_else(|| "unknown".to_owned());
+                let _ = writeln!(out, "{name}: {} → {}: not judged by the same rules", version(before), version(now));
+            }
+        }
         let _ = writeln!(out, "verdict: {} → {}", self.before.verdict, self.now.verdict);
         let _ = writeln!(out, "{}", if self.is_worse() { "something is worse" } else { "nothing is worse" });
         out
@@ -145,7 +155,7 @@ mod tests {
 
     fn report(scenarios: &[(&str, Outcome)]) -> Summary {
         let scenarios = scenarios.iter().map(|(id, outcome)| ((*id).to_owned(), (*outcome, format!("title of {id}"))));
-        Summary { verdict: "incomplete".to_owned(), profile: None, scenarios: scenarios.collect() }
+        Summary { verdict: "incomplete".to_owned(), profile: None, rules: [None, None], scenarios: scenarios.collect() }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use strum::VariantArray as _;
 
 use super::model::RunReport;
 use super::terminal::seconds;
+use crate::contract;
 use crate::harness::options::LaunchAs;
 use crate::harness::outcome::{Outcome, Verdict};
 use crate::harness::runner::Report;
@@ -66,7 +67,7 @@ fn header(report: &RunReport<'_>, verdict: Verdict) -> Markup {
                 @if report.rounds > 1 { ", " (report.rounds) " rounds" }
                 @if report.strict { ", strict" }
                 ". " (report.started_at.strftime("%Y-%m-%d %H:%M:%S UTC")) " · seed " (options.seed)
-                " · version " (env!("CARGO_PKG_VERSION"))
+                " · version " (env!("CARGO_PKG_VERSION")) " · contract " (contract::version())
             }
         }
         ul.counts {
@@ -120,6 +121,7 @@ fn details(report: &Report) -> Markup {
             p.soft { (scenario.severity) ", " (seconds(report.took)) ", " (scenario.file()) ":" (scenario.line()) }
             dl {
                 dt { "requirement" } dd { (scenario.requirement) }
+                dt { "clauses" } dd { (scenario.clauses().join(", ")) }
                 @for (name, text) in findings {
                     @if let Some(text) = text { dt { (name) } dd { pre { (text) } } }
                 }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use strum::VariantArray as _;
 
 use super::model::RunReport;
+use crate::contract;
 use crate::harness::outcome::Outcome;
 use crate::harness::runner::Report;
 use crate::harness::scenario::Listing;
@@ -21,6 +22,8 @@ pub fn document(report: &RunReport<'_>) -> Value {
     json!({
         "schema": SCHEMA,
         "suite_version": env!("CARGO_PKG_VERSION"),
+        "contract_version": contract::version(),
+        "scenarios_version": contract::SCENARIOS_VERSION,
         "run": report.run.id,
         "verdict": report.verdict(),
         "exit_code": report.verdict().exit() as u8,

@@ -146,6 +146,7 @@ pub fn details(report: &Report) -> String {
         let _ = writeln!(out, "  {name:<12} {}", text.replace('\n', "\n               "));
     };
     field("requirement", report.scenario.requirement);
+    field("clauses", &report.scenario.clauses().join(", "));
     field("source", &format!("{}:{}", report.scenario.file(), report.scenario.line()));
     for (name, text) in [("what", &report.message), ("expected", &report.expected), ("actual", &report.actual)] {
         if let Some(text) = text {

@@ -94,6 +94,30 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::contract::{Tested, clauses};
+
+    #[test]
+    fn every_scenario_cites_a_clause_and_every_clause_a_scenario_or_a_reason() {
+        for scenario in all() {
+            let is_cited = !scenario.clauses().is_empty();
+            assert!(is_cited, "{}: name it at the end of a clause in docs/contract that it tests", scenario.id);
+        }
+        for clause in clauses() {
+            match &clause.tested {
+                Tested::By(ids) => {
+                    let known = |id: &&str| all().iter().any(|scenario| scenario.id == *id);
+                    assert!(
+                        !ids.is_empty() && ids.iter().all(known),
+                        "{}: not all are scenarios: {ids:?}",
+                        clause.number
+                    );
+                    let unique: BTreeSet<_> = ids.iter().collect();
+                    assert_eq!(unique.len(), ids.len(), "{} names a scenario twice", clause.number);
+                }
+                Tested::Not(why) => assert!(why.split(' ').count() > 2, "{}: no reason: {why:?}", clause.number),
+            }
+        }
+    }
 
     #[test]
     fn ids_are_unique_and_well_formed() {

@@ -63,6 +63,7 @@ fn help_and_lists_are_0() {
         &["list", "--json"],
         &["list", "--markdown"],
         &["explain", "bug-06"],
+        &["explain", "c-room-006"],
         &["selftest", "--list"],
     ] {
         let (status, text) = ends(args.iter().copied());

@@ -38,6 +38,13 @@ fn compare_exits_with_1_if_something_is_worse() {
         assert_eq!(status, 1, "{text}");
         assert!(text.contains(says), "{text}");
     }
+    assert!(!text.contains("the same rules"), "{text}");
+    let other = std::fs::read_to_string(&fixed)
+        .expect("a report")
+        .replace("\"scenarios_version\":\"", "\"scenarios_version\":\"other-");
+    std::fs::write(&fixed, other).expect("written");
+    let (_, text) = ends(["compare", &before, &fixed]);
+    assert!(text.contains("→ other-") && text.contains("not judged by the same rules"), "{text}");
     let (status, text) = ends(["compare", &before, "/nowhere/report.json"]);
     assert_eq!(status, 64, "{text}");
     assert!(text.contains("/nowhere/report.json"), "{text}");

@@ -17,4 +17,5 @@ mod properties;
 mod repeated;
 mod reports;
 mod schema;
+mod second;
 mod slow_engine;

@@ -60,6 +60,8 @@ fn settled(mut report: Value) -> Value {
         ("started_at", "[time]"),
         ("target", "[target]"),
         ("suite_version", "[version]"),
+        ("contract_version", "[version]"),
+        ("scenarios_version", "[version]"),
     ] {
         assert!(!report[name].is_null(), "no {name}");
         report[name] = word.into();

@@ -1,14 +1,21 @@
 //! Decisions about tools.
 
-use serde_json::json;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use super::asked::{decide, resolution, script, start, status, tool_result, waiting};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
+
+/// How long until an event is in the audit trail.
+const RECORDED_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -83,7 +90,8 @@ async fn allowed(context: &Context) -> Result<(), Failure> {
 }
 
 async fn denied(context: &Context) -> Result<(), Failure> {
-    let deployment = context.deployment().await?;
+    let trail = context.dir().join("trail.jsonl");
+    let deployment = context.launch(Launch::new().set("AUDIT_LOG", trail.display())).await?;
     let conversation = deployment.conversation(context).await?;
     let mut stream = start(&deployment, &conversation, &script("echo ran > ran")).await?;
     let id = stream.until("approval_required").await?.text("request_id").to_owned();
@@ -94,7 +102,24 @@ async fn denied(context: &Context) -> Result<(), Failure> {
     check_eq("decision in approval_resolved", resolution(&events)?, "deny".to_owned())?;
     let result = tool_result(&events)?;
     check(result.data["is_error"] == true && result.text("content").contains(&why), format!("{result:?}"))?;
+    let recorded = recorded(&trail, &id).await?;
+    for (field, value) in [("decision", "deny"), ("conversation", &*conversation.id), ("tenant", &*conversation.tenant)]
+    {
+        check_eq(format!("{field} in the trail: {recorded}"), recorded[field].as_str(), Some(value))?;
+    }
+    check(!recorded.to_string().contains(&why), format!("what the model was told is in the trail: {recorded}"))?;
     check_eq("files", deployment.only_room().await?.shell("ls /workspace").await?.printed.trim(), "")
+}
+
+/// The line of the audit trail about this decision.
+async fn recorded(trail: &Path, id: &str) -> Result<Value, Failure> {
+    eventually(RECORDED_LIMIT, format!("a line about {id} in the audit trail"), async || {
+        let text = std::fs::read_to_string(trail)?;
+        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let line = lines.find(|line| line["event"] == "approval" && line["approval"] == id);
+        line.ok_or_else(|| Failure::assertion(text))
+    })
+    .await
 }
 
 async fn nobody_decides(context: &Context) -> Result<(), Failure> {

@@ -156,3 +156,24 @@ fn check_labels(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_the_contract_has_these_metrics_with_their_types() {
+        let page = include_str!("../../../../docs/contract/metrics.md");
+        let mut written = 0;
+        for row in page.lines().filter(|line| line.starts_with("| `")) {
+            let mut cells = row.split(" | ");
+            let (names, kind) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+            for name in names.split('`').skip(1).step_by(2) {
+                let known = CONTRACT.iter().any(|(known, its_kind, _)| *known == name && *its_kind == kind);
+                assert!(known, "{name}, a {kind}, is not checked");
+                written += 1;
+            }
+        }
+        assert_eq!(written, CONTRACT.len(), "metrics of docs/contract/metrics.md and of this scenario");
+    }
+}

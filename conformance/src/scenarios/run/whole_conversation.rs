@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::client::stream::{RunEvent, names};
+use crate::contract::schema;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -66,6 +67,7 @@ async fn whole_conversation(context: &Context) -> Result<(), Failure> {
 
     deployment.api.delete(&conversation.path("")).await?.expect(204)?;
     deployment.api.get(&conversation.path("")).await?.expect_error(404, "NOT_FOUND")?;
+    check_usage(&deployment, &conversation.tenant, done).await?;
     check_eq("workspaces after the conversation's deletion", deployment.all_rooms().await?.len(), 0)
 }
 
@@ -104,24 +106,8 @@ fn check_order(events: &[RunEvent]) -> Result<(), Failure> {
         let found = rest.any(|event| event.name == wanted);
         check(found, format!("no {wanted} at the expected position among: {}", names(events)))?;
     }
-    const KNOWN: [&str; 15] = [
-        "progress",
-        "init",
-        "assistant",
-        "text_delta",
-        "thinking",
-        "tool_call",
-        "tool_result",
-        "subagent_start",
-        "subagent_end",
-        "title",
-        "ping",
-        "context_status",
-        "error",
-        "container_recovered",
-        "done",
-    ];
-    let unknown = events.iter().find(|event| !KNOWN.contains(&event.name.as_str()));
+    let known = schema::events();
+    let unknown = events.iter().find(|event| !known.contains(&event.name.as_str()));
     check(unknown.is_none(), format!("an event that the contract does not know: {unknown:?}"))?;
     check(!events.iter().any(|event| event.name == "error"), format!("an error among: {}", names(events)))
 }
@@ -141,10 +127,47 @@ fn check_done(done: &RunEvent) -> Result<(), Failure> {
     }
     check_eq(what("total_tokens"), usage["total_tokens"].as_u64(), Some(sum))?;
     check(usage["output_tokens"].as_u64() > Some(0), what("output_tokens"))?;
-    let cost = done.text("cost_usd");
-    check(cost.parse::<f64>().is_ok_and(|cost| cost > 0.0), what("cost_usd, a decimal string"))?;
+    check_eq(what("cost_usd, a decimal string"), in_hundred_millionths(done.text("cost_usd")), Some(cost_of(usage)))?;
     check(done.data["turn_count"].as_u64() >= Some(2), what("turn_count"))?;
     check(done.data["duration_ms"].as_u64() > Some(0), what("duration_ms"))
+}
+
+/// What these tokens cost at the prices of [`Deployment::conversation`], 0.003 and 0.015 USD for 1,000 tokens: in 1e-8 USD, so that it is a
+/// whole number. Tokens that are written to the cache for five minutes cost 1.25 times as much, for an hour twice, and read ones a tenth.
+fn cost_of(usage: &Value) -> u64 {
+    let prices = [
+        ("input_tokens", 300),
+        ("output_tokens", 1500),
+        ("cache_creation_5m_tokens", 375),
+        ("cache_creation_1h_tokens", 600),
+        ("cache_read_tokens", 30),
+    ];
+    prices.iter().map(|(field, price)| usage[field].as_u64().unwrap_or_default() * price).sum()
+}
+
+/// A decimal number in a text times 1e8, if that is a whole number.
+fn in_hundred_millionths(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let (kept, beyond) = fraction.split_at(fraction.len().min(8));
+    let digits = format!("{whole}{kept:0<8}");
+    beyond.bytes().all(|digit| digit == b'0').then(|| digits.parse().ok())?
+}
+
+/// Checks that the tenant's usage has this run alone, although its conversation is deleted.
+async fn check_usage(deployment: &Deployment, tenant: &str, done: &RunEvent) -> Result<(), Failure> {
+    let usage = deployment.api.get(&format!("/api/tenants/{tenant}/usage")).await?.expect(200)?.json()?;
+    let days = usage.as_array().cloned().unwrap_or_default();
+    let sum = |field: &str| days.iter().filter_map(|day| day[field].as_u64()).sum::<u64>();
+    check_eq(format!("runs in {usage}"), sum("runs"), 1)?;
+    check_eq(
+        format!("output_tokens in {usage}"),
+        Some(sum("output_tokens")),
+        done.data["usage"]["output_tokens"].as_u64(),
+    )?;
+    let costs: Option<Vec<u64>> =
+        days.iter().map(|day| in_hundred_millionths(day["cost_usd"].as_str().unwrap_or_default())).collect();
+    let cost = costs.map(|costs| costs.iter().sum::<u64>());
+    check_eq(format!("cost in {usage}"), cost, in_hundred_millionths(done.text("cost_usd")))
 }
 
 /// Checks that the model accepted every request: each was signed outside the workspace.
