@@ -24,6 +24,7 @@ mod keys;
 mod refusals;
 mod runs;
 mod same;
+mod skills;
 
 use nagaya_fixtures::postgres::Postgres;
 use nagaya_server::conversation::store::{Database, Store};

@@ -79,6 +79,9 @@ impl Server {
             request_id: None,
             user: None,
             bounds: Bounds::default(),
+            client_tools: Vec::new(),
+            content: Vec::new(),
+            command: false,
             uploads: None,
         };
         let journal = self.runs.start(order).expect("the run before is settled");
