@@ -89,7 +89,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         defects: &[cli!(
             "exec \"$good\" \"$@\" < <(jq -c --unbuffered 'if .type == \"user\" then .message.content |= map(select(.type == \"text\")) else . end')"
         )],
-        red: &[red("TOOL-040", "remembered")],
+        red: &[red("TOOL-040", "what the model was sent of the text file")],
     },
     Mutant {
         id: "commands-are-text",

@@ -25,6 +25,7 @@ mod log;
 mod refusals;
 mod runs;
 mod same;
+mod skills;
 
 use nagaya_fixtures::postgres::Postgres;
 use nagaya_server::conversation::store::{Database, Store};

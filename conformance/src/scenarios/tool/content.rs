@@ -66,9 +66,11 @@ async fn sent(context: &Context) -> Result<(), Failure> {
     let words = context.unique("words");
     // Backwards, so that no message has the bytes of the image.
     let backwards: String = PNG.chars().rev().collect();
-    let make = format!("echo {backwards} | rev | base64 -d > a.png; echo {words} > notes.txt");
+    let make = format!("echo {backwards} | rev | base64 -d > a.png");
     let make = json!({"command": make, "description": "Make files"});
     deployment.run_well(&conversation, &format!("@tool Bash {make}\n@say made")).await?;
+    // Nor has the conversation the words of the file.
+    deployment.api.upload(&conversation.path("/files?path=notes.txt"), words.clone().into()).await?.expect(204)?;
     let content = json!([{"type": "text", "text": "First."}, inline("image", "image/png", PNG), file("image", "a.png"),
         inline("document", "application/pdf", PDF), file("document", "notes.txt")]);
     let before = deployment.model()?.requests().await?.len();

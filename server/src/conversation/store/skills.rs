@@ -155,20 +155,31 @@ impl Store {
     /// Deletes a version of a tenant's skill, or all of them.
     ///
     /// # Errors
-    /// The tenant has no such skill or version.
+    /// The tenant has no such skill or version, or it is the latest: the next one would get its number, and other content.
     pub async fn delete_skill(&self, tenant: &str, name: &str, version: Option<i64>) -> Result<(), StoreError> {
         within(async {
-            let deleted = match version {
-                Some(version) => sqlx::query("DELETE FROM skills WHERE tenant_id = $1 AND name = $2 AND version = $3")
+            let mut transaction = self.0.begin().await?;
+            let latest: Option<i64> =
+                sqlx::query_scalar("SELECT MAX(version) FROM skills WHERE tenant_id = $1 AND name = $2")
                     .bind(tenant)
                     .bind(name)
-                    .bind(version),
-                None => sqlx::query("DELETE FROM skills WHERE tenant_id = $1 AND name = $2").bind(tenant).bind(name),
-            };
-            match deleted.execute(&self.0).await?.rows_affected() {
-                0 => Err(StoreError::NotFound("skill")),
-                _ => Ok(()),
+                    .fetch_one(&mut *transaction)
+                    .await?;
+            if version.is_some() && version == latest {
+                let why = "it is the latest version; upload another first, or delete the whole skill";
+                return Err(StoreError::Conflict(why.into()));
             }
+            let deleted =
+                sqlx::query("DELETE FROM skills WHERE tenant_id = $1 AND name = $2 AND (version = $3 OR $3 = 0)")
+                    .bind(tenant)
+                    .bind(name)
+                    .bind(version.unwrap_or(0))
+                    .execute(&mut *transaction)
+                    .await?;
+            if deleted.rows_affected() == 0 {
+                return Err(StoreError::NotFound("skill"));
+            }
+            Ok(transaction.commit().await?)
         })
         .await
     }
