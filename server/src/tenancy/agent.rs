@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::document::check_list;
-use super::problem::Problems;
+use super::problem::{Problems, check_list};
 use super::resolve::{Decided, Level};
 
 /// Length of the instructions of one level, in bytes.

@@ -8,16 +8,13 @@ use utoipa::ToSchema;
 use super::agent::Agent;
 use super::integrations::Integrations;
 use super::permissions::Permissions;
-use super::problem::{Problem, Problems};
+use super::problem::{Problem, Problems, check_list};
+use super::rules::{AllowRule, Rules};
 use crate::conversation::cost::Usd;
 use crate::conversation::skills::reference;
 
 /// Rules of one list, at most. With these, the policy of an open listener stays within some KiB.
 const MOST_RULES: usize = 200;
-/// Entries of any other list, at most.
-pub(super) const MOST_ENTRIES: usize = 100;
-/// Length of a text in the document, in bytes, at most.
-pub(super) const LONGEST_TEXT: usize = 1_024;
 /// Size of a workspace directory, in bytes, at least.
 const LEAST_DISK: u64 = 1 << 20;
 
@@ -107,8 +104,8 @@ pub struct Tools {
 pub struct EgressRules {
     /// What may be reached; all that the level above allows if absent. The endpoints of the models need no rule.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(max_items = 200)]
-    pub allow: Option<Vec<AllowRule>>,
+    #[schema(value_type = Option<Vec<AllowRule>>, max_items = 200)]
+    pub allow: Option<Rules>,
     /// What may not be reached, whatever else allows it: hosts, `*.suffix` or addresses, with an optional `:port`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 200)]
@@ -121,24 +118,6 @@ pub struct EgressRules {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1_024)]
     pub bytes_per_second: Option<u64>,
-}
-
-/// Something that may be reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = ConfigurationAllowRule)]
-pub struct AllowRule {
-    /// A host, `*.suffix` (its subdomains) or an address, with an optional `:port` (80 and 443 where none is given).
-    pub host: String,
-    /// Methods that are allowed; all if absent. Requests inside a tunnel cannot be seen, so a rule with methods or paths allows no tunnel:
-    /// clients in the workspace use `http://` addresses, which the proxy upgrades to TLS.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_items = 100)]
-    pub methods: Option<Vec<String>>,
-    /// Beginnings of paths that are allowed, whole segments: `/v1` allows `/v1` and `/v1/x`, and not `/v10`. All if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_items = 100)]
-    pub paths: Option<Vec<String>>,
 }
 
 /// Limits of each of the runs.
@@ -228,33 +207,6 @@ impl EgressRules {
         problems.require(rate, "egress.requests_per_second", "must be from 1 to 1000000");
         let rate = self.bytes_per_second.is_none_or(|rate| (1_024..=1 << 40).contains(&rate));
         problems.require(rate, "egress.bytes_per_second", "must be from 1024 to 1099511627776");
-    }
-}
-
-impl AllowRule {
-    fn check(&self, place: &str, problems: &mut Problems) {
-        let short = self.host.len() <= LONGEST_TEXT && !self.host.is_empty();
-        problems.require(short, format!("{place}.host"), format!("must have 1 to {LONGEST_TEXT} characters"));
-        let denies = self.host.starts_with('!');
-        problems.require(!denies, format!("{place}.host"), "must not begin with '!'; use egress.deny");
-        check_list(problems, &format!("{place}.methods"), self.methods.as_deref());
-        check_list(problems, &format!("{place}.paths"), self.paths.as_deref());
-        let (no_methods, no_paths) = (Some(&Vec::new()), Some(&Vec::new()));
-        problems.require(self.methods.as_ref() != no_methods, format!("{place}.methods"), "must not be empty");
-        problems.require(self.paths.as_ref() != no_paths, format!("{place}.paths"), "must not be empty");
-    }
-}
-
-/// Checks a list of texts that has each once.
-pub(super) fn check_list(problems: &mut Problems, place: &str, list: Option<&[String]>) {
-    let Some(list) = list else { return };
-    problems.require(list.len() <= MOST_ENTRIES, place, format!("must have at most {MOST_ENTRIES} entries"));
-    let mut seen = HashSet::new();
-    for (at, text) in list.iter().enumerate().take(MOST_ENTRIES) {
-        let place = format!("{place}[{at}]");
-        let fits = (1..=LONGEST_TEXT).contains(&text.len()) && !text.contains('\0');
-        problems.require(fits, &*place, format!("must have 1 to {LONGEST_TEXT} characters, none of them NUL"));
-        problems.require(seen.insert(text), &*place, "is given twice");
     }
 }
 

@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::address::https_host;
-use super::document::{LONGEST_TEXT, MOST_ENTRIES, check_list};
-use super::problem::Problems;
+use super::problem::{LONGEST_TEXT, MOST_ENTRIES, Problems, check_list};
 
 /// Services that the agent may use as tools.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

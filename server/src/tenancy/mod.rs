@@ -13,6 +13,7 @@ pub mod permissions;
 mod policies;
 pub mod problem;
 pub mod resolve;
+mod rules;
 pub mod vaults;
 
 use std::sync::atomic::AtomicBool;

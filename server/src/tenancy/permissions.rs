@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::document::check_list;
-use super::problem::Problems;
+use super::problem::{Problems, check_list};
 
 /// Rules about the driver's tools. Each is a name, such as `Bash`, `mcp__server` or `mcp__server__tool`, perhaps with a specifier, such as
 /// `Bash(git push:*)`. They bind the model, and not code that already runs in the workspace.

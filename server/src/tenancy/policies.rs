@@ -55,7 +55,8 @@ pub(super) fn problems(document: &Document) -> Vec<Problem> {
         let place = if list == "egress.deny" { place.trim_end_matches(".host").to_owned() } else { place };
         Problem { place, why: error.message }
     };
-    let allowed = of(Some(allow.clone().unwrap_or_default()), Vec::new()).map(|error| problem("egress.allow", error));
+    let allowed = of(Some(allow.clone().unwrap_or_else(|| Vec::new().into())), Vec::new())
+        .map(|error| problem("egress.allow", error));
     let denied = of(None, deny.clone()).map(|error| problem("egress.deny", error));
     allowed.into_iter().chain(denied).collect()
 }

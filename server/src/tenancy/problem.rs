@@ -1,6 +1,12 @@
 //! What is wrong with a document, and where.
 
+use std::collections::HashSet;
 use std::fmt;
+
+/// Entries of a list, at most.
+pub(super) const MOST_ENTRIES: usize = 100;
+/// Length of a text in a document, in bytes, at most.
+pub(super) const LONGEST_TEXT: usize = 1_024;
 
 /// One thing that is wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,5 +37,18 @@ impl Problems {
         if !holds {
             self.add(place, why);
         }
+    }
+}
+
+/// Checks a list of texts that has each once.
+pub(super) fn check_list(problems: &mut Problems, place: &str, list: Option<&[String]>) {
+    let Some(list) = list else { return };
+    problems.require(list.len() <= MOST_ENTRIES, place, format!("must have at most {MOST_ENTRIES} entries"));
+    let mut seen = HashSet::new();
+    for (at, text) in list.iter().enumerate().take(MOST_ENTRIES) {
+        let place = format!("{place}[{at}]");
+        let fits = (1..=LONGEST_TEXT).contains(&text.len()) && !text.contains('\0');
+        problems.require(fits, &*place, format!("must have 1 to {LONGEST_TEXT} characters, none of them NUL"));
+        problems.require(seen.insert(text), &*place, "is given twice");
     }
 }

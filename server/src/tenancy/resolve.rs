@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::agent::EffectiveAgent;
-use super::document::{AllowRule, Document, EgressRules};
+use super::document::{Document, EgressRules};
 use super::integrations::Integrations;
 use super::permissions::{self, Permissions};
+use super::rules::{AllowRule, Rules};
 use crate::conversation::cost::Usd;
 
 /// Where a value comes from.
@@ -86,7 +87,8 @@ pub struct EgressLayer {
     /// The level that has these rules.
     pub from: Level,
     /// What may be reached; `None` for all that the levels above allow.
-    pub allow: Option<Vec<AllowRule>>,
+    #[schema(value_type = Option<Vec<AllowRule>>)]
+    pub allow: Option<Rules>,
     /// What may not be reached.
     pub deny: Vec<String>,
 }
