@@ -188,7 +188,7 @@ impl Runs {
         let this = self.clone();
         let work = async move {
             let after_panic = run.after_panic();
-            let settled = AssertUnwindSafe(run.drive()).catch_unwind().await.unwrap_or_else(|_| {
+            let settled = AssertUnwindSafe(Box::pin(run.drive())).catch_unwind().await.unwrap_or_else(|_| {
                 after_panic.end_run();
                 Settled::Yes
             });

@@ -176,10 +176,12 @@ impl Run {
                 received = turn.stream.arrived();
             }
             self.clear_agent_event();
-            if turn.interrupted.is_none() && turn.execution().is_some() && self.cost_exceeded().is_some() {
-                if let Err(error) = self.interrupt_turn(&mut turn).await {
-                    return Some(self.give_up_agent(turn.lease, &error).await);
-                }
+            if turn.interrupted.is_none()
+                && turn.execution().is_some()
+                && self.cost_exceeded().is_some()
+                && let Err(error) = self.interrupt_turn(&mut turn).await
+            {
+                return Some(self.give_up_agent(turn.lease, &error).await);
             }
             if let Err(error) = self.journal.flush() {
                 let execution = turn.execution().map(ToOwned::to_owned);
