@@ -12,6 +12,7 @@ mod http;
 mod image;
 mod kept;
 mod keys;
+mod memory;
 mod mutant;
 mod people;
 mod run;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<&'static Mutant> {
         access::MUTANTS,
         kept::MUTANTS,
         run::MUTANTS,
+        memory::MUTANTS,
         people::MUTANTS,
         tools::MUTANTS,
         keys::MUTANTS,

@@ -29,7 +29,7 @@ const LONGEST_RESULT: usize = 200_000;
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"name": "price", "description": "The price of an item of the shop", "input_schema": {"type": "object",
-    "properties": {"item": {"type": "string"}}, "required": ["item"]}}))]
+    "properties": {"item": {"type": "string", "description": "Name of the item"}}, "required": ["item"]}}))]
 pub(super) struct ClientTool {
     /// Name of the tool: up to 50 letters, digits, '-' and single '_'. The model knows it as `mcp__client__NAME`.
     #[schema(pattern = "^[A-Za-z0-9_-]{1,50}$")]

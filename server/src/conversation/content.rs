@@ -24,7 +24,7 @@ const LONGEST_TITLE: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Part {
-    /// A further text.
+    /// A further text of the message.
     Text {
         /// The text, 1 to 200,000 bytes.
         text: String,
@@ -50,7 +50,7 @@ pub enum Part {
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[schema(as = ContentSource)]
 pub enum Source {
-    /// In the request.
+    /// In the request itself.
     Base64 {
         /// Its media type, such as `image/png` or `application/pdf`, which must be that of the data.
         media_type: String,
@@ -111,7 +111,7 @@ pub fn check(parts: &[Part], check_path: impl Fn(&str) -> Result<(), String>) ->
         };
         match source {
             Source::Path { path } => {
-                check_path(path).map_err(|why| BadPart::at(format!("content[{at}].source.path"), why))?
+                check_path(path).map_err(|why| BadPart::at(format!("content[{at}].source.path"), why))?;
             }
             Source::Base64 { media_type, data } => {
                 let Ok(bytes) = STANDARD.decode(data) else {

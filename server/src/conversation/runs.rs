@@ -205,7 +205,7 @@ impl Runs {
         let this = self.clone();
         let work = async move {
             let after_panic = run.after_panic();
-            let settled = match AssertUnwindSafe(run.drive()).catch_unwind().await {
+            let settled = match AssertUnwindSafe(Box::pin(run.drive())).catch_unwind().await {
                 Ok(settled) => settled,
                 Err(_) => {
                     after_panic.end_run().await;

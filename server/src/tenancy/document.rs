@@ -185,7 +185,7 @@ impl Document {
             let place = format!("skills[{at}]");
             match reference(entry) {
                 Some((name, _)) => {
-                    problems.require(names.insert(name), place, "another version of it is given as well")
+                    problems.require(names.insert(name), place, "another version of it is given as well");
                 }
                 None => problems.add(place, "must be the name of a skill, perhaps with a version, such as pricing@3"),
             }

@@ -13,7 +13,7 @@ use crate::target::deployment::{Conversation, Deployment};
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "TOOL-040",
-        "Images and documents of a message, in the request or in the workspace, reach the model; messages describe them",
+        "Images and documents, in the request or in the workspace, reach the model; messages describe them",
         "content: text, images, documents (base64 or a path in the workspace)",
         body!(sent),
     )

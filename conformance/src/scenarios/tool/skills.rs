@@ -16,7 +16,7 @@ use crate::target::deployment::{Conversation, Deployment};
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "TOOL-060",
-        "A skill that a conversation chooses reaches its model, in the version that is chosen, and no workspace changes it",
+        "A skill that is chosen reaches the model, in the version that is chosen, and no workspace changes it",
         "skills uploaded per tenant, versioned, chosen per conversation; only the stored copy is trusted",
         body!(used),
     )

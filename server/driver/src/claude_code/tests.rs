@@ -48,7 +48,7 @@ fn every_option_is_one_argument() {
         r#"--json-schema={"type":"object"}"#,
         "--tools=Bash,Read",
         r#"--settings={"permissions":{"ask":["Bash(git push:*)"],"deny":["mcp__a__b"]}}"#,
-        r#"--mcp-config={"mcpServers":{"a":{"type":"http","url":"http://a.example/mcp"},"client":{"type":"sdk","name":"client"}}}"#,
+        r#"--mcp-config={"mcpServers":{"a":{"type":"http","url":"http://a.example/mcp"},"client":{"name":"client","type":"sdk"}}}"#,
     ] {
         assert!(given.iter().any(|argument| argument == expected), "{expected} in {given:?}");
     }

@@ -178,10 +178,12 @@ impl Run {
             }
             self.clear_agent_event();
             self.store_transcript_when_due().await;
-            if turn.interrupted.is_none() && turn.execution().is_some() && self.cost_exceeded().is_some() {
-                if let Err(error) = self.interrupt_turn(&mut turn).await {
-                    return Some(self.give_up_agent(turn.lease, &error).await);
-                }
+            if turn.interrupted.is_none()
+                && turn.execution().is_some()
+                && self.cost_exceeded().is_some()
+                && let Err(error) = self.interrupt_turn(&mut turn).await
+            {
+                return Some(self.give_up_agent(turn.lease, &error).await);
             }
             if let Err(error) = self.journal.flush().await {
                 let execution = turn.execution().map(ToOwned::to_owned);

@@ -20,7 +20,7 @@ pub struct Skill {
     pub name: String,
     /// Number of the version, from 1. A version never changes.
     pub version: i64,
-    /// What the skill is for, from its `SKILL.md`.
+    /// What the skill is for, as its manifest says.
     pub description: String,
     /// SHA-256 of the version's content, in hexadecimal.
     pub digest: String,
