@@ -70,7 +70,7 @@ pub(super) async fn list(
     Ok(Json(Skills { skills: app.store.skills(&tenant.tenant_id).await? }))
 }
 
-/// Uploads a version of a skill: a ZIP archive or a form with its files, among them `SKILL.md`. Its content is checked, and a version never
+/// Uploads a version of a skill: a ZIP archive or a form with its files, among them its manifest. Its content is checked, and a version never
 /// changes. The content of the latest version again adds none.
 #[utoipa::path(put, path = "/api/tenants/{tenant_id}/skills/{name}", tag = "configuration", params(SkillPath),
     request_body(content((Vec<u8> = "application/zip"), (SkillForm = "multipart/form-data"))),
