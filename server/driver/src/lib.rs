@@ -54,6 +54,9 @@ pub trait Dialogue: std::fmt::Debug + Send {
     /// # Errors
     /// The line has what no driver prints, so that it is not the driver's.
     fn read(&mut self, line: &str) -> Result<Vec<Event>, String>;
+
+    /// Whether the driver has taken the turn's input. One that has had other turns may have ended before it did.
+    fn has_begun(&self) -> bool;
 }
 
 /// A driver's memory of a conversation.

@@ -144,7 +144,21 @@ async fn killed_between(context: &Context) -> Result<(), Failure> {
     room.shell(&format!("kill -KILL {}", driver[0])).await?;
     until_drivers(&room, 0).await?;
     recalls(&deployment, &conversation, &word).await?;
-    check_eq("workspaces", deployment.only_room().await?.id, room.id)
+    check_eq("workspaces", deployment.only_room().await?.id, room.id)?;
+
+    // It is there when the turn is sent, and ends before it has read it.
+    let driver = until_drivers(&room, 1).await?;
+    room.shell(&format!("kill -STOP {}", driver[0])).await?;
+    let mut stream = deployment.start(&conversation, &format!("@recall {word}")).await?;
+    while let Some(event) = stream.next().await? {
+        if event.text("message").contains("is ready") {
+            break;
+        }
+    }
+    room.shell(&format!("kill -KILL {}", driver[0])).await?;
+    let events = stream.finish().await?;
+    let said = events.last().map(|done| done.text("result").to_owned()).unwrap_or_default();
+    check_eq("after a driver that did not read the turn", said, format!("{word}: remembered"))
 }
 
 async fn server_restarts(context: &Context) -> Result<(), Failure> {

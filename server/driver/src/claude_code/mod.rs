@@ -186,6 +186,10 @@ struct Turn {
 }
 
 impl Dialogue for Turn {
+    fn has_begun(&self) -> bool {
+        self.awaited.is_none()
+    }
+
     fn read(&mut self, line: &str) -> Result<Vec<Event>, String> {
         let mut counted = std::mem::take(&mut self.counted);
         let events = mapping::map(line, &mut counted, &mut self.tools);

@@ -130,6 +130,7 @@ fn a_session_that_the_cli_does_not_find_is_lost() {
 #[test]
 fn what_is_left_over_from_earlier_turns_does_not_end_this_one() {
     let mut turn = ClaudeCode.dialogue(&Options::default(), Some("this"));
+    assert!(!turn.has_begun() && ClaudeCode.dialogue(&Options::default(), None).has_begun());
     let mut read = |line: serde_json::Value| turn.read(&line.to_string()).expect("within bounds");
     let result = |text: &str| json!({"type": "result", "subtype": "success", "result": text, "session_id": "s"});
     let begins = |id: &str| json!({"type": "command_lifecycle", "command_uuid": id, "state": "started"});
@@ -140,4 +141,5 @@ fn what_is_left_over_from_earlier_turns_does_not_end_this_one() {
     assert_eq!(read(result("of an earlier turn")), vec![]);
     assert_eq!(read(begins("this")), vec![]);
     assert!(matches!(&read(result("ours"))[..], [Event::Result(turn)] if turn.result == "ours"));
+    assert!(turn.has_begun());
 }

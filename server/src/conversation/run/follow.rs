@@ -69,6 +69,8 @@ enum Next {
     Result(Box<TurnResult>),
     /// The turn has ended without a result.
     Failed(Failure),
+    /// The driver, which had waited for the turn, has ended before it took the turn's input.
+    NotTaken,
     /// The agent or the driver has sent what it may not.
     Hostile(String),
 }
@@ -169,6 +171,7 @@ impl Run {
                     Next::Wait => {}
                     Next::Result(result) => return Some(self.end_turn(turn, *result).await),
                     Next::Failed(failure) => return self.fail_turn(turn, failure).await,
+                    Next::NotTaken => return self.begin_anew(turn).await,
                     Next::Hostile(why) => return Some(self.give_up_agent(turn.lease, &AgentError::Hostile(why)).await),
                 }
                 if let Some(excess) = self.translator.excess().or_else(|| self.journal.full()) {
@@ -199,6 +202,7 @@ impl Run {
                 self.note_execution(execution_id, 0).await;
                 Next::Wait
             }
+            AgentEvent::Ended(_) if !turn.dialogue.has_begun() => Next::NotTaken,
             AgentEvent::Ended(ended) => Next::Failed(self.services.driver.failure(&ended)),
             AgentEvent::Frame(line) => {
                 let events = match turn.dialogue.read(&line) {

@@ -85,6 +85,17 @@ impl Run {
         }
     }
 
+    /// Begins a turn again whose driver has ended before it took the input: another one continues its session.
+    pub(super) async fn begin_anew(&mut self, turn: Turn) -> Option<Outcome> {
+        tracing::info!(
+            workspace = turn.lease.workspace_id(),
+            "the driver that waited has ended; another one continues its session"
+        );
+        self.agent_event = 0;
+        let session = turn.lease.session().map(|session| Session::ended(session.id.clone()));
+        Box::pin(self.begin(turn.lease, session)).await
+    }
+
     /// Ends a turn that has no result, and with it the driver.
     pub(super) async fn fail_turn(&mut self, turn: Turn, Failure { kind, message }: Failure) -> Option<Outcome> {
         self.withdraw_all().await;
