@@ -144,7 +144,7 @@ async fn killed_between(context: &Context) -> Result<(), Failure> {
     room.shell(&format!("kill -KILL {}", driver[0])).await?;
     until_drivers(&room, 0).await?;
     recalls(&deployment, &conversation, &word).await?;
-    check_eq("workspaces", deployment.only_room().await?.id, room.id)?;
+    check_eq("workspaces", &deployment.only_room().await?.id, &room.id)?;
 
     // It is there when the turn is sent, and ends before it has read it.
     let driver = until_drivers(&room, 1).await?;
