@@ -27,6 +27,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body!(refused),
     )
     .severity(Severity::Medium)
+    .profile(Profile::Full)
     .limit(60),
 ];
 

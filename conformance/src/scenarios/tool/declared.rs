@@ -6,7 +6,7 @@ use super::called::price;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::Severity;
+use crate::harness::vocabulary::{Profile, Severity};
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "TOOL-010",
@@ -14,7 +14,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "client_tools: [{name, description, input_schema}], limited in number and bytes, names checked: 422",
     body!(refused),
 )
-.severity(Severity::Medium)];
+.severity(Severity::Medium)
+.profile(Profile::Full)];
 
 fn named(name: &str) -> Value {
     json!({"name": name, "description": "A tool", "input_schema": {"type": "object"}})

@@ -58,6 +58,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body!(refused),
     )
     .severity(Severity::High)
+    .profile(Profile::Full)
     .limit(60),
 ];
 

@@ -31,6 +31,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body!(hostile),
     )
     .severity(Severity::Critical)
+    .profile(Profile::Full)
     .limit(60),
     Scenario::new(
         "TOOL-062",
@@ -39,6 +40,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body!(bounded),
     )
     .severity(Severity::High)
+    .profile(Profile::Full)
     .limit(60),
 ];
 
