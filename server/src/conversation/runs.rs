@@ -225,9 +225,16 @@ impl Runs {
     async fn ended(self: &Arc<Self>, conversation: &str, journal: &Journal) {
         // The messages that wait are in this journal until they are in that of the next run.
         self.start_next(conversation).await;
-        if !self.table().0.contains_key(conversation) {
+        match self.running(conversation) {
             // The conversation was deleted.
-            return;
+            None => return,
+            // No run could begin for what waits, so it stays in this journal, where the next start finds it.
+            Some(last)
+                if last.journal.run_id() == journal.run_id() && self.services.waiting.next(conversation).is_some() =>
+            {
+                return;
+            }
+            Some(_) => {}
         }
         self.keep(conversation, journal).await;
         let mut table = self.table();

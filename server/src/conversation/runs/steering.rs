@@ -47,7 +47,7 @@ impl Runs {
     /// Starts the run of the next message that waits, unless a run is in progress.
     pub(super) async fn start_next(self: &Arc<Self>, conversation: &str) {
         if let Err(error) = Box::pin(self.try_start_next(conversation)).await {
-            tracing::error!(conversation, %error, "a message that waited begins no run; the end of the next one tries again");
+            tracing::error!(conversation, %error, "a message that waited begins no run; it is tried again");
         }
     }
 

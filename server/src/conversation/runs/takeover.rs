@@ -46,7 +46,10 @@ impl Runs {
     /// # Errors
     /// The shared log does not answer.
     pub async fn take_over_of(self: &Arc<Self>, conversation: &str) -> Result<bool, StartError> {
-        let Some(log) = self.services.journals.shared() else { return Ok(false) };
+        // Without other servers nobody can say whether the one that has the run is dead.
+        let Some(log) = self.services.journals.shared().filter(|_| self.services.cluster.is_shared()) else {
+            return Ok(false);
+        };
         let latest = log.latest(conversation).await.map_err(io::Error::from)?;
         match latest.filter(|run| !run.settled && run.owner != log.owner()) {
             Some(run) if !self.is_running_server(&run.owner).await => Ok(self.take_over(&run).await?),
@@ -57,7 +60,8 @@ impl Runs {
     /// Takes a run over; `false` if another server has done so before.
     async fn take_over(self: &Arc<Self>, run: &SharedRun) -> io::Result<bool> {
         let journals = &self.services.journals;
-        if self.closed.is_cancelled() || !journals.claim(run).await? {
+        let free = self.table().check_free(&run.conversation).is_ok();
+        if self.closed.is_cancelled() || !free || !journals.claim(run).await? {
             return Ok(false);
         }
         tracing::warn!(conversation = run.conversation, run = run.run_id, "taking over a run whose server has died");
@@ -97,7 +101,8 @@ impl Runs {
         }
     }
 
-    /// Takes over the runs of servers that have died, and removes from the log what is kept no longer, until `enough`.
+    /// Takes over the runs of servers that have died, begins what could not begin, and removes from the log what is kept no longer, until
+    /// `enough`.
     pub async fn follow_log(self: Arc<Self>, retention: Retention, enough: CancellationToken) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -111,7 +116,8 @@ impl Runs {
                         tracing::warn!(%error, "what is kept no longer was not removed from the log");
                     }
                 }
-                _ = look.tick(), if self.services.cluster.is_shared() && !self.closed.is_cancelled() => {
+                _ = look.tick(), if !self.closed.is_cancelled() => {
+                    self.begin_what_waits().await;
                     if let Err(error) = self.look_for_orphans(&mut alone_since).await {
                         tracing::debug!(%error, "cannot look for runs of servers that have died");
                     }
@@ -120,8 +126,19 @@ impl Runs {
         }
     }
 
+    /// Begins the runs of messages that could not begin theirs when the run before had ended.
+    async fn begin_what_waits(self: &Arc<Self>) {
+        for conversation in self.services.waiting.conversations() {
+            if !self.is_running(&conversation) {
+                self.start_next(&conversation).await;
+            }
+        }
+    }
+
     async fn look_for_orphans(self: &Arc<Self>, alone_since: &mut HashMap<String, Instant>) -> io::Result<()> {
-        let Some(log) = self.services.journals.shared() else { return Ok(()) };
+        let Some(log) = self.services.journals.shared().filter(|_| self.services.cluster.is_shared()) else {
+            return Ok(());
+        };
         let mut running = HashMap::new();
         let mut alone = HashMap::new();
         for run in log.unsettled_of_others().await? {
