@@ -6,7 +6,6 @@ use reqwest::Method;
 use super::http::{Api, Reply};
 use super::stream::EventStream;
 use crate::harness::failure::Failure;
-use crate::harness::pace::patient;
 
 /// The boundary between parts; it occurs in no content.
 pub const BOUNDARY: &str = "-conformance-boundary-7f3a";
@@ -91,7 +90,6 @@ impl Api {
     pub async fn post_form(&self, path: &str, body: Bytes) -> Result<Reply, Failure> {
         let description = format!("a form of {} bytes", body.len());
         let request = self.request(Method::POST, path).header("Content-Type", content_type()).body(body);
-        self.answer(format!("POST {path}"), Some(&description), request.timeout(patient(super::http::REQUEST_LIMIT)))
-            .await
+        self.answer(format!("POST {path}"), Some(&description), request.timeout(self.limit())).await
     }
 }

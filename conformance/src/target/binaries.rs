@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::contained::on_path;
+use crate::description::Launching;
 use crate::harness::environment;
 
 /// The program beside this executable, or in the folder above it: a test's executable is in `target/debug/deps`, the program in
@@ -23,4 +25,28 @@ pub fn find(program: &str, variable: &str) -> Result<PathBuf, String> {
     }
     let here = || std::env::current_exe().map_or_else(|error| error.to_string(), |path| path.display().to_string());
     beside(program).ok_or_else(|| format!("no {program} beside {}; build it, or name it in {variable}", here()))
+}
+
+/// Finds the server's program: by its environment variable, else as the target's description says.
+///
+/// # Errors
+/// Where it was looked for, and how to name it.
+pub fn server(launch: &Launching) -> Result<PathBuf, String> {
+    let Some(program) = &launch.program else {
+        return Err("the target file has no launch.program: add it, or give --target".to_owned());
+    };
+    let named = program.to_string_lossy();
+    if environment::named(environment::SERVER).is_none() {
+        if named.contains('/') {
+            return if program.is_file() {
+                Ok(program.clone())
+            } else {
+                Err(format!("launch.program: {named} is not a file"))
+            };
+        }
+        if let Some(path) = beside(&named).or_else(|| on_path(&named)) {
+            return Ok(path);
+        }
+    }
+    find(&named, environment::SERVER)
 }
