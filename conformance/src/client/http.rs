@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
-use super::form::{self, Form};
 use super::metrics::Metrics;
+use super::multipart::{self, Form};
 use super::stream::EventStream;
 use crate::contract::schema;
 use crate::description::{Description, Speech};
@@ -134,9 +134,9 @@ impl Api {
     ) -> reqwest::RequestBuilder {
         let is_run = *method == Method::POST && path.split('?').next().is_some_and(|path| path.ends_with("/stream"));
         match self.speech.form_field.as_deref().filter(|_| is_run) {
-            Some(field) => {
-                request.header("Content-Type", form::content_type()).body(Form::default().field(field, &body).whole())
-            }
+            Some(field) => request
+                .header("Content-Type", multipart::content_type())
+                .body(Form::default().field(field, &body).whole()),
             None => request.header("Content-Type", "application/json").body(body),
         }
     }

@@ -84,7 +84,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("images", "server", Text, "The server's image, for scenarios that start it in a container."),
     key("images", "server_health", Words, "The command in the server's image that asks for its health."),
-    key("images", "workspace", Text, "The workspace image."),
+    key("images", "workspace", Text, "The image of its workspaces."),
     key("containers", "name", Text, "The name of a workspace's container; {workspace} is the workspace's id."),
     key("containers", "deployment_label", Text, "The label with the deployment's id."),
     key("containers", "workspace_label", Text, "The label with the workspace's id."),

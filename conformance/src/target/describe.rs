@@ -50,7 +50,7 @@ pub async fn probe(api: &Api, has_key: bool) -> anyhow::Result<Findings> {
     let api = api.clone().speaking(&speech.clone().into()).map_err(into)?;
     let front = api.get("/").await.map_err(into)?;
     let front: Value = serde_json::from_slice(&front.body).unwrap_or_default();
-    found.name = front["name"].as_str().unwrap_or("the target").to_owned();
+    found.name = front["name"].as_str().unwrap_or_default().to_owned();
     find_key(&api, &speech, has_key, &mut found).await.map_err(into)?;
     let described = api.get("/openapi.json").await.map_err(into)?;
     match serde_json::from_slice::<Value>(&described.body) {
@@ -120,7 +120,8 @@ impl Findings {
         for open in &self.open {
             let _ = writeln!(text, "# Not known: {open}.");
         }
-        let _ = write!(text, "\nname = {}\n\n[http]\n", quoted(&self.name));
+        let name = if self.name.is_empty() { "the target" } else { &self.name };
+        let _ = write!(text, "\nname = {}\n\n[http]\n", quoted(name));
         let own = &Description::own().speech;
         let (header, scheme) = self.key.as_ref().map_or((&*own.key_header, ""), |(header, scheme)| (header, scheme));
         let _ = writeln!(text, "key_header = {}\nkey_scheme = {}", quoted(header), quoted(scheme));
