@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::contained::on_path;
-use crate::description::Launching;
+use crate::description::Description;
 use crate::harness::environment;
 
 /// The program beside this executable, or in the folder above it: a test's executable is in `target/debug/deps`, the program in
@@ -27,16 +27,17 @@ pub fn find(program: &str, variable: &str) -> Result<PathBuf, String> {
     beside(program).ok_or_else(|| format!("no {program} beside {}; build it, or name it in {variable}", here()))
 }
 
-/// Finds the server's program: by its environment variable, else as the target's description says.
+/// Finds the server's program: as the target file says; without one, by its environment variable or beside this executable.
 ///
 /// # Errors
 /// Where it was looked for, and how to name it.
-pub fn server(launch: &Launching) -> Result<PathBuf, String> {
-    let Some(program) = &launch.program else {
+pub fn server(description: &Description) -> Result<PathBuf, String> {
+    let Some(program) = &description.launch.program else {
         return Err("the target file has no launch.program: add it, or give --target".to_owned());
     };
     let named = program.to_string_lossy();
-    if environment::named(environment::SERVER).is_none() {
+    // A file on the command line says more about this run than a variable.
+    if description.file.is_some() {
         if named.contains('/') {
             return if program.is_file() {
                 Ok(program.clone())
@@ -44,9 +45,9 @@ pub fn server(launch: &Launching) -> Result<PathBuf, String> {
                 Err(format!("launch.program: {named} is not a file"))
             };
         }
-        if let Some(path) = beside(&named).or_else(|| on_path(&named)) {
-            return Ok(path);
-        }
+        let found = beside(&named).or_else(|| on_path(&named));
+        return found
+            .ok_or_else(|| format!("launch.program: {named} is neither beside the suite nor on the search path"));
     }
     find(&named, environment::SERVER)
 }

@@ -16,6 +16,7 @@ pub mod foreign;
 pub mod image;
 pub mod issuer;
 pub mod launch;
+mod launched;
 pub mod memory;
 pub mod offers;
 pub mod outsider;

@@ -169,7 +169,7 @@ impl Capabilities {
     }
 
     fn probe_programs(&mut self, options: &Options) {
-        match binaries::server(&options.description.launch) {
+        match binaries::server(&options.description) {
             Ok(path) => self.server = path,
             Err(why) => self.set_missing(&[Capability::Launch], &why),
         }

@@ -33,15 +33,6 @@ fn a_file_with_faults_names_them_all_and_nothing_is_run() {
 }
 
 #[test]
-fn a_part_that_the_file_denies_and_the_target_describes_is_a_contradiction() {
-    let fixture = Fixture::start(Manner::Good);
-    let (_dir, path) = written("[optional]\nwithout = [\"admin\"]\n");
-    let (status, text) = ends(["run", "--target", &fixture.url, "--target-file", &path]);
-    assert_eq!(status, 3, "{text}");
-    assert!(text.contains("optional.without") && text.contains("admin") && text.contains("openapi.json"), "{text}");
-}
-
-#[test]
 fn a_target_that_cannot_be_launched_needs_an_address() {
     let (_dir, path) = written("name = \"other\"\n");
     let (status, text) = ends(["run", "--target-file", &path]);
