@@ -32,8 +32,8 @@ pub(super) struct Run {
     /// Base URL of an existing deployment; without it the suite launches its own.
     #[arg(long, value_name = "URL")]
     target: Option<String>,
-    /// What the target is like, in TOML: how it is launched, what its settings, routes and containers are called. Without it, as the contract
-    /// says. `describe` writes a first one.
+    /// What the target is like, in TOML: how it is launched, what its settings, routes and containers are called. Without it, as
+    /// the contract says. `describe` writes a first one.
     #[arg(long, value_name = "FILE")]
     target_file: Option<PathBuf>,
     /// How the suite launches deployments: the server as a process of this machine, or as a container of its image, with

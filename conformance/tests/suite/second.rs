@@ -90,6 +90,18 @@ fn its_target_file_says_how_it_is_launched_and_stopped() {
 }
 
 #[test]
+fn a_server_that_does_not_write_its_address_is_given_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, program) = (dir.path().join("target.toml"), target_file().replace("/target.toml", ""));
+    let launch = format!(
+        "[launch]\nprogram = \"python3\"\nserve = [\"-B\", {program:?}, \"--addr\", \"{{address}}\"]\nstop_signal = \"INT\"\n"
+    );
+    std::fs::write(&file, launch).expect("written");
+    let (status, text) = ends(["run", "--target-file", &file.display().to_string(), "--filter", "id(=SHAPE-004)"]);
+    assert!(status == 0 && text.contains("1 pass"), "{status}: {text}");
+}
+
+#[test]
 fn its_events_titles_and_messages_are_the_contracts() {
     let second = Second::start(None);
     let (status, text, _) =
