@@ -3,18 +3,20 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
+use crate::description::{Containers, Description};
 use crate::harness::engine::Engine;
 use crate::harness::failure::Failure;
 use crate::harness::ledger::{LEDGER_FILE, Made, OWNER_FILE, runs_dir, start_time};
 use crate::harness::pending::{ENGINE_LIMIT, unanswered};
 use crate::harness::poll::eventually;
-use crate::harness::run::Run;
+use crate::harness::run::{Run, TARGET_FILE};
 use crate::harness::tree;
 use crate::target::launch::remove_rooms;
 use crate::target::process::RUN_MARK;
@@ -99,11 +101,13 @@ struct Left<'l> {
     made: Vec<Made>,
     unanswered: HashSet<&'l str>,
     until: Instant,
+    /// What workspaces of its deployments look like.
+    containers: Arc<Containers>,
     tell: &'l dyn Fn(&str),
 }
 
 impl<'l> Left<'l> {
-    fn read(ledger: &'l str, tell: &'l dyn Fn(&str)) -> Self {
+    fn read(ledger: &'l str, containers: Arc<Containers>, tell: &'l dyn Fn(&str)) -> Self {
         // The latest first, except that containers and projects which could create workspaces go before the workspaces.
         let mut made: Vec<Made> = ledger.lines().rev().filter_map(Made::parse).collect();
         made.sort_by_key(|made| match made {
@@ -111,7 +115,7 @@ impl<'l> Left<'l> {
             Made::Deployment(_) => 1,
             _ => 2,
         });
-        Self { made, unanswered: unanswered(ledger), until: Instant::now() + ENGINE_LIMIT, tell }
+        Self { made, unanswered: unanswered(ledger), until: Instant::now() + ENGINE_LIMIT, containers, tell }
     }
 
     /// Waits until the objects that were asked for exist. One never appears if the run was killed before it sent the request, or if
@@ -175,7 +179,9 @@ async fn collect_run(dir: &Path, docker: &str, tell: &dyn Fn(&str)) -> Collected
     let mut collected = Collected { run, removed: Vec::new(), failed: Vec::new() };
     kill_marked(&mut collected).await;
     let ledger = std::fs::read_to_string(dir.join(LEDGER_FILE)).unwrap_or_default();
-    let left = Left::read(&ledger, tell);
+    // Without a target file, or with one that this version does not understand, workspaces look like this project's.
+    let described = Description::load(&dir.join(TARGET_FILE)).map_or_else(|_| Description::own(), Arc::new);
+    let left = Left::read(&ledger, described.containers.clone(), tell);
     let mut engine = None;
     for made in &left.made {
         match remove(made, &left, docker, &mut engine).await {
@@ -210,7 +216,7 @@ async fn remove(
     let engine = match engine {
         Some(engine) => engine,
         None => {
-            let engine = engine.insert(Engine::connect(docker).await?);
+            let engine = engine.insert(Engine::connect(docker).await?.with(&left.containers));
             // Before anything is removed: the engine may be making something from it.
             left.arrives(engine).await;
             engine

@@ -5,11 +5,13 @@
 //! `cargo nextest`. The suite observes everything from outside (HTTP, the Docker engine, sockets, processes), so that it can test
 //! another implementation in place of this project's server.
 //!
-//! Imports point downwards only: [`selftest`] and [`report`] → [`mutants`], [`scenarios`] → [`target`] → [`client`] → [`harness`] → [`contract`].
+//! Imports point downwards only: [`selftest`] and [`report`] → [`mutants`], [`scenarios`] → [`target`] → [`client`] → [`harness`] → [`contract`],
+//! [`description`].
 
 pub mod catalogue;
 pub mod client;
 pub mod contract;
+pub mod description;
 pub mod filter;
 pub mod gc;
 pub mod harness;

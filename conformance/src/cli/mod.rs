@@ -2,6 +2,7 @@
 
 mod badge;
 mod compare;
+mod describe;
 mod explain;
 mod fault;
 mod gc;
@@ -35,6 +36,8 @@ enum Command {
     Compare(compare::Compare),
     /// Makes a badge of a report's verdict.
     Badge(badge::Badge),
+    /// Writes a first target file for `run --target-file`, by asking a running deployment.
+    Describe(describe::Describe),
     /// Explains a scenario: what it tests, what it needs, and where its source is.
     Explain(explain::Explain),
     /// Removes what killed runs of this user left behind.
@@ -51,6 +54,7 @@ impl Line {
             Command::Run(run) => run.execute().await,
             Command::Compare(compare) => compare.execute(),
             Command::Badge(badge) => badge.execute(),
+            Command::Describe(describe) => describe.execute().await,
             Command::Explain(explain) => explain.execute(),
             Command::Gc(gc) => gc.execute().await,
             Command::Selftest(selftest) => selftest.execute().await,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nagaya_conformance::client::http::Api;
+use nagaya_conformance::description::Description;
 use nagaya_conformance::harness::capabilities::Capabilities;
 use nagaya_conformance::harness::environment::WORKSPACE_IMAGE;
 use nagaya_conformance::harness::exchanges::{Exchanges, Secrets};
@@ -31,6 +32,10 @@ pub(super) struct Run {
     /// Base URL of an existing deployment; without it the suite launches its own.
     #[arg(long, value_name = "URL")]
     target: Option<String>,
+    /// What the target is like, in TOML: how it is launched, what its settings, routes and containers are called. Without it, as
+    /// the contract says. `describe` writes a first one.
+    #[arg(long, value_name = "FILE")]
+    target_file: Option<PathBuf>,
     /// How the suite launches deployments: the server as a process of this machine, or as a container of its image, with
     /// PostgreSQL and Redis in containers too.
     #[arg(long, value_name = "HOW", value_enum, default_value = "process", conflicts_with = "target")]
@@ -41,16 +46,16 @@ pub(super) struct Run {
     /// An operator's key for the API.
     #[arg(long, value_name = "KEY", env = "NAGAYA_CONFORMANCE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
-    /// Value of the `nagaya.deployment` label of the target's containers.
+    /// Value of the label with the deployment's id on the target's containers, `nagaya.deployment` unless the target file says otherwise.
     #[arg(long, value_name = "ID", requires = "target")]
     deployment: Option<String>,
     /// Workspace image: of launched deployments, or the target's. By default this project's, workspace-base:latest; for another target
     /// or another server it must be named, or scenarios that need it could not run.
     #[arg(long, value_name = "IMAGE", env = WORKSPACE_IMAGE)]
     image: Option<String>,
-    /// Who listens on a workspace's agent.sock; the other side connects to it.
-    #[arg(long, value_name = "WHO", value_enum, default_value = "server", requires = "target")]
-    agent_socket: AgentSocket,
+    /// Who listens on a workspace's agent.sock; the other side connects to it. By default the server, or as the target file says.
+    #[arg(long, value_name = "WHO", value_enum, requires = "target")]
+    agent_socket: Option<AgentSocket>,
     /// PEM file with the certificate authority of an https:// target, in addition to those of this machine.
     #[arg(long, value_name = "FILE", requires = "target")]
     ca: Option<PathBuf>,
@@ -178,10 +183,17 @@ impl Run {
         let Some(target) = &run.options.target else { return Ok(None) };
         let exchanges = Exchanges::new(Secrets::default());
         let api = Api::trusting(&run.capabilities.trust, target, self.api_key.as_deref(), exchanges);
+        let api = api.and_then(|api| api.speaking(&run.options.description.speech));
         Ok(Some(Watch::begin(api.map_err(|failure| Fault::Internal(failure.to_string()))?).await))
     }
 
     async fn begin(&self) -> Result<SuiteRun, Fault> {
+        let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));
+        let description = match &self.target_file {
+            Some(path) => Arc::new(Description::load(path).map_err(setup)?),
+            None => Description::own(),
+        };
+        let described = if description.containers.agent_listens { AgentSocket::Agent } else { AgentSocket::Server };
         let defaults = Options::default();
         let options = Options {
             target: self.target.as_ref().map(|target| target.trim_end_matches('/').to_owned()),
@@ -191,7 +203,8 @@ impl Run {
             api_key: self.api_key.clone(),
             deployment: self.deployment.clone(),
             image: self.image.clone(),
-            agent_socket: self.agent_socket,
+            agent_socket: self.agent_socket.unwrap_or(described),
+            description,
             allow_destructive: self.allow_destructive,
             allow_model_calls: self.allow_model_calls,
             without: self.without.clone(),
@@ -199,7 +212,6 @@ impl Run {
             stress: self.stress,
             seed: self.seed.unwrap_or(defaults.seed),
         };
-        let setup = |error: anyhow::Error| Fault::Setup(format!("{error:#}"));
         let capabilities = Capabilities::probe(&options).await.map_err(setup)?;
         if options.target.is_none()
             && let Err(why) = capabilities.check(&[Capability::Launch])

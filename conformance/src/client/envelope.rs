@@ -95,6 +95,7 @@ mod tests {
             headers: headers.collect::<HeaderMap>(),
             body: body.to_string().into(),
             exchanges: Exchanges::new(Secrets::default()),
+            speech: crate::description::Description::own().speech.clone(),
         }
     }
 

@@ -1,6 +1,5 @@
 //! Requests with other credentials and headers than the usual ones.
 
-use http::Method;
 use serde_json::Value;
 
 use super::http::Api;
@@ -24,7 +23,7 @@ impl Api {
         body: &Value,
         header: (&str, &str),
     ) -> Result<EventStream, Failure> {
-        let request = self.request(Method::POST, path).json(body).header(header.0, header.1);
+        let request = self.begun(path, body.to_string()).header(header.0, header.1);
         self.event_stream(format!("POST {path} with {}", header.0), body.to_string(), request).await
     }
 }

@@ -1,5 +1,6 @@
 //! A client for a deployment's API.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,17 +8,36 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
 use super::metrics::Metrics;
+use super::multipart::{self, Form};
 use super::stream::EventStream;
 use crate::contract::schema;
+use crate::description::{Description, Speech};
 use crate::harness::exchanges::{Exchanges, clip};
 use crate::harness::failure::{Failure, check};
 use crate::harness::pace::patient;
 use crate::harness::trust::Trust;
 
-/// How long a request that is not a stream may take.
-pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
-/// How long connecting may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A description of the API with the contract's paths.
+fn in_contract_paths(speech: &Speech, mut description: Value) -> Value {
+    if !speech.routes.is_plain()
+        && let Some(paths) = description.get_mut("paths").and_then(Value::as_object_mut)
+    {
+        *paths = std::mem::take(paths).into_iter().map(|(path, item)| (speech.routes.contract(&path), item)).collect();
+    }
+    description
+}
+
+fn connecting(trust: &Trust, limit: Duration) -> Result<reqwest::Client, Failure> {
+    // No idle connections: they would count as descriptors of the server when a scenario looks for leaks.
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_backend_preconfigured(trust.config().map_err(|error| Failure::harness(format!("TLS: {error}")))?)
+        .connect_timeout(patient(limit))
+        .pool_max_idle_per_host(0)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(|error| Failure::harness(format!("HTTP client: {error}")))
+}
 
 /// A client of one deployment.
 #[derive(Debug, Clone)]
@@ -25,6 +45,9 @@ pub struct Api {
     base: String,
     key: Option<String>,
     client: reqwest::Client,
+    trust: Trust,
+    /// How the deployment is asked: paths, header of the key, encoding, and how long things may take.
+    pub(super) speech: Arc<Speech>,
     pub(super) exchanges: Exchanges,
     /// Whether it waits as long as a 429 asks for, and sends the request again.
     pub(super) waits: bool,
@@ -44,17 +67,24 @@ impl Api {
     /// # Errors
     /// The HTTP client cannot be set up.
     pub fn trusting(trust: &Trust, base: &str, key: Option<&str>, exchanges: Exchanges) -> Result<Self, Failure> {
-        // No idle connections: they would count as descriptors of the server when a scenario looks for leaks.
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .tls_backend_preconfigured(trust.config().map_err(|error| Failure::harness(format!("TLS: {error}")))?)
-            .connect_timeout(patient(CONNECT_LIMIT))
-            .pool_max_idle_per_host(0)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| Failure::harness(format!("HTTP client: {error}")))?;
+        let speech = Description::own().speech.clone();
+        let client = connecting(trust, speech.connect)?;
         let (base, key) = (base.trim_end_matches('/').to_owned(), key.map(str::to_owned));
-        Ok(Self { base, key, client, exchanges, waits: false })
+        Ok(Self { base, key, client, trust: trust.clone(), speech, exchanges, waits: false })
+    }
+
+    /// The same client for a deployment that is asked in its own way. Callers use the contract's paths all the same.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be set up.
+    pub fn speaking(self, speech: &Arc<Speech>) -> Result<Self, Failure> {
+        Ok(Self { client: connecting(&self.trust, speech.connect)?, speech: speech.clone(), ..self })
+    }
+
+    /// How the deployment is asked.
+    #[must_use]
+    pub fn speech(&self) -> &Speech {
+        &self.speech
     }
 
     /// The same client, which waits as long as a 429 asks for, and sends the request again.
@@ -76,11 +106,38 @@ impl Api {
     }
 
     pub(super) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.client.request(method, format!("{}{path}", self.base));
+        let request = self.client.request(method, format!("{}{}", self.base, self.speech.routes.target(path)));
         match &self.key {
             Some(key) if key.starts_with("Bearer ") => request.header("Authorization", key),
-            Some(key) => request.header("X-API-Key", key),
+            Some(key) => request.header(&self.speech.key_header, format!("{}{key}", self.speech.key_scheme)),
             None => request,
+        }
+    }
+
+    /// A request that begins a run.
+    pub(super) fn begun(&self, path: &str, body: String) -> reqwest::RequestBuilder {
+        self.with_body(&Method::POST, path, body, self.request(Method::POST, path))
+    }
+
+    /// How long a request that is not a stream may take.
+    pub(super) fn limit(&self) -> Duration {
+        patient(self.speech.request)
+    }
+
+    /// Adds a body to a request of this method and path: JSON, or a form where the deployment takes runs as forms.
+    fn with_body(
+        &self,
+        method: &Method,
+        path: &str,
+        body: String,
+        request: reqwest::RequestBuilder,
+    ) -> reqwest::RequestBuilder {
+        let is_run = *method == Method::POST && path.split('?').next().is_some_and(|path| path.ends_with("/stream"));
+        match self.speech.form_field.as_deref().filter(|_| is_run) {
+            Some(field) => request
+                .header("Content-Type", multipart::content_type())
+                .body(Form::default().field(field, &body).whole()),
+            None => request.header("Content-Type", "application/json").body(body),
         }
     }
 
@@ -123,7 +180,7 @@ impl Api {
     pub async fn post_bytes(&self, path: &str, content: Bytes) -> Result<Reply, Failure> {
         let asked = format!("POST {path}");
         let description = format!("{} bytes", content.len());
-        let request = self.request(Method::POST, path).timeout(patient(4 * REQUEST_LIMIT));
+        let request = self.request(Method::POST, path).timeout(4 * self.limit());
         self.answer(asked, Some(&description), request.header("Content-Type", "application/json").body(content)).await
     }
 
@@ -142,7 +199,7 @@ impl Api {
     pub async fn upload_as(&self, path: &str, kind: &str, content: Bytes) -> Result<Reply, Failure> {
         let asked = format!("PUT {path}");
         let description = format!("{} bytes", content.len());
-        let request = self.request(Method::PUT, path).timeout(patient(4 * REQUEST_LIMIT));
+        let request = self.request(Method::PUT, path).timeout(4 * self.limit());
         self.answer(asked, Some(&description), request.header("Content-Type", kind).body(content)).await
     }
 
@@ -158,9 +215,9 @@ impl Api {
         headers: &[(&str, &str)],
     ) -> Result<Reply, Failure> {
         let asked = format!("{method} {path}");
-        let mut request = self.request(method, path).timeout(patient(REQUEST_LIMIT));
+        let mut request = self.request(method.clone(), path).timeout(self.limit());
         if let Some(body) = body {
-            request = request.header("Content-Type", "application/json").body(body.to_owned());
+            request = self.with_body(&method, path, body.to_owned(), request);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -173,7 +230,7 @@ impl Api {
     /// # Errors
     /// No answer within the limit, or one that is not an event stream.
     pub async fn open_stream(&self, path: &str, body: &Value) -> Result<EventStream, Failure> {
-        let request = self.request(Method::POST, path).json(body);
+        let request = self.begun(path, body.to_string());
         self.event_stream(format!("POST {path}"), body.to_string(), request).await
     }
 
@@ -183,7 +240,7 @@ impl Api {
     /// No head of a response within the limit.
     pub async fn status_of_stream(&self, path: &str, body: &Value) -> Result<StatusCode, Failure> {
         let (asked, body) = (format!("POST {path}"), body.to_string());
-        let request = self.request(Method::POST, path).header("Content-Type", "application/json").body(body.clone());
+        let request = self.begun(path, body.clone());
         let response = self.head_of_stream(&asked, request).await?;
         self.exchanges.keep(&asked, Some(&body), &format!("{}, and the connection was closed", response.status()));
         Ok(response.status())
@@ -221,6 +278,7 @@ pub struct Reply {
     pub body: Bytes,
     /// The log that has it, and deviations of shape that are found in it.
     pub(super) exchanges: Exchanges,
+    pub(super) speech: Arc<Speech>,
 }
 
 impl Reply {
@@ -246,8 +304,9 @@ impl Reply {
             content_type.starts_with("application/json"),
             format!("{}: the content type is {content_type}, not application/json", self.asked),
         )?;
-        let body = serde_json::from_slice(&self.body)
+        let body: Value = serde_json::from_slice(&self.body)
             .map_err(|error| Failure::mismatch(format!("{}: {error}", self.asked), "JSON", clip(&self.text())))?;
+        let body = if self.asked == "GET /openapi.json" { in_contract_paths(&self.speech, body) } else { body };
         if self.status.is_success() {
             self.exchanges.deviate(schema::of_answer(&self.asked, &body));
         }

@@ -5,6 +5,7 @@ pub mod form;
 mod headers;
 pub mod http;
 pub mod metrics;
+mod multipart;
 pub mod raw;
 mod sending;
 pub mod sse;

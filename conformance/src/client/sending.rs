@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use super::http::{Api, REQUEST_LIMIT, Reply};
+use super::http::{Api, Reply};
 use super::stream::EventStream;
 use crate::harness::exchanges::clip;
 use crate::harness::failure::{Failure, check};
@@ -54,9 +54,9 @@ impl Api {
     ) -> Result<Reply, Failure> {
         let answer = async {
             let response = self.head(request).await?;
-            let (status, headers) = (response.status(), response.headers().clone());
+            let (status, headers) = (response.status(), self.in_contract_links(response.headers().clone()));
             let (asked, body, exchanges) = (asked.clone(), response.bytes().await?, self.exchanges.clone());
-            Ok::<_, reqwest::Error>(Reply { asked, status, headers, body, exchanges })
+            Ok::<_, reqwest::Error>(Reply { asked, status, headers, body, exchanges, speech: self.speech.clone() })
         };
         match answer.await {
             Ok(reply) => {
@@ -78,7 +78,7 @@ impl Api {
         request: reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, Failure> {
         let begun = Instant::now();
-        within(REQUEST_LIMIT, self.head(request.header("Accept", "text/event-stream")))
+        within(self.speech.request, self.head(request.header("Accept", "text/event-stream")))
             .await
             .map_err(|_| {
                 Failure::mismatch(asked, "the head of an answer", format!("nothing in {:?}", begun.elapsed()))
@@ -101,7 +101,23 @@ impl Api {
         }
         let content_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("none");
         check(content_type.starts_with("text/event-stream"), format!("{asked}: the content type is {content_type}"))?;
-        Ok(EventStream::new(asked, body, headers, response, self.exchanges.clone()))
+        Ok(EventStream::new(asked, body, headers, response, self.exchanges.clone(), self.speech.silence))
+    }
+}
+
+impl Api {
+    /// Headers with the contract's path in `Link` (RFC 8288), which names the target's.
+    fn in_contract_links(&self, mut headers: HeaderMap) -> HeaderMap {
+        let routes = &self.speech.routes;
+        let link = headers.get("link").and_then(|value| value.to_str().ok()).filter(|_| !routes.is_plain());
+        let ours = link.and_then(|link| {
+            let (path, rest) = link.strip_prefix('<')?.split_once('>')?;
+            HeaderValue::from_str(&format!("<{}>{rest}", routes.contract(path))).ok()
+        });
+        if let Some(ours) = ours {
+            headers.insert("link", ours);
+        }
+        headers
     }
 }
 

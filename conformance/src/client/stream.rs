@@ -12,9 +12,6 @@ use crate::harness::exchanges::{Exchanges, clip};
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::pace::within;
 
-/// How long a stream may be silent; a live stream sends a ping every ten seconds.
-const SILENCE_LIMIT: Duration = Duration::from_secs(25);
-
 /// One event of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunEvent {
@@ -46,6 +43,8 @@ pub struct EventStream {
     waiting: VecDeque<RunEvent>,
     seen: Vec<RunEvent>,
     exchanges: Exchanges,
+    /// How long it may be silent.
+    silence: Duration,
 }
 
 impl EventStream {
@@ -55,9 +54,10 @@ impl EventStream {
         headers: HeaderMap,
         response: reqwest::Response,
         exchanges: Exchanges,
+        silence: Duration,
     ) -> Self {
         let (reader, waiting, seen) = (SseReader::default(), VecDeque::new(), Vec::new());
-        Self { asked, body, headers, response, reader, waiting, seen, exchanges }
+        Self { asked, body, headers, response, reader, waiting, seen, exchanges, silence }
     }
 
     /// The next event; `None` once the stream has ended.
@@ -70,9 +70,9 @@ impl EventStream {
                 self.seen.push(event.clone());
                 return Ok(Some(event));
             }
-            let chunk = match within(SILENCE_LIMIT, self.response.chunk()).await {
+            let chunk = match within(self.silence, self.response.chunk()).await {
                 Err(_) => {
-                    return Err(self.broken("an event or a ping", format!("silence for {SILENCE_LIMIT:?}")));
+                    return Err(self.broken("an event or a ping", format!("silence for {:?}", self.silence)));
                 }
                 Ok(Err(error)) => return Err(self.broken("a stream that ends properly", error)),
                 Ok(Ok(None)) if self.reader.is_inside_event() => {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,17 +18,12 @@ use bollard::query_parameters::{
 use futures::StreamExt;
 use serde_json::Value;
 
+use crate::description::{Containers, Description};
 use crate::harness::failure::Failure;
 use crate::harness::ledger::Ledger;
 use crate::harness::pace::{patient, within, within_at_least};
 use crate::harness::pending;
 
-/// Label that names the deployment a container belongs to.
-pub const LABEL_DEPLOYMENT: &str = "nagaya.deployment";
-/// Label that names the workspace.
-pub const LABEL_WORKSPACE: &str = "nagaya.workspace";
-/// Path of the socket directory inside a workspace.
-pub const ROOM_SOCKETS: &str = "/var/run/ws";
 /// How long a request to the engine may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// How long a command in a workspace may take.
@@ -38,6 +34,7 @@ const EXEC_LIMIT: Duration = Duration::from_secs(30);
 pub struct Engine {
     docker: Docker,
     socket: PathBuf,
+    containers: Arc<Containers>,
 }
 
 /// The result of a command in a container.
@@ -65,7 +62,19 @@ impl Engine {
             .await
             .with_context(|| format!("Docker at {socket}: no answer"))?
             .with_context(|| format!("Docker at {socket}"))?;
-        Ok(Self { docker, socket: path })
+        Ok(Self { docker, socket: path, containers: Description::own().containers.clone() })
+    }
+
+    /// The same engine, on which workspaces look like this. Without it they look like this project's.
+    #[must_use]
+    pub fn with(self, containers: &Arc<Containers>) -> Self {
+        Self { containers: containers.clone(), ..self }
+    }
+
+    /// What workspaces on it look like.
+    #[must_use]
+    pub fn containers(&self) -> &Containers {
+        &self.containers
     }
 
     /// The engine's socket.
@@ -85,13 +94,13 @@ impl Engine {
     /// # Errors
     /// The engine does not answer.
     pub async fn rooms(&self, deployment: &str, running_only: bool) -> Result<Vec<Room>, Failure> {
-        let filters = HashMap::from([("label", vec![format!("{LABEL_DEPLOYMENT}={deployment}")])]);
+        let filters = HashMap::from([("label", vec![format!("{}={deployment}", self.containers.deployment_label)])]);
         let options = ListContainersOptionsBuilder::new().all(!running_only).filters(&filters).build();
         let list = self.docker.list_containers(Some(options)).await?;
         let room = |summary: bollard::models::ContainerSummary| Room {
             engine: self.clone(),
             id: summary.id.unwrap_or_default(),
-            workspace: summary.labels.and_then(|mut labels| labels.remove(LABEL_WORKSPACE)),
+            workspace: summary.labels.and_then(|mut labels| labels.remove(&self.containers.workspace_label)),
         };
         Ok(list.into_iter().map(room).collect())
     }
@@ -153,6 +162,18 @@ pub struct Room {
 }
 
 impl Room {
+    /// What workspaces look like.
+    #[must_use]
+    pub fn containers(&self) -> &Containers {
+        &self.engine.containers
+    }
+
+    /// Path of the socket directory inside it.
+    #[must_use]
+    pub fn sockets(&self) -> &str {
+        &self.engine.containers.sockets
+    }
+
     /// Docker's description of it.
     ///
     /// # Errors
@@ -194,11 +215,10 @@ impl Room {
     /// It has none, or as [`Room::inspect`].
     pub async fn socket_dir(&self) -> Result<PathBuf, Failure> {
         let mounts = self.inspect().await?.mounts.unwrap_or_default();
-        let sockets = mounts.into_iter().find(|mount| mount.destination.as_deref() == Some(ROOM_SOCKETS));
-        sockets
-            .and_then(|mount| mount.source)
-            .map(PathBuf::from)
-            .ok_or_else(|| Failure::assertion(format!("container {} has nothing mounted at {ROOM_SOCKETS}", self.id)))
+        let sockets = mounts.into_iter().find(|mount| mount.destination.as_deref() == Some(self.sockets()));
+        sockets.and_then(|mount| mount.source).map(PathBuf::from).ok_or_else(|| {
+            Failure::assertion(format!("container {} has nothing mounted at {}", self.id, self.sockets()))
+        })
     }
 
     /// Runs a command in it, as its own user.

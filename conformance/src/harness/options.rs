@@ -1,12 +1,14 @@
 //! What the command line asks of a run.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use rand::RngExt;
 use serde::Serialize;
 use strum::{Display, IntoStaticStr, VariantArray};
 
+use crate::description::Description;
 use crate::harness::vocabulary::Capability;
 
 /// How the suite launches deployments.
@@ -36,6 +38,8 @@ pub enum AgentSocket {
 /// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// What the target is like, and what it calls things.
+    pub description: Arc<Description>,
     /// Base URL of an existing deployment; `None`: the suite launches its own.
     pub target: Option<String>,
     /// How deployments are launched.
@@ -46,7 +50,7 @@ pub struct Options {
     pub api_key: Option<String>,
     /// A PEM file with certificate authorities that are trusted in addition to this machine's.
     pub ca: Option<PathBuf>,
-    /// Value of the `nagaya.deployment` label of the target's containers.
+    /// Value of the label with the deployment's id of the target's containers.
     pub deployment: Option<String>,
     /// The workspace image. `None`: this project's, where the deployment under test is this project's, too.
     pub image: Option<String>,
@@ -74,6 +78,7 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            description: Description::own(),
             target: None,
             launch: LaunchAs::Process,
             docker: None,

@@ -15,6 +15,7 @@ pub fn line(id: &str, options: &Options) -> String {
 fn line_with(id: &str, options: &Options, environment: &[(&str, String)]) -> String {
     // Without `..`: an option that is added must be considered here.
     let Options {
+        description,
         target,
         launch,
         docker,
@@ -35,6 +36,8 @@ fn line_with(id: &str, options: &Options, environment: &[(&str, String)]) -> Str
     let mut add = |flag: &str, value: Option<&dyn Display>| {
         words.extend(value.map(|value| format!("{flag} {}", quoted(&value.to_string()))));
     };
+    let file = description.file.as_ref().map(|path| path.display().to_string());
+    add("--target-file", shown(&file));
     add("--target", shown(target));
     add("--docker", shown(docker));
     let ca = ca.as_ref().map(|path| path.display().to_string());
@@ -74,12 +77,17 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::description::Description;
     use crate::harness::vocabulary::Capability;
 
     #[test]
     fn every_option_that_matters_is_repeated_and_the_key_is_not() {
+        let description = Description { file: Some("theirs.toml".into()), ..(*Description::own()).clone() };
         let options = Options {
+            description: Arc::new(description),
             target: Some("https://host:8443".to_owned()),
             launch: LaunchAs::Container,
             docker: Some("/var/run/docker.sock".to_owned()),
@@ -98,7 +106,8 @@ mod tests {
         let environment = [(environment::SERVER, "/opt/it's here/server".to_owned())];
         assert_eq!(
             line_with("BUG-01", &options, &environment),
-            "NAGAYA_BIN='/opt/it'\\''s here/server' nagaya-conformance run --filter 'id(=BUG-01)' --seed 7 --target https://host:8443 \
+            "NAGAYA_BIN='/opt/it'\\''s here/server' nagaya-conformance run --filter 'id(=BUG-01)' --seed 7 --target-file theirs.toml \
+             --target https://host:8443 \
              --docker /var/run/docker.sock --ca ours.pem --deployment 'my deployment' --image theirs:1 --launch container --agent-socket agent \
              --without admin,resume --patience 2.5 --allow-destructive --allow-model-calls --stress --api-key …"
         );

@@ -12,6 +12,9 @@ use crate::harness::capabilities::Capabilities;
 use crate::harness::ledger::{Ledger, Made, OWNER_FILE, runs_dir, start_time};
 use crate::harness::options::Options;
 
+/// The copy of the target file in a run's directory.
+pub const TARGET_FILE: &str = "target.toml";
+
 /// One run.
 #[derive(Debug)]
 pub struct Run {
@@ -48,6 +51,10 @@ impl Run {
         std::fs::write(unfinished.join(OWNER_FILE), owner)
             .and_then(|()| std::fs::rename(&unfinished, &dir))
             .with_context(|| dir.display().to_string())?;
+        // For `gc`, which has to recognise the containers of a run that was killed.
+        if let Some(file) = &options.description.file {
+            std::fs::copy(file, dir.join(TARGET_FILE)).with_context(|| file.display().to_string())?;
+        }
         Ok(Self {
             id,
             options,

@@ -8,7 +8,7 @@ use futures::future::join_all;
 
 use super::common::rooms::{FOUND_LIMIT, files_of, mark, put_mark};
 use crate::harness::context::Context;
-use crate::harness::engine::{Engine, LABEL_DEPLOYMENT};
+use crate::harness::engine::Engine;
 use crate::harness::failure::{Failure, Kind};
 use crate::harness::pace::at_pace;
 use crate::harness::poll::eventually;
@@ -34,7 +34,8 @@ pub async fn check_deployment(run: &Arc<Run>) -> Result<(), Failure> {
     let fault = |why: String| Err(Failure::harness(format!("--deployment {named}: {why}")));
     match owner {
         Ok(Some(owner)) if owner != *named => fault(format!(
-            "the target's workspaces are labelled {LABEL_DEPLOYMENT}={owner}: give --deployment {owner} (its DEPLOYMENT_ID)"
+            "the target's workspaces are labelled {}={owner}: give --deployment {owner} (its DEPLOYMENT_ID)",
+            run.options.description.containers.deployment_label
         )),
         Ok(_) if left.is_empty() => Ok(()),
         Ok(_) => fault(format!("left behind: {}", left.join("; "))),
@@ -62,8 +63,9 @@ async fn owner_of_new(context: &Context) -> Result<Option<String>, Failure> {
 
 /// The deployment of each running workspace of the engine, by the container's id.
 async fn owners(engine: &Engine) -> Result<BTreeMap<String, String>, Failure> {
-    let filters = HashMap::from([("label", vec![LABEL_DEPLOYMENT.to_owned()])]);
+    let label = &engine.containers().deployment_label;
+    let filters = HashMap::from([("label", vec![label.clone()])]);
     let options = ListContainersOptionsBuilder::new().filters(&filters).build();
     let list = engine.docker().list_containers(Some(options)).await?;
-    Ok(list.into_iter().filter_map(|one| Some((one.id?, one.labels?.remove(LABEL_DEPLOYMENT)?))).collect())
+    Ok(list.into_iter().filter_map(|one| Some((one.id?, one.labels?.remove(label)?))).collect())
 }

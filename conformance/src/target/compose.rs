@@ -85,10 +85,11 @@ impl Project {
                 program.env.insert(name.to_owned(), value);
             }
         }
+        let image = image(&self.run.options.description).map_err(Failure::could_not_run)?;
         let own = [
             ("COMPOSE_PROJECT_NAME", self.name.clone()),
             ("NAGAYA_COMPOSE_DIR", self.parent.display().to_string()),
-            ("NAGAYA_IMAGE", image()),
+            ("NAGAYA_IMAGE", image),
             ("MODEL_IMAGE", "nagaya/model:debug".to_owned()),
             // Any free port of the loopback interface.
             ("NAGAYA_LISTEN", "127.0.0.1:".to_owned()),

@@ -1,25 +1,28 @@
 //! A server in a container on the engine that it manages, started as an operator would: locked down and without root.
 
 use std::ffi::OsString;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::process::Program;
+use super::serving::free_address;
+use crate::description::Description;
+use crate::description::settings::Settings;
 use crate::harness::context::Context;
 use crate::harness::engine::{Engine, Room};
 use crate::harness::environment::{self, SERVER_IMAGE};
 use crate::harness::failure::Failure;
 
-/// The image that `make images` builds from this project's programs.
-pub const OWN_IMAGE: &str = "nagaya/server:debug";
 /// Path of the socket directories inside the container.
 pub const SOCKETS_INSIDE: &str = "/var/run/workspace-sockets";
 
-/// The server's image: by the variable, else the one that `make images` builds from this project's programs.
-#[must_use]
-pub fn image() -> String {
-    environment::named(SERVER_IMAGE).unwrap_or_else(|| OWN_IMAGE.to_owned())
+/// The server's image: by the variable, else as the target's description says; for this project's, `make images` builds it.
+///
+/// # Errors
+/// Nobody names one.
+pub fn image(description: &Description) -> Result<String, String> {
+    let named = environment::named(SERVER_IMAGE).or_else(|| description.images.server.clone());
+    named.ok_or_else(|| format!("no server image is named: by {SERVER_IMAGE}, or by images.server in the target file"))
 }
 
 /// The path of a program on the search path.
@@ -32,9 +35,9 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// What is missing.
-pub async fn find(engine: &Engine) -> Result<(), String> {
+pub async fn find(engine: &Engine, description: &Description) -> Result<(), String> {
     on_path("docker").ok_or("docker is not on the search path")?;
-    let image = image();
+    let image = image(description)?;
     let found = engine.docker().inspect_image(&image).await;
     found.map(|_| ()).map_err(|error| {
         format!("image {image}: {error}; scripts/server-image.sh builds it, {SERVER_IMAGE} names another")
@@ -99,13 +102,16 @@ impl Context {
         env.entry("WORKSPACE_SOCKET_HOST_PATH".to_owned()).or_insert_with(|| sockets.display().to_string());
         // The health command needs to know the server's port. The port is free now; if another process takes it first, the
         // server reports it and exits.
-        env.insert("BIND_ADDR".to_owned(), TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
+        if env.get("BIND_ADDR").is_none_or(|address| address.ends_with(":0")) {
+            env.insert("BIND_ADDR".to_owned(), free_address()?);
+        }
+        let env = program.settings.environment(&env);
         // Only the names: values on a command line are visible to every user.
         for name in env.keys().filter(|name| !["HOME", "PATH"].contains(&name.as_str())) {
             add(format!("--env={name}"));
         }
-        add(image());
+        add(image(&self.run.options.description).map_err(Failure::could_not_run)?);
         args.extend(program.args);
-        Ok((Program { path: docker, args, env, dir: None }, engine.container(&name)))
+        Ok((Program { path: docker, args, env, dir: None, settings: Settings::default() }, engine.container(&name)))
     }
 }

@@ -1,14 +1,12 @@
 //! The deployment under test, launched by the suite or not.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::fixtures::{Credentials, Model, address};
-use super::memory::Memory;
-use super::process::{Process, Program};
+use super::fixtures::Model;
+pub use super::server::Server;
 use crate::client::http::Api;
 use crate::client::stream::{EventStream, RunEvent};
 use crate::harness::context::Context;
@@ -16,8 +14,6 @@ use crate::harness::engine::{Engine, Room};
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 
-/// How long a launched server may take to listen.
-pub const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take to become ready: Docker is connected and start-up reconciliation is done.
 pub const READY_LIMIT: Duration = Duration::from_secs(20);
 /// How long a stop may take; the settings of a launch require less.
@@ -28,7 +24,7 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(25);
 pub struct Deployment {
     /// Client of the deployment's API.
     pub api: Api,
-    /// The value of its containers' `nagaya.deployment` label, if known.
+    /// The value of the label with its id on its containers, if known.
     pub id: Option<String>,
     /// The engine it uses, if reachable.
     pub engine: Option<Engine>,
@@ -36,72 +32,6 @@ pub struct Deployment {
     pub server: Option<Server>,
     /// The deployment's model, if it is the scripted one.
     pub model: Option<Model>,
-}
-
-/// A server that this suite launched.
-#[derive(Debug)]
-pub struct Server {
-    /// The program that starts it.
-    pub program: Program,
-    /// The server's container, if it runs in one.
-    pub container: Option<Room>,
-    /// The server's process id on the host; in a container, that of the container's first process.
-    pub(super) pid: u32,
-    /// The server's own program, if another one starts it, for example in a container.
-    pub(super) bare: Option<Program>,
-    /// The running process.
-    pub process: Process,
-    /// The server's socket base directory.
-    pub sockets: PathBuf,
-    /// Credentials that its workspaces must never see.
-    pub credentials: Credentials,
-    pub(super) addr_file: PathBuf,
-    pub(super) log: PathBuf,
-    pub(super) run: String,
-    /// The memory of its defects.
-    pub(super) memory: Memory,
-}
-
-impl Server {
-    /// The server's log so far, across restarts.
-    #[must_use]
-    pub fn log(&self) -> String {
-        self.process.printed()
-    }
-
-    /// The server's process id on the host.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Another command of the same program with the same settings; never in a container.
-    pub fn command<A: Into<std::ffi::OsString>>(&self, args: impl IntoIterator<Item = A>) -> Program {
-        let mut program = self.bare.as_ref().unwrap_or(&self.program).clone();
-        program.args = args.into_iter().map(Into::into).collect();
-        program
-    }
-
-    /// The number of its open file descriptors.
-    ///
-    /// # Errors
-    /// If the process has exited or belongs to another user.
-    pub fn descriptors(&self) -> Result<usize, Failure> {
-        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid))?.count())
-    }
-
-    /// The targets of its file descriptors, for a message.
-    #[must_use]
-    pub fn descriptor_targets(&self) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", self.pid)) else {
-            return Vec::new();
-        };
-        let target = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).ok();
-        let mut targets: Vec<String> =
-            entries.flatten().filter_map(target).map(|path| path.display().to_string()).collect();
-        targets.sort();
-        targets
-    }
 }
 
 /// A conversation with its tenant and model.
@@ -329,13 +259,14 @@ impl Deployment {
         Ok(events)
     }
 
-    /// Stops the server with SIGTERM and expects status 0.
+    /// Stops the server as its description says, usually with SIGTERM, and expects status 0.
     ///
     /// # Errors
     /// It does not stop in time, or with another status.
     pub async fn stop(&self) -> Result<(), Failure> {
-        let status = self.server()?.process.stop(STOP_LIMIT).await?;
-        check_eq("exit status after SIGTERM", status.code(), Some(0))
+        let server = self.server()?;
+        let status = server.process.stop(server.description.limits.stop).await?;
+        check_eq("exit status of the server, told to stop", status.code(), Some(0))
     }
 
     /// Kills the server with SIGKILL.
@@ -358,38 +289,9 @@ impl Deployment {
     /// It does not start.
     pub async fn restart(&mut self, context: &Context) -> Result<(), Failure> {
         let server = self.server.as_mut().ok_or_else(|| Failure::could_not_run("not launched by this suite"))?;
-        remove_if_there(&server.addr_file)?;
-        server.process = Process::start(&server.program, &server.run, &server.log)?;
+        server.start_again()?;
         context.register_server(&server.process);
         self.api = server.listening(context).await?;
-        self.ready(READY_LIMIT).await
-    }
-}
-
-impl Server {
-    /// Waits until it listens.
-    pub(super) async fn listening(&mut self, context: &Context) -> Result<Api, Failure> {
-        let address = address(&self.process, &self.addr_file, START_LIMIT)
-            .await
-            .map_err(|failure| failure.during("the server's start"))?;
-        self.pid = match &self.container {
-            Some(container) => first_process(container).await?,
-            None => self.process.pid(),
-        };
-        let address = context.relay_to_server(&address, &self.memory).await?;
-        Api::new(&format!("http://{address}"), None, context.exchanges().clone())
-    }
-}
-
-/// The id of a container's first process on the host.
-async fn first_process(container: &Room) -> Result<u32, Failure> {
-    let pid = container.inspect().await?.state.and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
-    pid.filter(|pid| *pid > 0).ok_or_else(|| Failure::assertion(format!("container {} does not run", container.id)))
-}
-
-fn remove_if_there(path: &Path) -> Result<(), Failure> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
+        self.ready(context.description().limits.ready).await
     }
 }

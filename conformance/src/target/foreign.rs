@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{binaries, contained};
+use super::binaries;
 use crate::harness::environment::{self, SERVER, SERVER_IMAGE};
 use crate::harness::options::{LaunchAs, Options};
 
@@ -21,10 +21,14 @@ impl Owner {
         let server = environment::named(SERVER);
         let is_other = |path: &String| !is_same(Path::new(path), binaries::beside("nagaya").as_deref());
         let contained = (options.launch == LaunchAs::Container).then(|| environment::named(SERVER_IMAGE)).flatten();
+        let described = options.description.file.as_ref().map(|path| format!("--target-file {}", path.display()));
         let named_by = match (&options.target, server, contained) {
             (Some(_), ..) => Some("--target".to_owned()),
+            _ if described.is_some() => described,
             (None, Some(path), _) if is_other(&path) => Some(format!("{SERVER}={path}")),
-            (None, _, Some(image)) if image != contained::OWN_IMAGE => Some(format!("{SERVER_IMAGE}={image}")),
+            (None, _, Some(image)) if Some(&image) != options.description.images.server.as_ref() => {
+                Some(format!("{SERVER_IMAGE}={image}"))
+            }
             _ => None,
         };
         Self { named_by }

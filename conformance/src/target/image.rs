@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::io::ReaderStream;
 
 use crate::harness::context::Context;
-use crate::harness::engine::{Engine, ROOM_SOCKETS, Room};
+use crate::harness::engine::{Engine, Room};
 use crate::harness::failure::Failure;
 use crate::harness::ledger::Made;
 use crate::harness::pending;
@@ -212,7 +212,7 @@ pub async fn start_room(engine: &Engine, run: &Run, name: &str, image: &str, soc
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            binds: Some(vec![format!("{}:{ROOM_SOCKETS}", sockets.display())]),
+            binds: Some(vec![format!("{}:{}", sockets.display(), engine.containers().sockets)]),
             tmpfs: Some(HashMap::from([
                 ("/tmp".to_owned(), "rw,noexec,nosuid,nodev,mode=1777,size=64m".to_owned()),
                 ("/workspace".to_owned(), owned.clone()),

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::deployment::{Deployment, READY_LIMIT, Server};
-use super::fixtures::{ANTHROPIC, Credentials, GATEWAY, Model, Origin};
+use super::deployment::{Deployment, Server};
+use super::fixtures::{Credentials, Origin};
 use super::process::{Process, Program};
 use super::services::Services;
+use super::serving::{arguments, free_address};
 use super::small_disk;
 use super::storage::{BUCKET, Storage};
 use super::witnesses::{Log, Metrics, Rooms};
 use crate::client::http::Api;
+use crate::description::Act;
 use crate::harness::context::Context;
 use crate::harness::engine::{Engine, Room};
 use crate::harness::failure::{Failure, check};
@@ -27,10 +29,10 @@ pub const GATEWAY_PORT: u16 = 8443;
 /// How to launch a deployment.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
-    settings: BTreeMap<String, String>,
+    pub(super) settings: BTreeMap<String, String>,
     /// `host`, `port`, and the address they resolve to.
     pub(super) pins: Vec<(String, u16, String)>,
-    ca_pem: String,
+    pub(super) ca_pem: String,
     not_ready: bool,
     no_model: bool,
     credentials: Option<Credentials>,
@@ -158,8 +160,8 @@ impl Context {
             return self.launch(if needs_model { launch } else { launch.without_model().without_waiting() }).await;
         };
         let trust = &self.run.capabilities.trust;
-        let api =
-            Api::trusting(trust, target, options.api_key.as_deref(), self.exchanges().clone())?.waiting_out_limits();
+        let api = Api::trusting(trust, target, options.api_key.as_deref(), self.exchanges().clone())?;
+        let api = api.speaking(&options.description.speech)?.waiting_out_limits();
         let engine = self.run.capabilities.engine.clone();
         Ok(Deployment { api, id: options.deployment.clone(), engine, server: None, model: None })
     }
@@ -169,6 +171,7 @@ impl Context {
     /// # Errors
     /// It does not start.
     pub async fn launch(&self, launch: Launch) -> Result<Deployment, Failure> {
+        self.check_settings(&launch)?;
         let id = self.unique("d");
         let credentials = launch.credentials.clone().unwrap_or_else(|| self.credentials());
         let key = launch.key.as_deref();
@@ -189,16 +192,31 @@ impl Context {
             program = small_disk::with_state_of(mib, program)?;
         }
         let contained = launch.contained || self.by_containers();
+        let description = self.run.options.description.clone();
+        let chosen = (!description.launch.writes_address()).then(|| program.env.get("BIND_ADDR").cloned()).flatten();
         let (program, bare, container) = self.place(program, &sockets, contained, launch.descriptors)?;
 
         let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
-        let process = Process::start(&program, &self.run.id, &log)?;
+        let process = self.start_server(&program, &log)?;
         self.register_server(&process);
         self.add_witness(Log(process.clone()));
         let run = self.run.id.clone();
         let pid = process.pid();
-        let mut server =
-            Server { program, bare, container, pid, process, sockets, credentials, addr_file, log, run, memory };
+        let mut server = Server {
+            program,
+            bare,
+            container,
+            pid,
+            process,
+            sockets,
+            credentials,
+            addr_file,
+            log,
+            run,
+            memory,
+            description,
+            chosen,
+        };
         let api = server.listening(self).await?;
         self.check_offers(&api).await?;
 
@@ -209,9 +227,15 @@ impl Context {
         }
         let deployment = Deployment { api, id: Some(id), engine, server: Some(server), model };
         if !launch.not_ready {
-            deployment.ready(READY_LIMIT).await?;
+            deployment.ready(self.run.options.description.limits.ready).await?;
         }
         Ok(deployment)
+    }
+
+    fn start_server(&self, program: &Program, log: &std::path::Path) -> Result<Process, Failure> {
+        let description = &self.run.options.description;
+        let process = Process::start(program, &self.run.id, log)?;
+        Ok(process.stopping(description.launch.stop_signal, description.limits.stop))
     }
 
     /// Launches another server of the same deployment. The two share everything except the state directory.
@@ -221,22 +245,39 @@ impl Context {
     pub async fn launch_beside(&self, first: &Deployment) -> Result<Deployment, Failure> {
         let (other, name) = (first.server()?, self.unique("d"));
         let (addr_file, log) = (self.dir().join(format!("{name}.addr")), self.dir().join(format!("{name}.log")));
-        let mut program = other.command(["serve".to_owned(), format!("--addr-file={}", addr_file.display())]);
+        let description = self.run.options.description.clone();
+        let chosen = (!description.launch.writes_address()).then(free_address).transpose()?;
+        let arguments = arguments(&description, Act::Serve, Some(&addr_file), chosen.as_deref().unwrap_or_default())?;
+        let mut program = other.with_arguments(arguments);
+        program.env.extend(chosen.iter().map(|address| ("BIND_ADDR".to_owned(), address.clone())));
         program.env.insert("STATE_DIR".to_owned(), self.dir().join(format!("{name}-state")).display().to_string());
         let (program, bare, container) = self.place(program, &other.sockets, other.container.is_some(), None)?;
-        let process = Process::start(&program, &self.run.id, &log)?;
+        let process = self.start_server(&program, &log)?;
         self.register_server(&process);
         self.add_witness(Log(process.clone()));
         let (sockets, credentials, run) = (other.sockets.clone(), other.credentials.clone(), self.run.id.clone());
         let memory = other.memory.clone();
         let pid = process.pid();
-        let mut server =
-            Server { program, bare, container, pid, process, sockets, credentials, addr_file, log, run, memory };
+        let mut server = Server {
+            program,
+            bare,
+            container,
+            pid,
+            process,
+            sockets,
+            credentials,
+            addr_file,
+            log,
+            run,
+            memory,
+            description,
+            chosen,
+        };
         let api = server.listening(self).await?;
         let Deployment { id, engine, model, .. } = first;
         let (id, engine, model) = (id.clone(), engine.clone(), model.clone());
         let deployment = Deployment { api, id, engine, server: Some(server), model };
-        deployment.ready(READY_LIMIT).await?;
+        deployment.ready(self.run.options.description.limits.ready).await?;
         Ok(deployment)
     }
 
@@ -274,72 +315,6 @@ impl Context {
             check(left.is_empty(), format!("not removed: {}", left.join(", ")))
         });
         Ok(())
-    }
-
-    fn server_program(
-        &self,
-        id: &str,
-        launch: &Launch,
-        credentials: &Credentials,
-        model: Option<&Model>,
-        sockets: &std::path::Path,
-    ) -> Result<Program, Failure> {
-        let in_dir = |name: String| self.dir().join(name).display().to_string();
-        let pin = |(host, port, address): &(String, u16, String)| format!("{host}:{port}:{address}");
-        let mut pins: Vec<String> = launch.pins.iter().map(pin).collect();
-        let mut ca_pem = launch.ca_pem.clone();
-        if let Some(model) = model {
-            ca_pem.push_str(&model.ca_pem);
-            for service in ["bedrock-runtime", "bedrock"] {
-                pins.push(format!("{service}.{REGION}.amazonaws.com:443:{}", model.address));
-            }
-            for endpoint in [format!("{ANTHROPIC}:443"), format!("{GATEWAY}:{GATEWAY_PORT}")] {
-                pins.push(format!("{endpoint}:{}", model.address));
-            }
-        }
-        let mut program =
-            self.bare_server(["serve".to_owned(), format!("--addr-file={}", in_dir(format!("{id}.addr")))]);
-        let mut set = |name: &str, value: String| program.env.insert(name.to_owned(), value);
-        if !ca_pem.is_empty() {
-            let path = in_dir(format!("{id}-ca.pem"));
-            std::fs::write(&path, ca_pem)?;
-            set("PROXY_EXTRA_CA_FILE", path);
-            set("PROXY_RESOLVE", pins.join(","));
-        } else if !pins.is_empty() {
-            set("PROXY_RESOLVE", pins.join(","));
-        }
-        set("BIND_ADDR", "127.0.0.1:0".to_owned());
-        set("STATE_DIR", in_dir(format!("{id}-state")));
-        set("DEPLOYMENT_ID", id.to_owned());
-        set("WORKSPACE_SOCKET_BASE_PATH", sockets.display().to_string());
-        set("AWS_ACCESS_KEY_ID", credentials.id.clone());
-        set("AWS_SECRET_ACCESS_KEY", credentials.secret.clone());
-        set("AWS_REGION", REGION.to_owned());
-        if !self.run.capabilities.image.is_empty() {
-            set("CONTAINER_IMAGE", self.run.capabilities.image.clone());
-        }
-        set("WARM_POOL_MIN_SIZE", "0".to_owned());
-        set("SHUTDOWN_WORKSPACES", "destroy".to_owned());
-        set("SHUTDOWN_TIMEOUT", "5".to_owned());
-        set("CONTAINER_GRACE_PERIOD", "1".to_owned());
-        // Scenarios poll the API; only the scenario about rate limits sets one.
-        set("RATE_LIMIT_REQUESTS", "0".to_owned());
-        set("LOG_FORMAT", "json".to_owned());
-        if let Some(engine) = &self.run.capabilities.engine {
-            set("DOCKER_SOCKET_PATH", format!("unix://{}", engine.socket().display()));
-        }
-        program.env.extend(launch.settings.clone());
-        Ok(program)
-    }
-
-    /// The server's binary with only a home directory and the search path in its environment.
-    pub fn bare_server<A: Into<std::ffi::OsString>>(&self, args: impl IntoIterator<Item = A>) -> Program {
-        let mut program = Program::new(&self.run.capabilities.server, args);
-        program.env.insert("HOME".to_owned(), self.dir().display().to_string());
-        if let Ok(path) = std::env::var("PATH") {
-            program.env.insert("PATH".to_owned(), path);
-        }
-        program
     }
 }
 

@@ -45,6 +45,13 @@ fn lacking(description: &Value) -> Vec<(Capability, String)> {
         .collect()
 }
 
+/// The parts of [`OPTIONAL`] that this description lacks.
+pub(super) fn lacking_parts(description: &Value) -> Vec<Capability> {
+    let mut parts: Vec<Capability> = lacking(description).into_iter().map(|(part, _)| part).collect();
+    parts.dedup();
+    parts
+}
+
 /// The parts of [`OPTIONAL`] that a deployment lacks, according to its `/openapi.json`.
 ///
 /// # Errors

@@ -18,8 +18,6 @@ use crate::harness::vocabulary::Capability;
 
 /// Default path of the Docker socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
-/// This project's workspace image.
-const WORKSPACE_IMAGE: &str = "workspace-base:latest";
 
 impl Capabilities {
     /// Determines all capabilities once.
@@ -29,6 +27,9 @@ impl Capabilities {
     pub async fn probe(options: &Options) -> anyhow::Result<Self> {
         let mut found = Self::default();
         found.set_missing(&options.without, "--without says so");
+        let left_out =
+            OPTIONAL.into_iter().filter(|one| options.description.without.iter().any(|name| name == <&str>::from(one)));
+        found.set_missing(&left_out.collect::<Vec<_>>(), "optional.without in the target file says so");
         let owner = Owner::of(options);
         found.probe_engine(options).await?;
         found.probe_image(options, &owner).await;
@@ -37,9 +38,9 @@ impl Capabilities {
                 found.probe_target(target, options).await?;
             }
             None => {
-                found.probe_programs();
-                found.probe_containers(options.launch).await;
-                found.check_named(options.launch, &owner);
+                found.probe_programs(options);
+                found.probe_containers(options).await;
+                found.check_named(options, &owner);
             }
         }
         Ok(found)
@@ -65,7 +66,7 @@ impl Capabilities {
                         "--deployment is not set, so the target's containers are unknown",
                     );
                 }
-                self.engine = Some(engine);
+                self.engine = Some(engine.with(&options.description.containers));
             }
             Err(error) if options.docker.is_some() => return Err(error.context("--docker")),
             Err(error) => self.set_missing(&[Capability::Docker, Capability::Image], &format!("{error:#}")),
@@ -75,12 +76,20 @@ impl Capabilities {
 
     /// Determines the workspace image, and whether the engine has it.
     async fn probe_image(&mut self, options: &Options, owner: &Owner) {
-        let flag = format!("--image or {}", environment::WORKSPACE_IMAGE);
-        if let Err(why) = owner.may_use("workspace image", options.image.is_some(), &flag) {
-            self.set_missing(&[Capability::Image], &why);
-            return;
+        let flag = format!("--image, {}, or images.workspace in a target file", environment::WORKSPACE_IMAGE);
+        let described = options.description.images.workspace.clone();
+        let is_named = options.image.is_some() || options.description.file.is_some() && described.is_some();
+        let named = owner.may_use("workspace image", is_named, &flag).map(|()| options.image.clone().or(described));
+        match named {
+            Ok(Some(image)) => self.image = image,
+            Ok(None) => {
+                return self.set_missing(
+                    &[Capability::Image],
+                    &format!("the workspace image is not known: name it with {flag}"),
+                );
+            }
+            Err(why) => return self.set_missing(&[Capability::Image], &why),
         }
-        self.image = options.image.clone().unwrap_or_else(|| WORKSPACE_IMAGE.to_owned());
         if let Some(engine) = &self.engine
             && let Err(error) = engine.docker().inspect_image(&self.image).await
         {
@@ -89,7 +98,8 @@ impl Capabilities {
     }
 
     /// For a launched server that is not this project's: what was found but not named is missing.
-    fn check_named(&mut self, launch: LaunchAs, owner: &Owner) {
+    fn check_named(&mut self, options: &Options, owner: &Owner) {
+        let (launch, described) = (options.launch, options.description.file.is_some());
         let mut artefacts = vec![
             (Capability::ServerImage, "server image", environment::SERVER_IMAGE),
             (Capability::Compose, "Compose file", environment::PROJECT),
@@ -100,8 +110,16 @@ impl Capabilities {
             artefacts.push((Capability::Launch, "program", environment::SERVER));
             artefacts.push((Capability::Launch, "server image", environment::SERVER_IMAGE));
         }
+        let is_named = |what: &str, variable: &str| {
+            let by_file = match what {
+                "program" => options.description.launch.program.is_some(),
+                "server image" => options.description.images.server.is_some(),
+                _ => false,
+            };
+            environment::named(variable).is_some() || described && by_file
+        };
         for (capability, what, variable) in artefacts {
-            if let Err(why) = owner.may_use(what, environment::named(variable).is_some(), variable) {
+            if let Err(why) = owner.may_use(what, is_named(what, variable), variable) {
                 self.set_missing(&[capability], &why);
             }
         }
@@ -137,14 +155,21 @@ impl Capabilities {
                 "--without {capability}: the target's /openapi.json describes that feature; remove the flag or the route"
             );
         }
+        let by_file = |one: &Capability| options.description.without.iter().any(|name| name == <&str>::from(one));
+        if let Some(capability) = OPTIONAL.iter().filter(|one| by_file(one)).find(is_there) {
+            bail!(
+                "optional.without in the target file names {capability}, and the target's /openapi.json describes it; remove the word or \
+                 the route"
+            );
+        }
         for (capability, why) in &lacking {
             self.set_missing(&[*capability], why);
         }
         Ok(())
     }
 
-    fn probe_programs(&mut self) {
-        match binaries::find("nagaya", environment::SERVER) {
+    fn probe_programs(&mut self, options: &Options) {
+        match binaries::server(&options.description) {
             Ok(path) => self.server = path,
             Err(why) => self.set_missing(&[Capability::Launch], &why),
         }
@@ -164,8 +189,8 @@ impl Capabilities {
     }
 
     /// Determines the capabilities that depend on whether the server runs as a process or in a container.
-    async fn probe_containers(&mut self, launch: LaunchAs) {
-        let contained = launch == LaunchAs::Container;
+    async fn probe_containers(&mut self, options: &Options) {
+        let contained = options.launch == LaunchAs::Container;
         let beside =
             [(Capability::Redis, environment::REDIS_IMAGE), (Capability::Postgres, environment::POSTGRES_IMAGE)];
         if contained {
@@ -187,7 +212,7 @@ impl Capabilities {
             }
             return;
         };
-        if let Err(why) = contained::find(&engine).await {
+        if let Err(why) = contained::find(&engine, &options.description).await {
             self.set_missing(&[Capability::ServerImage, Capability::Compose], &why);
             if contained {
                 self.set_missing(&[Capability::Launch], &why);

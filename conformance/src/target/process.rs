@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
+use crate::description::settings::Settings;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check};
 use crate::harness::pace::within;
@@ -24,7 +25,7 @@ use crate::harness::run::Run;
 /// Environment variable that marks every process of a run, so that `gc` finds those that a killed run left.
 pub const RUN_MARK: &str = "NAGAYA_CONFORMANCE_RUN";
 
-/// How long a server may take to stop at the end of a scenario; its settings require less.
+/// How long a program may take to stop at the end of a scenario, unless its description says otherwise.
 const RETIRE_LIMIT: Duration = Duration::from_secs(25);
 
 /// A program with its arguments and environment.
@@ -34,8 +35,10 @@ pub struct Program {
     pub path: PathBuf,
     /// Arguments of the program.
     pub args: Vec<OsString>,
-    /// Whole environment of the process, except [`RUN_MARK`].
+    /// Whole environment of the process, except [`RUN_MARK`] and what `settings` adds; settings have the contract's names.
     pub env: BTreeMap<String, String>,
+    /// What the program calls the settings in `env`.
+    pub settings: Settings,
     /// Working directory; `None` for that of the suite.
     pub dir: Option<PathBuf>,
 }
@@ -47,6 +50,7 @@ impl Program {
             path: path.to_owned(),
             args: args.into_iter().map(Into::into).collect(),
             env: BTreeMap::new(),
+            settings: Settings::default(),
             dir: None,
         }
     }
@@ -62,7 +66,7 @@ impl Program {
 
     fn command(&self, run: &str) -> Command {
         let mut command = Command::new(&self.path);
-        command.args(&self.args).env_clear().envs(&self.env).env(RUN_MARK, run);
+        command.args(&self.args).env_clear().envs(self.settings.environment(&self.env)).env(RUN_MARK, run);
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
@@ -106,6 +110,8 @@ pub struct Process {
     name: String,
     pid: u32,
     log: PathBuf,
+    stop_signal: Signal,
+    stop_limit: Duration,
     child: Arc<Mutex<Child>>,
     /// A caller has waited for its end, so the end is expected.
     end_was_seen: Arc<AtomicBool>,
@@ -126,7 +132,29 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {}", program.path.display()))?;
         let pid = child.id().context("the process ended at once")?;
-        Ok(Self { name, pid, log: log.to_owned(), child: Arc::new(Mutex::new(child)), end_was_seen: Arc::default() })
+        Ok(Self {
+            name,
+            pid,
+            log: log.to_owned(),
+            stop_signal: Signal::TERM,
+            stop_limit: RETIRE_LIMIT,
+            child: Arc::new(Mutex::new(child)),
+            end_was_seen: Arc::default(),
+        })
+    }
+
+    /// The same process, which stops on this signal and in this time.
+    #[must_use]
+    pub fn stopping(self, signal: Signal, limit: Duration) -> Self {
+        Self { stop_signal: signal, stop_limit: limit, ..self }
+    }
+
+    /// Sends the signal that stops it.
+    ///
+    /// # Errors
+    /// As [`Process::signal`].
+    pub async fn ask_to_stop(&self) -> Result<(), Failure> {
+        self.signal(self.stop_signal).await
     }
 
     /// The process id, which another process may get once this one has exited.
@@ -180,17 +208,17 @@ impl Process {
         kill_process(pid, signal).map_err(|error| Failure::harness(format!("{signal:?} to {}: {error}", self.name)))
     }
 
-    /// Sends SIGTERM, and SIGKILL after `limit`.
+    /// Sends the signal that stops it, usually SIGTERM, and SIGKILL after `limit`.
     ///
     /// # Errors
     /// If the process had to be killed.
     pub async fn stop(&self, limit: Duration) -> Result<ExitStatus, Failure> {
-        self.signal(Signal::TERM).await?;
+        self.ask_to_stop().await?;
         let stopped = self.wait(limit).await;
         if stopped.is_err() {
             self.kill().await?;
         }
-        stopped.map_err(|failure| failure.during("after SIGTERM"))
+        stopped.map_err(|failure| failure.during("after it was told to stop"))
     }
 
     /// Sends SIGKILL, and waits.
@@ -220,8 +248,8 @@ impl Process {
                 format!("ended by itself, {status}"),
             ));
         }
-        let status = self.stop(RETIRE_LIMIT).await?;
-        check(status.success(), format!("after SIGTERM it ended with {status}"))
+        let status = self.stop(self.stop_limit).await?;
+        check(status.success(), format!("told to stop, it ended with {status}"))
     }
 }
 

@@ -12,7 +12,10 @@ use crate::harness::trust::Trust;
 const OPERATORS_KEY: &str = "give an operator's key (--api-key, or NAGAYA_CONFORMANCE_API_KEY)";
 
 /// Checks that a URL can be one of a deployment.
-fn check_url(target: &str, options: &Options) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It cannot, with the cure.
+pub fn check_url(target: &str, options: &Options) -> anyhow::Result<()> {
     let Some((scheme, rest)) = target.split_once("://") else {
         bail!(
             "--target {target}: the scheme is missing: --target http://{target}, or https://{target} if it speaks TLS"
@@ -58,6 +61,7 @@ pub(super) async fn reach(target: &str, options: &Options) -> anyhow::Result<(Ap
         anyhow::anyhow!("--target {target}: {text}{}", cure(&text, options))
     };
     let api = Api::trusting(&trust, target, options.api_key.as_deref(), Exchanges::new(Secrets::default()))
+        .and_then(|api| api.speaking(&options.description.speech))
         .map_err(fault)?
         .waiting_out_limits();
     let live = api.get("/health/live").await.map_err(fault)?;

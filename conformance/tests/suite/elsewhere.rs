@@ -139,6 +139,14 @@ async fn core_and_host(context: &Context) -> Result<(), Failure> {
     assert_eq!(status, 3, "{text}");
     assert!(text.contains("--without resume") && text.contains("openapi.json"), "{text}");
 
+    // Nor must the target file deny it.
+    let file = context.dir().join("target.toml");
+    std::fs::write(&file, "[optional]\nwithout = [\"admin\"]\n")?;
+    let file = file.display().to_string();
+    let (status, text) = ended(&["run", "--target", &url, "--target-file", &file]).await;
+    assert_eq!(status, 3, "{text}");
+    assert!(text.contains("optional.without") && text.contains("admin") && text.contains("openapi.json"), "{text}");
+
     for route in ["tenants", "models"] {
         let left = deployment.api.get(&format!("/api/{route}")).await?.expect(200)?.text();
         assert!(!left.contains("conf-"), "{route} are left: {left}");

@@ -41,12 +41,17 @@ impl Second {
     fn judged(&self, more: &[&str]) -> (i32, String, Value) {
         let report = self.dir.path().join("report");
         let report_dir = report.display().to_string();
-        let fixed = ["run", "--target", &self.url, "--report", &report_dir];
+        let file = target_file();
+        let fixed = ["run", "--target", &self.url, "--target-file", &file, "--report", &report_dir];
         let (status, text) = ends(fixed.into_iter().chain(more.iter().copied()));
         let json =
             std::fs::read_to_string(report.join("report.json")).unwrap_or_else(|error| panic!("{error}: {text}"));
         (status, text, serde_json::from_str(&json).expect("JSON"))
     }
+}
+
+fn target_file() -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/second/target.toml").to_owned()
 }
 
 impl Drop for Second {
@@ -73,6 +78,27 @@ fn a_second_implementation_keeps_core_and_every_scenario_of_it_ran() {
     assert!(notes.is_empty(), "{notes:#?}");
     assert_eq!(report["contract_version"], nagaya_conformance::contract::version());
     assert!(scenarios.iter().all(|one| !one["clauses"].as_array().expect("clauses").is_empty()), "{report}");
+}
+
+#[test]
+fn its_target_file_says_how_it_is_launched_and_stopped() {
+    let (status, text) =
+        ends(["run", "--target-file", &target_file(), "--filter", "id(=API-003) or id(=SHAPE-004) or id(=BUG-09)"]);
+    // Each scenario has a server of its own, which must end with status 0. Nothing of this project takes the place of what it lacks.
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("2 pass") && text.contains("1 could-not-run"), "{text}");
+}
+
+#[test]
+fn a_server_that_does_not_write_its_address_is_given_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, program) = (dir.path().join("target.toml"), target_file().replace("/target.toml", ""));
+    let launch = format!(
+        "[launch]\nprogram = \"python3\"\nserve = [\"-B\", {program:?}, \"--addr\", \"{{address}}\"]\nstop_signal = \"INT\"\n"
+    );
+    std::fs::write(&file, launch).expect("written");
+    let (status, text) = ends(["run", "--target-file", &file.display().to_string(), "--filter", "id(=SHAPE-004)"]);
+    assert!(status == 0 && text.contains("1 pass"), "{status}: {text}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::description::Speech;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check};
 use crate::harness::scenario::Scenario;
@@ -45,7 +46,10 @@ async fn as_documented(context: &Context) -> Result<(), Failure> {
 
     let dir = context.dir().join(context.unique("schemathesis"));
     std::fs::create_dir(&dir)?;
-    std::fs::write(dir.join("schemathesis.toml"), settings(&kept.tenant, &kept.id, &kept.model, &doomed.id))?;
+    std::fs::write(
+        dir.join("schemathesis.toml"),
+        settings(deployment.api.speech(), &kept.tenant, &kept.id, &kept.model, &doomed.id),
+    )?;
     let outcome = schemathesis::run(&context.run.id, &dir, deployment.api.base(), context.seed, LIMIT).await?;
     let all = format!("Tested: {operations}");
     check(outcome.report.contains(&all), format!("not {all}, but: {}", tail(&outcome.report)))?;
@@ -53,9 +57,10 @@ async fn as_documented(context: &Context) -> Result<(), Failure> {
 }
 
 /// Every check is on. A rule that spans fields or depends on existing objects cannot be expressed in a schema; a valid body may be refused there.
-fn settings(tenant: &str, conversation: &str, model: &str, doomed: &str) -> String {
+fn settings(speech: &Speech, tenant: &str, conversation: &str, model: &str, doomed: &str) -> String {
+    let (header, scheme) = (&speech.key_header, &speech.key_scheme);
     format!(
-        r#"headers = {{ X-API-Key = "{OPERATOR}" }}
+        r#"headers = {{ {header} = "{scheme}{OPERATOR}" }}
 
 # What is broken may be broken by its size alone: 413 is an answer to that.
 [checks.negative_data_rejection]

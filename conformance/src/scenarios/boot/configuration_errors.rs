@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::description::Act;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -67,8 +68,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 const AT_ONCE: usize = 4;
 
 /// The command with valid settings, overridden by these.
-fn command(context: &Context, what: &str, sockets: &Path, settings: &[(&str, String)]) -> Result<Program, Failure> {
-    let mut program = context.bare_server([what]);
+fn command(context: &Context, what: Act, sockets: &Path, settings: &[(&str, String)]) -> Result<Program, Failure> {
+    let mut program = context.program(what)?;
     let own = |name: &str, value: String| (name.to_owned(), value);
     program.env.extend(BTreeMap::from([
         own("BIND_ADDR", "127.0.0.1:0".to_owned()),
@@ -88,6 +89,7 @@ fn command(context: &Context, what: &str, sockets: &Path, settings: &[(&str, Str
 async fn ended(context: &Context, program: &Program, status: i32, what: &str) -> Result<String, Failure> {
     let output = program.output(&context.run.id, LIMIT).await.map_err(|failure| failure.during(what))?;
     let report = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let report = context.description().settings.in_contract_words(&report);
     check_eq(format!("status with {what} ({report})"), output.status.code(), Some(status))?;
     check(!report.contains(SECRET), format!("with {what} a password is printed: {report}"))?;
     Ok(report)
@@ -127,14 +129,14 @@ async fn all_errors_at_once(context: &Context) -> Result<(), Failure> {
         ("LOG_FORMAT", "xml"),
     ];
     let settings: Vec<(&str, String)> = faults.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-    for what in ["serve", "config", "doctor"] {
+    for what in [Act::Serve, Act::Config, Act::Doctor] {
         let program = command(context, what, &sockets, &settings)?;
-        let report = ended(context, &program, EX_USAGE, &format!("ten faults for `{what}`")).await?;
+        let report = ended(context, &program, EX_USAGE, &format!("ten faults for {what:?}")).await?;
         for (name, value) in faults {
             let secret = ["API_KEYS", "DATABASE_URL"].contains(&name);
             let fits = |line: &&str| line.contains(name) && (secret || line.contains(value));
             check_eq(
-                format!("lines about {name}={value} that `{what}` printed ({report})"),
+                format!("lines about {name}={value} that {what:?} printed ({report})"),
                 report.lines().filter(fits).count(),
                 1,
             )?;
@@ -187,7 +189,7 @@ async fn failed_start(context: &Context) -> Result<(), Failure> {
         let deployment = context.unique("d");
         context.register_rooms(&deployment, Some(context.engine()?))?;
         let settings = [("DEPLOYMENT_ID", deployment), (name, value)];
-        let program = command(context, "serve", &sockets, &settings)?;
+        let program = command(context, Act::Serve, &sockets, &settings)?;
         says(&ended(context, &program, status, what).await?, words, what)?;
         check_eq(format!("entries of the socket directory after {what}"), std::fs::read_dir(&sockets)?.count(), 0)?;
     }
@@ -202,7 +204,7 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
     let sockets = context.socket_dir()?;
     // The control: with a valid configuration nothing is reported and nothing is created.
     let well = [("DATABASE_URL", url.clone()), ("REDIS_URL", redis.url())];
-    let program = command(context, "doctor", &sockets, &well)?;
+    let program = command(context, Act::Doctor, &sockets, &well)?;
     let report = ended(context, &program, 0, "all well").await?;
     check(!report.contains("BAD"), format!("nothing is wrong, and `doctor` prints: {report}"))?;
     check(
@@ -218,8 +220,8 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
         (
             "a variable that is not set",
             "PROXY_CREDENTIALS",
-            "a.example=header:X-Key:env:NAGAYA_NOT_SET".into(),
-            &["BAD", "PROXY_CREDENTIALS", "NAGAYA_NOT_SET"],
+            "a.example=header:X-Key:env:NOT_SET_ANYWHERE".into(),
+            &["BAD", "PROXY_CREDENTIALS", "NOT_SET_ANYWHERE"],
         ),
         (
             "a file without certificates",
@@ -257,19 +259,19 @@ async fn doctor(context: &Context) -> Result<(), Failure> {
     }
     // A port in use may belong to the running server itself.
     let taken = TcpListener::bind("127.0.0.1:0")?;
-    let program = command(context, "doctor", &sockets, &[("BIND_ADDR", taken.local_addr()?.to_string())])?;
+    let program = command(context, Act::Doctor, &sockets, &[("BIND_ADDR", taken.local_addr()?.to_string())])?;
     says(&ended(context, &program, 0, "a port that is taken").await?, &["note", "BIND_ADDR"], "a port that is taken")?;
 
     // A pool's size that was set by the API is shown, since it outlives restarts.
     let deployment = context.launch(Launch::new().without_model().set("WARM_POOL_MIN_SIZE", 0)).await?;
     let size = serde_json::json!({"min_size": 0, "max_size": 3});
     deployment.api.put("/api/admin/pool", &size).await?.expect(200)?;
-    for what in ["config", "doctor"] {
-        let report = ended(context, &deployment.server()?.command([what]), 0, "a size set by the API").await?;
-        says(&report, &["PUT /api/admin/pool", "0 to 3"], &format!("`{what}` with a size set by the API"))?;
+    for what in [Act::Config, Act::Doctor] {
+        let report = ended(context, &deployment.server()?.command(what)?, 0, "a size set by the API").await?;
+        says(&report, &["PUT /api/admin/pool", "0 to 3"], &format!("{what:?} with a size set by the API"))?;
     }
 
-    let small = with_state_of(4, command(context, "doctor", &sockets, &[])?)?;
+    let small = with_state_of(4, command(context, Act::Doctor, &sockets, &[])?)?;
     says(&ended(context, &small, EX_UNAVAILABLE, "a full disk").await?, &["BAD", "STATE_DIR", "free"], "a full disk")?;
     as_nobody(context, &sockets).await
 }
@@ -279,7 +281,7 @@ type Finding<'a> = (&'a str, &'a str, String, &'a [&'a str]);
 
 /// Checks that `doctor` finds what is wrong.
 async fn finds(context: &Context, sockets: &Path, (what, name, value, words): &Finding<'_>) -> Result<(), Failure> {
-    let program = command(context, "doctor", sockets, &[(name, value.clone())])?;
+    let program = command(context, Act::Doctor, sockets, &[(name, value.clone())])?;
     says(&ended(context, &program, EX_UNAVAILABLE, what).await?, words, what)
 }
 
@@ -297,10 +299,10 @@ async fn image_that_exits(context: &Context) -> Result<String, Failure> {
 async fn as_nobody(context: &Context, sockets: &Path) -> Result<(), Failure> {
     let setpriv = on_path("setpriv").ok_or_else(|| Failure::could_not_run("setpriv is not on the search path"))?;
     // Other users may not have access to the original's directory.
-    let copy = context.dir().join("nagaya-for-everybody");
+    let copy = context.dir().join("server-for-everybody");
     std::fs::copy(&context.run.capabilities.server, &copy)?;
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))?;
-    let program = command(context, "doctor", sockets, &[])?;
+    let program = command(context, Act::Doctor, sockets, &[])?;
     let user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()];
     let args = user.into_iter().map(Into::into).chain([copy.into_os_string()]).chain(program.args).collect();
     let program = Program { path: setpriv, args, ..program };

@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::Signal;
-
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -56,7 +54,7 @@ async fn waits(context: &Context) -> Result<(), Failure> {
     }
     check(patient.server()?.log().contains("waiting for the database"), "the log does not say what it waits for")?;
     let process = &stopped.server()?.process;
-    process.signal(Signal::TERM).await?;
+    process.ask_to_stop().await?;
     check_eq("exit status of one that was stopped", process.wait(STOP_LIMIT).await?.code(), Some(0))?;
     postgres.restart().await?;
     eventually(SOON, "a server that is ready", async || patient.api.get("/health/ready").await?.expect(200).map(drop))
@@ -64,7 +62,7 @@ async fn waits(context: &Context) -> Result<(), Failure> {
 }
 
 async fn hangup(context: &Context) -> Result<(), Failure> {
-    let file = context.dir().join("nagaya.toml");
+    let file = context.dir().join("server.toml");
     std::fs::write(&file, "log_level = \"info\"\ncontainer_ttl = 60\n")?;
     let mut deployment = context.launch(Launch::new().without_model().set("WARM_POOL_MIN_SIZE", 0)).await?;
     if let Some(server) = &mut deployment.server {
@@ -76,7 +74,7 @@ async fn hangup(context: &Context) -> Result<(), Failure> {
     let state = server.program.env.get("STATE_DIR").cloned().unwrap_or_default();
     let (trail, old) = (Path::new(&state).join("audit.jsonl"), Path::new(&state).join("audit.jsonl.1"));
     std::fs::rename(&trail, &old)?;
-    server.process.signal(Signal::HUP).await?;
+    server.reload().await?;
     eventually(SOON, "a new audit trail", async || match trail.exists() {
         true => Ok::<_, String>(()),
         false => Err("no file".to_owned()),
@@ -94,7 +92,7 @@ async fn hangup(context: &Context) -> Result<(), Failure> {
     let is_debug = |log: &str| log.contains("\"level\":\"DEBUG\"");
     check(!is_debug(&server.log()), "the log has lines of the level debug")?;
     std::fs::write(&file, "log_level = \"debug\"\ncontainer_ttl = 90\n")?;
-    server.process.signal(Signal::HUP).await?;
+    server.reload().await?;
     eventually(SOON, "lines of the level debug", async || {
         deployment.api.get("/health/live").await?.expect(200)?;
         check(is_debug(&server.log()), "none")
@@ -103,7 +101,7 @@ async fn hangup(context: &Context) -> Result<(), Failure> {
     let named = server.log().lines().any(|line| line.contains("CONTAINER_TTL") && line.contains("restart"));
     check(named, "the log does not say that CONTAINER_TTL needs a restart")?;
     std::fs::write(&file, "log_level = \"loud\"\n")?;
-    server.process.signal(Signal::HUP).await?;
+    server.reload().await?;
     eventually(SOON, "the error of the file", async || check(server.log().contains("LOG_LEVEL=\\\"loud\\\""), "none"))
         .await?;
     deployment.api.get("/health/ready").await?.expect(200).map(drop)

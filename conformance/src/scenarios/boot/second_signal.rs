@@ -1,6 +1,5 @@
 //! A second SIGTERM during a shutdown.
 
-use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::context::Context;
@@ -32,7 +31,7 @@ async fn second_sigterm(context: &Context) -> Result<(), Failure> {
     let stream = endless(&deployment, &conversation).await?;
     let other = deployment.another_conversation(context, &conversation.tenant, &conversation.model).await?;
     let process = &deployment.server()?.process;
-    process.signal(Signal::TERM).await?;
+    process.ask_to_stop().await?;
     // It drains: new requests are refused while the run continues.
     eventually(HEALED_LIMIT, "a new run to be refused", async || {
         let refused = deployment.api.post(&other.path("/stream"), &json!({"user_input": "@say no"})).await?;
@@ -40,8 +39,8 @@ async fn second_sigterm(context: &Context) -> Result<(), Failure> {
     })
     .await?;
     deployment.api.get("/health/live").await?.expect(200)?;
-    check_eq("whether the server has ended after one SIGTERM", process.ended().await.is_some(), false)?;
-    process.signal(Signal::TERM).await?;
+    check_eq("whether the server has ended after one signal", process.ended().await.is_some(), false)?;
+    process.ask_to_stop().await?;
     let events = stream.finish().await?;
     ended_badly(&events)?;
     let status = process.wait(STOP_LIMIT).await?;

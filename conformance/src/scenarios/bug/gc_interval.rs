@@ -62,12 +62,14 @@ async fn empty_environment(context: &Context) -> Result<(), Failure> {
 
     lock_default_port(context).await?;
     // Empty except for a home directory of the scenario's own, and an address if another process uses the default port.
-    let mut program = context.bare_server(["serve"]);
+    let addr_file = context.dir().join("addr");
+    let mut program = context.serving(&addr_file)?;
+    if !context.description().launch.writes_address() {
+        return Err(Failure::could_not_run("the server does not write the address that it chooses to a file"));
+    }
     let home = context.dir().display().to_string();
     program.env = BTreeMap::from([("HOME".to_owned(), home)]);
-    let addr_file = context.dir().join("addr");
     let default_port_is_free = TcpListener::bind("127.0.0.1:8000").is_ok();
-    program.args.push(format!("--addr-file={}", addr_file.display()).into());
     if !default_port_is_free {
         context.note("port 8000 is taken by another process: BIND_ADDR=127.0.0.1:0 was set");
         program.env.insert("BIND_ADDR".to_owned(), "127.0.0.1:0".to_owned());
@@ -97,7 +99,7 @@ async fn empty_environment(context: &Context) -> Result<(), Failure> {
 /// server. The lock is released once everything that the scenario makes from here on has been removed.
 async fn lock_default_port(context: &Context) -> Result<(), Failure> {
     // The kernel releases the name, however its holder ends.
-    let name = SocketAddr::from_abstract_name("nagaya-conformance: a server with nothing set")?;
+    let name = SocketAddr::from_abstract_name("conformance: a server with nothing set")?;
     let turn = eventually(TURN_LIMIT, "its turn", || std::future::ready(UnixListener::bind_addr(&name))).await;
     let turn = turn.map_err(|failure| {
         Failure::could_not_run(format!("other suites on this host keep the default port: {failure}"))

@@ -43,7 +43,7 @@ async fn no_bucket(context: &Context) -> Result<(), Failure> {
     };
     let lines: Vec<&str> = log.lines().filter(about).collect();
     check_eq(format!("number of log lines about file sync, over two runs: {lines:#?}"), lines.len(), 1)?;
-    let errors = log_level::errors(&log, 0)?;
+    let errors = log_level::errors(&log, 0, &context.description().log)?;
     let bad = |line: &&str| errors.contains(line) || line.contains("\"error\":");
     check(!lines.iter().any(bad), format!("it is logged as an error: {lines:?}"))
 }

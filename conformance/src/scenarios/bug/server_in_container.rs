@@ -11,7 +11,7 @@ use crate::target::deployment::READY_LIMIT;
 use crate::target::launch::Launch;
 
 /// A host path that does not exist.
-const NOWHERE: &str = "/var/run/nagaya-conformance-nowhere";
+const NOWHERE: &str = "/var/run/conformance-nowhere";
 const WITH_MODEL: &[Capability] =
     &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Model, Capability::ServerImage];
 
@@ -61,8 +61,8 @@ async fn in_container(context: &Context) -> Result<(), Failure> {
     check_eq("parent of the workspace's directory on the host", dir.parent(), Some(sockets.as_path()))?;
     // Docker's health check agrees with the server.
     eventually(READY_LIMIT, "healthy, by the image's own check", async || {
-        let asked = container(&deployment)?.exec(["nagaya", "health"]).await?;
-        check_eq(format!("status of nagaya health: {}", asked.printed), asked.status, 0)
+        let asked = container(&deployment)?.exec(health_command(context)?).await?;
+        check_eq(format!("status of the health command: {}", asked.printed), asked.status, 0)
     })
     .await?;
     deployment.api.delete(&conversation.path("")).await?.expect(204)?;
@@ -92,10 +92,10 @@ async fn wrong_host_path(context: &Context) -> Result<(), Failure> {
             reason.contains("WORKSPACE_SOCKET_HOST_PATH"),
             format!("the reason does not name the setting: {reason}"),
         )?;
-        let asked = container(&deployment)?.exec(["nagaya", "health"]).await?;
+        let asked = container(&deployment)?.exec(health_command(context)?).await?;
         check(
             asked.status != 0 && asked.printed.contains("WORKSPACE_SOCKET_HOST_PATH"),
-            format!("nagaya health: {asked:?}"),
+            format!("the health command: {asked:?}"),
         )?;
         deployment.api.get("/health/live").await?.expect(200)?;
         let health = deployment.api.get("/health").await?.expect(200)?.json()?;
@@ -115,4 +115,11 @@ async fn wrong_host_path(context: &Context) -> Result<(), Failure> {
         check_eq("rooms", deployment.all_rooms().await?.len(), 0)
     })
     .await
+}
+
+/// The command in the server's image that asks for its health.
+fn health_command(context: &Context) -> Result<Vec<String>, Failure> {
+    let command = &context.description().images.server_health;
+    let why = "the target file has no images.server_health";
+    if command.is_empty() { Err(Failure::could_not_run(why)) } else { Ok(command.clone()) }
 }

@@ -10,11 +10,12 @@ use http::Method;
 
 use crate::client::unix;
 use crate::harness::context::Context;
-use crate::harness::engine::{ROOM_SOCKETS, Room};
+use crate::harness::engine::Room;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::asking::refused_by_proxy;
 use crate::scenarios::common::rooms;
 use crate::scenarios::common::socket_directory::is_writable;
 
@@ -25,7 +26,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "BUG-06",
         "A workspace's only mount is its socket directory, and both sockets are sockets on either side",
-        "{HOST_PATH}/{id} → /var/run/ws, a directory; both sockets are sockets on both sides",
+        "{HOST_PATH}/{id} → the workspace's directory; both sockets are sockets on both sides",
         body!(one_room),
     )
     .severity(Severity::Critical)
@@ -48,8 +49,8 @@ async fn check_room(context: &Context, room: &Room, base: Option<&Path>) -> Resu
     let mounts = room.inspect().await?.mounts.unwrap_or_default();
     let outside = mounts.iter().filter(|mount| mount.typ.as_deref() != Some("tmpfs"));
     let outside: Vec<_> = outside.map(|mount| mount.destination.clone().unwrap_or_default()).collect();
-    check_eq("mounts of the workspace", &outside, &vec![ROOM_SOCKETS.to_owned()])?;
-    let mount = mounts.iter().find(|mount| mount.destination.as_deref() == Some(ROOM_SOCKETS));
+    check_eq("mounts of the workspace", &outside, &vec![room.sockets().to_owned()])?;
+    let mount = mounts.iter().find(|mount| mount.destination.as_deref() == Some(room.sockets()));
     check_eq("whether the mount is writable", mount.and_then(|mount| mount.rw), Some(is_writable(context)))?;
 
     let dir = room.socket_dir().await?;
@@ -67,7 +68,7 @@ async fn check_room(context: &Context, room: &Room, base: Option<&Path>) -> Resu
         })
         .await?;
         check(unix::accepts(&path).await, format!("nothing accepts on {}", path.display()))?;
-        let inside = room.exec(["test", "-S", &format!("{ROOM_SOCKETS}/{name}")]).await?;
+        let inside = room.exec(["test", "-S", &format!("{}/{name}", room.sockets())]).await?;
         check_eq(format!("`test -S` of {name} in the workspace ({})", inside.printed), inside.status, 0)?;
     }
     let (status, body) = unix::request(&dir.join("agent.sock"), Method::GET, "/health", Bytes::new())
@@ -82,9 +83,7 @@ async fn one_room(context: &Context) -> Result<(), Failure> {
     for room in &rooms {
         check_room(context, room, base).await?;
         // And from inside through the bridge: the server's proxy answers.
-        let through = room
-            .shell("curl -sS -o /dev/null -w '%{http_code}' -x http://127.0.0.1:8080 http://nowhere.invalid/")
-            .await?;
+        let through = room.shell(&refused_by_proxy(room)).await?;
         check_eq(
             "status of the proxy, from inside, for a host that is not on the allow-list",
             through.printed.trim(),

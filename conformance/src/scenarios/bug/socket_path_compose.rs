@@ -32,7 +32,8 @@ async fn one_default(context: &Context) -> Result<(), Failure> {
         || (values("- source").contains(&host) && values("target").contains(&SOCKETS_INSIDE.to_owned()));
     check(mounted, format!("{host} is not mounted at {SOCKETS_INSIDE}: {rendered}"))?;
 
-    let config = context.engine()?.docker().inspect_image(&image()).await?.config.unwrap_or_default();
+    let image = image(context.description()).map_err(Failure::could_not_run)?;
+    let config = context.engine()?.docker().inspect_image(&image).await?.config.unwrap_or_default();
     let env = config.env.unwrap_or_default();
     check(env.iter().any(|entry| entry.starts_with("STATE_DIR=")), format!("the image sets nothing: {env:?}"))?;
     let other = env.iter().find(|entry| entry.contains("SOCKET") && !entry.ends_with(&format!("={SOCKETS_INSIDE}")));

@@ -34,8 +34,9 @@ async fn one_socket_path(context: &Context) -> Result<(), Failure> {
     let image = context.engine()?.docker().inspect_image(&context.run.capabilities.image).await?;
     let env = image.config.and_then(|config| config.env).unwrap_or_default();
     check(!env.is_empty(), "the image has no environment at all: nothing was checked")?;
+    let inside = format!("={}", context.description().containers.sockets);
     for entry in env.iter().filter(|entry| entry.contains("SOCKET")) {
-        let holds = entry.ends_with(PATH) || entry.contains("=/var/run/ws");
+        let holds = entry.ends_with(PATH) || entry.contains(&inside);
         check(holds, format!("the image's environment names another socket directory: {entry}"))?;
     }
     Ok(())

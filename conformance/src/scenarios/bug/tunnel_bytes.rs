@@ -92,6 +92,6 @@ async fn tunnels(context: &Context) -> Result<(), Failure> {
     })
     .await?;
     let log = server.log();
-    let errors = log_level::errors(&log, logged)?;
+    let errors = log_level::errors(&log, logged, &context.description().log)?;
     check(errors.is_empty(), format!("errors in the log: {errors:#?}"))
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::harness::engine::{ROOM_SOCKETS, Room};
+use crate::harness::engine::Room;
 use crate::harness::failure::{Failure, check_eq};
 use crate::scenarios::common::outside::HOST;
 
@@ -27,8 +27,13 @@ impl Received {
 }
 
 /// Path of the proxy's socket in a workspace.
-pub(crate) fn proxy() -> String {
-    format!("{ROOM_SOCKETS}/proxy.sock")
+pub(crate) fn proxy(room: &Room) -> String {
+    format!("{}/proxy.sock", room.sockets())
+}
+
+/// A shell line that asks for a host off the allow-list through the bridge, and prints the status.
+pub(crate) fn refused_by_proxy(room: &Room) -> String {
+    format!("curl -sS -o /dev/null -w '%{{http_code}}' -x {} http://nowhere.invalid/", room.containers().proxy())
 }
 
 /// A GET of this path at [`HOST`].
@@ -45,7 +50,7 @@ pub(crate) fn get_at(host: &str, path: &str) -> String {
 /// Returns the responses in order.
 pub(crate) async fn ask(room: &Room, times: usize, connections: &[Vec<String>]) -> Result<Vec<Received>, Failure> {
     let connections = serde_json::to_string(connections).map_err(Failure::harness)?;
-    let done = room.exec(["python3", "-c", ASK, &proxy(), &times.to_string(), &connections]).await?;
+    let done = room.exec(["python3", "-c", ASK, &proxy(room), &times.to_string(), &connections]).await?;
     check_eq(format!("status of a program that asks the proxy and printed {:?}", done.printed), done.status, 0)?;
     serde_json::from_str(&done.printed).map_err(|error| Failure::mismatch(error, "responses", done.printed))
 }

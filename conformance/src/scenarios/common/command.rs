@@ -1,9 +1,10 @@
-//! Runs `nagaya config` and other commands that end by themselves.
+//! Runs commands of the server's program that end by themselves.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::description::Act;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 
@@ -34,26 +35,28 @@ pub(crate) fn setting_text(config: &Value, name: &str) -> Result<String, Failure
     }
 }
 
-/// The output of `nagaya config --json` with only these variables.
+/// The output of the server's `config --json` with only these variables.
 pub(crate) async fn effective(context: &Context, env: &[(&str, &str)]) -> Result<Value, Failure> {
-    let mut program = context.bare_server(["config", "--json"]);
+    let mut program = context.program(Act::ConfigJson)?;
     program.env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let output = program.output(&context.run.id, COMMAND_LIMIT).await?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     check_eq(format!("status of `config --json` ({stderr})"), output.status.code(), Some(0))?;
-    serde_json::from_slice(&output.stdout)
-        .map_err(|error| Failure::mismatch("`config --json`", "JSON", format!("{error}: {:?}", output.stdout)))
+    let config = serde_json::from_slice(&output.stdout)
+        .map_err(|error| Failure::mismatch("`config --json`", "JSON", format!("{error}: {:?}", output.stdout)))?;
+    Ok(context.description().settings.in_contract_names(config))
 }
 
 /// Checks that `serve` with an invalid value for one variable exits with status 64 and names the variable and its value.
 pub(crate) async fn is_refused(context: &Context, name: &str, value: &str) -> Result<(), Failure> {
-    let mut program = context.bare_server(["serve"]);
+    let mut program = context.program(Act::Serve)?;
     // A server that is not refused must not leave anything behind.
     for (name, value) in [("BIND_ADDR", "127.0.0.1:0"), ("WARM_POOL_MIN_SIZE", "0"), (name, value)] {
         program.env.insert(name.to_owned(), value.to_owned());
     }
     let output = program.output(&context.run.id, COMMAND_LIMIT).await?;
     let stderr = String::from_utf8_lossy(&output.stderr);
+    let stderr = context.description().settings.in_contract_words(&stderr);
     check_eq(format!("status of `serve` with {name}={value} ({stderr})"), output.status.code(), Some(EX_USAGE))?;
     let named = stderr.lines().any(|line| line.contains(name) && line.contains(value));
     check(named, format!("with {name}={value} no line names the variable and its value: {stderr}"))

@@ -95,7 +95,9 @@ pub(crate) async fn places_of(room: &Room, secrets: &[&str]) -> Result<Vec<Strin
         return Ok(Vec::new());
     }
     let backwards = secrets.iter().map(|secret| secret.chars().rev().collect::<String>());
-    let command = ["python3", "-c", SEARCH].map(str::to_owned).into_iter().chain(backwards);
+    let command = ["python3".to_owned(), "-c".to_owned(), SEARCH.replace("@SOCKETS@", room.sockets())]
+        .into_iter()
+        .chain(backwards);
     let found = room.exec(command).await?;
     let mut lines: Vec<String> = found.printed.lines().map(str::to_owned).collect();
     check_eq(
@@ -125,7 +127,7 @@ pub(crate) async fn check_no_secret(inspect: &Value, room: &Room, secrets: &[&st
         )?;
     }
     for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
-        let line = format!("{name}=http://127.0.0.1:8080");
+        let line = format!("{name}={}", room.containers().proxy());
         check(inside.lines().any(|set| set == line), format!("{line} is not in the workspace's environment"))?;
     }
     Ok(())

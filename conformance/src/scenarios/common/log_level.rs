@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::description::Log;
 use crate::harness::failure::Failure;
 
 /// Names of levels at which something has failed.
@@ -48,11 +49,19 @@ fn without_colours(word: &str) -> String {
     parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
 }
 
+/// Whether a line has a level that the target's description lists.
+fn is_described(line: &str, described: &Log) -> bool {
+    let fields: Option<Value> = serde_json::from_str(line).ok();
+    let level = fields.as_ref().and_then(|fields| fields.get(&described.level_field)?.as_str());
+    level.is_some_and(|level| described.errors.iter().any(|one| one.eq_ignore_ascii_case(level)))
+}
+
 /// The lines of a log that are errors, from the line number `from` on.
 ///
 /// # Errors
 /// Could not run if no line of the whole log has a known level: an error would not be recognised.
-pub(crate) fn errors(log: &str, from: usize) -> Result<Vec<&str>, Failure> {
+pub(crate) fn errors<'l>(log: &'l str, from: usize, described: &Log) -> Result<Vec<&'l str>, Failure> {
+    let is_error = |line: &str| if is_described(line, described) { Some(true) } else { is_error(line) };
     if !log.lines().any(|line| is_error(line).is_some()) {
         let first = log.lines().next().unwrap_or("nothing");
         let why = format!("no line of the server's log has a level that the suite knows; its first line: {first}");
@@ -64,6 +73,7 @@ pub(crate) fn errors(log: &str, from: usize) -> Result<Vec<&str>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::description::Description;
     use crate::harness::failure::Kind;
 
     #[test]
@@ -104,8 +114,12 @@ mod tests {
 
     #[test]
     fn a_log_without_levels_proves_nothing() {
-        assert_eq!(errors("INFO a\nERROR b\nERROR c", 2).expect("levels"), ["ERROR c"]);
-        assert_eq!(errors("started\nall is well", 0).expect_err("no levels").kind, Kind::CouldNotRun);
-        assert_eq!(errors("", 0).expect_err("nothing").kind, Kind::CouldNotRun);
+        let log = Description::own().log.clone();
+        assert_eq!(errors("INFO a\nERROR b\nERROR c", 2, &log).expect("levels"), ["ERROR c"]);
+        assert_eq!(errors("started\nall is well", 0, &log).expect_err("no levels").kind, Kind::CouldNotRun);
+        let theirs = Log { format: "json".to_owned(), level_field: "sev".to_owned(), errors: vec!["7".to_owned()] };
+        let line = r#"{"sev":"7"}"#;
+        assert_eq!(errors(line, 0, &theirs).expect("a level that is described"), [line]);
+        assert_eq!(errors("", 0, &log).expect_err("nothing").kind, Kind::CouldNotRun);
     }
 }

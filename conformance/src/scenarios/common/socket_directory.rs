@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::harness::context::Context;
-use crate::harness::engine::{ROOM_SOCKETS, Room};
+use crate::harness::engine::Room;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::options::AgentSocket;
 
@@ -18,7 +18,7 @@ pub(crate) async fn refuses(room: &Room, attempts: &[(&str, &str)], argument: &P
     let dir = room.socket_dir().await?;
     let before = content(&dir)?;
     for (what, line) in attempts {
-        let line = format!("cd {ROOM_SOCKETS} && {{ {line}; }}");
+        let line = format!("cd {} && {{ {line}; }}", room.sockets());
         let done = room.exec(["sh", "-c", &line, "sh", &argument.display().to_string()]).await?;
         check(done.status != 0, format!("the workspace's attempt at {what} was not refused"))?;
         check_eq(format!("content of the directory after the attempt at {what}"), content(&dir)?, before.clone())?;

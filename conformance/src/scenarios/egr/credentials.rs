@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::description::Act;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -41,7 +42,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "EGR-116",
         "The Claude Code CLI reaches the model without proxy variables, with the bridge as its endpoint",
-        "gateway style (ANTHROPIC_BEDROCK_BASE_URL=http://127.0.0.1:8080, origin-form requests) works as well",
+        "gateway style (ANTHROPIC_BEDROCK_BASE_URL is the bridge, origin-form requests) works as well",
         body!(gateway_style),
     )
     .severity(Severity::Critical)
@@ -132,9 +133,9 @@ async fn forward_style(context: &Context) -> Result<(), Failure> {
 
 async fn gateway_style(context: &Context) -> Result<(), Failure> {
     // Without proxy variables only the endpoint's address can lead to the bridge.
-    let env =
-        "-u HTTP_PROXY -u HTTPS_PROXY -u http_proxy -u https_proxy ANTHROPIC_BEDROCK_BASE_URL=http://127.0.0.1:8080";
-    ask_cli(context, env, "Through the bridge.").await
+    let bridge = context.description().containers.proxy();
+    let env = format!("-u HTTP_PROXY -u HTTPS_PROXY -u http_proxy -u https_proxy ANTHROPIC_BEDROCK_BASE_URL={bridge}");
+    ask_cli(context, &env, "Through the bridge.").await
 }
 
 async fn secrets(context: &Context) -> Result<(), Failure> {
@@ -178,8 +179,8 @@ async fn secrets(context: &Context) -> Result<(), Failure> {
     let all = [variable.as_str(), file.as_str(), aws[0], aws[1]];
     search_room(&outside, context, &all).await?;
 
-    let config = server.command(["config"]).output(&context.run.id, Duration::from_secs(10)).await?;
-    check(config.status.success(), "`nagaya config` fails")?;
+    let config = server.command(Act::Config)?.output(&context.run.id, Duration::from_secs(10)).await?;
+    check(config.status.success(), "the command that prints the settings fails")?;
     let metrics = outside.deployment.api.get("/metrics").await?.expect(200)?.text();
     check(
         metrics.contains("workspace_proxy_request_duration_seconds"),

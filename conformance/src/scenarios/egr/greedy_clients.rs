@@ -69,7 +69,7 @@ async fn flood(context: &Context) -> Result<(), Failure> {
     })
     .await?;
     let began = Instant::now();
-    let (proxy, clients, seconds) = (proxy(), CLIENTS.to_string(), SECONDS.to_string());
+    let (proxy, clients, seconds) = (proxy(refused), CLIENTS.to_string(), SECONDS.to_string());
     let flood = refused.exec(["python3", "-c", FLOOD, &proxy, DENIED, &clients, &seconds]);
     let (flooded, beside, api) = tokio::join!(flood, beside(neighbour), api(&deployment));
     beside?;
@@ -83,7 +83,7 @@ async fn flood(context: &Context) -> Result<(), Failure> {
 /// Opens the silent connections from a workspace, and leaves them open.
 async fn hold(room: &Room) -> Result<(), Failure> {
     let start = "nohup python3 -c \"$1\" \"$2\" \"$3\" >/tmp/held 2>&1 </dev/null &";
-    let started = room.exec(["sh", "-c", start, "sh", HOLD, &proxy(), &SILENT.to_string()]).await?;
+    let started = room.exec(["sh", "-c", start, "sh", HOLD, &proxy(room), &SILENT.to_string()]).await?;
     check_eq(format!("status of the start of a program ({:?})", started.printed), started.status, 0)?;
     eventually(BESIDE_LIMIT, format!("{SILENT} connections of a workspace"), async || {
         let printed = room.exec(["cat", "/tmp/held"]).await?.printed;

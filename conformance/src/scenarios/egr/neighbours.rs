@@ -170,7 +170,7 @@ async fn fuzzed_neighbour(context: &Context) -> Result<(), Failure> {
     let (alone, _) = ask_own(neighbour, 1).await?;
     let seed = context.seed.to_string();
     let seconds = FUZZED_SECONDS.to_string();
-    let socket = proxy();
+    let socket = proxy(hostile);
     let faults = hostile.exec(["python3", "-c", MUTATE, &socket, &seed, &seconds, HOST]);
     let (sent, beside) = tokio::join!(faults, ask_own(neighbour, FUZZED_SECONDS));
     let (beside, asked) = beside?;

@@ -8,7 +8,6 @@ use bollard::query_parameters::{StartContainerOptions, StopContainerOptionsBuild
 use serde_json::json;
 
 use crate::harness::context::Context;
-use crate::harness::engine::{LABEL_DEPLOYMENT, LABEL_WORKSPACE};
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::ledger::Made;
 use crate::harness::poll::eventually;
@@ -65,7 +64,8 @@ async fn orphans(context: &Context) -> Result<(), Failure> {
     let mut workspace = known.workspace.clone().unwrap_or_default();
     let last = if workspace.pop() == Some('0') { '1' } else { '0' };
     workspace.push(last);
-    let name = format!("nagaya-ws-{workspace}");
+    let look = engine.containers();
+    let name = look.name(&workspace);
     context.run.will_make(&Made::Container(name.clone()))?;
     let orphan = engine.container(&name);
     let to_remove = orphan.clone();
@@ -76,9 +76,9 @@ async fn orphans(context: &Context) -> Result<(), Failure> {
         // It handles SIGTERM: a first process without a handler would run until it is killed.
         cmd: Some(["sh", "-c", "trap 'exit 0' TERM; sleep 300 & wait"].map(str::to_owned).to_vec()),
         labels: Some(HashMap::from([
-            label(LABEL_DEPLOYMENT, id),
-            label(LABEL_WORKSPACE, &workspace),
-            label("nagaya.created-at", &jiff::Timestamp::now().to_string()),
+            label(&look.deployment_label, id),
+            label(&look.workspace_label, &workspace),
+            label(&look.created_label, &jiff::Timestamp::now().to_string()),
         ])),
         host_config: Some(HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() }),
         ..ContainerCreateBody::default()

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::client::stream::{RunEvent, names};
+use crate::description::Act;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -16,7 +17,7 @@ use crate::target::launch::Launch;
 /// The shortest limit of a stalled answer that is accepted, in seconds.
 const IDLE_SECONDS: u64 = 10;
 
-/// Time limit of `nagaya doctor`, which waits for the credential chain.
+/// Time limit of the server's `doctor`, which waits for the credential chain.
 const DOCTOR_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -89,7 +90,7 @@ async fn no_credentials(context: &Context) -> Result<(), Failure> {
         )
     })
     .await?;
-    let output = deployment.server()?.command(["doctor"]).output(&context.run.id, DOCTOR_LIMIT).await?;
+    let output = deployment.server()?.command(Act::Doctor)?.output(&context.run.id, DOCTOR_LIMIT).await?;
     let doctor = String::from_utf8_lossy(&output.stdout).into_owned();
     check(!output.status.success(), format!("doctor has status 0: {doctor}"))?;
     check(

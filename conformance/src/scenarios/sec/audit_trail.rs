@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::description::Act;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -157,7 +158,7 @@ async fn unwritable(context: &Context) -> Result<(), Failure> {
     check_eq(format!("times the loss is logged: {reports:?}"), reports.len(), 1)?;
     deployment.stop().await?;
 
-    let mut program = deployment.server()?.command(["serve"]);
+    let mut program = deployment.server()?.command(Act::Serve)?;
     program.env.insert("AUDIT_LOG".to_owned(), context.dir().join("no-such-directory/trail").display().to_string());
     let output = program.output(&context.run.id, Duration::from_secs(20)).await?;
     let reports = String::from_utf8_lossy(&output.stderr).into_owned();

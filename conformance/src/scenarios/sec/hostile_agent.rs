@@ -37,8 +37,9 @@ const LOG: usize = 1 << 20;
 
 /// An image whose agent is the hostile program.
 async fn hostile_image(context: &Context) -> Result<String, Failure> {
+    let program = PROGRAM.replace("@SOCKETS@", &context.description().containers.sockets);
     let change = format!(
-        "cat > /usr/local/share/hostile.py <<'END-OF-PROGRAM'\n{PROGRAM}END-OF-PROGRAM\n\
+        "cat > /usr/local/share/hostile.py <<'END-OF-PROGRAM'\n{program}END-OF-PROGRAM\n\
          printf '#!/bin/sh\nexec python3 -I /usr/local/share/hostile.py\n' > /usr/local/bin/nagaya-agent"
     );
     context.derived_image(&change).await

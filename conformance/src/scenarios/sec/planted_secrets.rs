@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::description::Act;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -145,16 +146,22 @@ async fn planted(context: &Context) -> Result<(), Failure> {
     let places = places_of(&room, &secrets).await?;
     check(places.is_empty(), format!("in the workspace: {places:?}"))?;
 
-    for arguments in [&["config"][..], &["config", "--json"], &["doctor"], &["config", "--config", "/no/such/file"]] {
-        let mut program = server.command(arguments);
+    for (act, more) in [
+        (Act::Config, &[][..]),
+        (Act::ConfigJson, &[]),
+        (Act::Doctor, &[]),
+        (Act::Config, &["--config", "/no/such/file"]),
+    ] {
+        let mut program = server.command(act)?;
+        program.args.extend(more.iter().map(Into::into));
         program.env.insert("DATABASE_URL".to_owned(), format!("postgres://user:{DATABASE}@127.0.0.1:1/none"));
         let output = program.output(&context.run.id, END_LIMIT).await?;
         let output_text =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        check(!output_text.trim().is_empty(), format!("{arguments:?} printed nothing"))?;
-        search.look(&format!("nagaya {}", arguments.join(" ")), &output_text);
+        check(!output_text.trim().is_empty(), format!("{act:?} {more:?} printed nothing"))?;
+        search.look(&format!("{act:?} {more:?}"), &output_text);
     }
-    refused_starts(context, server.command(["serve"]), &mut search).await?;
+    refused_starts(context, server.command(Act::Serve)?, &mut search).await?;
     deployment.stop().await?;
     let log = deployment.server()?.log();
     check(

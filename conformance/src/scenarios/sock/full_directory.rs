@@ -24,12 +24,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 
 /// Ways to fill a directory; all of them continue until they are stopped.
 const FILLINGS: [(&str, &str); 3] = [
-    ("with one file", "while :; do head -c 1000000 /dev/zero >>/var/run/ws/.fill; sleep 0.05; done"),
-    ("with many", "i=0; while :; do : >/var/run/ws/f$i; i=$((i+1)); sleep 0.01; done"),
-    (
-        "below a folder",
-        "mkdir -p /var/run/ws/a/b && while :; do head -c 1000000 /dev/zero >>/var/run/ws/a/b/c; sleep 0.05; done",
-    ),
+    ("with one file", "while :; do head -c 1000000 /dev/zero >>.fill; sleep 0.05; done"),
+    ("with many", "i=0; while :; do : >f$i; i=$((i+1)); sleep 0.01; done"),
+    ("below a folder", "mkdir -p a/b && while :; do head -c 1000000 /dev/zero >>a/b/c; sleep 0.05; done"),
 ];
 
 /// The same, each once.
@@ -59,7 +56,8 @@ async fn filled(context: &Context) -> Result<(), Failure> {
             .ok_or_else(|| Failure::assertion("no second workspace"))?;
         let dir = room.socket_dir().await?;
         // Until the workspace is removed, which ends the command.
-        let filling = room.shell(line);
+        let line = format!("cd {} && {{ {line}; }}", room.sockets());
+        let filling = room.shell(&line);
         let ended = tokio::time::timeout(SOON, filling).await;
         check(ended.is_ok(), format!("a workspace that fills its directory {how} still runs after {SOON:?}"))?;
         eventually(SOON, format!("the end of a workspace that fills its directory {how}"), async || {

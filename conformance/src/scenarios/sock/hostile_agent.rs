@@ -7,7 +7,6 @@ use http::Method;
 
 use crate::client::unix;
 use crate::harness::context::Context;
-use crate::harness::engine::ROOM_SOCKETS;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
@@ -59,7 +58,7 @@ const ATTEMPTS: [(&str, &str); 6] = [
     ("other permissions", "chmod 0000 agent.sock"),
 ];
 /// Asks the server, from inside, for what the server's side asks of the agent.
-const ASK: &str = "curl -sS --max-time 5 --unix-socket /var/run/ws/agent.sock http://localhost/health";
+const ASK: &str = "curl -sS --max-time 5 --unix-socket agent.sock http://localhost/health";
 
 async fn hostile_rooms(context: &Context) -> Result<(), Failure> {
     if !socket_directory::is_writable(context) {
@@ -75,7 +74,7 @@ async fn hostile_rooms(context: &Context) -> Result<(), Failure> {
         deployment.metric("workspace_warm_pool_size", |waiting| waiting == 1.0, Duration::from_secs(20)).await?;
         let waiting = deployment.only_room().await.map_err(|failure| failure.during(what))?;
         let dir = waiting.socket_dir().await?;
-        let (line, target) = (format!("cd {ROOM_SOCKETS} && {line}"), trap_path.display().to_string());
+        let (line, target) = (format!("cd {} && {line}", waiting.sockets()), trap_path.display().to_string());
         let done = waiting.exec(["sh", "-c", &line, "sh", &target]).await;
         match done {
             Ok(done) if done.status == 0 => {}
@@ -111,7 +110,7 @@ async fn refused(context: &Context) -> Result<(), Failure> {
     deployment.run_well(&conversation, "@say here").await?;
     let room = deployment.only_room().await?;
     socket_directory::refuses(&room, &ATTEMPTS, &context.dir().join("trap.sock")).await?;
-    let asked = room.shell(ASK).await?;
+    let asked = room.shell(&format!("cd {} && {ASK}", room.sockets())).await?;
     check(
         asked.status != 0 && !asked.printed.contains("\"status\""),
         format!("a program in the workspace reached the server by agent.sock: {}", asked.printed),

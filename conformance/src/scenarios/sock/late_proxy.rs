@@ -30,7 +30,10 @@ async fn late(context: &Context) -> Result<(), Failure> {
     let (room, sockets) = start(context).await?;
     crate::scenarios::common::bare_container::agent_answers(&room, &sockets).await?;
     let path = sockets.join("proxy.sock");
-    let curl = "curl -sS --max-time 25 -x http://127.0.0.1:8080 -o /workspace/answer -w '%{http_code}' http://late.conformance.test/";
+    let curl = format!(
+        "curl -sS --max-time 25 -x {} -o /workspace/answer -w '%{{http_code}}' http://late.conformance.test/",
+        room.containers().proxy()
+    );
     room.shell(&format!(
         "({curl} > /workspace/status 2>&1; echo ended >> /workspace/status) >/dev/null 2>&1 & echo started"
     ))

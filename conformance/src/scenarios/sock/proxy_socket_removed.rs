@@ -2,11 +2,11 @@
 
 use crate::client::unix;
 use crate::harness::context::Context;
-use crate::harness::engine::ROOM_SOCKETS;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::asking::refused_by_proxy;
 use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::scenarios::common::needs::RUN;
 use crate::scenarios::common::{rooms, socket_directory};
@@ -53,15 +53,13 @@ async fn proxy_socket_removed(context: &Context) -> Result<(), Failure> {
     for (what, line) in IN_PLACE {
         let room = deployment.only_room().await?;
         let path = room.socket_dir().await?.join("proxy.sock");
-        let done = room.shell(&format!("cd {ROOM_SOCKETS} && {line}")).await?;
+        let done = room.shell(&format!("cd {} && {line}", room.sockets())).await?;
         check_eq(format!("status of the workspace's attempt at {what} ({})", done.printed), done.status, 0)?;
         eventually(HEALED_LIMIT, format!("a proxy socket again after {what}"), async || {
             check(unix::accepts(&path).await, "nothing accepts connections there")
         })
         .await?;
-        let through = room
-            .shell("curl -sS -o /dev/null -w '%{http_code}' -x http://127.0.0.1:8080 http://nowhere.invalid/")
-            .await?;
+        let through = room.shell(&refused_by_proxy(&room)).await?;
         check_eq(format!("the proxy's status after {what}"), through.printed.trim(), "403")?;
         deployment.run_well(&conversation, "@say still here").await.map_err(|failure| failure.during(what))?;
         check_eq(format!("the workspace after {what}"), &deployment.only_room().await?.id, &room.id)?;
@@ -72,7 +70,6 @@ async fn proxy_socket_removed(context: &Context) -> Result<(), Failure> {
 async fn refused(context: &Context) -> Result<(), Failure> {
     let (_deployment, room) = rooms::room(context).await?;
     socket_directory::refuses(&room, &ATTEMPTS, context.dir()).await?;
-    let through =
-        room.shell("curl -sS -o /dev/null -w '%{http_code}' -x http://127.0.0.1:8080 http://nowhere.invalid/").await?;
+    let through = room.shell(&refused_by_proxy(&room)).await?;
     check_eq("the proxy's status after the attempts", through.printed.trim(), "403")
 }

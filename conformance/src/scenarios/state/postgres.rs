@@ -91,7 +91,9 @@ async fn same_as_a_file(context: &Context) -> Result<(), Failure> {
     // Nothing of it is in a local database file.
     let state = deployment.server()?.program.env.get("STATE_DIR").cloned().unwrap_or_default();
     let files: Vec<_> = std::fs::read_dir(&state)?.flatten().map(|entry| entry.file_name()).collect();
-    check(!files.iter().any(|name| name == "nagaya.sqlite"), format!("{files:?}"))?;
+    let local = context.description().launch.database_file.as_deref();
+    let local = local.ok_or_else(|| Failure::could_not_run("the target file has no launch.database_file"))?;
+    check(!files.iter().any(|name| name == local), format!("{files:?}"))?;
 
     let account = api.get(&conversation.path("")).await?.expect(200)?.json()?;
     let title = account["title"].as_str().unwrap_or_default();

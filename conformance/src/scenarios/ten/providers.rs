@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client::stream::{RunEvent, names};
+use crate::description::Act;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -121,9 +122,9 @@ fn files_with(dir: &Path, text: &str) -> Result<Vec<String>, Failure> {
     Ok(found)
 }
 
-/// What `nagaya doctor` prints, and whether its status is 0.
+/// What the server's `doctor` prints, and whether its status is 0.
 async fn doctor(context: &Context, deployment: &Deployment) -> Result<(String, bool), Failure> {
-    let output = deployment.server()?.command(["doctor"]).output(&context.run.id, COMMAND_LIMIT).await?;
+    let output = deployment.server()?.command(Act::Doctor)?.output(&context.run.id, COMMAND_LIMIT).await?;
     Ok((String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success()))
 }
 
@@ -173,7 +174,7 @@ async fn key_alone(context: &Context) -> Result<(), Failure> {
     let places = places_of(&room, &[key.as_str()]).await?;
     check(places.is_empty(), format!("the key is in the workspace: {places:?}"))?;
     let server = deployment.server()?;
-    let config = server.command(["config"]).output(&context.run.id, COMMAND_LIMIT).await?;
+    let config = server.command(Act::Config)?.output(&context.run.id, COMMAND_LIMIT).await?;
     for (place, text) in [
         ("the run's events", events),
         ("docker inspect", room.inspect_json().await?.to_string()),

@@ -23,7 +23,7 @@ def look(path):
 for process in filter(str.isdigit, os.listdir("/proc")):
     look(f"/proc/{process}/environ")
     look(f"/proc/{process}/cmdline")
-for top in ("/workspace", "/home", "/tmp", "/run", "/var/run/ws", "/dev/shm", "/etc", "/var/log", "/var/tmp"):
+for top in ("/workspace", "/home", "/tmp", "/run", "@SOCKETS@", "/dev/shm", "/etc", "/var/log", "/var/tmp"):
     for directory, _, names in os.walk(top):
         for name in names:
             look(os.path.join(directory, name))

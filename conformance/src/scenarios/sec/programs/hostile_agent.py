@@ -52,7 +52,7 @@ def attack(how):
 class Connection:
     def __init__(self):
         self.socket = socket.socket(socket.AF_UNIX)
-        while self.socket.connect_ex("/var/run/ws/agent.sock"):
+        while self.socket.connect_ex("@SOCKETS@/agent.sock"):
             time.sleep(0.01)
         self.pending, self.body, self.windows, self.initial = b"", b"", {0: 65535}, 65535
         self.take(24)
