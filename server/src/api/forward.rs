@@ -53,7 +53,7 @@ fn target(request: &Request) -> Option<Target> {
     let route = request.extensions().get::<MatchedPath>()?.as_str();
     let rest = route.strip_prefix("/api/tenants/{tenant_id}/conversations/{conversation_id}")?;
     match (request.method(), rest) {
-        (&Method::GET, "/stream") => Some(Target::Latest),
+        (&Method::GET, "/stream" | "/log") => Some(Target::Latest),
         (&Method::POST, "/cancel" | "/interrupt" | "/messages")
         | (&Method::GET, "/approvals")
         | (&Method::POST, "/approvals/{approval_id}" | "/tool-results/{request_id}")

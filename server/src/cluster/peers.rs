@@ -197,7 +197,8 @@ impl Peers {
     /// If that cannot be determined.
     pub(super) async fn is_running(&self, id: &str) -> Result<bool, PeerError> {
         let (Some(directory), Some(id)) = (&self.directory, RoomId::parse(id)) else { return Ok(false) };
-        Ok(id == self.id || directory.connect(&id).await?.is_some())
+        // Whether a server of another deployment runs cannot be seen here.
+        Ok(id == self.id || !id.is_of(&directory.deployment) || directory.connect(&id).await?.is_some())
     }
 }
 

@@ -3,13 +3,14 @@
 mod steering;
 mod takeover;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,8 @@ pub enum StartError {
 pub struct Runs {
     services: RunServices,
     table: Mutex<Table>,
+    /// Conversations whose run is being taken over.
+    taking: Mutex<HashSet<String>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     closed: CancellationToken,
@@ -77,6 +80,7 @@ impl Runs {
         let this = Arc::new(Self {
             services,
             table: Mutex::default(),
+            taking: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -109,7 +113,7 @@ impl Runs {
     async fn left(&self, reference: &JournalRef) -> io::Result<Option<(Journal, Past)>> {
         let journals = &self.services.journals;
         if !self.is_own(reference).await? {
-            tracing::info!(run = reference.run_id, "another server has taken this run over");
+            tracing::info!(run = reference.run_id, "this run has ended, or another server has taken it over");
             journals.remove(reference)?;
             return Ok(None);
         }
@@ -153,15 +157,36 @@ impl Runs {
         self.start_as(Self::new_id(), order).await
     }
 
-    /// Starts a run with an id that [`Runs::new_id`] has made a moment ago.
+    /// Starts a run with an id that [`Runs::new_id`] has made a moment ago. It starts wholly or not at all, also if the future is dropped.
     ///
     /// # Errors
     /// As for [`Runs::start`].
-    pub async fn start_as(self: &Arc<Self>, run_id: String, order: Order) -> Result<Arc<Journal>, StartError> {
+    pub fn start_as(
+        self: &Arc<Self>,
+        run_id: String,
+        order: Order,
+    ) -> BoxFuture<'static, Result<Arc<Journal>, StartError>> {
+        let this = self.clone();
+        Box::pin(async move {
+            let begun = this.clone();
+            this.detached(async move { begun.begin(run_id, order).await }).await?
+        })
+    }
+
+    /// Does something to its end, also if the future that this returns is dropped, as it is when a client disconnects.
+    async fn detached<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> io::Result<T> {
+        let span = tracing::Span::current();
+        self.tasks.spawn(Box::pin(work).instrument(span)).await.map_err(io::Error::other)
+    }
+
+    async fn begin(self: &Arc<Self>, run_id: String, order: Order) -> Result<Arc<Journal>, StartError> {
         if self.closed.is_cancelled() {
             return Err(StartError::Stopping);
         }
         let conversation = order.conversation.conversation_id.clone();
+        if self.taking.lock().contains(&conversation) {
+            return Err(StartError::Locked);
+        }
         self.table().check_free(&conversation)?;
         if self.take_over_of(&conversation).await? {
             return Err(StartError::Locked);
@@ -169,21 +194,32 @@ impl Runs {
         let head = Head { run_id, began: Timestamp::now(), order };
         let journal = Arc::new(self.services.journals.begin(head.clone()).await?);
         let running = Running { journal: journal.clone(), signals: Signals::default() };
-        let free = {
+        let entered = {
             let mut table = self.table();
             // Another request may have started a run while the file was created.
-            let free = table.check_free(&conversation);
-            if free.is_ok() {
-                table.0.insert(conversation.clone(), running.clone());
-            }
-            free
+            let taking = self.taking.lock().contains(&conversation);
+            let free = if taking { Err(StartError::Locked) } else { table.check_free(&conversation) };
+            free.map(|()| table.0.insert(conversation.clone(), running.clone()))
         };
-        if let Err(error) = free {
-            let reference = reference_to(&conversation, &journal);
-            if let Err(error) = self.services.journals.withdraw(&reference).await {
-                tracing::warn!(conversation, run = reference.run_id, %error, "the journal of a run that did not start was not removed");
+        let earlier = match entered {
+            Ok(earlier) => earlier,
+            Err(error) => {
+                let reference = reference_to(&conversation, &journal);
+                if let Err(error) = self.services.journals.withdraw(&reference).await {
+                    tracing::warn!(conversation, run = reference.run_id, %error, "the journal of a run that did not start was not removed");
+                }
+                return Err(error);
             }
-            return Err(error);
+        };
+        // What waits goes with the run in progress.
+        let waiting = self.services.waiting.all(&conversation).into_iter();
+        for message in waiting.filter(|message| message.run_id != head.run_id) {
+            if let Err(error) = journal.note(&Note::Waits(Box::new(message))).await {
+                tracing::warn!(conversation, %error, "a message that waits is not in the run's journal");
+            }
+        }
+        if let Some(Running { journal, .. }) = earlier.filter(|earlier| earlier.journal.is_set_aside()) {
+            self.keep(&conversation, &journal).await;
         }
         self.services.audit.record(&audit::Event::RunStarted {
             subject: head.order.subject(None),
@@ -232,6 +268,7 @@ impl Runs {
             Some(last)
                 if last.journal.run_id() == journal.run_id() && self.services.waiting.next(conversation).is_some() =>
             {
+                journal.set_aside();
                 return;
             }
             Some(_) => {}
@@ -323,11 +360,16 @@ impl Runs {
     pub async fn cancel(&self, conversation: &str) -> bool {
         self.drop_waiting(conversation).await;
         let Some(Running { journal, signals }) = self.going_on(conversation) else { return false };
-        // In the journal, so that the next process ends the run if this one dies first.
-        if let Err(error) = journal.note(&Note::Cancel).await {
-            tracing::warn!(run = journal.run_id(), %error, "the cancellation was not written to the journal");
+        let noted = self.detached(async move {
+            // In the journal first, so that the next process ends the run if this one dies.
+            if let Err(error) = journal.note(&Note::Cancel).await {
+                tracing::warn!(run = journal.run_id(), %error, "the cancellation was not written to the journal");
+            }
+            signals.cancel.cancel();
+        });
+        if let Err(error) = noted.await {
+            tracing::error!(conversation, %error, "a run was not cancelled");
         }
-        signals.cancel.cancel();
         true
     }
 
@@ -347,6 +389,11 @@ impl Runs {
             }
         }
         self.remove_all(conversation);
+        if let Some(log) = self.services.journals.shared()
+            && let Err(error) = log.remove(conversation).await
+        {
+            tracing::warn!(conversation, %error, "the log of a conversation that is deleted was not removed; it goes with the conversation");
+        }
         true
     }
 

@@ -140,7 +140,7 @@ async fn a_run_whose_server_has_died_is_claimed_once_and_its_server_adds_no_more
     let journal = one.begin(deployment.head("r1").await).await.expect("begins");
     journal.append(1, &text("before")).await.expect("writes");
     let log = two.shared().expect("a log");
-    let left = log.unsettled_of_others().await.expect("reads").pop().expect("a run");
+    let left = log.unsettled().await.expect("reads").pop().expect("a run");
     assert_eq!((left.run_id.as_str(), left.owner.as_str(), left.settled), ("r1", "one", false));
     assert!(two.claim(&left).await.expect("claims"));
     assert!(!three.claim(&left).await.expect("asks"), "it was claimed twice");

@@ -15,6 +15,8 @@ const LONGEST_PATH: usize = 512;
 const MOST_COMPONENTS: usize = 5;
 /// Files of one session: its own, and those of its sub-agents.
 const MOST_FILES: usize = 1_000;
+/// Entries of all of them.
+const MOST_ENTRIES: usize = 500_000;
 
 /// The lines that the CLI has added to a file; `None` for a file that is none of its transcripts.
 pub(super) fn mirrored(message: &Value) -> Option<Event> {
@@ -48,29 +50,28 @@ fn session(file: &str) -> Option<&str> {
 /// `None` if a message is missing to which another one refers.
 pub(super) fn restore(reported: &[(String, String)]) -> Option<Memory> {
     let mut files: Vec<(String, String)> = Vec::new();
-    let mut known: HashSet<String> = HashSet::new();
+    let mut known: HashSet<(usize, String)> = HashSet::new();
     for (file, lines) in reported {
         if !is_transcript(file) {
             return None;
         }
-        let content = match files.iter().position(|(known, _)| known == file) {
-            Some(at) => &mut files.get_mut(at)?.1,
-            None => {
-                if files.len() == MOST_FILES {
-                    return None;
-                }
-                files.push((file.clone(), String::new()));
-                &mut files.last_mut()?.1
+        let at = files.iter().position(|(known, _)| known == file).unwrap_or(files.len());
+        if at == files.len() {
+            if at == MOST_FILES {
+                return None;
             }
-        };
+            files.push((file.clone(), String::new()));
+        }
+        let content = &mut files.get_mut(at)?.1;
         for line in lines.lines() {
             let entry: Value = serde_json::from_str(line).ok()?;
             if let Some(id) = entry["uuid"].as_str() {
                 let parent = entry["parentUuid"].as_str();
-                if parent.is_some_and(|parent| !known.contains(&format!("{file} {parent}"))) {
+                if known.len() == MOST_ENTRIES || parent.is_some_and(|parent| !known.contains(&(at, parent.to_owned())))
+                {
                     return None;
                 }
-                if !known.insert(format!("{file} {id}")) {
+                if !known.insert((at, id.to_owned())) {
                     continue;
                 }
             }

@@ -39,21 +39,45 @@ struct State {
     tried: Option<Instant>,
 }
 
-/// Lines on their way to the database.
-pub(super) struct Sent {
-    added: Added,
+/// Lines on their way to the database. If nobody waits for their arrival, they are copied later.
+pub(super) struct Sent<'a> {
+    copy: &'a SharedCopy,
+    added: Option<Added>,
     from: (u64, u64),
 }
 
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        if self.added.is_some() {
+            self.copy.fall_behind(self.from, "nobody has waited for it");
+        }
+    }
+}
+
+impl Sent<'_> {
+    /// Waits until the lines are in the database. If that takes too long, they are copied later.
+    pub(super) async fn wait(mut self) {
+        let Some(added) = &mut self.added else { return };
+        let arrived = tokio::time::timeout(PATIENCE, added.wait()).await;
+        self.added = None;
+        match arrived {
+            Ok(Ok(())) => {}
+            Ok(Err(SharedError::Lost)) => self.copy.lose(),
+            Ok(Err(error)) => self.copy.fall_behind(self.from, &error.to_string()),
+            Err(_) => self.copy.fall_behind(self.from, "it does not answer in time"),
+        }
+    }
+}
+
 impl SharedCopy {
-    /// The copy of a journal that has `next.1` lines, which end at `next.0` bytes in the file.
-    pub(super) fn new(log: Arc<SharedLog>, run_id: String, next: (u64, u64)) -> Self {
-        let state = Mutex::new(State { next, behind: next.0 > 0, tried: None });
+    /// The copy of a new journal, or of one that has `next.1` lines, which end at `next.0` bytes in the file.
+    pub(super) fn new(log: Arc<SharedLog>, run_id: String, next: Option<(u64, u64)>) -> Self {
+        let state = Mutex::new(State { next: next.unwrap_or_default(), behind: next.is_some(), tried: None });
         Self { log, run_id, state, catching_up: tokio::sync::Mutex::default(), lost: CancellationToken::new() }
     }
 
     /// Sends lines, in the order of the calls. `in_file` says whether they are in the file.
-    pub(super) fn submit(&self, lines: Vec<u8>, in_file: bool) -> Option<Sent> {
+    pub(super) fn submit(&self, lines: Vec<u8>, in_file: bool) -> Option<Sent<'_>> {
         let mut state = self.state.lock();
         state.behind |= !in_file;
         if state.behind || lines.is_empty() || self.lost.is_cancelled() {
@@ -62,17 +86,7 @@ impl SharedCopy {
         let from = state.next;
         let count = lines.iter().filter(|byte| **byte == b'\n').count();
         state.next = (from.0 + lines.len() as u64, from.1 + count as u64);
-        Some(Sent { added: self.log.add(&self.run_id, from.1, lines), from })
-    }
-
-    /// Waits until lines are in the database. If that takes too long, they are copied later.
-    pub(super) async fn wait(&self, sent: Sent) {
-        match tokio::time::timeout(PATIENCE, sent.added.wait()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(SharedError::Lost)) => self.lose(),
-            Ok(Err(error)) => self.fall_behind(sent.from, &error.to_string()),
-            Err(_) => self.fall_behind(sent.from, "it does not answer in time"),
-        }
+        Some(Sent { copy: self, added: Some(self.log.add(&self.run_id, from.1, lines)), from })
     }
 
     fn fall_behind(&self, from: (u64, u64), why: &str) {
@@ -135,7 +149,7 @@ impl SharedCopy {
                 Ok(piece) => {
                     let count = piece.iter().filter(|byte| **byte == b'\n').count();
                     let length = piece.len() as u64;
-                    let added = self.log.add(&self.run_id, next.1, piece);
+                    let mut added = self.log.add(&self.run_id, next.1, piece);
                     let added = tokio::time::timeout(PATIENCE, added.wait()).await.unwrap_or(Err(SharedError::Slow));
                     added.map(|()| (next.0 + length, next.1 + count as u64))
                 }

@@ -2,10 +2,12 @@
 //! conversation. With [`SharedLog`] the files are copies, and a journal of another server is read from there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt;
 
 use super::copy::SharedCopy;
 use super::line::Head;
@@ -14,6 +16,8 @@ use super::{Journal, Past, retention};
 
 /// Lines that are read from the shared log at a time.
 const PAGE: u32 = 5_000;
+/// Beginning of the names of files that are being read from the shared log.
+const PARTIAL: &str = "partial-";
 
 /// All journals.
 #[derive(Debug, Clone)]
@@ -43,6 +47,12 @@ impl Journals {
     pub fn open(open: PathBuf, kept: PathBuf, shared: Option<Arc<SharedLog>>) -> io::Result<Self> {
         for path in [&open, &kept] {
             DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        }
+        for entry in fs::read_dir(&open)? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(PARTIAL.as_bytes()) {
+                fs::remove_file(entry.path())?;
+            }
         }
         Ok(Self { open, kept, shared })
     }
@@ -74,17 +84,19 @@ impl Journals {
             let copy = match &self.shared {
                 Some(log) => {
                     log.begin(&reference.conversation, &reference.run_id).await?;
-                    Some(SharedCopy::new(log.clone(), reference.run_id.clone(), (0, 0)))
+                    Some(SharedCopy::new(log.clone(), reference.run_id.clone(), None))
                 }
                 None => None,
             };
             Journal::begin(file, head, copy).await
         };
-        begun.await.inspect_err(|_| {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(?path, %error, "an incomplete journal was not removed");
-            }
-        })
+        let begun = begun.await;
+        if begun.is_err()
+            && let Err(error) = self.withdraw(&reference).await
+        {
+            tracing::warn!(?path, %error, "an incomplete journal was not removed");
+        }
+        begun
     }
 
     /// The journals that are not kept yet, oldest run first. Files with other names are ignored.
@@ -120,20 +132,19 @@ impl Journals {
         let open = || OpenOptions::new().read(true).write(true).open(&path);
         let Some(log) = &self.shared else {
             let file = open()?;
-            let Some((past, _)) = Past::read(&file, 0)? else { return Ok(None) };
+            let (file, read) = past(file, 0).await?;
+            let Some((past, _)) = read else { return Ok(None) };
             return Ok(Some((Journal::resume(file, &past, None)?, past)));
         };
         let shared = log.count(&reference.run_id).await?;
-        let file = open()?;
-        let mut read = Past::read(&file, shared)?;
+        let (_, mut read) = past(open()?, shared).await?;
         if read.as_ref().is_none_or(|(past, _)| past.lines < shared) {
             // A power failure has shortened the file, or it never was this server's.
             self.fetch(log, &reference.run_id, &path).await?;
-            let file = open()?;
-            read = Past::read(&file, shared)?;
+            (_, read) = past(open()?, shared).await?;
         }
         let Some((past, at)) = read else { return Ok(None) };
-        let copy = SharedCopy::new(log.clone(), reference.run_id.clone(), (at, shared));
+        let copy = SharedCopy::new(log.clone(), reference.run_id.clone(), Some((at, shared)));
         Ok(Some((Journal::resume(open()?, &past, Some(copy))?, past)))
     }
 
@@ -163,21 +174,16 @@ impl Journals {
 
     /// Writes a run's lines from the shared log to a file.
     async fn fetch(&self, log: &SharedLog, run_id: &str, path: &Path) -> io::Result<()> {
-        let partial = path.with_extension("part");
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
-        let mut from = 0;
-        loop {
-            let lines = log.lines(run_id, from, PAGE).await?;
-            let Some((last, _)) = lines.last() else { break };
-            from = last + 1;
-            let mut text = String::with_capacity(lines.iter().map(|(_, line)| line.len() + 1).sum());
-            for (_, line) in &lines {
-                text.push_str(line);
-                text.push('\n');
-            }
-            file.write_all(text.as_bytes())?;
+        let partial = self.open.join(format!("{PARTIAL}{}", uuid::Uuid::new_v4()));
+        let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&partial)?;
+        let fetched = fetch(log, run_id, tokio::fs::File::from_std(file)).await;
+        let fetched = fetched.and_then(|()| fs::rename(&partial, path));
+        if fetched.is_err()
+            && let Err(error) = no_matter_if_gone(fs::remove_file(&partial))
+        {
+            tracing::warn!(?partial, %error, "an incomplete copy of a journal was not removed");
         }
-        fs::rename(&partial, path)
+        fetched
     }
 
     /// Moves the journal of a settled run to those that are kept. What is only of use while it is new is removed from the conversation's
@@ -205,7 +211,10 @@ impl Journals {
             return Ok(log.run(run_id).await?.is_some());
         }
         let reference = JournalRef { conversation: conversation.to_owned(), run_id: run_id.to_owned() };
-        Ok(self.file(&reference).exists() || self.of_conversation(conversation).join(run_id).exists())
+        Ok({
+            let kept = self.of_conversation(conversation);
+            self.file(&reference).exists() || kept.join(run_id).exists() || retention::compacted(&kept, run_id).exists()
+        })
     }
 
     /// Id of the last settled run of a conversation on this server's disk.
@@ -275,6 +284,26 @@ impl Journals {
     pub fn remove_all(&self, conversation: &str) -> io::Result<()> {
         no_matter_if_gone(fs::remove_dir_all(self.of_conversation(conversation)))
     }
+}
+
+async fn fetch(log: &SharedLog, run_id: &str, mut file: tokio::fs::File) -> io::Result<()> {
+    let mut from = 0;
+    loop {
+        let lines = log.lines(run_id, from, PAGE).await?;
+        let Some((last, _)) = lines.last() else { break };
+        from = last + 1;
+        for (_, line) in &lines {
+            file.write_all(line.as_bytes()).await?;
+            file.write_all(b"\n").await?;
+        }
+    }
+    file.flush().await
+}
+
+/// Reads a journal's past, which may take a while.
+async fn past(file: File, shared: u64) -> io::Result<(File, Option<(Past, u64)>)> {
+    let read = move || Past::read(&file, shared).map(|read| (file, read));
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
 }
 
 fn no_matter_if_gone(removed: io::Result<()>) -> io::Result<()> {

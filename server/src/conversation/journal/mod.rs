@@ -53,6 +53,8 @@ pub struct Journal {
     inner: Mutex<Inner>,
     progress: watch::Sender<Progress>,
     settled: AtomicBool,
+    /// Settled, and not kept yet: messages wait that have no other place.
+    aside: AtomicBool,
     /// What other servers can read.
     copy: Option<SharedCopy>,
 }
@@ -130,7 +132,7 @@ impl Journal {
 
     fn new(run_id: String, file: File, inner: Inner, progress: Progress, copy: Option<SharedCopy>) -> Self {
         let (inner, progress) = (Mutex::new(inner), watch::Sender::new(progress));
-        Self { run_id, file, inner, progress, settled: AtomicBool::new(false), copy }
+        Self { run_id, file, inner, progress, settled: AtomicBool::new(false), aside: AtomicBool::new(false), copy }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -209,6 +211,15 @@ impl Journal {
         self.settled.store(true, Ordering::Release);
     }
 
+    /// Says that the journal of a settled run is to be kept only once another one has the messages that wait.
+    pub(super) fn set_aside(&self) {
+        self.aside.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_set_aside(&self) -> bool {
+        self.aside.load(Ordering::Acquire)
+    }
+
     /// Waits until the run has ended; `false` if this process leaves the run to the next.
     pub async fn ended(&self) -> bool {
         let mut progress = self.progress.subscribe();
@@ -255,7 +266,7 @@ impl Journal {
         };
         if let Some(copy) = &self.copy {
             if let Some(sent) = sent.flatten() {
-                copy.wait(sent).await;
+                sent.wait().await;
             }
             copy.catch_up(self).await;
         }

@@ -13,6 +13,11 @@ use super::shared::PASSING;
 /// End of the name of a journal from which the passing events are removed.
 const COMPACT: &str = ".compact";
 
+/// The file of such a journal.
+pub(super) fn compacted(dir: &Path, run_id: &str) -> PathBuf {
+    dir.join(format!("{run_id}{COMPACT}"))
+}
+
 /// What is kept of the log of settled runs. The messages of conversations are in the database, whatever is kept here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -79,7 +84,7 @@ pub(super) fn compact(dir: &Path, last: &str) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| !name.contains('.') && *name < last) else { continue };
-        let (partial, compacted) = (dir.join(format!("{name}.part")), dir.join(format!("{name}{COMPACT}")));
+        let (partial, smaller) = (dir.join(format!("{name}.part")), compacted(dir, name));
         let ended = entry.metadata()?.modified()?;
         let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
         let mut out = BufWriter::new(file);
@@ -93,7 +98,7 @@ pub(super) fn compact(dir: &Path, last: &str) -> io::Result<()> {
         }
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.set_modified(ended)?;
-        fs::rename(&partial, &compacted)?;
+        fs::rename(&partial, &smaller)?;
         fs::remove_file(entry.path())?;
     }
     Ok(())

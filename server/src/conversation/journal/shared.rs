@@ -16,8 +16,11 @@ use super::line::{EventLine, NOTE};
 
 /// Connections: one adds lines, the others read.
 const CONNECTIONS: u32 = 4;
-/// How long a connection is waited for.
+/// How long a connection is waited for, and a statement or a transaction.
 const PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(15);
+/// Bytes of lines that are read at a time.
+const PAGE_BYTES: i64 = 4 << 20;
 /// Additions that make one transaction, and their bytes.
 const TOGETHER: usize = 1_000;
 const TOGETHER_BYTES: usize = 4 << 20;
@@ -84,8 +87,8 @@ struct Addition {
 pub(super) struct Added(oneshot::Receiver<Result<(), SharedError>>);
 
 impl Added {
-    pub(super) async fn wait(self) -> Result<(), SharedError> {
-        self.0.await.unwrap_or_else(|_| Err(SharedError::Failed("the log is closed".into())))
+    pub(super) async fn wait(&mut self) -> Result<(), SharedError> {
+        (&mut self.0).await.unwrap_or_else(|_| Err(SharedError::Failed("the log is closed".into())))
     }
 }
 
@@ -122,12 +125,15 @@ impl SharedLog {
     /// # Errors
     /// The database failed, or knows the run already.
     pub async fn begin(&self, conversation: &str, run_id: &str) -> Result<(), SharedError> {
-        let begun = sqlx::query(
-            "INSERT INTO log_runs (run_id, conversation_id, owner) SELECT $1, conversation_id, $3
-             FROM conversations WHERE conversation_id = $2",
-        );
-        begun.bind(run_id).bind(conversation).bind(&self.owner).execute(&self.pool).await?;
-        Ok(())
+        within(async {
+            let begun = sqlx::query(
+                "INSERT INTO log_runs (run_id, conversation_id, owner) SELECT $1, conversation_id, $3
+                 FROM conversations WHERE conversation_id = $2 ON CONFLICT (run_id) DO NOTHING",
+            );
+            begun.bind(run_id).bind(conversation).bind(&self.owner).execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Adds lines, of which `first` is the number of the first one; lines with numbers that are there already are not added again. They are
@@ -141,30 +147,57 @@ impl SharedLog {
 
     /// Removes a run of this server that did not begin.
     pub(super) async fn withdraw(&self, run: &str) -> Result<(), SharedError> {
-        let removed = sqlx::query("DELETE FROM log_runs WHERE run_id = $1 AND owner = $2");
-        removed.bind(run).bind(&self.owner).execute(&self.pool).await?;
-        Ok(())
+        within(async {
+            let removed = sqlx::query("DELETE FROM log_runs WHERE run_id = $1 AND owner = $2");
+            removed.bind(run).bind(&self.owner).execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Number of lines of a run.
     pub(super) async fn count(&self, run: &str) -> Result<u64, SharedError> {
-        let count: Option<i64> = sqlx::query_scalar("SELECT MAX(line) + 1 FROM log_lines WHERE run_id = $1")
-            .bind(run)
-            .fetch_one(&self.pool)
-            .await?;
-        Ok(count.unwrap_or(0).unsigned_abs())
+        within(async {
+            let count: Option<i64> = sqlx::query_scalar("SELECT MAX(line) + 1 FROM log_lines WHERE run_id = $1")
+                .bind(run)
+                .fetch_one(&self.pool)
+                .await?;
+            Ok(count.unwrap_or(0).unsigned_abs())
+        })
+        .await
     }
 
-    /// Lines of a run from number `from` on, at most `most`.
+    /// Lines of a run from number `from` on: at most `most`, and no more than fit into [`PAGE_BYTES`], but one in any case.
     pub(super) async fn lines(&self, run: &str, from: u64, most: u32) -> Result<Vec<(u64, String)>, SharedError> {
-        let rows: Vec<(i64, String)> =
-            sqlx::query_as("SELECT line, text FROM log_lines WHERE run_id = $1 AND line >= $2 ORDER BY line LIMIT $3")
-                .bind(run)
-                .bind(i64::try_from(from).unwrap_or(i64::MAX))
-                .bind(i64::from(most))
-                .fetch_all(&self.pool)
-                .await?;
-        Ok(rows.into_iter().map(|(line, text)| (line.unsigned_abs(), text)).collect())
+        within(async {
+            let from = i64::try_from(from).unwrap_or(i64::MAX);
+            // The sizes first, so that no more is read than is returned.
+            let sizes: Vec<(i64, i32)> = sqlx::query_as(
+                "SELECT line, OCTET_LENGTH(text) FROM log_lines WHERE run_id = $1 AND line >= $2 ORDER BY line LIMIT $3",
+            )
+            .bind(run)
+            .bind(from)
+            .bind(i64::from(most))
+            .fetch_all(&self.pool)
+            .await?;
+            let mut bytes = 0;
+            let fitting = sizes.iter().take_while(|(_, size)| {
+                let first = bytes == 0;
+                bytes += i64::from(*size);
+                first || bytes <= PAGE_BYTES
+            });
+            let Some((last, _)) = fitting.last() else { return Ok(Vec::new()) };
+            let rows: Vec<(i64, String)> = sqlx::query_as(
+                "SELECT line, text FROM log_lines WHERE run_id = $1 AND line >= $2 AND line <= $3 ORDER BY line",
+            )
+            .bind(run)
+            .bind(from)
+            .bind(last)
+            .fetch_all(&self.pool)
+            .await?;
+            Ok(rows.into_iter().map(|(line, text)| (line.unsigned_abs(), text)).collect())
+        })
+        .await
     }
 
     /// A conversation's current or last run.
@@ -172,14 +205,20 @@ impl SharedLog {
     /// # Errors
     /// The database failed.
     pub async fn latest(&self, conversation: &str) -> Result<Option<SharedRun>, SharedError> {
-        let found = runs("WHERE conversation_id = $1 ORDER BY run_id DESC LIMIT 1").bind(conversation);
-        Ok(found.fetch_optional(&self.pool).await?.map(SharedRun::from))
+        within(async {
+            let found = runs("WHERE conversation_id = $1 ORDER BY run_id DESC LIMIT 1").bind(conversation);
+            Ok(found.fetch_optional(&self.pool).await?.map(SharedRun::from))
+        })
+        .await
     }
 
     /// A run.
     pub(super) async fn run(&self, run_id: &str) -> Result<Option<SharedRun>, SharedError> {
-        let found = runs("WHERE run_id = $1").bind(run_id).fetch_optional(&self.pool).await?;
-        Ok(found.map(SharedRun::from))
+        within(async {
+            let found = runs("WHERE run_id = $1").bind(run_id).fetch_optional(&self.pool).await?;
+            Ok(found.map(SharedRun::from))
+        })
+        .await
     }
 
     /// Runs of a conversation from `from` on, in order, at most `most`.
@@ -189,54 +228,93 @@ impl SharedLog {
         from: &str,
         most: u32,
     ) -> Result<Vec<String>, SharedError> {
-        let found = runs("WHERE conversation_id = $1 AND run_id >= $2 ORDER BY run_id LIMIT $3");
-        let found = found.bind(conversation).bind(from).bind(i64::from(most)).fetch_all(&self.pool).await?;
-        Ok(found.into_iter().map(|(_, run_id, ..)| run_id).collect())
+        within(async {
+            let found = runs("WHERE conversation_id = $1 AND run_id >= $2 ORDER BY run_id LIMIT $3");
+            let found = found.bind(conversation).bind(from).bind(i64::from(most)).fetch_all(&self.pool).await?;
+            Ok(found.into_iter().map(|(_, run_id, ..)| run_id).collect())
+        })
+        .await
     }
 
-    /// The runs of other servers that are not settled.
+    /// The runs that are not settled, of all servers.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn unsettled_of_others(&self) -> Result<Vec<SharedRun>, SharedError> {
-        let found = runs("WHERE NOT settled AND owner <> $1 ORDER BY run_id").bind(&self.owner);
-        Ok(found.fetch_all(&self.pool).await?.into_iter().map(SharedRun::from).collect())
+    pub async fn unsettled(&self) -> Result<Vec<SharedRun>, SharedError> {
+        within(async {
+            let found = runs("WHERE NOT settled ORDER BY run_id");
+            Ok(found.fetch_all(&self.pool).await?.into_iter().map(SharedRun::from).collect())
+        })
+        .await
     }
 
     /// Makes a run this server's that was `owner`'s; `false` if it is another one's by now, or settled.
     pub(super) async fn claim(&self, run: &str, owner: &str) -> Result<bool, SharedError> {
-        let claimed = sqlx::query("UPDATE log_runs SET owner = $3 WHERE run_id = $1 AND owner = $2 AND NOT settled");
-        let claimed = claimed.bind(run).bind(owner).bind(&self.owner).execute(&self.pool).await?;
-        Ok(claimed.rows_affected() == 1)
+        within(async {
+            let claimed =
+                sqlx::query("UPDATE log_runs SET owner = $3 WHERE run_id = $1 AND owner = $2 AND NOT settled");
+            let claimed = claimed.bind(run).bind(owner).bind(&self.owner).execute(&self.pool).await?;
+            Ok(claimed.rows_affected() == 1)
+        })
+        .await
     }
 
     /// A run has ended and is in the database. What is only of use while it is new is removed from the runs before it.
     pub(super) async fn settle(&self, conversation: &str, run: &str) -> Result<(), SharedError> {
-        sqlx::query("UPDATE log_runs SET settled = TRUE, settled_at = now() WHERE run_id = $1")
+        within(async {
+            sqlx::query("UPDATE log_runs SET settled = TRUE, settled_at = now() WHERE run_id = $1 AND owner = $2")
+                .bind(run)
+                .bind(&self.owner)
+                .execute(&self.pool)
+                .await?;
+            sqlx::query(
+                "WITH earlier AS (UPDATE log_runs SET compacted = TRUE
+                                  WHERE conversation_id = $1 AND run_id < $2 AND settled AND NOT compacted RETURNING run_id)
+                 DELETE FROM log_lines l USING earlier e WHERE l.run_id = e.run_id AND l.event = ANY($3)",
+            )
+            .bind(conversation)
             .bind(run)
+            .bind(PASSING.map(str::to_owned).to_vec())
             .execute(&self.pool)
             .await?;
-        sqlx::query(
-            "WITH earlier AS (UPDATE log_runs SET compacted = TRUE
-                              WHERE conversation_id = $1 AND run_id < $2 AND settled AND NOT compacted RETURNING run_id)
-             DELETE FROM log_lines l USING earlier e WHERE l.run_id = e.run_id AND l.event = ANY($3)",
-        )
-        .bind(conversation)
-        .bind(run)
-        .bind(PASSING.map(str::to_owned).to_vec())
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
-    /// Removes runs that have ended longer ago than this.
-    pub(super) async fn forget(&self, older_than: Duration) -> Result<u64, SharedError> {
-        let seconds = i64::try_from(older_than.as_secs()).unwrap_or(i64::MAX);
-        let removed = sqlx::query(
-            "DELETE FROM log_runs WHERE settled AND settled_at < now() - LEAST($1, 3000000000) * INTERVAL '1 second'",
-        );
-        Ok(removed.bind(seconds).execute(&self.pool).await?.rows_affected())
+    /// Removes runs that have ended longer ago than this, some at a time: each may have many lines.
+    pub(super) async fn forget(&self, older_than: Duration) -> Result<(), SharedError> {
+        let seconds = i64::try_from(older_than.as_secs()).unwrap_or(i64::MAX).min(3_000_000_000);
+        loop {
+            let removed = sqlx::query(
+                "DELETE FROM log_runs WHERE run_id IN (SELECT run_id FROM log_runs
+                 WHERE settled AND settled_at < now() - $1 * INTERVAL '1 second' LIMIT 5)",
+            );
+            if removed.bind(seconds).execute(&self.pool).await?.rows_affected() == 0 {
+                return Ok(());
+            }
+        }
     }
+
+    /// Removes a conversation's runs, one at a time.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn remove(&self, conversation: &str) -> Result<(), SharedError> {
+        loop {
+            let removed = sqlx::query(
+                "DELETE FROM log_runs WHERE run_id = (SELECT run_id FROM log_runs WHERE conversation_id = $1 LIMIT 1)",
+            );
+            if removed.bind(conversation).execute(&self.pool).await?.rows_affected() == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Ends what the database does not do in time, for example because its host has gone.
+async fn within<T>(work: impl Future<Output = Result<T, SharedError>>) -> Result<T, SharedError> {
+    tokio::time::timeout(LONGEST, work).await.unwrap_or(Err(SharedError::Slow))
 }
 
 type Row = (String, String, String, bool);
@@ -263,13 +341,17 @@ async fn add_all(pool: PgPool, owner: String, mut additions: mpsc::UnboundedRece
                 None => return,
             },
         }
+        batch.retain(|addition: &Addition| !addition.done.is_closed());
         let mut bytes = batch.iter().map(|addition| addition.lines.len()).sum::<usize>();
         while batch.len() < TOGETHER && bytes < TOGETHER_BYTES {
             let Ok(addition) = additions.try_recv() else { break };
             bytes += addition.lines.len();
             batch.push(addition);
         }
-        let added = add_batch(&pool, &owner, &batch).await;
+        if batch.is_empty() {
+            continue;
+        }
+        let added = within(add_batch(&pool, &owner, &batch)).await;
         for Addition { run, done, .. } in batch.drain(..) {
             let result = match &added {
                 Ok(owned) if owned.contains_key(&*run) => Ok(()),

@@ -208,7 +208,7 @@ impl Run {
     async fn execute(&mut self) -> Option<Outcome> {
         match (self.past.room.take(), self.past.execution.take()) {
             (None, _) => self.start().await,
-            (Some(room), execution) => self.resume(&room, execution).await,
+            (Some(room), execution) => Box::pin(self.resume(&room, execution)).await,
         }
     }
 

@@ -13,6 +13,8 @@ const AT_ONCE: usize = 256 * 1024;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Bytes that may wait for a database that does not answer. With more, the transcript has a gap and is forgotten.
 const MOST_WAITING: usize = 32 << 20;
+/// Files of which lines may wait: those of the session and of its sub-agents.
+const MOST_PARTS: usize = 100;
 
 /// What the driver has reported of its transcript and the database does not have yet.
 #[derive(Debug, Default)]
@@ -28,16 +30,20 @@ pub(super) struct Unstored {
 impl Unstored {
     /// Adds lines of a file.
     pub(super) fn add(&mut self, file: String, lines: String) {
-        self.bytes += lines.len();
-        if self.bytes > MOST_WAITING {
+        if lines.is_empty() {
+            return;
+        }
+        self.bytes += file.len() + lines.len();
+        if self.bytes > MOST_WAITING || self.parts.len() > MOST_PARTS {
             (self.parts, self.bytes, self.gap) = (Vec::new(), 0, true);
         }
         if self.gap {
             return;
         }
-        match self.parts.last_mut() {
-            Some((last, before)) if *last == file => before.push_str(&lines),
-            _ => self.parts.push((file, lines)),
+        // The order counts within each file alone.
+        match self.parts.iter_mut().find(|(other, _)| *other == file) {
+            Some((_, before)) => before.push_str(&lines),
+            None => self.parts.push((file, lines)),
         }
     }
 

@@ -18,6 +18,11 @@ impl Runs {
     /// # Errors
     /// It can neither start nor wait.
     pub async fn start_or_wait(self: &Arc<Self>, run_id: String, order: Order) -> Result<usize, StartError> {
+        let this = self.clone();
+        self.detached(async move { this.wait_or_start(run_id, order).await }).await?
+    }
+
+    async fn wait_or_start(self: &Arc<Self>, run_id: String, order: Order) -> Result<usize, StartError> {
         if self.closed.is_cancelled() {
             return Err(StartError::Stopping);
         }
@@ -58,21 +63,15 @@ impl Runs {
     async fn try_start_next(self: &Arc<Self>, conversation: &str) -> Result<(), StartError> {
         let waiting = &self.services.waiting;
         let Some(message) = waiting.next(conversation) else { return Ok(()) };
-        let journal = match self.start_as(message.run_id.clone(), message.order).await {
-            Ok(journal) => journal,
+        match self.start_as(message.run_id.clone(), message.order).await {
+            Ok(_) => {}
             // The end of that run calls this again, or the next start of the server does.
             Err(StartError::Locked | StartError::Unsettled | StartError::Stopping) => return Ok(()),
             // Another call of this has begun the same run at the same time.
             Err(StartError::Journal(error)) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             Err(error) => return Err(error),
-        };
-        waiting.take(conversation, &message.run_id);
-        // What waits still goes with the run in progress.
-        for message in waiting.all(conversation) {
-            if let Err(error) = journal.note(&Note::Waits(Box::new(message))).await {
-                tracing::warn!(conversation, %error, "a message that waits is not in the run's journal");
-            }
         }
+        waiting.take(conversation, &message.run_id);
         Ok(())
     }
 

@@ -27,7 +27,8 @@ impl Runs {
         match journals.shared_run(&reference.run_id).await? {
             // Begun by an earlier version, or by a server with another database.
             None => Ok(log.begin(&reference.conversation, &reference.run_id).await.is_ok()),
-            Some(run) if run.settled => Ok(true),
+            // It has ended, and its journal is in the log: nothing is left to do, whoever has ended it.
+            Some(run) if run.settled => Ok(false),
             Some(run) if self.is_running_server(&run.owner).await => Ok(false),
             Some(run) => journals.claim(&run).await,
         }
@@ -57,11 +58,25 @@ impl Runs {
         }
     }
 
-    /// Takes a run over; `false` if another server has done so before.
+    /// Takes a run over; `false` if another server has done so before. It is taken over wholly or not at all, also if the future is
+    /// dropped.
     async fn take_over(self: &Arc<Self>, run: &SharedRun) -> io::Result<bool> {
-        let journals = &self.services.journals;
         let free = self.table().check_free(&run.conversation).is_ok();
-        if self.closed.is_cancelled() || !free || !journals.claim(run).await? {
+        if self.closed.is_cancelled() || !free || !self.taking.lock().insert(run.conversation.clone()) {
+            return Ok(false);
+        }
+        let (this, run) = (self.clone(), run.clone());
+        let taken = self.detached(async move {
+            let taken = this.take_over_reserved(&run).await;
+            this.taking.lock().remove(&run.conversation);
+            taken
+        });
+        taken.await?
+    }
+
+    async fn take_over_reserved(self: &Arc<Self>, run: &SharedRun) -> io::Result<bool> {
+        let journals = &self.services.journals;
+        if !journals.claim(run).await? {
             return Ok(false);
         }
         tracing::warn!(conversation = run.conversation, run = run.run_id, "taking over a run whose server has died");
@@ -73,6 +88,7 @@ impl Runs {
         };
         self.restore_waiting(&past).await?;
         if past.settled {
+            self.taking.lock().remove(&run.conversation);
             self.start_next(&run.conversation).await;
             self.keep(&run.conversation, &journal).await;
             return Ok(false);
@@ -141,8 +157,12 @@ impl Runs {
         };
         let mut running = HashMap::new();
         let mut alone = HashMap::new();
-        for run in log.unsettled_of_others().await? {
+        for run in log.unsettled().await? {
             let lives = match running.get(&run.owner) {
+                // This server's own, unless an attempt to take it over has failed half-way.
+                _ if run.owner == log.owner() => {
+                    self.running(&run.conversation).is_some_and(|own| own.journal.run_id() == run.run_id)
+                }
                 Some(lives) => *lives,
                 None => {
                     let lives = self.is_running_server(&run.owner).await;

@@ -6,6 +6,8 @@ use super::{Store, StoreError, within};
 
 /// Bytes of one conversation's transcript. A longer one is not kept: the next session is then told the messages instead.
 const MOST_BYTES: i64 = 64 << 20;
+/// What a part takes beside its text, in bytes.
+const ROW: usize = 64;
 
 impl Store {
     /// Forgets a conversation's transcript: it belongs to a session that is not continued.
@@ -33,7 +35,7 @@ impl Store {
             let mut transaction = self.0.begin().await?;
             begin(&mut transaction, conversation).await?;
             for (file, lines) in parts {
-                let bytes = i64::try_from(lines.len()).unwrap_or(MOST_BYTES);
+                let bytes = i64::try_from(file.len() + lines.len() + ROW).unwrap_or(MOST_BYTES);
                 let numbered = sqlx::query(
                     "UPDATE transcripts SET parts = parts + 1, bytes = bytes + $2
                      WHERE conversation_id = $1 AND bytes <= $3 RETURNING parts, bytes",

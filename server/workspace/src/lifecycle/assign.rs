@@ -15,7 +15,7 @@ const GROUPS_AT_ONCE: usize = 4;
 impl Workspaces {
     /// Gives a room's egress listener the identity and the policy of its conversation.
     pub(crate) async fn assign(&self, room: &Room, occupant: &Occupant) {
-        self.assign_all(&[room], &[occupant.clone()]).await;
+        self.assign_all(&[room], std::slice::from_ref(occupant)).await;
     }
 
     /// The same for several rooms, each with its conversation, in the order of the rooms' ids. They are asked about together.
