@@ -153,7 +153,24 @@ with sqlite3.connect(sys.argv[1]) as db: db.execute("UPDATE tenant_configuration
                 *answer = Answer::json(201, &json!({"credential_id": "none"}));
             }
         })],
-        red: &[red("TEN-023", "status")],
+        red: &[red("TEN-023", "status"), red("TEN-024", "status")],
+    },
+    Mutant {
+        id: "roles-not-assumed",
+        title: "A vault's role is accepted and not assumed: requests are signed with other keys",
+        defects: &[asks(|asked, _| {
+            let mut body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+            let listed = body["auth"]["role_arn"].as_str().is_some_and(|arn| arn.ends_with(":role/tenants"));
+            if asked.is(Method::POST, "/credentials") && listed {
+                let (service, region) = (body["auth"]["service"].take(), body["auth"]["region"].take());
+                body["auth"] = json!({"type": "sigv4", "service": service, "region": region,
+                    "access_key_id": "AKIDOTHER", "secret_access_key": "another"});
+                asked.body = body.to_string().into();
+                asked.headers.remove("content-length");
+            }
+            None
+        })],
+        red: &[red("TEN-024", "the answer to a request for /signed/first")],
     },
     Mutant {
         id: "rekeying-pretended",

@@ -115,7 +115,8 @@ impl Context {
         Storage::ready(&process, &dir, credentials, self.exchanges().clone()).await
     }
 
-    pub(super) fn credentials(&self) -> Credentials {
+    /// AWS credentials of this scenario.
+    pub fn credentials(&self) -> Credentials {
         let mut rng = rand::rng();
         let mut text =
             |length| (0..length).map(|_| char::from(rng.sample(rand::distr::Alphanumeric))).collect::<String>();

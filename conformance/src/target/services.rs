@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
-use super::fixtures::{address, harness};
+use super::fixtures::{Credentials, address, harness};
 use super::process::{Process, Program};
 use crate::client::http::Api;
 use crate::harness::exchanges::Exchanges;
@@ -67,6 +68,17 @@ impl Seen {
     }
 }
 
+/// A request for a role, as the services' STS received it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Assumed {
+    /// ARN of the role.
+    pub role_arn: String,
+    /// The external id.
+    pub external_id: String,
+    /// Id of the keys that it was given; none if it was refused.
+    pub access_key_id: Option<String>,
+}
+
 /// A WebSocket connection as the services saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Conversation {
@@ -112,6 +124,31 @@ impl Services {
     /// They do not answer.
     pub async fn requests(&self) -> Result<Vec<Seen>, Failure> {
         ask(&self.control, "/requests").await
+    }
+
+    /// The address of their STS, which accepts nobody before [`Self::trust`].
+    #[must_use]
+    pub fn sts(&self) -> String {
+        format!("http://{}/sts", self.http)
+    }
+
+    /// Lets whoever signs with `own` assume this role with this external id; its keys are valid for `life` seconds.
+    ///
+    /// # Errors
+    /// They do not answer.
+    pub async fn trust(&self, own: &Credentials, role: &str, external_id: &str, life: u64) -> Result<(), Failure> {
+        let trust = json!({"access_key_id": own.id, "secret_access_key": own.secret, "role_arn": role,
+            "external_id": external_id, "life": life});
+        let reply = self.control.put("/trust", &trust).await.and_then(|reply| reply.expect(204));
+        reply.map(drop).map_err(harness)
+    }
+
+    /// Every request for a role.
+    ///
+    /// # Errors
+    /// They do not answer.
+    pub async fn assumed(&self) -> Result<Vec<Assumed>, Failure> {
+        ask(&self.control, "/assumed").await
     }
 
     /// Every WebSocket connection that has ended, in the order of their ends.

@@ -11,6 +11,7 @@ mod oauth;
 mod policies;
 mod providers;
 mod revocation;
+mod roles;
 mod runs;
 mod scopes;
 mod servers;
@@ -34,6 +35,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     policies::SCENARIOS,
     providers::SCENARIOS,
     revocation::SCENARIOS,
+    roles::SCENARIOS,
     runs::SCENARIOS,
     scopes::SCENARIOS,
     servers::SCENARIOS,
