@@ -125,7 +125,7 @@ async fn taken_over(context: &Context) -> Result<(), Failure> {
     let log = first.api.get(&conversation.path("/log?limit=1000")).await?.expect(200)?.json()?;
     let run = seen.pop().map(|event| event.id).unwrap_or_default();
     let run = run.rsplit_once(':').map_or("", |(run, _)| run);
-    let entries = log["entries"].as_array().into_iter().flatten().filter(|entry| entry["run_id"] == run);
-    let last = entries.last().map(|entry| (entry["type"].clone(), entry["data"]["status"].clone()));
+    let mut entries = log["entries"].as_array().into_iter().flatten().filter(|entry| entry["run_id"] == run);
+    let last = entries.next_back().map(|entry| (entry["type"].clone(), entry["data"]["status"].clone()));
     check_eq("the end of the run before, in the log", last, Some((json!("done"), json!("success"))))
 }

@@ -132,7 +132,7 @@ mod tests {
         let whole = [
             part(&[one.clone(), meta.clone()]),
             other.clone(),
-            part(&[two.clone()]),
+            part(std::slice::from_ref(&two)),
             part(&[one.clone(), two.clone()]),
         ];
         let memory = restore(&whole).expect("a memory");

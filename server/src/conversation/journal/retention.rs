@@ -144,7 +144,7 @@ mod tests {
             file.set_modified(now - Duration::from_secs(age)).expect("set");
         }
         let sweep = |time: u64, bytes| {
-            sweep(dir.path(), Retention { time: Duration::from_secs(time), bytes }, now).expect("swept")
+            sweep(dir.path(), Retention { time: Duration::from_secs(time), bytes }, now).expect("swept");
         };
         sweep(1_000, 1_000);
         assert_eq!(names(dir.path()), ["a", "b", "c"]);

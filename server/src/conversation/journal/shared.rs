@@ -128,10 +128,14 @@ impl SharedLog {
         within(async {
             let begun = sqlx::query(
                 "INSERT INTO log_runs (run_id, conversation_id, owner) SELECT $1, conversation_id, $3
-                 FROM conversations WHERE conversation_id = $2 ON CONFLICT (run_id) DO NOTHING",
+                 FROM conversations WHERE conversation_id = $2
+                 ON CONFLICT (run_id) DO UPDATE SET owner = $3 WHERE log_runs.owner = $3 AND NOT log_runs.settled",
             );
-            begun.bind(run_id).bind(conversation).bind(&self.owner).execute(&self.pool).await?;
-            Ok(())
+            let begun = begun.bind(run_id).bind(conversation).bind(&self.owner).execute(&self.pool).await?;
+            match begun.rows_affected() {
+                0 => Err(SharedError::Failed("the run is another one's, or its conversation is deleted".into())),
+                _ => Ok(()),
+            }
         })
         .await
     }

@@ -131,8 +131,8 @@ mod tests {
         for (file, lines) in [("a", "1\n"), ("a", "2\n"), ("b", "3\n"), ("a", "4\n")] {
             unstored.add(file.into(), lines.into());
         }
-        let parts =
-            [("a", "1\n2\n"), ("b", "3\n"), ("a", "4\n")].map(|(file, lines)| (file.to_owned(), lines.to_owned()));
+        unstored.add("c".into(), String::new());
+        let parts = [("a", "1\n2\n4\n"), ("b", "3\n")].map(|(file, lines)| (file.to_owned(), lines.to_owned()));
         assert_eq!(unstored.parts, parts);
         assert!(unstored.is_due(), "nothing was stored yet");
         unstored.stored = Some(Instant::now());
