@@ -130,6 +130,7 @@ async fn what_readers_have_seen_every_server_can_read() {
     let there = Arc::new(two.last(&deployment.conversation).await.expect("reads").expect("a run"));
     assert_eq!(sent(&there).await, here);
     assert!(one.begin(deployment.head("r1").await).await.is_err(), "a run has one journal");
+    assert!(one.knows(&deployment.conversation, "r1").await.expect("asks"), "and keeps it");
     deployment.store.close().await;
 }
 

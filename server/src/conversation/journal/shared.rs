@@ -152,7 +152,7 @@ impl SharedLog {
     /// Removes a run of this server that did not begin.
     pub(super) async fn withdraw(&self, run: &str) -> Result<(), SharedError> {
         within(async {
-            let removed = sqlx::query("DELETE FROM log_runs WHERE run_id = $1 AND owner = $2");
+            let removed = sqlx::query("DELETE FROM log_runs WHERE run_id = $1 AND owner = $2 AND NOT settled");
             removed.bind(run).bind(&self.owner).execute(&self.pool).await?;
             Ok(())
         })

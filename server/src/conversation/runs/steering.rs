@@ -60,7 +60,7 @@ impl Runs {
     ///
     /// # Errors
     /// The run cannot begin, for another reason than a run in progress.
-    async fn try_start_next(self: &Arc<Self>, conversation: &str) -> Result<(), StartError> {
+    pub(super) async fn try_start_next(self: &Arc<Self>, conversation: &str) -> Result<(), StartError> {
         let waiting = &self.services.waiting;
         let Some(message) = waiting.next(conversation) else { return Ok(()) };
         match self.start_as(message.run_id.clone(), message.order).await {

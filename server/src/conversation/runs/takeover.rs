@@ -145,8 +145,10 @@ impl Runs {
     /// Begins the runs of messages that could not begin theirs when the run before had ended.
     async fn begin_what_waits(self: &Arc<Self>) {
         for conversation in self.services.waiting.conversations() {
-            if !self.is_running(&conversation) {
-                self.start_next(&conversation).await;
+            if !self.is_running(&conversation)
+                && let Err(error) = self.try_start_next(&conversation).await
+            {
+                tracing::debug!(conversation, %error, "a message that waited still begins no run");
             }
         }
     }
