@@ -41,7 +41,7 @@ pub(super) struct RunRequest {
     #[schema(min_length = 1, max_length = 200_000, pattern = r"^[^\u0000]*$")]
     pub(super) user_input: String,
     /// What the message has beside its text, and before it: up to 20 texts, images and documents, in the request (within the limit of its
-    /// body) or in the workspace (16 MiB in all).
+    /// body) or in the workspace (10 MiB in all).
     #[serde(default)]
     #[schema(max_items = 20)]
     pub(super) content: Vec<Part>,

@@ -15,6 +15,8 @@ use tokio::sync::watch;
 const REMEMBERED: usize = 1_000;
 /// Questions that may wait for a decision at the same time.
 const MOST_PENDING: usize = 100;
+/// Length of the arguments of those questions together, as text in bytes. Twice as much is remembered.
+const MOST_BYTES: usize = 4 << 20;
 /// Questions of one run in all. Each is a line of the journal and one of the audit trail.
 const MOST_ASKED: usize = 10_000;
 
@@ -42,6 +44,8 @@ pub struct Pending {
 #[derive(Debug)]
 struct Entry {
     pending: Pending,
+    /// Length of the arguments as text.
+    bytes: usize,
     state: State,
 }
 
@@ -100,11 +104,16 @@ impl Approvals {
         if entries.iter().filter(|entry| entry.state == State::Pending).count() >= MOST_PENDING {
             return Err(format!("more than {MOST_PENDING} questions wait for a decision"));
         }
+        let bytes = |entry: &Entry| entry.bytes;
+        let own = pending.ask.input.to_string().len();
+        if entries.iter().filter(|entry| entry.state == State::Pending).map(bytes).sum::<usize>() + own > MOST_BYTES {
+            return Err(format!("questions with more than {} MiB wait for a decision", MOST_BYTES >> 20));
+        }
         if self.asked.fetch_add(1, Ordering::Relaxed) >= MOST_ASKED {
             return Err(format!("the run has asked more than {MOST_ASKED} questions"));
         }
-        entries.push_back(Entry { pending, state: State::Pending });
-        if entries.len() > REMEMBERED
+        entries.push_back(Entry { pending, bytes: own, state: State::Pending });
+        while (entries.len() > REMEMBERED || entries.iter().map(bytes).sum::<usize>() > 2 * MOST_BYTES)
             && let Some(at) = entries.iter().position(|entry| entry.state != State::Pending)
         {
             entries.remove(at);
@@ -154,6 +163,13 @@ impl Approvals {
     #[must_use]
     pub fn asked(&self, id: &str) -> Option<Ask> {
         self.entries.lock().iter().map(|entry| &entry.pending.ask).find(|ask| ask.request_id == id).cloned()
+    }
+
+    /// How many questions wait, and when the first of them expires.
+    pub(super) fn waiting(&self) -> (usize, Option<Timestamp>) {
+        let entries = self.entries.lock();
+        let waiting = || entries.iter().filter(|entry| entry.state == State::Pending);
+        (waiting().count(), waiting().map(|entry| entry.pending.expires_at).min())
     }
 
     /// The questions that wait, oldest first.

@@ -14,7 +14,7 @@ pub const LARGEST_IMAGE: usize = 5 << 20;
 /// Size of a document, in bytes.
 pub const LARGEST_DOCUMENT: usize = 10 << 20;
 /// Size of everything in one message, in bytes.
-pub const LARGEST_CONTENT: usize = 16 << 20;
+pub const LARGEST_CONTENT: usize = 10 << 20;
 /// Length of a text, in bytes.
 const LONGEST_TEXT: usize = 200_000;
 /// Length of a document's title, in bytes.

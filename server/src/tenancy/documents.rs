@@ -16,6 +16,8 @@ use crate::conversation::store::{
     ConfigurationOf, ConfiguredConversation, Conversation, Model, StoreError, StoredConfiguration, Tenant,
 };
 
+/// Size of all skills of one run, in bytes.
+const MOST_SKILLS_BYTES: u64 = 16 << 20;
 /// Size of a document as it is stored, in bytes, at most.
 const LARGEST: usize = 256 * 1024;
 
@@ -300,6 +302,15 @@ impl Tenancy {
                     why: format!("the tenant has no skill {entry:?}"),
                 }),
             }
+        }
+        let bytes = |of: &Chosen| {
+            let stored = versions.iter().find(|skill| skill.name == of.name && skill.version == of.version);
+            stored.map_or(0, |skill| u64::try_from(skill.bytes).unwrap_or(u64::MAX))
+        };
+        if chosen.iter().map(bytes).fold(0, u64::saturating_add) > MOST_SKILLS_BYTES {
+            let why =
+                format!("must have at most {} MiB together: every workspace gets a copy", MOST_SKILLS_BYTES >> 20);
+            unknown.push(Problem { place: "skills".into(), why });
         }
         Ok((chosen, unknown))
     }

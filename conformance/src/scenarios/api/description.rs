@@ -82,10 +82,10 @@ include-path-regex = "conversation_id}}$"
 parameters = {{ "path.conversation_id" = "{doomed}" }}
 
 # min_size must not exceed max_size; a region must be reachable; an archived conversation takes no run, a deprecated model no
-# conversation, a running conversation no second run, a path may lead out of the workspace, and a configuration or a credential may go
-# beyond what the operator allows.
+# conversation, a running conversation no second run, a path may lead out of the workspace, a configuration or a credential may go
+# beyond what the operator allows, and a skill has a file SKILL.md.
 [[operations]]
-include-path-regex = "^/api/(admin/(pool|keys)|models|tenants/[^/]+/(conversations|keys|configuration|egress|vaults))"
+include-path-regex = "^/api/(admin/(pool|keys)|models|tenants/[^/]+/(conversations|keys|configuration|egress|vaults|skills))"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "403", "404", "409", "422", "503"]
 
 # An Idempotency-Key that another request has used is refused.

@@ -58,10 +58,11 @@ async fn burst(context: &Context) -> Result<(), Failure> {
     )
 }
 
-/// When the driver of a run was started.
+/// When a run had its workspace; where that is not told, when its driver was started.
 fn began(run: &[RunEvent]) -> Result<Timestamp, Failure> {
-    let init = run.iter().find(|event| event.name == "init");
-    let stamp = init.and_then(|init| init.text("timestamp").parse().ok());
+    let ready = run.iter().find(|event| event.name == "progress" && event.text("message").contains("is ready"));
+    let first = ready.or_else(|| run.iter().find(|event| event.name == "init"));
+    let stamp = first.and_then(|event| event.text("timestamp").parse().ok());
     stamp.ok_or_else(|| Failure::assertion(format!("a run without init: {run:?}")))
 }
 

@@ -99,7 +99,10 @@ async fn used(context: &Context) -> Result<(), Failure> {
         check_eq(format!("end of a run with the skill {entry}"), done(&events), expected)?;
     }
     // What the agent has on its disk is not what counts.
-    let look = "cd /var/run/ws/skills-*/skills/pricing && cat data/list.txt; echo; for f in SKILL.md data/new ../more; do echo x > $f; done; rm -f SKILL.md; ls";
+    let sockets = deployment.only_room().await?.sockets().to_owned();
+    let look = format!(
+        "cd {sockets}/skills-*/skills/pricing && cat data/list.txt; echo; for f in SKILL.md data/new ../more; do echo x > $f; done; rm -f SKILL.md; ls"
+    );
     let look = json!({"command": look, "description": "Look"});
     let events =
         run(&deployment, &conversation, &format!("@tool Bash {look}\n@say done"), &json!(["pricing@1"])).await?;

@@ -17,10 +17,16 @@ pub(crate) struct Counted {
     latest: HashMap<Option<String>, Usage>,
 }
 
+/// Agents of one turn that are counted one by one; what further ones use is known at the end.
+const MOST_AGENTS: usize = 200;
+
 impl Counted {
     /// Takes an event of a streamed answer of the agent `parent`; returns the sum so far if the event changes it.
     pub(crate) fn see(&mut self, event: &Value, parent: Option<&str>) -> Option<Usage> {
         let agent = parent.map(ToOwned::to_owned);
+        if self.latest.len() >= MOST_AGENTS && !self.latest.contains_key(&agent) {
+            return None;
+        }
         match event["type"].as_str()? {
             "message_start" => {
                 let earlier = self.latest.insert(agent, of(&event["message"]["usage"]));

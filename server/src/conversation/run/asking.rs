@@ -81,12 +81,12 @@ impl Run {
 
     /// When the next question expires.
     pub(super) fn next_expiry(&self) -> Option<Timestamp> {
-        self.approvals.pending().iter().map(|pending| pending.expires_at).min()
+        self.approvals.waiting().1
     }
 
     /// Whether nothing but people is waited for: then the time is not the run's.
     pub(super) fn waits_for_people(&self) -> bool {
-        let waiting = self.approvals.pending().len();
+        let (waiting, _) = self.approvals.waiting();
         waiting > 0 && self.translator.open_tools() <= waiting
     }
 

@@ -3,6 +3,7 @@
 use nagaya_driver::Prompt;
 use nagaya_protocol::ExecuteRequest;
 
+use super::content::fits;
 use super::follow::Turn;
 use super::request::digest;
 use super::{Outcome, Run, since};
@@ -76,11 +77,11 @@ impl Run {
     pub(super) async fn begin(&mut self, lease: Lease, session: Option<Session>) -> Option<Outcome> {
         let blocks = match self.blocks(&lease).await {
             Ok(blocks) => blocks,
-            Err(why) => {
-                self.fail(ErrorType::StorageError, format!("{why}; the model was not called")).await;
+            Err(_) if self.cancel.is_cancelled() => {
                 lease.finish(session).await;
-                return Some(Outcome::error());
+                return Some(Outcome::cancelled());
             }
+            Err(why) => return Some(self.not_sent(lease, session, why).await),
         };
         let driver = self.services.driver.clone();
         let mut options = self.options();
@@ -91,6 +92,9 @@ impl Run {
             if started_with == digest {
                 let prompt = Prompt { text: self.input(), blocks: blocks.clone(), command: self.order.command };
                 let lines = driver.prompt(&run, &prompt);
+                if let Err(why) = fits(&lines) {
+                    return Some(self.not_sent(lease, session, why).await);
+                }
                 if lease.write(&execution, &run, lines).await.is_ok() {
                     self.note_execution(execution.clone(), read).await;
                     if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
@@ -141,7 +145,11 @@ impl Run {
             return Some(Outcome::error());
         }
         let prompt = Prompt { text, blocks, command: self.order.command };
-        let request = ExecuteRequest { input: driver.prompt(&run, &prompt), ..driver.start(&options) };
+        let input = driver.prompt(&run, &prompt);
+        if let Err(why) = fits(&input) {
+            return Some(self.not_sent(lease, options.session.map(Session::ended), why).await);
+        }
+        let request = ExecuteRequest { input, ..driver.start(&options) };
         let request_id = self.order.request_id.clone();
         let mut started = lease.execute(&request, request_id.as_deref()).await;
         if matches!(&started, Err(error) if error.is_busy()) {
@@ -158,6 +166,13 @@ impl Run {
             }
             Err(error) => Some(self.give_up_agent(lease, &error).await),
         }
+    }
+
+    /// Ends a run whose message cannot be sent; its workspace is kept.
+    async fn not_sent(&mut self, lease: Lease, session: Option<Session>, why: String) -> Outcome {
+        self.fail(ErrorType::StorageError, format!("{why}; the model was not called")).await;
+        lease.finish(session).await;
+        Outcome::error()
     }
 
     /// The user's input for a driver that remembers nothing of the conversation, whose transcript begins with it.
