@@ -1,12 +1,16 @@
 //! Extractors that reject a request with the error envelope and the name of the invalid field.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, EXPECT};
 use axum::http::request::Parts;
-use futures::StreamExt;
+use axum::middleware::Next;
+use axum::response::Response;
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
@@ -15,6 +19,9 @@ use super::error::{ApiError, Code};
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// Number of bytes of an oversized body that are read and discarded before it is rejected.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
+/// How much of the rest of a refused request is read, in bytes, and for how long.
+const MOST_READ_ON: usize = 256 * 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for receiving a whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -61,6 +68,36 @@ pub(super) async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
     }
     result.map_err(|_| ApiError::invalid("body", format!("must be received within {BODY_TIMEOUT:?}")))??;
     Ok(kept)
+}
+
+/// Reads on what is left of the body of a refused request, for the same reason as in [`read_body`].
+pub(super) async fn read_on(request: Request, next: Next) -> Response {
+    // A client that waits to be asked for the body (RFC 9110, section 10.1.1) sends none when it is refused.
+    if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
+        return next.run(request).await;
+    }
+    let (head, body) = request.into_parts();
+    let lent = Arc::new(Mutex::new(body.into_data_stream()));
+    let response = next.run(Request::from_parts(head, Body::from_stream(pieces(lent.clone())))).await;
+    if response.status().is_client_error() || response.status().is_server_error() {
+        let rest = async {
+            let (mut rest, mut length) = (Box::pin(pieces(lent)), 0);
+            while let Some(Ok(piece)) = rest.next().await {
+                length += piece.len();
+                if length > MOST_READ_ON {
+                    break;
+                }
+            }
+        };
+        // A client that takes longer gets no response.
+        drop(tokio::time::timeout(DISCARD_TIMEOUT, rest).await);
+    }
+    response
+}
+
+/// The pieces of a body, each for whoever asks first.
+fn pieces(body: Arc<Mutex<BodyDataStream>>) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send + 'static {
+    futures::stream::poll_fn(move |context| body.lock().poll_next_unpin(context))
 }
 
 /// Parses a JSON object.

@@ -230,6 +230,7 @@ pub fn router(app: AppState) -> Router {
             ApiError::new(Code::MethodNotAllowed, "the route does not support this method; see /docs")
         })
         .layer(DefaultBodyLimit::max(extract::MAX_BODY_BYTES))
+        .layer(from_fn(extract::read_on))
         .layer(CatchPanicLayer::custom(after_panic))
         .layer(from_fn_with_state(app.clone(), measure))
         .layer(from_fn(request_id::layer))
