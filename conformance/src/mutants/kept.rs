@@ -132,7 +132,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         title: "Servers with the same Redis do not share state",
         defects: &[Defect::Start("unset REDIS_URL")],
         red: &[
-            red("STATE-016", "RESOURCE_LOCKED"),
+            red("STATE-016", "status of POST"),
             red("STATE-001", "redis"),
             red("STATE-002", "status of POST"),
             red("STATE-003", "the size that was set on the other server"),
