@@ -55,6 +55,9 @@ pub enum SharedError {
     /// The run belongs to another server.
     #[error("the run belongs to another server")]
     Lost,
+    /// The run is another server's or settled, or its conversation is deleted.
+    #[error("the run is another one's, or its conversation is deleted")]
+    Refused,
     /// The database does not answer in time.
     #[error("the database does not answer in time")]
     Slow,
@@ -133,7 +136,7 @@ impl SharedLog {
             );
             let begun = begun.bind(run_id).bind(conversation).bind(&self.owner).execute(&self.pool).await?;
             match begun.rows_affected() {
-                0 => Err(SharedError::Failed("the run is another one's, or its conversation is deleted".into())),
+                0 => Err(SharedError::Refused),
                 _ => Ok(()),
             }
         })

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Runs, StartError};
-use crate::conversation::journal::shared::SharedRun;
+use crate::conversation::journal::shared::{SharedError, SharedRun};
 use crate::conversation::journal::{JournalRef, Past, Retention};
 
 /// How often a server looks for runs of servers that have died.
@@ -26,7 +26,10 @@ impl Runs {
         let Some(log) = journals.shared() else { return Ok(true) };
         match journals.shared_run(&reference.run_id).await? {
             // Begun by an earlier version, or by a server with another database.
-            None => Ok(log.begin(&reference.conversation, &reference.run_id).await.is_ok()),
+            None => match log.begin(&reference.conversation, &reference.run_id).await {
+                Err(SharedError::Refused) => Ok(false),
+                begun => Ok(begun.map(|()| true)?),
+            },
             // It has ended, and its journal is in the log: nothing is left to do, whoever has ended it.
             Some(run) if run.settled => Ok(false),
             Some(run) if self.is_running_server(&run.owner).await => Ok(false),
