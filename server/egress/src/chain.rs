@@ -19,6 +19,8 @@ const ENDLESS: Duration = Duration::from_secs(5);
 const REFUSED: &str = "AWS refuses the credentials: they are unknown or expired, or the secret is wrong";
 /// How long a failure of the chain counts before [`Chain::is_unknown`] asks for another attempt.
 const FAILURE_COUNTS: Duration = Duration::from_secs(30);
+/// How long a failure of the chain is the answer to further requests, which a client can make as fast as it likes.
+const BACK_OFF: Duration = Duration::from_secs(1);
 /// Minimum interval between two rejections by targets that make the proxy fetch new credentials, because a client can provoke them.
 const BETWEEN_DOUBTS: Duration = Duration::from_secs(10);
 
@@ -34,6 +36,9 @@ pub enum NoCredentials {
     /// The chain did not answer in time.
     #[error("no AWS credentials: the chain did not answer within {PATIENCE:?}")]
     Slow,
+    /// The chain failed a moment ago, for this reason, and is not asked again yet.
+    #[error("{0}")]
+    Lately(String),
 }
 
 /// The standard AWS credential chain, with a cache: credentials are kept until a minute before they expire, and those without
@@ -77,6 +82,12 @@ impl Known {
         fresh.then(|| credentials.clone())
     }
 
+    /// Why the chain failed, if that was so short a time ago that it is not asked again.
+    fn failed_lately(&self, now: Instant) -> Option<String> {
+        let lately = self.asked.is_some_and(|asked| now.saturating_duration_since(asked) < BACK_OFF);
+        self.problem.clone().filter(|_| lately)
+    }
+
     /// Drops the cached credentials if a target has rejected them and the last rejection is long enough ago; true if it did.
     fn doubt(&mut self, refused: &Credentials, now: Instant) -> bool {
         let another = self.credentials.as_ref().is_none_or(|(known, _)| known != refused);
@@ -108,20 +119,20 @@ impl Chain {
     /// The current credentials.
     ///
     /// # Errors
-    /// There is no chain, it has no credentials, or it does not answer within ten seconds.
+    /// There is no chain, it has no credentials, or it does not answer within ten seconds. A failure is the answer for a second.
     pub async fn credentials(&self) -> Result<Credentials, NoCredentials> {
-        let fresh = self.known().fresh();
-        if let Some(credentials) = fresh {
-            return Ok(credentials);
+        if let Some(known) = self.lately() {
+            return known;
         }
         let provider = self.provider.as_ref().ok_or(NoCredentials::NoChain)?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let asking = tokio::time::timeout_at(deadline, self.asking.lock()).await;
+        let _alone = asking.map_err(|_| NoCredentials::Slow)?;
+        // Another request may have fetched them meanwhile, or failed to.
+        if let Some(known) = self.lately() {
+            return known;
+        }
         let lookup = async {
-            let _alone = self.asking.lock().await;
-            // Another request may have fetched them meanwhile.
-            let fresh = self.known().fresh();
-            if let Some(credentials) = fresh {
-                return Ok(credentials);
-            }
             let credentials = provider.provide_credentials().await?;
             if credentials.expiry().is_some_and(|expiry| expiry <= SystemTime::now()) {
                 return Err(CredentialsError::provider_error("they have expired"));
@@ -129,12 +140,19 @@ impl Chain {
             self.known().credentials = Some((credentials.clone(), Instant::now()));
             Ok::<_, CredentialsError>(credentials)
         };
-        let found = tokio::time::timeout(PATIENCE, lookup).await.map_err(|_| NoCredentials::Slow);
+        let found = tokio::time::timeout_at(deadline, lookup).await.map_err(|_| NoCredentials::Slow);
         let found = found.and_then(|found| found.map_err(NoCredentials::from));
         let mut known = self.known();
         known.asked = Some(Instant::now());
         known.problem = found.as_ref().err().map(ToString::to_string);
         found
+    }
+
+    /// What the chain answered, if that still holds.
+    fn lately(&self) -> Option<Result<Credentials, NoCredentials>> {
+        let known = self.known();
+        let failed = || known.failed_lately(Instant::now()).map(|why| Err(NoCredentials::Lately(why)));
+        known.fresh().map(Ok).or_else(failed)
     }
 
     /// Why nothing can be signed, as far as is known; nobody is asked.
@@ -162,7 +180,8 @@ impl Chain {
     /// As [`Self::credentials`], for a client's request, which is refused if there are none; the reason is only logged.
     pub(crate) async fn for_request(&self) -> Result<Credentials, Refusal> {
         self.credentials().await.map_err(|error| {
-            if !matches!(error, NoCredentials::NoChain) {
+            // Said once for each time that the chain is asked, not for each request.
+            if !matches!(error, NoCredentials::NoChain | NoCredentials::Lately(_)) {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request is not signed");
             }
             if self.operators { Refusal::no_aws_credentials() } else { Refusal::no_token() }
@@ -192,6 +211,37 @@ mod tests {
         known.credentials = Some((new.clone(), now));
         assert!(!known.doubt(&new, now + BETWEEN_DOUBTS / 2) && known.fresh().is_some(), "too soon");
         assert!(known.doubt(&new, now + BETWEEN_DOUBTS));
+    }
+
+    /// Counts how often it is asked, and has no credentials.
+    #[derive(Debug, Default)]
+    struct Refusing(std::sync::atomic::AtomicUsize);
+
+    impl ProvideCredentials for &'static Refusing {
+        fn provide_credentials<'a>(&'a self) -> aws_credential_types::provider::future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            aws_credential_types::provider::future::ProvideCredentials::new(async {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                Err(CredentialsError::not_loaded("the role is refused"))
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_the_answer_to_all_who_ask_at_once_and_for_a_while() {
+        let refusing: &'static Refusing = Box::leak(Box::default());
+        let chain = Chain::of_policy(SharedCredentialsProvider::new(refusing));
+        let asked = || refusing.0.load(std::sync::atomic::Ordering::Relaxed);
+        let all = futures::future::join_all((0..20).map(|_| chain.credentials())).await;
+        assert!(all.iter().all(|answer| answer.as_ref().is_err_and(|error| error.to_string().contains("refused"))));
+        assert_eq!(asked(), 1);
+        let known = |asked: Instant| Known { asked: Some(asked), problem: Some("p".into()), ..Known::default() };
+        let now = Instant::now();
+        assert!(known(now).failed_lately(now).is_some() && known(now).failed_lately(now + BACK_OFF).is_none());
+        assert!(Known { asked: Some(now), ..Known::default() }.failed_lately(now).is_none(), "it did not fail");
     }
 
     #[test]

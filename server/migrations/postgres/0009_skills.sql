@@ -11,3 +11,10 @@ CREATE TABLE skills (
     created_at  BIGINT NOT NULL,
     PRIMARY KEY (tenant_id, name, version)
 );
+-- The last number that a version of a skill had. It stays when the skill is deleted: a number never means two contents.
+CREATE TABLE skill_numbers (
+    tenant_id TEXT NOT NULL REFERENCES tenants (tenant_id) ON DELETE CASCADE,
+    name      TEXT NOT NULL,
+    last      BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, name)
+);

@@ -37,7 +37,7 @@ pub(super) struct SkillPath {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DeletionQuery {
-    /// The version that is deleted, which is not the latest; all of the skill's without it.
+    /// The version that is deleted; all of the skill's without it.
     #[param(minimum = 1)]
     version: Option<i64>,
 }
@@ -76,7 +76,7 @@ pub(super) async fn list(
     request_body(content((Vec<u8> = "application/zip"), (SkillForm = "multipart/form-data"))),
     responses((status = 200, body = Skill, description = "The latest version has this content already"),
         (status = 201, body = Skill, description = "The version that was added"), (status = 404, body = ErrorEnvelope),
-        (status = 409, body = ErrorEnvelope, description = "The tenant has as many skills, or the skill as many versions, as it may"),
+        (status = 409, body = ErrorEnvelope, description = "The tenant has as many skills, versions or bytes of them as it may"),
         (status = 413, body = ErrorEnvelope), (status = 422, body = ErrorEnvelope, description = "What is wrong with the skill")))]
 pub(super) async fn upload(
     TenantScope(tenant): TenantScope,
@@ -159,8 +159,7 @@ async fn form(request: Request, kind: &str) -> Result<Vec<(String, Vec<u8>)>, Ap
 
 /// Deletes a version of a skill, or all of them. Runs that name it are refused from then on.
 #[utoipa::path(delete, path = "/api/tenants/{tenant_id}/skills/{name}", tag = "configuration", params(SkillPath, DeletionQuery),
-    responses((status = 204, description = "The skill or version is deleted"), (status = 404, body = ErrorEnvelope),
-        (status = 409, body = ErrorEnvelope, description = "The version is the skill's latest")))]
+    responses((status = 204, description = "The skill or version is deleted"), (status = 404, body = ErrorEnvelope)))]
 pub(super) async fn delete(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,

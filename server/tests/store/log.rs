@@ -233,6 +233,9 @@ async fn the_log_keeps_what_stays_of_use_until_its_time_is_up_or_the_conversatio
     assert_eq!(deployment.listed(&two).await, rest[4..], "a run that is not settled stays");
     deployment.store.delete_conversation("t", &deployment.conversation).await.expect("deletes");
     assert!(deployment.listed(&two).await.is_empty());
+    assert_eq!(one.last_kept(&deployment.conversation).as_deref(), Some("r2"), "its copies on a disk");
+    one.forget(keep(DEADLINE)).await.expect("removes");
+    assert_eq!(one.last_kept(&deployment.conversation), None, "which go with it, though they are not old");
     deployment.store.close().await;
 }
 

@@ -202,5 +202,11 @@ async fn bounded(context: &Context) -> Result<(), Failure> {
     deployment.api.delete(&format!("{own}?version=2")).await?.expect(404)?;
     deployment.api.delete(&own).await?.expect(204)?;
     let reply = deployment.api.post(&conversation.path("/messages"), &json!({"user_input": "@say no"})).await?;
-    check_eq(format!("status of a run whose skill was deleted: {}", reply.text()), reply.status.as_u16(), 422)
+    check_eq(format!("status of a run whose skill was deleted: {}", reply.text()), reply.status.as_u16(), 422)?;
+    // What is listed is the first version, not whatever is uploaded after its deletion.
+    let other = Archive::default().file("SKILL.md", &manifest("pears")).whole();
+    let again = upload(&deployment, &conversation.tenant, ZIP, other).await?.expect(201)?.json()?;
+    check_eq("version that is uploaded after the deletion", &again["version"], &json!(2))?;
+    let reply = send(&conversation, json!(["pricing@1"])).await?;
+    check_eq("status of a run with the version that was deleted", reply.status.as_u16(), 422)
 }

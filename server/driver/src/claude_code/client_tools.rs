@@ -3,7 +3,7 @@
 //!
 //! Source: Model Context Protocol, "Lifecycle", "Tools" and "Cancellation".
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
@@ -25,13 +25,13 @@ const BAD_PARAMS: i32 = -32602;
 #[derive(Debug, Default)]
 pub(super) struct Server {
     tools: Vec<ClientTool>,
-    /// Calls that wait for their results: ids of the questions by the ids of JSON-RPC.
-    calls: HashMap<u64, String>,
+    /// The last calls: their ids of JSON-RPC, and those of the questions. Whether one is answered is not known here.
+    calls: VecDeque<(u64, String)>,
 }
 
 impl Server {
     pub(super) fn new(tools: Vec<ClientTool>) -> Self {
-        Self { tools, calls: HashMap::new() }
+        Self { tools, calls: VecDeque::new() }
     }
 
     /// The events that a request of the CLI's means; `None` if it is no message to this server.
@@ -68,8 +68,9 @@ impl Server {
                 }
             }
             "notifications/cancelled" => {
-                let cancelled = params["requestId"].as_u64().and_then(|call| self.calls.remove(&call));
-                let withdrawn = cancelled.map(|request_id| Event::Withdrawn { request_id });
+                let place = self.calls.iter().position(|(call, _)| params["requestId"].as_u64() == Some(*call));
+                let cancelled = place.and_then(|place| self.calls.remove(place));
+                let withdrawn = cancelled.map(|(_, request_id)| Event::Withdrawn { request_id });
                 withdrawn.into_iter().chain([reply(acknowledged())]).collect()
             }
             note if note.starts_with("notifications/") => vec![reply(acknowledged())],
@@ -80,9 +81,10 @@ impl Server {
 
     fn call(&mut self, request_id: &str, call: u64, tool_name: String, params: &Value) -> Ask {
         let id = format!("{request_id}.{call}");
-        if self.calls.len() < MOST_CALLS {
-            self.calls.insert(call, id.clone());
+        if self.calls.len() == MOST_CALLS {
+            self.calls.pop_front();
         }
+        self.calls.push_back((call, id.clone()));
         Ask {
             request_id: id,
             tool_use_id: text(&params["_meta"]["claudecode/toolUseId"]).unwrap_or_default(),
@@ -173,6 +175,20 @@ mod tests {
         let events = send(&mut server, cancel.clone());
         assert!(matches!(&events[..], [Event::Withdrawn { request_id }, Event::Reply { .. }] if request_id == "r-1.7"));
         assert!(matches!(&send(&mut server, cancel)[..], [Event::Reply { .. }]), "it is withdrawn once");
+    }
+
+    #[test]
+    fn the_last_calls_are_known_however_many_there_were() {
+        let mut server = server();
+        let call = |id: usize| json!({"id": id, "method": "tools/call", "params": {"name": "price"}});
+        for id in 0..=MOST_CALLS {
+            assert!(matches!(&send(&mut server, call(id))[..], [Event::Ask(_)]));
+        }
+        let mut withdrawn = |id: usize| {
+            let cancel = json!({"method": "notifications/cancelled", "params": {"requestId": id}});
+            send(&mut server, cancel).len() == 2
+        };
+        assert!(withdrawn(MOST_CALLS) && withdrawn(1) && !withdrawn(0));
     }
 
     #[test]

@@ -34,6 +34,12 @@ struct Kept {
 }
 
 impl Journals {
+    /// Ids of the conversations that have settled runs on this server's disk.
+    fn kept_conversations(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.kept)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect()
+    }
+
     /// Removes what is kept no longer.
     ///
     /// # Errors
@@ -41,6 +47,10 @@ impl Journals {
     pub async fn forget(&self, retention: Retention) -> io::Result<()> {
         if let Some(log) = &self.shared {
             log.forget(retention.time).await?;
+            // Deleted by another server, which removed its own copies alone.
+            for conversation in log.deleted_among(self.kept_conversations()?).await? {
+                self.remove_all(&conversation)?;
+            }
         }
         let kept = self.kept.clone();
         tokio::task::spawn_blocking(move || sweep(&kept, retention, SystemTime::now()))

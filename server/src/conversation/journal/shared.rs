@@ -303,6 +303,16 @@ impl SharedLog {
         }
     }
 
+    /// Which of these conversations do not exist any more.
+    pub(super) async fn deleted_among(&self, conversations: Vec<String>) -> Result<Vec<String>, SharedError> {
+        within(async {
+            let deleted = "SELECT id FROM UNNEST($1::TEXT[]) AS id
+                           WHERE NOT EXISTS (SELECT 1 FROM conversations c WHERE c.conversation_id = id)";
+            Ok(sqlx::query_scalar(deleted).bind(conversations).fetch_all(&self.pool).await?)
+        })
+        .await
+    }
+
     /// Removes a conversation's runs, one at a time.
     ///
     /// # Errors

@@ -60,6 +60,10 @@ impl Run {
         for pending in self.approvals.pending() {
             self.withdrawn(pending.ask.request_id).await;
         }
+        // Decided too late for the driver to be told: clients that were told of the question are told that it came to nothing.
+        for (ask, Decision { by, .. }) in self.approvals.take_decided() {
+            self.resolved(ask.kind, ask.request_id, Resolution::Withdrawn, by, None).await;
+        }
     }
 
     /// Decides what nobody has decided in time.

@@ -20,15 +20,16 @@ impl Run {
         }
     }
 
-    /// Places the run's skills in the workspace.
+    /// Places the run's skills in the workspace, and removes those of earlier runs.
     ///
     /// # Errors
     /// They cannot be read from the store, or not be placed.
     pub(super) async fn place_skills(&self, lease: &Lease) -> Result<(), String> {
         let chosen = &self.order.bounds.skills;
-        if chosen.is_empty() {
-            return Ok(());
-        }
+        let name = (!chosen.is_empty()).then(|| name(chosen));
+        let placed = lease.keep_placed(PLUGIN, name.as_deref()).await;
+        let placed = placed.map_err(|error| format!("the skills of earlier runs cannot be removed: {error}"))?;
+        let Some(name) = name.filter(|_| !placed) else { return Ok(()) };
         let tenant = &self.order.conversation.tenant_id;
         let manifest = json!({"name": PLUGIN, "description": "Skills of the tenant"}).to_string();
         let mut files = vec![(".claude-plugin/plugin.json".to_owned(), manifest.into_bytes())];
@@ -41,7 +42,7 @@ impl Run {
                 files.push((format!("skills/{name}/{path}"), content));
             }
         }
-        lease.place(PLUGIN, &name(chosen), files).await.map_err(|error| format!("the skills cannot be placed: {error}"))
+        lease.place(PLUGIN, &name, files).await.map_err(|error| format!("the skills cannot be placed: {error}"))
     }
 }
 

@@ -16,8 +16,20 @@ use crate::conversation::journal::{JournalRef, Past, Retention};
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a run is left to its server, which may be starting again. The agent in the workspace waits longer (a minute).
 const GRACE: Duration = Duration::from_secs(10);
-/// How often what is kept no longer is removed from the log.
-const FORGET: Duration = Duration::from_secs(3600);
+/// How often what is kept no longer is removed from the log, and from this server's disk.
+const FORGET: Duration = Duration::from_secs(600);
+
+/// A conversation of which a run is being taken over: it begins no other until this is dropped.
+struct Reserved {
+    runs: Arc<Runs>,
+    conversation: String,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.runs.taking.lock().remove(&self.conversation);
+    }
+}
 
 impl Runs {
     /// Whether a journal that an earlier process of this server has left is still this server's to go on with.
@@ -69,15 +81,11 @@ impl Runs {
             return Ok(false);
         }
         let (this, run) = (self.clone(), run.clone());
-        let taken = self.detached(async move {
-            let taken = this.take_over_reserved(&run).await;
-            this.taking.lock().remove(&run.conversation);
-            taken
-        });
-        taken.await?
+        let reserved = Reserved { runs: self.clone(), conversation: run.conversation.clone() };
+        self.detached(async move { this.take_over_reserved(&run, reserved).await }).await?
     }
 
-    async fn take_over_reserved(self: &Arc<Self>, run: &SharedRun) -> io::Result<bool> {
+    async fn take_over_reserved(self: &Arc<Self>, run: &SharedRun, reserved: Reserved) -> io::Result<bool> {
         let journals = &self.services.journals;
         if !journals.claim(run).await? {
             return Ok(false);
@@ -91,12 +99,13 @@ impl Runs {
         };
         self.restore_waiting(&past).await?;
         if past.settled {
-            self.taking.lock().remove(&run.conversation);
+            drop(reserved);
             self.start_next(&run.conversation).await;
             self.keep(&run.conversation, &journal).await;
             return Ok(false);
         }
         self.resume(journal, past);
+        drop(reserved);
         Ok(true)
     }
 

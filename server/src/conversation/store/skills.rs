@@ -1,5 +1,7 @@
 //! Skills of tenants in the store.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::Row;
@@ -12,6 +14,10 @@ use super::{Store, StoreError, from_micros, on_write, to_micros, within};
 const MOST_SKILLS: i64 = 100;
 /// Versions of one skill, at most.
 const MOST_VERSIONS: i64 = 50;
+/// Names that a tenant's skills ever had, at most: the numbers of their versions are kept.
+const MOST_NAMES: i64 = 1_000;
+/// Size of all versions of a tenant's skills, in bytes.
+const MOST_BYTES: i64 = 256 << 20;
 
 /// One version of a skill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -67,37 +73,61 @@ fn read(row: &AnyRow) -> sqlx::Result<Skill> {
     })
 }
 
+/// Whether a tenant with all these versions, and with so many other names of skills past and present, may have this one too.
+fn has_room(all: &[Skill], names: i64, new: &NewSkill<'_>) -> Result<(), String> {
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let versions = count(all.iter().filter(|skill| skill.name == new.name).count());
+    let skills: BTreeSet<&str> = all.iter().map(|skill| skill.name.as_str()).collect();
+    if versions == 0 && count(skills.len()) >= MOST_SKILLS {
+        return Err(format!("the tenant has {MOST_SKILLS} skills, as many as it may; delete one"));
+    }
+    if versions >= MOST_VERSIONS {
+        return Err(format!("the skill has {MOST_VERSIONS} versions, as many as it may; delete some"));
+    }
+    if names >= MOST_NAMES {
+        return Err(format!("the tenant's skills have had {MOST_NAMES} names, as many as they may; use one of them again"));
+    }
+    if all.iter().map(|skill| skill.bytes).fold(new.bytes, i64::saturating_add) > MOST_BYTES {
+        let most = MOST_BYTES >> 20;
+        return Err(format!("all versions of the tenant's skills may have {most} MiB together; delete some"));
+    }
+    Ok(())
+}
+
 impl Store {
     /// Adds a version of a skill, unless the latest one has the same content; returns the latest version, and whether it is new.
     ///
     /// # Errors
-    /// The tenant does not exist, or has as many skills or versions as it may.
+    /// The tenant does not exist, or has as many skills, versions or bytes of them as it may.
     pub async fn add_skill(&self, new: NewSkill<'_>) -> Result<(Skill, bool), StoreError> {
         within(async {
             let mut transaction = self.0.begin().await?;
-            let latest =
-                format!("SELECT {COLUMNS} FROM skills WHERE tenant_id = $1 AND name = $2 ORDER BY version DESC");
-            let versions = sqlx::query(sqlx::AssertSqlSafe(latest))
-                .bind(new.tenant)
-                .bind(new.name)
-                .fetch_all(&mut *transaction)
-                .await?;
-            let versions: Vec<Skill> = versions.iter().map(read).collect::<sqlx::Result<_>>()?;
-            if let Some(same) = versions.first().filter(|latest| latest.digest == new.digest) {
+            // Locks the tenant, so that two uploads do not both find room for one more. For SQLite, see `delete_conversation`.
+            let tenant = sqlx::query("UPDATE tenants SET tenant_id = tenant_id WHERE tenant_id = $1").bind(new.tenant);
+            if tenant.execute(&mut *transaction).await?.rows_affected() == 0 {
+                return Err(StoreError::NotFound("tenant"));
+            }
+            let all = format!("SELECT {COLUMNS} FROM skills WHERE tenant_id = $1 ORDER BY version DESC");
+            let all = sqlx::query(sqlx::AssertSqlSafe(all)).bind(new.tenant).fetch_all(&mut *transaction).await?;
+            let all: Vec<Skill> = all.iter().map(read).collect::<sqlx::Result<_>>()?;
+            let latest = all.iter().find(|skill| skill.name == new.name);
+            if let Some(same) = latest.filter(|latest| latest.digest == new.digest) {
                 return Ok((same.clone(), false));
             }
-            let skills: i64 = sqlx::query_scalar("SELECT COUNT(DISTINCT name) FROM skills WHERE tenant_id = $1")
+            let names: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM skill_numbers WHERE tenant_id = $1 AND name <> $2")
                 .bind(new.tenant)
+                .bind(new.name)
                 .fetch_one(&mut *transaction)
                 .await?;
-            if versions.is_empty() && skills >= MOST_SKILLS {
-                return Err(StoreError::Conflict(format!("the tenant has {MOST_SKILLS} skills, as many as it may")));
-            }
-            if i64::try_from(versions.len()).unwrap_or(i64::MAX) >= MOST_VERSIONS {
-                let why = format!("the skill has {MOST_VERSIONS} versions, as many as it may; delete some");
-                return Err(StoreError::Conflict(why));
-            }
-            let version = versions.first().map_or(1, |latest| latest.version + 1);
+            has_room(&all, names, &new).map_err(StoreError::Conflict)?;
+            let version: i64 = sqlx::query_scalar(
+                "INSERT INTO skill_numbers (tenant_id, name, last) VALUES ($1, $2, 1)
+                 ON CONFLICT (tenant_id, name) DO UPDATE SET last = skill_numbers.last + 1 RETURNING last",
+            )
+            .bind(new.tenant)
+            .bind(new.name)
+            .fetch_one(&mut *transaction)
+            .await?;
             let added = format!(
                 "INSERT INTO skills (tenant_id, name, version, description, digest, files, bytes, content, created_at)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING {COLUMNS}"
@@ -155,31 +185,17 @@ impl Store {
     /// Deletes a version of a tenant's skill, or all of them.
     ///
     /// # Errors
-    /// The tenant has no such skill or version, or it is the latest: the next one would get its number, and other content.
+    /// The tenant has no such skill or version.
     pub async fn delete_skill(&self, tenant: &str, name: &str, version: Option<i64>) -> Result<(), StoreError> {
         within(async {
-            let mut transaction = self.0.begin().await?;
-            let latest: Option<i64> =
-                sqlx::query_scalar("SELECT MAX(version) FROM skills WHERE tenant_id = $1 AND name = $2")
-                    .bind(tenant)
-                    .bind(name)
-                    .fetch_one(&mut *transaction)
-                    .await?;
-            if version.is_some() && version == latest {
-                let why = "it is the latest version; upload another first, or delete the whole skill";
-                return Err(StoreError::Conflict(why.into()));
-            }
             let deleted =
                 sqlx::query("DELETE FROM skills WHERE tenant_id = $1 AND name = $2 AND (version = $3 OR $3 = 0)")
                     .bind(tenant)
                     .bind(name)
                     .bind(version.unwrap_or(0))
-                    .execute(&mut *transaction)
+                    .execute(&self.0)
                     .await?;
-            if deleted.rows_affected() == 0 {
-                return Err(StoreError::NotFound("skill"));
-            }
-            Ok(transaction.commit().await?)
+            if deleted.rows_affected() == 0 { Err(StoreError::NotFound("skill")) } else { Ok(()) }
         })
         .await
     }

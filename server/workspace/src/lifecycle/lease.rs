@@ -126,11 +126,21 @@ impl Lease {
         self.room.agent()?.write_home(path, content).await
     }
 
-    /// Places a folder of files in the room, which the room reads below its socket directory as `<kind>-<name>` and cannot change. It takes the
-    /// place of the room's other folders of this kind, so no driver may be using those.
+    /// Removes the room's folders of a kind but the one of this name; returns whether that one is there. No driver may be using the others.
     ///
     /// # Errors
-    /// The files cannot be written.
+    /// They cannot be read or removed.
+    pub async fn keep_placed(&self, kind: &'static str, name: Option<&str>) -> io::Result<bool> {
+        let (sockets, id) = (self.workspaces.parts.sockets.clone(), self.room.id.clone());
+        let name = name.map(ToOwned::to_owned);
+        let kept = tokio::task::spawn_blocking(move || sockets.keep_placed(&id, kind, name.as_deref()));
+        kept.await.map_err(io::Error::other)?
+    }
+
+    /// Places a folder of files in the room, which the room reads below its socket directory as `<kind>-<name>` and cannot change.
+    ///
+    /// # Errors
+    /// The files cannot be written, or are there already.
     pub async fn place(&self, kind: &'static str, name: &str, files: Vec<(String, Vec<u8>)>) -> io::Result<()> {
         let (sockets, id, name) = (self.workspaces.parts.sockets.clone(), self.room.id.clone(), name.to_owned());
         tokio::task::spawn_blocking(move || sockets.place(&id, kind, &name, &files)).await.map_err(io::Error::other)?
