@@ -85,7 +85,9 @@ fn has_room(all: &[Skill], names: i64, new: &NewSkill<'_>) -> Result<(), String>
         return Err(format!("the skill has {MOST_VERSIONS} versions, as many as it may; delete some"));
     }
     if names >= MOST_NAMES {
-        return Err(format!("the tenant's skills have had {MOST_NAMES} names, as many as they may; use one of them again"));
+        return Err(format!(
+            "the tenant's skills have had {MOST_NAMES} names, as many as they may; use one of them again"
+        ));
     }
     if all.iter().map(|skill| skill.bytes).fold(new.bytes, i64::saturating_add) > MOST_BYTES {
         let most = MOST_BYTES >> 20;
@@ -114,11 +116,12 @@ impl Store {
             if let Some(same) = latest.filter(|latest| latest.digest == new.digest) {
                 return Ok((same.clone(), false));
             }
-            let names: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM skill_numbers WHERE tenant_id = $1 AND name <> $2")
-                .bind(new.tenant)
-                .bind(new.name)
-                .fetch_one(&mut *transaction)
-                .await?;
+            let names: i64 =
+                sqlx::query_scalar("SELECT COUNT(*) FROM skill_numbers WHERE tenant_id = $1 AND name <> $2")
+                    .bind(new.tenant)
+                    .bind(new.name)
+                    .fetch_one(&mut *transaction)
+                    .await?;
             has_room(&all, names, &new).map_err(StoreError::Conflict)?;
             let version: i64 = sqlx::query_scalar(
                 "INSERT INTO skill_numbers (tenant_id, name, last) VALUES ($1, $2, 1)
