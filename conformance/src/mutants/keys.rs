@@ -101,6 +101,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             red("TEN-060", "status of POST"),
             red("TEN-061", "POST"),
             red("TEN-062", "conversations that were created"),
+            red("TEN-063", "repeated"),
         ],
     },
     Mutant {

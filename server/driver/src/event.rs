@@ -3,6 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// A line that is not read at all, because it is not JSON, or has too many values.
+pub const NOT_JSON: &str = "not JSON";
+/// See [`NOT_JSON`].
+pub const TOO_MANY: &str = "too many values";
+/// A request that this host does not know, and has answered with an error.
+pub const REQUEST: &str = "request";
+
 /// One event of a turn. The last is [`Event::Result`] or [`Event::Failed`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -123,7 +130,7 @@ pub enum Event {
     },
     /// A line that has no meaning here.
     Unknown {
-        /// Its type, where it has one.
+        /// Its type, or one of [`NOT_JSON`], [`TOO_MANY`] and [`REQUEST`].
         kind: String,
     },
     /// The turn has ended.

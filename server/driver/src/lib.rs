@@ -11,7 +11,9 @@ mod options;
 mod prompt;
 mod weight;
 
-pub use event::{Ask, AskKind, ContentBlock, ErrorKind, Event, Failure, TurnResult, Usage};
+pub use event::{
+    Ask, AskKind, ContentBlock, ErrorKind, Event, Failure, NOT_JSON, REQUEST, TOO_MANY, TurnResult, Usage,
+};
 pub use options::{ClientTool, Options, Permissions};
 pub use prompt::{Block, Prompt};
 

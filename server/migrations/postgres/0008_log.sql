@@ -7,6 +7,8 @@ CREATE TABLE log_runs (
     -- The run has ended and is in the database.
     settled BOOLEAN NOT NULL DEFAULT FALSE,
     settled_at TIMESTAMPTZ,
+    -- Size of its lines, once it is settled.
+    bytes BIGINT NOT NULL DEFAULT 0,
     -- What was only of use while it was new has been removed.
     compacted BOOLEAN NOT NULL DEFAULT FALSE
 );

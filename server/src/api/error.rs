@@ -223,7 +223,9 @@ impl From<StartError> for ApiError {
             StartError::Locked => {
                 Self::new(Code::ResourceLocked, error.to_string()).retry_after(Duration::from_secs(5))
             }
-            StartError::Wait(WaitError::Full | WaitError::TooLarge) => Self::new(Code::Conflict, error.to_string()),
+            StartError::Wait(WaitError::Full | WaitError::TooLarge) => {
+                Self::new(Code::Conflict, error.to_string()).retry_after(Duration::from_secs(5))
+            }
             StartError::Wait(WaitError::Disk(_))
             | StartError::Unsettled
             | StartError::Journal(_)

@@ -16,8 +16,7 @@ use futures::StreamExt;
 use super::AppState;
 use super::error::ApiError;
 use super::extract::read_body;
-use super::idempotency;
-use super::request_id;
+use super::{attempts, idempotency, request_id};
 use super::stream::LAST_EVENT_ID;
 use crate::cluster::{LastRun, PeerApi};
 
@@ -140,7 +139,8 @@ async fn last_run_of(peer: &PeerApi, conversation: &str) -> Option<LastRun> {
 }
 
 /// Streams the other server's response to the client.
-async fn forward(peer: &PeerApi, request: Request) -> Result<Response, ApiError> {
+async fn forward(peer: &PeerApi, mut request: Request) -> Result<Response, ApiError> {
+    attempts::tell(&mut request).await?;
     let (mut head, body) = request.into_parts();
     let body = Bytes::from(read_body(body).await?);
     if let Ok(id) = HeaderValue::from_str(&request_id::current()) {

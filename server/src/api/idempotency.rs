@@ -4,6 +4,7 @@
 //! the key being a part of the body's hash: whoever reads the database cannot try out what a body with a password was.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::AppState;
+use super::attempts::is_message;
 use super::auth::{Principal, to_hex};
 use super::error::{ApiError, Code};
 use super::extract::read_body;
@@ -83,9 +85,16 @@ pub(super) struct Work {
     key: Arc<str>,
     /// Hash of key and body, once the body was read.
     body: Arc<OnceLock<String>>,
+    /// Whether a run was written down that may have begun.
+    started: Arc<AtomicBool>,
 }
 
 impl Work {
+    /// The run that an earlier attempt may have begun, whose server has died.
+    pub(super) fn earlier_run(&self) -> Option<String> {
+        self.claim.run_id.clone()
+    }
+
     /// Notes the hash of a body that was read in parts.
     pub(super) fn body_was_read(&self, digest: &[u8]) {
         let _ = self.body.set(fingerprint(&self.key, digest));
@@ -97,9 +106,10 @@ impl Work {
     /// The database failed, or another server has taken over.
     pub(super) async fn starts(&self, run_id: &str) -> Result<(), ApiError> {
         match self.store.confirm(&self.claim, self.body.get().map(String::as_str), Some(run_id)).await? {
-            true => Ok(()),
-            false => Err(in_progress()),
+            true => self.started.store(true, Ordering::Relaxed),
+            false => return Err(in_progress()),
         }
+        Ok(())
     }
 }
 
@@ -177,7 +187,7 @@ pub(super) async fn layer(
         Err(StoreError::NotFound(_)) => return Ok(next.run(request).await),
         Err(error) => return Err(error.into()),
     };
-    if let Some(run) = &claim.run_id {
+    if let Some(run) = claim.run_id.as_ref().filter(|_| !is_message(&request)) {
         let asked = (request.uri().clone(), request.headers().clone());
         let found = follow(&app, &params, run, asked).await?;
         if found.is_some() || app.store.has_run(run).await? {
@@ -187,7 +197,7 @@ pub(super) async fn layer(
         }
     }
     let body = Arc::new(attempt.body.map_or_else(OnceLock::new, OnceLock::from));
-    let work = Work { store: app.store.clone(), claim: Arc::new(claim), key, body };
+    let work = Work { store: app.store.clone(), claim: Arc::new(claim), key, body, started: Arc::default() };
     let task = app.idempotency.tasks.spawn(request_id::keep(carry_out(work, request, next)));
     task.await.unwrap_or_else(|error| Err(ApiError::internal(&error)))
 }
@@ -225,7 +235,10 @@ async fn carry_out(work: Work, mut request: Request, next: Next) -> Result<Respo
     };
     let body = work.body.get().map(String::as_str);
     if !is_kept(&response) || body.is_none() {
-        if let Err(error) = work.store.forget(&work.claim).await {
+        // The server to which it was forwarded may have begun the run and died: the next attempt asks for it.
+        let uncertain = response.status().is_server_error() && work.started.load(Ordering::Relaxed);
+        let released = if uncertain { work.store.release(&work.claim).await } else { work.store.forget(&work.claim).await };
+        if let Err(error) = released {
             tracing::warn!(%error, "an Idempotency-Key without an answer holds for a minute");
         }
         return Ok(response);
@@ -286,6 +299,7 @@ async fn replay(
     }
     // Files are still on their way.
     let Some(first) = &earlier.body else { return Err(in_progress()) };
+    let is_message = is_message(&request);
     let (head, body) = request.into_parts();
     let again = match &attempt.body {
         Some(body) => body.clone(),
@@ -294,7 +308,8 @@ async fn replay(
     if again != *first {
         return Err(used_otherwise());
     }
-    if let Some(run) = &earlier.run_id {
+    // A message is answered at once, a stream by the events of its run.
+    if let Some(run) = earlier.run_id.as_ref().filter(|_| !is_message) {
         if let Some(response) = follow(app, params, run, (head.uri, head.headers)).await? {
             return Ok(response);
         }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod approvals;
+mod attempts;
 pub mod auth;
 mod client_tools;
 mod configuration;

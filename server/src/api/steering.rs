@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
+use super::attempts::Attempts;
 use super::auth::TenantScope;
 use super::conversations::ConversationPath;
 use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath, ApiQuery};
 use super::order;
 use super::run_request::{self, RunRequest};
-use crate::conversation::runs::Runs;
 use nagaya_workspace::rooms::Occupant;
 
 /// Query parameter of a message.
@@ -48,8 +48,14 @@ pub(super) async fn send(
     State(app): State<AppState>,
     ApiPath(path): ApiPath<ConversationPath>,
     ApiQuery(query): ApiQuery<MessageQuery>,
+    attempts: Attempts,
     ApiJson(request): ApiJson<RunRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    if let Some(run_id) = attempts.earlier
+        && let Some(before) = app.runs.accepted(&path.conversation_id, &run_id).await?
+    {
+        return Ok((StatusCode::ACCEPTED, Json(Accepted { run_id, before })));
+    }
     run_request::check(&app, &request)?;
     let order = order::order(&app, &tenant, &path.conversation_id, request).await?;
     if !app.runs.is_running(&path.conversation_id) {
@@ -58,10 +64,10 @@ pub(super) async fn send(
             Occupant { conversation: conversation.conversation_id.clone(), tenant: conversation.tenant_id.clone() };
         app.cluster.admit(&occupant).await?;
     }
-    let run_id = Runs::new_id();
+    let run_id = attempts.own;
     let before = app.runs.start_or_wait(run_id.clone(), order).await?;
     if query.interrupt && before > 0 {
-        app.runs.interrupt(&path.conversation_id).await;
+        app.runs.interrupt(&path.conversation_id, Some(&run_id)).await;
     }
     tracing::info!(conversation = path.conversation_id, run = run_id, before, "message accepted");
     Ok((StatusCode::ACCEPTED, Json(Accepted { run_id, before })))
@@ -78,7 +84,7 @@ pub(super) async fn interrupt(
     ApiPath(path): ApiPath<ConversationPath>,
 ) -> Result<StatusCode, ApiError> {
     app.store.conversation(&tenant, &path.conversation_id).await?;
-    match app.runs.interrupt(&path.conversation_id).await {
+    match app.runs.interrupt(&path.conversation_id, None).await {
         true => Ok(StatusCode::ACCEPTED),
         false => Err(ApiError::new(Code::Conflict, "no run is in progress in this conversation")),
     }

@@ -179,16 +179,26 @@ impl Approvals {
         entries.iter().filter(|entry| entry.state == State::Pending).map(|entry| entry.pending.clone()).collect()
     }
 
-    /// The decisions that have not been delivered. They count as delivered from now on.
-    pub(super) fn take_decided(&self) -> Vec<(Ask, Decision)> {
-        let mut taken = Vec::new();
-        for entry in self.entries.lock().iter_mut() {
-            if let State::Decided { decision, delivered: delivered @ false } = &mut entry.state {
-                *delivered = true;
-                taken.push((entry.pending.ask.clone(), decision.clone()));
-            }
+    /// The first decision that has not been delivered.
+    pub(super) fn next_decided(&self) -> Option<(Ask, Decision)> {
+        self.entries.lock().iter().find_map(|entry| match &entry.state {
+            State::Decided { decision, delivered: false } => Some((entry.pending.ask.clone(), decision.clone())),
+            _ => None,
+        })
+    }
+
+    /// Whether a decision has not been delivered.
+    pub(super) fn has_decided(&self) -> bool {
+        self.entries.lock().iter().any(|entry| matches!(entry.state, State::Decided { delivered: false, .. }))
+    }
+
+    /// A decision has been delivered.
+    pub(super) fn delivered(&self, id: &str) {
+        let mut entries = self.entries.lock();
+        let entry = entries.iter_mut().find(|entry| entry.pending.ask.request_id == id);
+        if let Some(State::Decided { delivered, .. }) = entry.map(|entry| &mut entry.state) {
+            *delivered = true;
         }
-        taken
     }
 
     /// Withdraws a question; `true` if it waited.
@@ -245,7 +255,10 @@ mod tests {
         assert_eq!(decide(Decision { by: None, ..allow() }).await.expect("the same"), allow());
         assert!(matches!(decide(deny()).await, Err(DecideError::Otherwise)));
         assert!(approvals.decisions().has_changed().expect("open"), "whoever listens later hears of it");
-        assert_eq!((approvals.take_decided().len(), approvals.take_decided().len()), (1, 0));
+        assert_eq!(approvals.next_decided().map(|(_, decision)| decision), Some(allow()));
+        assert!(approvals.has_decided(), "it is not delivered yet");
+        approvals.delivered("1");
+        assert!(approvals.next_decided().is_none() && !approvals.has_decided());
         assert!(approvals.pending().is_empty() && !approvals.withdraw("1"));
     }
 

@@ -7,6 +7,7 @@ use nagaya_driver::Driver;
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::metrics::Metrics;
 use nagaya_workspace::OnShutdown;
+use tokio::sync::Semaphore;
 
 use super::journal::Journals;
 use super::store::Store;
@@ -42,6 +43,8 @@ pub struct RunServices {
     pub driver_keep_alive: Duration,
     /// How long a decision is waited for (`APPROVAL_TIMEOUT`).
     pub approval_timeout: Duration,
+    /// Held while a workspace is given the memory of the conversation's former driver.
+    pub restoring: Arc<Semaphore>,
     /// What a shutdown does with runs in progress (`SHUTDOWN_WORKSPACES`).
     pub on_shutdown: OnShutdown,
 }

@@ -21,6 +21,7 @@ use nagaya_workspace::Workspaces;
 use nagaya_workspace::state::StateError;
 use nagaya_workspace::state::directory::{DirectoryError, StateDir, write_atomically};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +47,8 @@ use signals::Signals;
 
 /// How long a client's connection may take to send the head of a request, and how long an idle one is kept.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// Workspaces that are given the memory of a former driver at the same time: each takes some 200 MiB of this process at most.
+const RESTORING: usize = 2;
 /// How long responses in progress may take once no run is left.
 const HTTP_DRAIN: Duration = Duration::from_secs(5);
 /// How much longer than the grace period releasing or keeping the workspaces may take.
@@ -225,6 +228,7 @@ impl Server {
             driver: Arc::new(ClaudeCode),
             driver_keep_alive: config.drivers.keep_alive,
             approval_timeout: config.drivers.approval_timeout,
+            restoring: Arc::new(Semaphore::new(RESTORING)),
             uploads: uploads.clone(),
             waiting: Arc::default(),
             journals: Journals::open(journals.clone(), state.file("log"), shared.map(Arc::new)).map_err(unusable)?,

@@ -12,6 +12,18 @@ pub enum StartSource {
     Cold,
 }
 
+/// Why a line of a driver's has no meaning here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum UnknownFrame {
+    /// It is a request that is not known, which was answered with an error.
+    Request,
+    /// It is not JSON, or has too many values.
+    Malformed,
+    /// Its type is not known.
+    Other,
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray, serde::Serialize, serde::Deserialize)]
 #[strum(serialize_all = "snake_case")]

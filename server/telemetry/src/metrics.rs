@@ -11,7 +11,7 @@ use prometheus::{
 use strum::VariantArray;
 
 use crate::host::{Host, Load};
-pub use crate::labels::{RunOutcome, StartSource, SyncDirection};
+pub use crate::labels::{RunOutcome, StartSource, SyncDirection, UnknownFrame};
 
 /// Buckets, in seconds, for what ought to take milliseconds: docs/performance.md aims at 5 ms for a warm room and at 15 ms for
 /// a first event, so these are edges.
@@ -54,7 +54,7 @@ pub struct Metrics {
     http_request: HistogramVec,
     requests: IntCounterVec,
     crashes: IntCounter,
-    unknown_frames: IntCounter,
+    unknown_frames: IntCounterVec,
     proxy_blocked: IntCounterVec,
     sync: HistogramVec,
     sync_errors: IntCounterVec,
@@ -140,7 +140,7 @@ impl Metrics {
             )?,
             requests: counters("workspace_requests_total", "Finished runs by outcome.", "status")?,
             crashes: counter("workspace_container_crashes_total", "Workspaces lost during a run.")?,
-            unknown_frames: counter("driver_unknown_frames_total", "Lines of drivers that have no meaning here.")?,
+            unknown_frames: counters("driver_unknown_frames_total", "Lines of drivers that have no meaning here.", "kind")?,
             proxy_blocked: counters("workspace_proxy_blocked_total", "Denied egress requests by reason.", "reason")?,
             sync: histograms(
                 "workspace_s3_sync_duration_seconds",
@@ -186,6 +186,9 @@ impl Metrics {
         for direction in SyncDirection::VARIANTS.iter().map(<&str>::from) {
             let _ = self.sync.with_label_values(&[direction]);
             let _ = self.sync_errors.with_label_values(&[direction]);
+        }
+        for kind in UnknownFrame::VARIANTS.iter().map(<&str>::from) {
+            let _ = self.unknown_frames.with_label_values(&[kind]);
         }
         for source in StartSource::VARIANTS.iter().map(<&str>::from) {
             let _ = self.startup.with_label_values(&[source]);
@@ -248,8 +251,8 @@ impl Metrics {
     }
 
     /// Counts a line of a driver's that has no meaning here.
-    pub fn unknown_frame(&self) {
-        self.unknown_frames.inc();
+    pub fn unknown_frame(&self, kind: UnknownFrame) {
+        self.unknown_frames.with_label_values(&[<&str>::from(kind)]).inc();
     }
 
     /// Records a finished egress request or tunnel; `blocked` is the reason of a denial. Both labels come from closed sets of

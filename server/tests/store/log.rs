@@ -9,7 +9,7 @@ use nagaya_server::conversation::event::{Done, DoneStatus, Event, UsageReport};
 use nagaya_server::conversation::journal::shared::SharedLog;
 use nagaya_server::conversation::journal::{Head, Journal, JournalRef, Journals, Note, Position, Retention};
 use nagaya_server::conversation::order::{Bounds, Order};
-use nagaya_server::conversation::store::{Database, Store};
+use nagaya_server::conversation::store::{Database, NewConversation, NewTenant, Store};
 
 use crate::same::populate;
 
@@ -261,5 +261,72 @@ async fn many_runs_share_the_transactions_of_the_log() {
         let wrong = entries.iter().find(|entry| entry.position.run_id != journal.run_id());
         assert!(entries.len() == 40 && wrong.is_none(), "{wrong:?}");
     }
+    deployment.store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_a_gap_is_removed_when_a_run_is_taken_over_so_that_the_next_one_reads_all() {
+    let deployment = Deployment::new().await;
+    let servers = ["one", "two", "three"].map(|name| deployment.server(name));
+    let journal = servers[0].begin(deployment.head("r1").await).await.expect("begins");
+    for n in 1..=10 {
+        journal.append(n, &text("of the first")).await.expect("writes");
+    }
+    let pool = sqlx::PgPool::connect(&deployment.postgres.url()).await.expect("connects");
+    sqlx::query("DELETE FROM log_lines WHERE line = 6").execute(&pool).await.expect("a gap");
+    for (server, seq) in servers[1..].iter().zip([5, 6]) {
+        let run = server.shared_run("r1").await.expect("reads").expect("a run");
+        assert!(server.claim(&run).await.expect("claims"));
+        let (theirs, past) = server.resume(&deployment.reference("r1")).await.expect("reads").expect("a past");
+        assert_eq!((past.seq, past.lines), (seq, seq as u64 + 1));
+        theirs.append(100, &text("of the next")).await.expect("writes");
+    }
+    let listed = deployment.listed(&servers[0]).await;
+    assert_eq!(listed.len(), 8, "{listed:?}");
+    pool.close().await;
+    deployment.store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_has_a_size_and_who_has_most_of_it_loses_the_oldest() {
+    let deployment = Deployment::new().await;
+    let one = deployment.server("one");
+    for run_id in ["r1", "r2", "r3"] {
+        let journal = one.begin(deployment.head(run_id).await).await.expect("begins");
+        journal.append(1, &Event::Title { title: "x".repeat(10_000) }).await.expect("writes");
+        journal.append(1, &text("passing")).await.expect("writes");
+        journal.append(0, &done()).await.expect("writes");
+        journal.note(&Note::Settled).await.expect("writes");
+        one.keep(&deployment.reference(run_id)).await.expect("kept");
+    }
+    let pool = sqlx::PgPool::connect(&deployment.postgres.url()).await.expect("connects");
+    let sizes = "SELECT r.bytes - (SELECT SUM(OCTET_LENGTH(text)) FROM log_lines l WHERE l.run_id = r.run_id) FROM log_runs r";
+    let differences: Vec<i64> = sqlx::query_scalar(sizes).fetch_all(&pool).await.expect("reads");
+    assert_eq!(differences, [0, 0, 0], "what is counted is what is there, also of runs that were made smaller");
+    // Another tenant with less, whose run is the oldest.
+    let store = &deployment.store;
+    let small = NewTenant { tenant_id: "small".into(), system_prompt: None, model_id: Some("m".into()) };
+    store.create_tenant(small).await.expect("creates");
+    let (tenant_id, user_id, model_id) = ("small".into(), "u".into(), "m".into());
+    let theirs = NewConversation { tenant_id, user_id, model_id, workspace_enabled: true };
+    let theirs = store.create_conversation(theirs).await.expect("creates");
+    let mut head = deployment.head("r0").await;
+    head.order.conversation = theirs.clone();
+    let journal = one.begin(head).await.expect("begins");
+    journal.append(0, &done()).await.expect("writes");
+    let reference = JournalRef { conversation: theirs.conversation_id.clone(), run_id: "r0".into() };
+    one.keep(&reference).await.expect("kept");
+    sqlx::query("UPDATE log_runs SET settled_at = settled_at - INTERVAL '1 minute' WHERE run_id = 'r0'")
+        .execute(&pool)
+        .await
+        .expect("changes");
+    let keep = |bytes| Retention { time: DEADLINE * 1_000, bytes };
+    one.forget(keep(100_000)).await.expect("nothing is too much");
+    assert_eq!(deployment.listed(&one).await.len(), 10);
+    one.forget(keep(10_000)).await.expect("removes");
+    assert!(deployment.listed(&one).await.is_empty());
+    let left: Vec<String> = sqlx::query_scalar("SELECT run_id FROM log_runs").fetch_all(&pool).await.expect("reads");
+    assert_eq!(left, ["r0"], "what another has does not cost a tenant its own");
+    pool.close().await;
     deployment.store.close().await;
 }

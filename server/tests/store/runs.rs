@@ -63,6 +63,7 @@ impl Server {
             driver: Arc::new(nagaya_driver::claude_code::ClaudeCode),
             driver_keep_alive: Duration::ZERO,
             approval_timeout: Duration::from_secs(3600),
+            restoring: Arc::new(tokio::sync::Semaphore::new(1)),
             on_shutdown: OnShutdown::Destroy,
         });
         Self { home, store, runs: runs.await.expect("runs"), conversation, _dir: dir }

@@ -1,6 +1,6 @@
 //! Runs that wait while something happens to them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -12,6 +12,9 @@ use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
+
+/// How long the run may take, people not counted.
+const LONGEST_RUN: Duration = Duration::from_secs(8);
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -39,10 +42,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 async fn server_killed(context: &Context) -> Result<(), Failure> {
     let mut deployment = context.launch(Launch::new()).await?;
     let conversation = deployment.conversation(context).await?;
-    let mut stream = start(&deployment, &conversation, &script("echo it ran")).await?;
+    // The tool goes on until it is told to end, so that the run is still in progress when the server is killed again.
+    let command = "until [ -e go ]; do sleep 0.1; done; echo it ran";
+    let configuration = json!({"permissions": {"ask": ["Bash"]}, "limits": {"run_seconds": LONGEST_RUN.as_secs()}});
+    let body = json!({"user_input": script(command), "configuration": configuration});
+    let mut stream = deployment.api.open_stream(&conversation.path("/stream"), &body).await?;
     let asked = stream.until("approval_required").await?;
     let id = asked.text("request_id").to_owned();
     drop(stream);
+    let began = Instant::now();
+    eventually(LONGEST_RUN * 2, "people have been waited for longer than the run may take", async || {
+        let waited = began.elapsed();
+        if waited > LONGEST_RUN { Ok(()) } else { Err(format!("{waited:?}")) }
+    })
+    .await?;
     deployment.kill().await?;
     deployment.restart(context).await?;
     eventually(Duration::from_secs(20), "the restarted server lists what the run waits for", async || {
@@ -51,8 +64,16 @@ async fn server_killed(context: &Context) -> Result<(), Failure> {
     })
     .await?;
     decide(&deployment, &conversation, &id, &json!({"decision": "allow"})).await?.expect(200)?;
+    let mut stream = deployment.api.follow_stream(&conversation.path("/stream"), &asked.id).await?;
+    stream.until("approval_resolved").await?;
+    drop(stream);
+    deployment.kill().await?;
+    deployment.restart(context).await?;
+    decide(&deployment, &conversation, &id, &json!({"decision": "allow"})).await?.expect(200)?;
+    decide(&deployment, &conversation, &id, &json!({"decision": "deny"})).await?.expect(409)?;
+    deployment.only_room().await?.shell("touch /workspace/go").await?;
     let events = deployment.follow(&conversation, &asked.id).await?;
-    check_eq("status", status(&events), "success")?;
+    check_eq("status of a run that did not work as long as it waited", status(&events), "success")?;
     check_eq("decision in approval_resolved", resolution(&events)?, "allow".to_owned())?;
     check(tool_result(&events)?.text("content").contains("it ran"), "the tool did not run")?;
     check(!events.iter().any(|event| event.name == "approval_required"), "it is asked twice")

@@ -1,5 +1,7 @@
 //! Requests that are repeated with an `Idempotency-Key`.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 
@@ -8,10 +10,14 @@ use crate::client::http::{Api, Reply};
 use crate::client::stream::names;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
+
+/// How long a run that only says something may take.
+const RUN_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -49,6 +55,23 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .severity(Severity::High)
     .profile(Profile::Full)
     .requires(&[Capability::Launch, Capability::Docker, Capability::Redis]),
+    Scenario::new(
+        "TEN-063",
+        "A message that is repeated with its Idempotency-Key is one message, and is taken later if there was no room",
+        "Idempotency-Key on every POST that starts; what may be answered otherwise in a moment is not kept",
+        body!(same_message),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(&[
+        Capability::Launch,
+        Capability::Docker,
+        Capability::Image,
+        Capability::Model,
+        Capability::Redis,
+        Capability::Resume,
+    ])
+    .limit(120),
 ];
 
 async fn post(api: &Api, path: &str, body: &Value, key: &str) -> Result<Reply, Failure> {
@@ -164,6 +187,44 @@ async fn same_run(context: &Context) -> Result<(), Failure> {
     check_eq("times that the tool was called", result.unwrap_or_default().trim_matches(['"', '\\', 'n']), "1")?;
     // Another run has taken its place.
     post(&second.api, &path, &body, key.1).await?.expect_error(409, "CONFLICT")
+}
+
+async fn same_message(context: &Context) -> Result<(), Failure> {
+    let (first, second) = both(context, Launch::new()).await?;
+    let conversation = first.conversation(context).await?;
+    let endless = json!({"command": "sleep 300", "description": "Wait"});
+    let mut stream = first.start(&conversation, &format!("@tool Bash {endless}")).await?;
+    stream.until("tool_call").await?;
+    let path = conversation.path("/messages");
+    let message = |text: &str| json!({"user_input": format!("@say {text}")});
+    // The other server has it carried out by the one that has the run.
+    let accepted = post(&second.api, &path, &message("kept"), "k-kept").await?.expect(202)?.json()?;
+    for api in [&first.api, &second.api] {
+        let again = post(api, &path, &message("kept"), "k-kept").await?.expect(202)?;
+        check(replayed(&again), "a repeated answer is not marked")?;
+        check_eq("answer to the message that is repeated", again.json()?, accepted.clone())?;
+    }
+    post(&first.api, &path, &message("other"), "k-kept").await?.expect_error(422, "VALIDATION_ERROR")?;
+    // No room: that is the answer for the moment only.
+    let mut waiting = 1;
+    while first.api.post(&path, &message("dropped")).await?.status.as_u16() == 202 {
+        waiting += 1;
+        check(waiting <= 1_000, "a thousand messages wait")?;
+    }
+    let full = post(&second.api, &path, &message("late"), "k-late").await?;
+    full.expect_error(409, "CONFLICT")?;
+    check(full.header("retry-after").is_some(), "a queue that is full says nothing of when to try again")?;
+    first.api.post(&conversation.path("/cancel"), &json!({})).await?.expect(202)?;
+    stream.finish().await?;
+    let late = post(&second.api, &path, &message("late"), "k-late").await?.expect(202)?.json()?;
+    let run = late["run_id"].as_str().unwrap_or_default();
+    let events = eventually(RUN_LIMIT, "the end of the run of the message that was late", async || {
+        let events = second.follow(&conversation, &format!("{run}:0")).await.map_err(|failure| failure.to_string())?;
+        let ended = events.last().is_some_and(|done| done.id.starts_with(run) && done.name == "done");
+        if ended { Ok(events) } else { Err(names(&events)) }
+    })
+    .await?;
+    check_eq("what it said", events.last().map(|done| done.text("result").to_owned()), Some("late".to_owned()))
 }
 
 async fn one_of_many(context: &Context) -> Result<(), Failure> {

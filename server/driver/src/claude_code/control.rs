@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::client_tools;
 use super::mapping::text;
 use crate::Answer;
-use crate::event::{Ask, AskKind, Event};
+use crate::event::{Ask, AskKind, Event, REQUEST};
 
 /// The tool with which the model asks the user something.
 pub(super) const QUESTION_TOOL: &str = "AskUserQuestion";
@@ -35,7 +35,7 @@ pub(super) fn request(message: &Value, tools: &mut client_tools::Server) -> Vec<
     let subtype = text(&request["subtype"]).unwrap_or_default();
     let error = format!("this host does not offer {}", subtype.chars().take(100).collect::<String>());
     let answer = response(json!({"subtype": "error", "request_id": request_id, "error": error}));
-    vec![Event::Unknown { kind: "control_request".into() }, Event::Reply { id: request_id, lines: vec![answer] }]
+    vec![Event::Unknown { kind: REQUEST.into() }, Event::Reply { id: request_id, lines: vec![answer] }]
 }
 
 /// The line that answers a request with success.

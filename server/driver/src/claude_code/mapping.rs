@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::transcript;
 use super::usage::{self, Counted};
 use super::{client_tools, control};
-use crate::event::{ContentBlock, Event, TurnResult};
+use crate::event::{ContentBlock, Event, NOT_JSON, TOO_MANY, TurnResult};
 use crate::weight;
 
 /// Messages of the CLI that mean nothing to a conversation.
@@ -18,13 +18,13 @@ const IGNORED: [&str; 5] = ["rate_limit_event", "tool_progress", "tool_use_summa
 /// of the caller's tools.
 pub(super) fn map(line: &str, counted: &mut Counted, tools: &mut client_tools::Server) -> Vec<Event> {
     if !weight::is_light(line) {
-        return vec![Event::Unknown { kind: "too many values".into() }];
+        return vec![Event::Unknown { kind: TOO_MANY.into() }];
     }
     let message: Value = match serde_json::from_str(line) {
         Ok(message) => message,
         Err(error) => {
             tracing::debug!(%error, line = line.chars().take(200).collect::<String>(), "skipped a line that is not JSON");
-            return vec![Event::Unknown { kind: "not JSON".into() }];
+            return vec![Event::Unknown { kind: NOT_JSON.into() }];
         }
     };
     let parent = text(&message["parent_tool_use_id"]);

@@ -136,7 +136,7 @@ impl Journals {
             let Some((past, _)) = read else { return Ok(None) };
             return Ok(Some((Journal::resume(file, &past, None)?, past)));
         };
-        let shared = log.count(&reference.run_id).await?;
+        let shared = log.complete(&reference.run_id).await?;
         let (_, mut read) = past(open()?, shared).await?;
         if read.as_ref().is_none_or(|(past, _)| past.lines < shared) {
             // A power failure has shortened the file, or it never was this server's.

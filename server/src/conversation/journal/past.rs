@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::conversation::approvals::{Decision, Pending};
@@ -44,6 +46,9 @@ pub struct Past {
     pub errors: Vec<String>,
     /// What the driver had asked and nobody had told it: questions, with decisions that may not have been delivered.
     pub asked: Vec<(Pending, Option<Decision>)>,
+    /// How long the run had waited for people, while nothing else was waited for, and since when it did.
+    waited: Duration,
+    waiting_since: Option<Timestamp>,
     /// Whether a request had cancelled the run.
     pub cancelled: bool,
     /// Whether a request had interrupted the turn.
@@ -89,6 +94,8 @@ impl Past {
             tools: HashMap::new(),
             errors: Vec::new(),
             asked: Vec::new(),
+            waited: Duration::ZERO,
+            waiting_since: None,
             cancelled: false,
             interrupted: false,
             ending: None,
@@ -140,6 +147,8 @@ impl Past {
                 Some(Note::Settled) => self.settled = true,
                 Some(Note::Waits(message)) => self.waiting.push(*message),
                 Some(Note::Dropped) => self.waiting.clear(),
+                // From a request that came when the run was ending.
+                Some(Note::Cancel | Note::Interrupt | Note::Decision { .. }) if self.done => {}
                 // The rest belongs to a run that goes on.
                 Some(_) if self.done => return false,
                 Some(Note::Room { workspace }) => self.room = Some(workspace),
@@ -194,6 +203,24 @@ impl Past {
             }
             _ => self.errors.push(text("message")),
         }
+        let at = data["timestamp"].as_str().and_then(|at| at.parse().ok());
+        // As while it runs: tools of which nobody is asked work.
+        let waits = !self.asked.is_empty() && self.tools.len() <= self.asked.len();
+        match (self.waiting_since, waits) {
+            (None, true) => self.waiting_since = at,
+            (Some(_), false) => {
+                self.waited = self.waited_until(at.unwrap_or(Timestamp::MIN));
+                self.waiting_since = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// How long the run has waited for people until then; this is not its own time.
+    #[must_use]
+    pub fn waited_until(&self, then: Timestamp) -> Duration {
+        let open = self.waiting_since.map(|since| Duration::try_from(then.duration_since(since)).unwrap_or_default());
+        self.waited + open.unwrap_or_default()
     }
 }
 
@@ -228,4 +255,34 @@ pub(super) fn pending(name: &str, data: &Value) -> Pending {
 
 pub(super) fn note(line: &str) -> Option<Note> {
     serde_json::from_str(line.strip_prefix(char::from(NOTE))?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::conversation::journal::tests::order;
+
+    #[test]
+    fn time_in_which_only_people_are_waited_for_is_known_after_a_restart() {
+        let head = Head { run_id: "r".into(), began: Timestamp::UNIX_EPOCH, order: order() };
+        let mut past = Past::none(head);
+        let second = |second| Timestamp::from_second(second).expect("a time");
+        let waited = |past: &Past, now| past.waited_until(second(now)).as_secs();
+        let mut take = |at, name: &str, id: &str| {
+            let field = if name.starts_with("tool_") { "tool_use_id" } else { "request_id" };
+            past.remember(name, &json!({field: id, "timestamp": second(at).to_string()}));
+            waited(&past, at + 1)
+        };
+        assert_eq!(take(0, "tool_call", "a"), 0);
+        assert_eq!(take(10, "approval_required", "1"), 1);
+        assert_eq!(take(20, "approval_resolved", "1"), 10);
+        assert_eq!(take(30, "tool_result", "a"), 10);
+        // Beside a tool that works, nothing is waited for.
+        assert_eq!((take(40, "tool_call", "a"), take(40, "tool_call", "b")), (10, 10));
+        assert_eq!(take(50, "question", "2"), 10);
+        assert_eq!(take(60, "tool_result", "a"), 11);
+        assert_eq!(waited(&past, 100), 50, "it waits still");
+    }
 }

@@ -23,7 +23,7 @@ pub(super) fn compacted(dir: &Path, run_id: &str) -> PathBuf {
 pub struct Retention {
     /// How long a run is kept after its end.
     pub time: Duration,
-    /// Bytes of all runs on this server's disk; the oldest are removed first.
+    /// Bytes of all runs on this server's disk, and of all in the shared log; the oldest are removed first.
     pub bytes: u64,
 }
 
@@ -46,7 +46,7 @@ impl Journals {
     /// A directory cannot be read, a file cannot be removed, or the shared log does not answer.
     pub async fn forget(&self, retention: Retention) -> io::Result<()> {
         if let Some(log) = &self.shared {
-            log.forget(retention.time).await?;
+            log.forget(retention.time, retention.bytes).await?;
             // Deleted by another server, which removed its own copies alone.
             for conversation in log.deleted_among(self.kept_conversations()?).await? {
                 self.remove_all(&conversation)?;

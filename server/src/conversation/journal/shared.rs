@@ -162,13 +162,25 @@ impl SharedLog {
         .await
     }
 
-    /// Number of lines of a run.
-    pub(super) async fn count(&self, run: &str) -> Result<u64, SharedError> {
+    /// Number of lines of an unsettled run of this server's, from its beginning without a gap. What follows a gap is removed: a server that
+    /// died may have added later lines before earlier ones, and it is not known what is missing.
+    pub(super) async fn complete(&self, run: &str) -> Result<u64, SharedError> {
         within(async {
-            let count: Option<i64> = sqlx::query_scalar("SELECT MAX(line) + 1 FROM log_lines WHERE run_id = $1")
-                .bind(run)
-                .fetch_one(&self.pool)
-                .await?;
+            let count: Option<i64> = sqlx::query_scalar(
+                "SELECT MIN(n) FROM (SELECT line + 1 AS n FROM log_lines WHERE run_id = $1 UNION ALL SELECT 0::BIGINT) numbers
+                 WHERE NOT EXISTS (SELECT 1 FROM log_lines l WHERE l.run_id = $1 AND l.line = n)",
+            )
+            .bind(run)
+            .fetch_one(&self.pool)
+            .await?;
+            let cut = sqlx::query(
+                "DELETE FROM log_lines l USING log_runs r
+                 WHERE r.run_id = $1 AND r.owner = $2 AND NOT r.settled AND l.run_id = r.run_id AND l.line >= $3",
+            );
+            let cut = cut.bind(run).bind(&self.owner).bind(count).execute(&self.pool).await?.rows_affected();
+            if cut > 0 {
+                tracing::warn!(run, lines = cut, "lines after a gap in the shared log were removed");
+            }
             Ok(count.unwrap_or(0).unsigned_abs())
         })
         .await
@@ -269,28 +281,38 @@ impl SharedLog {
     /// A run has ended and is in the database. What is only of use while it is new is removed from the runs before it.
     pub(super) async fn settle(&self, conversation: &str, run: &str) -> Result<(), SharedError> {
         within(async {
-            sqlx::query("UPDATE log_runs SET settled = TRUE, settled_at = now() WHERE run_id = $1 AND owner = $2")
-                .bind(run)
-                .bind(&self.owner)
-                .execute(&self.pool)
-                .await?;
-            sqlx::query(
-                "WITH earlier AS (UPDATE log_runs SET compacted = TRUE
-                                  WHERE conversation_id = $1 AND run_id < $2 AND settled AND NOT compacted RETURNING run_id)
-                 DELETE FROM log_lines l USING earlier e WHERE l.run_id = e.run_id AND l.event = ANY($3)",
+            let settled = sqlx::query(
+                "UPDATE log_runs SET settled = TRUE, settled_at = now(), bytes =
+                    (SELECT COALESCE(SUM(OCTET_LENGTH(text)), 0) FROM log_lines WHERE run_id = $1)
+                 WHERE run_id = $1 AND owner = $2",
+            );
+            settled.bind(run).bind(&self.owner).execute(&self.pool).await?;
+            let mut transaction = self.pool.begin().await?;
+            let earlier: Vec<String> = sqlx::query_scalar(
+                "UPDATE log_runs SET compacted = TRUE
+                 WHERE conversation_id = $1 AND run_id < $2 AND settled AND NOT compacted RETURNING run_id",
             )
             .bind(conversation)
             .bind(run)
-            .bind(PASSING.map(str::to_owned).to_vec())
-            .execute(&self.pool)
+            .fetch_all(&mut *transaction)
             .await?;
-            Ok(())
+            let shortened = sqlx::query(
+                "WITH gone AS (DELETE FROM log_lines WHERE run_id = ANY($1) AND event = ANY($2)
+                               RETURNING run_id, OCTET_LENGTH(text) AS size)
+                 UPDATE log_runs r SET bytes = r.bytes - g.size
+                 FROM (SELECT run_id, SUM(size)::BIGINT AS size FROM gone GROUP BY run_id) g WHERE r.run_id = g.run_id",
+            );
+            let passing = PASSING.map(str::to_owned).to_vec();
+            shortened.bind(earlier).bind(passing).execute(&mut *transaction).await?;
+            Ok(transaction.commit().await?)
         })
         .await
     }
 
-    /// Removes runs that have ended longer ago than this, some at a time: each may have many lines.
-    pub(super) async fn forget(&self, older_than: Duration) -> Result<(), SharedError> {
+    /// Removes runs that have ended longer ago than this, and more where the others have more bytes: the oldest of the tenant that has most.
+    /// They are removed some at a time, because each may have many lines.
+    pub(super) async fn forget(&self, older_than: Duration, most: u64) -> Result<(), SharedError> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
         let seconds = i64::try_from(older_than.as_secs()).unwrap_or(i64::MAX).min(3_000_000_000);
         loop {
             let removed = sqlx::query(
@@ -298,6 +320,19 @@ impl SharedLog {
                  WHERE settled AND settled_at < now() - $1 * INTERVAL '1 second' LIMIT 5)",
             );
             if removed.bind(seconds).execute(&self.pool).await?.rows_affected() == 0 {
+                break;
+            }
+        }
+        loop {
+            let removed = sqlx::query(
+                "WITH sizes AS (SELECT c.tenant_id, SUM(r.bytes)::BIGINT AS bytes FROM log_runs r JOIN conversations c USING (conversation_id)
+                                WHERE r.settled GROUP BY c.tenant_id)
+                 DELETE FROM log_runs WHERE (SELECT SUM(bytes)::BIGINT FROM sizes) > $1 AND run_id IN
+                    (SELECT r.run_id FROM log_runs r JOIN conversations c USING (conversation_id)
+                     WHERE r.settled AND c.tenant_id = (SELECT tenant_id FROM sizes ORDER BY bytes DESC LIMIT 1)
+                     ORDER BY r.settled_at, r.run_id LIMIT 5)",
+            );
+            if removed.bind(most).execute(&self.pool).await?.rows_affected() == 0 {
                 return Ok(());
             }
         }

@@ -5,6 +5,7 @@ use nagaya_driver::{Answer, Ask, AskKind};
 use serde_json::{Map, Value, json};
 
 use super::Run;
+use super::follow::Time;
 use crate::conversation::approvals::{Decision, Pending};
 use crate::conversation::asked::{Asked, Resolution};
 use crate::conversation::event::Event;
@@ -13,6 +14,8 @@ use nagaya_telemetry::audit;
 use nagaya_workspace::Lease;
 use nagaya_workspace::agent::AgentError;
 
+/// Questions one after the other that nobody has answered; while further ones wait, the time is the run's.
+const MOST_UNANSWERED: u32 = 5;
 /// What the model is told of a tool about which nobody has decided in time.
 const NOBODY: &str = "Nobody has decided about this in time, so it may not be done. Do something else, or end.";
 /// The answer to a question that nobody has answered in time.
@@ -61,13 +64,14 @@ impl Run {
             self.withdrawn(pending.ask.request_id).await;
         }
         // Decided too late for the driver to be told: clients that were told of the question are told that it came to nothing.
-        for (ask, Decision { by, .. }) in self.approvals.take_decided() {
+        while let Some((ask, Decision { by, .. })) = self.approvals.next_decided() {
+            self.approvals.delivered(&ask.request_id);
             self.resolved(ask.kind, ask.request_id, Resolution::Withdrawn, by, None).await;
         }
     }
 
     /// Decides what nobody has decided in time.
-    pub(super) async fn decide_expired(&self) {
+    pub(super) async fn decide_expired(&mut self) {
         let now = Timestamp::now();
         for Pending { ask, .. } in self.approvals.pending().into_iter().filter(|pending| pending.expires_at <= now) {
             let answer = match ask.kind {
@@ -76,6 +80,7 @@ impl Run {
                 AskKind::ClientTool => Answer::Result { content: NO_RESULT.into(), is_error: true },
             };
             let decision = Decision { answer, by: None };
+            self.unanswered = self.unanswered.saturating_add(1);
             let written = self.journal.decide(&self.approvals, &ask.request_id, decision).await;
             if let Err(error) = written {
                 tracing::warn!(run = self.journal.run_id(), id = ask.request_id, %error, "nobody has decided in time");
@@ -88,26 +93,33 @@ impl Run {
         self.approvals.waiting().1
     }
 
-    /// Whether nothing but people is waited for: then the time is not the run's.
+    /// Whether nothing but people is waited for: then the time is not the run's. It is again where nobody seems to be there, because what
+    /// is in the workspace decides how often it asks.
     pub(super) fn waits_for_people(&self) -> bool {
         let (waiting, _) = self.approvals.waiting();
-        waiting > 0 && self.translator.open_tools() <= waiting
+        waiting > 0 && self.translator.open_tools() <= waiting && self.unanswered < MOST_UNANSWERED
     }
 
-    /// Tells the driver what has been decided since the last time.
+    /// Tells the driver what has been decided since the last time, until something else is to be done.
     ///
     /// # Errors
     /// The agent cannot be reached.
-    pub(super) async fn deliver(&mut self, lease: &Lease, execution: &str) -> Result<(), AgentError> {
-        for (ask, decision) in self.approvals.take_decided() {
+    pub(super) async fn deliver(&mut self, lease: &Lease, execution: &str, time: Time) -> Result<(), AgentError> {
+        while !self.is_called(time)
+            && let Some((ask, decision)) = self.approvals.next_decided()
+        {
             self.clear_agent_event();
             let resolution = Resolution::of(&decision);
             let Decision { answer, by } = decision;
             let lines = self.services.driver.answer(&ask, &answer);
             match recovery::deliver(lease, execution, &ask.request_id, lines).await {
-                // The stream says how the execution has ended.
+                // The stream says how the execution has ended; what was not delivered is then withdrawn.
                 Err(error) if error.is_gone() => return Ok(()),
                 delivered => delivered?,
+            }
+            self.approvals.delivered(&ask.request_id);
+            if by.is_some() {
+                self.unanswered = 0;
             }
             let message = match answer {
                 Answer::Deny { message } => Some(message),

@@ -1,11 +1,13 @@
 //! The beginning of a run: a workspace, and a turn in it, of a driver that waits, of a new one, or of one that an earlier process follows.
 
+use jiff::Timestamp;
 use nagaya_driver::Prompt;
 use nagaya_protocol::ExecuteRequest;
 
 use super::content::fits;
 use super::follow::Turn;
 use super::request::digest;
+use super::transcript::NotRestored;
 use super::{Outcome, Run, since};
 use crate::conversation::event::{ErrorType, Event};
 use crate::conversation::journal::{Note, PastExecution};
@@ -114,7 +116,8 @@ impl Run {
         if options.session.is_none() && !std::mem::replace(&mut self.restored, true) {
             options.session = match self.restore_memory(&lease).await {
                 Ok(session) => session,
-                Err(error) => return Some(self.give_up_agent(lease, &error).await),
+                Err(NotRestored::Agent(error)) => return Some(self.give_up_agent(lease, &error).await),
+                Err(NotRestored::Store(error)) => return Some(self.no_memory(lease, &error).await),
             };
         }
         self.continues = options.session.is_some();
@@ -129,14 +132,7 @@ impl Run {
             true => self.input(),
             false => match self.input_for_new_session().await {
                 Ok(input) => input,
-                Err(error) => {
-                    tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read the history for a new session");
-                    let why =
-                        "the conversation's history cannot be read, and its workspace does not have it; try again";
-                    self.fail(ErrorType::ExecutionError, why.to_owned()).await;
-                    lease.finish(None).await;
-                    return Some(Outcome::error());
-                }
+                Err(error) => return Some(self.no_memory(lease, &error).await),
             },
         };
         if let Err(why) = self.place_skills(&lease).await {
@@ -172,6 +168,15 @@ impl Run {
     async fn not_sent(&mut self, lease: Lease, session: Option<Session>, why: String) -> Outcome {
         self.fail(ErrorType::StorageError, format!("{why}; the model was not called")).await;
         lease.finish(session).await;
+        Outcome::error()
+    }
+
+    /// Ends a run for which nobody can say what the conversation was about so far; what is stored of it stays.
+    async fn no_memory(&mut self, lease: Lease, error: &StoreError) -> Outcome {
+        tracing::error!(conversation = self.order.conversation.conversation_id, %error, "cannot read what a new driver should know");
+        let why = "the conversation's history cannot be read, and its workspace does not have it; try again";
+        self.fail(ErrorType::ExecutionError, why.to_owned()).await;
+        lease.finish(None).await;
         Outcome::error()
     }
 
@@ -214,7 +219,8 @@ impl Run {
         let run = self.journal.run_id().to_owned();
         match stream {
             Ok(stream) => {
-                let left = self.longest().saturating_sub(since(began));
+                let own = since(began).saturating_sub(self.past.waited_until(Timestamp::now()));
+                let left = self.longest().saturating_sub(own);
                 let options = self.options();
                 let digest = digest(&options);
                 let after_others = (whole && after > 0).then_some(run.as_str());

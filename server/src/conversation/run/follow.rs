@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nagaya_driver::{Dialogue, Event as Frame, Failure, TurnResult};
+use nagaya_driver::{Dialogue, Event as Frame, Failure, NOT_JSON, REQUEST, TOO_MANY, TurnResult};
 use nagaya_protocol::AgentEvent;
 use tokio::time::Instant;
 
@@ -11,6 +11,7 @@ use super::{Outcome, PING, Run};
 use crate::conversation::event::{ErrorType, Event};
 use crate::conversation::journal::Note;
 use crate::conversation::recovery::{self, Stream};
+use nagaya_telemetry::metrics::UnknownFrame;
 use nagaya_workspace::agent::AgentError;
 use nagaya_workspace::{Lease, OnShutdown, ReleaseReason};
 
@@ -42,7 +43,7 @@ pub(super) struct Turn {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Time {
+pub(super) enum Time {
     Until(Instant),
     Left(Duration),
 }
@@ -145,8 +146,11 @@ impl Run {
                 }
                 _ = decisions.changed(), if turn.execution().is_some() => {
                     let execution = turn.execution().unwrap_or_default().to_owned();
-                    if let Err(error) = self.deliver(&turn.lease, &execution).await {
+                    if let Err(error) = self.deliver(&turn.lease, &execution, turn.time).await {
                         return Some(self.give_up_agent(turn.lease, &error).await);
+                    }
+                    if self.approvals.has_decided() {
+                        decisions.mark_changed();
                     }
                     continue;
                 }
@@ -177,10 +181,10 @@ impl Run {
                 if let Some(excess) = self.translator.excess().or_else(|| self.journal.full()) {
                     return Some(self.give_up_agent(turn.lease, &AgentError::Hostile(excess)).await);
                 }
-                received = turn.stream.arrived();
+                // What a driver has said at once may take long to answer, and others have a say meanwhile.
+                received = if self.is_called(turn.time) { None } else { turn.stream.arrived() };
             }
             self.clear_agent_event();
-            self.store_transcript_when_due().await;
             if turn.interrupted.is_none()
                 && turn.execution().is_some()
                 && self.cost_exceeded().is_some()
@@ -192,7 +196,14 @@ impl Run {
                 let execution = turn.execution().map(ToOwned::to_owned);
                 return Some(self.end_without_journal(turn.lease, execution.as_deref(), error).await);
             }
+            self.store_transcript_when_due().await;
         }
+    }
+
+    /// Whether something is to be done before further events are taken: the run is cancelled, the server is stopping, or the time is up.
+    pub(super) fn is_called(&self, time: Time) -> bool {
+        let late = matches!(time, Time::Until(until) if until <= Instant::now());
+        late || self.cancel.is_cancelled() || self.stop.is_cancelled()
     }
 
     /// Takes an event of the agent's.
@@ -243,9 +254,10 @@ impl Run {
                     return Next::Hostile(format!("more than {MOST_REPLIES} requests that only the server answers"));
                 }
                 let Some(execution) = turn.execution().map(ToOwned::to_owned) else { return Next::Wait };
-                match recovery::deliver(&turn.lease, &execution, &id, lines).await {
+                let delivered = recovery::deliver(&turn.lease, &execution, &id, lines);
+                match self.cancel.run_until_cancelled(delivered).await {
                     // The stream says how the execution has ended.
-                    Err(error) if !error.is_gone() => {
+                    Some(Err(error)) if !error.is_gone() => {
                         tracing::warn!(workspace = turn.lease.workspace_id(), %error, "a request of the driver's is not answered");
                     }
                     _ => {}
@@ -275,7 +287,11 @@ impl Run {
             let workspace = turn.lease.workspace_id();
             tracing::warn!(workspace, kind, "skipped a line of the driver's; further ones are counted");
         }
-        self.services.metrics.unknown_frame();
+        self.services.metrics.unknown_frame(match kind {
+            NOT_JSON | TOO_MANY => UnknownFrame::Malformed,
+            REQUEST => UnknownFrame::Request,
+            _ => UnknownFrame::Other,
+        });
         (turn.unknown > MOST_UNKNOWN).then(|| format!("more than {MOST_UNKNOWN} lines that have no meaning"))
     }
 

@@ -76,6 +76,8 @@ pub(super) struct Run {
     restored: bool,
     /// What is not stored yet of the driver's transcript.
     unstored: transcript::Unstored,
+    /// Questions that nobody has answered since somebody has answered one.
+    unanswered: u32,
 }
 
 /// What requests have to do with a run in progress.
@@ -180,6 +182,7 @@ impl Run {
             continues: false,
             restored: false,
             unstored: transcript::Unstored::default(),
+            unanswered: 0,
             past,
         }
     }

@@ -11,6 +11,8 @@ use nagaya_workspace::agent::AgentError;
 /// Bytes that are stored at once, and the longest time that fewer wait while others arrive.
 const AT_ONCE: usize = 256 * 1024;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How long a run goes on after a failed attempt before there is another: an attempt may take many seconds, in which clients see nothing.
+const AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// Bytes that may wait for a database that does not answer. With more, the transcript has a gap and is forgotten.
 const MOST_WAITING: usize = 32 << 20;
 /// Files of which lines may wait: those of the session and of its sub-agents.
@@ -21,8 +23,9 @@ const MOST_PARTS: usize = 100;
 pub(super) struct Unstored {
     parts: Vec<(String, String)>,
     bytes: usize,
-    /// When something was stored last.
+    /// When something was stored last, and when that failed.
     stored: Option<Instant>,
+    failed: Option<Instant>,
     /// Something was left out.
     gap: bool,
 }
@@ -49,8 +52,20 @@ impl Unstored {
 
     fn is_due(&self) -> bool {
         let waited = self.stored.is_none_or(|stored| stored.elapsed() >= LONGEST_WAIT);
-        self.gap || self.bytes >= AT_ONCE || (waited && !self.parts.is_empty())
+        let hopeless = self.failed.is_some_and(|failed| failed.elapsed() < AFTER_FAILURE);
+        !hopeless && (self.gap || self.bytes >= AT_ONCE || (waited && !self.parts.is_empty()))
     }
+}
+
+/// Why the driver's memory is not restored, though there may be one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotRestored {
+    /// It cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The workspace does not take it.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
 }
 
 impl Run {
@@ -59,6 +74,7 @@ impl Run {
         if self.unstored.is_due()
             && let Err(error) = self.store_transcript().await
         {
+            self.unstored.failed = Some(Instant::now());
             tracing::debug!(run = self.journal.run_id(), %error, "the driver's transcript is not stored yet");
         }
     }
@@ -69,7 +85,6 @@ impl Run {
     /// The database failed; another attempt stores the same.
     pub(super) async fn store_transcript(&mut self) -> Result<(), StoreError> {
         let conversation = &self.order.conversation.conversation_id;
-        self.unstored.stored = Some(Instant::now());
         if self.unstored.gap {
             self.services.store.break_transcript(conversation).await?;
             tracing::warn!(
@@ -81,6 +96,7 @@ impl Run {
             self.services.store.add_transcript(conversation, &self.unstored.parts).await?;
         }
         (self.unstored.parts, self.unstored.bytes) = (Vec::new(), 0);
+        self.unstored.stored = Some(Instant::now());
         Ok(())
     }
 
@@ -88,17 +104,15 @@ impl Run {
     /// `None` where there is none, or not all of it.
     ///
     /// # Errors
-    /// The agent cannot be reached.
-    pub(super) async fn restore_memory(&self, lease: &Lease) -> Result<Option<String>, AgentError> {
+    /// The transcript cannot be read, or the agent cannot be reached. Neither says anything of the transcript, which stays.
+    pub(super) async fn restore_memory(&self, lease: &Lease) -> Result<Option<String>, NotRestored> {
         let conversation = &self.order.conversation.conversation_id;
-        let transcript = match self.services.store.transcript(conversation).await {
-            Ok(transcript) if transcript.is_empty() => return Ok(None),
-            Ok(transcript) => transcript,
-            Err(error) => {
-                tracing::warn!(conversation, %error, "the driver's transcript cannot be read; it is told the messages instead");
-                return Ok(None);
-            }
-        };
+        // Each takes memory of several times the transcript, which may be large.
+        let _turn = self.services.restoring.acquire().await;
+        let transcript = self.services.store.transcript(conversation).await?;
+        if transcript.is_empty() {
+            return Ok(None);
+        }
         let driver = self.services.driver.clone();
         let restored = tokio::task::spawn_blocking(move || driver.restore(&transcript)).await.ok().flatten();
         let Some(memory) = restored else {
@@ -139,6 +153,9 @@ mod tests {
         assert!(!unstored.is_due());
         unstored.add("a".into(), "x".repeat(AT_ONCE));
         assert!(unstored.is_due());
+        unstored.failed = Some(Instant::now());
+        assert!(!unstored.is_due(), "the database has just failed");
+        unstored.failed = None;
         unstored.add("a".into(), "x".repeat(MOST_WAITING));
         assert!(unstored.gap && unstored.parts.is_empty());
         unstored.add("a".into(), "later\n".into());

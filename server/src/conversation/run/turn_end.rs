@@ -91,7 +91,8 @@ impl Run {
             workspace = turn.lease.workspace_id(),
             "the driver that waited has ended; another one continues its session"
         );
-        self.agent_event = 0;
+        // The numbers that an earlier process has seen were those of the execution that has ended.
+        (self.agent_event, self.past.agent_event) = (0, 0);
         let session = turn.lease.session().map(|session| Session::ended(session.id.clone()));
         Box::pin(self.begin(turn.lease, session)).await
     }

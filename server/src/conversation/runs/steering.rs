@@ -7,7 +7,7 @@ use nagaya_driver::Ask;
 
 use super::{Running, Runs, StartError};
 use crate::conversation::approvals::{DecideError, Decision, Pending};
-use crate::conversation::journal::Note;
+use crate::conversation::journal::{Journal, Note};
 use crate::conversation::order::Order;
 use crate::conversation::waiting::{Message, WaitError};
 
@@ -47,6 +47,20 @@ impl Runs {
         }
         // The run in progress counts as well.
         Ok(if waits() { before + 1 } else { 0 })
+    }
+
+    /// Whether a message was accepted under this id: how many runs are before it, or none if its run has begun.
+    ///
+    /// # Errors
+    /// The log or the database does not answer.
+    pub async fn accepted(&self, conversation: &str, run_id: &str) -> Result<Option<usize>, StartError> {
+        let waiting = self.services.waiting.all(conversation);
+        if let Some(before) = waiting.iter().position(|message| message.run_id == run_id) {
+            return Ok(Some(before + 1));
+        }
+        let known = self.services.journals.knows(conversation, run_id).await?;
+        let ended = async || self.services.store.has_run(run_id).await.map_err(io::Error::other);
+        Ok((known || ended().await?).then_some(0))
     }
 
     /// Starts the run of the next message that waits, unless a run is in progress.
@@ -92,14 +106,20 @@ impl Runs {
         }
     }
 
-    /// Interrupts the turn of a conversation's run, whose driver lives on; `false` if none is in progress.
-    pub async fn interrupt(&self, conversation: &str) -> bool {
+    /// Interrupts the turn of a conversation's run, whose driver lives on, if the run began before this other one; `false` if no such run is
+    /// in progress. It is interrupted also if the future is dropped.
+    pub async fn interrupt(&self, conversation: &str, before: Option<&str>) -> bool {
         let Some(Running { journal, signals }) = self.going_on(conversation) else { return false };
-        if let Err(error) = journal.note(&Note::Interrupt).await {
-            tracing::warn!(run = journal.run_id(), %error, "the interruption was not written to the journal");
+        if before.is_some_and(|run_id| journal.run_id() >= run_id) {
+            return false;
         }
-        signals.interrupt.cancel();
-        true
+        let interrupted = self.detached(async move {
+            if let Err(error) = journal.note(&Note::Interrupt).await {
+                tracing::warn!(run = journal.run_id(), %error, "the interruption was not written to the journal");
+            }
+            signals.interrupt.cancel();
+        });
+        interrupted.await.is_ok()
     }
 
     /// Names of the driver's own commands that a run may be.
@@ -120,16 +140,20 @@ impl Runs {
     /// The run's journal cannot be read.
     pub async fn asked(&self, conversation: &str, id: &str) -> io::Result<Option<Ask>> {
         match self.running(conversation) {
-            Some(Running { signals, .. }) => Ok(signals.approvals.asked(id)),
+            Some(Running { journal, signals }) => match signals.approvals.asked(id) {
+                Some(ask) => Ok(Some(ask)),
+                None => Ok(asked_in(journal, id).await?.map(|(ask, _)| ask)),
+            },
             None => Ok(self.asked_before(conversation, id).await?.map(|(ask, _)| ask)),
         }
     }
 
     /// A question of the conversation's last run, which has ended, with the decision that was made.
     async fn asked_before(&self, conversation: &str, id: &str) -> io::Result<Option<(Ask, Option<Decision>)>> {
-        let Some(journal) = self.journal(conversation).await? else { return Ok(None) };
-        let id = id.to_owned();
-        tokio::task::spawn_blocking(move || journal.asked(&id)).await.map_err(io::Error::other)?
+        match self.journal(conversation).await? {
+            Some(journal) => asked_in(journal, id).await,
+            None => Ok(None),
+        }
     }
 
     /// Decides what the driver of a conversation's run has asked; the same decision again changes nothing.
@@ -137,14 +161,25 @@ impl Runs {
     /// # Errors
     /// The decision does not count.
     pub async fn decide(&self, conversation: &str, id: &str, decision: Decision) -> Result<Decision, DecideError> {
-        if let Some(Running { journal, signals }) = self.running(conversation) {
-            return journal.decide(&signals.approvals, id, decision).await;
-        }
-        match self.asked_before(conversation, id).await? {
+        let before = match self.running(conversation) {
+            Some(Running { journal, signals }) => match journal.decide(&signals.approvals, id, decision.clone()).await {
+                // Told before a restart, or so long ago that it is in the journal alone.
+                Err(DecideError::Unknown) => asked_in(journal, id).await?,
+                decided => return decided,
+            },
+            None => self.asked_before(conversation, id).await?,
+        };
+        match before {
             None => Err(DecideError::Unknown),
             Some((_, None)) => Err(DecideError::Withdrawn),
             Some((_, Some(earlier))) if earlier.answer == decision.answer => Ok(earlier),
             Some((_, Some(_))) => Err(DecideError::Otherwise),
         }
     }
+}
+
+/// A question of a run, with the decision that was made, from its journal.
+async fn asked_in(journal: Arc<Journal>, id: &str) -> io::Result<Option<(Ask, Option<Decision>)>> {
+    let id = id.to_owned();
+    tokio::task::spawn_blocking(move || journal.asked(&id)).await.map_err(io::Error::other)?
 }

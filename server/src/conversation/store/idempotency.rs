@@ -199,6 +199,19 @@ impl Store {
         .await
     }
 
+    /// Gives a claim up: the next request with its key takes over at once, and is told which run this one may have begun.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn release(&self, claim: &Claim) -> Result<(), StoreError> {
+        within(async {
+            let update = sqlx::query("UPDATE idempotency SET claimed_at = 0 WHERE slot = $1 AND claim = $2");
+            update.bind(&claim.slot).bind(&claim.id).execute(&self.0).await?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Forgets a request, so that the next one with its key is answered anew.
     ///
     /// # Errors
