@@ -123,14 +123,14 @@ async fn recorded(trail: &Path, id: &str) -> Result<Value, Failure> {
 }
 
 async fn nobody_decides(context: &Context) -> Result<(), Failure> {
-    let launch = Launch::new().set("APPROVAL_TIMEOUT", "9s").set("CONTAINER_EXECUTION_TIMEOUT", "60");
+    let launch = Launch::new().set("APPROVAL_TIMEOUT", "16s").set("CONTAINER_EXECUTION_TIMEOUT", "60");
     let deployment = context.launch(launch).await?;
     let conversation = deployment.conversation(context).await?;
-    let configuration = json!({"permissions": {"ask": ["Bash"]}, "limits": {"run_seconds": 8}});
+    let configuration = json!({"permissions": {"ask": ["Bash"]}, "limits": {"run_seconds": 15}});
     let body = json!({"user_input": script("echo ran > ran"), "configuration": configuration});
     let stream = deployment.api.open_stream(&conversation.path("/stream"), &body).await?;
     let events = stream.finish().await?;
-    check_eq("status of a run that may take 8 s and waited 9 s for people", status(&events), "success")?;
+    check_eq("status of a run that may take 15 s and waited 16 s for people", status(&events), "success")?;
     check_eq("decision in approval_resolved", resolution(&events)?, "timeout".to_owned())?;
     check_eq("is_error of the tool's result", &tool_result(&events)?.data["is_error"], &json!(true))?;
     check_eq("files", deployment.only_room().await?.shell("ls /workspace").await?.printed.trim(), "")

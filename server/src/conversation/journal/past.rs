@@ -46,6 +46,8 @@ pub struct Past {
     pub errors: Vec<String>,
     /// What the driver had asked and nobody had told it: questions, with decisions that may not have been delivered.
     pub asked: Vec<(Pending, Option<Decision>)>,
+    /// Ids of what was told to the driver since the event of the agent's that `agent_event` names.
+    pub told: Vec<String>,
     /// How long the run had waited for people, while nothing else was waited for, and since when it did.
     waited: Duration,
     waiting_since: Option<Timestamp>,
@@ -94,6 +96,7 @@ impl Past {
             tools: HashMap::new(),
             errors: Vec::new(),
             asked: Vec::new(),
+            told: Vec::new(),
             waited: Duration::ZERO,
             waiting_since: None,
             cancelled: false,
@@ -180,6 +183,9 @@ impl Past {
         }
         self.seq += 1;
         if event.agent_event > 0 {
+            if event.agent_event != self.agent_event {
+                self.told.clear();
+            }
             self.recorded = if event.agent_event == self.agent_event { self.recorded + 1 } else { 1 };
             self.agent_event = event.agent_event;
         }
@@ -200,6 +206,7 @@ impl Past {
             "approval_resolved" | "tool_request_resolved" => {
                 let resolved = text("request_id");
                 self.asked.retain(|(pending, _)| pending.ask.request_id != resolved);
+                self.told.push(resolved);
             }
             _ => self.errors.push(text("message")),
         }

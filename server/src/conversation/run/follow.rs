@@ -242,6 +242,8 @@ impl Run {
             _ if number < self.past.agent_event => {}
             Frame::Result(result) => return Next::Result(Box::new(result)),
             Frame::Failed(failure) => return Next::Failed(failure),
+            // The last event that an earlier process has handled is handled again, but not what came after it.
+            Frame::Ask(ask) if number == self.past.agent_event && self.past.told.contains(&ask.request_id) => {}
             Frame::Ask(ask) => {
                 if let Err(why) = self.ask(ask).await {
                     return Next::Hostile(why);
