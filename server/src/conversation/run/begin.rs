@@ -85,7 +85,7 @@ impl Run {
         };
         let driver = self.services.driver.clone();
         let mut options = self.options();
-        let digest = digest(&options);
+        let digest = digest(&*self.services.driver, &options);
         let run = self.journal.run_id().to_owned();
         if let Some(Living { execution, read, options: started_with }) = session.as_ref().and_then(|s| s.living.clone())
         {
@@ -216,7 +216,7 @@ impl Run {
             Ok(stream) => {
                 let left = self.longest().saturating_sub(since(began));
                 let options = self.options();
-                let digest = digest(&options);
+                let digest = digest(&*self.services.driver, &options);
                 let after_others = (whole && after > 0).then_some(run.as_str());
                 let dialogue = self.services.driver.dialogue(&options, after_others);
                 Box::pin(self.follow(Turn::new(lease, stream, dialogue, digest, left))).await
