@@ -94,7 +94,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         id: "one-kind-of-driver",
         title: "Another kind of driver is configured, and the usual one conducts the conversations",
         defects: &[Defect::Start("unset DRIVER")],
-        red: &[red("LIVE-030", "what was said")],
+        red: &[red("LIVE-030", "status in done")],
     },
     Mutant {
         id: "session-forgotten",

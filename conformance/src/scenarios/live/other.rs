@@ -34,8 +34,7 @@ fn said(events: &[RunEvent]) -> Vec<String> {
 }
 
 async fn another_kind(context: &Context) -> Result<(), Failure> {
-    let launch = Launch::new().set("DRIVER", "script").set("SHUTDOWN_WORKSPACES", "keep");
-    let mut deployment = context.launch(launch).await?;
+    let mut deployment = context.launch(Launch::new().set("DRIVER", "script")).await?;
     let conversation = deployment.conversation(context).await?;
     let word = context.unique("word");
     let first = deployment.run_well(&conversation, &format!("{word}\n@pieces 3 0.01\nThe end.")).await?;
