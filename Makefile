@@ -1,7 +1,7 @@
 # A newcomer needs `make demo` and `make test`; `make help` lists the rest. Each target names its stages, which are scripts;
 # scripts/stages.sh runs them and says which one it is at and how long it took so far.
 .DEFAULT_GOAL := help
-.PHONY: help setup build image images up down demo serve test check lint msrv bench chaos restarts mutants selftest fuzz fmt docs clean-host \
+.PHONY: help setup build image images up down demo serve test check lint msrv bench chaos restarts older-cli frames mutants selftest fuzz fmt docs clean-host \
 	release release-files release-images
 
 stages := @scripts/stages.sh
@@ -47,6 +47,12 @@ msrv: ## Compile everything with the oldest supported Rust (rust-version in Carg
 
 bench: ## Measure workspaces, the service and the egress proxy; FILTER=bulk for a part
 	@FILTER="$(FILTER)" scripts/stages.sh 'setup.sh demo' image.sh bench.sh
+
+older-cli: ## Run the scenarios about runs, people and tools with the oldest supported CLI, in an image of its own
+	@CLI=oldest scripts/stages.sh 'setup.sh test' 'image.sh all' older-cli.sh
+
+frames: ## Record the frames of the supported CLIs, fixtures of the driver's tests
+	$(stages) 'setup.sh demo' record-frames.sh
 
 mutants: ## Weaken the egress proxy in every known way and require that its tests notice (some ten minutes)
 	$(stages) 'setup.sh test' mutants.py

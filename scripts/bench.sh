@@ -37,10 +37,6 @@ for name in rooms service egress; do
     rooms | service) has_image "$IMAGE" || die "There is no image $IMAGE. Build it: make image" ;;
     egress) install_peers ;;
   esac
-  if [ "$name" = service ]; then
-    step "Building an image whose driver is a script"
-    docker build --quiet --build-arg IMAGE="$IMAGE" -t nagaya/bench-driver:latest server/benches/service/driver >/dev/null
-  fi
   step "Measuring: $name"
   # A benchmark that cannot measure fails the whole, and the others still run.
   bench --quiet --bench "$name" -- --filter "$FILTER" --rounds "${ROUNDS:-7}" --out "$(realpath -m "$TARGET_DIR")/bench" || status=1

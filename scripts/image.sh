@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the image of workspaces, workspace-base:latest, unless one made of the same inputs is there.
+# Builds the image of workspaces, workspace-base:latest, unless one made of the same inputs is there. CLI=oldest builds
+# workspace-base:oldest-cli, with the oldest supported CLI.
 #   scripts/image.sh [demo|all]      compiles the programs for demo, or all of them, while the image's packages are fetched
 . "$(dirname "$0")/lib.sh"
 
@@ -14,7 +15,7 @@ exec 9>"$TARGET_DIR/image.lock"
 flock 9
 
 recipe=$({
-  cat workspace-base/Dockerfile workspace-base/node-proxy.js workspace-base/requirements.txt ${extra_ca:+"$extra_ca"}
+  cat workspace-base/Dockerfile workspace-base/node-proxy.js "$CLI_REQUIREMENTS" ${extra_ca:+"$extra_ca"}
   echo "$BASE_IMAGE"
 } | sha256sum | cut -c1-16)
 context=$TARGET_DIR/image-context

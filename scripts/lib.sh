@@ -3,7 +3,14 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# The Claude Code CLI of the image: the pinned one, or with CLI=oldest the oldest that is supported, in an image of its own.
 # shellcheck disable=SC2034  # used by the scripts that source this
+case ${CLI:-pinned} in
+  pinned) CLI_REQUIREMENTS=workspace-base/requirements.txt ;;
+  oldest) CLI_REQUIREMENTS=workspace-base/requirements-oldest.txt CONTAINER_IMAGE=${CONTAINER_IMAGE:-workspace-base:oldest-cli} ;;
+  *) echo "CLI=$CLI: accepted: pinned, oldest" >&2; exit 1 ;;
+esac
+# shellcheck disable=SC2034
 IMAGE=${CONTAINER_IMAGE:-workspace-base:latest}
 BASE_IMAGE=${BASE_IMAGE:-nagaya/debian:bookworm}
 # Cargo accepts a relative target directory and resolves it against its own working directory; ours is always the root.

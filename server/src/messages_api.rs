@@ -1,36 +1,11 @@
-//! The Messages API, of Anthropic or of a gateway that speaks it: its endpoint, and the environment that leads the driver there.
+//! The Messages API, of Anthropic or of a gateway that speaks it: its endpoint.
 
 use std::fmt;
-use std::time::Duration;
 
 use http::Uri;
 
-use crate::bedrock::MODEL_RETRIES;
-
 /// Base URL of Anthropic's own API.
 pub const ANTHROPIC: &str = "https://api.anthropic.com";
-
-/// What the driver is given as its credential. It refuses to start without one; the egress proxy removes it and adds the real one.
-///
-/// It is a bearer token and not a key: with a key, the driver asks Anthropic for its organisation's settings and limits before
-/// each run, in a tunnel that the proxy refuses, and repeats that for twenty seconds.
-pub const PLACEHOLDER: &str = "the-egress-proxy-adds-the-credential";
-
-/// Every variable that [`environment`] may set, and those under which somebody could give the driver another credential.
-pub const VARIABLES: [&str; 12] = [
-    "ANTHROPIC_API_KEY",
-    "ANTHROPIC_AUTH_TOKEN",
-    "ANTHROPIC_BASE_URL",
-    "ANTHROPIC_DEFAULT_HAIKU_MODEL",
-    "ANTHROPIC_DEFAULT_OPUS_MODEL",
-    "ANTHROPIC_DEFAULT_SONNET_MODEL",
-    "CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS",
-    "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS",
-    "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK",
-    "CLAUDE_CODE_MAX_RETRIES",
-    "CLAUDE_CODE_OAUTH_TOKEN",
-    "CLAUDE_ENABLE_BYTE_WATCHDOG",
-];
 
 /// What is accepted as an endpoint.
 const ACCEPTED: &str =
@@ -89,6 +64,12 @@ impl Endpoint {
         if self.port == 443 { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
     }
 
+    /// Its URL for the driver: plain HTTP on purpose, which the egress proxy upgrades to TLS.
+    #[must_use]
+    pub fn in_plain(&self) -> String {
+        format!("http://{}{}", self.authority(), self.path)
+    }
+
     /// Whether it is Anthropic's own.
     #[must_use]
     pub fn is_anthropics(&self) -> bool {
@@ -100,30 +81,6 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "https://{}{}", self.authority(), self.path)
     }
-}
-
-/// Environment of a driver that is to call models at an endpoint. It holds no secret: the calls leave the workspace with
-/// [`PLACEHOLDER`], and the egress proxy adds the credential.
-///
-/// A call that fails is repeated at most [`MODEL_RETRIES`] times, and an answer that stalls for `idle` is given up, as for Bedrock.
-#[must_use]
-pub fn environment(endpoint: &Endpoint, idle: Duration) -> Vec<(&'static str, String)> {
-    let mut variables = vec![
-        // Plain HTTP on purpose: the egress proxy upgrades it to TLS.
-        ("ANTHROPIC_BASE_URL", format!("http://{}{}", endpoint.authority(), endpoint.path)),
-        ("ANTHROPIC_AUTH_TOKEN", PLACEHOLDER.into()),
-        ("CLAUDE_CODE_MAX_RETRIES", MODEL_RETRIES.to_string()),
-        ("CLAUDE_ENABLE_BYTE_WATCHDOG", "1".into()),
-        ("CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS", idle.as_millis().to_string()),
-        ("CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK", "1".into()),
-    ];
-    if !endpoint.is_anthropics() {
-        variables.extend([
-            // The driver would send headers and fields that Anthropic is trying out, which a gateway may refuse.
-            ("CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS", "1".into()),
-        ]);
-    }
-    variables
 }
 
 #[cfg(test)]
@@ -164,22 +121,10 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_gets_nothing_that_anthropic_is_trying_out() {
-        let of = |url: &str| environment(&Endpoint::parse(url).expect(url), Duration::from_secs(10));
-        let value = |list: &[(&str, String)], name: &str| {
-            list.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
-        };
-        let (own, gateway) = (of(ANTHROPIC), of("https://gw.example:8443/a"));
-        assert_eq!(value(&own, "ANTHROPIC_BASE_URL").as_deref(), Some("http://api.anthropic.com"));
-        assert_eq!(value(&gateway, "ANTHROPIC_BASE_URL").as_deref(), Some("http://gw.example:8443/a"));
-        assert!(value(&gateway, "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS").is_some());
-        assert_eq!(value(&own, "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS"), None);
-        assert_eq!(value(&own, "CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS").as_deref(), Some("10000"));
-        for (name, _) in own.iter().chain(&gateway) {
-            assert!(VARIABLES.contains(name), "{name} would stay for another provider");
-        }
+    fn the_driver_speaks_plain_http() {
+        let of = |url: &str| Endpoint::parse(url).expect(url).in_plain();
+        assert_eq!(of(ANTHROPIC), "http://api.anthropic.com");
+        assert_eq!(of("https://gw.example:8443/a"), "http://gw.example:8443/a");
         assert_eq!(Endpoint::parse(ANTHROPIC), Ok(Endpoint::anthropics()));
-        // With a key the driver asks for settings and limits of its organisation before each run.
-        assert!(own.iter().all(|(name, _)| *name != "ANTHROPIC_API_KEY"));
     }
 }

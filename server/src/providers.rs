@@ -1,13 +1,13 @@
-//! The providers of models: which of them this deployment uses, and the environment that leads the driver to one of them.
+//! The providers of models: which of them this deployment uses, and where the driver finds one of them.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nagaya_driver::{Access, Place};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::bedrock;
-use crate::messages_api::{self, Endpoint};
+use crate::messages_api::Endpoint;
 
 /// Who serves a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -39,13 +39,6 @@ impl Provider {
         Self::ALL.into_iter().find(|provider| provider.as_str() == text)
     }
 }
-
-/// Variables that name the driver's models for sub-agents and small tasks.
-const OTHER_MODELS: [&str; 3] =
-    ["ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL"];
-
-/// Variables of a driver's environment; `None` removes what the container has under that name.
-pub type Variables = BTreeMap<String, Option<String>>;
 
 /// The providers that this deployment uses.
 #[derive(Debug, Clone)]
@@ -103,44 +96,34 @@ impl Providers {
         (!allows(&host, port)).then(|| format!("workspaces may not reach {entry}; add it to PROXY_ALLOWED_DOMAINS"))
     }
 
-    /// The environment that leads the driver to a model. It removes what leads to another provider, and holds no secret. One that
-    /// is not configured is named all the same, so that the egress proxy refuses the calls and says why.
+    /// Where the driver calls a provider's models, at Bedrock those of a region. A provider that is not configured is named all the same, so
+    /// that the egress proxy refuses the calls and says why.
     #[must_use]
-    pub fn environment(&self, provider: Provider, region: Option<&str>, model: &str) -> Variables {
-        let mut variables: Variables =
-            bedrock::VARIABLES.into_iter().chain(messages_api::VARIABLES).map(|name| (name.to_owned(), None)).collect();
-        let set = self.set(provider, region, model);
-        variables.extend(set.into_iter().map(|(name, value)| (name.to_owned(), Some(value))));
-        variables
-    }
-
-    /// The environment of a container, as `NAME=value`: that of its first provider. It is for programs that are started by hand; a
-    /// run sets its own.
-    #[must_use]
-    pub fn of_containers(&self) -> Vec<String> {
-        let provider = if self.bedrock { Provider::Bedrock } else { Provider::Anthropic };
-        let mut variables = self.set(provider, None, "");
-        // There is no model yet whose name could be given to others.
-        variables.retain(|(_, value)| !value.is_empty());
-        variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
-    }
-
-    fn set(&self, provider: Provider, region: Option<&str>, model: &str) -> Vec<(&'static str, String)> {
+    pub fn access(&self, provider: Provider, region: Option<&str>) -> Access {
         let region = region.unwrap_or(&self.region);
-        let mut variables = match (provider, &self.anthropic) {
-            (Provider::Bedrock, _) => bedrock::environment(region, self.idle),
-            (Provider::Anthropic, Some(endpoint)) => messages_api::environment(endpoint, self.idle),
-            (Provider::Anthropic, None) => messages_api::environment(&Endpoint::anthropics(), self.idle),
+        let place = match provider {
+            Provider::Bedrock => {
+                Place::Bedrock { region: region.into(), url: format!("http://{}", bedrock::runtime_host(region)) }
+            }
+            Provider::Anthropic => {
+                let endpoint = self.anthropic.clone().unwrap_or_else(Endpoint::anthropics);
+                Place::Messages { url: endpoint.in_plain(), is_anthropics: endpoint.is_anthropics() }
+            }
         };
-        // The driver has names of its own for the models of sub-agents and small tasks. The proxy passes on the conversation's alone.
-        variables.extend(OTHER_MODELS.map(|name| (name, model.to_owned())));
-        variables
+        Access { place, idle: self.idle }
+    }
+
+    /// Where a driver that is started by hand calls models: at the first provider. A run brings its own.
+    #[must_use]
+    pub fn first(&self) -> Access {
+        self.access(if self.bedrock { Provider::Bedrock } else { Provider::Anthropic }, None)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages_api;
 
     fn providers(bedrock: bool, url: Option<&str>) -> Providers {
         let anthropic = url.map(|url| Endpoint::parse(url).expect(url));
@@ -148,31 +131,18 @@ mod tests {
     }
 
     #[test]
-    fn every_variable_of_one_provider_is_removed_for_the_other() {
-        for url in [messages_api::ANTHROPIC, "https://gw.example/a"] {
-            let both = providers(true, Some(url));
-            let mut bedrock = both.environment(Provider::Bedrock, Some("eu-west-1"), "b");
-            let anthropic = both.environment(Provider::Anthropic, None, "a");
-            assert_eq!(bedrock.remove("AWS_REGION"), Some(Some("eu-west-1".into())));
-            assert_eq!(bedrock["ANTHROPIC_DEFAULT_HAIKU_MODEL"].as_deref(), Some("b"));
-            assert!(bedrock.keys().eq(anthropic.keys()), "one of them leaves a variable as the container has it");
-            assert_eq!((&bedrock["ANTHROPIC_BASE_URL"], &bedrock["ANTHROPIC_AUTH_TOKEN"]), (&None, &None));
-            assert_eq!(
-                (&anthropic["CLAUDE_CODE_USE_BEDROCK"], &anthropic["ANTHROPIC_BEDROCK_BASE_URL"]),
-                (&None, &None)
-            );
-            assert_eq!(anthropic["ANTHROPIC_BASE_URL"].as_deref(), Some(url.replace("https", "http").as_str()));
-        }
-    }
-
-    #[test]
-    fn a_container_is_made_for_the_first_provider() {
-        let has =
-            |providers: &Providers, start: &str| providers.of_containers().iter().any(|set| set.starts_with(start));
-        assert!(has(&providers(true, Some("https://gw.example")), "CLAUDE_CODE_USE_BEDROCK=1"));
-        let only = providers(false, Some("https://gw.example"));
-        assert!(has(&only, "ANTHROPIC_BASE_URL=http://gw.example") && !has(&only, "CLAUDE_CODE_USE_BEDROCK"));
-        assert!(only.of_containers().iter().all(|set| !set.ends_with('=')), "{:?}", only.of_containers());
+    fn each_provider_is_found_where_it_is() {
+        let both = providers(true, Some("https://gw.example:8443/a"));
+        let bedrock = |region: &str| Place::Bedrock {
+            region: region.into(),
+            url: format!("http://bedrock-runtime.{region}.amazonaws.com"),
+        };
+        let messages = |url: &str, is_anthropics| Place::Messages { url: url.into(), is_anthropics };
+        assert_eq!(both.access(Provider::Bedrock, Some("eu-west-1")).place, bedrock("eu-west-1"));
+        assert_eq!(both.access(Provider::Anthropic, None).place, messages("http://gw.example:8443/a", false));
+        assert_eq!(both.first().place, bedrock("us-east-1"));
+        let only = providers(false, Some(messages_api::ANTHROPIC));
+        assert_eq!(only.first().place, messages("http://api.anthropic.com", true));
     }
 
     #[test]
@@ -180,7 +150,8 @@ mod tests {
         let bedrock = providers(true, None);
         assert_eq!(bedrock.missing(Provider::Bedrock), None);
         assert!(bedrock.missing(Provider::Anthropic).is_some_and(|why| why.contains("ANTHROPIC_API_KEY")));
-        assert!(bedrock.environment(Provider::Anthropic, None, "a")["ANTHROPIC_BASE_URL"].is_some());
+        let own = Place::Messages { url: "http://api.anthropic.com".into(), is_anthropics: true };
+        assert_eq!(bedrock.access(Provider::Anthropic, None).place, own);
         let gateway = providers(false, Some("https://gw.example:8443"));
         assert_eq!(
             gateway.unreachable(Provider::Anthropic, None, |host, port| (host, port) == ("gw.example", 8443)),

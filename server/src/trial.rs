@@ -57,7 +57,7 @@ async fn parts(config: &Config, deployment: String) -> Result<Parts, Box<dyn std
             images: rooms.images.clone(),
             limits: rooms.limits,
             uids: rooms.uids,
-            model_environment: config.providers.of_containers(),
+            driver_environment: config.driver_environment(),
         },
         state: Arc::new(Embedded::in_memory().await?),
         bucket: None,

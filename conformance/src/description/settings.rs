@@ -33,6 +33,7 @@ pub const NAMES: &[&str] = &[
     "DATABASE_URL",
     "DEPLOYMENT_ID",
     "DOCKER_SOCKET_PATH",
+    "DRIVER",
     "DRIVER_KEEP_ALIVE",
     "DRIVER_KEEP_ALIVE_MAX",
     "LOG_FORMAT",

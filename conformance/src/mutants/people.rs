@@ -66,7 +66,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         id: "driver-for-each-turn",
         title: "The driver ends with its turn",
         defects: &[Defect::Start("export DRIVER_KEEP_ALIVE=0")],
-        red: &[red("LIVE-001", "1 drivers"), red("LIVE-003", "1 drivers"), red("LIVE-004", "drivers after")],
+        red: &[
+            red("LIVE-001", "1 drivers"),
+            red("LIVE-003", "1 drivers"),
+            red("LIVE-004", "drivers after"),
+            red("LIVE-030", "drivers after the first turn"),
+        ],
     },
     Mutant {
         id: "drivers-without-number",
@@ -83,7 +88,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
             None
         })],
-        red: &[red("LIVE-004", "drivers after the interruption")],
+        red: &[red("LIVE-004", "drivers after the interruption"), red("LIVE-030", "drivers after the interruption")],
+    },
+    Mutant {
+        id: "one-kind-of-driver",
+        title: "Another kind of driver is configured, and the usual one conducts the conversations",
+        defects: &[Defect::Start("unset DRIVER")],
+        red: &[red("LIVE-030", "status in done")],
     },
     Mutant {
         id: "session-forgotten",

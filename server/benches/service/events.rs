@@ -102,10 +102,13 @@ pub(crate) fn relay(stage: &mut Stage, count: usize, report: &mut Report) {
     let contenders = vec![("ours", contender(Source::Server)), ("agent.sock", contender(Source::Agent))];
     let series = rounds(count, contenders, |_, (source, (running, path, agent))| {
         stage.runtime.block_on(async {
-            let input = RELAYED.to_string();
             let events = match source {
-                Source::Agent => Events::of_agent(agent, &json!({"user_input": format!("{input}\n")})).await?,
-                Source::Server => running.run(path, &input).await?,
+                Source::Agent => {
+                    let print = format!("yes 'piece word ' | head -n {RELAYED}");
+                    let program = json!({"program": "/bin/sh", "arguments": ["-c", print]});
+                    Events::of_agent(agent, &program).await?
+                }
+                Source::Server => running.run(path, &RELAYED.to_string()).await?,
             };
             let requested = events.requested;
             let (count, _) = events.count().await?;

@@ -1,5 +1,5 @@
 //! Benchmark of the service as its clients see it: time to the first event of a run, throughput of events, memory per reader, and
-//! latency of lists. It measures the real program with real rooms, in which a shell script replaces the driver (`driver/`).
+//! latency of lists. It measures the real program with real rooms, with the driver that is a script (`DRIVER=script`).
 //!
 //! A measurement that fails is reported and makes the run fail; a missed goal does not.
 

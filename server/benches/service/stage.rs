@@ -1,4 +1,4 @@
-//! A server with rooms whose driver prints as many events as its prompt requests.
+//! A server whose driver prints as many events as its prompt requests.
 
 use std::cell::OnceCell;
 use std::net::{SocketAddr, TcpListener};
@@ -15,8 +15,6 @@ use crate::process::raise_descriptors;
 use crate::run::Place;
 use crate::server::Server;
 
-/// Image with that driver; `scripts/bench.sh` builds it.
-const IMAGE: &str = "nagaya/bench-driver:latest";
 /// Time limit for building or releasing a room.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,13 +61,15 @@ impl Stage {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let name = format!("bench-service-{}", std::process::id());
         let settings = [
-            ("CONTAINER_IMAGE", IMAGE.to_owned()),
+            ("DRIVER", "script".to_owned()),
+            // Each run starts it anew, which costs more than to go on with one that waits.
+            ("DRIVER_KEEP_ALIVE", "0".to_owned()),
             ("WARM_POOL_MIN_SIZE", "0".to_owned()),
             ("CONTAINER_MEMORY", "256MiB".to_owned()),
             ("RATE_LIMIT_REQUESTS", "0".to_owned()),
         ];
         let mut server = Server::start(&name, dir.path(), address, &settings)?;
-        server.ready(address).with_context(|| format!("with the image {IMAGE}"))?;
+        server.ready(address)?;
         let running = Running { server, address, dir };
         self.runtime.block_on(async {
             let model = json!({"model_id": "bench", "display_name": "Bench", "bedrock_model_id": "bench", "context_window": 200_000,
@@ -98,7 +98,7 @@ impl Running {
 
     /// Starts a run whose driver prints the events that `what` describes: a number, optionally with a pause in seconds.
     pub(crate) async fn run(&self, path: &str, what: &str) -> Result<Events> {
-        let asked = json!({"user_input": format!("{what}\n")});
+        let asked = json!({"user_input": format!("@pieces {what}")});
         Events::of_server(self.address, Method::POST, &format!("{path}/stream"), &asked).await
     }
 

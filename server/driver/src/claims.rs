@@ -22,11 +22,12 @@ const MOST_TOOLS: usize = 1_000;
 pub(crate) fn bounded(event: Event) -> Result<Event, String> {
     Ok(match event {
         Event::Begins { turn } => Event::Begins { turn: id("command_uuid", turn)? },
-        Event::System { session_id, model, tools, commands } => Event::System {
+        Event::System { session_id, model, tools, commands, version } => Event::System {
             session_id: id("session_id", session_id)?,
             model: name(model),
             tools: tools.into_iter().take(MOST_TOOLS).map(name).collect(),
             commands: commands.into_iter().take(MOST_TOOLS).map(name).collect(),
+            version: version.map(name),
         },
         Event::Assistant { content_blocks, parent_tool_use_id } => Event::Assistant {
             content_blocks: content_blocks
@@ -182,7 +183,8 @@ mod tests {
         assert!(!tool_name.contains('\u{7}'));
         assert_eq!(input, json!({"a\u{fffd}": ["b\u{fffd}", {"c": "\u{fffd}"}]}));
         let tools: Vec<String> = (0..50_000).map(|n| n.to_string()).collect();
-        let system = Event::System { session_id: "s".into(), model: "m".into(), tools, commands: Vec::new() };
+        let commands = Vec::new();
+        let system = Event::System { session_id: "s".into(), model: "m".into(), tools, commands, version: None };
         let Ok(Event::System { tools, .. }) = bounded(system) else { panic!("a system event") };
         assert_eq!(tools.len(), MOST_TOOLS);
     }

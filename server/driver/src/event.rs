@@ -28,6 +28,8 @@ pub enum Event {
         tools: Vec<String>,
         /// The driver's own commands, without a slash.
         commands: Vec<String>,
+        /// The version of the driver's program, if it tells one.
+        version: Option<String>,
     },
     /// A complete message of the model.
     Assistant {

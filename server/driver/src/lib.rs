@@ -1,25 +1,33 @@
 //! Drivers: programs in a workspace that conduct the conversation with the model. A driver prints lines and reads lines, which the agent
 //! in the workspace carries without reading them. This crate knows what the lines of each driver mean; nothing else does.
 //!
-//! [`Driver`] says how one is started, and [`Dialogue`] is the talk with one that runs. [`claude_code`] is the driver of the Claude Code
-//! CLI. A driver of another kind, for example of the Agent Client Protocol, is another implementation of the two.
+//! [`Driver`] says how one is started, and [`Dialogue`] is the talk with one that runs. [`Kind`] names those that there are: that of the
+//! Claude Code CLI, and a script that calls no model. Another one, for example of the Agent Client Protocol, is another implementation of
+//! the two (docs/decisions/0018-the-seam-of-drivers.md).
 
+mod access;
 mod claims;
-pub mod claude_code;
+mod claude_code;
 mod event;
+mod kind;
 mod options;
 mod prompt;
+mod script;
 mod weight;
 
+use std::collections::BTreeMap;
+
+pub use access::{Access, Place};
 pub use event::{
     Ask, AskKind, ContentBlock, ErrorKind, Event, Failure, NOT_JSON, REQUEST, TOO_MANY, TurnResult, Usage,
 };
+pub use kind::Kind;
 pub use options::{ClientTool, Options, Permissions};
 pub use prompt::{Block, Prompt};
 
 use nagaya_protocol::{Ended, ExecuteRequest};
 
-/// A kind of driver.
+/// A kind of driver. What has a default is for drivers that have more than a conversation needs.
 pub trait Driver: std::fmt::Debug + Send + Sync {
     /// The request that starts one, without its first turn.
     fn start(&self, options: &Options) -> ExecuteRequest;
@@ -31,22 +39,90 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
     /// Lines that begin a turn. `id` is that of the turn, a UUID.
     fn prompt(&self, id: &str, prompt: &Prompt) -> Vec<String>;
 
-    /// Names of the driver's own commands that a turn may be. Those that only concern its terminal, or would change how it was started, are
-    /// not among them.
-    fn commands(&self) -> &'static [&'static str];
-
     /// Lines that stop the turn; the driver then reports its result. `id` is that of the request.
     fn interrupt(&self, id: &str) -> Vec<String>;
 
     /// Lines that answer a question of the driver's.
     fn answer(&self, ask: &Ask, answer: &Answer) -> Vec<String>;
 
-    /// What a new driver needs to remember the conversation as the one did that has reported these [`Event::Transcript`]s, in their order;
-    /// `None` if they are not complete.
-    fn restore(&self, transcript: &[(String, String)]) -> Option<Memory>;
-
     /// Why a driver that has ended did so, for an execution that has no result.
     fn failure(&self, ended: &Ended) -> Failure;
+
+    /// The oldest and the newest version of the driver's program that this was tested with; `None` if it comes with this server.
+    fn versions(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
+    /// Variables of a workspace's container, for a driver that somebody starts there by hand. None is a secret.
+    fn by_hand(&self, access: &Access) -> BTreeMap<String, String> {
+        let _ = access;
+        BTreeMap::new()
+    }
+
+    /// Names of the driver's own commands that a turn may be. Those that only concern its terminal, or would change how it was started, are
+    /// not among them.
+    fn commands(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The questions that an [`AskKind::Question`] consists of.
+    fn questions<'a>(&self, ask: &'a Ask) -> Vec<&'a str> {
+        let _ = ask;
+        Vec::new()
+    }
+
+    /// The answer to them: a text for each question for which there is one.
+    fn answers(&self, ask: &Ask, answer: &dyn Fn(&str) -> Option<String>) -> Answer {
+        let _ = (ask, answer);
+        Answer::Allow { updated_input: None }
+    }
+
+    /// What a new driver needs to remember the conversation as the one did that has reported these [`Event::Transcript`]s, in their order;
+    /// `None` if they are not complete.
+    fn restore(&self, transcript: &[(String, String)]) -> Option<Memory> {
+        let _ = transcript;
+        None
+    }
+
+    /// The sub-agent that a call of this tool starts; `None` if it starts none.
+    fn subagent(&self, tool: &str, input: &serde_json::Value) -> Option<Subagent> {
+        let _ = (tool, input);
+        None
+    }
+
+    /// What a sub-agent has reported, without what the driver says around it.
+    fn report<'c>(&self, result: &'c str) -> &'c str {
+        result
+    }
+
+    /// The file, beside `skills/NAME/…`, that makes a directory one of [`Options::plugins`]: its path in it, and its content.
+    fn plugin(&self, name: &str) -> Option<(String, String)> {
+        let _ = name;
+        None
+    }
+}
+
+impl dyn Driver {
+    /// Whether this was tested with that version of the driver's program, or with an older and a newer one.
+    #[must_use]
+    pub fn is_tested_with(&self, version: &str) -> bool {
+        let numbers = |text: &str| text.split('.').map(str::parse).collect::<Result<Vec<u32>, _>>().ok();
+        let Some((oldest, newest)) = self.versions() else { return true };
+        numbers(version).is_some_and(|version| {
+            Some(&version) >= numbers(oldest).as_ref() && Some(&version) <= numbers(newest).as_ref()
+        })
+    }
+}
+
+/// A sub-agent that a driver starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subagent {
+    /// Its kind, in the driver's words.
+    pub kind: String,
+    /// What it is to do.
+    pub description: String,
+    /// Its model, if the call names one.
+    pub model: Option<String>,
 }
 
 /// The talk with a driver during one turn.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Access;
+
 /// How a driver is to work. A driver that runs goes on as it was started, so one whose options change is started anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -17,15 +19,17 @@ pub struct Options {
     pub output_schema: Option<serde_json::Value>,
     /// Working directory, absolute; the workspace's own if `None`.
     pub directory: Option<String>,
-    /// Variables of the tools, and those that lead the driver to the model's provider; `None` removes what the container has. None is a secret.
-    pub environment: BTreeMap<String, Option<String>>,
+    /// Variables of the tools. None is a secret.
+    pub environment: BTreeMap<String, String>,
+    /// Where the model is called; as the container says if `None`.
+    pub access: Option<Access>,
     /// The driver's session to continue; it must exist in the workspace.
     pub session: Option<String>,
     /// Appended to the driver's own system prompt.
     pub system_prompt: String,
     /// Maximum number of requests to the model in each turn.
     pub max_turns: Option<u32>,
-    /// Tools that the driver may use; all by default.
+    /// Tools that the driver may use, beside what it needs for its plugins; all by default.
     pub tools: Option<Vec<String>>,
     /// Which of them need somebody's consent.
     pub permissions: Permissions,

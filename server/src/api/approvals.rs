@@ -16,7 +16,6 @@ use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath};
 use crate::conversation::approvals::{DecideError, Decision, Pending};
 use crate::conversation::asked::{Asked, Resolution};
-use crate::conversation::run::answers;
 
 /// Longest text that the model is told, or is given as an answer, in bytes.
 const LONGEST_TEXT: usize = 20_000;
@@ -162,8 +161,9 @@ pub(super) async fn decide(
                     return Err(ApiError::invalid("answers", "must have an answer to each of the questions"));
                 }
                 (Some(given), true) => {
-                    check_answers(&ask.input, &given)?;
-                    answers(&ask, |question| given.get(question).cloned())
+                    let driver = app.runs.driver();
+                    check_answers(&driver.questions(&ask), &given)?;
+                    driver.answers(&ask, &|question| given.get(question).cloned())
                 }
                 (None, _) => Answer::Allow { updated_input: request.updated_input.map(Value::Object) },
             }
@@ -182,13 +182,7 @@ fn refuse_fields(given: &[(&str, bool)], why: &str) -> Result<(), ApiError> {
 }
 
 /// Each of the questions has an answer, and there is no other answer.
-fn check_answers(input: &Value, given: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    let asked: Vec<&str> = input["questions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|question| question["question"].as_str())
-        .collect();
+fn check_answers(asked: &[&str], given: &BTreeMap<String, String>) -> Result<(), ApiError> {
     if let Some(question) = asked.iter().find(|question| !given.contains_key(**question)) {
         return Err(ApiError::invalid("answers", format!("must have an answer to {question:?}")));
     }

@@ -160,7 +160,7 @@ fn check_command(app: &AppState, command: &str, request: &RunRequest) -> Result<
         let why = format!("must have at most {LONGEST_COMMAND} bytes, none of them a control character");
         return Err(ApiError::invalid("command", why));
     }
-    let known = app.runs.commands();
+    let known = app.runs.driver().commands();
     let name = command.split(' ').next().unwrap_or_default();
     let is_known = |name: &str| known.contains(&name) || name.starts_with(SKILLS);
     if !name.strip_prefix('/').is_some_and(is_known) {

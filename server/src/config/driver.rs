@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nagaya_driver::Kind;
+
 use super::reader::Reader;
 use super::units;
 
@@ -11,6 +13,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Settings of the drivers of conversations.
 #[derive(Debug, Clone, Copy)]
 pub struct Drivers {
+    /// `DRIVER`: what conducts the conversations.
+    pub kind: Kind,
     /// `DRIVER_KEEP_ALIVE`: how long a driver waits for its conversation's next turn; zero ends it after each.
     pub keep_alive: Duration,
     /// `DRIVER_KEEP_ALIVE_MAX`: how many drivers may wait at the same time.
@@ -21,6 +25,8 @@ pub struct Drivers {
 
 impl Drivers {
     pub(super) fn read(r: &mut Reader) -> Self {
+        let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+        let kind = r.get("DRIVER", Kind::default().as_str(), &kinds, Kind::from_text);
         let time = format!("0, or {}", units::DURATION);
         let keep_alive = r.get("DRIVER_KEEP_ALIVE", "5m", &time, |text| match text {
             "0" => Some(Duration::ZERO),
@@ -32,6 +38,6 @@ impl Drivers {
         let accepted = "a time above zero, at most 30 days: seconds (60), or with a unit (500ms, 60s, 5m, 1h)";
         let approval_timeout = r
             .get("APPROVAL_TIMEOUT", "1h", accepted, |text| units::duration(text).filter(|time| *time <= LONGEST_WAIT));
-        Self { keep_alive, most_waiting, approval_timeout }
+        Self { kind, keep_alive, most_waiting, approval_timeout }
     }
 }

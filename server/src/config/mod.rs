@@ -73,6 +73,13 @@ impl Config {
         pairs.filter(|(one, other)| !one.is_same(other)).map(|(one, _)| one.name).collect()
     }
 
+    /// Variables of workspaces' containers for a driver that is started there by hand, each as `NAME=value`.
+    #[must_use]
+    pub fn driver_environment(&self) -> Vec<String> {
+        let variables = self.drivers.kind.driver().by_hand(&self.providers.first());
+        variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
     /// The pool's size that was set by `PUT /api/admin/pool` and takes precedence over the configured one; `None` where none was, or
     /// where it cannot be read.
     pub async fn pool_set_by_api(&self) -> Option<PoolSize> {

@@ -1,9 +1,10 @@
 //! Translates the agent's events to the client's.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use nagaya_driver as driver;
-use nagaya_driver::ErrorKind;
+use nagaya_driver::{Driver, ErrorKind};
 use serde_json::Value;
 
 use super::event::{ErrorType, Event, ProgressKind};
@@ -15,16 +16,12 @@ const SHORT: usize = 120;
 /// Tool calls that may be without a result at the same time. A driver has a few for each of its sub-agents.
 const MOST_OPEN_TOOLS: usize = 1_000;
 
-/// Names of the tools with which the driver starts sub-agents.
-const SUBAGENT_TOOLS: [&str; 2] = ["Task", "Agent"];
-
 /// The translator of one run. It remembers the open tool calls, because a result does not name its tool.
 #[derive(Debug)]
 pub(super) struct Translator {
     conversation: String,
     request_id: Option<String>,
-    /// Commands of the driver's that a run may ask for.
-    commands: &'static [&'static str],
+    driver: Arc<dyn Driver>,
     /// Tool calls without a result: id and name.
     tools: HashMap<String, String>,
 }
@@ -34,10 +31,10 @@ impl Translator {
     pub(super) fn new(
         conversation: String,
         request_id: Option<String>,
-        commands: &'static [&'static str],
+        driver: Arc<dyn Driver>,
         tools: HashMap<String, String>,
     ) -> Self {
-        Self { conversation, request_id, commands, tools }
+        Self { conversation, request_id, driver, tools }
     }
 
     /// How many tool calls are without a result.
@@ -53,7 +50,8 @@ impl Translator {
 
     /// Those of the driver's commands that a run may ask for: the ones that are listed, and the conversation's skills.
     fn offered(&self, commands: &[String]) -> Vec<String> {
-        let may = |name: &&String| self.commands.contains(&name.as_str()) || name.starts_with(SKILLS);
+        let known = self.driver.commands();
+        let may = |name: &&String| known.contains(&name.as_str()) || name.starts_with(SKILLS);
         commands.iter().filter(may).map(|name| format!("/{name}")).collect()
     }
 
@@ -78,7 +76,7 @@ impl Translator {
             driver::Event::Retry { attempt, most, delay_ms, status, reason } => {
                 vec![Event::progress(ProgressKind::Retry, retry(attempt, most, delay_ms, status, &reason))]
             }
-            driver::Event::System { session_id, model, tools, commands } => vec![
+            driver::Event::System { session_id, model, tools, commands, .. } => vec![
                 Event::Init {
                     session_id,
                     tools,
@@ -109,14 +107,8 @@ impl Translator {
         self.tools.insert(id.clone(), name.clone());
         let summary = summary(&name, &input);
         let mut events = Vec::new();
-        if SUBAGENT_TOOLS.contains(&name.as_str()) {
-            let text = |key: &str| input.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            events.push(Event::SubagentStart {
-                agent_id: id.clone(),
-                agent_type: text("subagent_type"),
-                description: text("description"),
-                model: input.get("model").and_then(Value::as_str).map(Into::into),
-            });
+        if let Some(driver::Subagent { kind, description, model }) = self.driver.subagent(&name, &input) {
+            events.push(Event::SubagentStart { agent_id: id.clone(), agent_type: kind, description, model });
         }
         events.push(Event::Progress {
             kind: ProgressKind::Tool,
@@ -133,8 +125,8 @@ impl Translator {
         let tool_name = self.tools.remove(&id).unwrap_or_else(|| "unknown".into());
         let status = if is_error { "error" } else { "completed" };
         let mut events = Vec::new();
-        if SUBAGENT_TOOLS.contains(&tool_name.as_str()) {
-            let result_preview = Some(preview(&content)).filter(|preview| !preview.is_empty());
+        if self.driver.subagent(&tool_name, &Value::Null).is_some() {
+            let result_preview = Some(shorten(self.driver.report(&content))).filter(|preview| !preview.is_empty());
             events.push(Event::SubagentEnd { agent_id: id.clone(), status, result_preview });
         }
         events.push(Event::ToolResult {
@@ -168,15 +160,6 @@ fn summary(tool: &str, input: &Value) -> String {
     }
 }
 
-/// Marks the line before a sub-agent's report in the tool result (Claude Code 2.1).
-const HAND_BACK: &str = "[Subagent hand-back]";
-
-/// The first line of a sub-agent's report.
-fn preview(content: &str) -> String {
-    let report = content.split_once(HAND_BACK).and_then(|(_, rest)| Some(rest.split_once('\n')?.1));
-    shorten(report.unwrap_or(content))
-}
-
 /// The first line of a text, cut to [`SHORT`] characters.
 pub(super) fn shorten(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default().trim_end();
@@ -202,9 +185,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn translator() -> Translator {
+        Translator::new("c".into(), None, driver::Kind::default().driver(), HashMap::new())
+    }
+
     #[test]
     fn a_tool_call_and_its_result_are_paired() {
-        let mut translator = Translator::new("c".into(), None, &["compact"], HashMap::new());
+        let mut translator = translator();
         let input = json!({"command": "ls -l\nwc", "timeout": 3});
         let call = driver::Event::ToolUse {
             tool_use_id: "t1".into(),
@@ -228,7 +215,7 @@ mod tests {
 
     #[test]
     fn tool_calls_without_a_result_are_limited() {
-        let mut translator = Translator::new("c".into(), None, &["compact"], HashMap::new());
+        let mut translator = translator();
         let mut open = |from: usize, to: usize| {
             for n in from..to {
                 let (tool_use_id, tool_name) = (n.to_string(), "Bash".into());
@@ -246,15 +233,6 @@ mod tests {
         // The same call again is not another one.
         assert_eq!(open(0, 1), None);
         assert!(open(MOST_OPEN_TOOLS, MOST_OPEN_TOOLS + 1).is_some());
-    }
-
-    #[test]
-    fn a_preview_is_the_first_line_of_the_sub_agents_report() {
-        let content =
-            "  <tools>Bash</tools>\n  \n[Subagent hand-back] The report follows:\n  Seven.\n  And more.\nagentId: a1";
-        assert_eq!(preview(content), "Seven.");
-        assert_eq!(preview("Plain.\nMore."), "Plain.");
-        assert_eq!(preview("[Subagent hand-back] and nothing"), "[Subagent hand-back] and nothing");
     }
 
     #[test]

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nagaya_driver::claude_code::ClaudeCode;
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::logs::{self, Verbosity};
 use nagaya_telemetry::metrics::Metrics;
@@ -225,7 +224,7 @@ impl Server {
             metrics: metrics.clone(),
             audit: audit.clone(),
             execution_timeout: config.rooms.execution_timeout,
-            driver: Arc::new(ClaudeCode),
+            driver: config.drivers.kind.driver(),
             driver_keep_alive: config.drivers.keep_alive,
             approval_timeout: config.drivers.approval_timeout,
             restoring: Arc::new(Semaphore::new(RESTORING)),

@@ -59,7 +59,7 @@ pub(super) async fn cluster(
             images: rooms.images.clone(),
             limits: rooms.limits,
             uids: rooms.uids,
-            model_environment: config.providers.of_containers(),
+            driver_environment: config.driver_environment(),
         },
         state: shared,
         bucket,

@@ -55,6 +55,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     crashes: IntCounter,
     unknown_frames: IntCounterVec,
+    untested_drivers: IntCounter,
     proxy_blocked: IntCounterVec,
     sync: HistogramVec,
     sync_errors: IntCounterVec,
@@ -141,6 +142,10 @@ impl Metrics {
             requests: counters("workspace_requests_total", "Finished runs by outcome.", "status")?,
             crashes: counter("workspace_container_crashes_total", "Workspaces lost during a run.")?,
             unknown_frames: counters("driver_unknown_frames_total", "Lines of drivers that have no meaning here.", "kind")?,
+            untested_drivers: counter(
+                "driver_untested_turns_total",
+                "Turns of drivers of a version that this server was not tested with.",
+            )?,
             proxy_blocked: counters("workspace_proxy_blocked_total", "Denied egress requests by reason.", "reason")?,
             sync: histograms(
                 "workspace_s3_sync_duration_seconds",
@@ -253,6 +258,12 @@ impl Metrics {
     /// Counts a line of a driver's that has no meaning here.
     pub fn unknown_frame(&self, kind: UnknownFrame) {
         self.unknown_frames.with_label_values(&[<&str>::from(kind)]).inc();
+    }
+
+    /// Counts a turn of a driver of a version that this server was not tested with; returns how many there were.
+    pub fn untested_driver(&self) -> u64 {
+        self.untested_drivers.inc();
+        self.untested_drivers.get()
     }
 
     /// Records a finished egress request or tunnel; `blocked` is the reason of a denial. Both labels come from closed sets of

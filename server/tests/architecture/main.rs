@@ -117,6 +117,68 @@ fn modules_import_only_what_lies_below_them() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Folders of programs that carry what a driver says, or decide about it.
+const BESIDE_DRIVERS: [&str; 7] = [
+    "server/driver/src",
+    "server/egress/src",
+    "server/src",
+    "server/telemetry/src",
+    "server/workspace/src",
+    "workspace-base/agent/src",
+    "workspace-base/protocol/src",
+];
+/// Modules that may name them.
+const CLAUDE_CODE: [&str; 2] = ["server/driver/src/claude_code", "workspace-base/agent/src/claude_code"];
+/// Words of the Claude Code CLI: its frames, flags, tools, variables and files.
+const WORDS: [&str; 25] = [
+    "--permission-prompt-tool",
+    "/.claude",
+    "ANTHROPIC_DEFAULT_",
+    "AskUserQuestion",
+    "CLAUDE_CODE_",
+    "CLAUDE_ENABLE_",
+    "Subagent hand-back",
+    "\"Task\"",
+    "api_retry",
+    "bypassPermissions",
+    "can_use_tool",
+    "claude-plugin",
+    "claude_code_version",
+    "client_composed",
+    "command_lifecycle",
+    "compact_boundary",
+    "content_block_delta",
+    "control_request",
+    "control_response",
+    "local/bin/claude",
+    "mcp_message",
+    "slash_commands",
+    "stream-json",
+    "stream_event",
+    "transcript_mirror",
+];
+
+/// What is special to a driver is one module: docs/decisions/0018-the-seam-of-drivers.md.
+#[test]
+fn nothing_but_its_module_names_what_is_special_to_a_driver() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the server lies in the repository");
+    let own: Vec<PathBuf> = CLAUDE_CODE.iter().map(|module| root.join(module)).collect();
+    let (mut wrong, mut missing) = (Vec::new(), BTreeSet::from(WORDS));
+    for file in BESIDE_DRIVERS.iter().flat_map(|folder| below(&root.join(folder))) {
+        let code = code(&fs::read_to_string(&file).expect("a source file"));
+        let named = WORDS.iter().filter(|word| code.contains(**word));
+        if own.iter().any(|module| file.starts_with(module)) {
+            for word in named {
+                missing.remove(word);
+            }
+        } else if !file.ends_with("tests.rs") {
+            wrong.extend(named.map(|word| format!("{}: {word}", file.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(missing.is_empty(), "words that are no longer the driver's: {missing:?}");
+}
+
 #[test]
 fn imports_are_found_in_every_spelling() {
     let text = "use crate::config::Config;\nuse crate::{api, cluster::peers};\nuse super::journal::Line;\n\
@@ -160,8 +222,7 @@ fn depth(folder: &Path, file: &Path) -> String {
 
 /// Modules that a text imports from the folder that it knows as `path` or as `relative`. Comments and tests do not count.
 fn imports(text: &str, path: &str, relative: &str) -> Vec<String> {
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code = code(text);
     let mut found = Vec::new();
     for prefix in [format!("{path}::"), format!("{relative}::")] {
         for (start, _) in code.match_indices(&prefix) {
@@ -177,6 +238,12 @@ fn imports(text: &str, path: &str, relative: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// A text without its comments and tests.
+fn code(text: &str) -> String {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 /// The first name of each item of a list of imports, up to its closing brace.

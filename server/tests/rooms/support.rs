@@ -129,7 +129,7 @@ pub(crate) fn template() -> Template {
         limits: RoomLimits { nano_cpus: 1, memory: 1 << 20, pids: 16, disk: 1 << 20 },
         // The agents in memory are tasks of this process.
         uids: UidRange::shared(rustix::process::geteuid().as_raw()),
-        model_environment: Vec::new(),
+        driver_environment: Vec::new(),
     }
 }
 

@@ -60,7 +60,7 @@ impl Server {
             metrics,
             audit,
             execution_timeout: DEADLINE,
-            driver: Arc::new(nagaya_driver::claude_code::ClaudeCode),
+            driver: nagaya_driver::Kind::default().driver(),
             driver_keep_alive: Duration::ZERO,
             approval_timeout: Duration::from_secs(3600),
             restoring: Arc::new(tokio::sync::Semaphore::new(1)),

@@ -79,9 +79,9 @@ pub struct Template {
     pub limits: RoomLimits,
     /// Users that rooms run as.
     pub uids: UidRange,
-    /// Environment variables that lead a driver that is started by hand to its model, each as `NAME=value`; a run brings its own. None
-    /// of them is a secret.
-    pub model_environment: Vec<String>,
+    /// Environment variables of a driver that is started by hand, each as `NAME=value`; a run brings its own over them. None of them is a
+    /// secret.
+    pub driver_environment: Vec<String>,
 }
 
 impl Template {
@@ -133,15 +133,9 @@ impl Template {
     fn environment(&self) -> Vec<String> {
         let bridge = format!("http://{BRIDGE_ADDR}");
         let mut env = vec![format!("HOME={HOME}"), "LANG=C.UTF-8".into()];
-        env.extend(self.model_environment.iter().cloned());
-        env.extend([
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1".into(),
-            // A run ends with the driver's turn, so a sub-agent or command in the background would be killed before it completes.
-            "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1".into(),
-            "DISABLE_AUTOUPDATER=1".into(),
-            // Node's built-in fetch honours the proxy variables only if this is set.
-            "NODE_USE_ENV_PROXY=1".into(),
-        ]);
+        env.extend(self.driver_environment.iter().cloned());
+        // Node's built-in fetch honours the proxy variables only if this is set.
+        env.push("NODE_USE_ENV_PROXY=1".into());
         for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
             env.push(format!("{name}={bridge}"));
             env.push(format!("{}={bridge}", name.to_ascii_lowercase()));
@@ -168,11 +162,14 @@ mod tests {
             images: BTreeMap::from([("tools".into(), "tools:1".into())]),
             limits,
             uids: UidRange::shared(50_000),
-            model_environment: vec![
+            driver_environment: vec![
                 "AWS_REGION=us-east-1".into(),
                 "CLAUDE_CODE_USE_BEDROCK=1".into(),
                 "CLAUDE_CODE_SKIP_BEDROCK_AUTH=1".into(),
                 "ANTHROPIC_BEDROCK_BASE_URL=http://bedrock-runtime.us-east-1.amazonaws.com".into(),
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1".into(),
+                "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1".into(),
+                "DISABLE_AUTOUPDATER=1".into(),
             ],
         };
         let id = RoomId::parse("0123456789abcdef").expect("an id");

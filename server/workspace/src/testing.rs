@@ -49,7 +49,7 @@ pub async fn parts(
             limits: RoomLimits { nano_cpus: 1_000_000_000, memory: 1 << 30, pids: 256, disk: 1 << 29 },
             // The agents in memory are tasks of this process.
             uids: UidRange::shared(rustix::process::geteuid().as_raw()),
-            model_environment: Vec::new(),
+            driver_environment: Vec::new(),
         },
         state: Arc::new(Embedded::open(&dir.join("workspaces.sqlite")).await?),
         bucket: None,

@@ -1,4 +1,4 @@
-//! Runs the driver, the Claude Code CLI, with one process per execution, and carries lines to and from it. What the lines mean, the
+//! Runs the driver, by default the image's CLI, with one process per execution, and carries lines to and from it. What the lines mean, the
 //! server and the driver know.
 
 use std::io;
@@ -14,13 +14,13 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use crate::buffer::Buffer;
+use crate::claude_code::outputs::Outputs;
+use crate::claude_code::repair;
+use crate::claude_code::version::Cli;
 use crate::execution::Execution;
 use crate::memory;
 use crate::output::{Lines, Tail};
-use crate::outputs::Outputs;
 use crate::process::{self, Awaited};
-use crate::repair;
-use crate::version::Cli;
 
 /// Time limit for the driver to exit after it has closed its output, or its input was closed.
 const EXIT_DEADLINE: Duration = Duration::from_secs(10);
@@ -54,12 +54,17 @@ impl Driver {
         if !cwd.is_dir() {
             return ended(How::Refused, format!("the working directory {} does not exist", cwd.display()));
         }
+        let program = request.program.as_ref().map_or(self.cli.program.as_path(), Path::new);
+        // Not by its name alone: a run can put programs of its own into a directory of `PATH`.
+        if !program.is_absolute() && request.program.is_some() {
+            return ended(How::Refused, format!("{} is not the whole path of a program", program.display()));
+        }
         if execution.write("", &request.input).is_err() {
             return ended(How::Refused, "the input is too long".into());
         }
-        let (mut child, output) = match self.start(request, cwd) {
+        let (mut child, output) = match self.start(program, request, cwd) {
             Ok(started) => started,
-            Err(error) => return self.not_started(&error),
+            Err(error) => return not_started(program, &error),
         };
         let awaited = child.id().map(Awaited::new);
         if let Some(process) = child.id().and_then(|id| i32::try_from(id).ok()) {
@@ -89,33 +94,21 @@ impl Driver {
         }
     }
 
-    fn not_started(&self, error: &io::Error) -> Ended {
-        let program = self.cli.program.display();
-        match error.kind() {
-            io::ErrorKind::NotFound => ended(How::Missing, format!("{program} is not in the image")),
-            // An option contains a NUL, or the arguments are too long (execve(2)).
-            io::ErrorKind::InvalidInput | io::ErrorKind::ArgumentListTooLong => {
-                ended(How::Refused, format!("{program} does not accept these options: {error}"))
-            }
-            _ => ended(How::Failed, format!("{program} cannot be started: {error}")),
-        }
-    }
-
-    /// Starts the CLI; returns it with its standard output.
+    /// Starts the program; returns it with its standard output.
     ///
     /// The output is a socket: other processes of the room could open a pipe by its name in /proc and write a forged result into
     /// it, but a socket cannot be opened (proc_pid_fd(5)).
-    fn start(&self, request: &ExecuteRequest, cwd: &Path) -> io::Result<(Child, UnixStream)> {
+    fn start(&self, program: &Path, request: &ExecuteRequest, cwd: &Path) -> io::Result<(Child, UnixStream)> {
         let (output, end) = std::os::unix::net::UnixStream::pair()?;
         output.set_nonblocking(true)?;
         let output = UnixStream::from_std(output)?;
         let _first = memory::KilledFirst::begin();
-        let child = self.command(request, cwd).stdout(Stdio::from(OwnedFd::from(end))).spawn()?;
+        let child = self.command(program, request, cwd).stdout(Stdio::from(OwnedFd::from(end))).spawn()?;
         Ok((child, output))
     }
 
-    fn command(&self, request: &ExecuteRequest, cwd: &Path) -> Command {
-        let mut command = Command::new(&self.cli.program);
+    fn command(&self, program: &Path, request: &ExecuteRequest, cwd: &Path) -> Command {
+        let mut command = Command::new(program);
         command.args(&request.arguments);
         for (name, value) in &request.environment {
             match value {
@@ -184,6 +177,18 @@ impl Driver {
                 Err(error) => return tracing::warn!(%error, "the CLI's output cannot be read"),
             }
         }
+    }
+}
+
+fn not_started(program: &Path, error: &io::Error) -> Ended {
+    let program = program.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => ended(How::Missing, format!("{program} is not in the image")),
+        // An option contains a NUL, or the arguments are too long (execve(2)).
+        io::ErrorKind::InvalidInput | io::ErrorKind::ArgumentListTooLong => {
+            ended(How::Refused, format!("{program} does not accept these options: {error}"))
+        }
+        _ => ended(How::Failed, format!("{program} cannot be started: {error}")),
     }
 }
 

@@ -12,10 +12,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::buffer::Buffer;
+use crate::claude_code::version::Cli;
 use crate::driver::{self, Driver};
 use crate::input::{Input, Refusal};
 use crate::process;
-use crate::version::Cli;
 
 /// Time limit for an execution to end after it is cancelled.
 const END_DEADLINE: Duration = Duration::from_secs(15);

@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::claude_code;
 use crate::execution::Executions;
 
 /// How long [`ask`] waits for an answer.
@@ -28,7 +29,7 @@ pub(crate) fn health(executions: &Executions) -> Health {
     Health {
         status: "ok".into(),
         version: env!("CARGO_PKG_VERSION").into(),
-        driver: "claude-code-cli".into(),
+        driver: claude_code::NAME.into(),
         cli_version: executions.cli().version.clone(),
         protocol: PROTOCOL,
         execution,

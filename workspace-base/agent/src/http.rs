@@ -17,11 +17,11 @@ use nagaya_protocol::{AgentFault, ExecuteRequest, InputRequest, ParkRequest, REQ
 use rustix::io::Errno;
 
 use crate::buffer::Reader;
+use crate::claude_code::repair;
 use crate::execution::Executions;
 use crate::files::{self, Existing};
 use crate::health::health;
 use crate::input::Refusal;
-use crate::repair;
 
 /// Largest request body, in bytes.
 const LARGEST_BODY: usize = 16 * 1024 * 1024;

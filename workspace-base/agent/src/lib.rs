@@ -4,6 +4,7 @@
 
 mod bridge;
 mod buffer;
+mod claude_code;
 mod connection;
 mod driver;
 mod execution;
@@ -13,10 +14,7 @@ mod http;
 mod input;
 mod memory;
 mod output;
-mod outputs;
 mod process;
-mod repair;
-mod version;
 
 use std::io;
 use std::net::SocketAddr;
@@ -100,10 +98,10 @@ async fn serve(cli: &Cli) -> io::Result<()> {
     let entrance = connection::Entrance::find(&cli.socket_dir.join(AGENT_SOCKET)).await?;
     let checks = health::bind(&cli.socket_dir)?;
     let executions = Arc::new(execution::Executions::new(driver::Driver {
-        cli: version::Cli::find(),
+        cli: claude_code::version::Cli::find(),
         bridge: cli.bridge,
         abandoned_after: Duration::from_secs(cli.abandoned_after),
-        outputs: outputs::Outputs::new(&std::env::home_dir().unwrap_or_default(), &cli.workspace),
+        outputs: claude_code::outputs::Outputs::new(&std::env::home_dir().unwrap_or_default(), &cli.workspace),
     }));
     let interface = http::Interface::new(executions.clone(), &cli.workspace);
     let server = tokio::spawn(entrance.serve(interface, stop.clone()));

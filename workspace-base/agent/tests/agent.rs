@@ -367,6 +367,22 @@ fn arguments_and_variables_reach_the_driver_as_they_are() {
 }
 
 #[test]
+fn another_program_is_started_by_its_whole_path() {
+    let agent = Agent::start("echo of the image");
+    let run = |program: &str| {
+        let request = serde_json::json!({"program": program, "arguments": ["-c", "echo of the request"], "cwd": agent.dir.path()});
+        Events::new(agent.send("POST", "/execute", &request.to_string()).expect("connects")).rest()
+    };
+    let events = run("/bin/sh");
+    assert_eq!(frames(&events), ["of the request"]);
+    assert_eq!(end(&events).how, How::Exited);
+    for (program, how) in [("sh", How::Refused), ("/nowhere/sh", How::Missing)] {
+        let events = run(program);
+        assert_eq!((frames(&events), end(&events).how), (vec![], how), "{program}");
+    }
+}
+
+#[test]
 fn options_that_cannot_be_passed_are_reported() {
     let agent = Agent::start("echo done");
     let dir = agent.dir.path();

@@ -60,6 +60,9 @@ pub struct Health {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecuteRequest {
+    /// The program, by its whole path; the image's CLI by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
     /// Arguments of the program.
     #[serde(default)]
     pub arguments: Vec<String>,

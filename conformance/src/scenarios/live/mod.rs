@@ -2,8 +2,9 @@
 
 mod memory;
 mod messages;
+mod other;
 mod turns;
 
 use crate::harness::scenario::Scenario;
 
-pub(super) const FILES: &[&[Scenario]] = &[memory::SCENARIOS, messages::SCENARIOS, turns::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[memory::SCENARIOS, messages::SCENARIOS, other::SCENARIOS, turns::SCENARIOS];

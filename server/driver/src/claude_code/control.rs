@@ -4,7 +4,7 @@
 //! "response": {"subtype": "success" or "error", "request_id": R, …}}`. The CLI waits for the answer to each of its requests, so each is
 //! answered: an unknown one with an error.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::client_tools;
 use super::mapping::text;
@@ -60,6 +60,21 @@ pub(super) fn answer(ask: &Ask, answer: &Answer) -> String {
     success(&ask.request_id, &answer)
 }
 
+/// The questions that a question of the model's consists of.
+pub(super) fn questions(ask: &Ask) -> Vec<&str> {
+    let questions = ask.input["questions"].as_array().into_iter().flatten();
+    questions.filter_map(|asked| asked["question"].as_str()).collect()
+}
+
+/// The answer to a question of the model's: its input, with an answer to each of its questions for which there is one.
+pub(super) fn answers(ask: &Ask, answer: &dyn Fn(&str) -> Option<String>) -> Answer {
+    let given: Map<String, Value> = questions(ask)
+        .into_iter()
+        .filter_map(|question| Some((question.to_owned(), Value::from(answer(question)?))))
+        .collect();
+    Answer::Allow { updated_input: Some(json!({"questions": ask.input["questions"], "answers": given})) }
+}
+
 fn response(response: Value) -> String {
     json!({"type": "control_response", "response": response}).to_string()
 }
@@ -92,6 +107,14 @@ mod tests {
         assert_eq!(denied["response"]["response"], json!({"behavior": "deny", "message": "no"}));
         let question = json!({"subtype": "can_use_tool", "tool_name": QUESTION_TOOL, "input": {"questions": []}});
         assert!(matches!(&asked(question)[..], [Event::Ask(Ask { kind: AskKind::Question, .. })]));
+        let questions = json!([{"question": "Which?"}, {"question": "Why?"}]);
+        let question =
+            json!({"subtype": "can_use_tool", "tool_name": QUESTION_TOOL, "input": {"questions": questions}});
+        let [Event::Ask(ask)] = &asked(question)[..] else { panic!("a question") };
+        assert_eq!(super::questions(ask), ["Which?", "Why?"]);
+        let given = answers(ask, &|question| (question == "Why?").then(|| "so".into()));
+        let updated_input = Some(json!({"questions": questions, "answers": {"Why?": "so"}}));
+        assert_eq!(given, Answer::Allow { updated_input });
     }
 
     #[test]

@@ -77,6 +77,7 @@ fn system(message: &Value) -> Vec<Event> {
                 model: text(&message["model"]).unwrap_or_default(),
                 tools: texts(&message["tools"]),
                 commands: texts(&message["slash_commands"]),
+                version: text(&message["claude_code_version"]),
             }];
             events.extend(down.map(|server| Event::McpServer {
                 name: text(&server["name"]).unwrap_or_default(),
@@ -213,9 +214,9 @@ mod tests {
     #[test]
     fn each_message_maps_to_its_event() {
         let init = json!({"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": ["Bash"],
-            "slash_commands": ["compact"]});
-        let (tools, commands) = (vec!["Bash".into()], vec!["compact".into()]);
-        assert_eq!(one(init), Event::System { session_id: "s".into(), model: "m".into(), tools, commands });
+            "slash_commands": ["compact"], "claude_code_version": "2.1.0"});
+        let (tools, commands, version) = (vec!["Bash".into()], vec!["compact".into()], Some("2.1.0".into()));
+        assert_eq!(one(init), Event::System { session_id: "s".into(), model: "m".into(), tools, commands, version });
         let delta = json!({"type": "stream_event", "parent_tool_use_id": null,
             "event": {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "長"}}});
         assert_eq!(one(delta), Event::TextDelta { text: "長".into() });

@@ -2,19 +2,26 @@
 
 mod client_tools;
 mod control;
+mod environment;
 mod mapping;
 mod transcript;
 mod usage;
 
+use std::collections::BTreeMap;
+
 use nagaya_protocol::{Ended, ExecuteRequest, How};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::usage::Counted;
 use crate::event::{Ask, ErrorKind, Event, Failure};
 use crate::options::{Options, Permissions};
 use crate::prompt::{Block, Prompt};
-use crate::{Answer, Dialogue, Driver, Memory, claims};
+use crate::{Access, Answer, Dialogue, Driver, Memory, Subagent, claims};
 
+/// The oldest version of the CLI that is supported, `workspace-base/requirements-oldest.txt`.
+const OLDEST: &str = "2.1.316";
+/// The version of the image, `workspace-base/requirements.txt`.
+const NEWEST: &str = "2.1.331";
 /// Tools of the CLI that promise something for a time after the turn, when no process but the CLI's is left.
 const TOOLS_FOR_LATER: &str = "CronCreate,CronDelete,CronList,Monitor,PushNotification,RemoteTrigger,ScheduleWakeup";
 /// What the CLI says when it does not find the session to continue, or no message in its file.
@@ -22,16 +29,28 @@ const SESSION_LOST: &str = "No conversation found with session ID";
 /// How often the CLI may announce that it repeats a call whose credentials were refused. Not never: the egress proxy fetches
 /// credentials anew after a refusal, so the first repetition may succeed.
 const REFUSALS: u32 = 1;
+/// The tool that uses skills.
+const SKILL_TOOL: &str = "Skill";
+/// Names of the tools that start sub-agents.
+const SUBAGENT_TOOLS: [&str; 2] = ["Task", "Agent"];
+/// Marks the line before a sub-agent's report in the tool's result.
+const HAND_BACK: &str = "[Subagent hand-back]";
 
 /// The driver of the Claude Code CLI.
 #[derive(Debug, Clone, Copy)]
-pub struct ClaudeCode;
+pub(crate) struct ClaudeCode;
 
 impl Driver for ClaudeCode {
     fn start(&self, options: &Options) -> ExecuteRequest {
+        let mut environment: BTreeMap<_, _> =
+            options.environment.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+        // What leads to the model comes last, so that no variable of a configuration replaces it.
+        environment.extend(options.access.iter().flat_map(|access| environment::of_a_run(access, &options.model)));
         ExecuteRequest {
+            // The image's CLI.
+            program: None,
             arguments: arguments(options),
-            environment: options.environment.clone(),
+            environment,
             input: Vec::new(),
             cwd: options.directory.clone(),
         }
@@ -55,20 +74,12 @@ impl Driver for ClaudeCode {
         vec![message.to_string()]
     }
 
-    fn commands(&self) -> &'static [&'static str] {
-        &["compact", "context", "usage", "init", "code-review", "security-review", "simplify"]
-    }
-
     fn interrupt(&self, id: &str) -> Vec<String> {
         vec![control::interrupt(id)]
     }
 
     fn answer(&self, ask: &Ask, answer: &Answer) -> Vec<String> {
         vec![control::answer(ask, answer)]
-    }
-
-    fn restore(&self, transcript: &[(String, String)]) -> Option<Memory> {
-        transcript::restore(transcript)
     }
 
     fn failure(&self, ended: &Ended) -> Failure {
@@ -92,11 +103,54 @@ impl Driver for ClaudeCode {
         };
         Failure { kind, message }
     }
+
+    fn versions(&self) -> Option<(&'static str, &'static str)> {
+        Some((OLDEST, NEWEST))
+    }
+
+    fn by_hand(&self, access: &Access) -> BTreeMap<String, String> {
+        environment::of_a_container(access)
+    }
+
+    fn commands(&self) -> &'static [&'static str] {
+        &["compact", "context", "usage", "init", "code-review", "security-review", "simplify"]
+    }
+
+    fn questions<'a>(&self, ask: &'a Ask) -> Vec<&'a str> {
+        control::questions(ask)
+    }
+
+    fn answers(&self, ask: &Ask, answer: &dyn Fn(&str) -> Option<String>) -> Answer {
+        control::answers(ask, answer)
+    }
+
+    fn restore(&self, transcript: &[(String, String)]) -> Option<Memory> {
+        transcript::restore(transcript)
+    }
+
+    fn subagent(&self, tool: &str, input: &Value) -> Option<Subagent> {
+        let text = |key: &str| input[key].as_str().map(ToOwned::to_owned);
+        SUBAGENT_TOOLS.contains(&tool).then(|| Subagent {
+            kind: text("subagent_type").unwrap_or_default(),
+            description: text("description").unwrap_or_default(),
+            model: text("model"),
+        })
+    }
+
+    fn report<'c>(&self, result: &'c str) -> &'c str {
+        let report = result.split_once(HAND_BACK).and_then(|(_, rest)| Some(rest.split_once('\n')?.1));
+        report.unwrap_or(result)
+    }
+
+    fn plugin(&self, name: &str) -> Option<(String, String)> {
+        let manifest = json!({"name": name, "description": "Skills of the tenant"}).to_string();
+        Some((".claude-plugin/plugin.json".into(), manifest))
+    }
 }
 
 /// A block of the Messages API.
-fn block(block: &Block) -> serde_json::Value {
-    let document = |source: serde_json::Value, title: &Option<String>| {
+fn block(block: &Block) -> Value {
+    let document = |source: Value, title: &Option<String>| {
         let mut document = json!({"type": "document", "source": source});
         if let Some(title) = title {
             document["title"] = title.as_str().into();
@@ -160,8 +214,15 @@ fn arguments(options: &Options) -> Vec<String> {
     option("--effort", options.effort.clone());
     option("--json-schema", options.output_schema.as_ref().map(ToString::to_string));
     option("--max-turns", options.max_turns.map(|turns| turns.to_string()));
-    // Not --allowedTools, which only lists tools that need no permission; in this mode none does.
-    option("--tools", options.tools.as_ref().map(|tools| tools.join(",")));
+    // Not --allowedTools, which only lists tools that need no permission; in this mode none does. Skills are used by a tool, which is
+    // permitted with them.
+    option(
+        "--tools",
+        options.tools.as_ref().map(|tools| {
+            let skills = !options.plugins.is_empty() && !tools.iter().any(|tool| tool == SKILL_TOOL);
+            tools.iter().map(String::as_str).chain(skills.then_some(SKILL_TOOL)).collect::<Vec<_>>().join(",")
+        }),
+    );
     let server = |(name, url): (&String, &String)| (name.clone(), json!({"type": "http", "url": url}));
     let mut servers: serde_json::Map<_, _> = options.mcp_servers.iter().map(server).collect();
     if !options.client_tools.is_empty() {

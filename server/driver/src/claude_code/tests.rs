@@ -1,12 +1,18 @@
 //! Tests of the driver as a whole.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::*;
-use crate::ClientTool;
+use crate::{ClientTool, Place};
 
 fn ended(how: How, stderr: &str) -> Ended {
     Ended { how, message: "exit status: 3".into(), stderr: stderr.into(), out_of_memory: None }
+}
+
+fn access() -> Access {
+    let place = Place::Messages { url: "http://gw.example".into(), is_anthropics: false };
+    Access { place, idle: Duration::from_secs(10) }
 }
 
 #[test]
@@ -19,6 +25,11 @@ fn every_option_is_one_argument() {
         fallback_models: vec!["n".into(), "o".into()],
         effort: Some("low".into()),
         plugins: vec!["/p".into()],
+        access: Some(access()),
+        environment: BTreeMap::from([
+            ("ANTHROPIC_BASE_URL".into(), "http://elsewhere.example".into()),
+            ("LEVEL".into(), "3".into()),
+        ]),
         output_schema: Some(json!({"type": "object"})),
         directory: Some("/workspace/a".into()),
         tools: Some(vec!["Bash".into(), "Read".into()]),
@@ -36,7 +47,10 @@ fn every_option_is_one_argument() {
         ..Options::default()
     };
     assert_eq!(ClaudeCode.start(&options).cwd.as_deref(), Some("/workspace/a"));
-    let given = ClaudeCode.start(&options).arguments;
+    let started = ClaudeCode.start(&options);
+    let set = |name: &str| started.environment[name].as_deref();
+    assert_eq!((set("LEVEL"), set("ANTHROPIC_BASE_URL")), (Some("3"), Some("http://gw.example")));
+    let given = started.arguments;
     for expected in [
         "--model=m",
         "--resume=s",
@@ -46,7 +60,7 @@ fn every_option_is_one_argument() {
         "--effort=low",
         "--plugin-dir=/p",
         r#"--json-schema={"type":"object"}"#,
-        "--tools=Bash,Read",
+        "--tools=Bash,Read,Skill",
         r#"--settings={"permissions":{"ask":["Bash(git push:*)"],"deny":["mcp__a__b"]}}"#,
         r#"--mcp-config={"mcpServers":{"a":{"type":"http","url":"http://a.example/mcp"},"client":{"name":"client","type":"sdk"}}}"#,
     ] {
@@ -142,4 +156,33 @@ fn what_is_left_over_from_earlier_turns_does_not_end_this_one() {
     assert_eq!(read(begins("this")), vec![]);
     assert!(matches!(&read(result("ours"))[..], [Event::Result(turn)] if turn.result == "ours"));
     assert!(turn.has_begun());
+}
+
+#[test]
+fn a_report_is_what_follows_the_mark() {
+    let content =
+        "  <tools>Bash</tools>\n  \n[Subagent hand-back] The report follows:\n  Seven.\n  And more.\nagentId: a1";
+    assert!(ClaudeCode.report(content).trim_start().starts_with("Seven."));
+    assert_eq!(ClaudeCode.report("Plain.\nMore."), "Plain.\nMore.");
+    assert_eq!(ClaudeCode.report("[Subagent hand-back] and nothing"), "[Subagent hand-back] and nothing");
+    assert_eq!(ClaudeCode.subagent("Bash", &json!({})), None);
+    let agent = ClaudeCode.subagent("Task", &json!({"subagent_type": "t", "model": "m"})).expect("a sub-agent");
+    assert_eq!((agent.kind.as_str(), agent.model.as_deref()), ("t", Some("m")));
+}
+
+#[test]
+fn versions_are_compared_by_their_numbers() {
+    let driver: &dyn Driver = &ClaudeCode;
+    for (version, tested) in [
+        (OLDEST, true),
+        (NEWEST, true),
+        ("2.1.320", true),
+        ("2.1.99", false),
+        ("2.1.1000", false),
+        ("3.0.0", false),
+        ("2.1.320-beta", false),
+        ("", false),
+    ] {
+        assert_eq!(driver.is_tested_with(version), tested, "{version}");
+    }
 }

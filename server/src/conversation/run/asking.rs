@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use nagaya_driver::{Answer, Ask, AskKind};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::Run;
 use super::follow::Time;
@@ -76,7 +76,7 @@ impl Run {
         for Pending { ask, .. } in self.approvals.pending().into_iter().filter(|pending| pending.expires_at <= now) {
             let answer = match ask.kind {
                 AskKind::Approval => Answer::Deny { message: NOBODY.into() },
-                AskKind::Question => answers(&ask, |_| Some(NO_ANSWER.into())),
+                AskKind::Question => self.services.driver.answers(&ask, &|_| Some(NO_ANSWER.into())),
                 AskKind::ClientTool => Answer::Result { content: NO_RESULT.into(), is_error: true },
             };
             let decision = Decision { answer, by: None };
@@ -160,13 +160,4 @@ fn event(pending: &Pending) -> Event {
         AskKind::Question => Event::Question(asked),
         AskKind::ClientTool => Event::ToolRequest(asked),
     }
-}
-
-/// The answer to a question of the model's: its input, with an answer to each of its questions for which there is one.
-pub fn answers(ask: &Ask, answer: impl Fn(&str) -> Option<String>) -> Answer {
-    let questions =
-        ask.input["questions"].as_array().into_iter().flatten().filter_map(|asked| asked["question"].as_str());
-    let given: Map<String, Value> =
-        questions.filter_map(|question| Some((question.to_owned(), Value::from(answer(question)?)))).collect();
-    Answer::Allow { updated_input: Some(json!({"questions": ask.input["questions"], "answers": given})) }
 }

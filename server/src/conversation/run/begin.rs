@@ -87,7 +87,7 @@ impl Run {
         };
         let driver = self.services.driver.clone();
         let mut options = self.options();
-        let digest = digest(&options);
+        let digest = digest(&*self.services.driver, &options);
         let run = self.journal.run_id().to_owned();
         if let Some(Living { execution, read, options: started_with }) = session.as_ref().and_then(|s| s.living.clone())
         {
@@ -222,7 +222,7 @@ impl Run {
                 let own = since(began).saturating_sub(self.past.waited_until(Timestamp::now()));
                 let left = self.longest().saturating_sub(own);
                 let options = self.options();
-                let digest = digest(&options);
+                let digest = digest(&*self.services.driver, &options);
                 let after_others = (whole && after > 0).then_some(run.as_str());
                 let dialogue = self.services.driver.dialogue(&options, after_others);
                 Box::pin(self.follow(Turn::new(lease, stream, dialogue, digest, left))).await

@@ -271,6 +271,9 @@ impl Run {
                 }
             }
             event => {
+                if let Frame::System { version: Some(version), .. } = &event {
+                    self.judge_version(turn, version);
+                }
                 if matches!(event, Frame::ToolResult { .. }) {
                     turn.lease.files_changed();
                 }
@@ -280,6 +283,24 @@ impl Run {
             }
         }
         Next::Wait
+    }
+
+    /// Counts turns of a driver's program of a version that this server was not tested with.
+    fn judge_version(&self, turn: &Turn, version: &str) {
+        let driver = &self.services.driver;
+        if driver.is_tested_with(version) || self.services.metrics.untested_driver() > 1 {
+            return;
+        }
+        let (oldest, newest) = driver.versions().unwrap_or_default();
+        let workspace = turn.lease.workspace_id();
+        tracing::warn!(
+            workspace,
+            version,
+            oldest,
+            newest,
+            "the driver's program in this image is of a version that this server was not tested with; build the image again; further turns \
+             with it are counted"
+        );
     }
 
     /// Counts a line that means nothing to the conversation; the result says that there are too many.

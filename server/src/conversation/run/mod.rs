@@ -15,8 +15,6 @@ mod spending;
 mod transcript;
 mod turn_end;
 
-pub use asking::answers;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,8 +151,8 @@ impl Run {
         let order = past.head.order.clone();
         let meter = Meter::new(order.model.input_token_price, order.model.output_token_price);
         let (conversation, request_id) = (order.conversation.conversation_id.clone(), order.request_id.clone());
-        let translator =
-            Translator::new(conversation, request_id, services.driver.commands(), std::mem::take(&mut past.tools));
+        let tools = std::mem::take(&mut past.tools);
+        let translator = Translator::new(conversation, request_id, services.driver.clone(), tools);
         if past.cancelled {
             cancel.cancel();
         }

@@ -2,7 +2,7 @@
 //! lost with its workspace, the input is preceded by the conversation so far: one JSON object per line, so that no text in it can
 //! be mistaken for the frame around it.
 
-use nagaya_driver::Options;
+use nagaya_driver::{Driver, Options};
 use nagaya_protocol::WORKSPACE_DIR;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -24,8 +24,6 @@ const LONGEST_TOOL: usize = 4_000;
 /// Longest content of a message that is parsed for the history, in bytes: parsed, numbers take sixteen times as much.
 const LONGEST_PARSED: usize = 4 << 20;
 
-/// The driver's tool that uses skills.
-const SKILL_TOOL: &str = "Skill";
 /// Precedes the history.
 const HISTORY: &str = "This conversation began in an earlier session, which is no longer available; files of that session may be \
                        missing as well. The conversation so far, one JSON object per line, oldest first:\n";
@@ -39,35 +37,24 @@ impl Run {
     pub(super) fn options(&self) -> Options {
         let (order, model) = (&self.order, &self.order.model);
         let providers = &self.services.providers;
-        let own = providers.environment(model.provider, model.model_region.as_deref(), &model.provider_model_id);
-        // What leads to the provider comes last, so that no variable of a configuration replaces it.
-        let given = order.bounds.environment.iter().map(|(name, value)| (name.clone(), Some(value.clone())));
         Options {
             model: model.provider_model_id.clone(),
             fallback_models: order.bounds.fallbacks.iter().map(|model| model.provider_model_id.clone()).collect(),
             effort: order.bounds.effort.clone(),
             output_schema: order.bounds.output_schema.clone(),
             directory: order.bounds.directory.as_ref().map(|directory| format!("{WORKSPACE_DIR}/{directory}")),
-            environment: given.chain(own).collect(),
+            environment: order.bounds.environment.clone(),
+            access: Some(providers.access(model.provider, model.model_region.as_deref())),
             session: None,
             system_prompt: system_prompt(order.tenant.system_prompt.as_deref(), order.bounds.instructions.as_deref()),
             max_turns: order.bounds.max_turns,
-            tools: self.tools(),
+            tools: order.bounds.tools.clone(),
             plugins: self.plugins(),
             permissions: order.bounds.permissions.clone(),
             // The driver speaks plain HTTP in the workspace, and the egress proxy upgrades it.
             mcp_servers: order.bounds.mcp_servers.iter().map(|(name, url)| (name.clone(), in_plain(url))).collect(),
             client_tools: order.client_tools.clone(),
         }
-    }
-
-    /// The driver's tools that it may use. Skills are used by a tool, which is permitted with them.
-    fn tools(&self) -> Option<Vec<String>> {
-        let mut tools = self.order.bounds.tools.clone()?;
-        if !self.order.bounds.skills.is_empty() && !tools.iter().any(|tool| tool == SKILL_TOOL) {
-            tools.push(SKILL_TOOL.into());
-        }
-        Some(tools)
     }
 
     /// The user's input for a driver that has the conversation's session.
@@ -114,9 +101,9 @@ fn in_plain(url: &str) -> String {
     url.strip_prefix("https://").map_or_else(|| url.to_owned(), |rest| format!("http://{rest}"))
 }
 
-/// A digest of what a driver is started with, by which two of them can be compared.
-pub(super) fn digest(options: &Options) -> String {
-    let digest = Sha256::digest(format!("{options:?}").as_bytes());
+/// A digest of a driver's kind and of what it is started with, by which two of them can be compared.
+pub(super) fn digest(driver: &dyn Driver, options: &Options) -> String {
+    let digest = Sha256::digest(format!("{driver:?}{options:?}").as_bytes());
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 

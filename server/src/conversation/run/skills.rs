@@ -1,7 +1,6 @@
 //! The run's skills: taken from the store, and placed where the workspace reads them and cannot change them.
 
 use nagaya_protocol::ROOM_SOCKET_DIR;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::Run;
@@ -31,8 +30,8 @@ impl Run {
         let placed = placed.map_err(|error| format!("the skills of earlier runs cannot be removed: {error}"))?;
         let Some(name) = name.filter(|_| !placed) else { return Ok(()) };
         let tenant = &self.order.conversation.tenant_id;
-        let manifest = json!({"name": PLUGIN, "description": "Skills of the tenant"}).to_string();
-        let mut files = vec![(".claude-plugin/plugin.json".to_owned(), manifest.into_bytes())];
+        let manifest = self.services.driver.plugin(PLUGIN);
+        let mut files: Vec<_> = manifest.into_iter().map(|(path, content)| (path, content.into_bytes())).collect();
         for Chosen { name, version, digest } in chosen {
             let failed = |why: &dyn std::fmt::Display| format!("the skill {name}@{version}: {why}");
             let content = self.services.store.skill_content(tenant, name, *version).await;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use nagaya_driver::Ask;
+use nagaya_driver::{Ask, Driver};
 
 use super::{Running, Runs, StartError};
 use crate::conversation::approvals::{DecideError, Decision, Pending};
@@ -122,10 +122,10 @@ impl Runs {
         interrupted.await.is_ok()
     }
 
-    /// Names of the driver's own commands that a run may be.
+    /// What conducts the conversations.
     #[must_use]
-    pub fn commands(&self) -> &'static [&'static str] {
-        self.services.driver.commands()
+    pub fn driver(&self) -> &dyn Driver {
+        self.services.driver.as_ref()
     }
 
     /// What the driver of a conversation's run waits for, oldest first.

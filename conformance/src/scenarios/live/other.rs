@@ -1,0 +1,80 @@
+//! A driver of another kind, which calls no model.
+
+use serde_json::json;
+
+use crate::client::stream::RunEvent;
+use crate::harness::context::Context;
+use crate::harness::engine::Room;
+use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Profile, Severity};
+use crate::scenarios::common::needs::RUN;
+use crate::target::launch::Launch;
+
+pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
+    "LIVE-030",
+    "A driver of another kind goes the same way: turns, consent, interruption, one process, a restart",
+    "whatever is special to one driver is behind a small interface; a second, trivial driver proves it",
+    body!(another_kind),
+)
+.severity(Severity::Medium)
+.profile(Profile::Full)
+.requires(RUN)
+.limit(120)];
+
+/// Processes that the agent, the container's first process, has started.
+async fn drivers(room: &Room) -> Result<Vec<String>, Failure> {
+    let found = room.shell("pgrep -P 1 || true").await?;
+    Ok(found.printed.lines().map(str::trim).filter(|line| !line.is_empty()).map(ToOwned::to_owned).collect())
+}
+
+fn said(events: &[RunEvent]) -> Vec<String> {
+    let texts = events.iter().filter(|event| event.name == "assistant");
+    texts.filter_map(|event| event.data["content_blocks"][0]["text"].as_str().map(ToOwned::to_owned)).collect()
+}
+
+async fn another_kind(context: &Context) -> Result<(), Failure> {
+    let mut deployment = context.launch(Launch::new().set("DRIVER", "script")).await?;
+    let conversation = deployment.conversation(context).await?;
+    let word = context.unique("word");
+    let first = deployment.run_well(&conversation, &format!("{word}\n@pieces 3 0.01\nThe end.")).await?;
+    check_eq("what was said", said(&first), vec![word, "The end.".to_owned()])?;
+    let init = first.iter().find(|event| event.name == "init");
+    let session = init.map(|init| init.text("session_id").to_owned()).unwrap_or_default();
+    check(!session.is_empty(), format!("init without a session: {init:?}"))?;
+    let pieces = first.iter().filter(|event| event.name == "text_delta").count();
+    check_eq("fragments of text", pieces, 5)?;
+    let room = deployment.only_room().await?;
+    let driver = drivers(&room).await?;
+    check_eq("drivers after the first turn", driver.len(), 1)?;
+
+    // What it asks is asked of people, and their answer reaches it.
+    let mut stream = deployment.start(&conversation, "@ask May I?").await?;
+    let asked = stream.until("approval_required").await?;
+    let path = conversation.path(&format!("/approvals/{}", asked.text("request_id")));
+    deployment.api.post(&path, &json!({"decision": "deny", "message": "Not now."})).await?.expect(200)?;
+    check_eq("what was said after a refusal", said(&stream.finish().await?), vec!["Not now.".to_owned()])?;
+
+    let mut stream = deployment.start(&conversation, "@wait\nnever said").await?;
+    stream.until("init").await?;
+    deployment.api.post(&conversation.path("/interrupt"), &json!({})).await?.expect(202)?;
+    let events = stream.finish().await?;
+    check_eq("status of an interrupted turn", events.last().map(|done| done.text("status")), Some("cancelled"))?;
+    check_eq("what an interrupted turn has said", said(&events), Vec::<String>::new())?;
+    check_eq("drivers after the interruption", drivers(&room).await?, driver.clone())?;
+
+    // A server that is killed in the middle of a turn leaves it to the next one.
+    let mut stream = deployment.start(&conversation, "@pieces 30 0.2\nThe end.").await?;
+    let seen = stream.until("text_delta").await?;
+    deployment.kill().await?;
+    drop(stream);
+    deployment.restart(context).await?;
+    let rest = deployment.follow(&conversation, &seen.id).await?;
+    check_eq("what was said after the restart", said(&rest), vec!["The end.".to_owned()])?;
+    let pieces = rest.iter().filter(|event| event.name == "text_delta").count();
+    check_eq("fragments of text after the first", pieces, 30)?;
+    let last = deployment.run_well(&conversation, "Again.").await?;
+    let init = last.iter().find(|event| event.name == "init");
+    check_eq("the session of the last turn", init.map(|init| init.text("session_id")), Some(session.as_str()))?;
+    check_eq("drivers after the restart", drivers(&room).await?, driver)
+}
