@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Run;
-use crate::conversation::store::{Message, StoreError};
+use crate::conversation::store::{Message, Model, StoreError};
 use crate::conversation::uploads::Uploaded;
+use crate::providers::{Providers, Variables};
 
 /// Largest size of the history, in bytes per token of the model's context window. At about four bytes per token, that is half of
 /// the window.
@@ -38,8 +39,7 @@ impl Run {
     /// What the driver is started with, without the session to continue.
     pub(super) fn options(&self) -> Options {
         let (order, model) = (&self.order, &self.order.model);
-        let providers = &self.services.providers;
-        let own = providers.environment(model.provider, model.model_region.as_deref(), &model.provider_model_id);
+        let own = to_provider(&self.services.providers, model);
         // What leads to the provider comes last, so that no variable of a configuration replaces it.
         let given = order.bounds.environment.iter().map(|(name, value)| (name.clone(), Some(value.clone())));
         Options {
@@ -108,6 +108,11 @@ impl Run {
         lines.reverse();
         Ok(lines)
     }
+}
+
+/// The environment that leads the driver to the model.
+pub(super) fn to_provider(providers: &Providers, model: &Model) -> Variables {
+    providers.environment(model.provider, model.model_region.as_deref(), &model.provider_model_id)
 }
 
 fn in_plain(url: &str) -> String {
