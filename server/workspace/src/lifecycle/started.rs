@@ -27,7 +27,7 @@ impl Workspaces {
     /// Starts a driver in a room that is built for the pool, unless as many wait as may. A failure is logged: the room is of use without.
     pub(crate) async fn start_driver(&self, room: &Room) {
         let Some(starter) = self.starter.get() else { return };
-        // One after the other, so that each sees those before it among the waiting ones.
+        // One after the other, so that each counts those before it.
         let _turn = self.starting.lock().await;
         if self.rooms.started() >= self.parts.settings.most_waiting_drivers {
             return;
