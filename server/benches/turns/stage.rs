@@ -68,7 +68,10 @@ impl Stage {
         let any = || SocketAddr::from(([127, 0, 0, 1], 0));
         let options = |plain| ModelOptions { plain, hosts: vec![HOST.into()], ..ModelOptions::default() };
         let (with_tls, plain) = self.runtime.block_on(async {
-            anyhow::Ok((Model::start(any(), any(), options(false)).await?, Model::start(any(), any(), options(true)).await?))
+            anyhow::Ok((
+                Model::start(any(), any(), options(false)).await?,
+                Model::start(any(), any(), options(true)).await?,
+            ))
         })?;
         let ca = dir.path().join("ca.pem");
         std::fs::write(&ca, with_tls.ca_pem().context("no authority")?)?;
@@ -84,8 +87,7 @@ impl Stage {
         ];
         let mut server = Server::start(&format!("bench-turns-{}", std::process::id()), dir.path(), address, &settings)?;
         server.ready(address)?;
-        let running =
-            Running { server, address, plain: plain.addr(), _models: [with_tls, plain], _dir: dir };
+        let running = Running { server, address, plain: plain.addr(), _models: [with_tls, plain], _dir: dir };
         self.runtime.block_on(async {
             let model = json!({"model_id": "bench", "display_name": "Bench", "provider": "anthropic", "provider_model_id": "bench",
                 "context_window": 200_000, "max_output_tokens": 8192, "input_token_price": "0", "output_token_price": "0"});

@@ -21,7 +21,8 @@ const FIRST_TURNS: usize = 4;
 /// Decisions of a round.
 const DECISIONS: usize = 6;
 /// A turn whose tool prints when it runs, in nanoseconds since 1970.
-pub(crate) const ASKS: &str = "@tool Bash {\"command\": \"echo ran-at-$(date +%s%N)\", \"description\": \"Print the time\"}\n@say done";
+pub(crate) const ASKS: &str =
+    "@tool Bash {\"command\": \"echo ran-at-$(date +%s%N)\", \"description\": \"Print the time\"}\n@say done";
 
 #[derive(Clone, Copy, PartialEq)]
 enum Who {
