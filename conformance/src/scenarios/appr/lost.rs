@@ -123,13 +123,13 @@ async fn undelivered(context: &Context) -> Result<(), Failure> {
     let id = asked.text("request_id").to_owned();
     drop(stream);
     let room = deployment.only_room().await?;
-    room.pause().await?;
-    // Not all of it has left the server when that dies, because the workspace reads nothing.
+    // Not all of the decision has left the server when that dies, because the workspace's agent reads nothing.
+    room.kill("SIGSTOP").await?;
     let input = json!({"command": "echo once | tee -a times.txt", "description": "x".repeat(TOO_LONG_TO_WAIT)});
     let decision = json!({"decision": "allow", "updated_input": input});
     let decided = decide(&deployment, &conversation, &id, &decision).await;
     let killed = deployment.kill().await;
-    room.unpause().await?;
+    room.kill("SIGCONT").await?;
     decided?.expect(200)?;
     killed?;
     deployment.restart(context).await?;

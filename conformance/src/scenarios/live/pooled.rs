@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::turns::until_drivers;
-use crate::client::multipart::Form;
+use crate::client::form::Form;
 use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
 use crate::harness::engine::Room;
@@ -54,10 +54,7 @@ struct Pool {
 impl Pool {
     async fn launch(context: &Context, prompt: &str) -> Result<Self, Failure> {
         let (tenant, model) = (context.unique("tenant"), context.unique("model"));
-        let launch = Launch::new()
-            .set("WARM_POOL_MODEL", &model)
-            .set("WARM_POOL_MAX_SIZE", 1)
-            .set("SHUTDOWN_WORKSPACES", "keep");
+        let launch = Launch::new().set("WARM_POOL_MODEL", &model).set("WARM_POOL_MAX_SIZE", 1);
         let deployment = context.launch(launch).await?;
         for id in [&model, &format!("{model}-other")] {
             let described = json!({"model_id": id, "display_name": "Scripted", "context_window": 200_000,
@@ -152,11 +149,13 @@ async fn another_driver(context: &Context) -> Result<(), Failure> {
     let pool = Pool::launch(context, "You are brief.").await?;
     for options in ["tools", "model", "file", "instructions"] {
         let (room, driver) = pool.filled().await?;
+        let wanted = if options == "model" { format!("{}-other", pool.model) } else { pool.model.clone() };
         let conversation = pool.conversation(context).await?;
+        let change = json!({"model_id": wanted});
+        pool.deployment.api.put(&conversation.path(""), &change).await?.expect(200)?;
         let mut body = json!({"user_input": "@recall you-are-told"});
         match options {
             "tools" => body["configuration"] = json!({"tools": {"allowed": ["Read"]}}),
-            "model" => body["configuration"] = json!({"models": {"default": format!("{}-other", pool.model)}}),
             "instructions" => body["configuration"] = json!({"agent": {"instructions": "you-are-told"}}),
             _ => {}
         }
@@ -186,7 +185,6 @@ async fn another_driver(context: &Context) -> Result<(), Failure> {
             options == "instructions",
         )?;
         let model = pool.last_request().await?.model().unwrap_or_default().to_owned();
-        let wanted = if options == "model" { format!("{}-other", pool.model) } else { pool.model.clone() };
         check_eq(format!("model with other {options}"), model, format!("anthropic.{wanted}-v1:0"))?;
         let tools = init.data["tools"].as_array().map_or(0, Vec::len);
         check_eq(format!("tools with other {options}: {}", init.data), tools == 1, options == "tools")?;

@@ -8,7 +8,7 @@ use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
-use crate::target::deployment::{Conversation, Deployment};
+use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
 use futures::stream::TryStreamExt;
 
@@ -78,14 +78,20 @@ async fn nothing_grows(context: &Context) -> Result<(), Failure> {
         conversations.push(deployment.another_conversation(context, &first.tenant, &first.model).await?);
     }
     let mut looks = Vec::new();
-    let each = turns.div_ceil(LOOKS).max(1);
-    let mut had = 0;
+    // Of one conversation one turn at a time, of several conversations together.
+    let each = turns.div_ceil(LOOKS * sessions);
     for _ in 0..LOOKS {
-        let these = (had..had + each).map(|turn| &conversations[turn % sessions]);
-        futures::stream::iter(these.map(Ok)).try_for_each_concurrent(AT_ONCE, |one| turn(&deployment, one)).await?;
-        had += each;
+        futures::stream::iter(conversations.iter().map(Ok))
+            .try_for_each_concurrent(AT_ONCE, async |conversation| {
+                for _ in 0..each {
+                    deployment.run_well(conversation, "@say one more turn").await?;
+                }
+                Ok::<_, Failure>(())
+            })
+            .await?;
         looks.push(look(&deployment, &room).await?);
     }
+    let had = LOOKS * sessions * each;
     let waiting = driver_count(&deployment).await?;
     check_eq("drivers that live at the end", waiting, sessions)?;
     let shown: Vec<String> = HELD
@@ -96,10 +102,6 @@ async fn nothing_grows(context: &Context) -> Result<(), Failure> {
     context.note(format!("{sessions} sessions, {had} turns: {}", shown.join("; ")));
     let grown = grown(&looks);
     check(grown.is_empty(), format!("after {had} turns of {sessions} sessions this has grown: {}", grown.join("; ")))
-}
-
-async fn turn(deployment: &Deployment, conversation: &Conversation) -> Result<(), Failure> {
-    deployment.run_well(conversation, "@say one more turn").await.map(drop)
 }
 
 /// What is held while no turn is under way.
