@@ -28,11 +28,11 @@ pub(crate) struct Cli {
 /// Path of the program: `CLAUDE_CLI`, else where `scripts/claude-cli.sh` puts it.
 fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("CLAUDE_CLI").filter(|path| !path.is_empty()) {
-        return Ok(path.into());
+        return Ok(std::path::absolute(path)?);
     }
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let found = Command::new("scripts/claude-cli.sh").arg("path").current_dir(root).output()?;
-    let path = PathBuf::from(String::from_utf8(found.stdout)?.trim());
+    let path = std::path::absolute(std::path::Path::new(root).join(String::from_utf8(found.stdout)?.trim()))?;
     anyhow::ensure!(path.exists(), "{} does not exist; scripts/claude-cli.sh fetch, or CLAUDE_CLI", path.display());
     Ok(path)
 }
