@@ -94,8 +94,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         id: "driver-not-told",
         title: "A driver that has waited is not told what it does not know yet",
-        defects: &[cli!("exec \"$good\" \"$@\" < <(grep --line-buffered -v appendSystemPrompt)")],
-        red: &[red("LIVE-040", "knows"), red("LIVE-041", "knows")],
+        // It begins once the driver is parked, which ends all other processes.
+        defects: &[cli!(
+            "SECONDS=0; while ((SECONDS < 2)); do :; done; exec \"$good\" \"$@\" < <(grep --line-buffered -v appendSystemPrompt)"
+        )],
+        red: &[red("LIVE-040", "knows")],
     },
     Mutant {
         id: "driver-of-the-pool-for-all",
