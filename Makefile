@@ -1,7 +1,7 @@
 # A newcomer needs `make demo` and `make test`; `make help` lists the rest. Each target names its stages, which are scripts;
 # scripts/stages.sh runs them and says which one it is at and how long it took so far.
 .DEFAULT_GOAL := help
-.PHONY: help setup build image images up down demo serve test check lint msrv bench chaos restarts older-cli frames mutants selftest fuzz fmt docs clean-host \
+.PHONY: help setup build image images up down demo serve test check lint msrv bench chaos restarts soak older-cli frames mutants selftest fuzz fmt docs clean-host \
 	release release-files release-images
 
 stages := @scripts/stages.sh
@@ -65,6 +65,9 @@ chaos: ## Kill the server a hundred times at random moments; SEED=n repeats the 
 
 restarts: ## Restart two servers in turn in the middle of 200 runs, of which none may be lost; N=… for another number
 	$(stages) 'setup.sh test' 'image.sh demo' build.sh 'restarts.sh $(N)'
+
+soak: ## Let fifty sessions live for a thousand turns, with which nothing may grow; TURNS=… SESSIONS=… for other numbers
+	$(stages) 'setup.sh test' 'image.sh demo' build.sh 'soak.sh $(TURNS) $(SESSIONS)'
 
 fuzz: ## Fuzz the parsers that read an attacker's bytes first, a minute each; FUZZ_SECONDS=…
 	$(stages) 'setup.sh build' fuzz.sh

@@ -23,20 +23,22 @@ install_peers() {
 bench() { cargo bench --locked --workspace "$@"; }
 
 step "Compiling the benchmarks"
-bench --no-run --bench rooms --bench service --bench egress
+bench --no-run --bench rooms --bench service --bench turns --bench egress
 FILTER=${FILTER:-}
 BENCH_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || true)
 export BENCH_COMMIT
 tables='' status=0
-for name in rooms service egress; do
+for name in rooms service turns egress; do
   listed=$(bench --quiet --bench "$name" -- --list)
   tables+=" $listed"
   grep -qF -- "$FILTER" <<<"$listed" || continue
   measured=yes
   case $name in
-    rooms | service) has_image "$IMAGE" || die "There is no image $IMAGE. Build it: make image" ;;
+    rooms | service | turns) has_image "$IMAGE" || die "There is no image $IMAGE. Build it: make image" ;;
     egress) install_peers ;;
   esac
+  [ "$name" != turns ] || CLAUDE_CLI=${CLAUDE_CLI:-$(scripts/claude-cli.sh fetch >&2 && scripts/claude-cli.sh path)}
+  export CLAUDE_CLI=${CLAUDE_CLI:-}
   step "Measuring: $name"
   # A benchmark that cannot measure fails the whole, and the others still run.
   bench --quiet --bench "$name" -- --filter "$FILTER" --rounds "${ROUNDS:-7}" --out "$(realpath -m "$TARGET_DIR")/bench" || status=1

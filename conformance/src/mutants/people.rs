@@ -97,6 +97,46 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("LIVE-030", "status in done")],
     },
     Mutant {
+        id: "pool-without-drivers",
+        title: "Workspaces of the pool have no driver",
+        defects: &[Defect::Start("unset WARM_POOL_MODEL")],
+        red: &[red("LIVE-040", "1 drivers")],
+    },
+    Mutant {
+        id: "driver-not-told",
+        title: "A driver that has waited is not told what it does not know yet",
+        // It begins once the driver is parked, which ends all other processes.
+        defects: &[cli!(
+            "SECONDS=0; while ((SECONDS < 2)); do :; done; exec \"$good\" \"$@\" < <(grep --line-buffered -v appendSystemPrompt)"
+        )],
+        red: &[red("LIVE-040", "knows")],
+    },
+    Mutant {
+        id: "driver-of-the-pool-for-all",
+        title: "Whatever tools a conversation may use, it has all",
+        defects: &[cli!(
+            "args=(); for a in \"$@\"; do case $a in --tools=*) ;; *) args+=(\"$a\") ;; esac; done; exec \"$good\" \"${args[@]}\""
+        )],
+        red: &[red("LIVE-041", "tools with other")],
+    },
+    Mutant {
+        id: "files-without-end",
+        title: "Files are left where the workspaces' sockets are",
+        defects: &[Defect::Beside(|sockets, memory| {
+            // The directory may be gone already.
+            let _ = std::fs::write(sockets.join(format!("left-{}", memory.count("left"))), "");
+        })],
+        red: &[red("LIVE-050", "files of the workspaces' sockets")],
+    },
+    Mutant {
+        id: "decisions-lost",
+        title: "A server that starts does not know what was decided before",
+        defects: &[Defect::Start(
+            "for journal in $(find \"$STATE_DIR/runs\" -type f); do sed -i '/^#{.decision./d' \"$journal\"; done",
+        )],
+        red: &[red("APPR-012", "waits for")],
+    },
+    Mutant {
         id: "session-forgotten",
         title: "A new driver does not continue the session",
         defects: &[cli!(

@@ -135,6 +135,12 @@ impl ModelRequest {
         self.0["messages"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
+    /// A digest of all that the request contains beside its messages and who asks, whatever it says about caches.
+    #[must_use]
+    pub fn rest(&self) -> &str {
+        self.0["rest"].as_str().unwrap_or_default()
+    }
+
     /// `valid`, `missing` or `invalid`.
     #[must_use]
     pub fn signature(&self) -> &str {

@@ -39,6 +39,8 @@ const ALLOWED: [(&str, &str, &str); 11] = [
     ("state/two_servers.rs", "x-nagaya-forwarded", "a header that a client forges; elsewhere it is one of any name"),
     ("ten/roles.rs", "nagaya:", "C-TEN-045: the external id of a role is the contract's"),
     ("state/alternating.rs", "NAGAYA_RESTART_RUNS", "a variable of the suite"),
+    ("live/soak.rs", "NAGAYA_SOAK_SESSIONS", "a variable of the suite"),
+    ("live/soak.rs", "NAGAYA_SOAK_TURNS", "a variable of the suite"),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

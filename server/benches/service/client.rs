@@ -87,6 +87,12 @@ impl Events {
         Ok(())
     }
 
+    /// What has arrived so far.
+    #[allow(dead_code, reason = "only one of the benchmarks needs it")]
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.rest).into_owned()
+    }
+
     async fn chunk(&mut self) -> Result<Option<Bytes>> {
         let frame = tokio::time::timeout(DEADLINE, self.body.frame()).await.context("no data")?;
         Ok(frame.transpose()?.and_then(|frame| frame.into_data().ok()))

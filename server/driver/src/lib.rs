@@ -32,6 +32,17 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
     /// The request that starts one, without its first turn.
     fn start(&self, options: &Options) -> ExecuteRequest;
 
+    /// What of `options` a driver must be started with, because it cannot be told later: all of it, unless [`Driver::introduce`] tells some.
+    fn fixed(&self, options: &Options) -> Options {
+        options.clone()
+    }
+
+    /// Lines that tell a driver which was started with the fixed part of `options` the rest of them, before its first turn.
+    fn introduce(&self, options: &Options) -> Vec<String> {
+        let _ = options;
+        Vec::new()
+    }
+
     /// A talk with a driver that was started with `options`, at the beginning of a turn. `after_others` is the id of the turn for a driver
     /// that has had other turns: until it says that this one begins, its lines are left over from those before.
     fn dialogue(&self, options: &Options, after_others: Option<&str>) -> Box<dyn Dialogue>;

@@ -33,6 +33,8 @@ pub struct Rooms {
     pub limits: RoomLimits,
     /// `CONTAINER_UIDS`: users that workspaces run as.
     pub uids: UidRange,
+    /// `WARM_POOL_MODEL`: id of the model for which workspaces of the pool have a started driver; `None` for none.
+    pub pool_model: Option<String>,
     /// Lifetime and number of workspaces, and the size of the warm pool.
     pub settings: Settings,
 }
@@ -59,6 +61,9 @@ impl Rooms {
         if min > max {
             r.error(format!("WARM_POOL_MIN_SIZE={min}: must not exceed WARM_POOL_MAX_SIZE={max}"));
         }
+        let pool_model = r.get("WARM_POOL_MODEL", "", "the id of a model, without spaces", |text| {
+            (!text.contains(char::is_whitespace)).then(|| Some(text.to_owned()).filter(|id| !id.is_empty()))
+        });
         // In the order in which the settings are printed.
         let ttl = r.get("CONTAINER_TTL", "3600", units::DURATION, units::duration);
         let gc_interval = r.get("CONTAINER_GC_INTERVAL", "60", units::DURATION, units::duration);
@@ -103,6 +108,7 @@ impl Rooms {
             model_idle,
             limits,
             uids,
+            pool_model,
             settings,
         };
         (rooms, drivers)

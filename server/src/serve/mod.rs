@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nagaya_driver::Driver;
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::logs::{self, Verbosity};
 use nagaya_telemetry::metrics::Metrics;
@@ -33,6 +34,7 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::conversation::journal::Journals;
 use crate::conversation::journal::shared::SharedLog;
+use crate::conversation::run::PoolDriver;
 use crate::conversation::runs::Runs;
 use crate::conversation::services::RunServices;
 use crate::conversation::store::{Database, OpenError, Store, StoreError};
@@ -207,6 +209,11 @@ impl Server {
             .workspaces()
             .spawn(async move { workspaces.unless_stopped(following.follow_changes()).await.unwrap_or(()) });
         let providers = Arc::new(config.providers.clone());
+        let driver: Arc<dyn Driver> = config.drivers.kind.driver();
+        if let Some(model) = config.rooms.pool_model.clone() {
+            let (driver, store, providers) = (driver.clone(), store.clone(), providers.clone());
+            cluster.workspaces().start_drivers(Arc::new(PoolDriver { model, driver, store, providers }));
+        }
         let uploads = state.file("uploads");
         let uploads = Uploads::open(uploads.clone()).map_err(|error| StartError::Journals(uploads, error))?;
         let journals = state.file("runs");
@@ -224,7 +231,7 @@ impl Server {
             metrics: metrics.clone(),
             audit: audit.clone(),
             execution_timeout: config.rooms.execution_timeout,
-            driver: config.drivers.kind.driver(),
+            driver,
             driver_keep_alive: config.drivers.keep_alive,
             approval_timeout: config.drivers.approval_timeout,
             restoring: Arc::new(Semaphore::new(RESTORING)),

@@ -71,6 +71,7 @@ const HOUSES: &[House] = &[
             "records",
             "workspaces",
             "policies",
+            "starter",
             "starts",
             "rooms",
             "agent",

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! upkeep ─► files ─► lifecycle ─► records ─► workspaces ─► rooms, agent ─► directory, spec ─► objects, state, engine
-//! losses, starts, reason, peers, session, id, uids, clock, backoff: below everything
+//! losses, starter, starts, reason, peers, session, id, uids, clock, backoff: below everything
 //! ```
 
 pub mod agent;
@@ -31,6 +31,7 @@ mod records;
 pub mod rooms;
 mod session;
 mod spec;
+mod starter;
 mod starts;
 pub mod state;
 pub mod testing;
@@ -50,6 +51,7 @@ pub use policies::{OperatorsOnly, Policies, VariantUnknown};
 pub use reason::ReleaseReason;
 pub use session::{Living, Session};
 pub use spec::{DEFAULT_IMAGE, LABEL_DEPLOYMENT, LABEL_UID, LABEL_WORKSPACE, RoomLimits, Template, Variant};
+pub use starter::{Starter, ToStart};
 pub use uids::UidRange;
 pub use upkeep::{ReconcileError, gc};
 pub use workspaces::{OnShutdown, Parts, Settings, Workspaces};

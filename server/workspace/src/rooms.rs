@@ -66,6 +66,8 @@ pub struct Room {
     pub(crate) unsaved: AtomicBool,
     /// Whether the loss of the room has been noted.
     pub(crate) loss_noted: AtomicBool,
+    /// The driver that was started in the room before it had a conversation, as long as no run has taken or ended it.
+    started: Mutex<Option<Living>>,
     /// Whether a sync is scheduled and has not begun.
     pub(crate) sync_scheduled: AtomicBool,
     /// The last occupant. The table drops it when the release begins; the final sync and the audit event still need it.
@@ -91,6 +93,7 @@ impl Room {
             has_stored_files: AtomicBool::default(),
             unsaved: AtomicBool::default(),
             loss_noted: AtomicBool::default(),
+            started: Mutex::default(),
             sync_scheduled: AtomicBool::default(),
             occupant: Mutex::default(),
         }
@@ -130,6 +133,20 @@ impl Room {
         if let Some(listener) = self.listener.lock().as_ref() {
             listener.running(running);
         }
+    }
+
+    /// The driver that was started in the room before it had a conversation, if it still waits.
+    pub(crate) fn started(&self) -> Option<Living> {
+        self.started.lock().clone()
+    }
+
+    pub(crate) fn set_started(&self, started: Option<Living>) {
+        *self.started.lock() = started;
+    }
+
+    /// As [`Room::started`], and from now on there is none.
+    pub(crate) fn take_started(&self) -> Option<Living> {
+        self.started.lock().take()
     }
 
     /// Whether every stored file of the conversation has been brought into the room.
@@ -352,8 +369,13 @@ impl Rooms {
         }
     }
 
-    /// The drivers that wait for another turn, beyond the `most` that were used last: each with its room. They no longer count as
-    /// waiting.
+    /// Number of drivers that wait for a conversation.
+    pub(crate) fn started(&self) -> usize {
+        self.table().started()
+    }
+
+    /// The drivers that wait for another turn, beyond the `most` that were used last, with those that wait for a conversation: each with
+    /// its room. They no longer count as waiting.
     pub(crate) fn take_surplus_drivers(&self, most: usize) -> Vec<(Arc<Room>, Living)> {
         let mut table = self.table();
         let waiting = |entry: &Entry| match &entry.state {
@@ -366,6 +388,7 @@ impl Rooms {
             .filter(|(_, entry)| waiting(entry))
             .map(|(id, entry)| (entry.last_used, id.clone()))
             .collect();
+        let most = most.saturating_sub(table.started());
         let Some(surplus) = found.len().checked_sub(most).filter(|surplus| *surplus > 0) else { return Vec::new() };
         found.sort_unstable_by_key(|(last_used, _)| *last_used);
         let mut taken = Vec::new();
@@ -401,9 +424,11 @@ impl Rooms {
 
     /// Occupant and session to write to a room's record; `None` if it is being built or released.
     pub(crate) fn record_fields(&self, id: &RoomId) -> Option<(Option<Occupant>, Option<Session>)> {
-        match &self.table().entries.get(id)?.state {
+        let table = self.table();
+        let entry = table.entries.get(id)?;
+        match &entry.state {
             RoomState::Starting | RoomState::Releasing => None,
-            RoomState::Pooled => Some((None, None)),
+            RoomState::Pooled => Some((None, entry.room.started().map(Session::of_nobody))),
             RoomState::Bound { occupant, session, .. } => Some((Some(occupant.clone()), session.clone())),
         }
     }
@@ -477,6 +502,10 @@ impl Rooms {
 }
 
 impl Table {
+    fn started(&self) -> usize {
+        self.entries.values().filter(|entry| entry.room.started.lock().is_some()).count()
+    }
+
     /// Changes a room's state together with the index by conversation and the pool. No other code changes them.
     fn set(&mut self, id: &RoomId, state: RoomState, now: Instant) {
         self.unlink(id);

@@ -17,6 +17,11 @@ impl Session {
     pub fn ended(id: impl Into<String>) -> Self {
         Self { id: id.into(), living: None }
     }
+
+    /// The driver of a room that has no conversation, as the room's record has it.
+    pub(crate) fn of_nobody(living: Living) -> Self {
+        Self { id: String::new(), living: Some(living) }
+    }
 }
 
 /// A driver's process that waits for its next turn.

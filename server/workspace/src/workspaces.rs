@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use nagaya_egress::{Egress, METHODS, POLICY_DENIALS};
@@ -23,6 +23,7 @@ use crate::policies::Policies;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Entry, LISTENER_DEADLINE, Occupant, Room, RoomState, Rooms};
 use crate::spec::{LABEL_DEPLOYMENT, Template};
+use crate::starter::Starter;
 use crate::starts::Starts;
 use crate::state::{PoolSize, State};
 use crate::uids::Uids;
@@ -60,7 +61,7 @@ pub struct Settings {
     pub starts: usize,
     /// Conversations that may wait for the start of their container (`CONTAINER_START_QUEUE`).
     pub start_queue: usize,
-    /// Drivers that may wait for another turn of their conversation at the same time (`DRIVER_KEEP_ALIVE_MAX`).
+    /// Drivers that may wait at the same time, for another turn of their conversation or in the pool (`DRIVER_KEEP_ALIVE_MAX`).
     pub most_waiting_drivers: usize,
 }
 
@@ -112,6 +113,10 @@ pub struct Workspaces {
     conversation_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Who waits for the start of a container.
     pub(crate) starts: Arc<Starts>,
+    /// Names the drivers of the pool's rooms, where they have any.
+    pub(crate) starter: OnceLock<Arc<dyn Starter>>,
+    /// Held while one of these is started.
+    pub(crate) starting: tokio::sync::Mutex<()>,
     /// Lost workspaces of which no client has been told.
     pub(crate) losses: Losses,
     /// Why the last container that was started did not become a workspace, and when that was; `None` if it did.
@@ -143,6 +148,8 @@ impl Workspaces {
             rooms: Rooms::new(parts.clock.clone()),
             uids: Uids::new(parts.template.uids),
             starts: Starts::new(parts.settings.starts, parts.settings.start_queue),
+            starter: OnceLock::new(),
+            starting: tokio::sync::Mutex::default(),
             losses: Losses::default(),
             start_problem: Mutex::default(),
             parts,

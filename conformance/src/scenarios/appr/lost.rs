@@ -37,7 +37,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .profile(Profile::Full)
     .requires(RUN)
     .limit(120),
+    Scenario::new(
+        "APPR-012",
+        "A decision that was answered 200, and did not reach the driver before the server died, is delivered once",
+        "open approvals and their answers are in the log before they are delivered",
+        body!(undelivered),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(120),
 ];
+
+/// Length of arguments that do not fit into what the kernel and the protocol hold for a workspace that reads nothing.
+const TOO_LONG_TO_WAIT: usize = 2 << 20;
 
 async fn server_killed(context: &Context) -> Result<(), Failure> {
     let mut deployment = context.launch(Launch::new()).await?;
@@ -100,4 +113,31 @@ async fn withdrawn(context: &Context) -> Result<(), Failure> {
         deployment.run_well(&conversation, "@say and on we go").await?;
     }
     Ok(())
+}
+
+async fn undelivered(context: &Context) -> Result<(), Failure> {
+    let mut deployment = context.launch(Launch::new()).await?;
+    let conversation = deployment.conversation(context).await?;
+    let mut stream = start(&deployment, &conversation, &script("echo never")).await?;
+    let asked = stream.until("approval_required").await?;
+    let id = asked.text("request_id").to_owned();
+    drop(stream);
+    let room = deployment.only_room().await?;
+    // Not all of the decision has left the server when that dies, because the workspace's agent reads nothing.
+    room.kill("SIGSTOP").await?;
+    let input = json!({"command": "echo once | tee -a times.txt", "description": "x".repeat(TOO_LONG_TO_WAIT)});
+    let decision = json!({"decision": "allow", "updated_input": input});
+    let decided = decide(&deployment, &conversation, &id, &decision).await;
+    let killed = deployment.kill().await;
+    room.kill("SIGCONT").await?;
+    decided?.expect(200)?;
+    killed?;
+    deployment.restart(context).await?;
+    check_eq("what the restarted server waits for", waiting(&deployment, &conversation).await?, Vec::<String>::new())?;
+    let events = deployment.follow(&conversation, &asked.id).await?;
+    check_eq("status", status(&events), "success")?;
+    check_eq("decision in approval_resolved", resolution(&events)?, "allow".to_owned())?;
+    check_eq("what the tool printed", tool_result(&events)?.text("content").trim(), "once")?;
+    let times = room.shell("cat times.txt").await?;
+    check_eq("times that the tool ran", times.printed.trim(), "once")
 }

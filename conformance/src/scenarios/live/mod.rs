@@ -3,8 +3,17 @@
 mod memory;
 mod messages;
 mod other;
+mod pooled;
+mod soak;
 mod turns;
 
 use crate::harness::scenario::Scenario;
 
-pub(super) const FILES: &[&[Scenario]] = &[memory::SCENARIOS, messages::SCENARIOS, other::SCENARIOS, turns::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[
+    memory::SCENARIOS,
+    messages::SCENARIOS,
+    other::SCENARIOS,
+    pooled::SCENARIOS,
+    soak::SCENARIOS,
+    turns::SCENARIOS,
+];

@@ -86,7 +86,7 @@ async fn drivers(room: &Room) -> Result<Vec<String>, Failure> {
 }
 
 /// Waits until a workspace has so many drivers.
-async fn until_drivers(room: &Room, count: usize) -> Result<Vec<String>, Failure> {
+pub(super) async fn until_drivers(room: &Room, count: usize) -> Result<Vec<String>, Failure> {
     eventually(Duration::from_secs(30), &format!("{count} drivers in the workspace"), async || {
         let found = drivers(room).await.map_err(|failure| failure.to_string())?;
         if found.len() == count { Ok(found) } else { Err(format!("drivers: {found:?}")) }

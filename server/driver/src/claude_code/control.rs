@@ -43,6 +43,12 @@ pub(super) fn success(request_id: &str, answer: &Value) -> String {
     response(json!({"subtype": "success", "request_id": request_id, "response": answer}))
 }
 
+/// The line that tells a CLI which has had no turn what follows its own system prompt.
+pub(super) fn initialize(system_prompt: &str) -> String {
+    let request = json!({"subtype": "initialize", "appendSystemPrompt": system_prompt});
+    json!({"type": "control_request", "request_id": "initialize", "request": request}).to_string()
+}
+
 /// The line that interrupts a turn.
 pub(super) fn interrupt(id: &str) -> String {
     json!({"type": "control_request", "request_id": id, "request": {"subtype": "interrupt"}}).to_string()

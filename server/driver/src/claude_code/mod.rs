@@ -56,6 +56,17 @@ impl Driver for ClaudeCode {
         }
     }
 
+    fn fixed(&self, options: &Options) -> Options {
+        Options { system_prompt: String::new(), ..options.clone() }
+    }
+
+    fn introduce(&self, options: &Options) -> Vec<String> {
+        match options.system_prompt.as_str() {
+            "" => Vec::new(),
+            prompt => vec![control::initialize(prompt)],
+        }
+    }
+
     fn dialogue(&self, options: &Options, after_others: Option<&str>) -> Box<dyn Dialogue> {
         let tools = client_tools::Server::new(options.client_tools.clone());
         Box::new(Turn { awaited: after_others.map(ToOwned::to_owned), tools, ..Turn::default() })

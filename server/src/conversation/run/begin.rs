@@ -52,7 +52,8 @@ impl Run {
             let files = loss.files.into();
             self.emit(&Event::ContainerRecovered { message, recovered: true, retry_recommended: false, files }).await;
         }
-        self.restore_files(&lease).await;
+        let restored = self.restore_files(&lease).await;
+        self.note_untouched(&lease, restored);
         if let Err(why) = self.copy_uploads(&lease).await {
             let why = format!("files of the request are not in the workspace: {why}; the model was not called");
             self.fail(ErrorType::StorageError, why).await;
@@ -144,6 +145,14 @@ impl Run {
         let input = driver.prompt(&run, &prompt);
         if let Err(why) = fits(&input) {
             return Some(self.not_sent(lease, options.session.map(Session::ended), why).await);
+        }
+        match self.take_over(&lease, &options, &prompt).await {
+            Ok(Some(stream)) => {
+                let turn = Turn::new(lease, stream, driver.dialogue(&options, Some(&run)), digest, self.longest());
+                return Box::pin(self.follow(turn)).await;
+            }
+            Ok(None) => {}
+            Err(error) => return Some(self.give_up_agent(lease, &error).await),
         }
         let request = ExecuteRequest { input, ..driver.start(&options) };
         let request_id = self.order.request_id.clone();

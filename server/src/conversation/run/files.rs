@@ -17,22 +17,25 @@ use nagaya_workspace::{Lease, OnShutdown, Session};
 const LONG: Duration = Duration::from_secs(1);
 
 impl Run {
-    /// Restores the conversation's stored files into a workspace that has not had them yet.
-    pub(super) async fn restore_files(&mut self, lease: &Lease) {
+    /// Restores the conversation's stored files into a workspace that has not had them yet, and returns whether there were any.
+    pub(super) async fn restore_files(&mut self, lease: &Lease) -> bool {
         let began = Instant::now();
         match self.with_pings(lease.restore_files()).await {
             Ok(SyncReport { skipped, skip_reason: Some(why), .. }) => {
                 self.storage_error(format!("stored files missing in the workspace: {skipped}; {why}")).await;
+                true
             }
             Ok(SyncReport { moved, .. }) if moved > 0 || began.elapsed() > LONG => {
                 self.emit(&Event::setup(format!("Stored files restored into the workspace: {moved}"))).await;
+                moved > 0
             }
-            Ok(_) => {}
+            Ok(_) => false,
             Err(error) => {
                 self.storage_error(format!(
                     "not all stored files are in the workspace: {error}; the run continues without them"
                 ))
                 .await;
+                true
             }
         }
     }

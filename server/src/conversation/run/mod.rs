@@ -12,8 +12,11 @@ mod record;
 mod request;
 mod skills;
 mod spending;
+mod started;
 mod transcript;
 mod turn_end;
+
+pub use started::PoolDriver;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +75,8 @@ pub(super) struct Run {
     continues: bool,
     /// Whether that session was restored from what is stored.
     restored: bool,
+    /// Whether the workspace is as it was in the pool.
+    untouched: bool,
     /// What is not stored yet of the driver's transcript.
     unstored: transcript::Unstored,
     /// Questions that nobody has answered since somebody has answered one.
@@ -179,6 +184,7 @@ impl Run {
             meter,
             continues: false,
             restored: false,
+            untouched: false,
             unstored: transcript::Unstored::default(),
             unanswered: 0,
             past,

@@ -124,11 +124,13 @@ impl Workspaces {
             }
         };
         let outdated = opened.agent.is_outdated();
+        let started = session.as_ref().filter(|_| occupant.is_none()).and_then(|session| session.living.clone());
         let state = match occupant {
             Some(occupant) => RoomState::Bound { occupant, leased: adopt_as == AdoptAs::Leased && !outdated, session },
             None => RoomState::Pooled,
         };
         let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(opened)));
+        room.set_started(started);
         self.rooms.insert(room.clone(), state);
         let occupant = room.occupant();
         if let Some(occupant) = &occupant {

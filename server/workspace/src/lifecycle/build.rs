@@ -15,6 +15,7 @@ use crate::id::RoomId;
 use crate::reason::ReleaseReason;
 use crate::records::RecordError;
 use crate::rooms::{Occupant, Opened, Room, RoomState};
+use crate::session::Session;
 use crate::spec::{LABEL_UID, Variant};
 use crate::starts::{NoTurn, Turn};
 use crate::state::StateError;
@@ -268,7 +269,10 @@ impl Workspaces {
             }
         };
         tokio::try_join!(ready, self.has_user_alone(uid))?;
-        match self.write_record(room, occupant.as_ref(), None).await {
+        if occupant.is_none() {
+            self.start_driver(room).await;
+        }
+        match self.write_record(room, occupant.as_ref(), room.started().map(Session::of_nobody)).await {
             Ok(true) => {}
             Ok(false) => return Err(BuildError::Stopping),
             // A pooled room has no occupant yet; its record is written once the shared state answers again.

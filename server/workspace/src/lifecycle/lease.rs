@@ -14,7 +14,7 @@ use crate::lifecycle::acquire::is_responding;
 use crate::losses::Loss;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Room};
-use crate::session::Session;
+use crate::session::{Living, Session};
 use crate::workspaces::Workspaces;
 
 /// Pause between two health requests while an agent is watched.
@@ -106,6 +106,12 @@ impl Lease {
     #[must_use]
     pub fn session(&self) -> Option<&Session> {
         self.session.as_ref()
+    }
+
+    /// The driver that was started in the room before it had a conversation, if nobody has taken it: it is the caller's.
+    #[must_use]
+    pub fn take_started(&self) -> Option<Living> {
+        self.room.take_started()
     }
 
     /// Starts an execution in the room. The agent logs `request_id` with it.

@@ -9,3 +9,4 @@ pub(crate) mod lease;
 mod loss;
 pub(crate) mod pool;
 pub(crate) mod release;
+mod started;

@@ -53,6 +53,8 @@ enum Bound {
     Added(f64),
     /// So much, or less.
     AtMost(f64),
+    /// So much, or more.
+    AtLeast(f64),
 }
 
 impl Goal {
@@ -73,6 +75,11 @@ impl Goal {
         Self { of: "ours", against: None, bound: Bound::AtMost(want) }
     }
 
+    #[allow(dead_code, reason = "not every benchmark has one")]
+    pub(crate) fn at_least(want: f64) -> Self {
+        Self { of: "ours", against: None, bound: Bound::AtLeast(want) }
+    }
+
     /// Compared round by round, as neighbours in time share the machine's noise.
     fn judge(&self, rows: &[Row], unit: &str, more_is_better: bool) -> Option<Judged> {
         let samples = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.samples.as_slice());
@@ -91,6 +98,10 @@ impl Goal {
             Bound::Added(want) => {
                 let added = pairs(|of, against| of - against)?;
                 (added, want, added <= want, format!("{} − {name} ≤ {want} {unit}", self.of))
+            }
+            Bound::AtLeast(want) => {
+                let figure = median(of);
+                (figure, want, figure >= want, format!("{} ≥ {want} {unit}", self.of))
             }
             Bound::AtMost(want) => {
                 let figure = median(of);

@@ -1,0 +1,57 @@
+//! Drivers that are started in workspaces of the warm pool, before they have a conversation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nagaya_protocol::{AgentEvent, ExecuteRequest};
+
+use crate::agent::{Agent, AgentError};
+use crate::rooms::Room;
+use crate::session::Living;
+use crate::starter::{Starter, ToStart};
+use crate::workspaces::Workspaces;
+
+/// How long a driver waits for a conversation. After that it ends, and the workspace is as one that never had a driver.
+const WAITS: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest time until a driver is started. Its own preparations go on after that.
+const START_DEADLINE: Duration = Duration::from_secs(20);
+
+impl Workspaces {
+    /// From now on, workspaces that are built for the pool get the drivers that `starter` names.
+    pub fn start_drivers(&self, starter: Arc<dyn Starter>) {
+        if self.starter.set(starter).is_err() {
+            tracing::warn!("the drivers of the pool are set already");
+        }
+    }
+
+    /// Starts a driver in a room that is built for the pool, unless as many wait as may. A failure is logged: the room is of use without.
+    pub(crate) async fn start_driver(&self, room: &Room) {
+        let Some(starter) = self.starter.get() else { return };
+        // One after the other, so that each counts those before it.
+        let _turn = self.starting.lock().await;
+        if self.rooms.started() >= self.parts.settings.most_waiting_drivers {
+            return;
+        }
+        let Some(ToStart { request, options }) = starter.driver().await else { return };
+        let Ok(agent) = room.agent() else { return };
+        let started = tokio::time::timeout(START_DEADLINE, start(agent, &request)).await;
+        let why = match started {
+            Ok(Ok((execution, read))) => return room.set_started(Some(Living { execution, read, options })),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it was not started within {START_DEADLINE:?}"),
+        };
+        // Whatever runs there is ended by the first run that finds it.
+        tracing::warn!(workspace = %room.id, why, "a workspace of the pool has no driver");
+    }
+}
+
+async fn start(agent: &Agent, request: &ExecuteRequest) -> Result<(String, u64), AgentError> {
+    let mut events = agent.execute(request, None).await?;
+    match events.next().await? {
+        Some((read, AgentEvent::Started { execution_id })) => {
+            agent.park(&execution_id, WAITS).await?;
+            Ok((execution_id, read))
+        }
+        _ => Err(AgentError::Broken("the execution does not say that it has started".into())),
+    }
+}
