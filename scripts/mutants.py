@@ -50,6 +50,8 @@ class Mutant:
         self.changes = [(old, new, str(pathlib.Path(root) / file)) for old, new, file in changes]
         self.scenarios, self.tests = entry.get("scenarios", []), entry.get("tests", [])
         self.image = entry.get("image", False)
+        # The project's own artefacts, a Compose file for example, need no build: scenarios are told where the copy is.
+        self.artefact = not any(file.endswith(".rs") for _, _, file in self.changes)
         self.places = []
 
     def locate(self, sources):
@@ -60,7 +62,7 @@ class Mutant:
                 path = ROOT / file
                 if not path.is_file():
                     raise Unmade(f"there is no {file}")
-                sources[file] = Source(path.read_text())
+                sources[file] = Source(path.read_text(), file.endswith(".rs"))
             count = sources[file].text.count(old)
             if count != 1:
                 raise Unmade(f"{file} has {count} of: {old}")
@@ -69,7 +71,7 @@ class Mutant:
 
     def is_choice(self, sources):
         """Whether all of it is within bodies that a program can choose between when it runs."""
-        return all(sources[file].body(start, end) for file, start, end, _ in self.places)
+        return not self.artefact and all(sources[file].body(start, end) for file, start, end, _ in self.places)
 
 
 def hidden(text):
@@ -87,9 +89,9 @@ def hidden(text):
 class Source:
     """A file, and the bodies of its functions."""
 
-    def __init__(self, text):
+    def __init__(self, text, has_functions=True):
         self.text, self.bodies = text, []
-        code = hidden(text)
+        code = hidden(text) if has_functions else ""
         for found in re.finditer(r"(?P<before>[^\n;{}]*)\bfn\s+\w+", code):
             depth, at = 0, found.end()
             while at < len(code) and not (depth == 0 and code[at] in "{;"):
@@ -178,7 +180,7 @@ def build(with_tests):
     """Compiles the programs, and what the tests need. The whole workspace is selected, as everywhere: cargo unifies features over it."""
     environment = {**os.environ, "CARGO_TARGET_DIR": str(TARGET), "RUSTFLAGS": os.environ.get("RUSTFLAGS", "")}
     for more in [["--bins"], ["--tests"]][: 2 if with_tests else 1]:
-        built = run(["cargo", "build", "--locked", "--workspace", *more], env=environment)
+        built = run(["cargo", "build", "--locked", "--workspace", "--keep-going", *more], env=environment)
         if built.returncode != 0:
             wrong = "\n".join(re.findall(r"^error.*?(?=^\S|\Z)", built.stdout, re.S | re.M)) or built.stdout[-6000:]
             raise Unmade(f"it does not compile:\n{wrong}")
@@ -210,6 +212,7 @@ def scenarios_of(expression, image):
     suite = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
     environment = {**os.environ, "NAGAYA_BIN": str(TARGET / "debug" / "nagaya")}
     environment.setdefault("NAGAYA_FIXTURES_BIN", str(suite / "nagaya-fixtures"))
+    environment["NAGAYA_PROJECT_DIR"] = str(TREE)
     ran = run([str(suite / "nagaya-conformance"), "run", "--image", image, "--report", str(report), "--filter", expression], ROOT, env=environment)
     if not (report / "report.json").is_file():
         raise Unmade(f"the scenarios did not run:\n{ran.stdout[-3000:]}")
@@ -346,7 +349,7 @@ def main():
         if mutant in alone:
             changed = apply(mutant, sources, texts)
         try:
-            if mutant in alone:
+            if mutant in alone and not mutant.artefact:
                 build(bool(mutant.tests) or options.look)
             if options.look:
                 scenarios, tests = look(mutant, options.look)
