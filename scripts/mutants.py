@@ -7,7 +7,9 @@ the defect, by a word that the program reads from a file when it starts. A defec
 
     scripts/mutants.py [WORD…]            the defects that have all these words in their area, id or description
     scripts/mutants.py --check            only looks whether each defect can still be made and names what exists (a second)
-    scripts/mutants.py --look EXPR […]    does not require: tells which scenarios of the expression and which tests notice
+    scripts/mutants.py --look EXPR […]    requires nothing: tells which scenarios of the expression and which tests notice; an entry
+                                          can have an expression of its own, `look`
+    scripts/mutants.py --list FILE […]    the new defects of this file alone
 
 An entry has `id`, `defect` (what it does), `file` below the root or below the file's `root`, `from` and `to`; further changes of the same
 defect are `also = [[from, to], …]`, each with a file as the third element if it is another one. `scenarios` and `tests` are those that must
@@ -49,7 +51,7 @@ class Mutant:
         changes = [[entry["from"], entry["to"], entry["file"]]] + [[*change, entry["file"]][:3] for change in more]
         self.changes = [(old, new, str(pathlib.Path(root) / file)) for old, new, file in changes]
         self.scenarios, self.tests = entry.get("scenarios", []), entry.get("tests", [])
-        self.image = entry.get("image", False)
+        self.image, self.look = entry.get("image", False), entry.get("look")
         # The project's own artefacts, a Compose file for example, need no build: scenarios are told where the copy is.
         self.artefact = not any(file.endswith(".rs") for _, _, file in self.changes)
         self.places = []
@@ -270,12 +272,13 @@ def look(mutant, expression):
     return sorted(one for one, outcome in outcomes.items() if outcome in RED), tests_of("not binary(architecture)")[0]
 
 
-def load(words):
+def load(words, only=None):
     mutants, faults = [], []
-    for path in sorted(LISTS.glob("*.toml")):
+    for path in [*sorted(LISTS.glob("*.toml")), *([only] if only else [])]:
         listed = tomllib.loads(path.read_text())
         for entry in listed["mutant"]:
             mutants.append(Mutant(listed["area"], listed.get("root", ""), entry))
+            mutants[-1].tried = not only or path == only
     for name in {mutant.id for mutant in mutants if [other.id for other in mutants].count(mutant.id) > 1}:
         faults.append(f"{name}: two defects have this id")
     known = set(re.findall(r"^\| ([A-Z]+-\w+(?:-[A-Z]+)?) ", (ROOT / "docs" / "conformance-catalogue.md").read_text(), re.M))
@@ -288,7 +291,7 @@ def load(words):
         faults += [f"{mutant.id}: there is no scenario {one}" for one in mutant.scenarios if one not in known]
         if not mutant.scenarios and not mutant.tests:
             faults.append(f"{mutant.id}: names neither a scenario nor a test")
-        if all(word in f"{mutant.area} {mutant.id} {mutant.defect}" for word in words):
+        if mutant.tried and all(word in f"{mutant.area} {mutant.id} {mutant.defect}" for word in words):
             whole.append(mutant)
     return mutants, whole, sources, faults
 
@@ -312,12 +315,9 @@ def main():
     parser.add_argument("words", nargs="*")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--look", metavar="EXPR")
-    parser.add_argument("--list", type=pathlib.Path, help="another list of defects, for --look")
+    parser.add_argument("--list", type=pathlib.Path, help="a list of new defects, which alone are tried")
     options = parser.parse_args()
-    if options.list:
-        global LISTS
-        LISTS = options.list
-    mutants, chosen, sources, faults = load(options.words)
+    mutants, chosen, sources, faults = load(options.words, options.list)
     if faults and not options.look:
         sys.exit("\n".join(faults) + f"\nmutants: {len(faults)} faults in the lists (scripts/mutants)")
     if options.check:
@@ -352,7 +352,7 @@ def main():
             if mutant in alone and not mutant.artefact:
                 build(bool(mutant.tests) or options.look)
             if options.look:
-                scenarios, tests = look(mutant, options.look)
+                scenarios, tests = look(mutant, mutant.look or options.look)
                 why, by = [], {"scenarios": bool(scenarios), "tests": bool(tests)}
                 said = f"scenarios {scenarios}, tests {tests}"
             else:

@@ -81,7 +81,7 @@ async fn still_its_own(trail: &Path, before: usize, conversation: &Conversation)
             let own = [&*conversation.id, &*conversation.tenant, &*conversation.tenant, "allowed"].map(Some);
             check_eq(format!("conversation, tenant, policy and decision of {entry}"), whose, own)?;
         }
-        Ok(())
+        Ok::<_, Failure>(())
     })
     .await
 }

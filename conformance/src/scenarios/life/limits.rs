@@ -81,8 +81,8 @@ async fn limit_is_kept(context: &Context) -> Result<(), Failure> {
     let wait = json!({"command": "tail -f /dev/null", "description": "Wait"});
     let prompt = format!("@tool Bash {wait}\n@say Never.");
     // A run that gets a workspace waits in it; any other is refused, at once or by its first error.
-    let outcomes = conversations.iter().map(|conversation| {
-        let (deployment, prompt) = (&deployment, &prompt);
+    let outcomes = (0..RUNS).map(|number| {
+        let (deployment, conversation, prompt) = (&deployment, &conversations[number], &prompt);
         async move {
             let Ok(mut stream) = deployment.start(conversation, prompt).await else {
                 let body = json!({"user_input": prompt});

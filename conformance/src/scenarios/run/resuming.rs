@@ -82,12 +82,12 @@ async fn after_each(context: &Context) -> Result<(), Failure> {
     let events = deployment.run_well(&conversation, &format!("@chunk 900\n@say {}", words.join(" "))).await?;
     let bytes: usize = events.iter().map(|event| event.data.to_string().len()).sum();
     check(bytes > 200_000 && events.len() > 80, format!("a run of {bytes} bytes in {} events", events.len()))?;
-    let readers = events.iter().enumerate().map(|(at, event)| {
+    let readers = (0..events.len()).map(|at| {
         let (deployment, conversation, events) = (&deployment, &conversation, &events);
         async move {
-            let rest = deployment.follow(conversation, &event.id).await?;
+            let rest = deployment.follow(conversation, &events[at].id).await?;
             let expected = &events[at + 1..];
-            check(rest == expected, format!("after {}: {}, and not {}", event.id, names(&rest), names(expected)))
+            check(rest == expected, format!("after {}: {}, and not {}", events[at].id, names(&rest), names(expected)))
         }
     });
     futures::stream::iter(readers).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
