@@ -13,8 +13,9 @@ use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::outside::bedrock;
 use crate::target::deployment::{Conversation, Deployment};
-use crate::target::launch::Launch;
+use crate::target::launch::{Launch, REGION};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -99,7 +100,7 @@ async fn victim(deployment: &Deployment, conversation: Conversation) -> Result<V
 fn bodies() -> Vec<(&'static str, Method, Value)> {
     let key = json!({"name": "mine", "scopes": ["read"]});
     let configuration = json!({"version": 1, "configuration": {"egress": {"deny": ["changed.test"]}}});
-    let credential = json!({"name": "mine", "purpose": {"host": "mine.test", "when": "always"},
+    let credential = json!({"name": "mine", "purpose": {"host": "nowhere.test", "when": "always"},
         "auth": {"type": "header", "name": "Authorization", "template": "Bearer {}", "secret": "guessed-it-is"}});
     let input = json!({"user_input": "@say Mine."});
     vec![
@@ -170,7 +171,7 @@ async fn seen(owner: &Api, operations: &[Operation]) -> Result<Vec<(String, Valu
     });
     for (_, template, path, _) in mine {
         let mut answer = owner.get(path).await?.expect(200)?.json()?;
-        let entries = answer["entries"].as_array_mut().into_iter().flatten();
+        let entries = answer.get_mut("entries").and_then(Value::as_array_mut).into_iter().flatten();
         let lasting: Vec<Value> =
             entries.filter(|entry| entry["type"] != "ping").map(|entry| entry["id"].take()).collect();
         if template.ends_with("/log") {
@@ -189,7 +190,9 @@ async fn seen(owner: &Api, operations: &[Operation]) -> Result<Vec<(String, Valu
 async fn tenant_isolation(context: &Context) -> Result<(), Failure> {
     let key = context.dir().join("vault-key");
     std::fs::write(&key, "07".repeat(32))?;
-    let (deployment, theirs, ours) = with_keys(context, Launch::new().set("VAULT_KEY_FILE", key.display())).await?;
+    let allowed = format!("{},bedrock.{REGION}.amazonaws.com,nowhere.test", bedrock());
+    let launch = Launch::new().set("VAULT_KEY_FILE", key.display()).set("PROXY_ALLOWED_DOMAINS", allowed);
+    let (deployment, theirs, ours) = with_keys(context, launch).await?;
     let victim = victim(&deployment, theirs).await?;
     let (intruder, owner) = (deployment.api.with_key(Some(OURS)), deployment.api.with_key(Some(THEIRS)));
     let operations = operations(&deployment.api, &victim.ids).await?;

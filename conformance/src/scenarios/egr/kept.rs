@@ -15,7 +15,10 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::asking::{Received, ask};
-use crate::scenarios::common::outside::{CA, HOST, NEEDS, Outside, PORT};
+use crate::scenarios::common::outside::{CA, HOST, NEEDS, Outside};
+
+/// A host with an origin of the scenario's own.
+const KEPT: &str = "kept.conformance.test";
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -80,10 +83,13 @@ async fn first_only(mut stream: TcpStream, read: Arc<Mutex<Vec<String>>>) -> std
 
 async fn sent_once(context: &Context) -> Result<(), Failure> {
     let (address, read) = closing(context).await?;
-    let outside = Outside::with(context, |launch| launch.without_model().pin_address(HOST, PORT, &address)).await?;
+    let outside = Outside::with(context, |launch| {
+        launch.without_model().set("PROXY_ALLOWED_DOMAINS", KEPT).pin_address(KEPT, 80, &address)
+    })
+    .await?;
     let request = |method: &str, path: &str, body: &str| {
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        format!("{method} http://{HOST}:{PORT}{path} HTTP/1.1\r\nHost: {HOST}:{PORT}\r\n{length}\r\n{body}")
+        format!("{method} http://{KEPT}{path} HTTP/1.1\r\nHost: {KEPT}\r\n{length}\r\n{body}")
     };
     for (method, body, status, times) in [("GET", "", 200, 2), ("POST", "once", 502, 1)] {
         let path = format!("/{}", method.to_lowercase());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::world::{A, B, NEEDS, Party, World, write};
+use super::world::{A, B, NEEDS, Party, World, allowed, write};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -143,7 +143,7 @@ async fn own_header(context: &Context) -> Result<(), Failure> {
         launch
             .without_model()
             .set("VAULT_KEY_FILE", &key)
-            .set("PROXY_ALLOWED_DOMAINS", format!("{A},{B},{B}:8081"))
+            .set("PROXY_ALLOWED_DOMAINS", format!("{},{B}:8081", allowed()))
             .pin_services(B, 8081, &services)
     })
     .await?;
