@@ -141,6 +141,27 @@ impl ModelRequest {
         self.0["rest"].as_str().unwrap_or_default()
     }
 
+    /// The role of each message and what it says, without what the driver reminds of: texts, `uses TOOL`, `result: TEXT`. Messages of the
+    /// role `system`, which are the driver's, are left out.
+    #[must_use]
+    pub fn said(&self) -> Vec<(&str, &str)> {
+        let messages = self.0["said"].as_array().into_iter().flatten();
+        let pairs = messages.filter_map(|message| Some((message[0].as_str()?, message[1].as_str()?)));
+        pairs.filter(|(role, _)| *role != "system").collect()
+    }
+
+    /// Whether it offers tools: the driver's own small requests, for a title for example, do not.
+    #[must_use]
+    pub fn has_tools(&self) -> bool {
+        self.0["has_tools"] == true
+    }
+
+    /// The instructions, the last 16 KiB of them.
+    #[must_use]
+    pub fn system(&self) -> &str {
+        self.0["system"].as_str().unwrap_or_default()
+    }
+
     /// `valid`, `missing` or `invalid`.
     #[must_use]
     pub fn signature(&self) -> &str {

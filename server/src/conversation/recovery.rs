@@ -22,14 +22,31 @@ const MOST_IN_ALL: u32 = 1_000;
 pub(super) struct Stream {
     events: EventStream,
     execution: Option<String>,
-    /// Number of the last event that was returned.
-    last: u64,
+    taken: Taken,
     /// An error found by [`Stream::arrived`], which the next [`Stream::next`] handles.
     broken: Option<AgentError>,
     /// Reconnections since the last new event.
     reconnections: u32,
     /// All reconnections.
     in_all: u32,
+}
+
+/// Which events were returned: those up to a number. After a reconnection some may arrive again.
+#[derive(Debug, Clone, Copy)]
+struct Taken(u64);
+
+impl Taken {
+    /// Whether an event is to be returned, which it then was.
+    fn take(&mut self, number: u64) -> bool {
+        let is_new = number > self.0;
+        self.0 = self.0.max(number);
+        is_new
+    }
+
+    /// The number after which the agent is asked for the rest.
+    fn after(self) -> u64 {
+        self.0
+    }
 }
 
 impl Drop for Stream {
@@ -42,7 +59,7 @@ impl Drop for Stream {
 
 impl Stream {
     pub(super) fn new(events: EventStream) -> Self {
-        Self { events, execution: None, last: 0, broken: None, reconnections: 0, in_all: 0 }
+        Self { events, execution: None, taken: Taken(0), broken: None, reconnections: 0, in_all: 0 }
     }
 
     /// Connects to an execution that an earlier process has followed up to event number `after`.
@@ -51,7 +68,7 @@ impl Stream {
     /// The agent cannot be reached or does not know the execution: it is lost.
     pub(super) async fn resume(lease: &Lease, execution: String, after: u64) -> Result<Self, AgentError> {
         let events = connect(lease, &execution, after, |error| error).await?;
-        Ok(Self { events, execution: Some(execution), last: after, broken: None, reconnections: 0, in_all: 0 })
+        Ok(Self { events, execution: Some(execution), taken: Taken(after), broken: None, reconnections: 0, in_all: 0 })
     }
 
     /// Id of the execution, once its `started` event has arrived.
@@ -61,7 +78,7 @@ impl Stream {
 
     /// Number of the last event that was returned.
     pub(super) fn last(&self) -> u64 {
-        self.last
+        self.taken.0
     }
 
     /// The next event with its number; the stream must not be read after [`AgentEvent::Ended`]. Cancel-safe.
@@ -93,7 +110,7 @@ impl Stream {
                 return Err(AgentError::Hostile(format!("its stream broke {MOST_IN_ALL} times")));
             }
             tokio::time::sleep(PAUSE).await;
-            self.events = connect(lease, execution, self.last, |_| broken).await?.continuing(&self.events);
+            self.events = connect(lease, execution, self.taken.after(), |_| broken).await?.continuing(&self.events);
             // A room decides how often this happens: only the first time is a line of its own, and the rest are counted.
             if self.in_all == 1 {
                 tracing::warn!(workspace = lease.workspace_id(), "reconnected to the agent");
@@ -114,10 +131,9 @@ impl Stream {
 
     /// The event, unless an earlier connection has delivered it.
     fn accept(&mut self, (number, event): (u64, AgentEvent)) -> Option<(u64, AgentEvent)> {
-        if number <= self.last {
+        if !self.taken.take(number) {
             return None;
         }
-        self.last = number;
         self.reconnections = 0;
         if let AgentEvent::Started { execution_id } = &event {
             self.execution = Some(execution_id.clone());
@@ -159,5 +175,19 @@ async fn connect(
             Err(_) if began.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(final_error(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_arrives_again_after_a_stream_that_breaks_counts_once_and_nothing_is_skipped() {
+        let mut taken = Taken(0);
+        assert!(taken.take(1) && taken.take(2));
+        assert_eq!(taken.after(), 2, "the agent is asked for 3");
+        assert_eq!([2, 3, 3, 1, 4].map(|number| taken.take(number)), [false, true, false, false, true]);
+        assert_eq!(taken.after(), 4);
     }
 }

@@ -293,6 +293,33 @@ fn cancel_answers_when_nothing_of_the_execution_runs() {
     assert_eq!(end(&events.rest()).how, How::Cancelled);
 }
 
+/// Processes that wait, and others that start one anew as soon as it has ended.
+const STUBBORN: &str = "for n in $(seq 100); do setsid sleep 601 & done; \
+    for n in $(seq 20); do (trap '' HUP TERM INT; while :; do sleep 602; done) & done; echo ready; wait";
+
+/// Processes below this one that wait for as long as those of [`STUBBORN`] do.
+fn stubborn(agent: &Agent) -> usize {
+    let marked = |pid: &str| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mark = format!("STUBBORN={}", agent.path("").display());
+        alive(pid) && environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+    };
+    let entries = fs::read_dir("/proc").expect("reads").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    entries.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && marked(name)).count()
+}
+
+#[test]
+fn a_tree_that_respawns_is_gone_when_cancel_answers() {
+    let agent = Agent::start(&format!("export STUBBORN=$PWD/; {STUBBORN}"));
+    let mut events = agent.execute();
+    let execution_id = started(&mut events);
+    eventually("all processes run", || stubborn(&agent) >= 120);
+    let answer = agent.call("DELETE", &format!("/executions/{execution_id}"), "");
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    assert_eq!(stubborn(&agent), 0);
+    assert_eq!(end(&events.rest()).how, How::Cancelled);
+}
+
 #[test]
 fn processes_left_running_end_with_the_execution() {
     let agent = Agent::start(&format!("{ESCAPED}; echo done"));

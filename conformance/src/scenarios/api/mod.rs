@@ -3,8 +3,10 @@
 mod connections;
 mod description;
 mod errors;
+mod keeping;
 mod keys;
 mod limits;
+mod ownership;
 mod page;
 mod queries;
 
@@ -15,8 +17,10 @@ pub(super) const FILES: &[&[Scenario]] = &[
     connections::SCENARIOS,
     description::SCENARIOS,
     errors::SCENARIOS,
+    keeping::SCENARIOS,
     keys::SCENARIOS,
     limits::SCENARIOS,
+    ownership::SCENARIOS,
     page::SCENARIOS,
     queries::SCENARIOS,
 ];

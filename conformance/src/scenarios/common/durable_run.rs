@@ -1,5 +1,6 @@
 //! A run that waits in the middle, so that its server can be killed or stopped.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -66,9 +67,29 @@ pub(crate) async fn well(deployment: &Deployment, conversation: &Conversation, d
     check(messages.to_string().contains("went on"), format!("the tool's result is not among the messages: {messages}"))
 }
 
+/// Checks that the requests which an adopted workspace has made since are its conversation's in the trail, and were allowed by its tenant's
+/// policy.
+async fn still_its_own(trail: &Path, before: usize, conversation: &Conversation) -> Result<(), Failure> {
+    eventually(Duration::from_secs(10), "a request of the adopted workspace in the trail", async || {
+        let text = std::fs::read_to_string(trail)?;
+        let since = text.get(before..).unwrap_or_default();
+        let entries = since.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let entries: Vec<Value> = entries.filter(|entry| entry["event"] == "egress").collect();
+        check(!entries.is_empty(), "no request yet")?;
+        for entry in entries {
+            let whose = ["conversation", "tenant", "policy", "decision"].map(|field| entry[field].as_str());
+            let own = [&*conversation.id, &*conversation.tenant, &*conversation.tenant, "allowed"].map(Some);
+            check_eq(format!("conversation, tenant, policy and decision of {entry}"), whose, own)?;
+        }
+        Ok::<_, Failure>(())
+    })
+    .await
+}
+
 /// Kills the server of a deployment during a run, and restarts it.
 pub(crate) async fn outlives(context: &Context, launch: Launch) -> Result<(Deployment, Conversation), Failure> {
-    let mut deployment = context.launch(launch).await?;
+    let trail = context.dir().join("durable-trail.jsonl");
+    let mut deployment = context.launch(launch.set("AUDIT_LOG", trail.display())).await?;
     let conversation = deployment.conversation(context).await?;
     let seen = waiting(&deployment, &conversation).await?;
     let room = deployment.only_room().await?;
@@ -80,7 +101,11 @@ pub(crate) async fn outlives(context: &Context, launch: Launch) -> Result<(Deplo
     room.shell("touch /workspace/go").await?;
     let done = whole(&deployment, &conversation, seen).await?;
     well(&deployment, &conversation, &done).await?;
-    deployment.run_well(&conversation, "@say on we go").await?;
+    let before = std::fs::read_to_string(&trail)?.len();
+    let next = deployment.run_well(&conversation, "@say on we go").await?;
     check_eq("the workspace of the next run", &deployment.only_room().await?.id, &room.id)?;
+    let session = next.last().map(|done| &done.data["session_id"]);
+    check_eq("session of the next run", session, Some(&done["session_id"]))?;
+    still_its_own(&trail, before, &conversation).await?;
     Ok((deployment, conversation))
 }

@@ -7,6 +7,7 @@ mod credentials;
 mod curl;
 mod greedy_clients;
 mod host_spellings;
+mod kept;
 mod languages;
 mod neighbours;
 mod package_managers;
@@ -25,6 +26,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     curl::SCENARIOS,
     greedy_clients::SCENARIOS,
     host_spellings::SCENARIOS,
+    kept::SCENARIOS,
     languages::SCENARIOS,
     neighbours::SCENARIOS,
     package_managers::SCENARIOS,

@@ -2,11 +2,17 @@
 
 mod burst;
 mod image_removed;
+mod limits;
 mod pool_and_idle;
 mod stray_containers;
 
 use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
-pub(super) const FILES: &[&[Scenario]] =
-    &[burst::SCENARIOS, image_removed::SCENARIOS, pool_and_idle::SCENARIOS, stray_containers::SCENARIOS];
+pub(super) const FILES: &[&[Scenario]] = &[
+    burst::SCENARIOS,
+    image_removed::SCENARIOS,
+    limits::SCENARIOS,
+    pool_and_idle::SCENARIOS,
+    stray_containers::SCENARIOS,
+];

@@ -31,6 +31,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .profile(Profile::Full)
     .requires(RUN)
     .limit(120),
+    Scenario::new(
+        "LIVE-022",
+        "Each request to the model has what was said and nothing else, the first one included, and the instructions",
+        "what the model is sent: the prompt as it was typed, the turns before it once each, the tenant's prompt",
+        body!(whole_requests),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(120),
 ];
 
 /// The messages of the last request for an answer that the model was sent, as digests.
@@ -82,6 +92,64 @@ async fn exact_memory(context: &Context) -> Result<(), Failure> {
     let messages = deployment.api.get(&conversation.path("/messages")).await?.expect(200)?.json()?;
     let digests = messages.to_string().matches("began in an earlier session").count();
     check_eq("messages that tell the driver what it should remember", digests, 0)
+}
+
+/// The requests for an answer that the model has been sent since `before` of them: what each says, and its instructions.
+async fn requests_since(
+    deployment: &Deployment,
+    before: usize,
+) -> Result<Vec<(Vec<(String, String)>, String)>, Failure> {
+    let requests = deployment.model()?.requests().await?;
+    let answers = requests.iter().filter(|request| !request.messages().is_empty() && request.has_tools());
+    let owned = |(role, text): (&str, &str)| (role.to_owned(), text.to_owned());
+    let all = answers.map(|request| (request.said().into_iter().map(owned).collect(), request.system().to_owned()));
+    Ok(all.skip(before).collect())
+}
+
+async fn whole_requests(context: &Context) -> Result<(), Failure> {
+    let deployment = context.launch(Launch::new()).await?;
+    let conversation = deployment.conversation(context).await?;
+    let (persona, word) = (context.unique("persona"), context.unique("word"));
+    let tenant = format!("/api/tenants/{}", conversation.tenant);
+    deployment.api.put(&tenant, &json!({"system_prompt": persona})).await?.expect(200)?;
+    let tool = json!({"command": format!("echo {word}"), "description": "Say a word"});
+    let (first, second) = (format!("@tool Bash {tool}\n@say One."), "@say Two.".to_owned());
+    let said = |role: &str, text: &str| (role.to_owned(), text.to_owned());
+    let mut expected = vec![said("user", &first)];
+    let mut before = 0;
+    let more: [(&String, Vec<(String, String)>); 2] = [
+        (&first, vec![said("assistant", "uses Bash"), said("user", &format!("result: {word}"))]),
+        (&second, vec![said("assistant", "One."), said("user", &second)]),
+    ];
+    for (number, (prompt, added)) in more.into_iter().enumerate() {
+        deployment.run_well(&conversation, prompt).await?;
+        let requests = requests_since(&deployment, before).await?;
+        // The first turn has two requests: one for the call of the tool, one with its result.
+        check_eq(format!("requests of turn {}", number + 1), requests.len(), 2 - number)?;
+        for (at, (messages, system)) in requests.iter().enumerate() {
+            if number + at > 0 {
+                expected.extend(added.iter().cloned());
+            }
+            check_eq(format!("what request {} of turn {} says", at + 1, number + 1), messages, &expected)?;
+            check_eq(
+                format!("times that request {} has the tenant's prompt", at + 1),
+                system.matches(&persona).count(),
+                1,
+            )?;
+        }
+        before += requests.len();
+    }
+    // Another workspace, whose driver has what the first one had.
+    lose_room(&deployment).await?;
+    let third = "@say Three.";
+    deployment.run_well(&conversation, third).await?;
+    expected.extend([said("assistant", "Two."), said("user", third)]);
+    let requests = requests_since(&deployment, before).await?;
+    check_eq(
+        "what the request of another workspace says",
+        requests.first().map(|(messages, _)| messages),
+        Some(&expected),
+    )
 }
 
 /// The whole log: id, run and type of each entry, read in pages.

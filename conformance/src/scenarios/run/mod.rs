@@ -8,8 +8,10 @@ mod large_output;
 mod messages;
 mod model_trouble;
 mod plain_text;
+mod processes;
 mod readers;
 mod restart;
+mod resuming;
 mod second_chance;
 mod session;
 mod time_limit;
@@ -27,8 +29,10 @@ pub(super) const FILES: &[&[Scenario]] = &[
     messages::SCENARIOS,
     model_trouble::SCENARIOS,
     plain_text::SCENARIOS,
+    processes::SCENARIOS,
     readers::SCENARIOS,
     restart::SCENARIOS,
+    resuming::SCENARIOS,
     second_chance::SCENARIOS,
     session::SCENARIOS,
     time_limit::SCENARIOS,

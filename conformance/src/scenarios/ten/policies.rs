@@ -1,13 +1,17 @@
 //! Whose egress policy holds where: from hand-over on, on connections that are open, after restarts, over servers.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::world::{A, B, BEYOND, NEEDS, Party, World, write};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::asking::{Received, ask, get_at};
+use crate::scenarios::common::rooms::{mark, put_mark};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -64,13 +68,61 @@ fn only(host: &str) -> Value {
 
 /// The last entry of the audit trail about a request to this host.
 fn decided(world: &World, host: &str) -> Result<Value, Failure> {
+    last_entry(world, &format!("a request to {host}"), |line| line["event"] == "egress" && line["host"] == host)
+}
+
+fn last_entry(world: &World, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value, Failure> {
     let trail = std::fs::read_to_string(&world.trail)?;
-    let last = trail.lines().rev().find(|line| line.contains("egress") && line.contains(host));
-    let last = last.ok_or_else(|| Failure::assertion(format!("no entry about {host} in the trail")))?;
-    Ok(serde_json::from_str(last).unwrap_or_default())
+    let mut lines = trail.lines().rev().filter_map(|line| serde_json::from_str(line).ok());
+    lines.find(fits).ok_or_else(|| Failure::assertion(format!("no entry about {what} in the trail")))
+}
+
+/// Checks that an entry of the trail is this conversation's.
+fn is_of(entry: &Value, party: &Party) -> Result<(), Failure> {
+    let Party { conversation, .. } = party;
+    check_eq(format!("conversation in {entry}"), entry["conversation"].as_str(), Some(conversation.id.as_str()))?;
+    check_eq(format!("tenant in {entry}"), entry["tenant"].as_str(), Some(conversation.tenant.as_str()))
+}
+
+/// A line of bash that asks for A on one connection of a workspace of the pool, and once more when its owner has written `mark`.
+fn before_and_after(mark: &str) -> String {
+    let ask = |last: &str| format!("printf 'GET http://{A}/kept HTTP/1.1\\r\\nHost: {A}\\r\\n{last}\\r\\n' >&3");
+    format!(
+        "exec 3<>/dev/tcp/127.0.0.1/8080; {}; head -n 1 <&3 > /tmp/before; \
+         until ls /workspace/{mark}* >/dev/null 2>&1; do sleep 0.02; done; {}; cat <&3 > /tmp/after",
+        ask(""),
+        ask("Connection: close\\r\\n")
+    )
+}
+
+/// Whose a request is, is looked up for each, also on a connection that a workspace of the pool has opened before it had an owner.
+async fn whose_on_a_kept_connection(context: &Context) -> Result<(), Failure> {
+    let world = World::start(context, 1, crate::target::launch::Launch::without_model).await?;
+    let conversation = world.deployment.conversation(context).await?;
+    let room = world.deployment.only_room().await?;
+    let party = Party { conversation, room };
+    let mark = mark(&party.conversation);
+    in_background(&party, &before_and_after(&mark)).await?;
+    let until = async |file: &str| {
+        let line = format!("for n in $(seq 500); do [ -s /tmp/{file} ] && exit 0; sleep 0.02; done; exit 1");
+        check_eq(format!("whether /tmp/{file} is there in time"), party.room.shell(&line).await?.status, 0)
+    };
+    until("before").await?;
+    put_mark(&world.deployment, &party.conversation).await?;
+    until("after").await?;
+    let entries = eventually(Duration::from_secs(10), "two entries about the connection's requests", async || {
+        let trail = std::fs::read_to_string(&world.trail)?;
+        let lines = trail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let lines: Vec<Value> = lines.filter(|line| line["event"] == "egress" && line["host"] == A).collect();
+        if lines.len() == 2 { Ok(lines) } else { Err(Failure::assertion(trail)) }
+    })
+    .await?;
+    check(entries[0]["conversation"].is_null(), format!("before it had an owner: {}", entries[0]))?;
+    is_of(&entries[1], &party)
 }
 
 async fn own_policy(context: &Context) -> Result<(), Failure> {
+    whose_on_a_kept_connection(context).await?;
     let world = World::start(context, 2, crate::target::launch::Launch::without_model).await?;
     let (first, second) =
         (world.deployment.conversation(context).await?, world.deployment.conversation(context).await?);
@@ -257,5 +309,11 @@ async fn adopted_policy(context: &Context) -> Result<(), Failure> {
     check_eq("whether the adopted workspace's proxy answers", party.room.shell(&line).await?.status, 0)?;
     party.statuses("the adopted", &[(&to_a, 200), (&to_b, 403)]).await?;
     party.moved(&world.deployment).await?;
-    party.statuses("the adopted", &[(&to_a, 200), (&to_b, 403)]).await
+    party.statuses("the adopted", &[(&to_a, 200), (&to_b, 403)]).await?;
+    let adopted = last_entry(&world, "the adoption", |line| line["event"] == "room_adopted")?;
+    is_of(&adopted, party)?;
+    for host in [A, B] {
+        is_of(&decided(&world, host)?, party)?;
+    }
+    Ok(())
 }

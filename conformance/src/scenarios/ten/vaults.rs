@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::world::{A, B, NEEDS, Party, World, write};
+use super::world::{A, B, NEEDS, Party, World, allowed, write};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -18,6 +18,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "Two tenants with credentials for one host each get their own, and no place shows either",
         "vaults are write-only: no answer, log, trail, metric, journal or workspace ever shows a secret",
         body!(own_credentials),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS),
+    Scenario::new(
+        "TEN-084",
+        "A credential replaces the client's own header of its name; a host that is denied is denied on every port",
+        "the client's header never goes beside the secret; a deny rule without a port holds for every port",
+        body!(own_header),
     )
     .severity(Severity::Critical)
     .profile(Profile::Full)
@@ -124,6 +133,40 @@ async fn own_credentials(context: &Context) -> Result<(), Failure> {
 }
 
 /// Checks that no file of the server's state has one of these secrets.
+async fn own_header(context: &Context) -> Result<(), Failure> {
+    const NAME: &str = "x-service-token";
+    let secret = context.unique("token-canary");
+    context.secrets().add(&secret);
+    let key = key_file(context, "key", 7)?;
+    let services = context.services(&[A]).await?;
+    let world = World::start(context, 1, |launch| {
+        launch
+            .without_model()
+            .set("VAULT_KEY_FILE", &key)
+            .set("PROXY_ALLOWED_DOMAINS", format!("{},{B}:8081", allowed()))
+            .pin_services(B, 8081, &services)
+    })
+    .await?;
+    let parties = world.parties(context, 1).await?;
+    let party = &parties[0];
+    let credential = json!({"name": "key", "purpose": {"host": A, "when": "always"},
+        "auth": {"type": "header", "name": "X-Service-Token", "template": "{}", "secret": secret}});
+    vault(&world, party, &credential).await?;
+    let guessed = format!("-H 'X-Service-Token: guessed' -H 'X-SERVICE-TOKEN: again' http://{A}/replaced");
+    check_eq("status of a request with the client's own header", party.status(&guessed).await?, 200)?;
+    let seen = world.seen("/replaced").await?.pop();
+    let seen = seen.ok_or_else(|| Failure::assertion("no request has arrived"))?;
+    let values: Vec<&str> =
+        seen.headers.iter().filter(|(name, _)| name == NAME).map(|(_, value)| value.as_str()).collect();
+    check_eq(format!("values of {NAME} that arrived"), values, vec![secret.as_str()])?;
+
+    let (usual, other) = (format!("http://{B}/facts"), format!("http://{B}:8081/facts"));
+    // The control.
+    party.statuses("the", &[(&usual, 200), (&other, 200)]).await?;
+    world.configure(&party.conversation.tenant, &json!({"egress": {"deny": [B]}})).await?;
+    party.statuses("the denied", &[(&usual, 403), (&other, 403)]).await
+}
+
 fn in_no_file(world: &World, secrets: &[String]) -> Result<(), Failure> {
     let state = world.deployment.server()?.program.env.get("STATE_DIR").cloned();
     let state = state.ok_or_else(|| Failure::harness("the server has no STATE_DIR"))?;

@@ -22,6 +22,7 @@ const HOST: &str = "example.amazonaws.com";
 struct Rotating {
     asked: Arc<AtomicUsize>,
     lasting: Option<Duration>,
+    takes: Duration,
 }
 
 impl ProvideCredentials for Rotating {
@@ -31,7 +32,10 @@ impl ProvideCredentials for Rotating {
     {
         let id = format!("AKID{}", self.asked.fetch_add(1, Ordering::Relaxed));
         let ending = self.lasting.map(|lasting| SystemTime::now() + lasting);
-        future::ProvideCredentials::ready(Ok(Credentials::new(id, "secret", None, ending, "test")))
+        future::ProvideCredentials::new(async move {
+            tokio::time::sleep(self.takes).await;
+            Ok(Credentials::new(id, "secret", None, ending, "test"))
+        })
     }
 }
 
@@ -44,6 +48,16 @@ struct Chained {
 impl Chained {
     /// A proxy in front of a target that rejects these key ids, with the error code in a header or in the body.
     async fn start(lasting: Option<Duration>, in_header: bool, refused: &'static [&'static str]) -> Self {
+        Self::taking(Duration::ZERO, lasting, in_header, refused).await
+    }
+
+    /// The same with a chain that takes so long to answer.
+    async fn taking(
+        takes: Duration,
+        lasting: Option<Duration>,
+        in_header: bool,
+        refused: &'static [&'static str],
+    ) -> Self {
         let tls = Tls::new(&[HOST.to_owned()]).expect("a certificate");
         let ca = tls.ca_pem.clone().into_bytes();
         let answer = move |request: http::Request<hyper::body::Incoming>| async move {
@@ -67,7 +81,7 @@ impl Chained {
             ..settings(&[("example.amazonaws.com:443", target.addr())])
         };
         let asked = Arc::<AtomicUsize>::default();
-        let chain = Rotating { asked: asked.clone(), lasting };
+        let chain = Rotating { asked: asked.clone(), lasting, takes };
         let proxy = Proxy::with_credentials(settings, Some(SharedCredentialsProvider::new(chain)));
         Self { proxy, asked, _target: target }
     }
@@ -115,4 +129,13 @@ async fn valid_credentials_are_fetched_once() {
     let chained = Chained::start(Some(Duration::from_secs(30)), true, &[]).await;
     let (first, second) = (chained.ask().await, chained.ask().await);
     assert!(second.1 > first.1, "{first:?} {second:?}");
+}
+
+/// Whoever needs credentials while they are being fetched waits for the same ones.
+#[tokio::test]
+async fn twenty_at_once_ask_the_chain_once() {
+    let chained = Chained::taking(Duration::from_millis(200), Some(Duration::from_secs(3600)), true, &[]).await;
+    let answers = futures::future::join_all((0..20).map(|_| chained.ask())).await;
+    assert!(answers.iter().all(|(status, _)| status == "200"), "{answers:?}");
+    assert_eq!(chained.asked.load(Ordering::Relaxed), 1);
 }

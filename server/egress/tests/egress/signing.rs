@@ -351,6 +351,33 @@ async fn a_body_too_large_to_sign_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_refused_gives_its_part_back() {
+    let verifier = Verifier::start(None, 0).await;
+    let limits = Limits {
+        signed_body: 1_000,
+        held_in_memory: 4_000,
+        held_on_disk: 0,
+        reserved_in_memory: 0,
+        reserved_on_disk: 0,
+        ..Limits::default()
+    };
+    let proxy = verifier.proxy("execute-api", limits);
+    // A listener has a quarter of the budget: what one such body keeps, the next one lacks.
+    for _ in 0..3 {
+        let piece = |length: usize| format!("{length:x}\r\n{}\r\n", "x".repeat(length));
+        let head = format!("PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n");
+        let answer = proxy.talk(format!("{head}{}{}0\r\n\r\n", piece(900), piece(900))).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+    let request = format!(
+        "PUT http://{HOST}/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 900\r\nconnection: close\r\n\r\n{}",
+        "x".repeat(900)
+    );
+    let answer = proxy.talk(request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
 async fn requests_signed_in_other_ways_are_refused_with_a_reason() {
     let verifier = Verifier::start(None, 0).await;
     let proxy = verifier.proxy("s3", Limits::default());

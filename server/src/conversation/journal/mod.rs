@@ -57,6 +57,9 @@ pub struct Journal {
     aside: AtomicBool,
     /// What other servers can read.
     copy: Option<SharedCopy>,
+    /// How often the file was synced.
+    #[cfg(test)]
+    synced: std::sync::atomic::AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +135,17 @@ impl Journal {
 
     fn new(run_id: String, file: File, inner: Inner, progress: Progress, copy: Option<SharedCopy>) -> Self {
         let (inner, progress) = (Mutex::new(inner), watch::Sender::new(progress));
-        Self { run_id, file, inner, progress, settled: AtomicBool::new(false), aside: AtomicBool::new(false), copy }
+        Self {
+            run_id,
+            file,
+            inner,
+            progress,
+            settled: AtomicBool::new(false),
+            aside: AtomicBool::new(false),
+            copy,
+            #[cfg(test)]
+            synced: std::sync::atomic::AtomicUsize::new(0),
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -339,12 +352,23 @@ impl Journal {
         }
     }
 
+    /// Writes how the run ends, and waits until the disk has it, so that a power failure does not lose what is then told.
+    ///
+    /// # Errors
+    /// It was not written, or is not known to be on the disk.
+    pub async fn keep_ending(self: &Arc<Self>, ending: &Ending) -> io::Result<()> {
+        self.note(&Note::Ending(Box::new(ending.clone()))).await?;
+        self.sync().await
+    }
+
     /// Syncs the file to disk.
     ///
     /// # Errors
     /// The disk reports an error.
     pub async fn sync(self: &Arc<Self>) -> io::Result<()> {
         let this = self.clone();
+        #[cfg(test)]
+        self.synced.fetch_add(1, Ordering::Relaxed);
         tokio::task::spawn_blocking(move || this.file.sync_data())
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))

@@ -112,6 +112,13 @@ impl Past {
         }
     }
 
+    /// After which event the agent is asked for the rest where it no longer has the turn's beginning: the last one that was handled comes
+    /// again, as only some of what it became may be in the journal.
+    #[must_use]
+    pub fn asked_again_after(&self) -> u64 {
+        self.agent_event.saturating_sub(1)
+    }
+
     /// Reads a journal up to the first line that is incomplete or invalid, as a power failure may leave one. `None` if the first line
     /// is incomplete: then no client has seen anything of the run. The second value is where line number `shared` begins, or the end.
     ///

@@ -386,3 +386,41 @@ async fn a_journal_is_full_at_its_limits() {
         assert!(journal.full().is_some());
     }
 }
+
+#[tokio::test]
+async fn the_end_of_a_run_is_synced_before_it_is_told() {
+    let journal = begin().await;
+    let Event::Done(done) = done() else { unreachable!("it is one") };
+    let totals = crate::conversation::store::RunTotals {
+        session_id: None,
+        title: None,
+        input_tokens: 1,
+        output_tokens: 1,
+        context_tokens: None,
+        context_full: false,
+    };
+    let outcome = nagaya_telemetry::metrics::RunOutcome::Success;
+    let ending = Ending { done, totals, usage: nagaya_driver::Usage::default(), outcome };
+    assert_eq!(journal.synced.load(Ordering::Relaxed), 0);
+    journal.keep_ending(&ending).await.expect("kept");
+    assert_eq!(journal.synced.load(Ordering::Relaxed), 1);
+    let mut lines = journal.lines();
+    let mut last = Vec::new();
+    while let Some(line) = lines.next_line().expect("reads") {
+        last = line.to_vec();
+    }
+    assert!(last.starts_with(b"#{\"ending\""), "{}", String::from_utf8_lossy(&last));
+}
+
+#[tokio::test]
+async fn a_run_resumed_without_its_beginning_asks_for_its_last_event_again() {
+    let mut file = tempfile::tempfile().expect("a file");
+    let journal = begin_in(file.try_clone().expect("cloned")).await;
+    for agent_event in [0, 6, 7, 7, 0] {
+        journal.append(agent_event, &ping()).await.expect("writes");
+    }
+    file.rewind().expect("rewinds");
+    let (past, _) = Past::read(&file, 0).expect("reads").expect("a past");
+    assert_eq!((past.agent_event, past.recorded, past.asked_again_after()), (7, 2, 6));
+    assert_eq!(Past::none(head()).asked_again_after(), 0);
+}

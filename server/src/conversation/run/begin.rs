@@ -220,9 +220,7 @@ impl Run {
         // The turn is read from its beginning, for what its first events say of the later ones; where the agent no longer has them, from
         // the last one that was handled, of whose events only some may be in the journal.
         let (stream, whole) = match Stream::resume(&lease, id.clone(), after).await {
-            Err(error) if error.is_gone() => {
-                (Stream::resume(&lease, id, self.past.agent_event.saturating_sub(1)).await, false)
-            }
+            Err(error) if error.is_gone() => (Stream::resume(&lease, id, self.past.asked_again_after()).await, false),
             stream => (stream, true),
         };
         let run = self.journal.run_id().to_owned();

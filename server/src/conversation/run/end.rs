@@ -125,11 +125,7 @@ impl Run {
     }
 
     async fn keep_ending(&self, ending: &Ending) {
-        let written = match self.journal.note(&Note::Ending(Box::new(ending.clone()))).await {
-            Ok(()) => self.journal.sync().await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
+        if let Err(error) = self.journal.keep_ending(ending).await {
             tracing::error!(run = self.journal.run_id(), %error, "the run's end was not synced to disk");
         }
     }

@@ -73,27 +73,42 @@ impl Run {
     /// The latest messages of earlier runs that fit into the limits, oldest first.
     async fn history(&self) -> Result<Vec<String>, StoreError> {
         let budget = (self.order.model.context_window.unsigned_abs() * BYTES_PER_TOKEN).min(LARGEST_HISTORY);
-        let mut left = usize::try_from(budget).unwrap_or(usize::MAX);
-        let mut lines = Vec::new();
+        let left = usize::try_from(budget).unwrap_or(usize::MAX);
+        let mut told = Told { own: format!("{}:", self.journal.run_id()), left, lines: Vec::new() };
         let conversation = &self.order.conversation.conversation_id;
-        let own = format!("{}:", self.journal.run_id());
-        self.services
-            .store
-            .each_latest_message(conversation, |message| {
-                if message.message_id.starts_with(&own) {
-                    return true;
-                }
-                let Some(line) = history_line(&message) else { return true };
-                let fits = line.len() < left;
-                if fits {
-                    left -= line.len() + 1;
-                    lines.push(line);
-                }
-                fits
-            })
-            .await?;
-        lines.reverse();
-        Ok(lines)
+        self.services.store.each_latest_message(conversation, |message| told.add(&message)).await?;
+        Ok(told.oldest_first())
+    }
+}
+
+/// The latest messages of a conversation, as a new session is told them.
+struct Told {
+    /// How the ids of this run's own messages begin, which are no history yet.
+    own: String,
+    /// Bytes that further lines may have.
+    left: usize,
+    /// Newest first.
+    lines: Vec<String>,
+}
+
+impl Told {
+    /// Adds the next older message; `false` if there is no space for it.
+    fn add(&mut self, message: &Message) -> bool {
+        if message.message_id.starts_with(&self.own) {
+            return true;
+        }
+        let Some(line) = history_line(message) else { return true };
+        let fits = line.len() < self.left;
+        if fits {
+            self.left -= line.len() + 1;
+            self.lines.push(line);
+        }
+        fits
+    }
+
+    fn oldest_first(mut self) -> Vec<String> {
+        self.lines.reverse();
+        self.lines
     }
 }
 
@@ -200,6 +215,22 @@ mod tests {
         let input = with_history(&[line], "now this");
         assert!(input.starts_with(HISTORY) && input.ends_with("\nThe user continues:\n\nnow this"), "{input}");
         assert_eq!(with_history(&[], "now this"), "now this");
+    }
+
+    #[test]
+    fn a_new_session_is_told_what_came_before_its_run_oldest_first_and_the_latest_of_it() {
+        let mut told = Told { own: "own:".into(), left: 80, lines: Vec::new() };
+        let of = |id: &str, kind: &str, content| Message { message_id: id.into(), ..message(kind, content) };
+        let newest_first = [
+            of("own:0", "user", json!({"text": "the current prompt"})),
+            of("b:2", "tool_result", json!({"tool_name": "Bash", "content": "three"})),
+            of("b:0", "user", json!({"text": "two"})),
+            of("a:0", "user", json!({"text": "one, for which there is no space"})),
+        ];
+        let added: Vec<bool> = newest_first.iter().map(|message| told.add(message)).collect();
+        assert_eq!(added, [true, true, true, false]);
+        let result = json!({"tool": "Bash", "result": "three", "failed": false}).to_string();
+        assert_eq!(told.oldest_first(), [json!({"user": "two"}).to_string(), result]);
     }
 
     #[test]
