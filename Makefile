@@ -2,7 +2,7 @@
 # scripts/stages.sh runs them and says which one it is at and how long it took so far.
 .DEFAULT_GOAL := help
 .PHONY: help setup build image images up down demo serve test check lint msrv bench chaos restarts soak older-cli frames mutants selftest fuzz fmt docs clean-host \
-	release release-files release-images
+	release release-files release-images conformance-image
 
 stages := @scripts/stages.sh
 
@@ -81,11 +81,14 @@ docs: ## Write the generated files of docs/: the API's description, the catalogu
 release: ## Build an optimised server, target/release/nagaya
 	$(stages) 'setup.sh build' 'build.sh release'
 
-release-files: ## Build static programs with checksums and an SBOM, target/release-files
+release-files: ## Build static programs (server; conformance suite with its fixtures) with checksums and an SBOM, target/release-files
 	$(stages) 'setup.sh build' release.sh
 
-release-images: ## Build the images of a release, named IMAGE_PREFIX/{workspace,server}:VERSION; PUSH=1 pushes them
+release-images: ## Build the images of a release, named IMAGE_PREFIX/{workspace,server,conformance}:VERSION; PUSH=1 pushes them
 	@IMAGE_PREFIX="$(IMAGE_PREFIX)" VERSION="$(VERSION)" PUSH="$(PUSH)" scripts/stages.sh 'setup.sh demo' image.sh release-images.sh
+
+conformance-image: ## Build the image of the conformance suite with its fixtures, nagaya/conformance:latest or CONFORMANCE_IMAGE
+	@CONFORMANCE_IMAGE="$(CONFORMANCE_IMAGE)" scripts/stages.sh 'setup.sh demo' conformance-image.sh
 
 clean-host: ## Remove every container, image and socket directory of this project from this machine
 	@scripts/clean-host.sh

@@ -5,7 +5,9 @@
 
 shell() {
   step "Shell scripts"
-  shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh scripts/tests/*.sh ci/*.sh .ci/run deploy/*.sh
+  shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh scripts/tests/*.sh ci/*.sh .ci/run deploy/*.sh deploy/conformance/*.sh
+  # The shell inside of action.yml and the template for GitLab.
+  scripts/tests/templates.py --shellcheck
 }
 clippy() {
   step "Clippy"

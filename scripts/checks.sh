@@ -22,7 +22,7 @@ formatting() {
 }
 scripts() {
   local status=0 script
-  for script in scripts/*.sh scripts/tests/*.sh ci/*.sh .ci/run deploy/*.sh; do bash -n "$script" || status=1; done
+  for script in scripts/*.sh scripts/tests/*.sh ci/*.sh .ci/run deploy/*.sh deploy/conformance/*.sh; do bash -n "$script" || status=1; done
   for script in scripts/*.py scripts/tests/*.py; do
     python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$script" || status=1
   done

@@ -18,17 +18,34 @@ if [[ $release_target = *-musl ]] && ! command -v musl-gcc >/dev/null; then
   apt_install musl-tools
 fi
 
+compile() { # PROGRAM… : optimised and static
+  local bins=("${@/#/--bin=}")
+  RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --workspace "${bins[@]}" --target "$release_target"
+}
+# finish PROGRAM FILE : without symbols, and certainly static: such a program has no interpreter (the dynamic linker) among its segments.
+finish() {
+  local built=$TARGET_DIR/$release_target/release/$1
+  ! LC_ALL=C readelf --program-headers --wide "$built" | grep -q INTERP || die "$built is linked dynamically."
+  strip -o "$2" "$built"
+}
+named() { echo "$files/$1-$version-${release_target%%-*}-linux"; }
+
 step "Compiling version $version for $release_target"
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --workspace \
-  --bin nagaya --bin nagaya-conformance --target "$release_target"
 rm -rf "$files"
 mkdir -p "$files"
-for program in nagaya nagaya-conformance; do
-  built=$TARGET_DIR/$release_target/release/$program
-  # A static program has no interpreter (the dynamic linker) among its segments.
-  ! LC_ALL=C readelf --program-headers --wide "$built" | grep -q INTERP || die "$built is linked dynamically."
-  strip -o "$files/$program-$version-${release_target%%-*}-linux" "$built"
-done
+compile nagaya nagaya-fixtures
+finish nagaya "$(named nagaya)"
+# The fixtures go into the suite's program, so that it is a single file.
+fixtures=$TARGET_DIR/$release_target/release/nagaya-fixtures.stripped
+finish nagaya-fixtures "$fixtures"
+step "Compiling the conformance suite with its fixtures inside"
+NAGAYA_FIXTURES_INSIDE=$(realpath "$fixtures") compile nagaya-conformance
+finish nagaya-conformance "$(named nagaya-conformance)"
+# Nothing beside it, and no variable: what somebody has who downloads it.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp "$(named nagaya-conformance)" "$work/suite"
+env -i "$work/suite" fixtures --version >/dev/null || die "The suite does not find the fixtures inside it."
 step "Writing the SBOM and checksums"
 scripts/sbom.py >"$files/nagaya-$version.cdx.json"
 (cd "$files" && sha256sum -- * >SHA256SUMS && sha256sum --check --quiet SHA256SUMS)

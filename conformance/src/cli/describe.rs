@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use nagaya_conformance::client::http::Api;
 use nagaya_conformance::description::keys;
+use nagaya_conformance::harness::engine::Engine;
 use nagaya_conformance::harness::exchanges::{Exchanges, Secrets};
+use nagaya_conformance::harness::options::Options;
 use nagaya_conformance::harness::outcome::Exit;
 use nagaya_conformance::harness::trust::Trust;
-use nagaya_conformance::target::describe;
+use nagaya_conformance::target::{describe, reach};
 
 use super::fault::Fault;
 
@@ -22,6 +25,9 @@ pub(super) struct Describe {
     /// PEM file with the certificate authority of an https:// target, in addition to those of this machine.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Docker socket of the engine that runs its workspaces, of which at least one should be running. It is only read.
+    #[arg(long, value_name = "SOCK")]
+    docker: Option<String>,
     /// Prints the JSON Schema of target files in place of one.
     #[arg(long, conflicts_with = "target")]
     schema: bool,
@@ -33,9 +39,7 @@ pub(super) struct Describe {
 impl Describe {
     pub(super) async fn execute(self) -> Result<Exit, Fault> {
         let text = match &self.target {
-            Some(target) => {
-                self.probe(target).await.map_err(|error| Fault::Setup(format!("--target {target}: {error:#}")))?
-            }
+            Some(target) => self.probe(target).await.map_err(|error| Fault::Setup(format!("{error:#}")))?,
             None => format!("{:#}\n", keys::schema()),
         };
         let Some(path) = &self.output else {
@@ -53,15 +57,20 @@ impl Describe {
     }
 
     async fn probe(&self, target: &str) -> anyhow::Result<String> {
-        let options = nagaya_conformance::harness::options::Options { ca: self.ca.clone(), ..Default::default() };
-        nagaya_conformance::target::reach::check_url(target, &options)?;
+        let named = || format!("--target {target}");
+        let options = Options { ca: self.ca.clone(), ..Options::default() };
+        reach::check_url(target, &options)?;
         let trust = if target.starts_with("https://") {
-            Trust::load(self.ca.as_deref()).map_err(anyhow::Error::msg)?
+            Trust::load(self.ca.as_deref()).map_err(anyhow::Error::msg).with_context(named)?
         } else {
             Trust::default()
         };
+        let engine = match &self.docker {
+            Some(socket) => Some(Engine::connect(socket).await.context("--docker")?),
+            None => None,
+        };
         let api = Api::trusting(&trust, target, self.api_key.as_deref(), Exchanges::new(Secrets::default()));
-        let api = api.map_err(|failure| anyhow::anyhow!("{failure}"))?.waiting_out_limits();
-        Ok(describe::probe(&api, self.api_key.is_some()).await?.file())
+        let api = api.map_err(|failure| anyhow::anyhow!("{failure}")).with_context(named)?.waiting_out_limits();
+        Ok(describe::probe(&api, self.api_key.is_some(), engine.as_ref()).await.with_context(named)?.file())
     }
 }

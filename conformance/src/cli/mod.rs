@@ -5,6 +5,7 @@ mod compare;
 mod describe;
 mod explain;
 mod fault;
+mod fixtures;
 mod gc;
 mod list;
 mod run;
@@ -40,6 +41,8 @@ enum Command {
     Describe(describe::Describe),
     /// Explains a scenario: what it tests, what it needs, and where its source is.
     Explain(explain::Explain),
+    /// Runs the program of the scripted model and the other peers, for trying a deployment by hand.
+    Fixtures(fixtures::Fixtures),
     /// Removes what killed runs of this user left behind.
     Gc(gc::Gc),
     /// Tests the suite: launches broken deployments, each of which must fail a named scenario.
@@ -56,6 +59,7 @@ impl Line {
             Command::Badge(badge) => badge.execute(),
             Command::Describe(describe) => describe.execute().await,
             Command::Explain(explain) => explain.execute(),
+            Command::Fixtures(fixtures) => fixtures.execute(),
             Command::Gc(gc) => gc.execute().await,
             Command::Selftest(selftest) => selftest.execute().await,
         }

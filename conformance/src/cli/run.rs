@@ -85,7 +85,7 @@ pub(super) struct Run {
     /// Number of scenarios that run at the same time; by default one for each processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
-    /// Writes report.json, junit.xml and report.html into this folder.
+    /// Writes report.json, junit.xml, report.html and summary.md (for the summary of a CI job) into this folder.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// File with the ids of scenarios that are known to fail, one per line; `#` starts a comment. They still run, and one

@@ -9,6 +9,18 @@ use super::stream::EventStream;
 use crate::harness::failure::Failure;
 
 impl Api {
+    /// An empty form, whose fields are named as the deployment's are.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        Form::named(self.speech.form.clone())
+    }
+
+    /// A form that starts a run.
+    #[must_use]
+    pub fn form_of_run(&self, prompt: &str) -> Form {
+        self.form().request(&serde_json::json!({ "user_input": prompt }).to_string())
+    }
+
     /// POST of a form that is answered with an event stream.
     ///
     /// # Errors

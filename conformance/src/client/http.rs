@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
 use super::metrics::Metrics;
-use super::multipart::{self, Form};
+use super::multipart;
 use super::stream::EventStream;
 use crate::contract::schema;
 use crate::description::{Description, Speech};
@@ -107,11 +107,19 @@ impl Api {
 
     pub(super) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("{}{}", self.base, self.speech.routes.target(path)));
-        match &self.key {
-            Some(key) if key.starts_with("Bearer ") => request.header("Authorization", key),
-            Some(key) => request.header(&self.speech.key_header, format!("{}{key}", self.speech.key_scheme)),
+        match self.key_header() {
+            Some((name, value)) => request.header(name, value),
             None => request,
         }
+    }
+
+    /// The header with the key, if there is one.
+    pub(super) fn key_header(&self) -> Option<(&str, String)> {
+        let key = self.key.as_ref()?;
+        Some(match key.starts_with("Bearer ") {
+            true => ("Authorization", key.clone()),
+            false => (&self.speech.key_header, format!("{}{key}", self.speech.key_scheme)),
+        })
     }
 
     /// A request that begins a run.
@@ -133,11 +141,10 @@ impl Api {
         request: reqwest::RequestBuilder,
     ) -> reqwest::RequestBuilder {
         let is_run = *method == Method::POST && path.split('?').next().is_some_and(|path| path.ends_with("/stream"));
-        match self.speech.form_field.as_deref().filter(|_| is_run) {
-            Some(field) => request
-                .header("Content-Type", multipart::content_type())
-                .body(Form::default().field(field, &body).whole()),
-            None => request.header("Content-Type", "application/json").body(body),
+        if is_run && self.speech.runs_are_forms {
+            request.header("Content-Type", multipart::content_type()).body(self.form().request(&body).whole())
+        } else {
+            request.header("Content-Type", "application/json").body(body)
         }
     }
 

@@ -1,5 +1,6 @@
 //! The suite's own clients: HTTP over TCP and Unix sockets, event streams, metrics. All exchanges with the API are recorded.
 
+mod connection;
 mod envelope;
 pub mod form;
 mod headers;

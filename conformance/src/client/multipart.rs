@@ -2,25 +2,43 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::description::FormFields;
+
 /// The boundary between parts; it occurs in no content.
 pub const BOUNDARY: &str = "-conformance-boundary-7f3a";
 
 /// A form.
 #[derive(Debug, Clone, Default)]
-pub struct Form(BytesMut);
+pub struct Form {
+    fields: FormFields,
+    content: BytesMut,
+}
 
 impl Form {
-    /// A form that starts a run.
+    /// An empty form with these names of fields.
+    pub(super) fn named(fields: FormFields) -> Self {
+        Self { fields, content: BytesMut::new() }
+    }
+
+    /// Adds a run's request.
     #[must_use]
-    pub fn of_run(prompt: &str) -> Self {
-        Self::default().field("request_data", &serde_json::json!({ "user_input": prompt }).to_string())
+    pub fn request(self, json: &str) -> Self {
+        let name = self.fields.request.clone();
+        self.field(&name, json)
+    }
+
+    /// Adds the files' metadata.
+    #[must_use]
+    pub fn metadata(self, json: &str) -> Self {
+        let name = self.fields.metadata.clone();
+        self.field(&name, json)
     }
 
     /// Adds a field that is not a file.
     #[must_use]
     pub fn field(mut self, name: &str, value: &str) -> Self {
         self.head(&format!("name=\"{name}\""));
-        self.0.extend_from_slice(format!("{value}\r\n").as_bytes());
+        self.content.extend_from_slice(format!("{value}\r\n").as_bytes());
         self
     }
 
@@ -28,20 +46,20 @@ impl Form {
     #[must_use]
     pub fn file(mut self, filename: &str, content: &[u8]) -> Self {
         self = self.file_begun(filename, content);
-        self.0.extend_from_slice(b"\r\n");
+        self.content.extend_from_slice(b"\r\n");
         self
     }
 
     /// Adds a file whose content continues.
     #[must_use]
     pub fn file_begun(mut self, filename: &str, content: &[u8]) -> Self {
-        self.head(&format!("name=\"files\"; filename=\"{filename}\""));
-        self.0.extend_from_slice(content);
+        self.head(&format!("name=\"{}\"; filename=\"{filename}\"", self.fields.files));
+        self.content.extend_from_slice(content);
         self
     }
 
     fn head(&mut self, disposition: &str) {
-        self.0.extend_from_slice(
+        self.content.extend_from_slice(
             format!("--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n").as_bytes(),
         );
     }
@@ -49,14 +67,14 @@ impl Form {
     /// The whole form with its closing boundary.
     #[must_use]
     pub fn whole(mut self) -> Bytes {
-        self.0.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
-        self.0.freeze()
+        self.content.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+        self.content.freeze()
     }
 
     /// The form so far, without a closing boundary.
     #[must_use]
     pub fn unfinished(self) -> Bytes {
-        self.0.freeze()
+        self.content.freeze()
     }
 }
 

@@ -17,7 +17,8 @@ pub(super) fn find(said: &mut Said) {
 }
 
 fn launching(said: &mut Said) {
-    let acts = ["serve", "restart", "config", "config_json", "doctor"].map(|key| format!("launch.{key}"));
+    let acts =
+        ["serve", "restart", "config", "config_json", "doctor", "settings_file"].map(|key| format!("launch.{key}"));
     if said.text("launch.program").is_none() {
         for key in &acts {
             if let Some(line) = said.line(key) {
@@ -31,15 +32,20 @@ fn launching(said: &mut Said) {
     for key in &acts {
         let (line, words) = (said.line(key).unwrap_or(1), said.words(key).unwrap_or_default());
         for word in words {
-            for name in unknown_braces(&word, &["addr_file", "address", "here"]) {
-                said.fault(
-                    line,
-                    format!(
-                        "{key} contains {{{name}}}: {{addr_file}}, {{address}} and {{here}} are replaced, nothing else"
-                    ),
-                );
+            let (known, replaced): (&[&str], _) = if key == "launch.settings_file" {
+                (&["file", "here"], "{file} and {here}")
+            } else {
+                (&["addr_file", "address", "here"], "{addr_file}, {address} and {here}")
+            };
+            for name in unknown_braces(&word, known) {
+                said.fault(line, format!("{key} contains {{{name}}}: {replaced} are replaced, nothing else"));
             }
         }
+    }
+    if let Some(line) = said.line("launch.settings_file")
+        && !said.words("launch.settings_file").unwrap_or_default().iter().any(|word| word.contains("{file}"))
+    {
+        said.fault(line, "launch.settings_file does not name the file: put {file} where its path stands");
     }
     let serve = said.words("launch.serve").unwrap_or_default();
     let restart = said.words("launch.restart").unwrap_or(serve.clone());
@@ -61,22 +67,25 @@ fn unknown_braces(word: &str, known: &[&str]) -> Vec<String> {
 }
 
 fn naming(said: &mut Said) {
-    let settings = said.map("settings");
-    for (at, (name, line, theirs)) in settings.iter().enumerate() {
-        if !NAMES.contains(&name.as_str()) {
-            let cure = closest(name, NAMES.iter().copied()).map_or_else(
-                || "remove it; docs/contract/settings.md lists the names".to_owned(),
-                |near| format!("write {near}, or remove it"),
-            );
-            said.fault(*line, format!("{name} in [settings] is no setting of the contract: {cure}"));
-        }
-        if let Some((other, ..)) = settings[..at].iter().find(|(_, _, same)| same == theirs && !theirs.is_empty()) {
-            said.fault(
-                *line,
-                format!("{name} and {other} in [settings] are both {theirs}: give each a name of its own"),
-            );
+    for table in ["settings", "settings_file"] {
+        let named = said.map(table);
+        for (at, (name, line, theirs)) in named.iter().enumerate() {
+            if !NAMES.contains(&name.as_str()) {
+                let cure = closest(name, NAMES.iter().copied()).map_or_else(
+                    || "remove it; docs/contract/settings.md lists the names".to_owned(),
+                    |near| format!("write {near}, or remove it"),
+                );
+                said.fault(*line, format!("{name} in [{table}] is no setting of the contract: {cure}"));
+            }
+            if let Some((other, ..)) = named[..at].iter().find(|(_, _, same)| same == theirs && !theirs.is_empty()) {
+                said.fault(
+                    *line,
+                    format!("{name} and {other} in [{table}] are both {theirs}: give each a name of its own"),
+                );
+            }
         }
     }
+    let settings = said.map("settings");
     for (name, line, _) in said.map("environment") {
         let named = settings.iter().find(|(_, _, theirs)| *theirs == name).map(|(ours, ..)| ours.clone());
         let own = NAMES.contains(&name.as_str()) && !settings.iter().any(|(ours, ..)| *ours == name);

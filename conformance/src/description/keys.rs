@@ -69,6 +69,12 @@ pub const KEYS: &[Key] = &[
     key("launch", "config", Words, "Arguments that print every setting for people."),
     key("launch", "config_json", Words, "Arguments that print every setting as JSON."),
     key("launch", "doctor", Words, "Arguments that look for what would prevent a start."),
+    key(
+        "launch",
+        "settings_file",
+        Words,
+        "Arguments besides those of serve that name a file of settings in TOML; {file} is its path. What its keys are called is in [settings_file].",
+    ),
     key("launch", "stop_signal", Choice(SIGNALS), "The signal that stops the server."),
     key(
         "launch",
@@ -102,6 +108,8 @@ pub const KEYS: &[Key] = &[
         "How the request that begins a run is encoded: as JSON, or as a form with that JSON in one field.",
     ),
     key("http", "form_field", Text, "The name of that field."),
+    key("http", "files_field", Text, "The name of the fields with files, in the form of a run with files."),
+    key("http", "metadata_field", Text, "The name of the field with the files' paths, in that form."),
     key("timeouts", "connect", Seconds, "How long a connection may take."),
     key("timeouts", "request", Seconds, "How long an answer may take."),
     key("timeouts", "silence", Seconds, "How long an event stream may be silent."),
@@ -118,6 +126,10 @@ pub const KEYS: &[Key] = &[
 /// Tables whose keys are names of something else, and whose values are texts.
 pub const MAPS: &[(&str, &str)] = &[
     ("settings", "The suite's name of a setting → the target's; an empty text: the target has no such setting."),
+    (
+        "settings_file",
+        "The suite's name of a setting → its key in a file of settings; by default the target's name of it in lower case.",
+    ),
     ("environment", "Variables that the server needs besides its settings."),
     (
         "http.routes",

@@ -20,6 +20,9 @@ use self::read::Said;
 use self::routes::Routes;
 use self::settings::Settings;
 
+/// The contract's name of a form's field with the request.
+pub const REQUEST_FIELD: &str = "request_data";
+
 /// This project's own description.
 const OWN: &str = include_str!("../../targets/nagaya.toml");
 
@@ -38,6 +41,7 @@ pub struct Launching {
     config: Vec<String>,
     config_json: Vec<String>,
     doctor: Vec<String>,
+    settings_file: Vec<String>,
     /// The signal that stops it.
     pub stop_signal: Signal,
     /// The signal after which it opens its files again; `None` if it has none.
@@ -76,6 +80,18 @@ impl Launching {
             Act::Doctor => (&self.doctor, "doctor"),
         };
         if arguments.is_empty() { Err(format!("the target file has no launch.{key}")) } else { Ok(arguments) }
+    }
+
+    /// The arguments that name this file of settings.
+    ///
+    /// # Errors
+    /// The target reads no such file: which key of the target file would say how.
+    pub fn settings_file(&self, file: &Path) -> Result<Vec<String>, String> {
+        if self.settings_file.is_empty() {
+            return Err("the target file has no launch.settings_file".to_owned());
+        }
+        let file = file.display().to_string();
+        Ok(self.settings_file.iter().map(|argument| argument.replace("{file}", &file)).collect())
     }
 
     /// Whether a server that serves writes its address to a file.
@@ -128,6 +144,24 @@ impl Containers {
     }
 }
 
+/// The names of the fields in the form of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormFields {
+    /// The field with the request, as JSON.
+    pub request: String,
+    /// The fields with files.
+    pub files: String,
+    /// The field with the files' paths.
+    pub metadata: String,
+}
+
+impl Default for FormFields {
+    /// The contract's.
+    fn default() -> Self {
+        Description::own().speech.form.clone()
+    }
+}
+
 /// How requests are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Speech {
@@ -137,8 +171,10 @@ pub struct Speech {
     pub key_scheme: String,
     /// How paths are spelled.
     pub routes: Routes,
-    /// The field of the form that a run's request is sent in; `None`: it is sent as JSON.
-    pub form_field: Option<String>,
+    /// Whether every request that begins a run is a form. Otherwise it is JSON, and a form only if it brings files.
+    pub runs_are_forms: bool,
+    /// The names in such a form.
+    pub form: FormFields,
     /// How long a connection may take.
     pub connect: Duration,
     /// How long an answer may take.
@@ -260,11 +296,12 @@ impl Description {
                 config: at_home(words("launch.config")),
                 config_json: at_home(words("launch.config_json")),
                 doctor: at_home(words("launch.doctor")),
+                settings_file: at_home(words("launch.settings_file")),
                 stop_signal: signal(&text("launch.stop_signal")).unwrap_or(Signal::TERM),
                 reload_signal: said.text("launch.reload_signal").and_then(|name| signal(&name)),
                 database_file: said.text("launch.database_file"),
             },
-            settings: Settings::new(of_map("settings"), of_map("environment")),
+            settings: Settings::new(of_map("settings"), of_map("environment")).with_file_keys(of_map("settings_file")),
             images: Images {
                 server: said.text("images.server"),
                 server_health: words("images.server_health"),
@@ -283,8 +320,12 @@ impl Description {
                 key_header: text("http.key_header"),
                 key_scheme: text("http.key_scheme"),
                 routes: Routes::new(&text("http.prefix"), &of_map("http.routes")),
-                form_field: (text("http.runs") == "form")
-                    .then(|| said.text("http.form_field").unwrap_or_else(|| "request_data".to_owned())),
+                runs_are_forms: text("http.runs") == "form",
+                form: FormFields {
+                    request: said.text("http.form_field").unwrap_or_else(|| REQUEST_FIELD.to_owned()),
+                    files: text("http.files_field"),
+                    metadata: text("http.metadata_field"),
+                },
                 connect: seconds("timeouts.connect"),
                 request: seconds("timeouts.request"),
                 silence: seconds("timeouts.silence"),

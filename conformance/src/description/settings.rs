@@ -72,13 +72,30 @@ pub const NAMES: &[&str] = &[
 pub struct Settings {
     names: Arc<BTreeMap<String, String>>,
     fixed: Arc<BTreeMap<String, String>>,
+    file_keys: Arc<BTreeMap<String, String>>,
 }
 
 impl Settings {
     /// With these names of the target's, and these variables in every environment.
     #[must_use]
     pub fn new(names: BTreeMap<String, String>, fixed: BTreeMap<String, String>) -> Self {
-        Self { names: Arc::new(names), fixed: Arc::new(fixed) }
+        Self { names: Arc::new(names), fixed: Arc::new(fixed), file_keys: Arc::default() }
+    }
+
+    /// The same with these keys in a file of settings.
+    #[must_use]
+    pub fn with_file_keys(self, file_keys: BTreeMap<String, String>) -> Self {
+        Self { file_keys: Arc::new(file_keys), ..self }
+    }
+
+    /// A file of settings (TOML) in the target's words. Settings that it does not have are left out.
+    #[must_use]
+    pub fn file(&self, settings: &[(&str, toml::Value)]) -> String {
+        let key = |name: &str| {
+            let named = self.file_keys.get(name).cloned();
+            named.or_else(|| Some(self.name(name)?.to_lowercase())).filter(|key| !key.is_empty())
+        };
+        settings.iter().filter_map(|(name, value)| Some(format!("{} = {value}\n", key(name)?))).collect()
     }
 
     /// The target's name of a setting; `None` if it has no such setting.
@@ -143,6 +160,10 @@ mod tests {
         assert_eq!(settings.environment(&asked), given);
         assert_eq!((settings.name("AUDIT_LOG"), settings.name("REDIS_URL")), (None, Some("REDIS_URL")));
         assert_eq!(settings.in_contract_words("LISTEN_DIR=1, LISTEN=2"), "STATE_DIR=1, BIND_ADDR=2");
+        let values = [("BIND_ADDR", "a".into()), ("STATE_DIR", 1.into()), ("AUDIT_LOG", "c".into())];
+        assert_eq!(settings.file(&values), "listen = \"a\"\nlisten_dir = 1\n");
+        let settings = settings.with_file_keys(map(&[("BIND_ADDR", "server.listen")]));
+        assert_eq!(settings.file(&values), "server.listen = \"a\"\nlisten_dir = 1\n");
         let config = json!({"settings": [{"name": "LISTEN", "value": "LISTEN"}], "LISTEN_DIR": 1});
         let ours = json!({"settings": [{"name": "BIND_ADDR", "value": "LISTEN"}], "STATE_DIR": 1});
         assert_eq!(settings.in_contract_names(config), ours);

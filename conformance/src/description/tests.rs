@@ -26,6 +26,7 @@ fn what_a_file_leaves_out_is_as_the_contract_says_but_nothing_of_ours_is_run() {
     assert_eq!((&other.containers, &other.speech, &other.limits), (&own.containers, &own.speech, &own.limits));
     assert_eq!((other.launch.program.clone(), &other.images), (None, &Images::default()));
     assert!(other.launch.arguments(Act::Serve).expect_err("none").contains("launch.serve"));
+    assert!(other.launch.settings_file(Path::new("/x")).expect_err("none").contains("launch.settings_file"));
 }
 
 #[test]
@@ -36,7 +37,10 @@ fn every_key_is_read() {
         program = "bin/other"
         serve = ["-B", "{here}/main", "--addr-file={addr_file}"]
         restart = ["again", "{addr_file}"]
+        settings_file = ["-c", "{file}"]
         stop_signal = "INT"
+        [settings_file]
+        LOG_LEVEL = "log.level"
         [settings]
         BIND_ADDR = "LISTEN"
         AUDIT_LOG = ""
@@ -55,6 +59,8 @@ fn every_key_is_read() {
         prefix = "/v1"
         runs = "form"
         form_field = "body"
+        files_field = "uploads"
+        metadata_field = "paths"
         [http.routes]
         "/api/tenants" = "/customers"
         [timeouts]
@@ -78,7 +84,11 @@ fn every_key_is_read() {
     assert!(other.containers.agent_listens);
     assert_eq!((&*other.speech.key_header, &*other.speech.key_scheme), ("Authorization", "Token "));
     assert_eq!(other.speech.routes.target("/api/tenants/a"), "/v1/customers/a");
-    assert_eq!(other.speech.form_field.as_deref(), Some("body"));
+    assert!(other.speech.runs_are_forms);
+    let FormFields { request, files, metadata } = &other.speech.form;
+    assert_eq!((&**request, &**files, &**metadata), ("body", "uploads", "paths"));
+    assert_eq!(other.launch.settings_file(Path::new("/x")).expect("there"), ["-c", "/x"]);
+    assert_eq!(other.settings.file(&[("LOG_LEVEL", "info".into())]), "log.level = \"info\"\n");
     assert_eq!((other.speech.request, other.speech.connect), (Duration::from_millis(2500), Duration::from_secs(5)));
     assert_eq!((other.log.errors, other.without), (vec!["SEVERE".to_owned()], vec!["admin".to_owned()]));
 }
@@ -142,6 +152,8 @@ fn contradictions_are_faults() {
         ("[timeouts]\nconnect = 5\nrequest = 2", 3, "raise it"),
         ("[timeouts]\nrequest = 0", 2, "more than 0"),
         ("[log]\nformat = \"text\"\nlevel_field = \"l\"", 3, "remove one"),
+        ("[launch]\nprogram = \"p\"\nserve = [\"s\"]\nsettings_file = [\"-c\"]", 4, "put {file}"),
+        ("[settings_file]\nLOG_LEVL = \"x\"", 2, "write LOG_LEVEL"),
         ("[optional]\nwithout = [\"admins\"]", 2, "\"admin\", \"resume\" and \"files\" are"),
         ("name = 7", 1, "not empty"),
         ("http = 7", 1, "[http]"),

@@ -35,6 +35,8 @@ pub struct Engine {
     docker: Docker,
     socket: PathBuf,
     containers: Arc<Containers>,
+    /// Whether it runs the workspaces of a target, and may be another host's than the suite's.
+    of_target: bool,
 }
 
 /// The result of a command in a container.
@@ -62,13 +64,19 @@ impl Engine {
             .await
             .with_context(|| format!("Docker at {socket}: no answer"))?
             .with_context(|| format!("Docker at {socket}"))?;
-        Ok(Self { docker, socket: path, containers: Description::own().containers.clone() })
+        Ok(Self { docker, socket: path, containers: Description::own().containers.clone(), of_target: false })
     }
 
     /// The same engine, on which workspaces look like this. Without it they look like this project's.
     #[must_use]
     pub fn with(self, containers: &Arc<Containers>) -> Self {
         Self { containers: containers.clone(), ..self }
+    }
+
+    /// The same engine, which runs the workspaces of a target that the suite did not launch.
+    #[must_use]
+    pub fn of_target(self) -> Self {
+        Self { of_target: true, ..self }
     }
 
     /// What workspaces on it look like.
@@ -212,13 +220,22 @@ impl Room {
     /// The directory on the host that holds its sockets.
     ///
     /// # Errors
-    /// It has none, or as [`Room::inspect`].
+    /// It has none, or as [`Room::inspect`]. Could not run: it is the engine's of a target, and not to be seen from here.
     pub async fn socket_dir(&self) -> Result<PathBuf, Failure> {
         let mounts = self.inspect().await?.mounts.unwrap_or_default();
         let sockets = mounts.into_iter().find(|mount| mount.destination.as_deref() == Some(self.sockets()));
-        sockets.and_then(|mount| mount.source).map(PathBuf::from).ok_or_else(|| {
+        let dir = sockets.and_then(|mount| mount.source).map(PathBuf::from).ok_or_else(|| {
             Failure::assertion(format!("container {} has nothing mounted at {}", self.id, self.sockets()))
-        })
+        })?;
+        // What is on the engine's host only, the suite cannot judge.
+        match std::fs::symlink_metadata(&dir) {
+            Err(error) if self.engine.of_target => Err(Failure::could_not_run(format!(
+                "{} of the engine's host cannot be seen from here ({error}): run the suite on that host as a user who may, or in a \
+                 container with the directory above it mounted at the same path",
+                dir.display()
+            ))),
+            _ => Ok(dir),
+        }
     }
 
     /// Runs a command in it, as its own user.

@@ -6,6 +6,7 @@ mod forecast;
 pub mod html;
 pub mod json;
 pub mod junit;
+pub mod markdown;
 mod model;
 pub mod terminal;
 
@@ -14,15 +15,19 @@ use std::path::{Path, PathBuf};
 pub use model::RunReport;
 
 impl RunReport<'_> {
-    /// Writes `report.json`, `junit.xml` and `report.html` into `dir`, which is created if necessary, and returns their paths.
+    /// Writes `report.json`, `junit.xml`, `report.html` and `summary.md` into `dir`, which is created if necessary, and returns their paths.
     ///
     /// # Errors
     /// One of them cannot be written.
     pub fn write(&self, dir: &Path) -> std::io::Result<Vec<PathBuf>> {
         std::fs::create_dir_all(dir)?;
         let json = serde_json::to_string_pretty(&json::document(self)).map_err(std::io::Error::other)?;
-        let files =
-            [("report.json", json), ("junit.xml", junit::document(self)?), ("report.html", html::document(self))];
+        let files = [
+            ("report.json", json),
+            ("junit.xml", junit::document(self)?),
+            ("report.html", html::document(self)),
+            ("summary.md", markdown::document(self)),
+        ];
         files.into_iter().map(|(name, text)| write_whole(dir, name, &text)).collect()
     }
 }

@@ -13,8 +13,17 @@ use crate::harness::runner::{Observer, Report};
 use crate::harness::scenario::Scenario;
 use strum::VariantArray as _;
 
+/// Returns to the line's beginning and erases it (ECMA-48, CR and EL).
+const CLEAR_LINE: &str = "\r\u{1b}[2K";
+/// Ends automatic wrapping (DECAWM): only one line can be erased, so a longer status is cut off at the terminal's margin.
+const NO_WRAP: &str = "\u{1b}[?7l";
+/// Wraps again.
+const WRAP: &str = "\u{1b}[?7h";
 /// How long a message may be on one line of the summary, in characters.
 const MESSAGE_SHOWN: usize = 400;
+
+/// A run that nobody watches at a terminal says at least this often that it goes on.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Whether to use colours and a status line on standard error: on a terminal, unless `NO_COLOR` is set.
 #[must_use]
@@ -41,6 +50,8 @@ pub struct Progress {
     ended: usize,
     bad: usize,
     started: Instant,
+    /// When something was last printed.
+    printed: Instant,
     running: Vec<(&'static Scenario, Instant)>,
     forecast: Forecast,
 }
@@ -55,13 +66,44 @@ impl Progress {
         };
         let forecast = Forecast::new(narrowed(jobs.min(selected.len())), limits);
         let (interactive, started) = (is_interactive(), Instant::now());
-        Self { interactive, total, ended: 0, bad: 0, started, running: Vec::new(), forecast }
+        Self { interactive, total, ended: 0, bad: 0, started, printed: started, running: Vec::new(), forecast }
     }
 
     /// Ignores write errors: a closed terminal must not stop a run.
-    fn write(&self, line: &str) {
-        let clear = if self.interactive { "\r\u{1b}[2K" } else { "" };
+    fn write(&mut self, line: &str) {
+        self.printed = Instant::now();
+        let clear = if self.interactive { CLEAR_LINE } else { "" };
         let _ = write!(io::stderr().lock(), "{clear}{line}");
+    }
+
+    /// How far the run is: scenarios that have ended, how long the rest may take, and what runs.
+    fn status(&self) -> String {
+        let running: Vec<String> = self
+            .running
+            .iter()
+            .map(|(scenario, since)| format!("{} {:.0}s", scenario.id, since.elapsed().as_secs_f64()))
+            .collect();
+        let bad = if self.bad == 0 { String::new() } else { format!(", {} not passed", self.bad) };
+        let running_for = self.running.iter().map(|(_, since)| since.elapsed()).sum();
+        let left = self
+            .total
+            .and_then(|_| self.forecast.left(running_for))
+            .map_or(String::new(), |left| format!(", about {} left", rough(left)));
+        let total = self.total.map_or(String::new(), |total| format!("/{total}"));
+        format!(
+            "{}{total} in {:.0} s{left}{bad}; running: {}",
+            self.ended,
+            self.started.elapsed().as_secs_f64(),
+            running.join(", ")
+        )
+    }
+
+    /// What is due to be printed now: at a terminal the status line, elsewhere a line only after `silence`.
+    fn due(&self, silence: Duration) -> Option<String> {
+        if self.interactive {
+            return Some(format!("{NO_WRAP}  {}{WRAP}", self.status()));
+        }
+        (self.printed.elapsed() >= silence).then(|| format!("{:>14}  {}\n", "…", self.status()))
     }
 }
 
@@ -93,28 +135,10 @@ impl Observer for Progress {
     }
 
     fn tick(&mut self) {
-        if !self.interactive {
-            return;
+        if let Some(line) = self.due(SILENCE) {
+            self.write(&line);
+            let _ = io::stderr().flush();
         }
-        let running: Vec<String> = self
-            .running
-            .iter()
-            .map(|(scenario, since)| format!("{} {:.0}s", scenario.id, since.elapsed().as_secs_f64()))
-            .collect();
-        let bad = if self.bad == 0 { String::new() } else { format!(", {} not passed", self.bad) };
-        let running_for = self.running.iter().map(|(_, since)| since.elapsed()).sum();
-        let left = self
-            .total
-            .and_then(|_| self.forecast.left(running_for))
-            .map_or(String::new(), |left| format!(", about {} left", rough(left)));
-        let total = self.total.map_or(String::new(), |total| format!("/{total}"));
-        self.write(&format!(
-            "  {}{total} in {:.0} s{left}{bad}; running: {}",
-            self.ended,
-            self.started.elapsed().as_secs_f64(),
-            running.join(", ")
-        ));
-        let _ = io::stderr().flush();
     }
 }
 
@@ -207,4 +231,43 @@ pub fn summary(report: &RunReport<'_>, colour: bool) -> String {
 pub(super) fn seconds(took: Duration) -> String {
     let total = took.as_secs();
     if total < 60 { format!("{:.1} s", took.as_secs_f64()) } else { format!("{} min {} s", total / 60, total % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenarios;
+
+    fn progress(interactive: bool) -> Progress {
+        let selected: Vec<_> = scenarios::all().into_iter().take(7).collect();
+        let mut progress = Progress::new(&selected, Rounds::Times(1), 2);
+        progress.interactive = interactive;
+        progress.running.push((selected[0], Instant::now()));
+        (progress.ended, progress.bad) = (3, 1);
+        for _ in 0..3 {
+            progress.forecast.ended(selected[1].limit, selected[1].limit);
+        }
+        progress
+    }
+
+    #[test]
+    fn a_status_says_what_has_ended_and_failed_what_runs_and_how_long_it_takes() {
+        let progress = progress(true);
+        let status = progress.due(SILENCE).expect("a terminal always has a status line");
+        for part in ["3/7 in 0 s, about ", " left, 1 not passed; running: ", progress.running[0].0.id] {
+            assert!(status.contains(part), "{part}: {status:?}");
+        }
+        assert!(!status.contains('\n') && status.ends_with(WRAP), "one line that does not wrap: {status:?}");
+    }
+
+    #[test]
+    fn a_run_that_nobody_watches_is_not_silent_for_long() {
+        let mut progress = progress(false);
+        assert_eq!(progress.due(SILENCE), None, "something has just been printed");
+        let line = progress.due(Duration::ZERO).expect("silence is over");
+        assert!(line.contains("3/7") && line.ends_with('\n') && !line.contains('\u{1b}'), "{line:?}");
+        progress.printed = Instant::now() - Duration::from_secs(1);
+        progress.write("");
+        assert_eq!(progress.due(Duration::from_secs(1)), None, "what is printed ends the silence");
+    }
 }

@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::offers;
+use super::seen::{self, Look};
 use crate::client::http::Api;
 use crate::description::routes::Routes;
-use crate::description::{Description, Speech};
+use crate::description::{Description, REQUEST_FIELD, Speech};
+use crate::harness::engine::Engine;
 use crate::harness::failure::Failure;
 
 /// Prefixes that are tried where `/health/live` is not at the top, besides those that the description names.
@@ -25,15 +27,17 @@ pub struct Findings {
     /// The form's field, if runs are forms.
     form_field: Option<String>,
     without: Vec<String>,
+    /// What its workspaces look like, if their engine was asked.
+    workspaces: Option<Look>,
     /// What could not be found out.
     open: Vec<String>,
 }
 
-/// Asks a deployment for what its file should say. Nothing is created in it.
+/// Asks a deployment for what its file should say, and the engine with its workspaces, if it is given. Nothing is created in either.
 ///
 /// # Errors
-/// It does not answer, or has `/health/live` at none of the places that were tried.
-pub async fn probe(api: &Api, has_key: bool) -> anyhow::Result<Findings> {
+/// It does not answer, or has `/health/live` at none of the places that were tried; or the engine does not answer.
+pub async fn probe(api: &Api, has_key: bool, engine: Option<&Engine>) -> anyhow::Result<Findings> {
     let into = |failure: Failure| anyhow::anyhow!("{failure}");
     let mut found = Findings::default();
     let Some(plain) = first_alive(api).await.map_err(into)? else {
@@ -63,6 +67,15 @@ pub async fn probe(api: &Api, has_key: bool) -> anyhow::Result<Findings> {
             "GET /openapi.json answers {}: optional parts and the encoding of runs are guesses",
             described.status
         )),
+    }
+    if let Some(engine) = engine {
+        match seen::look(engine).await {
+            Ok(mut look) => {
+                found.open.append(&mut look.open);
+                found.workspaces = Some(look);
+            }
+            Err(why) => found.open.push(format!("what workspaces look like: {why:#}")),
+        }
     }
     Ok(found)
 }
@@ -106,7 +119,7 @@ fn form_field(description: &Value) -> Option<String> {
     let referred = schema["$ref"].as_str().and_then(|path| description.pointer(path.trim_start_matches('#')));
     let fields = referred.unwrap_or(schema)["properties"].as_object();
     let named = fields.and_then(|fields| fields.keys().find(|name| *name != "files").cloned());
-    Some(named.unwrap_or_else(|| "request_data".to_owned()))
+    Some(named.unwrap_or_else(|| REQUEST_FIELD.to_owned()))
 }
 
 impl Findings {
@@ -132,13 +145,27 @@ impl Findings {
         }
         let parts: Vec<String> = self.without.iter().map(|part| quoted(part)).collect();
         let _ = write!(text, "\n[optional]\nwithout = [{}]\n", parts.join(", "));
+        match &self.workspaces {
+            Some(look) => {
+                text.push_str("\n# As the workspaces look that run now.");
+                for deployment in &look.deployments {
+                    let _ = write!(text, " For `host`: --docker SOCK --deployment {deployment}");
+                }
+                text.push_str("\n[containers]\n");
+                for (key, value) in &look.containers {
+                    let _ = writeln!(text, "{key} = {}", quoted(value));
+                }
+                let _ = write!(text, "\n[images]\nworkspace = {}\n", quoted(&look.image));
+            }
+            None => text.push_str(WORKSPACES),
+        }
         text.push_str(LATER);
         text
     }
 }
 
-/// What only the target's team knows.
-const LATER: &str = r#"
+/// What an engine tells that was not asked.
+const WORKSPACES: &str = r#"
 # For `host`: how its workspaces are found, where that is not as the contract says.
 # [containers]
 # name = "room-{workspace}"
@@ -146,7 +173,10 @@ const LATER: &str = r#"
 # workspace_label = "example.workspace"
 # [images]
 # workspace = "example/workspace:1"
+"#;
 
+/// What only the target's team knows.
+const LATER: &str = r#"
 # For `full`: how the suite launches it, without --target.
 # [launch]
 # program = "bin/server"
@@ -171,6 +201,7 @@ mod tests {
             key: Some(("Authorization".to_owned(), "Token ".to_owned())),
             form_field: Some("body".to_owned()),
             without: vec!["admin".to_owned(), "files".to_owned()],
+            workspaces: None,
             open: vec!["something".to_owned()],
         };
         let text = found.file();
@@ -186,7 +217,7 @@ mod tests {
             assert_eq!(described.name, "a \"name\"");
             assert_eq!((&*described.speech.key_header, &*described.speech.key_scheme), ("Authorization", "Token "));
             assert_eq!(described.speech.routes.target("/x"), "/v1/x");
-            assert_eq!(described.speech.form_field.as_deref(), Some("body"));
+            assert_eq!((described.speech.runs_are_forms, &*described.speech.form.request), (true, "body"));
             assert_eq!(described.without, ["admin", "files"]);
         }
         assert!(Description::parse(&whole, Path::new("")).expect("valid").launch.program.is_some());
@@ -194,6 +225,24 @@ mod tests {
             Description::parse(&Findings::default().file(), Path::new("")).expect("valid").speech,
             Description::own().speech
         );
+    }
+
+    #[test]
+    fn what_workspaces_look_like_is_part_of_the_file() {
+        let look = Look {
+            containers: vec![("name", "room-{workspace}".to_owned()), ("deployment_label", "x.d".to_owned())],
+            image: "theirs:1".to_owned(),
+            deployments: ["one".to_owned()].into(),
+            open: Vec::new(),
+        };
+        let text = Findings { workspaces: Some(look), ..Findings::default() }.file();
+        let described = Description::parse(&text, Path::new("")).unwrap_or_else(|faults| panic!("{faults:?}: {text}"));
+        assert_eq!(
+            (described.containers.name("7"), &*described.containers.deployment_label),
+            ("room-7".to_owned(), "x.d")
+        );
+        assert_eq!(described.images.workspace.as_deref(), Some("theirs:1"));
+        assert!(text.contains("--deployment one"), "{text}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bollard::body_try_stream;
 use bollard::errors::Error as DockerError;
-use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig};
+use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig, Mount, MountType};
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateImageOptionsBuilder, RemoveImageOptionsBuilder, StartContainerOptions,
 };
@@ -212,7 +212,13 @@ pub async fn start_room(engine: &Engine, run: &Run, name: &str, image: &str, soc
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            binds: Some(vec![format!("{}:{}", sockets.display(), engine.containers().sockets)]),
+            // Not as one of `binds`: the engine would create a directory that its host does not have.
+            mounts: Some(vec![Mount {
+                typ: Some(MountType::BIND),
+                source: Some(sockets.display().to_string()),
+                target: Some(engine.containers().sockets.clone()),
+                ..Mount::default()
+            }]),
             tmpfs: Some(HashMap::from([
                 ("/tmp".to_owned(), "rw,noexec,nosuid,nodev,mode=1777,size=64m".to_owned()),
                 ("/workspace".to_owned(), owned.clone()),
@@ -224,7 +230,16 @@ pub async fn start_room(engine: &Engine, run: &Run, name: &str, image: &str, soc
         }),
         ..ContainerCreateBody::default()
     };
-    let container = engine.create(run.ledger(), name, body).await?;
+    let container = engine.create(run.ledger(), name, body).await.map_err(|failure| {
+        if !failure.message.contains("bind source path does not exist") {
+            return failure;
+        }
+        Failure::could_not_run(format!(
+            "the engine's host does not have the suite's directory {}: run the suite on that host, or in a container with a directory \
+             mounted at the path that it has there, and named by TMPDIR",
+            sockets.display()
+        ))
+    })?;
     engine.docker().start_container(name, None::<StartContainerOptions>).await?;
     Ok(container)
 }

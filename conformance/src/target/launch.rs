@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::deployment::{Deployment, Server};
 use super::fixtures::{Credentials, Origin};
+use super::memory::Memory;
 use super::process::{Process, Program};
 use super::services::Services;
 use super::serving::{arguments, free_address};
@@ -147,6 +148,22 @@ impl Launch {
     }
 }
 
+/// A server that is about to be started.
+struct NewServer {
+    /// The name of its files in the scenario's directory.
+    name: String,
+    program: Program,
+    /// Whether it runs in a container.
+    contained: bool,
+    /// The limit of its file descriptors.
+    descriptors: Option<u32>,
+    sockets: PathBuf,
+    credentials: Credentials,
+    memory: Memory,
+    /// Its address, if the suite has chosen it.
+    chosen: Option<String>,
+}
+
 impl Context {
     /// The deployment under test: the target, or one launched with the suite's own settings.
     ///
@@ -192,32 +209,11 @@ impl Context {
             program = small_disk::with_state_of(mib, program)?;
         }
         let contained = launch.contained || self.by_containers();
-        let description = self.run.options.description.clone();
-        let chosen = (!description.launch.writes_address()).then(|| program.env.get("BIND_ADDR").cloned()).flatten();
-        let (program, bare, container) = self.place(program, &sockets, contained, launch.descriptors)?;
-
-        let (addr_file, log) = (self.dir().join(format!("{id}.addr")), self.dir().join(format!("{id}.log")));
-        let process = self.start_server(&program, &log)?;
-        self.register_server(&process);
-        self.add_witness(Log(process.clone()));
-        let run = self.run.id.clone();
-        let pid = process.pid();
-        let mut server = Server {
-            program,
-            bare,
-            container,
-            pid,
-            process,
-            sockets,
-            credentials,
-            addr_file,
-            log,
-            run,
-            memory,
-            description,
-            chosen,
-        };
-        let api = server.listening(self).await?;
+        let chosen =
+            (!self.description().launch.writes_address()).then(|| program.env.get("BIND_ADDR").cloned()).flatten();
+        let descriptors = launch.descriptors;
+        let new = NewServer { name: id.clone(), program, contained, descriptors, sockets, credentials, memory, chosen };
+        let (api, server) = self.start_server(new).await?;
         self.check_offers(&api).await?;
 
         let before = api.get("/metrics").await.map_or_else(|failure| failure.to_string(), |reply| reply.text());
@@ -232,32 +228,17 @@ impl Context {
         Ok(deployment)
     }
 
-    fn start_server(&self, program: &Program, log: &std::path::Path) -> Result<Process, Failure> {
-        let description = &self.run.options.description;
-        let process = Process::start(program, &self.run.id, log)?;
-        Ok(process.stopping(description.launch.stop_signal, description.limits.stop))
-    }
-
-    /// Launches another server of the same deployment. The two share everything except the state directory.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub async fn launch_beside(&self, first: &Deployment) -> Result<Deployment, Failure> {
-        let (other, name) = (first.server()?, self.unique("d"));
-        let (addr_file, log) = (self.dir().join(format!("{name}.addr")), self.dir().join(format!("{name}.log")));
+    /// Starts a server as a process or in a container, registers it with the scenario, and waits until it listens.
+    async fn start_server(&self, new: NewServer) -> Result<(Api, Server), Failure> {
+        let NewServer { name, program, contained, descriptors, sockets, credentials, memory, chosen } = new;
         let description = self.run.options.description.clone();
-        let chosen = (!description.launch.writes_address()).then(free_address).transpose()?;
-        let arguments = arguments(&description, Act::Serve, Some(&addr_file), chosen.as_deref().unwrap_or_default())?;
-        let mut program = other.with_arguments(arguments);
-        program.env.extend(chosen.iter().map(|address| ("BIND_ADDR".to_owned(), address.clone())));
-        program.env.insert("STATE_DIR".to_owned(), self.dir().join(format!("{name}-state")).display().to_string());
-        let (program, bare, container) = self.place(program, &other.sockets, other.container.is_some(), None)?;
-        let process = self.start_server(&program, &log)?;
+        let (program, bare, container) = self.place(program, &sockets, contained, descriptors)?;
+        let (addr_file, log) = (self.dir().join(format!("{name}.addr")), self.dir().join(format!("{name}.log")));
+        let process = Process::start(&program, &self.run.id, &log)?;
+        let process = process.stopping(description.launch.stop_signal, description.limits.stop);
         self.register_server(&process);
         self.add_witness(Log(process.clone()));
-        let (sockets, credentials, run) = (other.sockets.clone(), other.credentials.clone(), self.run.id.clone());
-        let memory = other.memory.clone();
-        let pid = process.pid();
+        let (pid, run) = (process.pid(), self.run.id.clone());
         let mut server = Server {
             program,
             bare,
@@ -274,6 +255,32 @@ impl Context {
             chosen,
         };
         let api = server.listening(self).await?;
+        Ok((api, server))
+    }
+
+    /// Launches another server of the same deployment. The two share everything except the state directory.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn launch_beside(&self, first: &Deployment) -> Result<Deployment, Failure> {
+        let (other, name) = (first.server()?, self.unique("d"));
+        let (addr_file, description) = (self.dir().join(format!("{name}.addr")), self.description());
+        let chosen = (!description.launch.writes_address()).then(free_address).transpose()?;
+        let arguments = arguments(description, Act::Serve, Some(&addr_file), chosen.as_deref().unwrap_or_default())?;
+        let mut program = other.with_arguments(arguments);
+        program.env.extend(chosen.iter().map(|address| ("BIND_ADDR".to_owned(), address.clone())));
+        program.env.insert("STATE_DIR".to_owned(), self.dir().join(format!("{name}-state")).display().to_string());
+        let new = NewServer {
+            name,
+            program,
+            contained: other.container.is_some(),
+            descriptors: None,
+            sockets: other.sockets.clone(),
+            credentials: other.credentials.clone(),
+            memory: other.memory.clone(),
+            chosen,
+        };
+        let (api, server) = self.start_server(new).await?;
         let Deployment { id, engine, model, .. } = first;
         let (id, engine, model) = (id.clone(), engine.clone(), model.clone());
         let deployment = Deployment { api, id, engine, server: Some(server), model };

@@ -30,6 +30,7 @@ pub mod reach;
 pub mod redis;
 pub mod relay;
 pub mod schemathesis;
+mod seen;
 mod server;
 pub mod services;
 mod serving;

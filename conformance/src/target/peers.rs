@@ -55,12 +55,11 @@ impl Context {
     pub async fn prometheus(&self, deployment: &Deployment, receiver: &Origin) -> Result<Prometheus, Failure> {
         let dir = self.dir().join(self.unique("prometheus"));
         std::fs::create_dir(&dir)?;
-        let target = deployment.api.base().trim_start_matches("http://");
         let (run, url) = (&self.run.id, format!("http://{}/alerts", receiver.address));
         let (alertmanager, process) = alertmanager::start(run, &dir, &url, self.exchanges().clone()).await?;
         self.resources.add("fixture alertmanager", move || async move { process.kill().await });
         let (prometheus, process) =
-            Prometheus::start(run, &dir, (target, &alertmanager), self.exchanges().clone()).await?;
+            Prometheus::start(run, &dir, (&deployment.api, &alertmanager), self.exchanges().clone()).await?;
         self.resources.add("fixture prometheus", move || async move { process.kill().await });
         Ok(prometheus)
     }

@@ -66,7 +66,8 @@ impl Capabilities {
                         "--deployment is not set, so the target's containers are unknown",
                     );
                 }
-                self.engine = Some(engine.with(&options.description.containers));
+                let engine = engine.with(&options.description.containers);
+                self.engine = Some(if options.target.is_some() { engine.of_target() } else { engine });
             }
             Err(error) if options.docker.is_some() => return Err(error.context("--docker")),
             Err(error) => self.set_missing(&[Capability::Docker, Capability::Image], &format!("{error:#}")),
@@ -173,7 +174,7 @@ impl Capabilities {
             Ok(path) => self.server = path,
             Err(why) => self.set_missing(&[Capability::Launch], &why),
         }
-        match binaries::find("nagaya-fixtures", environment::FIXTURES) {
+        match binaries::fixtures() {
             Ok(path) => self.fixtures = path,
             Err(why) => self.set_missing(&[Capability::Model, Capability::Origin], &why),
         }

@@ -18,9 +18,14 @@ use crate::harness::poll::eventually;
 const CONFIG: &str = include_str!("../../../deploy/prometheus/prometheus.yml");
 /// The alerts as they are delivered.
 pub const RULES: &str = include_str!("../../../deploy/prometheus/rules.yml");
-/// Parts of the configuration that depend on the deployment: the intervals, and the addresses of the server and Alertmanager.
-const OWN: [(&str, &str); 3] =
-    [("_interval: 15s", "_interval: 1s"), ("nagaya:8000", "{target}"), ("alertmanager:9093", "{alertmanager}")];
+/// Parts of the configuration that depend on the deployment: the intervals, the addresses of the server and Alertmanager, and the path of
+/// the metrics.
+const OWN: [(&str, &str); 4] = [
+    ("_interval: 15s", "_interval: 1s"),
+    ("job_name: nagaya\n", "job_name: nagaya\n    metrics_path: {path}\n"),
+    ("nagaya:8000", "{target}"),
+    ("alertmanager:9093", "{alertmanager}"),
+];
 /// How long it may take to start.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -46,22 +51,15 @@ impl Prometheus {
         Ok((find("prometheus")?, find("promtool")?))
     }
 
-    /// Starts it beside its files in `dir`, to scrape `target` (`host:port`) and send alerts to `alertmanager`.
+    /// Starts it beside its files in `dir`, to scrape the deployment of `scraped` and send alerts to `alertmanager`.
     pub(super) async fn start(
         run: &str,
         dir: &Path,
-        (target, alertmanager): (&str, &str),
+        (scraped, alertmanager): (&Api, &str),
         exchanges: Exchanges,
     ) -> Result<(Self, Process), Failure> {
         let (program, _) = Self::find().map_err(Failure::harness)?;
-        let mut config = CONFIG.to_owned();
-        for (delivered, own) in OWN {
-            check(config.contains(delivered), format!("prometheus.yml has no {delivered:?} any more"))
-                .map_err(harness)?;
-            config =
-                config.replace(delivered, &own.replace("{target}", target).replace("{alertmanager}", alertmanager));
-        }
-        std::fs::write(dir.join("prometheus.yml"), config)?;
+        std::fs::write(dir.join("prometheus.yml"), config(scraped, alertmanager)?)?;
         std::fs::write(dir.join("rules.yml"), RULES)?;
         // The port is free now; if another process takes it first, the server reports it and exits.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -119,6 +117,18 @@ impl Prometheus {
     }
 }
 
+/// The delivered configuration, with the addresses and the path of this deployment.
+fn config(scraped: &Api, alertmanager: &str) -> Result<String, Failure> {
+    let (target, path) = (scraped.authority()?, scraped.target_path("/metrics")?);
+    let mut config = CONFIG.to_owned();
+    for (delivered, own) in OWN {
+        check(config.contains(delivered), format!("prometheus.yml has no {delivered:?} any more")).map_err(harness)?;
+        let own = own.replace("{target}", target).replace("{alertmanager}", alertmanager).replace("{path}", &path);
+        config = config.replace(delivered, &own);
+    }
+    Ok(config)
+}
+
 /// Checks a page of metrics with `promtool`, and returns its remarks; empty if there are none.
 ///
 /// # Errors
@@ -140,9 +150,22 @@ pub async fn lint(run: &str, dir: &Path, page: &str) -> Result<String, Failure> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::description::Description;
+    use crate::harness::exchanges::Secrets;
 
     const TESTS: &str = include_str!("../../../deploy/prometheus/rules_test.yml");
     const PLAYBOOK: &str = include_str!("../../../docs/alerts.md");
+
+    #[test]
+    fn the_targets_own_path_is_scraped() {
+        let described = "[http]\nprefix = \"/v2\"\n[http.routes]\n\"/metrics\" = \"/stats\"\n";
+        let described = Description::parse(described, Path::new("")).expect("no fault");
+        let api = Api::new("http://10.0.0.1:8000/below", None, Exchanges::new(Secrets::default())).expect("a client");
+        let config = config(&api.speaking(&described.speech).expect("a client"), "10.0.0.2:9093").expect("a text");
+        for part in ["metrics_path: /below/v2/stats\n", "[\"10.0.0.1:8000\"]", "[\"10.0.0.2:9093\"]"] {
+            assert!(config.contains(part), "{part}: {config}");
+        }
+    }
 
     fn alerts() -> Vec<&'static str> {
         let alerts: Vec<_> = RULES.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();

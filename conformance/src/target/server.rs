@@ -78,10 +78,11 @@ impl Server {
         let (address, mut program) = (self.chosen.as_deref().unwrap_or_default(), self.program.clone());
         let of = |act| arguments(&self.description, act, Some(&self.addr_file), address);
         let (serve, restart) = (of(Act::Serve)?, of(Act::Restart)?);
-        // The server's own arguments are the last of its starter's.
-        if serve != restart && program.args.ends_with(&serve) {
-            program.args.truncate(program.args.len() - serve.len());
-            program.args.extend(restart);
+        // The server's own arguments stand behind its starter's, and before those that a scenario has added.
+        if serve != restart
+            && let Some(at) = program.args.windows(serve.len()).rposition(|words| words == serve)
+        {
+            program.args.splice(at..at + serve.len(), restart);
         }
         let process = Process::start(&program, &self.run, &self.log)?;
         self.process = process.stopping(self.description.launch.stop_signal, self.description.limits.stop);

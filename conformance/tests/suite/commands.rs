@@ -1,6 +1,6 @@
 //! Errors on the command line: each has its exit status and a helpful message.
 
-use crate::fixture::{Fixture, Manner, ends};
+use crate::fixture::{Fixture, Manner, ends, status_and_output, suite};
 
 #[test]
 fn mistakes_on_the_command_line_are_64() {
@@ -70,4 +70,15 @@ fn help_and_lists_are_0() {
         assert_eq!(status, 0, "{args:?}: {text}");
         assert!(text.len() > 200, "{args:?}: {text}");
     }
+}
+
+#[test]
+fn the_fixtures_are_found_and_have_their_own_arguments_and_exit_status() {
+    let (status, text) = ends(["fixtures", "model", "--help"]);
+    assert!(status == 0 && text.contains("--access-key-id"), "{status}: {text}");
+    let (status, text) = ends(["fixtures", "dance"]);
+    assert!(status == 64 && text.contains("dance") && text.contains("nagaya-fixtures"), "{status}: {text}");
+    let output = suite(["fixtures", "--version"]).env("NAGAYA_FIXTURES_BIN", "/no/such/program").output().expect("run");
+    let (status, text) = status_and_output(&output);
+    assert!(status == 3 && text.contains("NAGAYA_FIXTURES_BIN=/no/such/program"), "{status}: {text}");
 }

@@ -21,3 +21,4 @@ mod schema;
 mod second;
 mod slow_engine;
 mod target_file;
+mod templates;

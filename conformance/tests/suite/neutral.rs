@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Words that scenarios may not contain, each with where they read it instead.
-const FORBIDDEN: [(&str, &str); 12] = [
+const FORBIDDEN: [(&str, &str); 16] = [
     ("nagaya", "the target file, through context.description()"),
     ("/var/run/ws\"", "Room::sockets"),
     ("/var/run/ws/", "Room::sockets"),
@@ -16,6 +16,10 @@ const FORBIDDEN: [(&str, &str); 12] = [
     ("workspace-base:latest", "Capabilities::image"),
     ("Signal::TERM", "Process::ask_to_stop"),
     ("Signal::HUP", "Server::reload"),
+    ("TcpStream::connect", "Api::connect"),
+    ("\"request_data\"", "Form::request"),
+    ("\"file_metadata\"", "Form::metadata"),
+    ("\"--config=", "Launching::settings_file"),
 ];
 
 /// What may be there nevertheless: the end of a file's path, a part of the line, and the reason.

@@ -88,7 +88,7 @@ fn an_interrupt_ends_the_run_and_it_is_still_reported() {
     let report = dir.path().join("report");
     let json = std::fs::read_to_string(report.join("report.json")).expect("a report");
     assert!(json.contains("interrupted") && json.contains("incomplete"), "{json}");
-    for name in ["junit.xml", "report.html"] {
+    for name in ["junit.xml", "report.html", "summary.md"] {
         assert!(report.join(name).is_file(), "{name}");
     }
     assert_eq!(runs(dir.path()), 0, "its directory is left");

@@ -4,22 +4,22 @@ use serde_json::Value;
 
 use crate::fixture::{Fixture, Manner, ends, judged};
 
-fn reports(manner: Manner, filter: &str) -> (String, String, String) {
+fn reports(manner: Manner, filter: &str) -> (String, String, String, String) {
     let (fixture, dir) = (Fixture::start(manner), tempfile::tempdir().expect("a directory"));
     let report = dir.path().display().to_string();
     let (_, text) = ends(["run", "--target", &fixture.url, "--report", &report, "--filter", filter]);
     let read =
         |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap_or_else(|error| panic!("{error}: {text}"));
-    let all = (read("report.json"), read("junit.xml"), read("report.html"));
+    let all = (read("report.json"), read("junit.xml"), read("report.html"), read("summary.md"));
     let names: Vec<_> =
         std::fs::read_dir(dir.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
-    assert_eq!(names.len(), 3, "nothing unfinished is left: {names:?}");
+    assert_eq!(names.len(), 4, "nothing unfinished is left: {names:?}");
     all
 }
 
 #[test]
 fn every_report_format_has_all_details_of_a_failure() {
-    let (json, junit, html) = reports(Manner::Fails, "id(=HLTH-001) or id(=BUG-01)");
+    let (json, junit, html, summary) = reports(Manner::Fails, "id(=HLTH-001) or id(=BUG-01)");
     for (name, text) in [("JSON", &json), ("JUnit", &junit), ("HTML", &html)] {
         for part in [
             "non-conformant",
@@ -33,12 +33,21 @@ fn every_report_format_has_all_details_of_a_failure() {
             assert!(text.contains(part), "{name} does not have {part:?}:\n{text}");
         }
     }
+    for part in [
+        "❌ Conformance: non-conformant",
+        "| fail | 1 |",
+        "| could-not-run | 1 |",
+        "**HLTH-001**",
+        "status of GET /health",
+    ] {
+        assert!(summary.contains(part), "the summary does not have {part:?}:\n{summary}");
+    }
     assert!(junit.contains("tests=\"2\" skipped=\"0\" failures=\"1\" errors=\"1\""), "{junit}");
 }
 
 #[test]
 fn the_page_is_self_contained() {
-    let (_, _, html) = reports(Manner::Good, "id(=HLTH-001)");
+    let (_, _, html, _) = reports(Manner::Good, "id(=HLTH-001)");
     assert!(html.contains("<h1>conformant</h1>"), "{html}");
     for outside in ["http://www", "https://", "src=", "<link", "<script", "@import", "url("] {
         assert!(!html.contains(outside), "the page reaches outside: {outside}");

@@ -5,10 +5,12 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
+use http::Method;
 use nagaya_conformance::client::http::Api;
 use nagaya_conformance::description::Description;
 use nagaya_conformance::harness::exchanges::{Exchanges, Secrets};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::fixture::{Fixture, Manner, ends};
 
@@ -78,7 +80,7 @@ fn is_whole(request: &str) -> bool {
 }
 
 const OTHERWISE: &str = "[http]\nkey_header = \"Authorization\"\nkey_scheme = \"Token \"\nprefix = \"/v2\"\nruns = \"form\"\n\
-                         form_field = \"body\"\n[http.routes]\n\"/api/tenants\" = \"/customers\"\n";
+                         form_field = \"body\"\nfiles_field = \"uploads\"\nmetadata_field = \"paths\"\n[http.routes]\n\"/api/tenants\" = \"/customers\"\n";
 
 #[tokio::test]
 async fn requests_have_the_targets_header_paths_and_encoding() {
@@ -88,6 +90,13 @@ async fn requests_have_the_targets_header_paths_and_encoding() {
         api.post("/api/tenants/a/conversations/b/stream", &json!({"user_input": "x"})).await.expect("an answer");
         api.post("/api/models", &json!({})).await.expect("an answer");
         api.with_token("t").get("/").await.expect("an answer");
+        // On a connection of its own, on which a scenario writes itself.
+        let mut stream = api.connect().await.expect("a connection");
+        let head = api.head_of(&Method::PUT, "/api/tenants/a/x?path=b").expect("http://");
+        stream.write_all(format!("{head}Content-Length: 0\r\n\r\n").as_bytes()).await.expect("written");
+        stream.read_to_end(&mut Vec::new()).await.expect("an answer");
+        let form = api.form_of_run("x").file("f", b"1").metadata("[]");
+        api.post_form("/api/tenants", form.whole()).await.expect("an answer");
     })
     .await;
     assert!(
@@ -101,6 +110,14 @@ async fn requests_have_the_targets_header_paths_and_encoding() {
     );
     assert!(seen[2].contains("content-type: application/json") && seen[2].ends_with("\r\n\r\n{}"), "{seen:#?}");
     assert!(seen[3].contains("authorization: Bearer t\r\n"), "a token is the contract's: {seen:#?}");
+    assert!(
+        seen[4].starts_with("PUT /v2/customers/a/x?path=b HTTP/1.1\r\nHost: 127.0.0.1:")
+            && seen[4].contains("Authorization: Token secret\r\n"),
+        "{seen:#?}"
+    );
+    for field in ["name=\"body\"\r\n\r\n{", "name=\"uploads\"; filename=\"f\"", "name=\"paths\"\r\n\r\n[]"] {
+        assert!(seen[5].contains(field), "{field}: {seen:#?}");
+    }
 }
 
 #[tokio::test]

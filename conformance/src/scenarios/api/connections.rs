@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::client::http::Api;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -34,8 +36,8 @@ const HEAD_LIMIT: Duration = Duration::from_secs(60);
 /// How long a refusal may take.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(20);
 
-async fn connect(address: &str, bytes: &[u8]) -> Result<TcpStream, Failure> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn connect(api: &Api, bytes: &[u8]) -> Result<TcpStream, Failure> {
+    let mut stream = api.connect().await?;
     // A server that refuses the connection may have closed it.
     let _ = stream.write_all(bytes).await;
     Ok(stream)
@@ -70,13 +72,13 @@ async fn response(stream: &mut TcpStream) -> Result<String, Failure> {
 
 async fn half_sent(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new().without_model().descriptors(DESCRIPTORS)).await?;
-    let address = deployment.api.base().trim_start_matches("http://").to_owned();
+    let half = format!("{}X-Half: ", deployment.api.head_of(&Method::GET, "/health/live")?);
     let began = Instant::now();
     let mut held = Vec::new();
     for number in 0..HALF_SENT {
         // Some have sent nothing.
-        let bytes: &[u8] = if number % 4 == 0 { b"" } else { b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Half: " };
-        held.push(connect(&address, bytes).await?);
+        let sent = if number % 4 == 0 { "" } else { &half };
+        held.push(connect(&deployment.api, sent.as_bytes()).await?);
     }
     for path in ["/health/ready", "/health/live", "/api/tenants"] {
         deployment.api.get(path).await?.expect(200).map_err(|failure| failure.during("half-sent heads are held"))?;
@@ -85,7 +87,7 @@ async fn half_sent(context: &Context) -> Result<(), Failure> {
     // Silent connections beyond the limit get an answer at once.
     let mut more = Vec::new();
     for _ in 0..MORE {
-        more.push(connect(&address, b"").await?);
+        more.push(connect(&deployment.api, b"").await?);
     }
     let refused = more.last_mut().ok_or_else(|| Failure::harness("no connections"))?;
     let answer = response(refused).await?;

@@ -8,6 +8,7 @@ use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::log_level::is_debug;
 use crate::target::deployment::STOP_LIMIT;
 use crate::target::launch::Launch;
 
@@ -62,11 +63,13 @@ async fn waits(context: &Context) -> Result<(), Failure> {
 }
 
 async fn hangup(context: &Context) -> Result<(), Failure> {
-    let file = context.dir().join("server.toml");
-    std::fs::write(&file, "log_level = \"info\"\ncontainer_ttl = 60\n")?;
+    let (file, description) = (context.dir().join("server.toml"), context.description());
+    let write = |settings: &[(&str, toml::Value)]| std::fs::write(&file, description.settings.file(settings));
+    write(&[("LOG_LEVEL", "info".into()), ("CONTAINER_TTL", 60.into())])?;
+    let named = description.launch.settings_file(&file).map_err(Failure::could_not_run)?;
     let mut deployment = context.launch(Launch::new().without_model().set("WARM_POOL_MIN_SIZE", 0)).await?;
     if let Some(server) = &mut deployment.server {
-        server.program.args.push(format!("--config={}", file.display()).into());
+        server.program.args.extend(named.into_iter().map(Into::into));
     }
     deployment.stop().await?;
     deployment.restart(context).await?;
@@ -89,18 +92,18 @@ async fn hangup(context: &Context) -> Result<(), Failure> {
     })
     .await?;
     check_eq("what is added to the old trail", std::fs::read_to_string(&old)?, before)?;
-    let is_debug = |log: &str| log.contains("\"level\":\"DEBUG\"");
-    check(!is_debug(&server.log()), "the log has lines of the level debug")?;
-    std::fs::write(&file, "log_level = \"debug\"\ncontainer_ttl = 90\n")?;
+    let has_debug = |log: &str| log.lines().any(|line| is_debug(line, &description.log));
+    check(!has_debug(&server.log()), "the log has lines of the level debug")?;
+    write(&[("LOG_LEVEL", "debug".into()), ("CONTAINER_TTL", 90.into())])?;
     server.reload().await?;
     eventually(SOON, "lines of the level debug", async || {
         deployment.api.get("/health/live").await?.expect(200)?;
-        check(is_debug(&server.log()), "none")
+        check(has_debug(&server.log()), "none")
     })
     .await?;
     let named = server.log().lines().any(|line| line.contains("CONTAINER_TTL") && line.contains("restart"));
     check(named, "the log does not say that CONTAINER_TTL needs a restart")?;
-    std::fs::write(&file, "log_level = \"loud\"\n")?;
+    write(&[("LOG_LEVEL", "loud".into())])?;
     server.reload().await?;
     eventually(SOON, "the error of the file", async || check(server.log().contains("LOG_LEVEL=\\\"loud\\\""), "none"))
         .await?;

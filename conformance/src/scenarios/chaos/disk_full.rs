@@ -2,7 +2,6 @@
 
 use serde_json::json;
 
-use crate::client::form::Form;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -95,7 +94,7 @@ async fn while_full(deployment: &Deployment, busy: &Conversation, other: &Conver
     let refused = api.post(&other.path("/stream"), &json!({"user_input": "@say no"})).await?;
     refused.expect_error(503, "SERVICE_UNAVAILABLE")?;
     check(refused.header("retry-after").is_some(), "503 without Retry-After")?;
-    let form = Form::of_run("@say no").file("large", &[b'x'; 1 << 20]);
+    let form = api.form_of_run("@say no").file("large", &[b'x'; 1 << 20]);
     let refused = api.post_form(&other.path("/stream"), form.whole()).await?;
     refused.expect_error(507, "INSUFFICIENT_STORAGE")?;
     let path = format!("/api/tenants/{}/conversations", other.tenant);

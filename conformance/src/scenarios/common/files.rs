@@ -1,6 +1,7 @@
 //! A conversation's files over the API.
 
 use bytes::Bytes;
+use http::Method;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -42,10 +43,9 @@ pub(crate) async fn start_upload(
     framing: &str,
     beginning: &str,
 ) -> Result<TcpStream, Failure> {
-    let address = deployment.api.base().trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address).await?;
-    let target = url(to, "files", path);
-    let head = format!("PUT {target} HTTP/1.1\r\nHost: {address}\r\n{framing}\r\nConnection: close\r\n\r\n");
+    let mut stream = deployment.api.connect().await?;
+    let head = deployment.api.head_of(&Method::PUT, &url(to, "files", path))?;
+    let head = format!("{head}{framing}\r\nConnection: close\r\n\r\n");
     stream.write_all(format!("{head}{beginning}").as_bytes()).await?;
     Ok(stream)
 }

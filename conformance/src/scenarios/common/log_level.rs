@@ -56,6 +56,21 @@ fn is_described(line: &str, described: &Log) -> bool {
     level.is_some_and(|level| described.errors.iter().any(|one| one.eq_ignore_ascii_case(level)))
 }
 
+/// Whether a line's level is debug.
+pub(crate) fn is_debug(line: &str, described: &Log) -> bool {
+    let is_named = |name: &str| name.eq_ignore_ascii_case("debug");
+    if let Ok(Value::Object(fields)) = serde_json::from_str(line) {
+        let mut levels = FIELDS.iter().copied().chain([&*described.level_field]);
+        return levels.any(|field| fields.get(field).and_then(Value::as_str).is_some_and(is_named));
+    }
+    line.split_whitespace().take(WORDS_BEFORE + 1).any(|word| {
+        let plain = without_colours(word);
+        let value = FIELDS.iter().find_map(|field| plain.strip_prefix(&format!("{field}=")));
+        value.is_some_and(|value| is_named(value.trim_matches('"')))
+            || plain.split(':').next().unwrap_or_default().trim_matches(['[', ']', '<', '>', '(', ')', '|']) == "DEBUG"
+    })
+}
+
 /// The lines of a log that are errors, from the line number `from` on.
 ///
 /// # Errors
@@ -75,6 +90,25 @@ mod tests {
     use super::*;
     use crate::description::Description;
     use crate::harness::failure::Kind;
+
+    #[test]
+    fn lines_of_the_level_debug_are_recognised() {
+        let theirs = Log { level_field: "sev".to_owned(), ..Description::own().log.clone() };
+        for line in [
+            r#"{"level":"DEBUG"}"#,
+            r#"{"sev":"debug"}"#,
+            "level=debug msg=x",
+            "2026-01-01 00:00:00 [DEBUG] x",
+            "2026-01-01T00:00:00Z \u{1b}[34mDEBUG\u{1b}[0m app: x",
+        ] {
+            assert!(is_debug(line, &theirs), "{line}");
+        }
+        for line in
+            [r#"{"level":"INFO","message":"DEBUG"}"#, "INFO app: the level is debug", "level=info level_was=debug"]
+        {
+            assert!(!is_debug(line, &theirs), "{line}");
+        }
+    }
 
     #[test]
     fn errors_are_recognised_in_the_spellings_of_common_loggers() {

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::client::form::{BOUNDARY, Form, content_type};
 use crate::client::stream::{EventStream, RunEvent, names};
@@ -83,7 +83,9 @@ async fn before_the_run(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     let conversation = deployment.conversation(context).await?;
     let every: Vec<u8> = (0..=255u8).cycle().take(100_000).collect();
-    let form = Form::of_run(&bash("sha256sum '長屋 & co.bin'; cat notes.txt; ls | wc -l"))
+    let form = deployment
+        .api
+        .form_of_run(&bash("sha256sum '長屋 & co.bin'; cat notes.txt; ls | wc -l"))
         .file("長屋 & co.bin", &every)
         .file("notes.txt", b"a line\r\n--of dashes\r\n");
     let run_output = printed(&start(&deployment, &conversation, form).await?.finish().await?)?;
@@ -96,10 +98,12 @@ async fn before_the_run(context: &Context) -> Result<(), Failure> {
     check_eq("files of the workspace", paths, vec!["notes.txt".to_owned(), "長屋 & co.bin".to_owned()])?;
 
     // To other paths, and over existing files.
-    let form = Form::of_run(&bash("cat notes.txt in/put/b.csv"))
+    let form = deployment
+        .api
+        .form_of_run(&bash("cat notes.txt in/put/b.csv"))
         .file("one", b"newer\n")
         .file("two", b"1,2\n")
-        .field("file_metadata", &json!([{"path": "notes.txt"}, {"path": "in/put/b.csv"}]).to_string());
+        .metadata(&json!([{"path": "notes.txt"}, {"path": "in/put/b.csv"}]).to_string());
     let run_output = printed(&start(&deployment, &conversation, form).await?.finish().await?)?;
     check(run_output.contains("newer\n1,2"), format!("the files are not at the paths of the metadata: {run_output}"))?;
 
@@ -112,8 +116,8 @@ async fn before_the_run(context: &Context) -> Result<(), Failure> {
     )?;
     // The prompt names them to the model; a form without files is a normal run.
     for (form, known) in [
-        (Form::of_run("@recall c-told.csv"), "c-told.csv: unknown"),
-        (Form::of_run("@recall c-told.csv").file("c-told.csv", b"3"), "c-told.csv: remembered"),
+        (deployment.api.form_of_run("@recall c-told.csv"), "c-told.csv: unknown"),
+        (deployment.api.form_of_run("@recall c-told.csv").file("c-told.csv", b"3"), "c-told.csv: remembered"),
     ] {
         let events = start(&deployment, &conversation, form).await?.finish().await?;
         printed(&events)?;
@@ -147,33 +151,29 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
     let path = conversation.path("/stream");
     let state = deployment.server()?.program.env.get("STATE_DIR").cloned().unwrap_or_default();
     let state = Path::new(&state);
-    let begins = || Form::of_run("@say never").file("good", b"good").file("large", &vec![b'x'; LARGE]);
-    let many = (0..101).fold(Form::of_run("@say never"), |form, number| form.file(&format!("f{number}"), b"x"));
+    let begins = || deployment.api.form_of_run("@say never").file("good", b"good").file("large", &vec![b'x'; LARGE]);
+    let many =
+        (0..101).fold(deployment.api.form_of_run("@say never"), |form, number| form.file(&format!("f{number}"), b"x"));
     let head = format!("--{BOUNDARY}\r\nX-Long: {}", "x".repeat(300_000));
     let refused: [(&str, Bytes, u16, &str); 13] = [
         ("a path that leads out, in the last file", begins().file("../out", b"x").whole(), 403, "PATH_TRAVERSAL"),
         (
             "the same in the metadata",
-            begins().field("file_metadata", r#"[{"path":"a"},{"path":"/etc/passwd"}]"#).whole(),
+            begins().metadata(r#"[{"path":"a"},{"path":"/etc/passwd"}]"#).whole(),
             403,
             "PATH_TRAVERSAL",
         ),
         ("two files of one name", begins().file("good", b"x").whole(), 422, "VALIDATION_ERROR"),
         ("a file that is another's folder", begins().file("good/x", b"x").whole(), 422, "VALIDATION_ERROR"),
         ("a file without a name", begins().file("", b"x").whole(), 422, "VALIDATION_ERROR"),
-        (
-            "metadata for fewer files",
-            begins().field("file_metadata", r#"[{"path":"a"}]"#).whole(),
-            422,
-            "VALIDATION_ERROR",
-        ),
+        ("metadata for fewer files", begins().metadata(r#"[{"path":"a"}]"#).whole(), 422, "VALIDATION_ERROR"),
         ("a part that nobody knows", begins().field("other", "x").whole(), 422, "VALIDATION_ERROR"),
         ("101 files", many.whole(), 422, "VALIDATION_ERROR"),
-        ("no request_data", Form::default().file("good", b"x").whole(), 422, "VALIDATION_ERROR"),
-        ("request_data twice", begins().field("request_data", "{}").whole(), 422, "VALIDATION_ERROR"),
+        ("no request_data", deployment.api.form().file("good", b"x").whole(), 422, "VALIDATION_ERROR"),
+        ("request_data twice", begins().request("{}").whole(), 422, "VALIDATION_ERROR"),
         (
             "request_data that is no request",
-            Form::default().field("request_data", "{}").file("good", b"x").whole(),
+            deployment.api.form().request("{}").file("good", b"x").whole(),
             422,
             "VALIDATION_ERROR",
         ),
@@ -185,18 +185,17 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
         reply.expect_error(status, code).map_err(|failure| failure.during(what))?;
     }
     let text = "x".repeat(4_000_000);
-    let reply = deployment.api.post_form(&path, Form::of_run(&text).whole()).await?;
+    let reply = deployment.api.post_form(&path, deployment.api.form_of_run(&text).whole()).await?;
     reply.expect_error(413, "PAYLOAD_TOO_LARGE")?;
 
     // A client that disconnects in the middle of a file.
-    let address = deployment.api.base().trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address).await?;
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: {}\r\nContent-Length: 100000000\r\n\r\n",
-        content_type()
-    );
+    let mut stream = deployment.api.connect().await?;
+    let head = deployment.api.head_of(&Method::POST, &path)?;
+    let head = format!("{head}Content-Type: {}\r\nContent-Length: 100000000\r\n\r\n", content_type());
     stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&Form::of_run("@say never").file_begun("cut", &vec![b'x'; LARGE]).unfinished()).await?;
+    stream
+        .write_all(&deployment.api.form_of_run("@say never").file_begun("cut", &vec![b'x'; LARGE]).unfinished())
+        .await?;
     // The control: it has begun to arrive.
     let arrives = async || check(weight(state)? > LARGE as u64 / 2, "nothing of it has arrived yet");
     eventually(Duration::from_secs(10), "the form in the state directory", arrives).await?;
@@ -216,8 +215,10 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
     check_eq("messages", messages.as_array().map(Vec::len), Some(0))?;
     check_eq("files", listed(&deployment, &conversation, "").await?.1, 0)?;
     // And a valid form is accepted.
-    let events =
-        start(&deployment, &conversation, Form::of_run(&bash("ls")).file("good", b"x")).await?.finish().await?;
+    let events = start(&deployment, &conversation, deployment.api.form_of_run(&bash("ls")).file("good", b"x"))
+        .await?
+        .finish()
+        .await?;
     check(printed(&events)?.contains("good"), "the file of a good form is not in the workspace")
 }
 
@@ -228,7 +229,7 @@ async fn large(context: &Context) -> Result<(), Failure> {
     let conversation = deployment.conversation(context).await?;
     let server = deployment.server()?.process.clone();
     let before = peak_memory(server.pid())?;
-    let form = Form::of_run(&bash("stat -c %s big; tail -c 1 big")).file("big", &vec![b'n'; SIZE]);
+    let form = deployment.api.form_of_run(&bash("stat -c %s big; tail -c 1 big")).file("big", &vec![b'n'; SIZE]);
     let run_output = printed(&start(&deployment, &conversation, form).await?.finish().await?)?;
     check(run_output.contains(&SIZE.to_string()), format!("the workspace's file is another: {run_output}"))?;
     let grown = peak_memory(server.pid())?.saturating_sub(before);
@@ -244,7 +245,7 @@ async fn killed(context: &Context) -> Result<(), Failure> {
     let first = deployment.conversation(context).await?;
     for attempt in 1..=ATTEMPTS {
         let conversation = deployment.another_conversation(context, &first.tenant, &first.model).await?;
-        let form = Form::of_run(&bash("cat with-it")).file("with-it", b"still here\n");
+        let form = deployment.api.form_of_run(&bash("cat with-it")).file("with-it", b"still here\n");
         let mut stream = start(&deployment, &conversation, form).await?;
         // It has been accepted; creating a workspace takes longer than this.
         stream.until("progress").await?;
