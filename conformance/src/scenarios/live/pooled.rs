@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::turns::until_drivers;
-use crate::client::form::Form;
 use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
 use crate::harness::engine::Room;
@@ -162,7 +161,7 @@ async fn another_driver(context: &Context) -> Result<(), Failure> {
         let path = conversation.path("/stream");
         let mut stream = match options {
             "file" => {
-                let form = Form::of_run("@recall you-are-told").file("notes.txt", b"notes");
+                let form = pool.deployment.api.form_of_run("@recall you-are-told").file("notes.txt", b"notes");
                 pool.deployment.api.open_stream_of(&path, form).await?
             }
             _ => pool.deployment.api.open_stream(&path, &body).await?,
