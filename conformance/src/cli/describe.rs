@@ -28,6 +28,9 @@ pub(super) struct Describe {
     /// Docker socket of the engine that runs its workspaces, of which at least one should be running. It is only read.
     #[arg(long, value_name = "SOCK")]
     docker: Option<String>,
+    /// The value of a label on its workspaces, where the engine runs those of several deployments.
+    #[arg(long, value_name = "ID", requires = "docker")]
+    deployment: Option<String>,
     /// Prints the JSON Schema of target files in place of one.
     #[arg(long, conflicts_with = "target")]
     schema: bool,
@@ -69,8 +72,9 @@ impl Describe {
             Some(socket) => Some(Engine::connect(socket).await.context("--docker")?),
             None => None,
         };
+        let workspaces = engine.as_ref().map(|engine| (engine, self.deployment.as_deref()));
         let api = Api::trusting(&trust, target, self.api_key.as_deref(), Exchanges::new(Secrets::default()));
         let api = api.map_err(|failure| anyhow::anyhow!("{failure}")).with_context(named)?.waiting_out_limits();
-        Ok(describe::probe(&api, self.api_key.is_some(), engine.as_ref()).await.with_context(named)?.file())
+        Ok(describe::probe(&api, self.api_key.is_some(), workspaces).await.with_context(named)?.file())
     }
 }

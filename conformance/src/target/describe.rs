@@ -33,11 +33,12 @@ pub struct Findings {
     open: Vec<String>,
 }
 
-/// Asks a deployment for what its file should say, and the engine with its workspaces, if it is given. Nothing is created in either.
+/// Asks a deployment for what its file should say, and the engine with its workspaces, if it is given, for those of all deployments or of one
+/// of this id. Nothing is created in either.
 ///
 /// # Errors
 /// It does not answer, or has `/health/live` at none of the places that were tried; or the engine does not answer.
-pub async fn probe(api: &Api, has_key: bool, engine: Option<&Engine>) -> anyhow::Result<Findings> {
+pub async fn probe(api: &Api, has_key: bool, workspaces: Option<(&Engine, Option<&str>)>) -> anyhow::Result<Findings> {
     let into = |failure: Failure| anyhow::anyhow!("{failure}");
     let mut found = Findings::default();
     let Some(plain) = first_alive(api).await.map_err(into)? else {
@@ -68,8 +69,8 @@ pub async fn probe(api: &Api, has_key: bool, engine: Option<&Engine>) -> anyhow:
             described.status
         )),
     }
-    if let Some(engine) = engine {
-        match seen::look(engine).await {
+    if let Some((engine, deployment)) = workspaces {
+        match seen::look(engine, deployment).await {
             Ok(mut look) => {
                 found.open.append(&mut look.open);
                 found.workspaces = Some(look);
@@ -147,15 +148,21 @@ impl Findings {
         let _ = write!(text, "\n[optional]\nwithout = [{}]\n", parts.join(", "));
         match &self.workspaces {
             Some(look) => {
-                text.push_str("\n# As the workspaces look that run now.");
-                for deployment in &look.deployments {
-                    let _ = write!(text, " For `host`: --docker SOCK --deployment {deployment}");
-                }
-                text.push_str("\n[containers]\n");
+                let seen: Vec<&str> = look.deployments.iter().map(String::as_str).collect();
+                let _ =
+                    write!(text, "\n# As the workspaces look that run now. For `host`: --docker SOCK --deployment ID");
+                let _ = writeln!(
+                    text,
+                    "{}",
+                    if seen.is_empty() { String::new() } else { format!(" ({})", seen.join(", ")) }
+                );
+                text.push_str("[containers]\n");
                 for (key, value) in &look.containers {
                     let _ = writeln!(text, "{key} = {}", quoted(value));
                 }
-                let _ = write!(text, "\n[images]\nworkspace = {}\n", quoted(&look.image));
+                if let Some(image) = &look.image {
+                    let _ = write!(text, "\n[images]\nworkspace = {}\n", quoted(image));
+                }
             }
             None => text.push_str(WORKSPACES),
         }
@@ -231,7 +238,7 @@ mod tests {
     fn what_workspaces_look_like_is_part_of_the_file() {
         let look = Look {
             containers: vec![("name", "room-{workspace}".to_owned()), ("deployment_label", "x.d".to_owned())],
-            image: "theirs:1".to_owned(),
+            image: Some("theirs:1".to_owned()),
             deployments: ["one".to_owned()].into(),
             open: Vec::new(),
         };
@@ -242,7 +249,7 @@ mod tests {
             ("room-7".to_owned(), "x.d")
         );
         assert_eq!(described.images.workspace.as_deref(), Some("theirs:1"));
-        assert!(text.contains("--deployment one"), "{text}");
+        assert!(text.contains("--deployment ID (one)"), "{text}");
     }
 
     #[test]

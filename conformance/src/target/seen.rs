@@ -25,19 +25,19 @@ struct Seen {
 pub(super) struct Look {
     /// Keys of `[containers]` with their values.
     pub(super) containers: Vec<(&'static str, String)>,
-    /// The workspaces' image.
-    pub(super) image: String,
+    /// The workspaces' image, if it is one.
+    pub(super) image: Option<String>,
     /// Deployments whose workspaces were seen.
     pub(super) deployments: BTreeSet<String>,
     /// What could not be found out.
     pub(super) open: Vec<String>,
 }
 
-/// Looks at the running workspaces of an engine.
+/// Looks at the running workspaces of an engine, or only at those that have the id `deployment` in a label.
 ///
 /// # Errors
 /// The engine does not answer, or there are none, or those of several implementations.
-pub(super) async fn look(engine: &Engine) -> anyhow::Result<Look> {
+pub(super) async fn look(engine: &Engine, deployment: Option<&str>) -> anyhow::Result<Look> {
     let docker = engine.docker();
     let mut seen = Vec::new();
     for summary in docker.list_containers(None).await? {
@@ -63,6 +63,7 @@ pub(super) async fn look(engine: &Engine) -> anyhow::Result<Look> {
         let name = found.name.unwrap_or_default().trim_start_matches('/').to_owned();
         seen.push(Seen { name, image: config.image.unwrap_or_default(), labels, directories });
     }
+    seen.retain(|one| deployment.is_none_or(|id| one.labels.values().any(|value| value == id)));
     common(&seen).map_err(anyhow::Error::msg)
 }
 
@@ -83,7 +84,14 @@ fn common(seen: &[Seen]) -> Result<Look, String> {
             ));
         }
     };
-    let mut look = Look { image: alike[0].image.clone(), ..Look::default() };
+    let mut look = Look::default();
+    let images: BTreeSet<&str> = alike.iter().map(|one| &*one.image).collect();
+    match &images.iter().collect::<Vec<_>>()[..] {
+        [only] => look.image = Some((**only).to_owned()),
+        several => look.open.push(format!(
+            "which image is the workspaces': set images.workspace to one of {several:?}, or give --deployment"
+        )),
+    }
     let values = |key: &str| alike.iter().map(|one| one.labels[key].as_str()).collect::<Vec<_>>();
     let keys: Vec<&String> = alike[0].labels.keys().collect();
     let is_id =
@@ -164,7 +172,7 @@ mod tests {
             ("sockets", "/run/s"),
         ];
         assert_eq!(look.containers, expected.map(|(key, value)| (key, value.to_owned())));
-        assert_eq!((&*look.image, look.deployments.len(), look.open.len()), ("theirs:1", 2, 0));
+        assert_eq!((look.image.as_deref(), look.deployments.len(), look.open.len()), (Some("theirs:1"), 2, 0));
     }
 
     #[test]
@@ -179,6 +187,12 @@ mod tests {
         for part in ["containers.created_label", "x.at, x.colour, x.uid", "/run/s, /tools"] {
             assert!(look.open.iter().any(|open| open.contains(part)), "{part}: {:?}", look.open);
         }
+        let other_image = Seen { image: "theirs:2".to_owned(), ..room("bbbb2", "two") };
+        let look = common(&[room("aaaa1", "one"), other_image]).expect("alike");
+        assert!(
+            look.image.is_none() && look.open[0].contains("theirs:1") && look.open[0].contains("theirs:2"),
+            "{look:?}"
+        );
         assert!(common(&[]).expect_err("none").contains("begin a run"));
         let other = Seen { name: "else".to_owned(), directories: vec!["/x".to_owned()], ..Seen::default() };
         let why = common(&[room("aaaa1", "one"), other]).expect_err("two kinds");

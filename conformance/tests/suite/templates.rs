@@ -25,7 +25,7 @@ fn calls(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let whole = text.replace("\\\n", " ");
     for line in whole.lines() {
         for rest in line.split("nagaya-conformance ").skip(1) {
-            let command: String = rest.chars().take_while(|c| c.is_ascii_lowercase()).collect();
+            let command: String = rest.chars().take_while(char::is_ascii_lowercase).collect();
             let own = rest.split(['#', '`', '|']).next().unwrap_or_default();
             if !command.is_empty() {
                 calls.entry(command).or_default().extend(flags(own));
