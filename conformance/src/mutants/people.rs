@@ -91,6 +91,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("LIVE-004", "drivers after the interruption"), red("LIVE-030", "drivers after the interruption")],
     },
     Mutant {
+        id: "queue-not-told",
+        title: "A message that waits is told that nothing is before it",
+        defects: &[answers(|asked, answer, _| {
+            if asked.is(Method::POST, "/messages") {
+                answer.edit(|body| body["before"] = json!(0));
+            }
+        })],
+        red: &[red("LIVE-010", "runs before the first message that waits"), red("LIVE-011", "runs before a message")],
+    },
+    Mutant {
         id: "one-kind-of-driver",
         title: "Another kind of driver is configured, and the usual one conducts the conversations",
         defects: &[Defect::Start("unset DRIVER")],

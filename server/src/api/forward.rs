@@ -16,8 +16,8 @@ use futures::StreamExt;
 use super::AppState;
 use super::error::ApiError;
 use super::extract::read_body;
-use super::{attempts, idempotency, request_id};
 use super::stream::LAST_EVENT_ID;
+use super::{attempts, idempotency, request_id};
 use crate::cluster::{LastRun, PeerApi};
 
 /// Marks a request that arrived on the socket for other servers.

@@ -237,7 +237,8 @@ async fn carry_out(work: Work, mut request: Request, next: Next) -> Result<Respo
     if !is_kept(&response) || body.is_none() {
         // The server to which it was forwarded may have begun the run and died: the next attempt asks for it.
         let uncertain = response.status().is_server_error() && work.started.load(Ordering::Relaxed);
-        let released = if uncertain { work.store.release(&work.claim).await } else { work.store.forget(&work.claim).await };
+        let released =
+            if uncertain { work.store.release(&work.claim).await } else { work.store.forget(&work.claim).await };
         if let Err(error) = released {
             tracing::warn!(%error, "an Idempotency-Key without an answer holds for a minute");
         }

@@ -141,7 +141,11 @@ impl Metrics {
             )?,
             requests: counters("workspace_requests_total", "Finished runs by outcome.", "status")?,
             crashes: counter("workspace_container_crashes_total", "Workspaces lost during a run.")?,
-            unknown_frames: counters("driver_unknown_frames_total", "Lines of drivers that have no meaning here.", "kind")?,
+            unknown_frames: counters(
+                "driver_unknown_frames_total",
+                "Lines of drivers that have no meaning here.",
+                "kind",
+            )?,
             untested_drivers: counter(
                 "driver_untested_turns_total",
                 "Turns of drivers of a version that this server was not tested with.",

@@ -300,7 +300,8 @@ async fn the_log_has_a_size_and_who_has_most_of_it_loses_the_oldest() {
         one.keep(&deployment.reference(run_id)).await.expect("kept");
     }
     let pool = sqlx::PgPool::connect(&deployment.postgres.url()).await.expect("connects");
-    let sizes = "SELECT r.bytes - (SELECT SUM(OCTET_LENGTH(text)) FROM log_lines l WHERE l.run_id = r.run_id) FROM log_runs r";
+    let sizes =
+        "SELECT r.bytes - (SELECT SUM(OCTET_LENGTH(text)) FROM log_lines l WHERE l.run_id = r.run_id) FROM log_runs r";
     let differences: Vec<i64> = sqlx::query_scalar(sizes).fetch_all(&pool).await.expect("reads");
     assert_eq!(differences, [0, 0, 0], "what is counted is what is there, also of runs that were made smaller");
     // Another tenant with less, whose run is the oldest.

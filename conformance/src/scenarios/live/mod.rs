@@ -9,11 +9,5 @@ mod turns;
 
 use crate::harness::scenario::Scenario;
 
-pub(super) const FILES: &[&[Scenario]] = &[
-    memory::SCENARIOS,
-    messages::SCENARIOS,
-    other::SCENARIOS,
-    pooled::SCENARIOS,
-    soak::SCENARIOS,
-    turns::SCENARIOS,
-];
+pub(super) const FILES: &[&[Scenario]] =
+    &[memory::SCENARIOS, messages::SCENARIOS, other::SCENARIOS, pooled::SCENARIOS, soak::SCENARIOS, turns::SCENARIOS];

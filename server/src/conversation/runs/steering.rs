@@ -162,11 +162,13 @@ impl Runs {
     /// The decision does not count.
     pub async fn decide(&self, conversation: &str, id: &str, decision: Decision) -> Result<Decision, DecideError> {
         let before = match self.running(conversation) {
-            Some(Running { journal, signals }) => match journal.decide(&signals.approvals, id, decision.clone()).await {
-                // Told before a restart, or so long ago that it is in the journal alone.
-                Err(DecideError::Unknown) => asked_in(journal, id).await?,
-                decided => return decided,
-            },
+            Some(Running { journal, signals }) => {
+                match journal.decide(&signals.approvals, id, decision.clone()).await {
+                    // Told before a restart, or so long ago that it is in the journal alone.
+                    Err(DecideError::Unknown) => asked_in(journal, id).await?,
+                    decided => return decided,
+                }
+            }
             None => self.asked_before(conversation, id).await?,
         };
         match before {
