@@ -63,8 +63,7 @@ fn record(cli: &Path, model: &str, situation: &Situation) -> Result<Vec<Value>> 
         place: Place::Messages { url: format!("http://{model}"), is_anthropics: true },
         idle: Duration::from_secs(30),
     };
-    let options =
-        Options { model: "claude-test".into(), access: Some(access.clone()), ..situation.options.clone() };
+    let options = Options { model: "claude-test".into(), access: Some(access.clone()), ..situation.options.clone() };
     let request = driver.start(&options);
     let mut command = Command::new(cli);
     command.args(&request.arguments).current_dir(&workspace).env_clear();
@@ -94,7 +93,12 @@ fn record(cli: &Path, model: &str, situation: &Situation) -> Result<Vec<Value>> 
     }
     running.process.wait()?;
     listener.join().map_err(|_| "the listener has panicked")?;
-    let names = [(home.as_path(), "/home/appuser"), (workspace.as_path(), "/workspace"), (temporary.as_path(), "/tmp"), (Path::new(model), "model.example")];
+    let names = [
+        (home.as_path(), "/home/appuser"),
+        (workspace.as_path(), "/workspace"),
+        (temporary.as_path(), "/tmp"),
+        (Path::new(model), "model.example"),
+    ];
     let mut volatile = Volatile::new(&names);
     fs::remove_dir_all(&room)?;
     done.map(|()| running.said.into_iter().map(|line| volatile.replaced(line)).collect())

@@ -2,6 +2,7 @@
 //!
 //! `make frames` records; `situations` says what.
 
+#[allow(dead_code, reason = "the recorder needs the turns, too")]
 mod situations;
 
 use std::collections::BTreeSet;

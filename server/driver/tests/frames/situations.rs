@@ -49,11 +49,18 @@ pub fn all() -> Vec<Situation> {
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
     vec![
         situation("turns", plain(), vec![say("@think Hm.\n@say Hello."), say("@say Hello again.")]),
-        situation("tool", plain(), vec![say(&format!("@say I try.\n{}\n@say Done.", bash("echo out; echo err >&2; exit 3")))]),
+        situation(
+            "tool",
+            plain(),
+            vec![say(&format!("@say I try.\n{}\n@say Done.", bash("echo out; echo err >&2; exit 3")))],
+        ),
         situation(
             "image",
             plain(),
-            vec![Turn { prompt: Prompt { text: "@say A dot.".into(), blocks: vec![image], command: false }, ..say("") }],
+            vec![Turn {
+                prompt: Prompt { text: "@say A dot.".into(), blocks: vec![image], command: false },
+                ..say("")
+            }],
         ),
         situation(
             "approval",
@@ -79,7 +86,9 @@ pub fn all() -> Vec<Situation> {
         situation(
             "client-tool",
             Options { client_tools: vec![price], ..plain() },
-            vec![say("@also mcp__client__price {\"item\": \"melon\"}\n@tool mcp__client__price {\"item\": \"fig\"}\n@say Done.")],
+            vec![say(
+                "@also mcp__client__price {\"item\": \"melon\"}\n@tool mcp__client__price {\"item\": \"fig\"}\n@say Done.",
+            )],
         ),
         situation(
             "structured",
