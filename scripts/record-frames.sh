@@ -16,7 +16,7 @@ model=$!
 trap 'kill "$model" 2>/dev/null; rm -rf "$dir"' EXIT
 wait_until 10 test -s "$dir/address" || die "The scripted model does not start: $(cat "$dir/log")"
 
-# Versions that are no longer supported leave nothing.
+# Versions that are no longer supported leave nothing, and neither do their snapshots.
 find "$frames" -mindepth 1 -maxdepth 1 -type d -exec rm -r {} +
 for CLI in pinned oldest; do
   export CLI

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nagaya_driver::Driver;
+use nagaya_driver::{Driver, Kind};
 use nagaya_telemetry::audit::Audit;
 use nagaya_telemetry::logs::{self, Verbosity};
 use nagaya_telemetry::metrics::Metrics;
@@ -348,6 +348,10 @@ fn announce(config: &Config, server: &Server, addr: std::net::SocketAddr) {
             None => tracing::info!(provider = provider.as_str(), host, "models are called at this provider"),
             Some(why) => tracing::warn!(provider = provider.as_str(), why, "models of this provider cannot be called"),
         }
+    }
+    let driver = config.drivers.kind;
+    if driver != Kind::default() {
+        tracing::warn!(driver = driver.as_str(), "this driver calls no model; it is for tests and measurements");
     }
     let (workspaces, images) = (server.cluster.workspaces().clone(), config.rooms.images.clone());
     server.cluster.workspaces().spawn(async move {

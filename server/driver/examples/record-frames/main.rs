@@ -64,7 +64,8 @@ fn record(cli: &Path, model: &str, situation: &Situation) -> Result<Vec<Value>> 
         idle: Duration::from_secs(30),
     };
     let options = Options { model: "claude-test".into(), access: Some(access.clone()), ..situation.options.clone() };
-    let request = driver.start(&options);
+    // As in a workspace of the pool: what it can be told later, it is told before its first turn.
+    let request = driver.start(&driver.fixed(&options));
     let mut command = Command::new(cli);
     command.args(&request.arguments).current_dir(&workspace).env_clear();
     command.env("PATH", "/usr/bin:/bin").env("HOME", &home).env("LANG", "C.UTF-8");
@@ -105,6 +106,8 @@ fn record(cli: &Path, model: &str, situation: &Situation) -> Result<Vec<Value>> 
 }
 
 fn converse(running: &mut Running, options: &Options, situation: &Situation) -> Result<()> {
+    let lines = running.driver.introduce(options);
+    running.say(&lines)?;
     for (number, turn) in situation.turns.iter().enumerate() {
         let id = format!("11111111-1111-4111-8111-{number:012}");
         let lines = running.driver.prompt(&id, &turn.prompt);

@@ -12,6 +12,9 @@ const UUID: &str = "00000000-0000-0000-0000-000000000000";
 /// Beginnings of the ids of messages, calls and requests.
 const PREFIXES: [&str; 3] = ["msg_", "toolu_", "req_"];
 
+/// Characters of a description that is kept. Longer ones are the CLI's own.
+const LONGEST_DESCRIPTION: usize = 40;
+
 /// What was replaced so far.
 pub struct Volatile {
     paths: Vec<(String, String)>,
@@ -39,6 +42,9 @@ impl Volatile {
                         (key, Value::Number(_)) if is_measured(key) => 0.into(),
                         // What the CLI tells the model of its own, of the host and of the day. Only the CLI reads it again.
                         ("attachment", Value::Object(fields)) => json!({"type": fields.get("type")}),
+                        ("description", Value::String(text)) if text.chars().count() > LONGEST_DESCRIPTION => {
+                            "…".into()
+                        }
                         ("messaging_socket_path", Value::String(_)) => "/tmp/1.sock".into(),
                         (_, value) => self.replaced(value),
                     };

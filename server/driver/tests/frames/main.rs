@@ -2,6 +2,7 @@
 //!
 //! `make frames` records; `situations` says what.
 
+#[allow(dead_code, reason = "the recorder needs the turns, too")]
 mod situations;
 
 use std::collections::BTreeSet;
@@ -55,7 +56,7 @@ fn events(version: &str, situation: &situations::Situation) -> Vec<String> {
         if who != "cli" {
             continue;
         }
-        let turn = turn.as_mut().expect("the server speaks first");
+        let Some(turn) = turn.as_mut() else { panic!("{version} {}: the server speaks first", situation.name) };
         for event in turn.read(&line).unwrap_or_else(|why| panic!("{version} {}: {why}: {line}", situation.name)) {
             if let Event::Unknown { kind } = &event {
                 assert!(UNKNOWN.contains(&(version, kind)), "{version} {}: {kind}: {line}", situation.name);
@@ -129,7 +130,8 @@ fn the_recorded_clis_were_started_as_the_driver_starts_them() {
         for situation in situations::all() {
             let options = nagaya_driver::Options { model: "claude-test".into(), ..situation.options };
             let (who, said) = lines(&version, situation.name).remove(0);
-            let started = serde_json::to_value(Kind::ClaudeCode.driver().start(&options).arguments).expect("JSON");
+            let driver = Kind::ClaudeCode.driver();
+            let started = serde_json::to_value(driver.start(&driver.fixed(&options)).arguments).expect("JSON");
             assert_eq!((who.as_str(), said), ("start", started), "{version} {}: record it again", situation.name);
         }
     }

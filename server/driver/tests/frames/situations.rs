@@ -54,6 +54,7 @@ pub fn all() -> Vec<Situation> {
             plain(),
             vec![say(&format!("@say I try.\n{}\n@say Done.", bash("echo out; echo err >&2; exit 3")))],
         ),
+        situation("introduced", Options { system_prompt: "Be kind.".into(), ..plain() }, vec![say("@recall kind")]),
         situation(
             "image",
             plain(),
