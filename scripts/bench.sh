@@ -37,8 +37,6 @@ for name in rooms service turns egress; do
     rooms | service | turns) has_image "$IMAGE" || die "There is no image $IMAGE. Build it: make image" ;;
     egress) install_peers ;;
   esac
-  [ "$name" != turns ] || CLAUDE_CLI=${CLAUDE_CLI:-$(scripts/claude-cli.sh fetch >&2 && scripts/claude-cli.sh path)}
-  export CLAUDE_CLI=${CLAUDE_CLI:-}
   step "Measuring: $name"
   # A benchmark that cannot measure fails the whole, and the others still run.
   bench --quiet --bench "$name" -- --filter "$FILTER" --rounds "${ROUNDS:-7}" --out "$(realpath -m "$TARGET_DIR")/bench" || status=1

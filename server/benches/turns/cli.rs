@@ -1,8 +1,8 @@
-//! The CLI at its own standard input and output, started as the server starts it.
+//! The CLI at its own standard input and output, in a container of the same image and limits, started as the server starts it.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use serde_json::Value;
 
 /// Time limit for a line.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Number of the next container.
+static NUMBER: AtomicUsize = AtomicUsize::new(0);
 /// The model's name.
 const MODEL: &str = "bench";
 
@@ -22,27 +24,13 @@ pub(crate) struct Cli {
     stdin: ChildStdin,
     lines: Receiver<(Instant, String)>,
     options: Options,
-    _home: tempfile::TempDir,
-}
-
-/// Path of the program: `CLAUDE_CLI`, else where `scripts/claude-cli.sh` puts it.
-fn program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("CLAUDE_CLI").filter(|path| !path.is_empty()) {
-        return Ok(std::path::absolute(path)?);
-    }
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let found = Command::new("scripts/claude-cli.sh").arg("path").current_dir(root).output()?;
-    let path = std::path::absolute(std::path::Path::new(root).join(String::from_utf8(found.stdout)?.trim()))?;
-    anyhow::ensure!(path.exists(), "{} does not exist; scripts/claude-cli.sh fetch, or CLAUDE_CLI", path.display());
-    Ok(path)
+    /// Name of its container.
+    name: String,
 }
 
 impl Cli {
     /// Starts one that asks the model at this address, as the server starts a driver.
     pub(crate) fn start(model: std::net::SocketAddr, permissions: Permissions) -> Result<Self> {
-        let home = tempfile::Builder::new().prefix("nagaya-bench-cli-").tempdir()?;
-        let workspace = home.path().join("workspace");
-        std::fs::create_dir(&workspace)?;
         let options = Options {
             model: MODEL.into(),
             system_prompt: "Write files that are meant for the user to /workspace/outputs.".into(),
@@ -50,26 +38,29 @@ impl Cli {
             ..Options::default()
         };
         let request = ClaudeCode.start(&ClaudeCode.fixed(&options));
-        let mut child = Command::new(program()?)
+        let name = format!("nagaya-bench-cli-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let image = std::env::var("CONTAINER_IMAGE").unwrap_or_else(|_| "workspace-base:latest".into());
+        let mut command = Command::new("docker");
+        command.args(["run", "-i", "--rm", "--network=host", "--cpus=2", "--memory=2g", "--user=50000:50000"]);
+        command.args(["--tmpfs=/workspace:rw,exec,mode=0777", "--tmpfs=/home/appuser:rw,exec,mode=0777"]);
+        command.args([format!("--name={name}"), format!("--env=ANTHROPIC_BASE_URL=http://{model}")]);
+        for variable in [
+            "HOME=/home/appuser",
+            "ANTHROPIC_AUTH_TOKEN=none",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
+            "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1",
+            "DISABLE_AUTOUPDATER=1",
+        ] {
+            command.arg("--env").arg(variable);
+        }
+        let mut child = command
+            .args(["--workdir=/workspace", "--entrypoint=claude", &image])
             .args(&request.arguments)
-            .env_clear()
-            .envs([
-                ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-                ("LANG", "C.UTF-8"),
-                ("ANTHROPIC_AUTH_TOKEN", "none"),
-                ("IS_SANDBOX", "1"),
-                ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
-                ("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "1"),
-                ("DISABLE_AUTOUPDATER", "1"),
-            ])
-            .env("HOME", home.path())
-            .env("ANTHROPIC_BASE_URL", format!("http://{model}"))
-            .current_dir(&workspace)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .context("the CLI does not start")?;
+            .context("docker does not start")?;
         let stdin = child.stdin.take().context("no input")?;
         let stdout = child.stdout.take().context("no output")?;
         let (sender, lines) = channel();
@@ -80,7 +71,7 @@ impl Cli {
                 }
             }
         });
-        Ok(Self { child, stdin, lines, options, _home: home })
+        Ok(Self { child, stdin, lines, options, name })
     }
 
     fn send(&mut self, lines: &[String]) -> Result<Instant> {
@@ -133,8 +124,9 @@ impl Cli {
 
 impl Drop for Cli {
     fn drop(&mut self) {
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("a CLI of this run may still be running: {error}");
+        let removed = Command::new("docker").args(["rm", "--force", &self.name]).stdout(Stdio::null()).status();
+        if let Err(error) = removed.and_then(|_| self.child.wait()) {
+            eprintln!("the container {} of this run may still be running: {error}", self.name);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::stage::{Running, Stage};
 use crate::stats::{Sample, rounds};
 
 /// Sessions before the measurement, so that one-time allocations are not counted, and those that are measured.
-const BEFORE: usize = 5;
+const BEFORE: usize = 15;
 const SESSIONS: usize = 20;
 
 pub(crate) fn measure(stage: &mut Stage, count: usize, report: &mut Report) {

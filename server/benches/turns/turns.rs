@@ -17,7 +17,7 @@ use crate::stats::{Sample, median, quantile, rounds};
 const TURNS: usize = 20;
 const UNCOUNTED: usize = 3;
 /// Conversations of a round that begin in a workspace of the pool.
-const FIRST_TURNS: usize = 4;
+const FIRST_TURNS: usize = 2;
 /// Decisions of a round.
 const DECISIONS: usize = 6;
 /// A turn whose tool prints when it runs, in nanoseconds since 1970.
@@ -66,7 +66,7 @@ pub(crate) fn later(stage: &mut Stage, count: usize, report: &mut Report) {
         more_is_better: false,
         note: format!(
             "Median of {TURNS} turns, one after the other, in one conversation. Beside it the same CLI at its own standard input \
-             and output, outside of a workspace and without a proxy; the last column is the 99th percentile."
+             and output, in a container of the same image without a proxy; the last column is the 99th percentile."
         ),
         series,
         goals: vec![Goal::added("CLI", 15.0), Goal::at_most(120.0)],

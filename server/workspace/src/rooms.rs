@@ -555,6 +555,31 @@ mod tests {
     }
 
     #[test]
+    fn drivers_of_the_pool_count_among_those_that_wait() {
+        let rooms = Rooms::new(Clock::default());
+        let living = || Living { execution: "e".into(), read: 1, options: "o".into() };
+        let add = |state| {
+            let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None));
+            rooms.insert(room.clone(), state);
+            room
+        };
+        for conversation in ["a", "b"] {
+            let occupant = Occupant { conversation: conversation.into(), tenant: "t".into() };
+            let session = Some(Session { id: "s".into(), living: Some(living()) });
+            add(RoomState::Bound { occupant, leased: false, session });
+        }
+        let pooled = add(RoomState::Pooled);
+        assert!(rooms.take_surplus_drivers(2).is_empty());
+        pooled.set_started(Some(living()));
+        let recorded = rooms.record_fields(&pooled.id).expect("fields").1;
+        assert_eq!((rooms.started(), recorded), (1, Some(Session::of_nobody(living()))));
+        assert_eq!(rooms.take_surplus_drivers(2).len(), 1, "a conversation's driver ends");
+        assert_eq!(pooled.take_started(), Some(living()));
+        assert_eq!((pooled.started(), rooms.started()), (None, 0));
+        assert!(rooms.take_surplus_drivers(2).is_empty(), "it is no longer counted");
+    }
+
+    #[test]
     fn a_room_is_handed_over_only_if_it_is_not_leased() {
         let rooms = Rooms::new(Clock::default());
         assert!(matches!(rooms.hand_over("c"), Handover::NoRoom));

@@ -186,3 +186,21 @@ fn versions_are_compared_by_their_numbers() {
         assert_eq!(driver.is_tested_with(version), tested, "{version}");
     }
 }
+
+#[test]
+fn a_driver_can_be_told_its_system_prompt_before_its_first_turn() {
+    let options = Options { model: "m".into(), system_prompt: "Be \"kind\"".into(), ..Options::default() };
+    let fixed = ClaudeCode.fixed(&options);
+    assert_eq!(fixed, ClaudeCode.fixed(&Options { system_prompt: "other".into(), ..options.clone() }));
+    assert_ne!(fixed, ClaudeCode.fixed(&Options { model: "n".into(), ..options.clone() }));
+    let without = |options: &Options| {
+        let mut arguments = ClaudeCode.start(options).arguments;
+        arguments.retain(|argument| !argument.starts_with("--append-system-prompt"));
+        arguments
+    };
+    assert_eq!(ClaudeCode.start(&fixed).arguments, without(&options), "nothing else may be left out");
+    let told = ClaudeCode.introduce(&options);
+    let told: serde_json::Value = serde_json::from_str(&told[0]).expect("JSON");
+    assert_eq!(told["request"], json!({"subtype": "initialize", "appendSystemPrompt": "Be \"kind\""}));
+    assert!(ClaudeCode.introduce(&fixed).is_empty());
+}
