@@ -113,7 +113,8 @@ async fn before_the_run(context: &Context) -> Result<(), Failure> {
     // The prompt names them to the model; a form without files is a normal run.
     for (form, known) in [
         (Form::of_run("@recall c-told.csv"), "c-told.csv: unknown"),
-        (Form::of_run("@recall c-told.csv").file("c-told.csv", b"3"), "c-told.csv: remembered"),
+        // Another name: the first one is in what was said before.
+        (Form::of_run("@recall d-told.csv").file("d-told.csv", b"3"), "d-told.csv: remembered"),
     ] {
         let events = start(&deployment, &conversation, form).await?.finish().await?;
         printed(&events)?;
