@@ -49,7 +49,7 @@ class Mutant:
         also = entry.get("also", [])
         more = [also] if also and isinstance(also[0], str) else also
         changes = [[entry["from"], entry["to"], entry["file"]]] + [[*change, entry["file"]][:3] for change in more]
-        self.changes = [(old, new, str(pathlib.Path(root) / file)) for old, new, file in changes]
+        self.changes = [(old, new, os.path.normpath(pathlib.Path(root) / file)) for old, new, file in changes]
         self.scenarios, self.tests = entry.get("scenarios", []), entry.get("tests", [])
         self.image, self.look = entry.get("image", False), entry.get("look")
         # The project's own artefacts, a Compose file for example, need no build: scenarios are told where the copy is.
