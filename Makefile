@@ -48,8 +48,8 @@ msrv: ## Compile everything with the oldest supported Rust (rust-version in Carg
 bench: ## Measure workspaces, the service and the egress proxy; FILTER=bulk for a part
 	@FILTER="$(FILTER)" scripts/stages.sh 'setup.sh demo' image.sh bench.sh
 
-mutants: ## Weaken the egress proxy in every known way and require that its tests notice (some ten minutes)
-	$(stages) 'setup.sh test' mutants.py
+mutants: ## Put defects into the source, one at a time, and require that the scenarios and tests named for each notice; WORDS=… for some
+	@WORDS="$(WORDS)" scripts/stages.sh 'setup.sh test' 'image.sh all' images.sh 'mutants.py $(WORDS)'
 
 selftest: ## Launch broken deployments, each of which a named scenario must catch; FILTER='family(RUN)' for a part
 	@FILTER="$(FILTER)" scripts/stages.sh 'setup.sh test' 'image.sh all' selftest.sh

@@ -219,7 +219,21 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
     // And a valid form is accepted.
     let events =
         start(&deployment, &conversation, Form::of_run(&bash("ls")).file("good", b"x")).await?.finish().await?;
-    check(printed(&events)?.contains("good"), "the file of a good form is not in the workspace")
+    check(printed(&events)?.contains("good"), "the file of a good form is not in the workspace")?;
+
+    // The files of a run that gets no workspace go with it.
+    let launch = Launch::new().set("CONTAINER_IMAGE", "conformance/no-such-image:1").without_waiting();
+    let homeless = context.launch(launch).await?;
+    let conversation = homeless.conversation(context).await?;
+    let state = homeless.server()?.program.env.get("STATE_DIR").cloned().unwrap_or_default();
+    let form = Form::of_run("@say never").file("large", &vec![b'x'; LARGE]);
+    let events = start(&homeless, &conversation, form).await?.finish().await?;
+    check_eq("status without an image", events.last().map(|done| done.text("status")), Some("error"))?;
+    let gone = async || {
+        let left = weight(Path::new(&state))?;
+        check(left < LARGE as u64 / 2, format!("{left} bytes in the state directory"))
+    };
+    eventually(Duration::from_secs(10), "nothing of a run without a workspace", gone).await
 }
 
 async fn large(context: &Context) -> Result<(), Failure> {
