@@ -281,7 +281,7 @@ def load(words, only=None):
             mutants[-1].tried = not only or path == only
     for name in {mutant.id for mutant in mutants if [other.id for other in mutants].count(mutant.id) > 1}:
         faults.append(f"{name}: two defects have this id")
-    known = set(re.findall(r"^\| ([A-Z]+-\w+(?:-[A-Z]+)?) ", (ROOT / "docs" / "conformance-catalogue.md").read_text(), re.M))
+    known = set(re.findall(r"^\| ([A-Z]+-\w+(?:-[A-Z0-9]+)?) ", (ROOT / "docs" / "conformance-catalogue.md").read_text(), re.M))
     sources, whole = {}, []
     for mutant in mutants:
         try:

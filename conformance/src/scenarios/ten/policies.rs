@@ -142,6 +142,15 @@ async fn own_policy(context: &Context) -> Result<(), Failure> {
     let deny = json!({"egress": {"deny": [A]}});
     write(&world.deployment, &first.conversation.path(""), &deny).await?.expect(200)?;
     first.statuses("the first tenant's", &[(&to_a, 403)]).await?;
+    for (query, allowed) in [(String::new(), true), (format!("&conversation_id={}", first.conversation.id), false)] {
+        let path = format!("/api/tenants/{}/egress/explain?url=http://{A}/facts{query}", first.conversation.tenant);
+        let explained = world.deployment.api.get(&path).await?.expect(200)?.json()?;
+        check_eq(
+            format!("allowed in {explained}, which {path} answers"),
+            explained["allowed"].as_bool(),
+            Some(allowed),
+        )?;
+    }
     let entry = decided(&world, A)?;
     check_eq(format!("whose rule decided, in {entry}"), entry["layer"].as_str(), Some("conversation"))?;
     let name = entry["policy"].as_str();
