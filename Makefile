@@ -54,8 +54,8 @@ older-cli: ## Run the scenarios about runs, people and tools with the oldest sup
 frames: ## Record the frames of the supported CLIs, fixtures of the driver's tests
 	$(stages) 'setup.sh demo' record-frames.sh
 
-mutants: ## Weaken the egress proxy in every known way and require that its tests notice (some ten minutes)
-	$(stages) 'setup.sh test' mutants.py
+mutants: ## Put defects into the source, one at a time, and require that the scenarios and tests named for each notice; WORDS=… for some
+	@WORDS="$(WORDS)" scripts/stages.sh 'setup.sh test' 'image.sh all' images.sh 'mutants.py $(WORDS)'
 
 selftest: ## Launch broken deployments, each of which a named scenario must catch; FILTER='family(RUN)' for a part
 	@FILTER="$(FILTER)" scripts/stages.sh 'setup.sh test' 'image.sh all' selftest.sh

@@ -30,5 +30,7 @@ scripts() {
 }
 check formatting formatting
 check syntax scripts
+# Whether each listed defect can still be made, and names scenarios that exist; `make mutants` tries them.
+check mutants scripts/mutants.py --check
 for test in scripts/tests/*; do check "$test" "$test"; done
 [ "${#failed[@]}" = 0 ] || die "failed: ${failed[*]}"

@@ -49,7 +49,7 @@ class Mutant:
         also = entry.get("also", [])
         more = [also] if also and isinstance(also[0], str) else also
         changes = [[entry["from"], entry["to"], entry["file"]]] + [[*change, entry["file"]][:3] for change in more]
-        self.changes = [(old, new, str(pathlib.Path(root) / file)) for old, new, file in changes]
+        self.changes = [(old, new, os.path.normpath(pathlib.Path(root) / file)) for old, new, file in changes]
         self.scenarios, self.tests = entry.get("scenarios", []), entry.get("tests", [])
         self.image, self.look = entry.get("image", False), entry.get("look")
         # The project's own artefacts, a Compose file for example, need no build: scenarios are told where the copy is.
@@ -281,7 +281,7 @@ def load(words, only=None):
             mutants[-1].tried = not only or path == only
     for name in {mutant.id for mutant in mutants if [other.id for other in mutants].count(mutant.id) > 1}:
         faults.append(f"{name}: two defects have this id")
-    known = set(re.findall(r"^\| ([A-Z]+-\w+(?:-[A-Z]+)?) ", (ROOT / "docs" / "conformance-catalogue.md").read_text(), re.M))
+    known = set(re.findall(r"^\| ([A-Z]+-\w+(?:-[A-Z0-9]+)?) ", (ROOT / "docs" / "conformance-catalogue.md").read_text(), re.M))
     sources, whole = {}, []
     for mutant in mutants:
         try:

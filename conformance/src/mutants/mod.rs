@@ -11,6 +11,7 @@ mod engine;
 mod http;
 mod image;
 mod kept;
+mod kept_state;
 mod keys;
 mod memory;
 mod mutant;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<&'static Mutant> {
         behind::MUTANTS,
         access::MUTANTS,
         kept::MUTANTS,
+        kept_state::MUTANTS,
         run::MUTANTS,
         memory::MUTANTS,
         people::MUTANTS,

@@ -580,6 +580,34 @@ mod tests {
     }
 
     #[test]
+    fn a_room_is_idle_from_the_end_of_its_lease_and_the_last_access_to_its_files_on() {
+        let clock = Clock::default();
+        let rooms = Rooms::new(clock.clone());
+        let occupant = Occupant { conversation: "c".into(), tenant: "t".into() };
+        let room = Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None));
+        rooms.insert(room.clone(), RoomState::Bound { occupant, leased: false, session: None });
+        let idle = || clock.now().duration_since(rooms.all().pop().expect("a room").last_used);
+        let hour = Duration::from_secs(3600);
+        rooms.lease_bound("c").expect("a lease");
+        clock.advance(hour);
+        rooms.end_lease(&room.id, None);
+        assert!(idle() < hour, "a run that took an hour");
+        clock.advance(hour);
+        assert!(idle() >= hour);
+        rooms.touch_room_of("c").expect("a room");
+        assert!(idle() < hour, "files were read");
+    }
+
+    #[test]
+    fn the_table_takes_no_more_rooms_than_the_limit() {
+        let rooms = Rooms::new(Clock::default());
+        let room = || Arc::new(Room::new(RoomId::generate("d"), jiff::Timestamp::now(), None));
+        assert!(rooms.insert_within(room(), 2) && rooms.insert_within(room(), 2));
+        assert!(!rooms.insert_within(room(), 2), "also if whoever asks has seen space a moment ago");
+        assert!(rooms.insert_within(room(), 0), "0 is no limit");
+    }
+
+    #[test]
     fn a_room_is_handed_over_only_if_it_is_not_leased() {
         let rooms = Rooms::new(Clock::default());
         assert!(matches!(rooms.hand_over("c"), Handover::NoRoom));

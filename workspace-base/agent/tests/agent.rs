@@ -293,8 +293,9 @@ fn cancel_answers_when_nothing_of_the_execution_runs() {
     assert_eq!(end(&events.rest()).how, How::Cancelled);
 }
 
-/// Processes that wait, and others that start one anew as soon as it has ended.
-const STUBBORN: &str = "for n in $(seq 100); do setsid sleep 601 & done; \
+/// Processes that wait, others that start one anew as soon as it has ended, and some that are never long the same: each starts its
+/// successor and ends.
+const STUBBORN: &str = "hop() { sleep 0.002; hop & }; for n in $(seq 20); do hop & done; for n in $(seq 100); do setsid sleep 601 & done; \
     for n in $(seq 20); do (trap '' HUP TERM INT; while :; do sleep 602; done) & done; echo ready; wait";
 
 /// Processes below this one that wait for as long as those of [`STUBBORN`] do.

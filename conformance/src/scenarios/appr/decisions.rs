@@ -76,7 +76,12 @@ async fn allowed(context: &Context) -> Result<(), Failure> {
     let instead = json!({"command": "echo other > other; echo changed", "description": "Do it"});
     let answer =
         decide(&deployment, &conversation, &id, &json!({"decision": "allow", "updated_input": instead})).await?;
-    check_eq("decision in the answer", answer.expect(200)?.json()?["decision"].as_str(), Some("allow"))?;
+    let answer = answer.expect(200)?.json()?;
+    check_eq("decision in the answer", answer["decision"].as_str(), Some("allow"))?;
+    check(
+        answer["by"].as_str().is_some_and(|by| !by.is_empty()),
+        format!("the answer does not say who decides: {answer}"),
+    )?;
     let events = stream.finish().await?;
     check_eq("status", status(&events), "success")?;
     check_eq("decision in approval_resolved", resolution(&events)?, "allow".to_owned())?;
@@ -107,6 +112,8 @@ async fn denied(context: &Context) -> Result<(), Failure> {
     {
         check_eq(format!("{field} in the trail: {recorded}"), recorded[field].as_str(), Some(value))?;
     }
+    let by = recorded["by"].as_str().unwrap_or_default();
+    check(!by.is_empty(), format!("the trail does not say who has decided: {recorded}"))?;
     check(!recorded.to_string().contains(&why), format!("what the model was told is in the trail: {recorded}"))?;
     check_eq("files", deployment.only_room().await?.shell("ls /workspace").await?.printed.trim(), "")
 }

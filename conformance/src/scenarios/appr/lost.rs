@@ -89,7 +89,26 @@ async fn server_killed(context: &Context) -> Result<(), Failure> {
     check_eq("status of a run that did not work as long as it waited", status(&events), "success")?;
     check_eq("decision in approval_resolved", resolution(&events)?, "allow".to_owned())?;
     check(tool_result(&events)?.text("content").contains("it ran"), "the tool did not run")?;
-    check(!events.iter().any(|event| event.name == "approval_required"), "it is asked twice")
+    check(!events.iter().any(|event| event.name == "approval_required"), "it is asked twice")?;
+
+    // A decision that counts and has not been delivered: its workspace does not move.
+    let mut stream = start(&deployment, &conversation, &script("echo it ran later")).await?;
+    let asked = stream.until("approval_required").await?;
+    drop(stream);
+    let room = deployment.only_room().await?;
+    room.pause().await?;
+    decide(&deployment, &conversation, asked.text("request_id"), &json!({"decision": "allow"})).await?.expect(200)?;
+    deployment.kill().await?;
+    room.unpause().await?;
+    deployment.restart(context).await?;
+    let events = deployment.follow(&conversation, &asked.id).await?;
+    check_eq(
+        "decision in approval_resolved, made before the server was killed",
+        resolution(&events)?,
+        "allow".to_owned(),
+    )?;
+    check_eq("status", status(&events), "success")?;
+    check(tool_result(&events)?.text("content").contains("it ran later"), "the tool did not run")
 }
 
 async fn withdrawn(context: &Context) -> Result<(), Failure> {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -107,5 +109,9 @@ async fn hangup(context: &Context) -> Result<(), Failure> {
     server.reload().await?;
     eventually(SOON, "the error of the file", async || check(server.log().contains("LOG_LEVEL=\\\"loud\\\""), "none"))
         .await?;
-    deployment.api.get("/health/ready").await?.expect(200).map(drop)
+    deployment.api.get("/health/ready").await?.expect(200)?;
+    // As at a terminal: SIGINT is no request to open files again.
+    server.process.signal(Signal::INT).await?;
+    let status = server.process.wait(STOP_LIMIT).await?;
+    check_eq("exit status after SIGINT", status.code(), Some(0))
 }

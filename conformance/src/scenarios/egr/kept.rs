@@ -91,6 +91,8 @@ async fn sent_once(context: &Context) -> Result<(), Failure> {
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         format!("{method} http://{KEPT}{path} HTTP/1.1\r\nHost: {KEPT}\r\n{length}\r\n{body}")
     };
+    let blocked = async || outside.deployment.api.metrics().await.map(|page| page.sum("workspace_proxy_blocked_total"));
+    let before = blocked().await?;
     for (method, body, status, times) in [("GET", "", 200, 2), ("POST", "once", 502, 1)] {
         let path = format!("/{}", method.to_lowercase());
         let both = vec![request("GET", &format!("{path}-first"), ""), request(method, &path, body)];
@@ -105,7 +107,8 @@ async fn sent_once(context: &Context) -> Result<(), Failure> {
         let arrived = read.lock().iter().filter(|read| **read == line).count();
         check_eq(format!("times that a {method} on a stale connection has arrived"), arrived, times)?;
     }
-    Ok(())
+    // What fails was not refused.
+    check_eq("requests that count as blocked", blocked().await?, before)
 }
 
 async fn tunnel_is_counted(context: &Context) -> Result<(), Failure> {

@@ -117,7 +117,8 @@ async fn before_the_run(context: &Context) -> Result<(), Failure> {
     // The prompt names them to the model; a form without files is a normal run.
     for (form, known) in [
         (deployment.api.form_of_run("@recall c-told.csv"), "c-told.csv: unknown"),
-        (deployment.api.form_of_run("@recall c-told.csv").file("c-told.csv", b"3"), "c-told.csv: remembered"),
+        // Another name: the first one is in what was said before.
+        (deployment.api.form_of_run("@recall d-told.csv").file("d-told.csv", b"3"), "d-told.csv: remembered"),
     ] {
         let events = start(&deployment, &conversation, form).await?.finish().await?;
         printed(&events)?;
@@ -215,11 +216,23 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
     check_eq("messages", messages.as_array().map(Vec::len), Some(0))?;
     check_eq("files", listed(&deployment, &conversation, "").await?.1, 0)?;
     // And a valid form is accepted.
-    let events = start(&deployment, &conversation, deployment.api.form_of_run(&bash("ls")).file("good", b"x"))
-        .await?
-        .finish()
-        .await?;
-    check(printed(&events)?.contains("good"), "the file of a good form is not in the workspace")
+    let events =
+        start(&deployment, &conversation, deployment.api.form_of_run(&bash("ls")).file("good", b"x")).await?.finish().await?;
+    check(printed(&events)?.contains("good"), "the file of a good form is not in the workspace")?;
+
+    // The files of a run that gets no workspace go with it.
+    let launch = Launch::new().set("CONTAINER_IMAGE", "conformance/no-such-image:1").without_waiting();
+    let homeless = context.launch(launch).await?;
+    let conversation = homeless.conversation(context).await?;
+    let state = homeless.server()?.program.env.get("STATE_DIR").cloned().unwrap_or_default();
+    let form = homeless.api.form_of_run("@say never").file("large", &vec![b'x'; LARGE]);
+    let events = start(&homeless, &conversation, form).await?.finish().await?;
+    check_eq("status without an image", events.last().map(|done| done.text("status")), Some("error"))?;
+    let gone = async || {
+        let left = weight(Path::new(&state))?;
+        check(left < LARGE as u64 / 2, format!("{left} bytes in the state directory"))
+    };
+    eventually(Duration::from_secs(10), "nothing of a run without a workspace", gone).await
 }
 
 async fn large(context: &Context) -> Result<(), Failure> {

@@ -31,8 +31,10 @@ async fn stubborn(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new().set("CONTAINER_PIDS", 600)).await?;
     let conversation = deployment.conversation(context).await?;
     // `trap` and `setsid`: neither a hang-up nor another session saves them.
+    // Some are never long the same: each starts its successor and ends.
     let line = format!(
-        "for n in $(seq {WAITING}); do setsid sleep 1001 & done; \
+        "hop() {{ sleep 0.002; hop & }}; for n in $(seq 20); do hop & done; \
+         for n in $(seq {WAITING}); do setsid sleep 1001 & done; \
          for n in $(seq {STARTING}); do (trap '' HUP TERM INT; while :; do sleep 1002; done) & done; wait"
     );
     let call = json!({"command": line, "description": "Start them"});

@@ -52,10 +52,27 @@ async fn read_again(context: &Context) -> Result<(), Failure> {
     let middle = events.len() / 2;
     let rest = deployment.follow(&conversation, &events[middle].id).await?;
     check(rest == events[middle + 1..], format!("after event {}: {}", middle + 1, names(&rest)))?;
-    deployment.api.delete(&conversation.path("")).await?.expect(204)?;
     let state = deployment.server()?.program.env.get("STATE_DIR").cloned().unwrap_or_default();
-    let left: Vec<_> = std::fs::read_dir(std::path::Path::new(&state).join("runs"))?.flatten().collect();
+    let own = |path: &std::path::PathBuf| path.to_string_lossy().contains(&conversation.id);
+    // The control.
+    let kept = files_below(std::path::Path::new(&state))?;
+    check(kept.iter().any(own), format!("no file is the conversation's: {kept:?}"))?;
+    deployment.api.delete(&conversation.path("")).await?.expect(204)?;
+    let left: Vec<_> = files_below(std::path::Path::new(&state))?;
+    let left: Vec<_> = left.iter().filter(|path| own(path)).collect();
     check(left.is_empty(), format!("left of a deleted conversation: {left:?}"))
+}
+
+/// Every file below a directory.
+fn files_below(dir: &std::path::Path) -> Result<Vec<std::path::PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)?.flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files.extend(files_below(&entry.path())?),
+            _ => files.push(entry.path()),
+        }
+    }
+    Ok(files)
 }
 
 async fn hundred_readers(context: &Context) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! Runs that outlive their server.
 
+use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -53,7 +54,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 async fn outlives_a_kill(context: &Context) -> Result<(), Failure> {
-    outlives(context, Launch::new()).await.map(drop)
+    let (deployment, conversation) = outlives(context, Launch::new()).await?;
+    // What the driver had reported before the server was killed is not lost with its workspace.
+    let last = deployment.run_well(&conversation, "@say Before the loss.").await?;
+    deployment.only_room().await?.kill("SIGKILL").await?;
+    let next = deployment.run_well(&conversation, "@recall went on").await?;
+    let session = |events: &[RunEvent]| events.last().map(|done| done.data["session_id"].clone());
+    check_eq("session in another workspace", session(&next), session(&last))
 }
 
 async fn outlives_a_stop(context: &Context) -> Result<(), Failure> {

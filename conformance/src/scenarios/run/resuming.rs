@@ -4,7 +4,7 @@ use futures::{StreamExt, TryStreamExt};
 use http::Method;
 use serde_json::json;
 
-use crate::client::stream::names;
+use crate::client::stream::{RunEvent, names};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
@@ -49,11 +49,10 @@ async fn limit_and_errors(context: &Context) -> Result<(), Failure> {
     let conversation = deployment.conversation(context).await?;
     let wait = json!({"command": "tail -f /dev/null", "description": "Wait"});
     let body = json!({"user_input": format!("@tool Bash {wait}\n@say Never."),
-        "configuration": {"limits": {"run_seconds": 14}}});
+        "configuration": {"limits": {"run_seconds": 20}}});
     let mut stream = deployment.api.open_stream(&conversation.path("/stream"), &body).await?;
     let reported = stream.until("error").await?;
-    stream.until("tool_call").await?;
-    // Ten seconds of silence.
+    // It comes after ten seconds.
     let seen = stream.until("ping").await?;
     drop(stream);
     deployment.kill().await?;
@@ -64,8 +63,8 @@ async fn limit_and_errors(context: &Context) -> Result<(), Failure> {
     check(timed_out, format!("no timeout_error after the restart: {}", names(&rest)))?;
     let took = done["duration_ms"].as_u64().unwrap_or(u64::MAX);
     check(
-        (14_000..22_000).contains(&took),
-        format!("a run that may take 14 s, 10 of them before a restart, took {took} ms"),
+        (20_000..29_000).contains(&took),
+        format!("a run that may take 20 s, 10 of them before a restart, took {took} ms"),
     )?;
     let errors: Vec<&str> =
         done["errors"].as_array().into_iter().flatten().filter_map(|error| error.as_str()).collect();
@@ -78,19 +77,34 @@ async fn limit_and_errors(context: &Context) -> Result<(), Failure> {
 async fn after_each(context: &Context) -> Result<(), Failure> {
     let deployment = context.launch(Launch::new()).await?;
     let conversation = deployment.conversation(context).await?;
-    let words: Vec<String> = (0..9_000).map(|word| format!("word{word}")).collect();
-    let events = deployment.run_well(&conversation, &format!("@chunk 900\n@say {}", words.join(" "))).await?;
+    let words: Vec<String> = (0..16_000).map(|word| format!("word{word}")).collect();
+    let wait = json!({"command": "until [ -e /workspace/go ]; do sleep 0.1; done", "description": "Wait"});
+    let prompt = format!("@chunk 1500\n@say {}\n@tool Bash {wait}\n@say After.", words.join(" "));
+    let mut stream = deployment.start(&conversation, &prompt).await?;
+    let mut events = Vec::new();
+    while events.last().is_none_or(|event: &RunEvent| event.name != "tool_call") {
+        let event = stream.next().await?;
+        events.push(event.ok_or_else(|| Failure::assertion("the run ended before its tool was called"))?);
+    }
     let bytes: usize = events.iter().map(|event| event.data.to_string().len()).sum();
-    check(bytes > 200_000 && events.len() > 80, format!("a run of {bytes} bytes in {} events", events.len()))?;
+    check(bytes > 250_000 && events.len() > 80, format!("a run of {bytes} bytes in {} events", events.len()))?;
     let readers = (0..events.len()).map(|at| {
-        let (deployment, conversation, events) = (&deployment, &conversation, &events);
+        let (deployment, path, events) = (&deployment, conversation.path("/stream"), &events);
         async move {
-            let rest = deployment.follow(conversation, &events[at].id).await?;
             let expected = &events[at + 1..];
+            let mut reader = deployment.api.follow_stream(&path, &events[at].id).await?;
+            let mut rest = Vec::new();
+            while rest.len() < expected.len()
+                && let Some(event) = reader.next().await?
+            {
+                rest.push(event);
+            }
             check(rest == expected, format!("after {}: {}, and not {}", events[at].id, names(&rest), names(expected)))
         }
     });
     futures::stream::iter(readers).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    deployment.only_room().await?.shell("touch /workspace/go").await?;
+    let events = stream.finish().await?;
 
     let second = deployment.run_well(&conversation, "@say Another.").await?;
     let again = deployment.follow(&conversation, &events[4].id).await?;

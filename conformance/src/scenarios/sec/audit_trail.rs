@@ -76,6 +76,12 @@ async fn whole_trail(context: &Context) -> Result<(), Failure> {
     let run = events.first().map_or("", |event| event.id.split(':').next().unwrap_or_default()).to_owned();
     let first_room = deployment.only_room().await?.workspace.unwrap_or_default();
 
+    // Files that somebody puts into the workspace, takes out of it and deletes.
+    let file = conversation.path("/files?path=theirs.txt");
+    deployment.api.upload(&file, "twelve bytes".into()).await?.expect(204)?;
+    deployment.api.get(&conversation.path("/files/download?path=theirs.txt")).await?.expect(200)?;
+    deployment.api.delete(&file).await?.expect(204)?;
+
     // A run that loses its workspace.
     let wait = json!({"command": "tail -f /dev/null", "description": "Wait"});
     let mut stream = deployment.start(&conversation, &format!("@tool Bash {wait}\n@say never said")).await?;
@@ -118,6 +124,20 @@ async fn whole_trail(context: &Context) -> Result<(), Failure> {
     belongs(ended)?;
     check_eq("workspace of the run", ended["workspace"].as_str(), Some(&*first_room))?;
     check_eq("status of the run", ended["status"].as_str(), Some("success"))?;
+    let reported = events.last().map(|done| done.data["usage"].clone()).unwrap_or_default();
+    let [total, output] = ["total_tokens", "output_tokens"].map(|field| reported[field].as_u64().unwrap_or(0));
+    let recorded = ["input_tokens", "output_tokens"].map(|field| ended[field].as_u64());
+    check_eq(format!("tokens of the run, which reported {reported}"), recorded, [Some(total - output), Some(output)])?;
+    let files: Vec<_> = of("file").into_iter().filter(|line| line["path"] == "theirs.txt").collect();
+    check_eq(format!("uploads, downloads and deletions of a file: {files:?}"), files.len(), 3)?;
+    for line in &files {
+        belongs(line)?;
+    }
+    check_eq(
+        "bytes of the upload and the download",
+        (&files[0]["bytes"], &files[1]["bytes"]),
+        (&json!(12), &json!(12)),
+    )?;
     for event in ["room_created", "room_crashed", "room_destroyed"] {
         belongs(only(event, "workspace", &first_room)?)?;
     }

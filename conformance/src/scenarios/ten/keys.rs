@@ -103,6 +103,7 @@ async fn shown_once(context: &Context) -> Result<(), Failure> {
     let owner = api.with_key(Some(&key));
     owner.get(tenant).await?.expect(200)?;
     owner.get("/api/tenants").await?.expect_error(403, "FORBIDDEN")?;
+    owner.post("/api/tenants", &json!({"tenant_id": "another"})).await?.expect_error(403, "FORBIDDEN")?;
 
     let one = of(&path, &created);
     eventually(HEALED_LIMIT, "the time of its last use", async || {
@@ -136,6 +137,12 @@ async fn shown_once(context: &Context) -> Result<(), Failure> {
         let told = lines.iter().any(|line| line["event"] == "key" && line["change"] == change && line["key_id"] == id);
         check(told, format!("the trail lacks {change:?} of {id}: {trail}"))?;
     }
+    let attempt = lines.iter().find(|line| line["event"] == "operator" && line["key_id"] == id);
+    check_eq(
+        format!("status of what the key has attempted, in {trail}"),
+        attempt.map(|line| &line["status"]),
+        Some(&json!(403)),
+    )?;
     check(lines.iter().any(|line| line["event"] == "operator" && line["key"] == 1), trail)?;
     check(server.log().contains(id), "the log does not name the key by its id")?;
 
@@ -193,6 +200,8 @@ async fn no_more_than_its_own(context: &Context) -> Result<(), Failure> {
     let more = json!({"name": "more", "scopes": ["read", "run"]});
     api.post(&path, &more).await?.expect_error(403, "FORBIDDEN")?;
     api.put(&of(&path, &own), &json!({"scopes": ["admin", "run"]})).await?.expect_error(403, "FORBIDDEN")?;
+    // Nor may it change one that may do more, in whatever way.
+    api.put(&of(&path, &stronger), &json!({"name": "renamed"})).await?.expect_error(403, "FORBIDDEN")?;
     let rotate = format!("{}/rotate", of(&path, &stronger));
     api.post(&rotate, &json!({"overlap_seconds": 0})).await?.expect_error(403, "FORBIDDEN")?;
     api.post("/api/admin/keys", &json!({"name": "n", "scopes": ["read"]})).await?.expect_error(403, "FORBIDDEN")?;

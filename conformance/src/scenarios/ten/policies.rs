@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::world::{A, B, BEYOND, NEEDS, Party, World, write};
+use super::world::{A, B, BEYOND, NEEDS, Party, World, allowed, write};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -142,6 +142,15 @@ async fn own_policy(context: &Context) -> Result<(), Failure> {
     let deny = json!({"egress": {"deny": [A]}});
     write(&world.deployment, &first.conversation.path(""), &deny).await?.expect(200)?;
     first.statuses("the first tenant's", &[(&to_a, 403)]).await?;
+    for (query, allowed) in [(String::new(), true), (format!("&conversation_id={}", first.conversation.id), false)] {
+        let path = format!("/api/tenants/{}/egress/explain?url=http://{A}/facts{query}", first.conversation.tenant);
+        let explained = world.deployment.api.get(&path).await?.expect(200)?.json()?;
+        check_eq(
+            format!("allowed in {explained}, which {path} answers"),
+            explained["allowed"].as_bool(),
+            Some(allowed),
+        )?;
+    }
     let entry = decided(&world, A)?;
     check_eq(format!("whose rule decided, in {entry}"), entry["layer"].as_str(), Some("conversation"))?;
     let name = entry["policy"].as_str();
@@ -212,7 +221,7 @@ async fn changed_policy(context: &Context) -> Result<(), Failure> {
 }
 
 async fn no_widening(context: &Context) -> Result<(), Failure> {
-    let world = World::start(context, 1, crate::target::launch::Launch::without_model).await?;
+    let mut world = World::start(context, 1, crate::target::launch::Launch::without_model).await?;
     let parties = world.parties(context, 1).await?;
     let party = &parties[0];
     let tenant = format!("/api/tenants/{}", party.conversation.tenant);
@@ -237,7 +246,20 @@ async fn no_widening(context: &Context) -> Result<(), Failure> {
     // What was within the tenant's configuration when it was written has no effect once the tenant's no longer has it.
     write(&world.deployment, &conversation, &only(A)).await?.expect(200)?;
     world.configure(&party.conversation.tenant, &only(B)).await?;
-    party.statuses("the", &[(&format!("http://{A}/facts"), 403), (&format!("http://{B}/facts"), 403)]).await
+    let (to_a, to_b) = (format!("http://{A}/facts"), format!("http://{B}/facts"));
+    party.statuses("the", &[(&to_a, 403), (&to_b, 403)]).await?;
+    // Nor has what the operator takes back, though tenant and conversation still list it.
+    let (of, tenant) = (conversation, party.conversation.tenant.clone());
+    world.configure(&tenant, &json!({"egress": {"allow": [{"host": A}, {"host": B}]}})).await?;
+    write(&world.deployment, &of, &json!({"egress": {"allow": [{"host": A}, {"host": B}]}})).await?.expect(200)?;
+    party.statuses("the", &[(&to_a, 200), (&to_b, 200)]).await?;
+    let narrower = allowed().replace(&format!(",{A}"), "");
+    let server = world.deployment.server.as_mut();
+    server.map(|server| server.program.env.insert("PROXY_ALLOWED_DOMAINS".into(), narrower));
+    world.deployment.kill().await?;
+    world.deployment.restart(context).await?;
+    party.adopted(B).await?;
+    party.statuses("the adopted", &[(&to_a, 403)]).await
 }
 
 async fn spellings(context: &Context) -> Result<(), Failure> {
@@ -303,10 +325,7 @@ async fn adopted_policy(context: &Context) -> Result<(), Failure> {
     world.deployment.kill().await?;
     world.deployment.restart(context).await?;
     world.deployment.ready(crate::target::deployment::READY_LIMIT).await?;
-    let line = format!(
-        "for n in $(seq 300); do curl -s -o /dev/null --max-time 5 http://{A}/facts && exit 0; sleep 0.05; done; exit 1"
-    );
-    check_eq("whether the adopted workspace's proxy answers", party.room.shell(&line).await?.status, 0)?;
+    party.adopted(A).await?;
     party.statuses("the adopted", &[(&to_a, 200), (&to_b, 403)]).await?;
     party.moved(&world.deployment).await?;
     party.statuses("the adopted", &[(&to_a, 200), (&to_b, 403)]).await?;

@@ -57,6 +57,12 @@ async fn narrowed(context: &Context) -> Result<(), Failure> {
     ended_badly(&events)?;
     let told = events.iter().any(|event| event.name == "error" && event.data.to_string().contains("run_seconds"));
     check(told, format!("the events of a run that took too long: {events:?}"))?;
+    let twice = "@tool Bash {\"command\": \"echo one\", \"description\": \"One\"}\n\
+        @tool Bash {\"command\": \"echo two\", \"description\": \"Two\"}\n@say never";
+    let events = run(json!({"limits": {"max_turns": 1}}), twice).await?;
+    ended_badly(&events)?;
+    let calls = events.iter().filter(|event| event.name == "tool_result").count();
+    check(calls < 2, format!("a run of one turn has used {calls} tools"))?;
     for (wider, place) in [
         (json!({"tools": {"allowed": ["Edit"]}}), "tools.allowed[0]"),
         (json!({"limits": {"run_seconds": 101}}), "limits.run_seconds"),

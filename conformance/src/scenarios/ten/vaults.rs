@@ -151,7 +151,7 @@ async fn own_header(context: &Context) -> Result<(), Failure> {
     let party = &parties[0];
     let credential = json!({"name": "key", "purpose": {"host": A, "when": "always"},
         "auth": {"type": "header", "name": "X-Service-Token", "template": "{}", "secret": secret}});
-    vault(&world, party, &credential).await?;
+    let (_, stored) = vault(&world, party, &credential).await?;
     let guessed = format!("-H 'X-Service-Token: guessed' -H 'X-SERVICE-TOKEN: again' http://{A}/replaced");
     check_eq("status of a request with the client's own header", party.status(&guessed).await?, 200)?;
     let seen = world.seen("/replaced").await?.pop();
@@ -159,6 +159,18 @@ async fn own_header(context: &Context) -> Result<(), Failure> {
     let values: Vec<&str> =
         seen.headers.iter().filter(|(name, _)| name == NAME).map(|(_, value)| value.as_str()).collect();
     check_eq(format!("values of {NAME} that arrived"), values, vec![secret.as_str()])?;
+
+    let trail = std::fs::read_to_string(&world.trail)?;
+    let entries = trail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let entry = entries.filter(|entry| entry["event"] == "egress" && entry["host"] == A).last().unwrap_or_default();
+    let added = entry["credential"].as_str();
+    check_eq(format!("the credential that was added, by {entry}"), added, stored.rsplit('/').next())?;
+    // A credential that is for runs is not added between them, and nothing goes out without it.
+    let mut for_runs = credential.clone();
+    for_runs["purpose"]["when"] = json!("run");
+    world.deployment.api.put(&stored, &for_runs).await?.expect(200)?;
+    check_eq("status between runs", party.status(&format!("http://{A}/between")).await?, 403)?;
+    check_eq("requests that arrived between runs", world.seen("/between").await?.len(), 0)?;
 
     let (usual, other) = (format!("http://{B}/facts"), format!("http://{B}:8081/facts"));
     // The control.

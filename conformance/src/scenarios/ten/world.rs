@@ -131,6 +131,14 @@ impl Party {
         Ok(())
     }
 
+    /// Waits until the workspace reaches a host that it may reach, after another process has taken it over.
+    pub(super) async fn adopted(&self, host: &str) -> Result<(), Failure> {
+        let line = format!(
+            "for n in $(seq 300); do curl -sf -o /dev/null --max-time 5 http://{host}/facts && exit 0; sleep 0.05; done; exit 1"
+        );
+        check_eq("whether the adopted workspace reaches what it may reach", self.room.shell(&line).await?.status, 0)
+    }
+
     /// Looks up the conversation's present workspace.
     pub(super) async fn moved(&mut self, deployment: &Deployment) -> Result<(), Failure> {
         let mut rooms = find(deployment, std::slice::from_ref(&self.conversation)).await?;

@@ -98,6 +98,15 @@ async fn used(context: &Context) -> Result<(), Failure> {
         let expected = ("success".to_owned(), format!("{word}-instructions: remembered"));
         check_eq(format!("end of a run with the skill {entry}"), done(&events), expected)?;
     }
+    // A list of tools takes none of the skills that are chosen.
+    let listed =
+        json!({"user_input": use_it(&two), "configuration": {"skills": ["pricing"], "tools": {"allowed": ["Read"]}}});
+    let events = deployment.api.open_stream(&conversation.path("/stream"), &listed).await?.finish().await?;
+    let failed = events.iter().any(|event| event.name == "tool_result" && event.data["is_error"] == true);
+    check(
+        !failed && done(&events).0 == "success",
+        format!("a run with a list of tools cannot use its skill: {}", results(&events)),
+    )?;
     // What the agent has on its disk is not what counts.
     let sockets = deployment.only_room().await?.sockets().to_owned();
     let look = format!(
@@ -119,6 +128,10 @@ async fn used(context: &Context) -> Result<(), Failure> {
     let body = json!({"command": "/skills:pricing", "configuration": {"skills": ["pricing@1"]}});
     let events = deployment.api.open_stream(&conversation.path("/stream"), &body).await?.finish().await?;
     check_eq("status of the command", done(&events).0.as_str(), "success")?;
+    // Another one than was chosen is none of the run's, also if the run has some.
+    let other = json!({"command": "/skills:other", "configuration": {"skills": ["pricing@1"]}});
+    let refused = deployment.api.post(&conversation.path("/stream"), &other).await?;
+    refused.expect_error(422, "VALIDATION_ERROR")?;
     // Without one, there is none.
     let events = deployment.run_well(&conversation, &use_it(&one)).await?;
     let failed = events.iter().any(|event| event.name == "tool_result" && event.data["is_error"] == true);
