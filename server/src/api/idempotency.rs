@@ -90,9 +90,9 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// The run that an earlier attempt may have begun, whose server has died.
-    pub(super) fn earlier_run(&self) -> Option<String> {
-        self.claim.run_id.clone()
+    /// What earlier attempts have written down, whose servers have died: the runs that they may have begun.
+    pub(super) fn earlier_runs(&self) -> Option<&str> {
+        self.claim.run_id.as_deref()
     }
 
     /// Notes the hash of a body that was read in parts.
@@ -236,7 +236,8 @@ async fn carry_out(work: Work, mut request: Request, next: Next) -> Result<Respo
     let body = work.body.get().map(String::as_str);
     if !is_kept(&response) || body.is_none() {
         // The server to which it was forwarded may have begun the run and died: the next attempt asks for it.
-        let uncertain = response.status().is_server_error() && work.started.load(Ordering::Relaxed);
+        let begun = work.started.load(Ordering::Relaxed) && response.status().is_server_error();
+        let uncertain = begun || work.earlier_runs().is_some();
         let released =
             if uncertain { work.store.release(&work.claim).await } else { work.store.forget(&work.claim).await };
         if let Err(error) = released {

@@ -51,10 +51,10 @@ pub(super) async fn send(
     attempts: Attempts,
     ApiJson(request): ApiJson<RunRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-    if let Some(run_id) = attempts.earlier
-        && let Some(before) = app.runs.accepted(&path.conversation_id, &run_id).await?
-    {
-        return Ok((StatusCode::ACCEPTED, Json(Accepted { run_id, before })));
+    for run_id in &attempts.earlier {
+        if let Some(before) = app.runs.accepted(&path.conversation_id, run_id).await? {
+            return Ok((StatusCode::ACCEPTED, Json(Accepted { run_id: run_id.clone(), before })));
+        }
     }
     run_request::check(&app, &request)?;
     let order = order::order(&app, &tenant, &path.conversation_id, request).await?;
@@ -64,8 +64,7 @@ pub(super) async fn send(
             Occupant { conversation: conversation.conversation_id.clone(), tenant: conversation.tenant_id.clone() };
         app.cluster.admit(&occupant).await?;
     }
-    let run_id = attempts.own;
-    let before = app.runs.start_or_wait(run_id.clone(), order).await?;
+    let (run_id, before) = app.runs.start_or_wait(attempts.own().await?, order).await?;
     if query.interrupt && before > 0 {
         app.runs.interrupt(&path.conversation_id, Some(&run_id)).await;
     }

@@ -135,6 +135,12 @@ impl Runs {
         tracing::info!(conversation, run = past.head.run_id, events = past.seq, "resuming a run");
         past.room.iter().for_each(|room| self.services.cluster.workspaces().expect_run_in(room));
         let running = Running { journal: Arc::new(journal), signals: Signals::default() };
+        // Before a request can find the run.
+        for (pending, _) in &past.asked {
+            if let Err(why) = running.signals.approvals.ask(pending.clone()) {
+                tracing::warn!(run = past.head.run_id, why, "a question of before the restart is not asked again");
+            }
+        }
         self.table().0.insert(conversation, running.clone());
         self.spawn(past, running);
     }

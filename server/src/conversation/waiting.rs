@@ -85,8 +85,10 @@ impl Waiting {
         if !queue.is_empty() && queue.iter().chain([&message]).map(Message::bytes).sum::<usize>() > MOST_BYTES {
             return Err(WaitError::TooLarge);
         }
-        queue.push_back(message);
-        Ok(queue.len() - 1)
+        // In the order of the ids, as they are found again after a restart.
+        let at = queue.partition_point(|other| other.run_id < message.run_id);
+        queue.insert(at, message);
+        Ok(at)
     }
 
     /// The next message of a conversation, which waits until it is [taken](Waiting::take).

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::client_tools;
 use super::mapping::text;
 use crate::Answer;
-use crate::event::{Ask, AskKind, Event, REQUEST};
+use crate::event::{Ask, AskKind, ErrorKind, Event, Failure, REQUEST};
 
 /// The tool with which the model asks the user something.
 pub(super) const QUESTION_TOOL: &str = "AskUserQuestion";
@@ -43,10 +43,21 @@ pub(super) fn success(request_id: &str, answer: &Value) -> String {
     response(json!({"subtype": "success", "request_id": request_id, "response": answer}))
 }
 
+/// Id of the request that tells it.
+const INITIALIZE: &str = "initialize";
+
 /// The line that tells a CLI which has had no turn what follows its own system prompt.
 pub(super) fn initialize(system_prompt: &str) -> String {
     let request = json!({"subtype": "initialize", "appendSystemPrompt": system_prompt});
-    json!({"type": "control_request", "request_id": "initialize", "request": request}).to_string()
+    json!({"type": "control_request", "request_id": INITIALIZE, "request": request}).to_string()
+}
+
+/// Why the turn must not go on, if the CLI has refused to be told what follows its system prompt.
+pub(super) fn not_introduced(message: &Value) -> Option<Failure> {
+    let response = &message["response"];
+    let refused = response["request_id"] == INITIALIZE && response["subtype"] == "error";
+    let why = || text(&response["error"]).unwrap_or_else(|| "it does not say why".into());
+    refused.then(|| Failure { kind: ErrorKind::ExecutionError, message: format!("the driver did not take its instructions: {}", why()) })
 }
 
 /// The line that interrupts a turn.

@@ -44,8 +44,8 @@ pub(super) fn map(line: &str, counted: &mut Counted, tools: &mut client_tools::S
             text(&message["request_id"]).map(|request_id| Event::Withdrawn { request_id }).into_iter().collect()
         }
         "transcript_mirror" => transcript::mirrored(&message).into_iter().collect(),
-        // Answers to requests that need no more than to be received.
-        "control_response" => Vec::new(),
+        // Other answers to requests need no more than to be received.
+        "control_response" => control::not_introduced(&message).map(Event::Failed).into_iter().collect(),
         ignored if IGNORED.contains(&ignored) => Vec::new(),
         unknown => vec![Event::Unknown { kind: unknown.to_owned() }],
     }

@@ -1,13 +1,15 @@
 //! The log of a conversation as a list: what was put into its runs, and their events, in order.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde_json::value::RawValue;
 
 use super::line::{EventLine, Note};
-use super::{Journals, past};
+use super::{Journals, past, retention};
 
 /// Content of one page, in bytes; a page has one entry in any case.
 const LARGEST_PAGE: usize = 8 << 20;
@@ -97,14 +99,14 @@ impl Journals {
         let Some(log) = &self.shared else {
             let (kept, open) = (self.kept.join(conversation), self.unsettled_of(conversation)?);
             return tokio::task::spawn_blocking(move || {
-                let mut runs = names(&kept)?;
-                runs.extend(open);
-                runs.sort_unstable();
-                for (run_id, path) in runs.into_iter().filter(|(run_id, _)| *run_id >= after.run_id) {
-                    let file = match File::open(path) {
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                        file => file?,
-                    };
+                let mut runs: BTreeMap<String, PathBuf> = open.into_iter().collect();
+                for run_id in names(&kept)? {
+                    runs.entry(run_id).or_default();
+                }
+                for (run_id, in_progress) in runs.into_iter().filter(|(run_id, _)| *run_id >= after.run_id) {
+                    // A run moves on: it ends, and then is made smaller.
+                    let places = [in_progress, kept.join(&run_id), retention::compacted(&kept, &run_id)];
+                    let Some(file) = first_of(&places)? else { continue };
                     let mut lines = BufReader::new(file);
                     let mut line = String::new();
                     // A line without an end is being written.
@@ -140,8 +142,19 @@ impl Journals {
     }
 }
 
-/// The runs in a conversation's directory, with their files.
-fn names(dir: &std::path::Path) -> io::Result<Vec<(String, std::path::PathBuf)>> {
+/// The first of these files that exists.
+fn first_of(places: &[PathBuf]) -> io::Result<Option<File>> {
+    for place in places {
+        match File::open(place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            file => return file.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// The runs in a conversation's directory.
+fn names(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -152,7 +165,7 @@ fn names(dir: &std::path::Path) -> io::Result<Vec<(String, std::path::PathBuf)>>
         let Ok(name) = entry.file_name().into_string() else { continue };
         let run_id = name.strip_suffix(".compact").unwrap_or(&name);
         if !run_id.contains('.') {
-            runs.push((run_id.to_owned(), entry.path()));
+            runs.push(run_id.to_owned());
         }
     }
     Ok(runs)

@@ -80,10 +80,11 @@ impl Run {
                 AskKind::ClientTool => Answer::Result { content: NO_RESULT.into(), is_error: true },
             };
             let decision = Decision { answer, by: None };
-            self.unanswered = self.unanswered.saturating_add(1);
-            let written = self.journal.decide(&self.approvals, &ask.request_id, decision).await;
-            if let Err(error) = written {
-                tracing::warn!(run = self.journal.run_id(), id = ask.request_id, %error, "nobody has decided in time");
+            match self.journal.decide(&self.approvals, &ask.request_id, decision).await {
+                Ok(_) => self.unanswered = self.unanswered.saturating_add(1),
+                Err(error) => {
+                    tracing::warn!(run = self.journal.run_id(), id = ask.request_id, %error, "nobody has decided in time");
+                }
             }
         }
     }

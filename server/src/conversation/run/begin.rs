@@ -98,14 +98,14 @@ impl Run {
                 if let Err(why) = fits(&lines) {
                     return Some(self.not_sent(lease, session, why).await);
                 }
-                if lease.write(&execution, &run, lines).await.is_ok() {
+                // Followed first: the agent ends a turn of which nobody has read for as long as this driver has waited.
+                if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await
+                    && lease.write(&execution, &run, lines).await.is_ok()
+                {
                     self.note_execution(execution.clone(), read).await;
-                    if let Ok(stream) = Stream::resume(&lease, execution.clone(), read).await {
-                        self.continues = false;
-                        let turn =
-                            Turn::new(lease, stream, driver.dialogue(&options, Some(&run)), digest, self.longest());
-                        return Box::pin(self.follow(turn)).await;
-                    }
+                    self.continues = false;
+                    let turn = Turn::new(lease, stream, driver.dialogue(&options, Some(&run)), digest, self.longest());
+                    return Box::pin(self.follow(turn)).await;
                 }
             }
             // It has ended, does not answer, or was started with other options.
@@ -118,6 +118,10 @@ impl Run {
             options.session = match self.restore_memory(&lease).await {
                 Ok(session) => session,
                 Err(NotRestored::Agent(error)) => return Some(self.give_up_agent(lease, &error).await),
+                Err(NotRestored::Cancelled) => {
+                    lease.finish(None).await;
+                    return Some(Outcome::cancelled());
+                }
                 Err(NotRestored::Store(error)) => return Some(self.no_memory(lease, &error).await),
             };
         }

@@ -149,7 +149,8 @@ impl Run {
                     if let Err(error) = self.deliver(&turn.lease, &execution, turn.time).await {
                         return Some(self.give_up_agent(turn.lease, &error).await);
                     }
-                    if self.approvals.has_decided() {
+                    // Broken off. What a driver that has ended was not told is withdrawn instead.
+                    if self.is_called(turn.time) && self.approvals.has_decided() {
                         decisions.mark_changed();
                     }
                     continue;

@@ -11,6 +11,8 @@ use nagaya_workspace::agent::AgentError;
 /// Bytes that are stored at once, and the longest time that fewer wait while others arrive.
 const AT_ONCE: usize = 256 * 1024;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How long a workspace may take to get the driver's memory. Others wait for their turn meanwhile.
+const WRITE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a run goes on after a failed attempt before there is another: an attempt may take many seconds, in which clients see nothing.
 const AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// Bytes that may wait for a database that does not answer. With more, the transcript has a gap and is forgotten.
@@ -63,6 +65,9 @@ pub(super) enum NotRestored {
     /// It cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The run is cancelled.
+    #[error("the run is cancelled")]
+    Cancelled,
     /// The workspace does not take it.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -108,7 +113,8 @@ impl Run {
     pub(super) async fn restore_memory(&self, lease: &Lease) -> Result<Option<String>, NotRestored> {
         let conversation = &self.order.conversation.conversation_id;
         // Each takes memory of several times the transcript, which may be large.
-        let _turn = self.services.restoring.acquire().await;
+        let turn = self.cancel.run_until_cancelled(self.services.restoring.acquire()).await;
+        let _turn = turn.ok_or(NotRestored::Cancelled)?;
         let transcript = self.services.store.transcript(conversation).await?;
         if transcript.is_empty() {
             return Ok(None);
@@ -120,8 +126,11 @@ impl Run {
             return Ok(None);
         };
         let (files, bytes) = (memory.files.len(), memory.files.iter().map(|(_, content)| content.len()).sum::<usize>());
+        let until = Instant::now() + WRITE_DEADLINE;
         for (path, content) in memory.files {
-            match lease.write_home(&path, Bytes::from(content)).await {
+            let written = tokio::time::timeout_at(until, lease.write_home(&path, Bytes::from(content))).await;
+            let slow = || AgentError::Hostile(format!("it has not taken the driver's memory within {WRITE_DEADLINE:?}"));
+            match written.unwrap_or_else(|_| Err(slow())) {
                 Err(error @ AgentError::Refused { .. }) => {
                     tracing::warn!(conversation, path, %error, "the driver's transcript does not fit into the workspace; it is told the messages instead");
                     return Ok(None);

@@ -108,7 +108,7 @@ impl Run {
                     message,
                     "beginning a new session with the history"
                 );
-                self.agent_event = 0;
+                (self.agent_event, self.past.agent_event) = (0, 0);
                 Box::pin(self.begin(turn.lease, None)).await
             }
             kind => {

@@ -12,14 +12,23 @@ use crate::conversation::order::Order;
 use crate::conversation::waiting::{Message, WaitError};
 
 impl Runs {
-    /// Starts a run, or lets it wait until the conversation's run in progress, and those that wait already, have ended. Returns how many
-    /// are before it.
+    /// Starts a run, or lets it wait until the conversation's run in progress, and those that wait already, have ended. `run_id` is its id if
+    /// one was written down already. Returns its id, and how many are before it.
     ///
     /// # Errors
-    /// It can neither start nor wait.
-    pub async fn start_or_wait(self: &Arc<Self>, run_id: String, order: Order) -> Result<usize, StartError> {
+    /// It can neither start nor wait; or a later id than `run_id` is in progress, because runs are in the order of their ids.
+    pub async fn start_or_wait(
+        self: &Arc<Self>,
+        run_id: Option<String>,
+        order: Order,
+    ) -> Result<(String, usize), StartError> {
         let this = self.clone();
-        self.detached(async move { this.wait_or_start(run_id, order).await }).await?
+        self.detached(async move {
+            let run_id = run_id.unwrap_or_else(Self::new_id);
+            let before = this.wait_or_start(run_id.clone(), order).await?;
+            Ok((run_id, before))
+        })
+        .await?
     }
 
     async fn wait_or_start(self: &Arc<Self>, run_id: String, order: Order) -> Result<usize, StartError> {
@@ -27,11 +36,14 @@ impl Runs {
             return Err(StartError::Stopping);
         }
         let conversation = order.conversation.conversation_id.clone();
+        if self.running(&conversation).is_some_and(|running| running.journal.run_id() > run_id.as_str()) {
+            return Err(StartError::Locked);
+        }
         let message = Message { run_id: run_id.clone(), order };
         let waiting = &self.services.waiting;
         // From now on the end of a run in progress finds it.
         let before = waiting.add(message.clone())?;
-        let waits = || waiting.next(&conversation).is_some_and(|next| next.run_id <= run_id);
+        let waits = || waiting.all(&conversation).iter().any(|message| message.run_id == run_id);
         if let Err(error) = Box::pin(self.try_start_next(&conversation)).await
             && waits()
             && waiting.take(&conversation, &run_id)
@@ -106,11 +118,11 @@ impl Runs {
         }
     }
 
-    /// Interrupts the turn of a conversation's run, whose driver lives on, if the run began before this other one; `false` if no such run is
-    /// in progress. It is interrupted also if the future is dropped.
-    pub async fn interrupt(&self, conversation: &str, before: Option<&str>) -> bool {
+    /// Interrupts the turn of a conversation's run, whose driver lives on, unless it is this one; `false` if no other run is in progress. It is
+    /// interrupted also if the future is dropped.
+    pub async fn interrupt(&self, conversation: &str, unless: Option<&str>) -> bool {
         let Some(Running { journal, signals }) = self.going_on(conversation) else { return false };
-        if before.is_some_and(|run_id| journal.run_id() >= run_id) {
+        if unless == Some(journal.run_id()) {
             return false;
         }
         let interrupted = self.detached(async move {

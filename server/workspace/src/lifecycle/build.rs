@@ -242,13 +242,13 @@ impl Workspaces {
         uid: Option<Uid>,
         occupant: Option<&Occupant>,
     ) -> std::io::Result<Opened> {
-        // Nothing of a tenant's runs before the listener gets its policy; a room of the pool has none.
+        // Nothing of a tenant's runs before the listener gets its policy. Nothing runs in a room of the pool, unless it may have a driver.
         let listener = match occupant {
-            Some(_) => {
+            occupant if occupant.is_some() || self.starter.get().is_some() => {
                 let closed = Arc::new(Policy::closed());
                 self.parts.egress.open_with(dir.bind(PROXY_SOCKET)?, identity(id, occupant), closed)
             }
-            None => self.parts.egress.open(dir.bind(PROXY_SOCKET)?, identity(id, occupant)),
+            _ => self.parts.egress.open(dir.bind(PROXY_SOCKET)?, identity(id, occupant)),
         };
         let agent = Agent::open(dir, self.on_hostile(id))?;
         Ok(Opened { agent, listener, uid })

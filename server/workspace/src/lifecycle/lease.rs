@@ -237,10 +237,17 @@ impl Lease {
             }
         }
         let workspaces = self.workspaces.clone();
+        // A driver of the pool that the conversation has not taken over serves nobody.
+        let unused = self.room.take_started().map(|living| (self.room.clone(), living));
         drop(self);
         // Not awaited: another workspace must not hold up the end of this run.
         let tasks = workspaces.tasks.clone();
-        tasks.spawn(async move { end_surplus_drivers(&workspaces).await });
+        tasks.spawn(async move {
+            if let Some((room, living)) = unused {
+                end_driver(&room, &living, "no run has taken it over").await;
+            }
+            end_surplus_drivers(&workspaces).await;
+        });
     }
 
     /// Ends the lease and begins to release the room, which no longer belongs to the conversation once this returns. The future
@@ -274,17 +281,21 @@ impl Lease {
 }
 
 /// Ends the drivers that wait for another turn beyond the most that may: those first that have not been used for the longest time.
-async fn end_surplus_drivers(workspaces: &Workspaces) {
+pub(super) async fn end_surplus_drivers(workspaces: &Workspaces) {
     for (room, living) in workspaces.rooms.take_surplus_drivers(workspaces.parts.settings.most_waiting_drivers) {
-        let ended = match room.agent() {
-            Ok(agent) => agent.close_input(&living.execution).await,
-            Err(error) => Err(error),
-        };
-        match ended {
-            Ok(()) => tracing::debug!(workspace = %room.id, "the driver is ended, because too many others wait"),
-            // The next run of the conversation ends whatever it finds.
-            Err(error) => tracing::warn!(workspace = %room.id, %error, "a driver too many was not ended"),
-        }
+        end_driver(&room, &living, "too many others wait").await;
+    }
+}
+
+async fn end_driver(room: &Room, living: &Living, why: &str) {
+    let ended = match room.agent() {
+        Ok(agent) => agent.close_input(&living.execution).await,
+        Err(error) => Err(error),
+    };
+    match ended {
+        Ok(()) => tracing::debug!(workspace = %room.id, why, "a driver is ended"),
+        // The next run of the conversation ends whatever it finds.
+        Err(error) => tracing::warn!(workspace = %room.id, why, %error, "a driver that should end was not ended"),
     }
 }
 

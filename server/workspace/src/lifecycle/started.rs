@@ -6,6 +6,7 @@ use std::time::Duration;
 use nagaya_protocol::{AgentEvent, ExecuteRequest};
 
 use crate::agent::{Agent, AgentError};
+use crate::lifecycle::lease::end_surplus_drivers;
 use crate::rooms::Room;
 use crate::session::Living;
 use crate::starter::{Starter, ToStart};
@@ -36,7 +37,10 @@ impl Workspaces {
         let Ok(agent) = room.agent() else { return };
         let started = tokio::time::timeout(START_DEADLINE, start(agent, &request)).await;
         let why = match started {
-            Ok(Ok((execution, read))) => return room.set_started(Some(Living { execution, read, options })),
+            Ok(Ok((execution, read))) => {
+                room.set_started(Some(Living { execution, read, options }));
+                return end_surplus_drivers(self).await;
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("it was not started within {START_DEADLINE:?}"),
         };
