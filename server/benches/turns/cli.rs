@@ -2,13 +2,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nagaya_driver::claude_code::ClaudeCode;
-use nagaya_driver::{Driver, Options, Permissions, Prompt};
+use nagaya_driver::{Driver, Kind, Options, Permissions, Prompt};
 use serde_json::Value;
 
 /// Time limit for a line.
@@ -23,6 +23,7 @@ pub(crate) struct Cli {
     child: Child,
     stdin: ChildStdin,
     lines: Receiver<(Instant, String)>,
+    driver: Arc<dyn Driver>,
     options: Options,
     /// Name of its container.
     name: String,
@@ -37,7 +38,8 @@ impl Cli {
             permissions,
             ..Options::default()
         };
-        let request = ClaudeCode.start(&ClaudeCode.fixed(&options));
+        let driver = Kind::ClaudeCode.driver();
+        let request = driver.start(&driver.fixed(&options));
         let name = format!("nagaya-bench-cli-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let image = std::env::var("CONTAINER_IMAGE").unwrap_or_else(|_| "workspace-base:latest".into());
         let mut command = Command::new("docker");
@@ -71,7 +73,7 @@ impl Cli {
                 }
             }
         });
-        Ok(Self { child, stdin, lines, options, name })
+        Ok(Self { child, stdin, lines, driver, options, name })
     }
 
     fn send(&mut self, lines: &[String]) -> Result<Instant> {
@@ -93,9 +95,9 @@ impl Cli {
 
     /// A turn; returns the time until its first text, in milliseconds. The first one is preceded by what the driver is told of its options.
     pub(crate) fn turn(&mut self, first: bool) -> Result<f64> {
-        let told = if first { ClaudeCode.introduce(&self.options) } else { Vec::new() };
+        let told = if first { self.driver.introduce(&self.options) } else { Vec::new() };
         let prompt = Prompt { text: "@say hello".into(), ..Prompt::default() };
-        let lines = [told, ClaudeCode.prompt(&uuid::Uuid::new_v4().to_string(), &prompt)].concat();
+        let lines = [told, self.driver.prompt(&uuid::Uuid::new_v4().to_string(), &prompt)].concat();
         let sent = self.send(&lines)?;
         let (text, _) = self.until(|line| line["event"]["delta"]["type"] == "text_delta")?;
         self.until(|line| line["type"] == "result")?;
@@ -105,15 +107,15 @@ impl Cli {
     /// A turn whose tool needs consent; returns the time from the consent until the tool runs, in milliseconds. The tool prints the time.
     pub(crate) fn consent(&mut self) -> Result<f64> {
         let prompt = Prompt { text: super::turns::ASKS.into(), ..Prompt::default() };
-        self.send(&ClaudeCode.prompt(&uuid::Uuid::new_v4().to_string(), &prompt))?;
+        self.send(&self.driver.prompt(&uuid::Uuid::new_v4().to_string(), &prompt))?;
         let (_, asked) = self.until(|line| line["request"]["subtype"] == "can_use_tool")?;
-        let events = ClaudeCode.dialogue(&self.options, None).read(&asked.to_string()).map_err(anyhow::Error::msg)?;
+        let events = self.driver.dialogue(&self.options, None).read(&asked.to_string()).map_err(anyhow::Error::msg)?;
         let ask = events.into_iter().find_map(|event| match event {
             nagaya_driver::Event::Ask(ask) => Some(ask),
             _ => None,
         });
         let answer = nagaya_driver::Answer::Allow { updated_input: None };
-        let lines = ClaudeCode.answer(&ask.context("it asks nothing")?, &answer);
+        let lines = self.driver.answer(&ask.context("it asks nothing")?, &answer);
         let sent = super::turns::now();
         self.send(&lines)?;
         let (_, result) = self.until(|line| line["type"] == "user" && line.to_string().contains("tool_result"))?;
