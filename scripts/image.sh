@@ -82,6 +82,10 @@ step "Compiling the agent (static)"
 # Another profile and C library linking: nothing of the build for the host can be shared.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked -p nagaya-agent --profile agent --target "$triple"
 
+if [ "$IMAGE" != workspace-base:mutants ] && grep -qaF /etc/nagaya-mutant "$agent"; then
+  die "$agent was compiled with the defects of make mutants. Remove it: rm '$agent'"
+fi
+
 inputs=$({
   cat "$agent"
   echo "$recipe"
