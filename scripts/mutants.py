@@ -25,6 +25,8 @@ IMAGE, ACTIVE_IMAGE = "workspace-base:mutants", "workspace-base:mutant"
 IN_IMAGE = "/etc/nagaya-mutant"
 # Crates with defects, and their tests that run in the copy. Those of the architecture compare the source with the documentation.
 PACKAGES = ["nagaya-server", "nagaya-driver", "nagaya-egress", "nagaya-telemetry", "nagaya-workspace", "nagaya-agent", "nagaya-protocol"]
+# Where the server makes its threads.
+RUNTIME = "server/src/cli.rs"
 # cargo-nextest's exit code where tests ran and some failed.
 TESTS_FAILED = 100
 CHOICE = '''
@@ -335,6 +337,9 @@ def main():
     try:
         for file in {place[0] for mutant in together for place in mutant.places}:
             texts[file] = with_choices(sources[file], file, together)
+        # Bodies of which there are several need a larger stack in a build without optimisation.
+        runtime = texts.get(RUNTIME, (ROOT / RUNTIME).read_text())
+        texts[RUNTIME] = runtime.replace("new_multi_thread()", "new_multi_thread().thread_stack_size(64 << 20)")
         copy_tree(texts)
         seed_target()
         activate("")
