@@ -216,8 +216,10 @@ async fn nothing_left(context: &Context) -> Result<(), Failure> {
     check_eq("messages", messages.as_array().map(Vec::len), Some(0))?;
     check_eq("files", listed(&deployment, &conversation, "").await?.1, 0)?;
     // And a valid form is accepted.
-    let events =
-        start(&deployment, &conversation, deployment.api.form_of_run(&bash("ls")).file("good", b"x")).await?.finish().await?;
+    let events = start(&deployment, &conversation, deployment.api.form_of_run(&bash("ls")).file("good", b"x"))
+        .await?
+        .finish()
+        .await?;
     check(printed(&events)?.contains("good"), "the file of a good form is not in the workspace")?;
 
     // The files of a run that gets no workspace go with it.

@@ -57,7 +57,10 @@ pub(super) fn not_introduced(message: &Value) -> Option<Failure> {
     let response = &message["response"];
     let refused = response["request_id"] == INITIALIZE && response["subtype"] == "error";
     let why = || text(&response["error"]).unwrap_or_else(|| "it does not say why".into());
-    refused.then(|| Failure { kind: ErrorKind::ExecutionError, message: format!("the driver did not take its instructions: {}", why()) })
+    refused.then(|| Failure {
+        kind: ErrorKind::ExecutionError,
+        message: format!("the driver did not take its instructions: {}", why()),
+    })
 }
 
 /// The line that interrupts a turn.

@@ -129,7 +129,8 @@ impl Run {
         let until = Instant::now() + WRITE_DEADLINE;
         for (path, content) in memory.files {
             let written = tokio::time::timeout_at(until, lease.write_home(&path, Bytes::from(content))).await;
-            let slow = || AgentError::Hostile(format!("it has not taken the driver's memory within {WRITE_DEADLINE:?}"));
+            let slow =
+                || AgentError::Hostile(format!("it has not taken the driver's memory within {WRITE_DEADLINE:?}"));
             match written.unwrap_or_else(|_| Err(slow())) {
                 Err(error @ AgentError::Refused { .. }) => {
                     tracing::warn!(conversation, path, %error, "the driver's transcript does not fit into the workspace; it is told the messages instead");
