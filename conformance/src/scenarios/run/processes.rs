@@ -14,7 +14,7 @@ use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "RUN-028",
-    "Of a run whose hundreds of processes start each other again, none is left when the run is said to be cancelled",
+    "Of a run whose hundreds of processes start each other again, none is left when it is said to be cancelled",
     "done is the last event: sent once every process of the run has exited",
     body!(stubborn),
 )

@@ -57,7 +57,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .requires(&[Capability::Launch, Capability::Docker, Capability::Redis]),
     Scenario::new(
         "TEN-063",
-        "A message that is repeated with its Idempotency-Key is one message, and is taken later if there was no room",
+        "A message repeated with its Idempotency-Key is one message, and is taken later if there was no room",
         "Idempotency-Key on every POST that starts; what may be answered otherwise in a moment is not kept",
         body!(same_message),
     )
