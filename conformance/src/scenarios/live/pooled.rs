@@ -13,6 +13,7 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::outside::bedrock;
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::fixtures::ModelRequest;
 use crate::target::launch::Launch;
@@ -108,6 +109,10 @@ async fn taken_over(context: &Context) -> Result<(), Failure> {
     let (known, word) = (context.unique("known"), context.unique("word"));
     let mut pool = Pool::launch(context, &format!("You know {known}.")).await?;
     let (room, driver) = pool.filled().await?;
+    // What runs there serves nobody, and may reach nothing with the operator's credentials.
+    let request = "curl -s -o /dev/null -w '%{http_code}' --max-time 10 -X POST -H 'Content-Type: application/json' -d '{}'";
+    let asked = room.shell(&format!("{request} http://{}/model/m/invoke", bedrock())).await?;
+    check_eq("status of a request to a model from the pool", asked.printed.trim(), "403")?;
     check_eq("requests of a driver that waits", pool.deployment.model()?.requests().await?.len(), 0)?;
     let prompt = format!("@recall {known}");
     let conversation = pool.conversation(context).await?;
