@@ -38,7 +38,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .severity(Severity::High)
     .profile(Profile::Full)
     .requires(RUN)
-    .limit(240),
+    .limit(180),
 ];
 
 /// How long it may take until a workspace of the pool is ready.
