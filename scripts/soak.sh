@@ -8,7 +8,7 @@ turns=${1:-1000} sessions=${2:-50}
 report=$(mktemp -d)
 trap 'rm -rf "$report"' EXIT
 step "$turns turns of $sessions sessions"
-NAGAYA_SOAK_TURNS=$turns NAGAYA_SOAK_SESSIONS=$sessions "$(bin nagaya-conformance)" run --filter 'id(=LIVE-050)' \
+NAGAYA_SOAK_TURNS=$turns NAGAYA_SOAK_SESSIONS=$sessions "$(bin nagaya-conformance)" run --filter 'id(=LIVE-050)' --patience 20 \
   --image "${CONTAINER_IMAGE:-workspace-base:latest}" --report "$report" || die "Failed. The report is above."
 counted=$(grep -o "$sessions sessions, [0-9]* turns: [^\"]*" "$report/report.json") ||
   die "The report does not say what was counted: $(cat "$report/report.json")"

@@ -21,7 +21,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 .severity(Severity::Medium)
 .profile(Profile::Full)
 .requires(RUN)
-.limit(3_000)];
+.limit(150)];
 
 /// Variables that set how many sessions and turns there are.
 const SESSIONS: &str = "NAGAYA_SOAK_SESSIONS";
