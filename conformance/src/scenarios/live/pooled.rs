@@ -110,7 +110,8 @@ async fn taken_over(context: &Context) -> Result<(), Failure> {
     let mut pool = Pool::launch(context, &format!("You know {known}.")).await?;
     let (room, driver) = pool.filled().await?;
     // What runs there serves nobody, and may reach nothing with the operator's credentials.
-    let request = "curl -s -o /dev/null -w '%{http_code}' --max-time 10 -X POST -H 'Content-Type: application/json' -d '{}'";
+    let request =
+        "curl -s -o /dev/null -w '%{http_code}' --max-time 10 -X POST -H 'Content-Type: application/json' -d '{}'";
     let asked = room.shell(&format!("{request} http://{}/model/m/invoke", bedrock())).await?;
     check_eq("status of a request to a model from the pool", asked.printed.trim(), "403")?;
     check_eq("requests of a driver that waits", pool.deployment.model()?.requests().await?.len(), 0)?;

@@ -162,7 +162,8 @@ async fn own_header(context: &Context) -> Result<(), Failure> {
 
     let trail = std::fs::read_to_string(&world.trail)?;
     let entries = trail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let entry = entries.filter(|entry| entry["event"] == "egress" && entry["host"] == A).last().unwrap_or_default();
+    let entry =
+        entries.filter(|entry| entry["event"] == "egress" && entry["host"] == A).next_back().unwrap_or_default();
     let added = entry["credential"].as_str();
     check_eq(format!("the credential that was added, by {entry}"), added, stored.rsplit('/').next())?;
     // A credential that is for runs is not added between them, and nothing goes out without it.
