@@ -161,9 +161,8 @@ async fn own_header(context: &Context) -> Result<(), Failure> {
     check_eq(format!("values of {NAME} that arrived"), values, vec![secret.as_str()])?;
 
     let trail = std::fs::read_to_string(&world.trail)?;
-    let entries = trail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let entry =
-        entries.filter(|entry| entry["event"] == "egress" && entry["host"] == A).next_back().unwrap_or_default();
+    let mut entries = trail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let entry = entries.rfind(|entry| entry["event"] == "egress" && entry["host"] == A).unwrap_or_default();
     let added = entry["credential"].as_str();
     check_eq(format!("the credential that was added, by {entry}"), added, stored.rsplit('/').next())?;
     // A credential that is for runs is not added between them, and nothing goes out without it.

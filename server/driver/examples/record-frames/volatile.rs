@@ -61,10 +61,10 @@ impl Volatile {
         let mut rest = text.as_str();
         while let Some(first) = rest.chars().next() {
             let begins_word = replaced.chars().last().is_none_or(|last| !last.is_alphanumeric());
-            if is_like(rest, TIME, |byte| byte.is_ascii_digit()) {
+            if is_like(rest, TIME, u8::is_ascii_digit) {
                 replaced.push_str("2026-01-01T00:00:00.000Z");
                 rest = &rest[TIME.len()..];
-            } else if begins_word && is_like(rest, UUID, |byte| byte.is_ascii_hexdigit()) {
+            } else if begins_word && is_like(rest, UUID, u8::is_ascii_hexdigit) {
                 let id = self.number(&rest[..UUID.len()]);
                 replaced.push_str(&format!("00000000-0000-4000-8000-{id:012}"));
                 rest = &rest[UUID.len()..];

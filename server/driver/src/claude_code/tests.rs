@@ -44,7 +44,6 @@ fn every_option_is_one_argument() {
             description: "Its price".into(),
             input_schema: json!({}),
         }],
-        ..Options::default()
     };
     assert_eq!(ClaudeCode.start(&options).cwd.as_deref(), Some("/workspace/a"));
     let started = ClaudeCode.start(&options);
