@@ -42,6 +42,7 @@ impl Volatile {
                         (key, Value::Number(_)) if is_measured(key) => 0.into(),
                         // What the CLI tells the model of its own, of the host and of the day. Only the CLI reads it again.
                         ("attachment", Value::Object(fields)) => json!({"type": fields.get("type")}),
+                        ("rendered", Value::Array(_)) => json!([]),
                         ("description", Value::String(text)) if text.chars().count() > LONGEST_DESCRIPTION => {
                             "…".into()
                         }
