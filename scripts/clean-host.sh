@@ -7,10 +7,19 @@
 step "Removing containers"
 docker ps -aq --filter label=nagaya.deployment | xargs -r docker rm -f >/dev/null
 step "Removing images"
-{
-  docker images -q --filter label=nagaya.image.inputs
-  docker images -q 'nagaya/*'
-} | sort -u | xargs -r docker rmi -f >/dev/null
+ours() {
+  {
+    docker images -q --filter label=nagaya.image.inputs
+    docker images -q 'nagaya/*'
+  } | sort -u
+}
+# Docker removes no image before those that are built on it, and names them in no order.
+before=0 why=''
+while images=$(ours) && [ -n "$images" ]; do
+  [ "$(wc -l <<<"$images")" != "$before" ] || die "Images are left: $why"
+  before=$(wc -l <<<"$images")
+  why=$(xargs docker rmi -f <<<"$images" 2>&1 >/dev/null) || true
+done
 step "Removing socket and state directories"
 rm -rf -- "$(socket_base)" "$(stack_state_dir)"
 echo "clean-host: ok"
