@@ -6,6 +6,7 @@
 mod client;
 mod events;
 mod listing;
+mod served;
 mod stage;
 
 // Shared by all benchmarks; the files are in the egress and rooms benchmarks.

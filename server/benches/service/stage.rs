@@ -1,27 +1,22 @@
 //! A server whose driver prints as many events as its prompt requests.
 
-use std::cell::OnceCell;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::client::{Events, ask};
-use crate::process::raise_descriptors;
-use crate::run::Place;
+use crate::served::{Served, Start, register};
 use crate::server::Server;
 
 /// Time limit for building or releasing a room.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) struct Stage {
-    pub(crate) runtime: Runtime,
-    running: OnceCell<Result<Running, String>>,
-}
+pub(crate) type Stage = Served<Running>;
 
 /// A running server with one tenant.
 pub(crate) struct Running {
@@ -30,33 +25,8 @@ pub(crate) struct Running {
     dir: tempfile::TempDir,
 }
 
-impl Place for Stage {
-    fn open() -> Result<Self> {
-        raise_descriptors()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        Ok(Self { runtime, running: OnceCell::new() })
-    }
-
-    fn peers(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn close(mut self) -> Result<()> {
-        match self.running.take() {
-            Some(Ok(running)) => running.server.stop(),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Stage {
-    /// The server, started at the first call.
-    pub(crate) fn running(&self) -> Result<&Running> {
-        let started = self.running.get_or_init(|| self.start().map_err(|error| format!("{error:#}")));
-        started.as_ref().map_err(|why| anyhow!("{why}"))
-    }
-
-    fn start(&self) -> Result<Running> {
+impl Start for Running {
+    fn start(runtime: &Runtime) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("nagaya-bench-").tempdir()?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let name = format!("bench-service-{}", std::process::id());
@@ -70,15 +40,13 @@ impl Stage {
         ];
         let mut server = Server::start(&name, dir.path(), address, &settings)?;
         server.ready(address)?;
-        let running = Running { server, address, dir };
-        self.runtime.block_on(async {
-            let model = json!({"model_id": "bench", "display_name": "Bench", "bedrock_model_id": "bench", "context_window": 200_000,
-                "max_output_tokens": 8192, "input_token_price": "0", "output_token_price": "0"});
-            ask(address, Method::POST, "/api/models", &model).await?;
-            let tenant = json!({"tenant_id": "bench", "model_id": "bench"});
-            ask(address, Method::POST, "/api/tenants", &tenant).await.map(drop)
-        })?;
+        let running = Self { server, address, dir };
+        runtime.block_on(register(address, json!({"bedrock_model_id": "bench"})))?;
         Ok(running)
+    }
+
+    fn stop(self) -> Result<()> {
+        self.server.stop()
     }
 }
 

@@ -22,6 +22,8 @@ mod process;
 mod report;
 #[path = "../../egress/benches/egress/run.rs"]
 mod run;
+#[path = "../service/served.rs"]
+mod served;
 #[path = "../rooms/server.rs"]
 mod server;
 #[path = "../../egress/benches/egress/stats.rs"]

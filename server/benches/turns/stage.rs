@@ -1,18 +1,16 @@
 //! A scripted model, and a server whose workspaces ask it.
 
-use std::cell::OnceCell;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use hyper::Method;
 use nagaya_fixtures::model::{Model, ModelOptions};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::client::{Events, ask};
-use crate::process::raise_descriptors;
-use crate::run::Place;
+use crate::served::{Served, Start, register};
 use crate::server::Server;
 
 /// Host of the Messages API, as the workspaces know it.
@@ -22,10 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a started CLI is left alone until it has prepared itself.
 pub(crate) const PREPARES: Duration = Duration::from_secs(3);
 
-pub(crate) struct Stage {
-    pub(crate) runtime: Runtime,
-    running: OnceCell<Result<Running, String>>,
-}
+pub(crate) type Stage = Served<Running>;
 
 /// A running server with one tenant, and the models.
 pub(crate) struct Running {
@@ -37,37 +32,12 @@ pub(crate) struct Running {
     _dir: tempfile::TempDir,
 }
 
-impl Place for Stage {
-    fn open() -> Result<Self> {
-        raise_descriptors()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        Ok(Self { runtime, running: OnceCell::new() })
-    }
-
-    fn peers(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn close(mut self) -> Result<()> {
-        match self.running.take() {
-            Some(Ok(running)) => running.server.stop(),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Stage {
-    /// The server, started at the first call.
-    pub(crate) fn running(&self) -> Result<&Running> {
-        let started = self.running.get_or_init(|| self.start().map_err(|error| format!("{error:#}")));
-        started.as_ref().map_err(|why| anyhow!("{why}"))
-    }
-
-    fn start(&self) -> Result<Running> {
+impl Start for Running {
+    fn start(runtime: &Runtime) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("nagaya-bench-").tempdir()?;
         let any = || SocketAddr::from(([127, 0, 0, 1], 0));
         let options = |plain| ModelOptions { plain, hosts: vec![HOST.into()], ..ModelOptions::default() };
-        let (with_tls, plain) = self.runtime.block_on(async {
+        let (with_tls, plain) = runtime.block_on(async {
             anyhow::Ok((
                 Model::start(any(), any(), options(false)).await?,
                 Model::start(any(), any(), options(true)).await?,
@@ -87,15 +57,13 @@ impl Stage {
         ];
         let mut server = Server::start(&format!("bench-turns-{}", std::process::id()), dir.path(), address, &settings)?;
         server.ready(address)?;
-        let running = Running { server, address, plain: plain.addr(), _models: [with_tls, plain], _dir: dir };
-        self.runtime.block_on(async {
-            let model = json!({"model_id": "bench", "display_name": "Bench", "provider": "anthropic", "provider_model_id": "bench",
-                "context_window": 200_000, "max_output_tokens": 8192, "input_token_price": "0", "output_token_price": "0"});
-            ask(address, Method::POST, "/api/models", &model).await?;
-            let tenant = json!({"tenant_id": "bench", "model_id": "bench"});
-            ask(address, Method::POST, "/api/tenants", &tenant).await.map(drop)
-        })?;
+        let running = Self { server, address, plain: plain.addr(), _models: [with_tls, plain], _dir: dir };
+        runtime.block_on(register(address, json!({"provider": "anthropic", "provider_model_id": "bench"})))?;
         Ok(running)
+    }
+
+    fn stop(self) -> Result<()> {
+        self.server.stop()
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
-use super::auth::{Caller, Operator, Scopes, Secret};
+use super::auth::{ALL_SCOPES, Caller, Operator, Scopes, Secret};
 use super::error::{ApiError, Code, ErrorEnvelope};
 use super::extract::{ApiJson, ApiPath, check_length};
 use super::idempotency::KeptBody;
@@ -108,6 +108,10 @@ pub(super) struct CreatedKey {
 
 /// Checks that a key may have these scopes, and that the caller may give them away.
 fn check_scopes(caller: &Caller, owner: Option<&str>, scopes: &[Scope]) -> Result<Vec<Scope>, ApiError> {
+    // Repeated ones count, as the description limits the list.
+    if scopes.len() > ALL_SCOPES.len() {
+        return Err(ApiError::invalid("scopes", format!("must have at most {} entries", ALL_SCOPES.len())));
+    }
     let wanted: Scopes = scopes.iter().copied().collect();
     if wanted.is_empty() {
         return Err(ApiError::invalid("scopes", "must have at least one scope"));

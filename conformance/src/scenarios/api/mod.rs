@@ -1,5 +1,6 @@
 //! API: the HTTP API.
 
+mod bounds;
 mod connections;
 mod description;
 mod errors;
@@ -14,6 +15,7 @@ use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] = &[
+    bounds::SCENARIOS,
     connections::SCENARIOS,
     description::SCENARIOS,
     errors::SCENARIOS,

@@ -28,7 +28,7 @@ pub(super) use ending::is_stream;
 pub use keys::Keys;
 use nagaya_telemetry::audit::Event;
 pub use oidc::{Grant, Oidc, OidcSettings};
-pub use scopes::Scopes;
+pub use scopes::{ALL as ALL_SCOPES, Scopes};
 pub(super) use secret::{Secret, to_hex};
 
 /// Path of the metrics.

@@ -13,8 +13,8 @@ use crate::conversation::store::Scope;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Scopes(u8);
 
-/// Every scope.
-const ALL: [Scope; 6] = [Scope::Run, Scope::Read, Scope::Files, Scope::Approve, Scope::Admin, Scope::Metrics];
+/// Every scope, in the order in which they are listed.
+pub const ALL: [Scope; 6] = [Scope::Run, Scope::Read, Scope::Files, Scope::Approve, Scope::Admin, Scope::Metrics];
 
 impl Scopes {
     /// Every scope.
