@@ -21,9 +21,10 @@ esac
 # Workspaces end with this command, so nothing is left behind.
 export SHUTDOWN_WORKSPACES=${SHUTDOWN_WORKSPACES:-destroy}
 stack_server
-deployment=${DEPLOYMENT_ID:-$(cat "$STATE_DIR/deployment-id")}
 url=http://$(cat "$stack_dir/server.addr")
 wait_until 30 curl -sf -o /dev/null "$url/health/ready" || die "Not ready: $(curl -s "$url/health/ready")"
+# Only now, as the server listens before it has read or made its id.
+deployment=${DEPLOYMENT_ID:-$(cat "$STATE_DIR/deployment-id")}
 json='content-type: application/json'
 at_provider='"provider":"'$provider'","provider_model_id":"'$model'"'
 # From the second start on they exist, and the answer is 409; the model may be at another provider then.
