@@ -2,7 +2,7 @@
 
 use super::mutant::{Mutant, red};
 use crate::target::defects::Defect;
-use crate::target::tamper::Wire;
+use crate::target::wire::Wire;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {

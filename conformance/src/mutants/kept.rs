@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::mutant::{Mutant, answers, asks, red};
 use crate::target::defects::Defect;
-use crate::target::tamper::Wire;
+use crate::target::wire::Wire;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {

@@ -39,4 +39,5 @@ pub mod storage;
 pub mod stress;
 pub mod tamper;
 pub mod watch;
+pub mod wire;
 pub mod witnesses;

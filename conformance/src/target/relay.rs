@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::far_side::{Duplex, To};
-use super::tamper::{Free, Wire};
+use super::wire::{Free, Wire};
 use crate::harness::failure::Failure;
 
 /// A running relay. [`Relay::stop`] removes it with every connection through it.
