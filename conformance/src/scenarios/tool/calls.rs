@@ -1,10 +1,13 @@
 //! Calls of tools that the caller carries out.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::called::{answer, body, outcomes, results, script, start};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::pace::patient;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
@@ -127,15 +130,19 @@ async fn answered_twice(context: &Context) -> Result<(), Failure> {
 }
 
 async fn nobody_answers(context: &Context) -> Result<(), Failure> {
-    let deployment = context.launch(Launch::new().set("APPROVAL_TIMEOUT", "9s")).await?;
+    // Enough for the run itself, and less than its wait.
+    let longest = patient(Duration::from_secs(12)).as_secs();
+    let wait = longest + 1;
+    let deployment = context.launch(Launch::new().set("APPROVAL_TIMEOUT", format!("{wait}s"))).await?;
     let conversation = deployment.conversation(context).await?;
     let mut body = body(&script(&["melon"]));
-    body["configuration"] = json!({"limits": {"run_seconds": 8}});
+    body["configuration"] = json!({"limits": {"run_seconds": longest}});
     let mut stream = deployment.api.open_stream(&conversation.path("/stream"), &body).await?;
     let id = stream.until("tool_request").await?.text("request_id").to_owned();
     let events = stream.finish().await?;
     let status = events.last().map(|done| done.text("status"));
-    check_eq("status of a run that may take 8 s and waited 9 s for its caller", status, Some("success"))?;
+    let what = format!("status of a run that may take {longest} s and waited {wait} s for its caller");
+    check_eq(what, status, Some("success"))?;
     check_eq("outcomes", outcomes(&events), vec!["timeout"])?;
     let told = results(&events);
     check(
