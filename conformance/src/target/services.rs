@@ -143,6 +143,15 @@ impl Services {
         reply.map(drop).map_err(harness)
     }
 
+    /// Lets their MCP server answer everything with this status; with 200, as it should.
+    ///
+    /// # Errors
+    /// They do not answer.
+    pub async fn mcp(&self, status: u16) -> Result<(), Failure> {
+        let reply = self.control.put("/mcp", &json!({"status": status})).await.and_then(|reply| reply.expect(204));
+        reply.map(drop).map_err(harness)
+    }
+
     /// Every request for a role.
     ///
     /// # Errors

@@ -106,6 +106,13 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
         result
     }
 
+    /// The MCP server whose tool this is, and its state in the driver's words, if this result of a call that failed says that the server has
+    /// failed. `None` where the tool has failed.
+    fn failed_server<'t>(&self, tool: &'t str, result: &str) -> Option<(&'t str, &'static str)> {
+        let _ = (tool, result);
+        None
+    }
+
     /// The file, beside `skills/NAME/…`, that makes a directory one of [`Options::plugins`]: its path in it, and its content.
     fn plugin(&self, name: &str) -> Option<(String, String)> {
         let _ = name;

@@ -57,6 +57,8 @@ pub(super) struct RunRequest {
     #[serde(default)]
     #[schema(max_items = 64)]
     pub(super) client_tools: Vec<ClientTool>,
+    /// For a message, `POST …/messages`: whether the turn in progress is interrupted first; default false. No other request takes it.
+    pub(super) interrupt: Option<bool>,
 }
 
 /// The person on whose behalf a run starts. Only the user id is used, in the server's log and in the audit trail.
@@ -119,6 +121,12 @@ pub(super) async fn read(app: &AppState, request: Request) -> Result<Submission,
         _ => return Err(ApiError::invalid("Content-Type", "must be application/json or multipart/form-data")),
     };
     check(app, &submission.request)?;
+    if submission.request.interrupt.is_some() {
+        return Err(ApiError::invalid(
+            "interrupt",
+            "is taken by POST …/messages only; no run is in progress when this one begins",
+        ));
+    }
     if submission.request.command.is_some() && submission.files.is_some() {
         return Err(ApiError::invalid("command", "takes no files"));
     }

@@ -21,9 +21,8 @@ use nagaya_workspace::rooms::Occupant;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct MessageQuery {
-    /// Whether the turn in progress is interrupted first; default false.
-    #[serde(default)]
-    interrupt: bool,
+    /// As `interrupt` in the body, which may have it instead.
+    interrupt: Option<bool>,
 }
 
 /// A message that was accepted.
@@ -35,8 +34,8 @@ pub(super) struct Accepted {
     before: usize,
 }
 
-/// Sends a message to the conversation. It begins a run at once, or when the run in progress and the messages before it have ended. It outlives a restart
-/// of the server. A cancellation of the run in progress drops the messages that wait.
+/// Sends a message to the conversation. It begins a run at once, or when the run in progress and the messages before it have ended; with
+/// `interrupt` the turn in progress is interrupted first. It outlives a restart of the server. A cancellation of the run in progress drops the messages that wait.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/messages", tag = "runs",
     params(ConversationPath, MessageQuery), request_body = RunRequest,
     responses((status = 202, body = Accepted, description = "The message begins a run, now or later"),
@@ -51,6 +50,7 @@ pub(super) async fn send(
     attempts: Attempts,
     ApiJson(request): ApiJson<RunRequest>,
 ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let interrupt = whether_to_interrupt(query.interrupt, request.interrupt)?;
     for run_id in &attempts.earlier {
         if let Some(before) = app.runs.accepted(&path.conversation_id, run_id).await? {
             return Ok((StatusCode::ACCEPTED, Json(Accepted { run_id: run_id.clone(), before })));
@@ -65,11 +65,21 @@ pub(super) async fn send(
         app.cluster.admit(&occupant).await?;
     }
     let (run_id, before) = app.runs.start_or_wait(attempts.own().await?, order).await?;
-    if query.interrupt && before > 0 {
+    if interrupt && before > 0 {
         app.runs.interrupt(&path.conversation_id, Some(&run_id)).await;
     }
     tracing::info!(conversation = path.conversation_id, run = run_id, before, "message accepted");
     Ok((StatusCode::ACCEPTED, Json(Accepted { run_id, before })))
+}
+
+/// What the query and the body say together. They must not contradict each other.
+fn whether_to_interrupt(query: Option<bool>, body: Option<bool>) -> Result<bool, ApiError> {
+    match (query, body) {
+        (Some(query), Some(body)) if query != body => {
+            Err(ApiError::invalid("interrupt", format!("is {body} in the body and {query} in the query")))
+        }
+        (query, body) => Ok(body.or(query).unwrap_or(false)),
+    }
 }
 
 /// Interrupts the turn of the conversation's run, which then ends as cancelled. Unlike a cancellation it keeps the driver, and all that

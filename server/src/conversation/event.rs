@@ -154,12 +154,16 @@ pub enum Event {
         /// Human-readable description of what happened.
         message: String,
     },
-    /// An MCP server of the conversation cannot be used.
+    /// An MCP server of the conversation cannot be used: it was not there when the driver started, or a call of one of its tools has failed
+    /// because of the server. Sent once for each server and run.
     McpServer {
         /// Name of the server.
         name: String,
-        /// State of the server, in the driver's words.
+        /// State of the server, in the driver's words: `failed`, or `needs-auth` where it refuses the credential.
         status: String,
+        /// What the call of a tool has failed with; absent if the server was not there when the driver started.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
     },
     /// The conversation has received a title.
     Title {

@@ -363,25 +363,28 @@ impl Runs {
     }
 
     /// Cancels a conversation's run, and drops the messages that wait for its end; `false` if none is in progress.
-    pub async fn cancel(&self, conversation: &str) -> bool {
-        self.drop_waiting(conversation).await;
-        let Some(Running { journal, signals }) = self.going_on(conversation) else { return false };
-        let noted = self.detached(async move {
+    /// Both happen also if the future is dropped.
+    pub async fn cancel(self: &Arc<Self>, conversation: &str) -> bool {
+        let (this, id) = (self.clone(), conversation.to_owned());
+        let cancelled = self.detached(async move {
+            this.drop_waiting(&id).await;
+            let Some(Running { journal, signals }) = this.going_on(&id) else { return false };
             // In the journal first, so that the next process ends the run if this one dies.
             if let Err(error) = journal.note(&Note::Cancel).await {
                 tracing::warn!(run = journal.run_id(), %error, "the cancellation was not written to the journal");
             }
             signals.cancel.cancel();
+            true
         });
-        if let Err(error) = noted.await {
+        cancelled.await.unwrap_or_else(|error| {
             tracing::error!(conversation, %error, "a run was not cancelled");
-        }
-        true
+            self.is_running(conversation)
+        })
     }
 
     /// Cancels a conversation's run, waits for its end and removes the conversation's log from this server; `false` if the run did not
     /// end in time.
-    pub async fn end(&self, conversation: &str) -> bool {
+    pub async fn end(self: &Arc<Self>, conversation: &str) -> bool {
         self.cancel(conversation).await;
         let running = self.running(conversation);
         if let Some(Running { journal, .. }) = &running {

@@ -1,6 +1,6 @@
 //! Translates the agent's events to the client's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use nagaya_driver as driver;
@@ -16,6 +16,9 @@ const SHORT: usize = 120;
 /// Tool calls that may be without a result at the same time. A driver has a few for each of its sub-agents.
 const MOST_OPEN_TOOLS: usize = 1_000;
 
+/// MCP servers of one run of which is told that they fail. A conversation has fewer; what a workspace says may name any.
+const MOST_FAILED_SERVERS: usize = 100;
+
 /// The translator of one run. It remembers the open tool calls, because a result does not name its tool.
 #[derive(Debug)]
 pub(super) struct Translator {
@@ -24,17 +27,20 @@ pub(super) struct Translator {
     driver: Arc<dyn Driver>,
     /// Tool calls without a result: id and name.
     tools: HashMap<String, String>,
+    /// MCP servers of which the run has told that they fail.
+    failed_servers: HashSet<String>,
 }
 
 impl Translator {
-    /// `tools` are the calls without a result so far: id and name.
+    /// `tools` are the calls without a result so far: id and name. `failed_servers` are those of which was told.
     pub(super) fn new(
         conversation: String,
         request_id: Option<String>,
         driver: Arc<dyn Driver>,
         tools: HashMap<String, String>,
+        failed_servers: HashSet<String>,
     ) -> Self {
-        Self { conversation, request_id, driver, tools }
+        Self { conversation, request_id, driver, tools, failed_servers }
     }
 
     /// How many tool calls are without a result.
@@ -72,7 +78,7 @@ impl Translator {
                 let message = "The model's context was full; the conversation so far has been summed up for it".into();
                 vec![Event::Compacted { message }]
             }
-            driver::Event::McpServer { name, status } => vec![Event::McpServer { name, status }],
+            driver::Event::McpServer { name, status } => self.failed_server(name, status, None).into_iter().collect(),
             driver::Event::Retry { attempt, most, delay_ms, status, reason } => {
                 vec![Event::progress(ProgressKind::Retry, retry(attempt, most, delay_ms, status, &reason))]
             }
@@ -103,6 +109,12 @@ impl Translator {
         }
     }
 
+    /// What is told of an MCP server that fails: once.
+    fn failed_server(&mut self, name: String, status: String, message: Option<String>) -> Option<Event> {
+        let new = self.failed_servers.len() < MOST_FAILED_SERVERS && self.failed_servers.insert(name.clone());
+        new.then_some(Event::McpServer { name, status, message })
+    }
+
     fn tool_use(&mut self, id: String, name: String, input: Value, parent: Option<String>) -> Vec<Event> {
         self.tools.insert(id.clone(), name.clone());
         let summary = summary(&name, &input);
@@ -128,6 +140,10 @@ impl Translator {
         if self.driver.subagent(&tool_name, &Value::Null).is_some() {
             let result_preview = Some(shorten(self.driver.report(&content))).filter(|preview| !preview.is_empty());
             events.push(Event::SubagentEnd { agent_id: id.clone(), status, result_preview });
+        }
+        // Before the result, which is written at once: a server that is killed in between must not lose it.
+        if is_error && let Some((server, state)) = self.driver.clone().failed_server(&tool_name, &content) {
+            events.extend(self.failed_server(server.to_owned(), state.to_owned(), Some(shorten(&content))));
         }
         events.push(Event::ToolResult {
             tool_use_id: id,
@@ -186,7 +202,7 @@ mod tests {
     use serde_json::json;
 
     fn translator() -> Translator {
-        Translator::new("c".into(), None, driver::Kind::default().driver(), HashMap::new())
+        Translator::new("c".into(), None, driver::Kind::default().driver(), HashMap::new(), HashSet::new())
     }
 
     #[test]
@@ -211,6 +227,33 @@ mod tests {
         assert!(matches!(&events[..], [Event::ToolResult { tool_name, .. }] if tool_name == "Bash"));
         let events = translator.translate(result("never called"));
         assert!(matches!(&events[..], [Event::ToolResult { tool_name, .. }] if tool_name == "unknown"));
+    }
+
+    #[test]
+    fn a_server_that_fails_is_told_once_before_the_result() {
+        let mut translator = translator();
+        let mut call = |id: &str, content: &str, is_error: bool| {
+            let (tool_use_id, parent_tool_use_id) = (id.to_owned(), None);
+            let tool_name = "mcp__sums__add".into();
+            translator.translate(driver::Event::ToolUse {
+                tool_use_id,
+                tool_name,
+                input: json!({}),
+                parent_tool_use_id,
+            });
+            let (tool_use_id, content) = (id.to_owned(), content.to_owned());
+            let result = driver::Event::ToolResult { tool_use_id, content, is_error, parent_tool_use_id: None };
+            translator.translate(result)
+        };
+        assert!(matches!(&call("1", "ECONNREFUSED: as it may be printed", false)[..], [Event::ToolResult { .. }]));
+        assert!(matches!(&call("2", "not a number", true)[..], [Event::ToolResult { .. }]));
+        let told = call("3", "Error POSTing to endpoint: no\nmore", true);
+        let [Event::McpServer { name, status, message }, Event::ToolResult { .. }] = &told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!((name.as_str(), status.as_str()), ("sums", "failed"));
+        assert_eq!(message.as_deref(), Some("Error POSTing to endpoint: no"));
+        assert!(matches!(&call("4", "ECONNREFUSED: again", true)[..], [Event::ToolResult { .. }]));
     }
 
     #[test]

@@ -1,20 +1,22 @@
-//! Runs of which the database refuses a part. They end at once, because the engine refuses their workspace.
+//! Runs of which the database refuses a part, or does not answer. They have no workspace, because the engine refuses it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use nagaya_server::cluster::Cluster;
 use nagaya_server::cluster::peers::Peers;
+use nagaya_server::conversation::journal::shared::SharedLog;
 use nagaya_server::conversation::journal::{Journal, Journals};
 use nagaya_server::conversation::order::{Bounds, Order};
 use nagaya_server::conversation::runs::Runs;
 use nagaya_server::conversation::services::RunServices;
-use nagaya_server::conversation::store::Store;
+use nagaya_server::conversation::store::{Database, Store};
 use nagaya_server::conversation::uploads::Uploads;
 use nagaya_server::providers::Providers;
 use nagaya_workspace::engine::memory::{Call, Fault, Memory};
 use nagaya_workspace::{OnShutdown, Workspaces, testing};
 use serde_json::Value;
+use sqlx::Connection;
 
 use crate::Home;
 use crate::refusals::beside;
@@ -23,6 +25,10 @@ use crate::same::{messages, populate};
 const DEPLOYMENT: &str = "refused";
 /// Deadline for every wait.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a client waits that then goes away.
+const MOMENT: Duration = Duration::from_millis(300);
+/// How long the engine takes for nothing.
+const HANGS: Duration = Duration::from_secs(5);
 
 /// A server's runs over an SQLite database that a trigger changes.
 struct Server {
@@ -35,22 +41,34 @@ struct Server {
 
 impl Server {
     async fn start(trigger: &'static str) -> Self {
-        let (home, dir) = (Home::file(), tempfile::tempdir().expect("a directory"));
+        let home = Home::file();
         let store = home.open().await;
         let conversation = populate(&store).await;
         sqlx::query(trigger).execute(&mut beside(&home).await).await.expect("a trigger");
+        Self::over(home, store, conversation, Fault::Refuse).await
+    }
+
+    /// A server whose engine has this fault.
+    async fn over(home: Home, store: Store, conversation: String, fault: Fault) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
         let engine = Arc::new(Memory::new(None));
-        engine.fail_always(Call::Run, Fault::Refuse);
+        engine.fail_always(Call::Run, fault);
         let parts = testing::parts(engine, DEPLOYMENT, dir.path()).await.expect("parts");
         let (metrics, audit) = (parts.metrics.clone(), parts.audit.clone());
         let cluster = Cluster::new(Workspaces::new(parts), Peers::alone(DEPLOYMENT));
         cluster.start();
+        let shared = match home.database() {
+            Database::Sqlite(_) => None,
+            Database::Postgres(url) => {
+                Some(Arc::new(SharedLog::open(Database::address(&url).as_str(), DEPLOYMENT).expect("opens")))
+            }
+        };
         let runs = Runs::new(RunServices {
             cluster,
             store: store.clone(),
             uploads: Uploads::open(dir.path().join("uploads")).expect("opens"),
             waiting: Arc::default(),
-            journals: Journals::open(dir.path().join("runs"), dir.path().join("log"), None).expect("opens"),
+            journals: Journals::open(dir.path().join("runs"), dir.path().join("log"), shared).expect("opens"),
             providers: Arc::new(Providers {
                 bedrock: true,
                 anthropic: None,
@@ -69,9 +87,8 @@ impl Server {
         Self { home, store, runs: runs.await.expect("runs"), conversation, _dir: dir }
     }
 
-    /// Runs to the end and returns the data of the events `error` and `done`. The next run may start then.
-    async fn run(&self) -> (Vec<Value>, Value) {
-        let order = Order {
+    async fn order(&self) -> Order {
+        Order {
             conversation: self.store.conversation("t", &self.conversation).await.expect("reads"),
             tenant: self.store.tenant("t").await.expect("reads"),
             model: self.store.model("m").await.expect("reads"),
@@ -83,8 +100,12 @@ impl Server {
             content: Vec::new(),
             command: false,
             uploads: None,
-        };
-        let journal = self.runs.start(order).await.expect("the run before is settled");
+        }
+    }
+
+    /// Runs to the end and returns the data of the events `error` and `done`. The next run may start then.
+    async fn run(&self) -> (Vec<Value>, Value) {
+        let journal = self.runs.start(self.order().await).await.expect("the run before is settled");
         assert!(tokio::time::timeout(DEADLINE, journal.ended()).await.expect("in time"), "left to the next process");
         let errors = events(&journal, "error");
         (errors, events(&journal, "done").remove(0))
@@ -150,4 +171,25 @@ async fn a_run_of_which_the_database_refuses_everything_ends_all_the_same() {
         assert_eq!(server.run().await.1["status"], "error");
     }
     assert_eq!(server.count("SELECT COUNT(*) FROM runs").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancellation_happens_wholly_also_if_nobody_waits_for_it() {
+    let home = Home::server();
+    let Database::Postgres(url) = home.database() else { panic!("a server") };
+    let store = home.open().await;
+    let conversation = populate(&store).await;
+    let server = Server::over(home, store, conversation, Fault::Hang(HANGS)).await;
+    let journal = server.runs.start(server.order().await).await.expect("begins");
+    let (_, before) = server.runs.start_or_wait(None, server.order().await).await.expect("waits");
+    assert_eq!(before, 1);
+    // The client goes away while the log does not answer.
+    let mut other = sqlx::PgConnection::connect(Database::address(&url).as_str()).await.expect("connects");
+    sqlx::raw_sql("BEGIN; LOCK TABLE log_lines IN ACCESS EXCLUSIVE MODE").execute(&mut other).await.expect("locks");
+    let answered = tokio::time::timeout(MOMENT, server.runs.cancel(&server.conversation)).await;
+    assert!(answered.is_err(), "it is answered before it is in the log");
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("unlocks");
+    tokio::time::timeout(DEADLINE, journal.ended()).await.expect("in time");
+    assert_eq!(events(&journal, "done").remove(0)["status"], "cancelled");
+    assert!(!server.runs.is_running(&server.conversation), "a message that was dropped begins a run");
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nagaya_egress::Listener;
 use parking_lot::{Mutex, MutexGuard};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::{Agent, AgentError};
 use crate::clock::Clock;
@@ -68,6 +69,8 @@ pub struct Room {
     pub(crate) loss_noted: AtomicBool,
     /// The driver that was started in the room before it had a conversation, as long as no run has taken or ended it.
     started: Mutex<Option<Living>>,
+    /// What notices that this driver has ended.
+    started_watch: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Whether a sync is scheduled and has not begun.
     pub(crate) sync_scheduled: AtomicBool,
     /// The last occupant. The table drops it when the release begins; the final sync and the audit event still need it.
@@ -94,6 +97,7 @@ impl Room {
             unsaved: AtomicBool::default(),
             loss_noted: AtomicBool::default(),
             started: Mutex::default(),
+            started_watch: Mutex::default(),
             sync_scheduled: AtomicBool::default(),
             occupant: Mutex::default(),
         }
@@ -144,9 +148,16 @@ impl Room {
         *self.started.lock() = started;
     }
 
+    /// Keeps what watches that driver, until somebody takes the driver.
+    pub(crate) fn set_started_watch(&self, watch: AbortOnDropHandle<()>) {
+        *self.started_watch.lock() = Some(watch);
+    }
+
     /// As [`Room::started`], and from now on there is none.
     pub(crate) fn take_started(&self) -> Option<Living> {
-        self.started.lock().take()
+        let started = self.started.lock().take();
+        drop(self.started_watch.lock().take());
+        started
     }
 
     /// Whether every stored file of the conversation has been brought into the room.

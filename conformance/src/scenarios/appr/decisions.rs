@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::asked::{decide, resolution, script, start, status, tool_result, waiting};
+use super::asked::{decide, of, resolution, script, start, status, tool_result, waiting};
+use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -14,6 +15,8 @@ use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 
+/// The operator's key of the deployment that has keys.
+const OPERATOR: &str = "operators-key-0123456789-0123456789-012345";
 /// How long until an event is in the audit trail.
 const RECORDED_LIMIT: Duration = Duration::from_secs(10);
 
@@ -58,6 +61,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .profile(Profile::Full)
     .requires(RUN)
     .limit(90),
+    Scenario::new(
+        "APPR-005",
+        "Several decisions wait at once and are made in any order; each tool is treated as was decided about it",
+        "several pending at once: one, several, partial",
+        body!(several_at_once),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(90),
 ];
 
 async fn allowed(context: &Context) -> Result<(), Failure> {
@@ -96,15 +109,30 @@ async fn allowed(context: &Context) -> Result<(), Failure> {
 
 async fn denied(context: &Context) -> Result<(), Failure> {
     let trail = context.dir().join("trail.jsonl");
-    let deployment = context.launch(Launch::new().set("AUDIT_LOG", trail.display())).await?;
+    context.secrets().add(OPERATOR);
+    let launch = Launch::new().set("AUDIT_LOG", trail.display()).set("API_KEYS", OPERATOR);
+    let mut deployment = context.launch(launch).await?;
+    deployment.api = deployment.api.with_key(Some(OPERATOR));
     let conversation = deployment.conversation(context).await?;
     let mut stream = start(&deployment, &conversation, &script("echo ran > ran")).await?;
     let id = stream.until("approval_required").await?.text("request_id").to_owned();
+    // Somebody else than whoever has started the run.
+    let keys = format!("/api/tenants/{}/keys", conversation.tenant);
+    let created = json!({"name": "the chief", "scopes": ["approve"]});
+    let created = deployment.api.post(&keys, &created).await?.expect(201)?.json()?;
+    let (key, key_id) = (created["key"].as_str().unwrap_or_default(), created["key_id"].as_str());
+    context.secrets().add(key);
+    check(key_id.is_some_and(|id| !id.is_empty()), "the key has no id")?;
     let why = context.unique("not on a Monday");
-    decide(&deployment, &conversation, &id, &json!({"decision": "deny", "message": why})).await?.expect(200)?;
+    let decision = json!({"decision": "deny", "message": why});
+    let path = conversation.path(&format!("/approvals/{id}"));
+    let answer = deployment.api.with_key(Some(key)).post(&path, &decision).await?.expect(200)?.json()?;
+    check_eq("who has decided, in the answer", answer["by"].as_str(), key_id)?;
     let events = stream.finish().await?;
     check_eq("status", status(&events), "success")?;
     check_eq("decision in approval_resolved", resolution(&events)?, "deny".to_owned())?;
+    let told = of(&events, "approval_resolved").first().map(|event| event.text("by"));
+    check_eq("who has decided, in approval_resolved", told, key_id)?;
     let result = tool_result(&events)?;
     check(result.data["is_error"] == true && result.text("content").contains(&why), format!("{result:?}"))?;
     let recorded = recorded(&trail, &id).await?;
@@ -112,8 +140,7 @@ async fn denied(context: &Context) -> Result<(), Failure> {
     {
         check_eq(format!("{field} in the trail: {recorded}"), recorded[field].as_str(), Some(value))?;
     }
-    let by = recorded["by"].as_str().unwrap_or_default();
-    check(!by.is_empty(), format!("the trail does not say who has decided: {recorded}"))?;
+    check_eq(format!("who has decided, in the trail: {recorded}"), recorded["by"].as_str(), key_id)?;
     check(!recorded.to_string().contains(&why), format!("what the model was told is in the trail: {recorded}"))?;
     check_eq("files", deployment.only_room().await?.shell("ls /workspace").await?.printed.trim(), "")
 }
@@ -173,4 +200,42 @@ async fn decided_twice(context: &Context) -> Result<(), Failure> {
     // Also after the run has ended.
     decide(&deployment, &conversation, &id, &allow).await?.expect(200)?;
     decide(&deployment, &conversation, &id, &json!({"decision": "deny"})).await?.expect_error(409, "CONFLICT")
+}
+
+async fn several_at_once(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    let conversation = deployment.conversation(context).await?;
+    // Calls that only read: drivers make others one after the other.
+    let words = ["one", "two", "three"].map(|word| context.unique(word));
+    let call = |word: &String| json!({"command": format!("echo {word}"), "description": "Say it"});
+    let [one, two, three] = &words;
+    let prompt =
+        format!("@also Bash {}\n@also Bash {}\n@tool Bash {}\n@say The end.", call(one), call(two), call(three));
+    let mut stream = start(&deployment, &conversation, &prompt).await?;
+    let mut asked = Vec::new();
+    for word in &words {
+        let event = stream.until("approval_required").await?;
+        check_eq("the command that is asked about", &event.data["input"]["command"], &json!(format!("echo {word}")))?;
+        asked.push(event);
+    }
+    let ids: Vec<String> = asked.iter().map(|event| event.text("request_id").to_owned()).collect();
+    check_eq("ids in the list", waiting(&deployment, &conversation).await?, ids.clone())?;
+    // The last one first, and not all alike. What is decided does not wait for what is not.
+    for (at, decision) in [(2, "allow"), (1, "deny"), (0, "allow")] {
+        decide(&deployment, &conversation, &ids[at], &json!({"decision": decision})).await?.expect(200)?;
+        check_eq("ids in the list after a decision", waiting(&deployment, &conversation).await?, ids[..at].to_vec())?;
+        let resolved = stream.until("approval_resolved").await?;
+        check_eq("id in approval_resolved", resolved.text("request_id"), ids[at].as_str())?;
+        check_eq("decision in approval_resolved", resolved.text("decision"), decision)?;
+    }
+    let events = stream.finish().await?;
+    check_eq("status", status(&events), "success")?;
+    for (event, (word, allowed)) in asked.iter().zip(words.iter().zip([true, false, true])) {
+        let of_this = |result: &&&RunEvent| result.text("tool_use_id") == event.text("tool_use_id");
+        let results = of(&events, "tool_result");
+        let result = results.iter().find(of_this).ok_or_else(|| Failure::assertion(format!("no result of {word}")))?;
+        check_eq(format!("whether {word} has failed"), result.data["is_error"] == true, !allowed)?;
+        check_eq(format!("whether {word} was said"), result.text("content").contains(word), allowed)?;
+    }
+    Ok(())
 }

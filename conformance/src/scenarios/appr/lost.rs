@@ -47,6 +47,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .profile(Profile::Full)
     .requires(RUN)
     .limit(120),
+    Scenario::new(
+        "APPR-013",
+        "A workspace whose run waits for people is neither reclaimed nor paused, however long it has been idle",
+        "a waiting room is not reclaimed or paused away",
+        body!(not_reclaimed),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(90),
 ];
 
 /// Length of arguments that do not fit into what the kernel and the protocol hold for a workspace that reads nothing.
@@ -159,4 +169,33 @@ async fn undelivered(context: &Context) -> Result<(), Failure> {
     check_eq("what the tool printed", tool_result(&events)?.text("content").trim(), "once")?;
     let times = room.shell("cat times.txt").await?;
     check_eq("times that the tool ran", times.printed.trim(), "once")
+}
+
+/// Idle time after which a workspace is taken down, in seconds.
+const TTL: u64 = 2;
+/// Collections while a run waits. The first of them come before the time is up.
+const COLLECTIONS: f64 = 8.0;
+
+async fn not_reclaimed(context: &Context) -> Result<(), Failure> {
+    let launch = Launch::new().set("CONTAINER_TTL", TTL).set("CONTAINER_GC_INTERVAL", 1);
+    let deployment = context.launch(launch).await?;
+    let conversation = deployment.conversation(context).await?;
+    let mut stream = start(&deployment, &conversation, &script("echo it ran")).await?;
+    let id = stream.until("approval_required").await?.text("request_id").to_owned();
+    let room = deployment.only_room().await?;
+    let began = deployment.metric("workspace_gc_cycles_total", |_| true, Duration::from_secs(10)).await?;
+    let passed = |cycles: f64| cycles >= began + COLLECTIONS;
+    deployment.metric("workspace_gc_cycles_total", passed, Duration::from_secs(30)).await?;
+    check_eq("the workspace of a run that waits", &deployment.only_room().await?.id, &room.id)?;
+    check(room.is_running().await?, "the workspace of a run that waits does not run")?;
+    decide(&deployment, &conversation, &id, &json!({"decision": "allow"})).await?.expect(200)?;
+    let events = stream.finish().await?;
+    check_eq("status", status(&events), "success")?;
+    check_eq("what the tool printed", tool_result(&events)?.text("content").trim(), "it ran")?;
+    // The control: once nothing waits, it goes.
+    eventually(Duration::from_secs(30), "the idle workspace is taken down", async || {
+        let left = deployment.rooms().await.map_err(|failure| failure.to_string())?.len();
+        if left == 0 { Ok(()) } else { Err(format!("{left} workspaces")) }
+    })
+    .await
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Profile, Severity};
+use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::needs::RUN;
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
@@ -40,6 +40,23 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .severity(Severity::High)
     .profile(Profile::Full)
     .requires(RUN)
+    .limit(120),
+    Scenario::new(
+        "LIVE-023",
+        "Another server, in another workspace, resumes the session exactly: the model is sent the same messages",
+        "a replaced room, a restarted server, another server resume with full history and the same session id",
+        body!(remembered_elsewhere),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(&[
+        Capability::Launch,
+        Capability::Docker,
+        Capability::Image,
+        Capability::Model,
+        Capability::Redis,
+        Capability::Postgres,
+    ])
     .limit(120),
 ];
 
@@ -92,6 +109,26 @@ async fn exact_memory(context: &Context) -> Result<(), Failure> {
     let messages = deployment.api.get(&conversation.path("/messages")).await?.expect(200)?.json()?;
     let digests = messages.to_string().matches("began in an earlier session").count();
     check_eq("messages that tell the driver what it should remember", digests, 0)
+}
+
+async fn remembered_elsewhere(context: &Context) -> Result<(), Failure> {
+    let (redis, postgres) = (context.redis().await?, context.postgres().await?);
+    let launch = Launch::new().set("REDIS_URL", redis.url()).set("DATABASE_URL", postgres.url().await?);
+    let first = context.launch(launch).await?;
+    let second = context.launch_beside(&first).await?;
+    let conversation = first.conversation(context).await?;
+    let word = context.unique("word");
+    let tool = json!({"command": format!("echo {word}"), "description": "Say a word"});
+    turn(&first, &conversation, &format!("@tool Bash {tool}\n@say One.")).await?;
+    let (session, before) = turn(&first, &conversation, "@say Two.").await?;
+    let room = first.only_room().await?;
+    first.kill().await?;
+    room.kill("SIGKILL").await?;
+    let (same, after) = turn(&second, &conversation, "@say Three.").await?;
+    check(second.only_room().await?.id != room.id, "the workspace was not replaced")?;
+    check_eq("session at another server, in another workspace", &same, &session)?;
+    check_eq("the messages so far, at another server", &after[..before.len().min(after.len())], &before[..])?;
+    check_eq("messages more than before", after.len(), before.len() + 2)
 }
 
 /// The requests for an answer that the model has been sent since `before` of them: what each says, and its instructions.

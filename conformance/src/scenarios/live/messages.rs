@@ -90,7 +90,14 @@ async fn sent_during_a_run(context: &Context) -> Result<(), Failure> {
     let (one, two) = (context.unique("one"), context.unique("two"));
     let first = send(&deployment, &conversation, &format!("@say {one}"), "").await?;
     check_eq("runs before the first message that waits", &first["before"], &json!(1))?;
-    let second = send(&deployment, &conversation, &format!("@recall {one}\n@say {two}"), "?interrupt=true").await?;
+    let mut last = json!({"user_input": format!("@recall {one}\n@say {two}"), "interrupt": true});
+    let path = conversation.path("/messages");
+    // Where body and query contradict each other nothing is interrupted, and nothing waits.
+    let refused = deployment.api.post(&format!("{path}?interrupt=false"), &last).await?;
+    refused.expect_error(422, "VALIDATION_ERROR")?;
+    let of_a_run = deployment.api.post(&deployment.conversation(context).await?.path("/stream"), &last).await?;
+    of_a_run.expect_error(422, "VALIDATION_ERROR")?;
+    let second = deployment.api.post(&path, &last).await?.expect(202)?.json()?;
     check_eq("runs before the second", &second["before"], &json!(2))?;
     check_eq("status of the interrupted run", end(&stream.finish().await?).0.as_str(), "cancelled")?;
     // The second turn follows the first, so the model is sent what that has said.
@@ -98,7 +105,17 @@ async fn sent_during_a_run(context: &Context) -> Result<(), Failure> {
     let said: String =
         events.iter().filter(|event| event.name == "text_delta").map(|event| event.text("text")).collect();
     check_eq("status of the last run", end(&events).0.as_str(), "success")?;
-    check_eq("what it said", said.replace('\n', ""), format!("{one}: remembered{two}"))
+    check_eq("what it said", said.replace('\n', ""), format!("{one}: remembered{two}"))?;
+    // The query says the same, and both together what each of them says.
+    for (query, body) in [("?interrupt=true", Value::Null), ("?interrupt=true", json!(true))] {
+        let mut stream = deployment.start(&conversation, ENDLESS).await?;
+        stream.until("tool_call").await?;
+        last["interrupt"] = body;
+        let sent = deployment.api.post(&format!("{path}{query}"), &last).await?.expect(202)?.json()?;
+        check_eq("status of a run that the query interrupts", end(&stream.finish().await?).0.as_str(), "cancelled")?;
+        check_eq("the run after it", end(&events_of(&deployment, &conversation, &sent).await?).0.as_str(), "success")?;
+    }
+    Ok(())
 }
 
 async fn kept_and_dropped(context: &Context) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! A driver of another kind, which calls no model.
+//! Drivers that are not the usual one: one of another kind, which calls no model, and one of another version.
 
 use serde_json::json;
 
@@ -11,16 +11,33 @@ use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
 use crate::target::launch::Launch;
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "LIVE-030",
-    "A driver of another kind goes the same way: turns, consent, interruption, one process, a restart",
-    "whatever is special to one driver is behind a small interface; a second, trivial driver proves it",
-    body!(another_kind),
-)
-.severity(Severity::Medium)
-.profile(Profile::Full)
-.requires(RUN)
-.limit(120)];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "LIVE-030",
+        "A driver of another kind goes the same way: turns, consent, interruption, one process, a restart",
+        "whatever is special to one driver is behind a small interface; a second, trivial driver proves it",
+        body!(another_kind),
+    )
+    .severity(Severity::Medium)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(120),
+    Scenario::new(
+        "LIVE-031",
+        "A CLI of a version that was not tested serves turns; the log warns of it once, and each turn is counted",
+        "the CLI range that is supported is stated; another version is told",
+        body!(untested_version),
+    )
+    .severity(Severity::Medium)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(120),
+];
+
+/// A version of the CLI that there will never be.
+const FAR: &str = "999.1.0";
+/// Counts turns of a version that was not tested.
+const UNTESTED: &str = "driver_untested_turns_total";
 
 /// Processes that the agent, the container's first process, has started.
 async fn drivers(room: &Room) -> Result<Vec<String>, Failure> {
@@ -77,4 +94,41 @@ async fn another_kind(context: &Context) -> Result<(), Failure> {
     let init = last.iter().find(|event| event.name == "init");
     check_eq("the session of the last turn", init.map(|init| init.text("session_id")), Some(session.as_str()))?;
     check_eq("drivers after the restart", drivers(&room).await?, driver)
+}
+
+/// Makes the CLI report another version than it has when it begins a turn.
+fn of_version(version: &str) -> String {
+    format!(
+        "cli=\"$(readlink -f \"$(command -v claude)\")\"; good=\"$(dirname \"$cli\")/good-$(basename \"$cli\")\"; mv \"$cli\" \"$good\"\n\
+         printf '#!/bin/bash\\ngood=%s\\n' \"$good\" > \"$cli\"\n\
+         cat >> \"$cli\" <<'END'\n\
+         exec \"$good\" \"$@\" > >(exec sed -u 's/\"claude_code_version\":\"[^\"]*\"/\"claude_code_version\":\"{version}\"/')\n\
+         END\n\
+         chmod 755 \"$cli\""
+    )
+}
+
+async fn untested_version(context: &Context) -> Result<(), Failure> {
+    let image = context.derived_image(&of_version(FAR)).await?;
+    for (image, version) in [(None, None), (Some(image), Some(FAR))] {
+        // A process that waits would lose what rewrites its output.
+        let mut launch = Launch::new().set("DRIVER_KEEP_ALIVE", "0");
+        if let Some(image) = image {
+            launch = launch.set("CONTAINER_IMAGE", image);
+        }
+        let deployment = context.launch(launch).await?;
+        let conversation = deployment.conversation(context).await?;
+        for turn in 1..=2_u32 {
+            deployment.run_well(&conversation, "@say hello").await?;
+            let counted = deployment.api.metrics().await?.sum(UNTESTED);
+            let expected = version.map_or(0.0, |_| f64::from(turn));
+            check_eq(format!("{UNTESTED} after turn {turn} of {version:?}"), counted, Some(expected))?;
+        }
+        let log = deployment.server()?.log();
+        let told = log.lines().filter(|line| line.contains("not tested with") && line.contains("\"version\""));
+        let told: Vec<&str> = told.collect();
+        check_eq(format!("warnings of {version:?} in the log: {told:?}"), told.len(), usize::from(version.is_some()))?;
+        check(version.is_none_or(|version| told[0].contains(version)), format!("the version is not in {told:?}"))?;
+    }
+    Ok(())
 }

@@ -39,6 +39,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .profile(Profile::Full)
     .requires(RUN)
     .limit(180),
+    Scenario::new(
+        "LIVE-042",
+        "A driver that has died in the pool counts no longer: a conversation's driver may wait in its place",
+        "one process per conversation, counted, limited; a pool's driver that is gone takes nobody's place",
+        body!(died_in_the_pool),
+    )
+    .severity(Severity::Medium)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(150),
 ];
 
 /// How long it may take until a workspace of the pool is ready.
@@ -53,8 +63,12 @@ struct Pool {
 
 impl Pool {
     async fn launch(context: &Context, prompt: &str) -> Result<Self, Failure> {
+        Self::launch_with(context, prompt, Launch::new()).await
+    }
+
+    async fn launch_with(context: &Context, prompt: &str, launch: Launch) -> Result<Self, Failure> {
         let (tenant, model) = (context.unique("tenant"), context.unique("model"));
-        let launch = Launch::new().set("WARM_POOL_MODEL", &model).set("WARM_POOL_MAX_SIZE", 1);
+        let launch = launch.set("WARM_POOL_MODEL", &model).set("WARM_POOL_MAX_SIZE", 1);
         let deployment = context.launch(launch).await?;
         for id in [&model, &format!("{model}-other")] {
             let described = json!({"model_id": id, "display_name": "Scripted", "context_window": 200_000,
@@ -201,4 +215,27 @@ async fn another_driver(context: &Context) -> Result<(), Failure> {
         .await?;
     }
     Ok(())
+}
+
+async fn died_in_the_pool(context: &Context) -> Result<(), Failure> {
+    let one = Launch::new().set("DRIVER_KEEP_ALIVE_MAX", 1);
+    let pool = Pool::launch_with(context, "You are kind.", one).await?;
+    let conversation = pool.conversation(context).await?;
+    pool.deployment.run_well(&conversation, "@say one").await?;
+    let own = pool.deployment.only_room().await?;
+    until_drivers(&own, 1).await?;
+    // That of the pool counts first.
+    let (pooled, driver) = pool.filled().await?;
+    until_drivers(&own, 0).await?;
+    pooled.shell(&format!("kill -KILL {driver}")).await?;
+    until_drivers(&pooled, 0).await?;
+    eventually(FILLED, "the conversation's driver waits, as the pool's is gone", async || {
+        let run = |say: &'static str| pool.deployment.run_well(&conversation, say);
+        run("@say two").await.map_err(|failure| failure.to_string())?;
+        let before = until_drivers(&own, 1).await.map_err(|failure| failure.to_string())?;
+        run("@say three").await.map_err(|failure| failure.to_string())?;
+        let after = until_drivers(&own, 1).await.map_err(|failure| failure.to_string())?;
+        if before == after { Ok(()) } else { Err(format!("drivers {before:?}, then {after:?}")) }
+    })
+    .await
 }

@@ -1,7 +1,9 @@
 //! An agent that lies, floods and never ends.
 
 use bollard::query_parameters::TagImageOptionsBuilder;
+use serde_json::json;
 
+use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -10,25 +12,66 @@ use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::broken_run::ended_badly;
 use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::scenarios::common::needs::RUN;
+use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 use crate::target::process::peak_memory;
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "SEC-007",
-    "An agent that floods, lies or never ends costs its own run and workspace, and nothing of anybody else's",
-    "whatever comes out of a workspace has a total, and whatever it says is a claim",
-    body!(hostile_agents),
-)
-.severity(Severity::Critical)
-.profile(Profile::Full)
-.requires(RUN)
-.limit(180)];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "SEC-007",
+        "An agent that floods, lies or never ends costs its own run and workspace, and nothing of anybody else's",
+        "whatever comes out of a workspace has a total, and whatever it says is a claim",
+        body!(floods),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(180),
+    Scenario::new(
+        "SEC-013",
+        "An agent with numbers that go backwards, forged ids or withheld replies costs its own run, and nothing else",
+        "frames without end, out of order, forged ids; each run ends, with an error that says why",
+        body!(out_of_order),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(180),
+];
 
 const PROGRAM: &str = include_str!("programs/hostile_agent.py");
 
-/// What the agent does, and whether its workspace is removed for it. Impossible numbers are bounded.
-const HOW: [(&str, bool); 6] =
-    [("numbers", false), ("tools", true), ("frames", true), ("junk", true), ("asks", true), ("values", true)];
+/// What becomes of a run whose agent is hostile.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    /// Anything: what is impossible is bounded.
+    Bounded,
+    /// It fails, and the workspace is removed as hostile.
+    Hostile,
+    /// It fails.
+    Failed,
+}
+
+/// What the agent does, and what becomes of its run.
+const FLOODS: &[(&str, End)] = &[
+    ("numbers", End::Bounded),
+    ("tools", End::Hostile),
+    ("frames", End::Hostile),
+    ("junk", End::Hostile),
+    ("asks", End::Hostile),
+    ("values", End::Hostile),
+];
+/// See [`FLOODS`].
+const OUT_OF_ORDER: &[(&str, End)] = &[
+    ("backward-numbers", End::Hostile),
+    ("long-ids", End::Hostile),
+    ("unknown-cancels", End::Hostile),
+    ("withheld-decisions", End::Failed),
+    ("withheld-answers", End::Failed),
+];
+
+/// How long a run may take whose agent keeps it waiting for ever, in seconds.
+const LONGEST_RUN: u64 = 30;
 
 /// How much memory the server may need beyond what it needed before, in bytes.
 const MEMORY: u64 = 160 << 20;
@@ -52,7 +95,30 @@ async fn rename(context: &Context, image: &str, name: &str) -> Result<(), Failur
     Ok(context.engine()?.docker().tag_image(image, Some(options)).await?)
 }
 
-async fn hostile_agents(context: &Context) -> Result<(), Failure> {
+async fn floods(context: &Context) -> Result<(), Failure> {
+    hostile_agents(context, FLOODS).await
+}
+
+async fn out_of_order(context: &Context) -> Result<(), Failure> {
+    hostile_agents(context, OUT_OF_ORDER).await
+}
+
+/// The events of a run whose agent does this; what it asks is allowed.
+async fn run(deployment: &Deployment, conversation: &Conversation, how: &str) -> Result<Vec<RunEvent>, Failure> {
+    let mut body = json!({"user_input": how});
+    if how == "withheld-answers" {
+        body["configuration"] = json!({"limits": {"run_seconds": LONGEST_RUN}});
+    }
+    let mut stream = deployment.api.open_stream(&conversation.path("/stream"), &body).await?;
+    if how == "withheld-decisions" {
+        let id = stream.until("approval_required").await?.text("request_id").to_owned();
+        let path = conversation.path(&format!("/approvals/{id}"));
+        deployment.api.post(&path, &json!({"decision": "allow"})).await?.expect(200)?;
+    }
+    stream.finish().await
+}
+
+async fn hostile_agents(context: &Context, ways: &[(&str, End)]) -> Result<(), Failure> {
     let tag = context.new_image_tag("agent", context.engine()?)?;
     rename(context, &context.run.capabilities.image, &tag).await?;
     let deployment = context.launch(Launch::new().set("CONTAINER_IMAGE", &tag)).await?;
@@ -62,16 +128,20 @@ async fn hostile_agents(context: &Context) -> Result<(), Failure> {
     let server = deployment.server()?;
     let (memory, log) = (peak_memory(server.pid())?, server.log().len());
     rename(context, &hostile_image(context).await?, &tag).await?;
-    for (how, is_hostile) in HOW {
+    for &(how, end) in ways {
         let released = || server.log().matches("\"hostile\"").count();
         let earlier = released();
         let other = deployment.another_conversation(context, &neighbour.tenant, &neighbour.model).await?;
-        let stream = deployment.start(&other, how).await?;
-        let (events, beside) = tokio::join!(stream.finish(), deployment.run_well(&neighbour, "@say still here"));
+        let (events, beside) =
+            tokio::join!(run(&deployment, &other, how), deployment.run_well(&neighbour, "@say still here"));
         beside.map_err(|failure| failure.during(format!("a neighbour of an agent that sends {how}")))?;
         let events = events.map_err(|failure| failure.during(how))?;
-        if is_hostile {
-            ended_badly(&events).map_err(|failure| failure.during(how))?;
+        if end != End::Bounded {
+            let done = ended_badly(&events).map_err(|failure| failure.during(how))?;
+            let told = done["errors"][0].as_str().is_some_and(|why| !why.is_empty());
+            check(told, format!("an agent that sends {how}: no error says why: {done}"))?;
+        }
+        if end == End::Hostile {
             eventually(HEALED_LIMIT, format!("the end of the workspace whose agent sends {how}"), async || {
                 check(released() > earlier, "no workspace was released as hostile")
             })

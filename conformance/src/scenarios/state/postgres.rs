@@ -88,6 +88,8 @@ async fn same_as_a_file(context: &Context) -> Result<(), Failure> {
     let (deployment, conversation) =
         outlives(context, Launch::new().set("DATABASE_URL", postgres.url().await?)).await?;
     let api = &deployment.api;
+    let word = context.unique("word");
+    deployment.run_well(&conversation, &format!("@say {word}")).await?;
     // Nothing of it is in a local database file.
     let state = deployment.server()?.program.env.get("STATE_DIR").cloned().unwrap_or_default();
     let files: Vec<_> = std::fs::read_dir(&state)?.flatten().map(|entry| entry.file_name()).collect();
@@ -129,8 +131,23 @@ async fn same_as_a_file(context: &Context) -> Result<(), Failure> {
     let taken = json!({"tenant_id": conversation.tenant, "model_id": conversation.model});
     api.post("/api/tenants", &taken).await?.expect_error(409, "CONFLICT")?;
     api.delete(&format!("/api/models/{}", conversation.model)).await?.expect_error(409, "CONFLICT")?;
+    // What was said is in the messages, the log and the driver's transcript; all of it goes with the conversation.
+    let run = &context.run.id;
+    let mentioned = async || postgres.sql(run, &tables_with(&word), HEALED_LIMIT).await;
+    let before = mentioned().await?;
+    check(before.split_whitespace().count() > 2, format!("tables that have what was said: {before}"))?;
     api.delete(&conversation.path("")).await?.expect(204)?;
-    api.get(&conversation.path("/messages")).await?.expect_error(404, "NOT_FOUND")
+    api.get(&conversation.path("/messages")).await?.expect_error(404, "NOT_FOUND")?;
+    check_eq("tables that have what was said in a deleted conversation", mentioned().await?.trim(), "")
+}
+
+/// Lists the tables that have this text in any column.
+fn tables_with(text: &str) -> String {
+    format!(
+        "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', \
+         'information_schema') AND (xpath('//n/text()', query_to_xml(format('SELECT count(*) AS n FROM %I.%I AS one WHERE \
+         one::text LIKE %L', schemaname, tablename, '%{text}%'), false, false, '')))[1]::text::int > 0"
+    )
 }
 
 async fn database_is(deployment: &Deployment, expected: &str) -> Result<(), Failure> {

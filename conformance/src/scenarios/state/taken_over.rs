@@ -14,15 +14,7 @@ use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "STATE-016",
-    "A run whose server was killed is taken over by another one: nothing is missing, and nothing is said twice",
-    "the log is in PostgreSQL where configured, so that any server can answer",
-    body!(taken_over),
-)
-.severity(Severity::High)
-.profile(Profile::Full)
-.requires(&[
+const NEEDS: &[Capability] = &[
     Capability::Launch,
     Capability::Docker,
     Capability::Image,
@@ -30,8 +22,30 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     Capability::Redis,
     Capability::Postgres,
     Capability::Resume,
-])
-.limit(180)];
+];
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "STATE-016",
+        "A run whose server was killed is taken over by another one: nothing is missing, and nothing is said twice",
+        "the log is in PostgreSQL where configured, so that any server can answer",
+        body!(taken_over),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(180),
+    Scenario::new(
+        "STATE-017",
+        "What a killed server's run waits for is decided at another server at once, and the run ends there",
+        "restarts and other servers keep them: an approval after a kill -9, answered on another server",
+        body!(decided_elsewhere),
+    )
+    .severity(Severity::Critical)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(120),
+];
 
 /// How long a run of a server that has died may stay without one.
 const TAKEN_OVER: Duration = Duration::from_secs(60);
@@ -76,11 +90,52 @@ async fn rest(server: &Deployment, conversation: &Conversation, seen: Vec<RunEve
     Ok(all.lock().map(|all| all.clone()).unwrap_or_default())
 }
 
-async fn taken_over(context: &Context) -> Result<(), Failure> {
+/// The events of one kind.
+fn of<'e>(events: &'e [RunEvent], name: &str) -> Vec<&'e RunEvent> {
+    events.iter().filter(|event| event.name == name).collect()
+}
+
+/// Two servers of a deployment with PostgreSQL.
+async fn both(context: &Context) -> Result<(Deployment, Deployment), Failure> {
     let (redis, postgres) = (context.redis().await?, context.postgres().await?);
     let launch = Launch::new().set("REDIS_URL", redis.url()).set("DATABASE_URL", postgres.url().await?);
-    let mut first = context.launch(launch).await?;
+    let first = context.launch(launch).await?;
     let second = context.launch_beside(&first).await?;
+    Ok((first, second))
+}
+
+async fn decided_elsewhere(context: &Context) -> Result<(), Failure> {
+    let (mut first, second) = both(context).await?;
+    for (decision, failed) in [("allow", false), ("deny", true)] {
+        let conversation = first.conversation(context).await?;
+        let command = json!({"command": "echo once | tee -a times.txt", "description": "Do it"});
+        let body = json!({"user_input": format!("@tool Bash {command}\n@say The end."),
+            "configuration": {"permissions": {"ask": ["Bash"]}}});
+        let mut stream = first.api.open_stream(&conversation.path("/stream"), &body).await?;
+        let asked = stream.until("approval_required").await?;
+        drop(stream);
+        first.kill().await?;
+        let id = asked.text("request_id");
+        let path = conversation.path(&format!("/approvals/{id}"));
+        second.api.post(&path, &json!({"decision": decision})).await?.expect(200)?;
+        let seen = rest(&second, &conversation, vec![asked.clone()]).await?;
+        check_eq("status", seen.last().map(|done| done.text("status")), Some("success"))?;
+        let resolved: Vec<&str> = of(&seen, "approval_resolved").iter().map(|event| event.text("decision")).collect();
+        check_eq("decisions in approval_resolved", resolved, vec![decision])?;
+        let results: Vec<bool> = of(&seen, "tool_result").iter().map(|event| event.data["is_error"] == true).collect();
+        check_eq("whether the tool has failed, for each result", results, vec![failed])?;
+        check_eq("questions", of(&seen, "approval_required").len(), 1)?;
+        let times = second.only_room().await?.shell("cat times.txt 2>/dev/null || true").await?;
+        check_eq("times that the tool ran", times.printed.lines().count(), usize::from(!failed))?;
+        second.api.post(&path, &json!({"decision": decision})).await?.expect(200)?;
+        second.api.delete(&conversation.path("")).await?.expect(204)?;
+        first.restart(context).await?;
+    }
+    Ok(())
+}
+
+async fn taken_over(context: &Context) -> Result<(), Failure> {
+    let (mut first, second) = both(context).await?;
     let conversation = first.conversation(context).await?;
     let word = context.unique("word");
     let seen = start(&first, &conversation, &waits_for("go", &word)).await?;

@@ -1,6 +1,6 @@
 //! Servers of the Model Context Protocol that a tenant registers.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::world::{A, B, World, write};
 use crate::client::stream::RunEvent;
@@ -8,22 +8,41 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::target::deployment::Conversation;
 
 const NEEDS: &[Capability] =
     &[Capability::Launch, Capability::Docker, Capability::Image, Capability::Origin, Capability::Model];
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "TEN-090",
-    "The agent uses a tenant's MCP server through the proxy, which adds its credential; one that fails is an event",
-    "MCP servers registered per tenant, chosen per conversation, reached through the proxy with their credential",
-    body!(mcp),
-)
-.severity(Severity::High)
-.profile(Profile::Full)
-.requires(NEEDS)
-.limit(120)];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "TEN-090",
+        "The agent uses a tenant's MCP server through the proxy, which adds its credential; one that fails is an event",
+        "MCP servers registered per tenant, chosen per conversation, reached through the proxy with their credential",
+        body!(mcp),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(120),
+    Scenario::new(
+        "TEN-091",
+        "An MCP server that fails after the driver's start is an event that names it; once back, it is used again",
+        "MCP down, unauthorised, back: their status and failures are events that name the cause",
+        body!(fails_later),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(120),
+];
 
-async fn mcp(context: &Context) -> Result<(), Failure> {
+/// A call of the server's tool.
+const CALL: &str = "@tool mcp__sums__add {\"a\": 19, \"b\": 23}";
+/// Its result.
+const SUM: &str = "the sum is 42";
+
+/// A tenant with the server `sums`, whose credential the proxy adds, and another one that does not exist.
+async fn with_servers(context: &Context, more: Value) -> Result<(World, Conversation), Failure> {
     context.secrets().add("mcp-canary");
     let key = context.dir().join("key");
     std::fs::write(&key, "07".repeat(32))?;
@@ -36,20 +55,63 @@ async fn mcp(context: &Context) -> Result<(), Failure> {
     let credential = json!({"name": "sums", "purpose": {"host": A, "when": "always", "operations": [{"method": "POST", "path": "/mcp"}, {"method": "GET", "path": "/mcp"}]},
         "auth": {"type": "header", "name": "Authorization", "template": "Bearer {}", "secret": "mcp-canary"}});
     world.deployment.api.post(&format!("{of}/vaults/{vault}/credentials"), &credential).await?.expect(201)?;
-    let servers =
-        json!({"sums": {"url": format!("https://{A}/mcp")}, "broken": {"url": format!("https://{B}/nothing")}});
+    let mut servers = more;
+    servers["sums"] = json!({"url": format!("https://{A}/mcp")});
     let configuration = json!({"vaults": [vault], "integrations": {"mcp_servers": servers}});
     write(&world.deployment, &of, &configuration).await?.expect(200)?;
+    Ok((world, conversation))
+}
 
-    let call = "@tool mcp__sums__add {\"a\": 19, \"b\": 23}\n@say done";
-    let events = world.deployment.run_well(&conversation, call).await?;
+/// Name and status of each server of which the run has told that it fails.
+fn failed(events: &[RunEvent]) -> Vec<(&str, &str)> {
+    let failed = events.iter().filter(|event| event.name == "mcp_server");
+    failed.map(|event| (event.text("name"), event.text("status"))).collect()
+}
+
+/// What each call of a tool has returned, and whether it has failed.
+fn results(events: &[RunEvent]) -> Vec<(&str, bool)> {
+    let results = events.iter().filter(|event| event.name == "tool_result");
+    results.map(|event| (event.text("content"), event.data["is_error"] == true)).collect()
+}
+
+async fn fails_later(context: &Context) -> Result<(), Failure> {
+    let (world, conversation) = with_servers(context, json!({})).await?;
+    let once = format!("{CALL}\n@say done");
+    let events = world.deployment.run_well(&conversation, &once).await?;
+    check_eq("results while it answers", results(&events), vec![(SUM, false)])?;
+    check_eq("servers that fail while it answers", failed(&events), vec![])?;
+    for (status, state) in [(401, "needs-auth"), (503, "failed")] {
+        world.services.mcp(status).await?;
+        // It is told once, however often it is called; the run goes on.
+        let events = world.deployment.run_well(&conversation, &format!("{CALL}\n{once}")).await?;
+        let results = results(&events);
+        check(results.len() == 2 && results.iter().all(|(_, failed)| *failed), format!("at {status}: {results:?}"))?;
+        check_eq(format!("servers that fail at {status}"), failed(&events), vec![("sums", state)])?;
+        let told = events.iter().find(|event| event.name == "mcp_server").map(|event| event.text("message"));
+        let why = results[0].0.lines().next().unwrap_or_default();
+        check(
+            told.is_some_and(|told| !told.is_empty() && why.starts_with(told.trim_end_matches('…'))),
+            format!("the event at {status} says {told:?}, the tool {why:?}"),
+        )?;
+        world.services.mcp(200).await?;
+        let events = world.deployment.run_well(&conversation, &once).await?;
+        check_eq(format!("results after {status}"), self::results(&events), vec![(SUM, false)])?;
+        check_eq(format!("servers that fail after {status}"), failed(&events), vec![])?;
+    }
+    Ok(())
+}
+
+async fn mcp(context: &Context) -> Result<(), Failure> {
+    let (world, conversation) =
+        with_servers(context, json!({"broken": {"url": format!("https://{B}/nothing")}})).await?;
+    let events = world.deployment.run_well(&conversation, &format!("{CALL}\n@say done")).await?;
     let tools =
         events.iter().find(|event| event.name == "init").map(|init| init.data["tools"].clone()).unwrap_or_default();
     check(tools.to_string().contains("mcp__sums__add"), format!("tools: {tools}"))?;
     let result = events.iter().find(|event| event.name == "tool_result").map(|event| event.text("content").to_owned());
-    check_eq("the tool's result", result.as_deref(), Some("the sum is 42"))?;
-    let failed: Vec<&RunEvent> = events.iter().filter(|event| event.name == "mcp_server").collect();
-    check(failed.len() == 1 && failed[0].text("name") == "broken", format!("events mcp_server: {failed:?}"))?;
+    check_eq("the tool's result", result.as_deref(), Some(SUM))?;
+    let down: Vec<&str> = failed(&events).into_iter().map(|(name, _)| name).collect();
+    check_eq("servers that fail", down, vec!["broken"])?;
     let seen = world.seen("/mcp").await?;
     check(!seen.is_empty(), "no request for /mcp")?;
     for request in &seen {

@@ -116,7 +116,7 @@ async fn refused(context: &Context) -> Result<(), Failure> {
             check(reply.text().contains(place), format!("the answer does not name {place}: {}", reply.text()))?;
         }
     }
-    let make = json!({"command": "echo text > a.png; head -c 6000000 /dev/zero > large.png; ln -s /etc/passwd link.txt", "description": "Make files"});
+    let make = json!({"command": "echo text > a.png; (echo iVBORw0KGgo= | base64 -d; head -c 6000000 /dev/zero) > large.png; ln -s /etc/passwd link.txt", "description": "Make files"});
     deployment.run_well(&conversation, &format!("@tool Bash {make}\n@say made")).await?;
     let before = deployment.model()?.requests().await?.len();
     for (path, kind) in [("a.png", "image"), ("large.png", "image"), ("missing.png", "image"), ("link.txt", "document")]

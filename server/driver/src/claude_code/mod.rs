@@ -4,6 +4,7 @@ mod client_tools;
 mod control;
 mod environment;
 mod mapping;
+mod servers;
 mod transcript;
 mod usage;
 
@@ -151,6 +152,10 @@ impl Driver for ClaudeCode {
     fn report<'c>(&self, result: &'c str) -> &'c str {
         let report = result.split_once(HAND_BACK).and_then(|(_, rest)| Some(rest.split_once('\n')?.1));
         report.unwrap_or(result)
+    }
+
+    fn failed_server<'t>(&self, tool: &'t str, result: &str) -> Option<(&'t str, &'static str)> {
+        servers::failed(tool, result)
     }
 
     fn plugin(&self, name: &str) -> Option<(String, String)> {

@@ -1,6 +1,6 @@
 //! The past of a run: what an earlier process recorded in its journal.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::time::Duration;
@@ -16,10 +16,11 @@ use super::line::{Ending, EventLine, Head, NOTE, Note};
 use super::{Lines, MARKS_APART};
 
 /// Names of the events of which something is remembered.
-const REMEMBERED: [&str; 8] = [
+const REMEMBERED: [&str; 9] = [
     "tool_call",
     "tool_result",
     "error",
+    "mcp_server",
     "approval_required",
     "question",
     "tool_request",
@@ -42,6 +43,8 @@ pub struct Past {
     pub recorded: usize,
     /// Tool calls without a result so far: id and name.
     pub tools: HashMap<String, String>,
+    /// MCP servers of which was told that they fail.
+    pub failed_servers: HashSet<String>,
     /// Messages of the `error` events.
     pub errors: Vec<String>,
     /// What the driver had asked and nobody had told it: questions, with decisions that may not have been delivered.
@@ -94,6 +97,7 @@ impl Past {
             agent_event: 0,
             recorded: 0,
             tools: HashMap::new(),
+            failed_servers: HashSet::new(),
             errors: Vec::new(),
             asked: Vec::new(),
             told: Vec::new(),
@@ -209,6 +213,7 @@ impl Past {
         match name {
             "tool_call" => drop(self.tools.insert(text("tool_use_id"), text("tool_name"))),
             "tool_result" => drop(self.tools.remove(&text("tool_use_id"))),
+            "mcp_server" => drop(self.failed_servers.insert(text("name"))),
             name if asks(name) => self.asked.push((pending(name, data), None)),
             "approval_resolved" | "tool_request_resolved" => {
                 let resolved = text("request_id");

@@ -10,6 +10,7 @@ use crate::agent::Agent;
 use crate::id::RoomId;
 use crate::lifecycle::build::subject;
 use crate::lifecycle::lease::{Lease, Origin};
+use crate::lifecycle::started::watch_started;
 use crate::peers::PeerRooms;
 use crate::reason::ReleaseReason;
 use crate::rooms::{Occupant, Opened, Room, RoomState};
@@ -131,6 +132,7 @@ impl Workspaces {
         };
         let room = Arc::new(Room::new(id.clone(), jiff::Timestamp::now(), Some(opened)));
         room.set_started(started);
+        watch_started(&room);
         self.rooms.insert(room.clone(), state);
         let occupant = room.occupant();
         if let Some(occupant) = &occupant {

@@ -254,7 +254,7 @@ impl Workspaces {
         Ok(Opened { agent, listener, uid })
     }
 
-    async fn run(&self, room: &Room, uid: u32, occupant: Option<Occupant>) -> Result<(), BuildError> {
+    async fn run(&self, room: &Arc<Room>, uid: u32, occupant: Option<Occupant>) -> Result<(), BuildError> {
         let host_path = self.parts.sockets.host_path(&room.id);
         let spec = self.parts.template.room(&room.id, uid, host_path.clone(), &variant_of(room));
         self.parts.engine.run(spec).await.map_err(|error| match error {

@@ -1,11 +1,12 @@
 //! Drivers that are started in workspaces of the warm pool, before they have a conversation.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nagaya_protocol::{AgentEvent, ExecuteRequest};
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::agent::{Agent, AgentError};
+use crate::agent::{Agent, AgentError, EventStream};
 use crate::lifecycle::lease::end_surplus_drivers;
 use crate::rooms::Room;
 use crate::session::Living;
@@ -16,6 +17,8 @@ use crate::workspaces::Workspaces;
 const WAITS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest time until a driver is started. Its own preparations go on after that.
 const START_DEADLINE: Duration = Duration::from_secs(20);
+/// Pause before an agent whose connection has broken is asked again what has become of its driver.
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Workspaces {
     /// From now on, workspaces that are built for the pool get the drivers that `starter` names.
@@ -26,7 +29,7 @@ impl Workspaces {
     }
 
     /// Starts a driver in a room that is built for the pool, unless as many wait as may. A failure is logged: the room is of use without.
-    pub(crate) async fn start_driver(&self, room: &Room) {
+    pub(crate) async fn start_driver(&self, room: &Arc<Room>) {
         let Some(starter) = self.starter.get() else { return };
         // One after the other, so that each counts those before it.
         let _turn = self.starting.lock().await;
@@ -39,6 +42,7 @@ impl Workspaces {
         let why = match started {
             Ok(Ok((execution, read))) => {
                 room.set_started(Some(Living { execution, read, options }));
+                watch_started(room);
                 return end_surplus_drivers(self).await;
             }
             Ok(Err(error)) => error.to_string(),
@@ -57,5 +61,49 @@ async fn start(agent: &Agent, request: &ExecuteRequest) -> Result<(String, u64),
             Ok((execution_id, read))
         }
         _ => Err(AgentError::Broken("the execution does not say that it has started".into())),
+    }
+}
+
+/// Watches the driver that waits in a room of the pool, if there is one: once it has ended it no longer counts as waiting.
+pub(super) fn watch_started(room: &Arc<Room>) {
+    let Some(living) = room.started() else { return };
+    room.set_started_watch(AbortOnDropHandle::new(tokio::spawn(watch(Arc::downgrade(room), living))));
+}
+
+/// The room is not held meanwhile: it goes when its release is done.
+async fn watch(room: Weak<Room>, living: Living) {
+    let mut read = living.read;
+    loop {
+        let events = match room.upgrade() {
+            Some(room) => match room.agent() {
+                Ok(agent) => agent.follow(&living.execution, read).await,
+                Err(_) => return,
+            },
+            None => return,
+        };
+        match until_ended(events, &mut read).await {
+            Ok(()) => break,
+            Err(error) if error.is_gone() => break,
+            // What such an agent says proves nothing; its room goes when somebody needs it.
+            Err(error) if error.is_hostile() => return,
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+    if let Some(room) = room.upgrade() {
+        tracing::warn!(workspace = %room.id, "the driver of a workspace of the pool has ended before a conversation took it over");
+        // Last, because it ends this task.
+        room.take_started();
+    }
+}
+
+/// Reads events until the last one. `read` is the number of the last event that was read.
+async fn until_ended(events: Result<EventStream, AgentError>, read: &mut u64) -> Result<(), AgentError> {
+    let mut events = events?;
+    loop {
+        match events.next().await? {
+            Some((_, AgentEvent::Ended(_))) => return Ok(()),
+            Some((number, _)) => *read = number,
+            None => return Err(AgentError::Gone),
+        }
     }
 }

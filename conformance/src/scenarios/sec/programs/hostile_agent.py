@@ -6,6 +6,9 @@ without are answered as /health, the first with one is /execute.
 
 import json, socket, struct, time
 
+# The names are looked for in the prompt, in this order.
+WAYS = ["backward-numbers", "long-ids", "unknown-cancels", "withheld-decisions", "withheld-answers",
+        "numbers", "tools", "frames", "junk", "asks", "values"]
 HEALTH = {"status": "ok", "version": "hostile", "driver": "none", "cli_version": None, "protocol": 4}
 
 
@@ -22,8 +25,14 @@ def line(number, data):
     return event(number, "frame", data)
 
 
+def ask(number, request_id, subtype="can_use_tool"):
+    """A request of the driver's."""
+    return line(number, {"type": "control_request", "request_id": request_id, "request": {
+        "subtype": subtype, "tool_name": "Bash", "tool_use_id": f"t{number}", "input": {"command": "x" * 100}}})
+
+
 def attack(how):
-    """Pieces of the answer to /execute."""
+    """Pieces of the answer to /execute; None is a frame of the server's to read."""
     yield event(1, "started", {"execution_id": "1"})
     yield line(2, {"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": []})
     if how == "numbers":
@@ -32,17 +41,27 @@ def attack(how):
         yield line(3, {"type": "result", "subtype": "success", "is_error": False, "result": "nul \0 and done", "session_id": "s",
                        "usage": usage, "num_turns": (1 << 32) - 1, "duration_ms": most})
         return
+    if how in ("withheld-decisions", "withheld-answers"):
+        # What the server writes to the driver is never confirmed.
+        yield ask(3, "r3", "can_use_tool" if how == "withheld-decisions" else "of_the_agents_own")
+        while True:
+            yield None
     number = 2
     while True:
         number += 1
-        if how == "tools":
+        if how == "backward-numbers":
+            yield b"".join(line(max(3, 1_000_000 - number * 100 - n), {"type": "keep_alive"}) for n in range(100))
+        elif how == "long-ids":
+            yield ask(number, "r" * 100_000)
+        elif how == "unknown-cancels":
+            yield b"".join(line(number * 100 + n, {"type": "control_cancel_request", "request_id": f"none-{number}-{n}"}) for n in range(100))
+        elif how == "tools":
             calls = [{"type": "tool_use", "id": f"{number}-{n}", "name": "Bash", "input": {"command": "x" * 100}} for n in range(100)]
             yield line(number, {"type": "assistant", "message": {"content": calls}})
         elif how == "junk":
             yield b"".join(b"id: %d\nevent: x\ndata: {\"type\": \"\x1b[2Jnonsense\"}\n\n" % number for _ in range(100))
         elif how == "asks":
-            yield line(number, {"type": "control_request", "request_id": f"r{number}", "request": {
-                "subtype": "can_use_tool", "tool_name": "Bash", "tool_use_id": f"t{number}", "input": {"command": "x" * 100}}})
+            yield ask(number, f"r{number}")
         elif how == "values":
             yield b"id: %d\nevent: frame\ndata: [%s0]\n\n" % (number, b"0," * 4_000_000)
         else:
@@ -120,14 +139,14 @@ class Connection:
             execution = self.serve()
             if execution is None:
                 continue
-            how = next(how for how in ["numbers", "tools", "frames", "junk", "asks", "values"] if how.encode() in self.body)
+            how = next(how for how in WAYS if how.encode() in self.body)
             if how == "frames":
                 while True:
                     # Answers to pings that nobody has sent: they need no answer, which would have to be read.
                     self.socket.sendall(frame(6, 1, 0, b"pingping") * 1000)
             self.begin(execution)
             for piece in attack(how):
-                self.send(execution, piece)
+                self.serve() if piece is None else self.send(execution, piece)
             self.send(execution, b"", last=True)
 
 
