@@ -124,7 +124,7 @@ pub(super) async fn read(app: &AppState, request: Request) -> Result<Submission,
     if submission.request.interrupt.is_some() {
         return Err(ApiError::invalid(
             "interrupt",
-            "is taken by POST …/messages only; no run is in progress when this one begins",
+            "only POST …/messages takes it: use that to interrupt a run that is in progress",
         ));
     }
     if submission.request.command.is_some() && submission.files.is_some() {

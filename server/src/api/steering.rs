@@ -21,7 +21,7 @@ use nagaya_workspace::rooms::Occupant;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct MessageQuery {
-    /// As `interrupt` in the body, which may have it instead.
+    /// Same as `interrupt` in the body; give one of them.
     interrupt: Option<bool>,
 }
 
@@ -53,6 +53,9 @@ pub(super) async fn send(
     let interrupt = whether_to_interrupt(query.interrupt, request.interrupt)?;
     for run_id in &attempts.earlier {
         if let Some(before) = app.runs.accepted(&path.conversation_id, run_id).await? {
+            if interrupt && before > 0 {
+                app.runs.interrupt(&path.conversation_id, Some(run_id)).await;
+            }
             return Ok((StatusCode::ACCEPTED, Json(Accepted { run_id: run_id.clone(), before })));
         }
     }
@@ -64,10 +67,7 @@ pub(super) async fn send(
             Occupant { conversation: conversation.conversation_id.clone(), tenant: conversation.tenant_id.clone() };
         app.cluster.admit(&occupant).await?;
     }
-    let (run_id, before) = app.runs.start_or_wait(attempts.own().await?, order).await?;
-    if interrupt && before > 0 {
-        app.runs.interrupt(&path.conversation_id, Some(&run_id)).await;
-    }
+    let (run_id, before) = app.runs.start_or_wait(attempts.own().await?, order, interrupt).await?;
     tracing::info!(conversation = path.conversation_id, run = run_id, before, "message accepted");
     Ok((StatusCode::ACCEPTED, Json(Accepted { run_id, before })))
 }

@@ -137,7 +137,7 @@ pub(super) async fn cancel(
     ApiPath(path): ApiPath<ConversationPath>,
 ) -> Result<StatusCode, ApiError> {
     app.store.conversation(&tenant, &path.conversation_id).await?;
-    if app.runs.cancel(&path.conversation_id).await {
+    if app.runs.cancel(&path.conversation_id).await.map_err(|error| ApiError::internal(&error))? {
         Ok(StatusCode::ACCEPTED)
     } else {
         Err(ApiError::new(Code::Conflict, "no run is in progress in this conversation"))

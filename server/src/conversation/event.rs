@@ -159,7 +159,7 @@ pub enum Event {
     McpServer {
         /// Name of the server.
         name: String,
-        /// State of the server, in the driver's words: `failed`, or `needs-auth` where it refuses the credential.
+        /// State of the server, in the driver's words, for example `failed`, or `needs-auth` where it refuses the credential.
         status: String,
         /// What the call of a tool has failed with; absent if the server was not there when the driver started.
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -364,9 +364,12 @@ impl Runs {
 
     /// Cancels a conversation's run, and drops the messages that wait for its end; `false` if none is in progress.
     /// Both happen also if the future is dropped.
-    pub async fn cancel(self: &Arc<Self>, conversation: &str) -> bool {
+    ///
+    /// # Errors
+    /// The work that does it has panicked.
+    pub async fn cancel(self: &Arc<Self>, conversation: &str) -> io::Result<bool> {
         let (this, id) = (self.clone(), conversation.to_owned());
-        let cancelled = self.detached(async move {
+        self.detached(async move {
             this.drop_waiting(&id).await;
             let Some(Running { journal, signals }) = this.going_on(&id) else { return false };
             // In the journal first, so that the next process ends the run if this one dies.
@@ -375,17 +378,17 @@ impl Runs {
             }
             signals.cancel.cancel();
             true
-        });
-        cancelled.await.unwrap_or_else(|error| {
-            tracing::error!(conversation, %error, "a run was not cancelled");
-            self.is_running(conversation)
         })
+        .await
     }
 
     /// Cancels a conversation's run, waits for its end and removes the conversation's log from this server; `false` if the run did not
     /// end in time.
     pub async fn end(self: &Arc<Self>, conversation: &str) -> bool {
-        self.cancel(conversation).await;
+        if let Err(error) = self.cancel(conversation).await {
+            tracing::error!(conversation, %error, "the run of a conversation that is deleted was not cancelled");
+            return false;
+        }
         let running = self.running(conversation);
         if let Some(Running { journal, .. }) = &running {
             if tokio::time::timeout(END_DEADLINE, journal.ended()).await != Ok(true) {

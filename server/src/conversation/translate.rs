@@ -1,6 +1,5 @@
 //! Translates the agent's events to the client's.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use nagaya_driver as driver;
@@ -8,6 +7,7 @@ use nagaya_driver::{Driver, ErrorKind};
 use serde_json::Value;
 
 use super::event::{ErrorType, Event, ProgressKind};
+use super::journal::Known;
 use super::skills::SKILLS;
 
 /// Longest summary of a tool call, and longest preview of a sub-agent's report, in characters.
@@ -16,7 +16,7 @@ const SHORT: usize = 120;
 /// Tool calls that may be without a result at the same time. A driver has a few for each of its sub-agents.
 const MOST_OPEN_TOOLS: usize = 1_000;
 
-/// MCP servers of one run of which is told that they fail. A conversation has fewer; what a workspace says may name any.
+/// MCP servers whose failure one run reports. A conversation has fewer; what a workspace says may name any.
 const MOST_FAILED_SERVERS: usize = 100;
 
 /// The translator of one run. It remembers the open tool calls, because a result does not name its tool.
@@ -25,32 +25,23 @@ pub(super) struct Translator {
     conversation: String,
     request_id: Option<String>,
     driver: Arc<dyn Driver>,
-    /// Tool calls without a result: id and name.
-    tools: HashMap<String, String>,
-    /// MCP servers of which the run has told that they fail.
-    failed_servers: HashSet<String>,
+    known: Known,
 }
 
 impl Translator {
-    /// `tools` are the calls without a result so far: id and name. `failed_servers` are those of which was told.
-    pub(super) fn new(
-        conversation: String,
-        request_id: Option<String>,
-        driver: Arc<dyn Driver>,
-        tools: HashMap<String, String>,
-        failed_servers: HashSet<String>,
-    ) -> Self {
-        Self { conversation, request_id, driver, tools, failed_servers }
+    /// `known` is what earlier events of the run mean for those that follow.
+    pub(super) fn new(conversation: String, request_id: Option<String>, driver: Arc<dyn Driver>, known: Known) -> Self {
+        Self { conversation, request_id, driver, known }
     }
 
     /// How many tool calls are without a result.
     pub(super) fn open_tools(&self) -> usize {
-        self.tools.len()
+        self.known.tools.len()
     }
 
     /// Why what the driver has open is more than a driver has; `None` if it is not.
     pub(super) fn excess(&self) -> Option<String> {
-        let open = self.tools.len();
+        let open = self.known.tools.len();
         (open > MOST_OPEN_TOOLS).then(|| format!("{open} tool calls without a result"))
     }
 
@@ -109,14 +100,15 @@ impl Translator {
         }
     }
 
-    /// What is told of an MCP server that fails: once.
+    /// Reports that an MCP server fails: once.
     fn failed_server(&mut self, name: String, status: String, message: Option<String>) -> Option<Event> {
-        let new = self.failed_servers.len() < MOST_FAILED_SERVERS && self.failed_servers.insert(name.clone());
+        let new =
+            self.known.failed_servers.len() < MOST_FAILED_SERVERS && self.known.failed_servers.insert(name.clone());
         new.then_some(Event::McpServer { name, status, message })
     }
 
     fn tool_use(&mut self, id: String, name: String, input: Value, parent: Option<String>) -> Vec<Event> {
-        self.tools.insert(id.clone(), name.clone());
+        self.known.tools.insert(id.clone(), name.clone());
         let summary = summary(&name, &input);
         let mut events = Vec::new();
         if let Some(driver::Subagent { kind, description, model }) = self.driver.subagent(&name, &input) {
@@ -134,7 +126,7 @@ impl Translator {
     }
 
     fn tool_result(&mut self, id: String, content: String, is_error: bool, parent: Option<String>) -> Vec<Event> {
-        let tool_name = self.tools.remove(&id).unwrap_or_else(|| "unknown".into());
+        let tool_name = self.known.tools.remove(&id).unwrap_or_else(|| "unknown".into());
         let status = if is_error { "error" } else { "completed" };
         let mut events = Vec::new();
         if self.driver.subagent(&tool_name, &Value::Null).is_some() {
@@ -202,7 +194,7 @@ mod tests {
     use serde_json::json;
 
     fn translator() -> Translator {
-        Translator::new("c".into(), None, driver::Kind::default().driver(), HashMap::new(), HashSet::new())
+        Translator::new("c".into(), None, driver::Kind::default().driver(), Known::default())
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .limit(180),
     Scenario::new(
         "SEC-013",
-        "An agent with numbers that go backwards, forged ids or withheld replies costs its own run, and nothing else",
-        "frames without end, out of order, forged ids; each run ends, with an error that says why",
+        "An agent with numbers that go backwards, endless ids or withheld replies costs its own run, and nothing else",
+        "frames out of order, ids of any length, replies withheld; each run ends, with an error that says why",
         body!(out_of_order),
     )
     .severity(Severity::Critical)
@@ -142,6 +142,9 @@ async fn hostile_agents(context: &Context, ways: &[(&str, End)]) -> Result<(), F
             check(told, format!("an agent that sends {how}: no error says why: {done}"))?;
         }
         if end == End::Hostile {
+            let limited =
+                events.iter().any(|event| event.name == "error" && event.text("error_type") == "limit_exceeded");
+            check(limited, format!("an agent that sends {how}: no error is limit_exceeded"))?;
             eventually(HEALED_LIMIT, format!("the end of the workspace whose agent sends {how}"), async || {
                 check(released() > earlier, "no workspace was released as hostile")
             })

@@ -44,7 +44,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .severity(Severity::Critical)
     .profile(Profile::Full)
     .requires(NEEDS)
-    .limit(120),
+    .limit(180),
 ];
 
 /// How long a run of a server that has died may stay without one.
@@ -106,7 +106,10 @@ async fn both(context: &Context) -> Result<(Deployment, Deployment), Failure> {
 
 async fn decided_elsewhere(context: &Context) -> Result<(), Failure> {
     let (mut first, second) = both(context).await?;
-    for (decision, failed) in [("allow", false), ("deny", true)] {
+    for (round, (decision, failed)) in [("allow", false), ("deny", true)].into_iter().enumerate() {
+        if round > 0 {
+            first.restart(context).await?;
+        }
         let conversation = first.conversation(context).await?;
         let command = json!({"command": "echo once | tee -a times.txt", "description": "Do it"});
         let body = json!({"user_input": format!("@tool Bash {command}\n@say The end."),
@@ -129,7 +132,6 @@ async fn decided_elsewhere(context: &Context) -> Result<(), Failure> {
         check_eq("times that the tool ran", times.printed.lines().count(), usize::from(!failed))?;
         second.api.post(&path, &json!({"decision": decision})).await?.expect(200)?;
         second.api.delete(&conversation.path("")).await?.expect(204)?;
-        first.restart(context).await?;
     }
     Ok(())
 }

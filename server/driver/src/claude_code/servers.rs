@@ -6,18 +6,16 @@ use super::client_tools;
 /// Prefix of the names of tools that a server has: `mcp__SERVER__TOOL`.
 const PREFIX: &str = "mcp__";
 /// How the CLI's text begins where the server has refused the credential, and the sign-in that the CLI tries then has failed.
-const UNAUTHORISED: [&str; 2] = ["Dynamic Client Registration rejected", "Unauthorized"];
+const UNAUTHORISED: [&str; 1] = ["Dynamic Client Registration rejected"];
 /// How it begins where the server has not answered, or with a status that is no success.
-const UNREACHABLE: [&str; 9] = [
-    "Error POSTing to endpoint",
-    "Streamable HTTP error",
-    "MCP error -32000",
-    "MCP error -32001",
-    "ECONNREFUSED",
-    "ECONNRESET",
-    "ETIMEDOUT",
-    "Unable to connect",
-    "fetch failed",
+const UNREACHABLE: [&str; 7] = [
+    "Error POSTing to endpoint:",
+    "Streamable HTTP error:",
+    "MCP error -32000: Connection closed",
+    "MCP error -32001: Request timed out",
+    "ECONNREFUSED:",
+    "ECONNRESET:",
+    "ETIMEDOUT:",
 ];
 
 /// The server of this tool and its state, in the CLI's words for servers that fail at its start, if the result of the failed call says that
@@ -43,7 +41,7 @@ mod tests {
     #[test]
     fn a_server_that_has_failed_is_told_from_a_tool_that_has() {
         let failed = |result| failed("mcp__sums__add", result);
-        // As CLI 2.1.331 says it.
+        // As CLI 2.1.331 says it, or the library with which it speaks to servers.
         for (result, status) in [
             ("Dynamic Client Registration rejected (HTTP 401): {\"error\": \"no\"}", "needs-auth"),
             ("Error POSTing to endpoint: <html>Bad gateway</html>", "failed"),
@@ -52,11 +50,25 @@ mod tests {
             ("MCP server \"sums\" requires authorization: its", "needs-auth"),
             ("ECONNRESET: The socket connection was closed unexpectedly. For more information, pass", "failed"),
             ("MCP server \"sums\" is not connected", "failed"),
+            ("Streamable HTTP error: Failed to open SSE stream: Bad Gateway", "failed"),
+            ("MCP error -32000: Connection closed", "failed"),
+            ("MCP error -32001: Request timed out", "failed"),
+            ("ETIMEDOUT: connect", "failed"),
             ("MCP server \"sums\" connection closed before the tool call was answered. The tool may", "failed"),
         ] {
             assert_eq!(failed(result), Some(("sums", status)), "{result}");
         }
-        for result in ["no such item", "", "The shop says: ECONNREFUSED", "MCP server \"other\" is not connected"] {
+        // What a server says of its own work.
+        for result in [
+            "no such item",
+            "",
+            "The shop says: ECONNREFUSED",
+            "MCP server \"other\" is not connected",
+            "Unauthorized: no access to this project",
+            "MCP error -32000: the shop is closed",
+            "MCP error -320001: no",
+            "ECONNREFUSED by the warehouse",
+        ] {
             assert_eq!(failed(result), None, "{result}");
         }
     }

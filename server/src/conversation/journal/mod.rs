@@ -29,7 +29,7 @@ use tokio::sync::watch;
 pub use directory::{JournalRef, Journals};
 pub use line::{Ending, EventLine, Head, Note};
 pub use listing::{Entry, Position};
-pub use past::{Past, PastExecution};
+pub use past::{Known, Past, PastExecution};
 pub use reader::{Lines, Reader};
 pub use retention::Retention;
 

@@ -41,10 +41,10 @@ pub struct Past {
     pub agent_event: u64,
     /// How many events were recorded from that one; not all of them if the process was killed in between.
     pub recorded: usize,
-    /// Tool calls without a result so far: id and name.
-    pub tools: HashMap<String, String>,
-    /// MCP servers of which was told that they fail.
-    pub failed_servers: HashSet<String>,
+    /// Tool calls without a result so far, and what was reported already.
+    known: Known,
+    /// How to undo what the events of `agent_event` have changed of that.
+    undo: Vec<Undo>,
     /// Messages of the `error` events.
     pub errors: Vec<String>,
     /// What the driver had asked and nobody had told it: questions, with decisions that may not have been delivered.
@@ -75,6 +75,22 @@ pub struct Past {
     pub(super) marks: Vec<(u64, usize)>,
 }
 
+/// What the events of a run mean for those that follow.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Tool calls without a result: id and name.
+    pub tools: HashMap<String, String>,
+    /// MCP servers whose failure was reported.
+    pub failed_servers: HashSet<String>,
+}
+
+/// A change of [`Known`], undone.
+#[derive(Debug)]
+enum Undo {
+    Tool(String, Option<String>),
+    Server(String),
+}
+
 /// An execution that was in progress.
 #[derive(Debug, Clone)]
 pub struct PastExecution {
@@ -96,8 +112,8 @@ impl Past {
             execution: None,
             agent_event: 0,
             recorded: 0,
-            tools: HashMap::new(),
-            failed_servers: HashSet::new(),
+            known: Known::default(),
+            undo: Vec::new(),
             errors: Vec::new(),
             asked: Vec::new(),
             told: Vec::new(),
@@ -114,6 +130,20 @@ impl Past {
             lines: 0,
             marks: Vec::new(),
         }
+    }
+
+    /// What was known before the agent's event that `agent_event` names: that one comes again and must become the same events again, of
+    /// which the recorded ones are then left out.
+    pub fn take_known_before(&mut self) -> Known {
+        let mut known = std::mem::take(&mut self.known);
+        for undo in self.undo.drain(..).rev() {
+            match undo {
+                Undo::Tool(id, Some(name)) => drop(known.tools.insert(id, name)),
+                Undo::Tool(id, None) => drop(known.tools.remove(&id)),
+                Undo::Server(name) => drop(known.failed_servers.remove(&name)),
+            }
+        }
+        known
     }
 
     /// After which event the agent is asked for the rest where it no longer has the turn's beginning: the last one that was handled comes
@@ -196,6 +226,7 @@ impl Past {
         if event.agent_event > 0 {
             if event.agent_event != self.agent_event {
                 self.told.clear();
+                self.undo.clear();
             }
             self.recorded = if event.agent_event == self.agent_event { self.recorded + 1 } else { 1 };
             self.agent_event = event.agent_event;
@@ -203,17 +234,25 @@ impl Past {
         self.done = event.name == "done";
         if REMEMBERED.contains(&event.name) {
             let Ok(data) = serde_json::from_str::<Value>(event.data) else { return false };
-            self.remember(event.name, &data);
+            self.remember(event.name, &data, event.agent_event > 0);
         }
         true
     }
 
-    fn remember(&mut self, name: &str, data: &Value) {
+    fn remember(&mut self, name: &str, data: &Value, agents: bool) {
         let text = |field: &str| data[field].as_str().unwrap_or_default().to_owned();
+        let mut undo = None;
         match name {
-            "tool_call" => drop(self.tools.insert(text("tool_use_id"), text("tool_name"))),
-            "tool_result" => drop(self.tools.remove(&text("tool_use_id"))),
-            "mcp_server" => drop(self.failed_servers.insert(text("name"))),
+            "tool_call" => {
+                let before = self.known.tools.insert(text("tool_use_id"), text("tool_name"));
+                undo = Some(Undo::Tool(text("tool_use_id"), before));
+            }
+            "tool_result" => {
+                let before = self.known.tools.remove(&text("tool_use_id"));
+                undo = Some(Undo::Tool(text("tool_use_id"), before));
+            }
+            "mcp_server" if self.known.failed_servers.insert(text("name")) => undo = Some(Undo::Server(text("name"))),
+            "mcp_server" => {}
             name if asks(name) => self.asked.push((pending(name, data), None)),
             "approval_resolved" | "tool_request_resolved" => {
                 let resolved = text("request_id");
@@ -222,9 +261,12 @@ impl Past {
             }
             _ => self.errors.push(text("message")),
         }
+        if agents {
+            self.undo.extend(undo);
+        }
         let at = data["timestamp"].as_str().and_then(|at| at.parse().ok());
         // As while it runs: tools of which nobody is asked work.
-        let waits = !self.asked.is_empty() && self.tools.len() <= self.asked.len();
+        let waits = !self.asked.is_empty() && self.known.tools.len() <= self.asked.len();
         match (self.waiting_since, waits) {
             (None, true) => self.waiting_since = at,
             (Some(_), false) => {
@@ -291,7 +333,7 @@ mod tests {
         let waited = |past: &Past, now| past.waited_until(second(now)).as_secs();
         let mut take = |at, name: &str, id: &str| {
             let field = if name.starts_with("tool_") { "tool_use_id" } else { "request_id" };
-            past.remember(name, &json!({field: id, "timestamp": second(at).to_string()}));
+            past.remember(name, &json!({field: id, "timestamp": second(at).to_string()}), true);
             waited(&past, at + 1)
         };
         assert_eq!(take(0, "tool_call", "a"), 0);

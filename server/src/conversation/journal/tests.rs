@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Seek, Write};
 
@@ -249,17 +250,59 @@ async fn a_journal_restores_the_state_of_a_resumed_run() {
     let mut file = tempfile::tempfile().expect("a file");
     let journal = begin_in(file.try_clone().expect("clones")).await;
     write_run(&journal).await;
-    let past = Past::read(&file, 0).expect("reads").expect("a past").0;
+    let mut past = Past::read(&file, 0).expect("reads").expect("a past").0;
     assert_eq!((past.seq, past.done, past.settled, past.agent_event, past.recorded), (7, true, true, 5, 1));
     assert_eq!(past.lines, 11);
+    let open = past.take_known_before().tools;
+    assert_eq!(open, HashMap::from([("1".to_owned(), "Bash".to_owned()), ("2".to_owned(), "Bash".to_owned())]));
     let (_, at) = (past.bytes, whole_up_to(&mut file, "ping"));
     file.set_len(at).expect("cuts");
-    let past = Past::read(&file, 0).expect("reads").expect("a past").0;
+    let mut past = Past::read(&file, 0).expect("reads").expect("a past").0;
     assert_eq!((past.seq, past.done, past.agent_event, past.recorded), (4, false, 2, 3));
-    assert_eq!((past.room.as_deref(), past.execution.map(|e| e.id).as_deref()), (Some("w"), Some("e")));
-    let mut open: Vec<_> = past.tools.into_iter().collect();
-    open.sort_unstable();
-    assert_eq!(open, [("1".to_owned(), "Bash".to_owned()), ("2".to_owned(), "Bash".to_owned())]);
+    assert_eq!((past.room.as_deref(), past.execution.as_ref().map(|e| e.id.as_str())), (Some("w"), Some("e")));
+    // The agent's event that both calls are from comes again.
+    assert_eq!(past.take_known_before(), Known::default());
+}
+
+#[tokio::test]
+async fn what_comes_again_meets_what_was_known_before_it() {
+    let file = tempfile::tempfile().expect("a file");
+    let journal = begin_in(file.try_clone().expect("clones")).await;
+    let known = |tools: &[(&str, &str)], servers: &[&str]| Known {
+        tools: tools.iter().map(|(id, name)| ((*id).to_owned(), (*name).to_owned())).collect(),
+        failed_servers: servers.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let server = |name: &str| Event::McpServer { name: name.into(), status: "failed".into(), message: None };
+    let result = |id: &str| Event::ToolResult {
+        tool_use_id: id.into(),
+        tool_name: "Task".into(),
+        status: "completed",
+        content: String::new(),
+        is_error: false,
+        parent_agent_id: None,
+    };
+    let call = |id: &str, name: &str| Event::ToolCall {
+        tool_use_id: id.into(),
+        tool_name: name.into(),
+        input: serde_json::json!({}),
+        summary: String::new(),
+        parent_agent_id: None,
+    };
+    let before_first = known(&[], &[]);
+    let before_second = known(&[("1", "Task")], &["early"]);
+    let before_third = known(&[("2", "Bash")], &["early", "late"]);
+    let rounds: [(u64, Vec<Event>, Known); 3] = [
+        (3, vec![server("early"), call("1", "Task")], before_first),
+        (4, vec![server("late"), server("early"), result("1"), call("2", "Read"), call("2", "Bash")], before_second),
+        (6, vec![result("2")], before_third),
+    ];
+    for (number, events, before) in rounds {
+        for event in events {
+            journal.append(number, &event).await.expect("writes");
+        }
+        let mut past = Past::read(&file, 0).expect("reads").expect("a past").0;
+        assert_eq!(past.take_known_before(), before, "before the agent's event {number}");
+    }
 }
 
 fn whole_up_to(file: &mut File, name: &str) -> u64 {

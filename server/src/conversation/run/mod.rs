@@ -156,8 +156,7 @@ impl Run {
         let order = past.head.order.clone();
         let meter = Meter::new(order.model.input_token_price, order.model.output_token_price);
         let (conversation, request_id) = (order.conversation.conversation_id.clone(), order.request_id.clone());
-        let (tools, servers) = (std::mem::take(&mut past.tools), std::mem::take(&mut past.failed_servers));
-        let translator = Translator::new(conversation, request_id, services.driver.clone(), tools, servers);
+        let translator = Translator::new(conversation, request_id, services.driver.clone(), past.take_known_before());
         if past.cancelled {
             cancel.cancel();
         }

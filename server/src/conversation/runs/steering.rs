@@ -13,7 +13,8 @@ use crate::conversation::waiting::{Message, WaitError};
 
 impl Runs {
     /// Starts a run, or lets it wait until the conversation's run in progress, and those that wait already, have ended. `run_id` is its id if
-    /// one was written down already. Returns its id, and how many are before it.
+    /// one was written down already. With `interrupt` the turn in progress is interrupted where the run waits. Returns its id, and how many
+    /// are before it. All of it happens also if the future is dropped.
     ///
     /// # Errors
     /// It can neither start nor wait; or a later id than `run_id` is in progress, because runs are in the order of their ids.
@@ -21,11 +22,16 @@ impl Runs {
         self: &Arc<Self>,
         run_id: Option<String>,
         order: Order,
+        interrupt: bool,
     ) -> Result<(String, usize), StartError> {
         let this = self.clone();
         self.detached(async move {
             let run_id = run_id.unwrap_or_else(Self::new_id);
+            let conversation = order.conversation.conversation_id.clone();
             let before = this.wait_or_start(run_id.clone(), order).await?;
+            if interrupt && before > 0 {
+                this.interrupt(&conversation, Some(&run_id)).await;
+            }
             Ok((run_id, before))
         })
         .await?

@@ -91,6 +91,8 @@ impl Workspaces {
         if !self.rooms.contains(&room.id) {
             return Ok(());
         }
+        // It counts no longer, and that it ends with its room is no event.
+        room.take_started();
         if why.is_hostile() {
             // A hostile room is killed first, because it can harm others until then.
             self.parts.engine.remove(&room.id.container(), Duration::ZERO).await?;

@@ -1,7 +1,7 @@
 //! Drivers that are started in workspaces of the warm pool, before they have a conversation.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nagaya_protocol::{AgentEvent, ExecuteRequest};
 use tokio_util::task::AbortOnDropHandle;
@@ -19,6 +19,9 @@ const WAITS: Duration = Duration::from_secs(7 * 24 * 3600);
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Pause before an agent whose connection has broken is asked again what has become of its driver.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often in a row the connection may break within [`LASTS`]; after that the driver counts as one that does not wait.
+const MOST_BREAKS: u32 = 20;
+const LASTS: Duration = Duration::from_secs(60);
 
 impl Workspaces {
     /// From now on, workspaces that are built for the pool get the drivers that `starter` names.
@@ -70,40 +73,51 @@ pub(super) fn watch_started(room: &Arc<Room>) {
     room.set_started_watch(AbortOnDropHandle::new(tokio::spawn(watch(Arc::downgrade(room), living))));
 }
 
-/// The room is not held meanwhile: it goes when its release is done.
+/// The room is held only while its agent is connected to: it goes when its release is done.
 async fn watch(room: Weak<Room>, living: Living) {
     let mut read = living.read;
-    loop {
-        let events = match room.upgrade() {
+    let mut earlier: Option<EventStream> = None;
+    let mut breaks = 0;
+    let why = loop {
+        let since = Instant::now();
+        let connected = match room.upgrade() {
             Some(room) => match room.agent() {
                 Ok(agent) => agent.follow(&living.execution, read).await,
                 Err(_) => return,
             },
             None => return,
         };
-        match until_ended(events, &mut read).await {
-            Ok(()) => break,
-            Err(error) if error.is_gone() => break,
-            // What such an agent says proves nothing; its room goes when somebody needs it.
-            Err(error) if error.is_hostile() => return,
+        let ended = match connected {
+            Ok(events) => {
+                let events = match &earlier {
+                    Some(earlier) => events.continuing(earlier),
+                    None => events,
+                };
+                until_ended(earlier.insert(events), &mut read).await
+            }
+            Err(error) => Err(error),
+        };
+        breaks = if since.elapsed() < LASTS { breaks + 1 } else { 1 };
+        match ended {
+            Ok(()) => break "it has ended".to_owned(),
+            Err(error) if error.is_gone() || error.is_hostile() || breaks == MOST_BREAKS => break error.to_string(),
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
-    }
+    };
     if let Some(room) = room.upgrade() {
-        tracing::warn!(workspace = %room.id, "the driver of a workspace of the pool has ended before a conversation took it over");
-        // Last, because it ends this task.
+        tracing::warn!(workspace = %room.id, why, "the driver of a workspace of the pool no longer waits for a conversation");
+        // Last, because it ends this task. Whatever still runs there is ended by the first run that finds it.
         room.take_started();
     }
 }
 
 /// Reads events until the last one. `read` is the number of the last event that was read.
-async fn until_ended(events: Result<EventStream, AgentError>, read: &mut u64) -> Result<(), AgentError> {
-    let mut events = events?;
+async fn until_ended(events: &mut EventStream, read: &mut u64) -> Result<(), AgentError> {
     loop {
         match events.next().await? {
             Some((_, AgentEvent::Ended(_))) => return Ok(()),
             Some((number, _)) => *read = number,
-            None => return Err(AgentError::Gone),
+            None => return Err(AgentError::Broken("the stream of events ended before the execution".into())),
         }
     }
 }

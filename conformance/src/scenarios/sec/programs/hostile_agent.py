@@ -47,14 +47,18 @@ def attack(how):
         while True:
             yield None
     number = 2
+    keeps = json.dumps({"type": "keep_alive"})
+    cancels = json.dumps({"type": "control_cancel_request", "request_id": "none-@"})
     while True:
         number += 1
         if how == "backward-numbers":
-            yield b"".join(line(max(3, 1_000_000 - number * 100 - n), {"type": "keep_alive"}) for n in range(100))
+            numbers = (max(3, 1_000_000 - number * 100 - n) for n in range(100))
+            yield "".join(f"id: {n}\nevent: frame\ndata: {keeps}\n\n" for n in numbers).encode()
         elif how == "long-ids":
             yield ask(number, "r" * 100_000)
         elif how == "unknown-cancels":
-            yield b"".join(line(number * 100 + n, {"type": "control_cancel_request", "request_id": f"none-{number}-{n}"}) for n in range(100))
+            numbers = range(number * 100, number * 100 + 100)
+            yield "".join(f"id: {n}\nevent: frame\ndata: {cancels.replace('@', str(n))}\n\n" for n in numbers).encode()
         elif how == "tools":
             calls = [{"type": "tool_use", "id": f"{number}-{n}", "name": "Bash", "input": {"command": "x" * 100}} for n in range(100)]
             yield line(number, {"type": "assistant", "message": {"content": calls}})
