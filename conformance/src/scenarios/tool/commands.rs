@@ -77,6 +77,7 @@ async fn refused(context: &Context) -> Result<(), Failure> {
         json!({"command": "/nonsense"}),
         json!({"command": "compact"}),
         json!({"command": "/compact\nand more"}),
+        json!({"command": "/compact keep\nand more"}),
         json!({"command": ""}),
         json!({"command": "/compact", "user_input": "and this"}),
         json!({"command": "/compact", "content": [{"type": "text", "text": "x"}]}),
