@@ -1,6 +1,8 @@
 //! API: the HTTP API.
 
+mod bounds;
 mod connections;
+mod counts;
 mod description;
 mod errors;
 mod keeping;
@@ -9,12 +11,15 @@ mod limits;
 mod ownership;
 mod page;
 mod queries;
+mod written;
 
 use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] = &[
+    bounds::SCENARIOS,
     connections::SCENARIOS,
+    counts::SCENARIOS,
     description::SCENARIOS,
     errors::SCENARIOS,
     keeping::SCENARIOS,
@@ -23,4 +28,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     ownership::SCENARIOS,
     page::SCENARIOS,
     queries::SCENARIOS,
+    written::SCENARIOS,
 ];
