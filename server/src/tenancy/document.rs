@@ -276,7 +276,7 @@ mod tests {
             (json!({"skills": ["a", "b@2"]}), json!({"skills": ["a", "a@2"]})),
             (json!({"models": {"allowed": ["a"], "default": "a"}}), json!({"models": {"allowed": [], "default": "a"}})),
         ] {
-            assert_eq!(read(fits.clone()).expect("a document").problems(), [], "{fits}");
+            assert!(read(fits.clone()).expect("a document").problems().is_empty(), "{fits}");
             assert_eq!(read(exceeds.clone()).expect("a document").problems().len(), 1, "{exceeds}");
         }
     }
