@@ -162,7 +162,22 @@ async fn own_policy(context: &Context) -> Result<(), Failure> {
     let faster = json!({"egress": {"allow": [{"host": A}], "requests_per_second": 1000}});
     world.configure(&first.conversation.tenant, &faster).await?;
     first.statuses("the first conversation's", &[(&to_a, 403), (&to_b, 403)]).await?;
-    other.statuses("the other conversation's", &[(&to_a, 200), (&to_b, 403)]).await
+    other.statuses("the other conversation's", &[(&to_a, 200), (&to_b, 403)]).await?;
+    // Two tenants to which the same applies, whose policies are renewed together.
+    let same = only(B);
+    for tenant in [&first.conversation.tenant, &second.conversation.tenant] {
+        world.configure(tenant, &same).await?;
+    }
+    write(&world.deployment, &first.conversation.path(""), &json!({})).await?.expect(200)?;
+    let model = format!("/api/models/{model}");
+    world.deployment.api.put(&model, &json!({"display_name": "Renamed"})).await?.expect(200)?;
+    for party in [first, second] {
+        party.statuses("one of two tenants'", &[(&to_b, 200)]).await?;
+        let entry = decided(&world, B)?;
+        let name = entry["policy"].as_str();
+        check_eq(format!("name of the policy in {entry}"), name, Some(party.conversation.tenant.as_str()))?;
+    }
+    Ok(())
 }
 
 /// Runs a line of bash in the workspace without waiting for it.

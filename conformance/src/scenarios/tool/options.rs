@@ -227,6 +227,20 @@ async fn refused(context: &Context) -> Result<(), Failure> {
             check(fields.contains(place), format!("the answer does not name {place}: {}", reply.text()))?;
         }
     }
+    // The driver asks all models at one place.
+    let distant = context.unique("distant");
+    let mut model = json!({"model_id": distant, "display_name": "D", "bedrock_model_id": "conformance.none-v1:0",
+        "context_window": 1, "max_output_tokens": 1, "input_token_price": "0", "output_token_price": "0"});
+    let own = deployment.api.get(&format!("/api/models/{}", conversation.model)).await?.expect(200)?.json()?;
+    let elsewhere = if own["model_region"] == "eu-west-1" { "us-east-1" } else { "eu-west-1" };
+    model["model_region"] = json!(elsewhere);
+    if deployment.api.post("/api/models", &model).await?.status == 201 {
+        deployment.api.put(&conversation.path("/configuration"), &json!({"version": 0,
+            "configuration": {"models": {"allowed": [conversation.model, distant]}}})).await?.expect(200)?;
+        let body = json!({"user_input": "@say no", "configuration": {"agent": {"fallback_models": [distant]}}});
+        let reply = deployment.api.post(&conversation.path("/messages"), &body).await?.expect(422)?;
+        check(reply.text().contains("agent.fallback_models[0]"), format!("another region: {}", reply.text()))?;
+    }
     for malformed in [
         json!({"agent": {"effort": "huge"}}),
         json!({"limits": {"max_cost_usd": "-1"}}),
