@@ -83,6 +83,7 @@ async fn bad_bodies(context: &Context) -> Result<(), Failure> {
             ("a text", "\"text\""),
             ("null", "null"),
             ("no fields", "{}"),
+            ("two objects", "{\"tenant_id\": \"conformance-twice\"} {}"),
             ("bytes that are not UTF-8", "{\"user_input\": \"\u{0}\u{1}\"}x"),
         ] {
             let reply = api.send(Method::POST, route, Some(body), &[]).await?;
