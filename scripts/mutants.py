@@ -350,7 +350,8 @@ def main():
         return print(f"mutants: {len(mutants)} defects can be made")
     if not chosen:
         sys.exit("mutants: no defect has these words")
-    together = [mutant for mutant in mutants if mutant.is_choice(sources)]
+    # The defects of a list that is tried alone are compiled alone, which is quicker.
+    together = [mutant for mutant in (chosen if options.list else mutants) if mutant.is_choice(sources)]
     alone = [mutant for mutant in chosen if mutant not in together]
     print(f"{len(chosen)} defects, {len(chosen) - len(alone)} of them in one build", flush=True)
     texts = {}

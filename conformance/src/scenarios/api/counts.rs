@@ -8,6 +8,7 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::outside::bedrock;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
@@ -43,6 +44,7 @@ async fn as_many(context: &Context) -> Result<(), Failure> {
     std::fs::write(&key, "07".repeat(32))?;
     let launch = Launch::new().without_model().without_waiting();
     let launch = launch.set("RATE_LIMIT_REQUESTS", 0).set("VAULT_KEY_FILE", key.display());
+    let launch = launch.set("PROXY_ALLOWED_DOMAINS", format!("{},a.example", bedrock()));
     let deployment = context.launch(launch).await?;
     let api = &deployment.api;
     for tenant in ["t", "u"] {

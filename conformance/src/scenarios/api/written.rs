@@ -7,6 +7,8 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::outside::bedrock;
+use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -93,11 +95,12 @@ fn model(id: &str) -> Value {
         "input_token_price": "0.0012", "output_token_price": "0.0345"})
 }
 
-async fn launched(context: &Context) -> Result<crate::target::deployment::Deployment, Failure> {
+async fn launched(context: &Context) -> Result<Deployment, Failure> {
     let key = context.dir().join("vault-key");
     std::fs::write(&key, "07".repeat(32))?;
     let launch = Launch::new().without_model().without_waiting();
-    context.launch(launch.set("RATE_LIMIT_REQUESTS", 0).set("VAULT_KEY_FILE", key.display())).await
+    let launch = launch.set("RATE_LIMIT_REQUESTS", 0).set("VAULT_KEY_FILE", key.display());
+    context.launch(launch.set("PROXY_ALLOWED_DOMAINS", format!("{},a.example,b.example", bedrock()))).await
 }
 
 async fn field_by_field(context: &Context) -> Result<(), Failure> {
@@ -209,6 +212,7 @@ async fn vaults(api: &Api) -> Result<(), Failure> {
     let answer = api.post(&list, &body).await?.expect(201)?.json()?;
     check_eq(format!("name and purpose in {answer}"), (&answer["name"], &answer["purpose"]), (&body["name"], &purpose))?;
     let path = format!("{list}/{}", answer["credential_id"].as_str().unwrap_or("?"));
+    check_eq("the new credential in the list", items(api, &list).await?, vec![answer.clone()])?;
     let opened = api.get(&vault).await?.expect(200)?.json()?;
     let mut changed = body.clone();
     changed["name"] = json!("d");

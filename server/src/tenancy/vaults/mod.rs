@@ -84,6 +84,12 @@ fn shown(stored: StoredCredential) -> Result<Credential, TenancyError> {
     Ok(Credential { credential_id, vault_id, name, purpose, auth, created_at, updated_at })
 }
 
+/// The present time as the database keeps it, in whole microseconds: what is answered now is read like that later.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
 impl Tenancy {
     fn sealer(&self) -> Result<&Sealer, TenancyError> {
         self.settings.sealer.as_ref().ok_or(TenancyError::NoKey)
@@ -138,7 +144,8 @@ impl Tenancy {
         new: NewCredential,
     ) -> Result<Credential, TenancyError> {
         let vault = self.store.vault(&tenant.tenant_id, vault).await?.vault_id;
-        let stored = self.seal(tenant, &vault, Uuid::now_v7().to_string(), Timestamp::now(), &new).await?;
+        let stored = self.seal(tenant, &vault, Uuid::now_v7().to_string(), now(), &new).await?;
+        let stored = StoredCredential { updated_at: stored.created_at, ..stored };
         let stored = self.store.create_credential(stored).await?;
         self.spread(&tenant.tenant_id, None, false).await;
         shown(stored)
@@ -237,7 +244,7 @@ impl Tenancy {
             sealed: text,
             key_id,
             created_at,
-            updated_at: Timestamp::now(),
+            updated_at: now(),
         })
     }
 
