@@ -229,6 +229,12 @@ async fn refused(context: &Context) -> Result<(), Failure> {
             check(fields.contains(place), format!("the answer does not name {place}: {}", reply.text()))?;
         }
     }
+    // What is as much as the level above allows is not beyond it.
+    let most = json!({"agent": {"effort": "medium", "directory": "../etc"}, "limits": {"max_cost_usd": "1.50"}});
+    let body = json!({"user_input": "@say no", "configuration": most});
+    let reply = deployment.api.post(&conversation.path("/messages"), &body).await?.expect(422)?.json()?;
+    let told = (reply["error"]["details"].as_array().map(Vec::len), &reply["error"]["details"][0]["field"]);
+    check_eq(format!("problems in {reply}"), told, (Some(1), &json!("agent.directory")))?;
     for malformed in [
         json!({"agent": {"effort": "huge"}}),
         json!({"limits": {"max_cost_usd": "-1"}}),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use self::credential::{Auth, Purpose, Shown};
 use self::seal::{Sealed, Sealer};
 use super::address::https_host;
-use super::problem::{Problem, Problems};
+use super::problem::{MOST_ENTRIES, Problem, Problems};
 use super::{Tenancy, TenancyError};
 use crate::conversation::store::{StoreError, StoredCredential, Tenant, Vault};
 
@@ -252,6 +252,15 @@ impl Tenancy {
         let mut problems = Problems(new.auth.problems(&self.settings.roles));
         let length = (1..=100).contains(&new.name.chars().count()) && !new.name.contains('\0');
         problems.require(length, "name", "must have 1 to 100 characters, none of them NUL");
+        let Purpose { methods, paths, operations, .. } = &new.purpose;
+        for (place, entries) in [
+            ("purpose.methods", methods.as_ref().map(Vec::len)),
+            ("purpose.paths", paths.as_ref().map(Vec::len)),
+            ("purpose.operations", operations.as_ref().map(Vec::len)),
+        ] {
+            let few = entries.is_none_or(|entries| entries <= MOST_ENTRIES);
+            problems.require(few, place, format!("must have at most {MOST_ENTRIES} entries"));
+        }
         problems.0.extend(live::problem(&new.purpose, &new.auth));
         let effective = self.effective(tenant, None).await?;
         if self.may_reach(&effective, &new.purpose.host) == Ok(false) {
