@@ -188,9 +188,7 @@ mod tests {
     #[test]
     fn limits_are_exact() {
         let many = |count: usize| json!((0..count).map(|n| tool(&n.to_string())).collect::<Vec<_>>());
-        let described = |description: String| {
-            json!([{"name": "a", "description": description, "input_schema": {"type": "object"}}])
-        };
+        let described = |description: String| json!([{"name": "a", "description": description, "input_schema": {"type": "object"}}]);
         let sized = |bytes: usize| {
             let mut tool = tool("a");
             tool["input_schema"]["title"] = json!("");

@@ -265,7 +265,9 @@ mod tests {
 
     #[test]
     fn lengths_are_in_characters_and_ends_included() {
-        for (text, fits) in [("", false), ("\u{9577}", true), ("\u{9577}\u{9577}", true), ("abc", false), ("a\0", false)] {
+        for (text, fits) in
+            [("", false), ("\u{9577}", true), ("\u{9577}\u{9577}", true), ("abc", false), ("a\0", false)]
+        {
             assert_eq!(check_length("f", text, 1..=2).is_ok(), fits, "{text:?}");
         }
         assert!(check_id("f", &"a".repeat(64)).is_ok() && check_id("f", &"a".repeat(65)).is_err());

@@ -291,9 +291,8 @@ mod tests {
         for (id, second) in [(3, 9), (1, 5), (2, 7)] {
             assert_eq!(approvals.ask(at(id, second)), Ok(true));
         }
-        let order = || -> Vec<String> {
-            approvals.pending().into_iter().map(|pending| pending.ask.request_id).collect()
-        };
+        let order =
+            || -> Vec<String> { approvals.pending().into_iter().map(|pending| pending.ask.request_id).collect() };
         assert_eq!(order(), ["3", "1", "2"], "as they were asked");
         assert_eq!(approvals.waiting(), (3, Timestamp::from_second(5).ok()));
         approvals.decide("1", allow(), async |_| Ok(())).await.expect("counts");

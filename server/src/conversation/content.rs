@@ -267,9 +267,8 @@ mod tests {
     #[test]
     fn limits_are_exact() {
         let text = |length: usize| vec![Part::Text { text: "x".repeat(length) }];
-        let titled = |title: String| {
-            vec![Part::Document { source: Source::Path { path: "ok".into() }, title: Some(title) }]
-        };
+        let titled =
+            |title: String| vec![Part::Document { source: Source::Path { path: "ok".into() }, title: Some(title) }];
         let image = |bytes: usize| inline("image", "image/png", &[PNG, &vec![0; bytes - PNG.len()]].concat());
         let document = |bytes: usize| inline("document", "text/plain", &vec![b'x'; bytes]);
         let two = |bytes: usize| vec![image(LARGEST_IMAGE), document(bytes)];

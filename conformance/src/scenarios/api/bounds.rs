@@ -75,12 +75,7 @@ async fn exact(context: &Context) -> Result<(), Failure> {
         request(post.clone(), "/api/tenants", "/api/tenants".into(), json!({"tenant_id": context.unique("other")})),
         request(put.clone(), "/api/tenants/{tenant_id}", tenant.clone(), json!({})),
         request(post.clone(), "/api/models", "/api/models".into(), model),
-        request(
-            put.clone(),
-            "/api/models/{model_id}",
-            format!("/api/models/{}", conversation.model),
-            json!({}),
-        ),
+        request(put.clone(), "/api/models/{model_id}", format!("/api/models/{}", conversation.model), json!({})),
         request(
             post.clone(),
             "/api/tenants/{tenant_id}/conversations",
@@ -226,7 +221,9 @@ fn list(name: &str, length: usize) -> Value {
         "allow" => json!({"host": format!("h{number}.example")}),
         "operations" => json!({"method": "GET", "path": format!("/p{number}")}),
         "paths" => json!(format!("/p{number}")),
-        "methods" => json!(format!("M{number}").replace(|digit: char| digit.is_ascii_digit(), "X") + &"Y".repeat(number)),
+        "methods" => {
+            json!(format!("M{number}").replace(|digit: char| digit.is_ascii_digit(), "X") + &"Y".repeat(number))
+        }
         "deny" | "ask" | "allowed" => json!(format!("h{number}")),
         _ => json!(format!("h{number}")),
     };
@@ -251,7 +248,8 @@ async fn try_one(api: &Api, request: &Request, tried: &Tried) -> Result<Option<S
     // A configuration's places begin within it.
     let within = full.strip_prefix("configuration.").unwrap_or(&full);
     let details: Vec<&Value> = answer["error"]["details"].as_array().into_iter().flatten().collect();
-    let names = details.iter().filter_map(|detail| detail["field"].as_str()).any(|field| field == full || field == within);
+    let names =
+        details.iter().filter_map(|detail| detail["field"].as_str()).any(|field| field == full || field == within);
     let shown = answer.to_string();
     let shown: String = shown.chars().take(300).collect();
     let value = tried.value.to_string();

@@ -106,8 +106,7 @@ async fn launched(context: &Context) -> Result<Deployment, Failure> {
 async fn field_by_field(context: &Context) -> Result<(), Failure> {
     let deployment = launched(context).await?;
     let api = &deployment.api;
-    let resource =
-        |path: &str, list: &str, id| Resource { api, path: path.to_owned(), list: (list.to_owned(), id) };
+    let resource = |path: &str, list: &str, id| Resource { api, path: path.to_owned(), list: (list.to_owned(), id) };
     for id in ["one", "two"] {
         created(api, "/api/models", &model(id)).await?;
     }
@@ -145,7 +144,11 @@ async fn field_by_field(context: &Context) -> Result<(), Failure> {
     let list = "/api/tenants/t/conversations";
     let own = created(api, list, &json!({"user_id": "ada", "model_id": "one", "workspace_enabled": false})).await?;
     let other = created(api, list, &json!({"user_id": "bob"})).await?;
-    check_eq("what a conversation has by default", (&other["workspace_enabled"], &other["model_id"]), (&json!(true), &json!("two")))?;
+    check_eq(
+        "what a conversation has by default",
+        (&other["workspace_enabled"], &other["model_id"]),
+        (&json!(true), &json!("two")),
+    )?;
     check(own["session_id"] != other["session_id"], format!("two conversations have one session: {own}"))?;
     let path = format!("{list}/{}", own["conversation_id"].as_str().unwrap_or("?"));
     resource(&path, list, "conversation_id")
@@ -210,7 +213,11 @@ async fn vaults(api: &Api) -> Result<(), Failure> {
     let body = json!({"name": "c", "purpose": purpose,
         "auth": {"type": "header", "name": "x-key", "template": "Key {}", "secret": "secret-0123456789"}});
     let answer = api.post(&list, &body).await?.expect(201)?.json()?;
-    check_eq(format!("name and purpose in {answer}"), (&answer["name"], &answer["purpose"]), (&body["name"], &purpose))?;
+    check_eq(
+        format!("name and purpose in {answer}"),
+        (&answer["name"], &answer["purpose"]),
+        (&body["name"], &purpose),
+    )?;
     let path = format!("{list}/{}", answer["credential_id"].as_str().unwrap_or("?"));
     check_eq("the new credential in the list", items(api, &list).await?, vec![answer.clone()])?;
     let opened = api.get(&vault).await?.expect(200)?.json()?;

@@ -123,7 +123,11 @@ async fn defaults(context: &Context) -> Result<(), Failure> {
     for environment in [&[][..], &empty] {
         let config = effective(context, environment).await?;
         for (name, default) in DEFAULTS {
-            check_eq(format!("{name} with {} variables", environment.len()), setting_text(&config, name)?, default.to_owned())?;
+            check_eq(
+                format!("{name} with {} variables", environment.len()),
+                setting_text(&config, name)?,
+                default.to_owned(),
+            )?;
         }
     }
     // The host's path is the server's own unless it is given.

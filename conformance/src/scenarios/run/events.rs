@@ -69,7 +69,8 @@ async fn thinking_and_sub_agents(context: &Context) -> Result<(), Failure> {
     let name = ["Agent", "Task"].into_iter().find(|name| knows(name));
     let name = name.ok_or_else(|| Failure::assertion(format!("no tool that starts sub-agents among {tools}")))?;
 
-    let inner = "@think Deep below.\n@tool Bash {\"command\": \"echo from below\", \"description\": \"Look\"}\n@say Seven.";
+    let inner =
+        "@think Deep below.\n@tool Bash {\"command\": \"echo from below\", \"description\": \"Look\"}\n@say Seven.";
     let input = json!({"description": "Count files", "subagent_type": "general-purpose", "prompt": inner});
     let prompt = format!("@think Let me ponder this.\n@tool {name} {input}\n@say There are seven.");
     let events = deployment.run_well(&conversation, &prompt).await?;

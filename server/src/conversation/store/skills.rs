@@ -219,15 +219,8 @@ mod tests {
             bytes,
             created_at: Timestamp::UNIX_EPOCH,
         };
-        let new = |bytes| NewSkill {
-            tenant: "t",
-            name: "new",
-            description: "",
-            digest: "",
-            files: 1,
-            bytes,
-            content: "",
-        };
+        let new =
+            |bytes| NewSkill { tenant: "t", name: "new", description: "", digest: "", files: 1, bytes, content: "" };
         let others = |count: i64| (0..count).map(|n| skill(format!("s{n}"), 1)).collect::<Vec<_>>();
         let versions = |count: i64| (0..count).map(|_| skill("new".into(), 1)).collect::<Vec<_>>();
         for (all, names, bytes, fits) in [
