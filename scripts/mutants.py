@@ -9,6 +9,8 @@ the defect, by a word that the program reads from a file when it starts. A defec
     scripts/mutants.py --check            only looks whether each defect can still be made and names what exists (a second)
     scripts/mutants.py --look EXPR […]    requires nothing: tells which scenarios of the expression and which tests notice; an entry
                                           can have an expression of its own, `look`
+    scripts/mutants.py --look EXPR --first […]    the same until the first scenario and the first test have noticed; of the tests, those
+                                          of the crates that have the defect in them
     scripts/mutants.py --list FILE […]    the new defects of this file alone
 
 An entry has `id`, `defect` (what it does), `file` below the root or below the file's `root`, `from` and `to`; further changes of the same
@@ -202,10 +204,11 @@ def build_image():
         raise Unmade(f"the image cannot be built:\n{built.stdout[-3000:]}")
 
 
-def tests_of(expression):
-    """Runs tests of the copy; returns the names of those that failed, and the output."""
+def tests_of(expression, first=False):
+    """Runs tests of the copy, perhaps until the first one fails; returns the names of those that failed, and the output."""
     packages = " + ".join(f"package({package})" for package in PACKAGES)
-    command = ["cargo", "nextest", "run", "--locked", "--workspace", "--no-fail-fast", "--no-tests=pass", "--target-dir", str(TARGET)]
+    stop = "--fail-fast" if first else "--no-fail-fast"
+    command = ["cargo", "nextest", "run", "--locked", "--workspace", stop, "--no-tests=pass", "--target-dir", str(TARGET)]
     ran = run([*command, "-E", f"({packages}) and ({expression})"], env={**os.environ, "INSTA_UPDATE": "no"})
     if ran.returncode not in (0, TESTS_FAILED):
         raise Unmade("the tests did not run:\n" + "\n".join(ran.stdout.splitlines()[-30:]))
@@ -213,15 +216,16 @@ def tests_of(expression):
     return sorted(set(failed)), ran.stdout
 
 
-def scenarios_of(expression, image):
-    """Runs scenarios against the server of the copy; returns their outcomes."""
+def scenarios_of(expression, image, first=False):
+    """Runs scenarios against the server of the copy, perhaps until the first one fails; returns their outcomes."""
     report = WORK / "report"
     shutil.rmtree(report, ignore_errors=True)
     suite = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
     environment = {**os.environ, "NAGAYA_BIN": str(TARGET / "debug" / "nagaya")}
     environment.setdefault("NAGAYA_FIXTURES_BIN", str(suite / "nagaya-fixtures"))
     environment["NAGAYA_PROJECT_DIR"] = str(TREE)
-    ran = run([str(suite / "nagaya-conformance"), "run", "--image", image, "--report", str(report), "--filter", expression], ROOT, env=environment)
+    command = [str(suite / "nagaya-conformance"), "run", "--image", image, "--report", str(report), "--filter", expression]
+    ran = run([*command, *(["--fail-fast"] if first else [])], ROOT, env=environment)
     if not (report / "report.json").is_file():
         raise Unmade(f"the scenarios did not run:\n{ran.stdout[-3000:]}")
     found = json.loads((report / "report.json").read_text())
@@ -271,11 +275,26 @@ def verdict(mutant):
     return missed, by
 
 
-def look(mutant, expression):
-    """All that notices a defect, required or not."""
+# Whose tests have the code of a directory in them.
+TESTED_BY = {
+    "server/egress/": "package(nagaya-egress)",
+    "server/driver/": "package(nagaya-driver)",
+    "server/telemetry/": "package(nagaya-telemetry)",
+    "server/workspace/": "package(nagaya-workspace) + (package(nagaya-server) and kind(test))",
+    "workspace-base/": "package(nagaya-agent)",
+}
+
+
+def look(mutant, expression, first):
+    """All that notices a defect, required or not; or the first that do."""
     image = activate(mutant.id, mutant.image)
-    outcomes = scenarios_of(expression, image)
-    return sorted(one for one, outcome in outcomes.items() if outcome in RED), tests_of("not binary(architecture)")[0]
+    outcomes = scenarios_of(expression, image, first)
+    tests = "not binary(architecture)"
+    if first:
+        file = mutant.changes[0][2]
+        crates = next((crates for start, crates in TESTED_BY.items() if file.startswith(start)), "package(nagaya-server)")
+        tests = f"({crates}) and {tests}"
+    return sorted(one for one, outcome in outcomes.items() if outcome in RED), tests_of(tests, first)[0]
 
 
 def load(words, only=None):
@@ -321,6 +340,7 @@ def main():
     parser.add_argument("words", nargs="*")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--look", metavar="EXPR")
+    parser.add_argument("--first", action="store_true")
     parser.add_argument("--list", type=pathlib.Path, help="a list of new defects, which alone are tried")
     options = parser.parse_args()
     mutants, chosen, sources, faults = load(options.words, options.list)
@@ -330,7 +350,8 @@ def main():
         return print(f"mutants: {len(mutants)} defects can be made")
     if not chosen:
         sys.exit("mutants: no defect has these words")
-    together = [mutant for mutant in mutants if mutant.is_choice(sources)]
+    # The defects of a list that is tried alone are compiled alone, which is quicker.
+    together = [mutant for mutant in (chosen if options.list else mutants) if mutant.is_choice(sources)]
     alone = [mutant for mutant in chosen if mutant not in together]
     print(f"{len(chosen)} defects, {len(chosen) - len(alone)} of them in one build", flush=True)
     texts = {}
@@ -361,7 +382,7 @@ def main():
             if mutant in alone and not mutant.artefact:
                 build(bool(mutant.tests) or options.look)
             if options.look:
-                scenarios, tests = look(mutant, mutant.look or options.look)
+                scenarios, tests = look(mutant, mutant.look or options.look, options.first)
                 why, by = [], {"scenarios": bool(scenarios), "tests": bool(tests)}
                 said = f"scenarios {scenarios}, tests {tests}"
             else:

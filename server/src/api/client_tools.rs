@@ -184,4 +184,29 @@ mod tests {
             .collect();
         assert_eq!(problems(json!(large)), ["client_tools"]);
     }
+
+    #[test]
+    fn limits_are_exact() {
+        let many = |count: usize| json!((0..count).map(|n| tool(&n.to_string())).collect::<Vec<_>>());
+        let described = |description: String| json!([{"name": "a", "description": description, "input_schema": {"type": "object"}}]);
+        let sized = |bytes: usize| {
+            let mut tool = tool("a");
+            tool["input_schema"]["title"] = json!("");
+            let least = json!([tool]).to_string().len();
+            tool["input_schema"]["title"] = json!("x".repeat(bytes - least));
+            json!([tool])
+        };
+        let named = |name: &str| json!([tool(name)]);
+        for (fits, exceeds) in [
+            (many(MOST_TOOLS), many(MOST_TOOLS + 1)),
+            (described("d".repeat(10_000)), described("d".repeat(10_001))),
+            (described("d".into()), described("a\0".into())),
+            (sized(LARGEST_TOOLS), sized(LARGEST_TOOLS + 1)),
+            (named(&"a".repeat(LONGEST_NAME)), named(&"a".repeat(LONGEST_NAME + 1))),
+            (named("1"), named("-1")),
+        ] {
+            assert_eq!(problems(fits), Vec::<String>::new());
+            assert_eq!(problems(exceeds).len(), 1);
+        }
+    }
 }

@@ -49,6 +49,12 @@ pub(super) struct Update {
     configuration: Document,
 }
 
+impl Update {
+    fn check(&self) -> Result<(), ApiError> {
+        if self.version < 0 { Err(ApiError::invalid("version", "must be 0 or more")) } else { Ok(()) }
+    }
+}
+
 /// Query parameter of a change of configuration.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -139,6 +145,7 @@ pub(super) async fn write_of_tenant(
     ApiJson(update): ApiJson<Update>,
 ) -> Result<Json<Configuration>, ApiError> {
     let tenant = app.store.tenant(&tenant).await?;
+    update.check()?;
     let of = ConfigurationOf::Tenant(&tenant.tenant_id);
     let close = query.close.unwrap_or(false);
     Ok(Json(app.tenancy.write_document(&tenant, of, update.version, &update.configuration, close).await?.into()))
@@ -172,6 +179,7 @@ pub(super) async fn write_of_conversation(
 ) -> Result<Json<Configuration>, ApiError> {
     let tenant = app.store.tenant(&tenant).await?;
     let conversation = app.store.conversation(&tenant.tenant_id, &path.conversation_id).await?;
+    update.check()?;
     let of = ConfigurationOf::Conversation(&conversation.conversation_id);
     let close = query.close.unwrap_or(false);
     Ok(Json(app.tenancy.write_document(&tenant, of, update.version, &update.configuration, close).await?.into()))

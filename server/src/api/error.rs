@@ -19,6 +19,9 @@ use crate::tenancy::{Problem, TenancyError};
 use nagaya_workspace::state::StateError;
 use nagaya_workspace::{AcquireError, ReleaseError};
 
+/// When to try again, where nothing is known of when it may succeed.
+const SOON: Duration = Duration::from_secs(5);
+
 /// Machine-readable code of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -109,9 +112,10 @@ struct ErrorBody {
 }
 
 impl ApiError {
-    /// An error with a code and a human-readable message.
+    /// An error with a code and a human-readable message. Where the same request may succeed later, it has a Retry-After of 5 seconds.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: Vec::new(), retry_after: None }
+        let passes = matches!(code, Code::ResourceLocked | Code::ServiceUnavailable);
+        Self { code, message: message.into(), details: Vec::new(), retry_after: passes.then_some(SOON) }
     }
 
     /// The machine-readable code.
@@ -159,7 +163,7 @@ impl ApiError {
 
     /// 503 with a Retry-After of 5 seconds.
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self::new(Code::ServiceUnavailable, message).retry_after(Duration::from_secs(5))
+        Self::new(Code::ServiceUnavailable, message)
     }
 
     /// Sets the Retry-After header, in whole seconds.
@@ -220,11 +224,9 @@ impl From<TenancyError> for ApiError {
 impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Locked => {
-                Self::new(Code::ResourceLocked, error.to_string()).retry_after(Duration::from_secs(5))
-            }
+            StartError::Locked => Self::new(Code::ResourceLocked, error.to_string()),
             StartError::Wait(WaitError::Full | WaitError::TooLarge) => {
-                Self::new(Code::Conflict, error.to_string()).retry_after(Duration::from_secs(5))
+                Self::new(Code::Conflict, error.to_string()).retry_after(SOON)
             }
             StartError::Wait(WaitError::Disk(_))
             | StartError::Unsettled
@@ -263,5 +265,84 @@ impl From<StateError> for ApiError {
             StateError::File(cause) => Self::internal(&cause),
             other => Self::unavailable(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use nagaya_workspace::PeerUnavailable;
+    use nagaya_workspace::engine::EngineError;
+
+    use super::*;
+
+    /// Status, code and Retry-After of an answer.
+    fn answer(error: ApiError) -> (u16, Code, Option<String>) {
+        let code = error.code();
+        let response = error.into_response();
+        let after = response.headers().get(header::RETRY_AFTER).map(|after| after.to_str().expect("text").to_owned());
+        (response.status().as_u16(), code, after)
+    }
+
+    #[test]
+    fn each_code_has_its_status_and_says_whether_to_come_again() {
+        for (code, status, again) in [
+            (Code::Unauthorized, 401, false),
+            (Code::Forbidden, 403, false),
+            (Code::PathTraversal, 403, false),
+            (Code::NotFound, 404, false),
+            (Code::MethodNotAllowed, 405, false),
+            (Code::Conflict, 409, false),
+            (Code::ResourceLocked, 409, true),
+            (Code::PayloadTooLarge, 413, false),
+            (Code::ValidationError, 422, false),
+            (Code::InternalError, 500, false),
+            (Code::ServiceUnavailable, 503, true),
+            (Code::InsufficientStorage, 507, false),
+        ] {
+            let after = again.then(|| "5".to_owned());
+            assert_eq!(answer(ApiError::new(code, "why")), (status, code, after), "{code:?}");
+        }
+        let later = ApiError::unavailable("why").retry_after(Duration::from_secs(9));
+        assert_eq!(answer(later).2.as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn each_cause_has_its_code() {
+        let io = || io::Error::other("disk");
+        let state = || StateError::Contended("w".into());
+        let away = || StoreError::Slow(SOON);
+        for (error, code) in [
+            (StoreError::NotFound("model").into(), Code::NotFound),
+            (StoreError::Conflict("why".into()).into(), Code::Conflict),
+            (away().into(), Code::ServiceUnavailable),
+            (StoreError::Journal("why".into()).into(), Code::InternalError),
+            (TenancyError::Problems(Vec::new()).into(), Code::ValidationError),
+            (TenancyError::NoKey.into(), Code::Conflict),
+            (TenancyError::Store(away()).into(), Code::ServiceUnavailable),
+            (TenancyError::Store(StoreError::NotFound("vault")).into(), Code::NotFound),
+            (StartError::Locked.into(), Code::ResourceLocked),
+            (StartError::Unsettled.into(), Code::ServiceUnavailable),
+            (StartError::Journal(io()).into(), Code::ServiceUnavailable),
+            (StartError::Stopping.into(), Code::ServiceUnavailable),
+            (StartError::Wait(WaitError::Full).into(), Code::Conflict),
+            (StartError::Wait(WaitError::TooLarge).into(), Code::Conflict),
+            (StartError::Wait(WaitError::Disk(io())).into(), Code::ServiceUnavailable),
+            (ReleaseError::Engine(EngineError::RemovalInProgress).into(), Code::ServiceUnavailable),
+            (ReleaseError::State(state()).into(), Code::ServiceUnavailable),
+            (ReleaseError::BusyElsewhere.into(), Code::ResourceLocked),
+            (ReleaseError::Timeout(SOON).into(), Code::ServiceUnavailable),
+            (ReleaseError::Peer(PeerUnavailable("why".into())).into(), Code::ServiceUnavailable),
+            (ReleaseError::Interrupted.into(), Code::InternalError),
+            (AcquireError::Busy.into(), Code::ResourceLocked),
+            (AcquireError::State(state()).into(), Code::ServiceUnavailable),
+            (state().into(), Code::ServiceUnavailable),
+        ] {
+            let error: ApiError = error;
+            assert_eq!(error.code(), code, "{}", error.message());
+        }
+        let waits = ApiError::from(StartError::Wait(WaitError::Full));
+        assert_eq!(answer(waits), (409, Code::Conflict, Some("5".into())), "there is room once a run has ended");
     }
 }

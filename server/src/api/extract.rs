@@ -232,6 +232,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_is_read_whole_up_to_its_limit_and_no_further() {
+        for length in [0, 1, MAX_BODY_BYTES - 1, MAX_BODY_BYTES] {
+            // In pieces, the last of which reaches the limit.
+            let pieces = [vec![b'x'; length / 2], vec![b'y'; length - length / 2]];
+            let whole = pieces.concat();
+            let stream = futures::stream::iter(pieces.map(|piece| Ok::<_, std::io::Error>(piece)));
+            assert!(read_body(Body::from_stream(stream)).await.is_ok_and(|read| read == whole), "{length}");
+        }
+        let refused = read_body(Body::from(vec![b'x'; MAX_BODY_BYTES + 1])).await.expect_err("too large");
+        assert!(refused.message().contains(&MAX_BODY_BYTES.to_string()), "{}", refused.message());
+    }
+
+    #[test]
+    fn a_json_body_is_one_object_and_nothing_else() {
+        let read = |text: &str| parse_json::<Example>(text.as_bytes()).map_err(|error| error.message().to_owned());
+        assert_eq!(read(" {\"path\": \"a\"}\n").expect("an object").path, "a");
+        for (text, why) in [
+            ("{\"path\": \"a\"} {}", "body: "),
+            ("{\"path\": \"a\"}x", "body: "),
+            ("{\"path\": \"a\",}", "body: "),
+            ("[\"a\"]", "body: must be a JSON object"),
+            ("", "body: must be a JSON object"),
+            ("{\"path\": 1}", "path: "),
+            ("{\"path\": \"a\", \"limit\": -1}", "limit: "),
+            ("{\"path\": \"a\", \"colour\": 1}", "colour: "),
+        ] {
+            let told = read(text).expect_err(text);
+            assert!(told.starts_with(why), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_in_characters_and_ends_included() {
+        for (text, fits) in
+            [("", false), ("\u{9577}", true), ("\u{9577}\u{9577}", true), ("abc", false), ("a\0", false)]
+        {
+            assert_eq!(check_length("f", text, 1..=2).is_ok(), fits, "{text:?}");
+        }
+        assert!(check_id("f", &"a".repeat(64)).is_ok() && check_id("f", &"a".repeat(65)).is_err());
+    }
+
+    #[tokio::test]
     async fn a_bad_query_names_its_parameter_in_words_of_ours() {
         for (query, message) in [
             ("path=a&limit=x", "limit: \"x\" is not accepted: must be a whole number"),

@@ -279,4 +279,43 @@ mod tests {
         assert!(approvals.entries.lock().len() <= REMEMBERED);
         assert_eq!(approvals.pending().len(), MOST_PENDING - 1, "what waits is not forgotten");
     }
+
+    #[tokio::test]
+    async fn what_waits_is_told_in_order_with_its_first_end_and_has_a_size() {
+        let approvals = Approvals::default();
+        assert_eq!(approvals.waiting(), (0, None));
+        let at = |id: usize, second: i64| Pending {
+            expires_at: Timestamp::from_second(second).expect("a time"),
+            ..pending(id)
+        };
+        for (id, second) in [(3, 9), (1, 5), (2, 7)] {
+            assert_eq!(approvals.ask(at(id, second)), Ok(true));
+        }
+        let order =
+            || -> Vec<String> { approvals.pending().into_iter().map(|pending| pending.ask.request_id).collect() };
+        assert_eq!(order(), ["3", "1", "2"], "as they were asked");
+        assert_eq!(approvals.waiting(), (3, Timestamp::from_second(5).ok()));
+        approvals.decide("1", allow(), async |_| Ok(())).await.expect("counts");
+        assert_eq!((order(), approvals.waiting()), (vec!["3".into(), "2".into()], (2, Timestamp::from_second(7).ok())));
+        // The first one that was decided is delivered first, and one that was withdrawn stays known.
+        approvals.decide("3", deny(), async |_| Ok(())).await.expect("counts");
+        let next = || approvals.next_decided().map(|(ask, _)| ask.request_id);
+        assert_eq!(next().as_deref(), Some("3"), "the first that was asked");
+        approvals.delivered("3");
+        assert_eq!(next().as_deref(), Some("1"));
+        assert!(approvals.withdraw("2") && approvals.asked("2").is_some() && approvals.asked("4").is_none());
+
+        let approvals = Approvals::default();
+        let sized = |id: usize, bytes: usize| {
+            let mut large = pending(id);
+            // Two bytes are the quotes of the text.
+            large.ask.input = serde_json::json!("x".repeat(bytes - 2));
+            large
+        };
+        assert_eq!(approvals.ask(sized(1, MOST_BYTES - 10)), Ok(true));
+        assert!(approvals.ask(sized(2, 11)).is_err());
+        assert_eq!(approvals.ask(sized(3, 10)), Ok(true));
+        assert!(approvals.withdraw("1"));
+        assert_eq!(approvals.ask(sized(4, MOST_BYTES - 10)), Ok(true), "what does not wait does not count");
+    }
 }

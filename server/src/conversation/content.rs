@@ -265,6 +265,29 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_exact() {
+        let text = |length: usize| vec![Part::Text { text: "x".repeat(length) }];
+        let titled =
+            |title: String| vec![Part::Document { source: Source::Path { path: "ok".into() }, title: Some(title) }];
+        let image = |bytes: usize| inline("image", "image/png", &[PNG, &vec![0; bytes - PNG.len()]].concat());
+        let document = |bytes: usize| inline("document", "text/plain", &vec![b'x'; bytes]);
+        let two = |bytes: usize| vec![image(LARGEST_IMAGE), document(bytes)];
+        for (fits, exceeds, at) in [
+            (vec![text(1)[0].clone(); MOST_BLOCKS], vec![text(1)[0].clone(); MOST_BLOCKS + 1], "content"),
+            (text(LONGEST_TEXT), text(LONGEST_TEXT + 1), "content[0].text"),
+            (text(1), text(0), "content[0].text"),
+            (titled("t".repeat(LONGEST_TITLE)), titled("t".repeat(LONGEST_TITLE + 1)), "content[0].title"),
+            (titled("t".into()), titled("a\nb".into()), "content[0].title"),
+            (vec![image(LARGEST_IMAGE)], vec![image(LARGEST_IMAGE + 1)], "content[0].source.data"),
+            (vec![document(LARGEST_DOCUMENT)], vec![document(LARGEST_DOCUMENT + 1)], "content[0].source.data"),
+            (two(LARGEST_CONTENT - LARGEST_IMAGE), two(LARGEST_CONTENT - LARGEST_IMAGE + 1), "content"),
+        ] {
+            assert_eq!(place(&fits), None, "{at}");
+            assert_eq!(place(&exceeds).as_deref(), Some(at));
+        }
+    }
+
+    #[test]
     fn files_become_blocks_and_messages_have_no_bytes() {
         let document =
             |path: &str| Part::Document { source: Source::Path { path: path.into() }, title: Some("T".into()) };

@@ -249,6 +249,41 @@ mod tests {
     }
 
     #[test]
+    fn what_a_sub_agent_does_is_its_own() {
+        let parent = || Some("agent".to_owned());
+        let (id, name) = ("t".to_owned(), "Bash".to_owned());
+        let done = [
+            driver::Event::Assistant { content_blocks: Vec::new(), parent_tool_use_id: parent() },
+            driver::Event::Thinking { content: "hm".into(), parent_tool_use_id: parent() },
+            driver::Event::ToolUse {
+                tool_use_id: id.clone(),
+                tool_name: name,
+                input: json!({}),
+                parent_tool_use_id: parent(),
+            },
+            driver::Event::ToolResult {
+                tool_use_id: id,
+                content: "ok".into(),
+                is_error: false,
+                parent_tool_use_id: parent(),
+            },
+        ];
+        let mut translator = translator();
+        for event in done {
+            let told = translator.translate(event);
+            let whose = |event: &Event| match event {
+                Event::Assistant { parent_agent_id, .. }
+                | Event::Thinking { parent_agent_id, .. }
+                | Event::ToolCall { parent_agent_id, .. }
+                | Event::ToolResult { parent_agent_id, .. } => Some(parent_agent_id.clone()),
+                _ => None,
+            };
+            let whose: Vec<_> = told.iter().filter_map(whose).collect();
+            assert_eq!(whose, [parent()], "{told:?}");
+        }
+    }
+
+    #[test]
     fn tool_calls_without_a_result_are_limited() {
         let mut translator = translator();
         let mut open = |from: usize, to: usize| {

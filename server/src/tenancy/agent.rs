@@ -354,6 +354,42 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_exact() {
+        let schema = |bytes: usize| {
+            let mut schema = json!({"type": "object", "title": ""});
+            let least = schema.to_string().len();
+            schema["title"] = json!("x".repeat(bytes - least));
+            json!({"output_schema": schema})
+        };
+        let variables = |count: usize| {
+            let variables: BTreeMap<String, &str> = (0..count).map(|number| (format!("V{number}"), "x")).collect();
+            json!({"environment": variables})
+        };
+        let models = |count: usize| json!({"fallback_models": (0..count).map(|n| n.to_string()).collect::<Vec<_>>()});
+        let named = |length: usize| json!({"environment": {"A".repeat(length): "x"}});
+        for (fits, exceeds) in [
+            (schema(LARGEST_SCHEMA), schema(LARGEST_SCHEMA + 1)),
+            (variables(MOST_VARIABLES), variables(MOST_VARIABLES + 1)),
+            (models(MOST_FALLBACKS), models(MOST_FALLBACKS + 1)),
+            (named(64), named(65)),
+            (
+                json!({"environment": {"A": "x".repeat(LONGEST_VALUE)}}),
+                json!({"environment": {"A": "x".repeat(LONGEST_VALUE + 1)}}),
+            ),
+            (
+                json!({"instructions": "x".repeat(LONGEST_INSTRUCTIONS)}),
+                json!({"instructions": "x".repeat(LONGEST_INSTRUCTIONS + 1)}),
+            ),
+            (json!({"directory": "x".repeat(255)}), json!({"directory": "x".repeat(256)})),
+            (json!({"instructions": "x"}), json!({"instructions": "a\0"})),
+            (json!({"environment": {"A": "x"}}), json!({"environment": {"A": "a\0"}})),
+        ] {
+            assert_eq!(places(&agent(fits)), [""; 0]);
+            assert_eq!(places(&agent(exceeds)).len(), 1);
+        }
+    }
+
+    #[test]
     fn what_goes_beyond_the_level_above_is_told() {
         let above = EffectiveAgent {
             effort: Decided { value: Some(Effort::Low), from: Level::Tenant },
@@ -363,5 +399,17 @@ mod tests {
         agent(json!({"effort": "high", "fallback_models": ["a", "b"]})).exceed(&above, &["a".into()], &mut problems);
         let places: Vec<_> = problems.0.iter().map(|problem| problem.place.as_str()).collect();
         assert_eq!(places, ["agent.fallback_models[1]", "agent.effort"]);
+        for effort in [Effort::Low, Effort::Medium, Effort::High, Effort::Xhigh, Effort::Max] {
+            let above = EffectiveAgent {
+                effort: Decided { value: Some(Effort::High), from: Level::Tenant },
+                ..EffectiveAgent::default()
+            };
+            let mut problems = Problems::default();
+            agent(json!({"effort": effort.name()})).exceed(&above, &[], &mut problems);
+            assert_eq!(problems.0.is_empty(), effort <= Effort::High, "{}", effort.name());
+            let mut problems = Problems::default();
+            agent(json!({"effort": effort.name()})).exceed(&EffectiveAgent::default(), &[], &mut problems);
+            assert!(problems.0.is_empty(), "no level above says anything");
+        }
     }
 }

@@ -238,6 +238,50 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_exact() {
+        use serde_json::{Value, json};
+        let texts = |count: usize, of: fn(usize) -> String| (0..count).map(of).collect::<Vec<_>>();
+        let names = |count| texts(count, |number| format!("n{number}"));
+        let hosts = |count: usize| {
+            let hosts: Vec<Value> = (0..count).map(|number| json!({"host": format!("h{number}.example")})).collect();
+            json!({"egress": {"allow": hosts}})
+        };
+        let denied = |count| json!({"egress": {"deny": texts(count, |number| format!("h{number}.example"))}});
+        for (fits, exceeds) in [
+            (json!({"limits": {"run_seconds": 1}}), json!({"limits": {"run_seconds": 0}})),
+            (json!({"limits": {"run_seconds": 604_800}}), json!({"limits": {"run_seconds": 604_801}})),
+            (json!({"limits": {"max_turns": 1}}), json!({"limits": {"max_turns": 0}})),
+            (json!({"limits": {"max_turns": 10_000}}), json!({"limits": {"max_turns": 10_001}})),
+            (json!({"disk": LEAST_DISK}), json!({"disk": LEAST_DISK - 1})),
+            (json!({"egress": {"requests_per_second": 1}}), json!({"egress": {"requests_per_second": 0}})),
+            (
+                json!({"egress": {"requests_per_second": 1_000_000}}),
+                json!({"egress": {"requests_per_second": 1_000_001}}),
+            ),
+            (json!({"egress": {"bytes_per_second": 1_024}}), json!({"egress": {"bytes_per_second": 1_023}})),
+            (
+                json!({"egress": {"bytes_per_second": 1_u64 << 40}}),
+                json!({"egress": {"bytes_per_second": (1_u64 << 40) + 1}}),
+            ),
+            (hosts(MOST_RULES), hosts(MOST_RULES + 1)),
+            (denied(MOST_RULES), denied(MOST_RULES + 1)),
+            (json!({"models": {"allowed": names(100)}}), json!({"models": {"allowed": names(101)}})),
+            (json!({"tools": {"allowed": names(100)}}), json!({"tools": {"allowed": names(101)}})),
+            (json!({"vaults": names(100)}), json!({"vaults": names(101)})),
+            (json!({"skills": names(100)}), json!({"skills": names(101)})),
+            (json!({"permissions": {"ask": names(100)}}), json!({"permissions": {"ask": names(101)}})),
+            (json!({"permissions": {"deny": names(100)}}), json!({"permissions": {"deny": names(101)}})),
+            (json!({"vaults": ["x".repeat(1_024)]}), json!({"vaults": ["x".repeat(1_025)]})),
+            (json!({"vaults": ["x"]}), json!({"vaults": ["a\0"]})),
+            (json!({"skills": ["a", "b@2"]}), json!({"skills": ["a", "a@2"]})),
+            (json!({"models": {"allowed": ["a"], "default": "a"}}), json!({"models": {"allowed": [], "default": "a"}})),
+        ] {
+            assert!(read(fits.clone()).expect("a document").problems().is_empty(), "{fits}");
+            assert_eq!(read(exceeds.clone()).expect("a document").problems().len(), 1, "{exceeds}");
+        }
+    }
+
+    #[test]
     fn every_problem_is_told_with_its_place() {
         let document = read(serde_json::json!({
             "models": {"allowed": ["a", "a"], "default": "b"},

@@ -148,6 +148,7 @@ async fn a_room_with_a_corrupt_record_does_not_block_its_conversation(backend: B
         state.compare_and_set("a", None, Some(&record("a", None, "me"))).await.expect("answers"),
         WriteOutcome::Written
     );
+    assert_eq!(state.record_by_conversation("c").await.expect("reads"), None, "the remains are nobody's");
     assert_eq!(state.put_owned(&record("b", Some("c"), "me")).await.expect("writes"), WriteOutcome::Written);
     assert_eq!(state.record_by_conversation("c").await.expect("reads"), Some(record("b", Some("c"), "me")));
     state.delete_owned("a", "me").await.expect("deletes");

@@ -137,3 +137,54 @@ impl fmt::Display for ReleaseReason {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::ReleaseReason as R;
+
+    const ALL: [R; 19] = [
+        R::Idle,
+        R::Dead,
+        R::Paused,
+        R::Unhealthy,
+        R::Hostile,
+        R::Outdated,
+        R::Reconfigured,
+        R::Timeout,
+        R::Orphan,
+        R::StaleDirectory,
+        R::StaleRecord,
+        R::Unfinished,
+        R::FailedCreation,
+        R::Conversation,
+        R::Deletion,
+        R::Tenant,
+        R::Operator,
+        R::Surplus,
+        R::Shutdown,
+    ];
+
+    fn those(holds: fn(R) -> bool) -> Vec<R> {
+        ALL.into_iter().filter(|why| holds(*why)).collect()
+    }
+
+    #[test]
+    fn what_a_release_does_depends_on_its_reason() {
+        assert_eq!(those(R::is_hostile), [R::Hostile]);
+        assert_eq!(those(R::is_loss), [R::Dead, R::Paused, R::Unhealthy, R::Hostile, R::Timeout]);
+        assert_eq!(those(R::skips_grace_period), [R::Dead, R::Paused, R::Unhealthy, R::Hostile]);
+        let unsaved = [R::Dead, R::Paused, R::Unhealthy, R::Hostile, R::FailedCreation, R::Deletion, R::Surplus];
+        assert_eq!(those(R::skips_final_sync), unsaved);
+    }
+
+    #[test]
+    fn no_two_reasons_are_told_alike() {
+        let names: BTreeSet<&str> = ALL.into_iter().map(R::name).collect();
+        let explanations: BTreeSet<&str> = ALL.into_iter().map(R::explanation).collect();
+        assert_eq!((names.len(), explanations.len()), (ALL.len(), ALL.len()));
+        let word = |name: &&str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        assert!(names.iter().all(word) && ALL.iter().all(|why| why.to_string() == why.name()));
+    }
+}

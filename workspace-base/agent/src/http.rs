@@ -283,3 +283,26 @@ fn with_type(mut response: Response<Body>, kind: &'static str) -> Response<Body>
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_files_say_whose_they_are() {
+        for (errno, status) in [
+            (Errno::LOOP, 400),
+            (Errno::NOTDIR, 400),
+            (Errno::ISDIR, 400),
+            (Errno::NAMETOOLONG, 400),
+            (Errno::NXIO, 400),
+            (Errno::INVAL, 400),
+            (Errno::NOENT, 404),
+            (Errno::NOSPC, 507),
+            (Errno::IO, 500),
+            (Errno::ACCESS, 500),
+        ] {
+            assert_eq!(io_fault(&errno.into()).status().as_u16(), status, "{errno:?}");
+        }
+    }
+}

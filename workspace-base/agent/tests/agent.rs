@@ -376,10 +376,14 @@ fn a_stopped_agent_reports_how_the_execution_ended() {
 
 #[test]
 fn arguments_and_variables_reach_the_driver_as_they_are() {
-    let agent = Agent::start("printf '%s\\n' \"$@\" region=$AWS_REGION cli=${NAGAYA_CLI-removed} $PATH > words");
+    let agent = Agent::start(
+        "same=no; [ -n \"$HTTP_PROXY\" ] && [ $HTTP_PROXY = $HTTPS_PROXY ] && [ $HTTP_PROXY = $http_proxy ] && [ $HTTP_PROXY = $https_proxy ] && same=yes
+         printf '%s\\n' \"$@\" region=$AWS_REGION cli=${NAGAYA_CLI-removed} $PATH proxies=$same > words",
+    );
     let request = serde_json::json!({
         "arguments": ["--append=--be kind", "-p"], "cwd": agent.dir.path(),
-        "environment": {"AWS_REGION": "eu-west-1", "NAGAYA_CLI": null, "PATH": "/workspace"},
+        "environment": {"AWS_REGION": "eu-west-1", "NAGAYA_CLI": null, "PATH": "/workspace",
+            "HTTP_PROXY": "http://elsewhere.example"},
     });
     let events = Events::new(agent.send("POST", "/execute", &request.to_string()).expect("connects")).rest();
     assert_eq!(end(&events).how, How::Exited);
@@ -390,6 +394,7 @@ fn arguments_and_variables_reach_the_driver_as_they_are() {
         "region=eu-west-1",
         "cli=removed",
         "/usr/local/bin:/usr/bin:/bin:/home/appuser/.local/bin",
+        "proxies=yes",
     ];
     assert_eq!(words.lines().collect::<Vec<_>>(), expected);
 }

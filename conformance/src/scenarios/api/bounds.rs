@@ -1,146 +1,269 @@
-//! What is longer than the description allows.
+//! The limits of the fields of bodies, as the description gives them.
 
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::client::http::Api;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check};
 use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::outside::bedrock;
+use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "API-021",
-    "A text or list that is one longer than the description allows is refused, in every field of every body",
-    "GET /openapi.json: every request that it does not allow is refused",
-    body!(one_too_many),
+    "A body's field may have the value at each limit of the description; one beyond it is refused by its name",
+    "the limits of the description hold exactly: VALIDATION_ERROR 422 names the field",
+    body!(exact),
 )
-.limit(45)];
+.severity(Severity::Medium)
+.profile(Profile::Full)
+.requires(&[Capability::Launch, Capability::Admin])
+.limit(60)];
 
-/// How deep schemas are followed: some contain themselves.
-const DEPTH: usize = 8;
+/// What the description says of a text that may have all characters but one.
+const NO_NUL: &str = r"^[^\u0000]*$";
+/// What it says of an id that the client chooses.
+const CHOSEN_ID: &str = "{0,63}$";
+/// Texts whose values also have to exist, or to be something else, so that the limit alone does not decide; and an older name of a field.
+const OTHERS: [&str; 4] = ["image", "model_region", "command", "bedrock_model_id"];
 
-async fn one_too_many(context: &Context) -> Result<(), Failure> {
-    let deployment = context.deployment().await?;
+/// A request whose body's fields get other values, one at a time.
+struct Request {
+    method: Method,
+    /// The route in the description.
+    route: &'static str,
+    path: String,
+    body: Value,
+}
+
+/// A value of a field, which is accepted or not.
+struct Tried {
+    place: Vec<String>,
+    value: Value,
+    fits: bool,
+}
+
+async fn exact(context: &Context) -> Result<(), Failure> {
+    let key = context.dir().join("vault-key");
+    std::fs::write(&key, "07".repeat(32))?;
+    let launch = Launch::new().without_model().without_waiting();
+    let launch = launch.set("RATE_LIMIT_REQUESTS", 0).set("VAULT_KEY_FILE", key.display());
+    // So that no level above has a lower limit.
+    let launch = launch.set("CONTAINER_EXECUTION_TIMEOUT", 604_800).set("CONTAINER_DISK", "5GiB");
+    let launch = launch.set("PROXY_ALLOWED_DOMAINS", format!("{},a.example", bedrock()));
+    let deployment = context.launch(launch).await?;
+    let api = &deployment.api;
     let conversation = deployment.conversation(context).await?;
-    let description = deployment.api.get("/openapi.json").await?.expect(200)?.json()?;
-    let (mut tried, mut accepted) = (0, Vec::new());
-    for (template, item) in description["paths"].as_object().into_iter().flatten() {
-        let path = template
-            .replace("{tenant_id}", &conversation.tenant)
-            .replace("{conversation_id}", &conversation.id)
-            .replace("{model_id}", &conversation.model);
-        // Of a thing that does not exist, every request is refused.
-        if path.contains('{') {
+    let archived = deployment.another_conversation(context, &conversation.tenant, &conversation.model).await?;
+    api.post(&archived.path("/archive"), &json!({})).await?.expect(200)?;
+    let tenant = format!("/api/tenants/{}", conversation.tenant);
+    let made = async |path: String, body: Value, id: &str| {
+        let made = api.post(&path, &body).await?.expect(201)?.json()?;
+        Ok::<_, Failure>(format!("{path}/{}", made[id].as_str().unwrap_or("?")))
+    };
+    let one = made(format!("{tenant}/keys"), json!({"name": "one", "scopes": ["read"]}), "key_id").await?;
+    let vault = made(format!("{tenant}/vaults"), json!({"name": "main"}), "vault_id").await?;
+    let model = json!({"model_id": context.unique("model"), "display_name": "M", "provider_model_id": "m", "context_window": 1,
+        "max_output_tokens": 1, "input_token_price": "0", "output_token_price": "0"});
+    let credential = json!({"name": "c", "purpose": {"host": "a.example"},
+        "auth": {"type": "header", "name": "x-key", "secret": "secret-0123456789"}});
+    let request = |method, route, path: String, body| Request { method, route, path, body };
+    let (post, put) = (Method::POST, Method::PUT);
+    let requests = [
+        request(post.clone(), "/api/tenants", "/api/tenants".into(), json!({"tenant_id": context.unique("other")})),
+        request(put.clone(), "/api/tenants/{tenant_id}", tenant.clone(), json!({})),
+        request(post.clone(), "/api/models", "/api/models".into(), model),
+        request(put.clone(), "/api/models/{model_id}", format!("/api/models/{}", conversation.model), json!({})),
+        request(
+            post.clone(),
+            "/api/tenants/{tenant_id}/conversations",
+            format!("{tenant}/conversations"),
+            json!({"user_id": "u"}),
+        ),
+        request(
+            put.clone(),
+            "/api/tenants/{tenant_id}/conversations/{conversation_id}",
+            conversation.path(""),
+            json!({}),
+        ),
+        request(
+            put.clone(),
+            "/api/tenants/{tenant_id}/configuration",
+            format!("{tenant}/configuration"),
+            json!({"version": 0, "configuration": {}}),
+        ),
+        // A conversation that takes no run refuses it for another reason than its body; what it narrows is looked at later.
+        request(
+            post.clone(),
+            "/api/tenants/{tenant_id}/conversations/{conversation_id}/messages",
+            archived.path("/messages"),
+            json!({"user_input": "hello"}),
+        ),
+        request(
+            post.clone(),
+            "/api/tenants/{tenant_id}/keys",
+            format!("{tenant}/keys"),
+            json!({"name": "k", "scopes": ["read"]}),
+        ),
+        request(put.clone(), "/api/tenants/{tenant_id}/keys/{key_id}", one.clone(), json!({})),
+        request(
+            post.clone(),
+            "/api/tenants/{tenant_id}/keys/{key_id}/rotate",
+            format!("{one}/rotate"),
+            json!({"overlap_seconds": 1}),
+        ),
+        request(post.clone(), "/api/tenants/{tenant_id}/vaults", format!("{tenant}/vaults"), json!({"name": "v"})),
+        request(
+            post,
+            "/api/tenants/{tenant_id}/vaults/{vault_id}/credentials",
+            format!("{vault}/credentials"),
+            credential,
+        ),
+        request(put, "/api/admin/pool", "/api/admin/pool".into(), json!({"min_size": 0, "max_size": 0})),
+    ];
+    let description = api.get("/openapi.json").await?.expect(200)?.json()?;
+    let (mut count, mut wrong) = (0, Vec::new());
+    for request in &requests {
+        let method = request.method.as_str().to_lowercase();
+        let content = &description["paths"][request.route][method.as_str()]["requestBody"]["content"];
+        let mut all = Vec::new();
+        walk(&description, &content["application/json"]["schema"], &[], &mut all);
+        all.retain(|tried| !request.route.ends_with("/messages") || tried.place[0] != "configuration");
+        for tried in &all {
+            wrong.extend(try_one(api, request, tried).await?);
+        }
+        count += all.len();
+    }
+    check(wrong.is_empty(), wrong.join("\n"))?;
+    check(count >= 150, format!("only {count} values were tried: has /openapi.json no limits?"))
+}
+
+/// The schema itself, where this one refers to it or permits null as well.
+fn resolved<'d>(description: &'d Value, schema: &'d Value) -> &'d Value {
+    if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+        return &description["components"]["schemas"][name];
+    }
+    let choices = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array());
+    match choices.map(|all| all.iter().filter(|one| one["type"] != "null").collect::<Vec<_>>()).as_deref() {
+        Some([only]) => resolved(description, only),
+        _ => schema,
+    }
+}
+
+/// The values at and beyond the limits of all fields of an object.
+fn walk(description: &Value, schema: &Value, place: &[String], all: &mut Vec<Tried>) {
+    let schema = resolved(description, schema);
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let place = [place, &[name.clone()]].concat();
+        let field = resolved(description, field);
+        let mut add = |value: Value, fits| all.push(Tried { place: place.clone(), value, fits });
+        if field["properties"].is_object() {
+            walk(description, field, &place, all);
             continue;
         }
-        for (method, operation) in item.as_object().into_iter().flatten() {
-            let Ok(method) = method.to_uppercase().parse::<Method>() else { continue };
-            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
-            let schemas = Schemas(&description);
-            let mut excesses = Vec::new();
-            schemas.excesses(schema, &mut Vec::new(), &mut excesses);
-            for (place, value) in excesses {
-                let mut body = schemas.sample(schema, 0);
-                put(&mut body, &place, value);
-                let reply = deployment.api.send(method.clone(), &path, Some(&body.to_string()), &[]).await?;
-                if !matches!(reply.status.as_u16(), 400 | 413 | 422) {
-                    accepted.push(format!("{method} {template}: {} ({})", place.join("."), reply.status));
-                }
-                tried += 1;
+        if OTHERS.contains(&name.as_str()) {
+            continue;
+        }
+        for (limit, step) in [("minimum", -1), ("maximum", 1)] {
+            if let Some(limit) = field[limit].as_i64() {
+                add(json!(limit), true);
+                add(json!(limit + step), false);
             }
         }
-    }
-    context.note(format!("{tried} values"));
-    check(accepted.is_empty(), format!("accepted although longer than described: {}", accepted.join(", ")))?;
-    check(tried > 0, "the description limits the length of nothing")
-}
-
-/// The schemas of a description.
-struct Schemas<'a>(&'a Value);
-
-impl<'a> Schemas<'a> {
-    /// The schema itself, where this names one.
-    fn resolved(&self, schema: &'a Value) -> &'a Value {
-        let name = schema["$ref"].as_str().and_then(|named| named.strip_prefix('#'));
-        name.and_then(|name| self.0.pointer(name)).unwrap_or(schema)
-    }
-
-    /// Each value that is one longer than allowed, with its place in the body.
-    fn excesses(&self, schema: &'a Value, place: &mut Vec<String>, found: &mut Vec<(Vec<String>, Value)>) {
-        if place.len() > DEPTH {
-            return;
+        let pattern = field["pattern"].as_str().unwrap_or_default();
+        if pattern.ends_with(CHOSEN_ID) {
+            add(json!("x".repeat(64)), true);
+            add(json!("x".repeat(65)), false);
+            add(json!(""), false);
         }
-        let schema = self.resolved(schema);
-        for kind in ["oneOf", "anyOf", "allOf"] {
-            for part in schema[kind].as_array().into_iter().flatten() {
-                self.excesses(part, place, found);
-            }
+        let letter = if pattern == NO_NUL { "\u{e9}" } else { "x" };
+        if let Some(longest) = length(field, "maxLength") {
+            add(text(name, letter, longest), true);
+            add(text(name, letter, longest + 1), false);
+            add(json!("a\0b"), false);
         }
-        let more_than = |bound: &str| schema[bound].as_u64().and_then(|most| usize::try_from(most + 1).ok());
-        if let Some(length) = more_than("maxLength") {
-            found.push((place.clone(), "a".repeat(length).into()));
+        if let Some(shortest) = length(field, "minLength") {
+            add(text(name, letter, shortest), true);
+            add(text(name, letter, shortest - 1), false);
         }
-        if let Some(length) = more_than("maxItems") {
-            found.push((place.clone(), vec![self.sample(&schema["items"], 0); length].into()));
+        // A list whose entries are words of the description cannot be longer than those.
+        let entry = resolved(description, &field["items"]);
+        if let Some(most) = length(field, "maxItems").filter(|_| !entry["enum"].is_array()) {
+            add(list(name, most), true);
+            add(list(name, most + 1), false);
         }
-        if let Some(length) = more_than("maxProperties") {
-            let value = self.sample(&schema["additionalProperties"], 0);
-            found.push((place.clone(), (0..length).map(|number| (format!("k{number}"), value.clone())).collect()));
-        }
-        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-            place.push(name.clone());
-            self.excesses(field, place, found);
-            place.pop();
-        }
-    }
-
-    /// A value that the schema allows, as far as a schema says: its example, or the least that it requires.
-    fn sample(&self, schema: &'a Value, depth: usize) -> Value {
-        let schema = self.resolved(schema);
-        let first = |of: &'a Value| of.as_array().and_then(|all| all.first());
-        if let Some(given) =
-            [schema.get("example"), schema.get("const"), first(&schema["examples"]), first(&schema["enum"])]
-                .into_iter()
-                .flatten()
-                .next()
-        {
-            return given.clone();
-        }
-        if let Some(part) = ["oneOf", "anyOf", "allOf"]
-            .iter()
-            .find_map(|kind| schema[*kind].as_array()?.iter().find(|part| part["type"] != "null"))
-        {
-            return self.sample(part, depth + 1);
-        }
-        let kind = match &schema["type"] {
-            Value::Array(kinds) => kinds.first().and_then(Value::as_str),
-            kind => kind.as_str(),
-        };
-        let least = |bound: &str| schema[bound].as_u64().and_then(|least| usize::try_from(least).ok()).unwrap_or(0);
-        match kind {
-            Some("string") => "a".repeat(least("minLength").max(1)).into(),
-            Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or_else(|| 1.into()),
-            Some("boolean") => true.into(),
-            Some("array") => vec![self.sample(&schema["items"], depth + 1); least("minItems")].into(),
-            _ if depth > DEPTH => json!({}),
-            _ => schema["required"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(|name| (name.to_owned(), self.sample(&schema["properties"][name], depth + 1)))
-                .collect(),
+        if length(field, "minItems").is_some_and(|least| least > 0) {
+            add(json!([]), false);
         }
     }
 }
 
-/// Puts a value at its place, with the objects that lead there.
-fn put(body: &mut Value, place: &[String], value: Value) {
-    let Some((name, rest)) = place.split_first() else {
-        *body = value;
-        return;
+fn length(field: &Value, limit: &str) -> Option<usize> {
+    field[limit].as_u64().and_then(|length| usize::try_from(length).ok())
+}
+
+fn text(name: &str, letter: &str, length: usize) -> Value {
+    if name == "directory" && length > 1 {
+        // Each part of a path has a limit of its own.
+        return json!(format!("{}{}", "a/".repeat((length - 1) / 2), "aa".get(..2 - length % 2).unwrap_or_default()));
+    }
+    json!(letter.repeat(length))
+}
+
+fn list(name: &str, length: usize) -> Value {
+    let entry = |number: usize| match name {
+        "client_tools" => {
+            json!({"name": format!("t{number}"), "description": "A tool", "input_schema": {"type": "object"}})
+        }
+        "content" => json!({"type": "text", "text": "a text"}),
+        "allow" => json!({"host": format!("h{number}.example")}),
+        "operations" => json!({"method": "GET", "path": format!("/p{number}")}),
+        "paths" => json!(format!("/p{number}")),
+        "methods" => {
+            json!(format!("M{number}").replace(|digit: char| digit.is_ascii_digit(), "X") + &"Y".repeat(number))
+        }
+        "deny" | "ask" | "allowed" => json!(format!("h{number}")),
+        _ => json!(format!("h{number}")),
     };
-    if !body.is_object() {
-        *body = json!({});
+    (0..length).map(entry).collect()
+}
+
+/// Sends a request with one value, and looks whether the answer names its field; returns what is wrong.
+async fn try_one(api: &Api, request: &Request, tried: &Tried) -> Result<Option<String>, Failure> {
+    let mut body = request.body.clone();
+    let mut at = &mut body;
+    for name in &tried.place {
+        if !at[name.as_str()].is_object() {
+            at[name.as_str()] = Value::Object(Map::new());
+        }
+        at = &mut at[name.as_str()];
     }
-    put(&mut body[name.as_str()], rest, value);
+    *at = tried.value.clone();
+    let text = body.to_string();
+    let reply = api.send(request.method.clone(), &request.path, Some(&text), &[]).await?;
+    let answer = reply.json().unwrap_or_default();
+    let full = tried.place.join(".");
+    // A configuration's places begin within it.
+    let within = full.strip_prefix("configuration.").unwrap_or(&full);
+    let details: Vec<&Value> = answer["error"]["details"].as_array().into_iter().flatten().collect();
+    let names =
+        details.iter().filter_map(|detail| detail["field"].as_str()).any(|field| field == full || field == within);
+    let shown = answer.to_string();
+    let shown: String = shown.chars().take(300).collect();
+    let value = tried.value.to_string();
+    let what = format!(
+        "{} {} with {full} = {} ({} bytes): {} {shown}",
+        request.method,
+        request.path,
+        value.chars().take(30).collect::<String>(),
+        value.len(),
+        reply.status
+    );
+    let (holds, otherwise) = match tried.fits {
+        true => (reply.status.as_u16() < 500 && !(reply.status == 422 && names), "not accepted"),
+        false => (reply.status == 422 && names, "not refused by its name"),
+    };
+    Ok((!holds).then(|| format!("{otherwise}: {what}")))
 }

@@ -83,6 +83,7 @@ async fn bad_bodies(context: &Context) -> Result<(), Failure> {
             ("a text", "\"text\""),
             ("null", "null"),
             ("no fields", "{}"),
+            ("two objects", "{\"tenant_id\": \"conformance-twice\"} {}"),
             ("bytes that are not UTF-8", "{\"user_input\": \"\u{0}\u{1}\"}x"),
         ] {
             let reply = api.send(Method::POST, route, Some(body), &[]).await?;
@@ -178,6 +179,13 @@ async fn second_run(context: &Context) -> Result<(), Failure> {
     let second: Reply =
         deployment.api.post(&conversation.path("/stream"), &json!({"user_input": "@say me too"})).await?;
     second.expect_error(409, "RESOURCE_LOCKED")?;
+    let archived = deployment.api.post(&conversation.path("/archive"), &json!({})).await?;
+    let renewed = deployment.api.delete(&conversation.path("/workspace")).await?;
+    for (what, reply) in [("a second run", second), ("an archive", archived), ("another workspace", renewed)] {
+        reply.expect_error(409, "RESOURCE_LOCKED").map_err(|failure| failure.during(what))?;
+        let after = reply.header("retry-after").and_then(|after| after.parse::<u32>().ok());
+        check(after.is_some_and(|seconds| seconds > 0), format!("Retry-After for {what} during a run: {after:?}"))?;
+    }
     let events = stream.finish().await?;
     let done = events.last().map(|done| done.data.clone()).unwrap_or_default();
     check_eq(format!("status of the first run: {done}"), done["status"].as_str(), Some("success"))?;

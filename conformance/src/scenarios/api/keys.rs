@@ -223,6 +223,12 @@ async fn rate_limited(context: &Context) -> Result<(), Failure> {
     eventually(Duration::from_secs(wait + 5), "the key may ask again", async || {
         busy.get(&path).await.and_then(|reply| reply.expect(200))
     })
-    .await
-    .map(|_| ())
+    .await?;
+    // Without keys nobody is counted.
+    let open = context.launch(keyless().set("RATE_LIMIT_REQUESTS", 2)).await?;
+    for _ in 0..6 {
+        let reply = open.api.get("/api/tenants").await?.expect(200)?;
+        check_eq("X-RateLimit-Limit without keys", reply.header("x-ratelimit-limit"), None)?;
+    }
+    Ok(())
 }

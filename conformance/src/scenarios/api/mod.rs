@@ -2,6 +2,7 @@
 
 mod bounds;
 mod connections;
+mod counts;
 mod description;
 mod errors;
 mod keeping;
@@ -10,6 +11,7 @@ mod limits;
 mod ownership;
 mod page;
 mod queries;
+mod written;
 
 use crate::harness::scenario::Scenario;
 
@@ -17,6 +19,7 @@ use crate::harness::scenario::Scenario;
 pub(super) const FILES: &[&[Scenario]] = &[
     bounds::SCENARIOS,
     connections::SCENARIOS,
+    counts::SCENARIOS,
     description::SCENARIOS,
     errors::SCENARIOS,
     keeping::SCENARIOS,
@@ -25,4 +28,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     ownership::SCENARIOS,
     page::SCENARIOS,
     queries::SCENARIOS,
+    written::SCENARIOS,
 ];

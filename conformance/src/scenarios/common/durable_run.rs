@@ -86,6 +86,18 @@ async fn still_its_own(trail: &Path, before: usize, conversation: &Conversation)
     .await
 }
 
+/// Checks that the trail has the beginning and the end of each of two runs once, and once that their workspace was taken over.
+fn told_once(trail: &Path, conversation: &Conversation) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(trail)?;
+    let entries: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let own = |entry: &&Value| entry["conversation"] == *conversation.id && entry["tenant"] == *conversation.tenant;
+    for (event, times) in [("run_started", 2), ("run_ended", 2), ("room_created", 1), ("room_adopted", 1)] {
+        let found = entries.iter().filter(|entry| entry["event"] == event).filter(own).count();
+        check_eq(format!("times that the trail has {event}: {text}"), found, times)?;
+    }
+    Ok(())
+}
+
 /// Kills the server of a deployment during a run, and restarts it.
 pub(crate) async fn outlives(context: &Context, launch: Launch) -> Result<(Deployment, Conversation), Failure> {
     let trail = context.dir().join("durable-trail.jsonl");
@@ -107,5 +119,6 @@ pub(crate) async fn outlives(context: &Context, launch: Launch) -> Result<(Deplo
     let session = next.last().map(|done| &done.data["session_id"]);
     check_eq("session of the next run", session, Some(&done["session_id"]))?;
     still_its_own(&trail, before, &conversation).await?;
+    told_once(&trail, &conversation)?;
     Ok((deployment, conversation))
 }

@@ -106,7 +106,17 @@ async fn written(context: &Context) -> Result<(), Failure> {
     check_eq("files after the second run", names_and_texts(&files(&storage, &conversation).await?), expected)?;
     let before = storage.requests().await?.len();
     deployment.run_well(&conversation, "@say nothing changes").await?;
-    check_eq("requests for a run that changes nothing", storage.requests().await?.len(), before)
+    check_eq("requests for a run that changes nothing", storage.requests().await?.len(), before)?;
+    // What clients put into the workspace is saved without a run, time and again.
+    for name in ["first.txt", "second.txt"] {
+        deployment.api.upload(&conversation.path(&format!("/files?path={name}")), "put".into()).await?.expect(204)?;
+        eventually(SOON, format!("{name} in the bucket"), async || {
+            let objects = files(&storage, &conversation).await?;
+            check(names_and_texts(&objects).contains(&(name, "put")), format!("{objects:?}"))
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 async fn next_room(context: &Context) -> Result<(), Failure> {

@@ -8,8 +8,9 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::Severity;
+use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::health::check_health;
+use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -35,8 +36,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .limit(45),
+    Scenario::new(
+        "HLTH-007",
+        "A warm pool that cannot be filled is degraded and says why, and is healthy once its size needs nothing",
+        "GET /health: degraded while the pool is not filled; never 5xx",
+        body!(empty_pool),
+    )
+    .severity(Severity::Medium)
+    .profile(Profile::Full)
+    .requires(&[Capability::Launch, Capability::Docker, Capability::Admin])
+    .limit(45),
 ];
 
+/// How long a change of the pool may take until it shows.
+const SHOWN_LIMIT: Duration = Duration::from_secs(15);
 /// Requests to `/health` at the same time, and how often.
 const AT_ONCE: usize = 40;
 const ROUNDS: usize = 3;
@@ -98,6 +111,25 @@ async fn probed_once(context: &Context) -> Result<(), Failure> {
         check(!probes.contains(&now), format!("{now:?}"))
     });
     another.await.map_err(|failure| Failure::could_not_run(format!("probes cannot be told apart: {failure}")))
+}
+
+async fn empty_pool(context: &Context) -> Result<(), Failure> {
+    const IMAGE: &str = "conformance/no-such-image:1";
+    let launch = Launch::new().without_model().without_waiting();
+    let launch = launch.set("CONTAINER_IMAGE", IMAGE).set("WARM_POOL_MIN_SIZE", 1).set("WARM_POOL_MAX_SIZE", 2);
+    let deployment = context.launch(launch).await?;
+    let shows = async |status: &str, says: &str| {
+        eventually(SHOWN_LIMIT, format!("the status {status} in /health"), async || {
+            let health = deployment.api.get("/health").await?.expect(200)?.json()?;
+            check_health(&health)?;
+            let pool = health["container_system"]["message"].as_str().unwrap_or_default();
+            check(health["status"] == status && pool.contains(says), health.to_string())
+        })
+        .await
+    };
+    shows("degraded", IMAGE).await?;
+    deployment.api.put("/api/admin/pool", &serde_json::json!({"min_size": 0, "max_size": 0})).await?.expect(200)?;
+    shows("healthy", "ok").await
 }
 
 async fn metrics(context: &Context) -> Result<(), Failure> {

@@ -107,6 +107,27 @@ async fn whole_page(context: &Context) -> Result<(), Failure> {
         let value = page.get(name, labels);
         check(value.is_some_and(|value| value >= 1.0), format!("{name}{labels:?} is {value:?} after a run"))?;
     }
+    // And each once: one run, in one workspace, which came from the pool.
+    for (name, labels) in [
+        ("workspace_requests_total", &[("status", "success")][..]),
+        ("workspace_container_startup_seconds_count", &[("source", "warm")]),
+        ("workspace_warm_pool_acquire_seconds_count", &[]),
+    ] {
+        check_eq(format!("{name}{labels:?} after one run"), page.get(name, labels), Some(1.0))?;
+    }
+    for (name, labels) in [
+        ("workspace_requests_total", &[("status", "error")][..]),
+        ("workspace_requests_total", &[("status", "timeout")]),
+        ("workspace_requests_total", &[("status", "cancelled")]),
+        ("workspace_container_crashes_total", &[]),
+        ("workspace_container_startup_seconds_count", &[("source", "cold")]),
+        ("workspace_warm_pool_exhausted_total", &[]),
+        ("workspace_s3_sync_errors_total", &[("direction", "out")]),
+        ("driver_unknown_frames_total", &[("kind", "malformed")]),
+        ("workspace_gc_cycles_total", &[("result", "error")]),
+    ] {
+        check_eq(format!("{name}{labels:?}, of which there was none"), page.get(name, labels), Some(0.0))?;
+    }
     for name in ["workspace_host_cpu_percent", "workspace_host_memory_percent"] {
         let value = page.sum(name).unwrap_or(f64::NAN);
         check((0.0..=100.0).contains(&value), format!("{name} is {value}"))?;

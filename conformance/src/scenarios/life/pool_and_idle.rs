@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
@@ -57,7 +59,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 async fn warm_pool(context: &Context) -> Result<(), Failure> {
-    let deployment = context.launch(Launch::new().set("WARM_POOL_MIN_SIZE", 2)).await?;
+    let trail = context.dir().join("trail.jsonl");
+    let launch = Launch::new().set("WARM_POOL_MIN_SIZE", 2).set("AUDIT_LOG", trail.display());
+    let deployment = context.launch(launch).await?;
     let pool = "workspace_warm_pool_size";
     deployment.metric(pool, |waiting| waiting == 2.0, FULL_LIMIT).await?;
     let warm: Vec<String> = deployment.rooms().await?.into_iter().map(|room| room.id).collect();
@@ -86,7 +90,14 @@ async fn warm_pool(context: &Context) -> Result<(), Failure> {
             used.push(room.id.clone());
         }
     }
-    check(used.len() == 1 && warm.contains(&used[0]), format!("the run was in {used:?}, waiting were {warm:?}"))
+    check(used.len() == 1 && warm.contains(&used[0]), format!("the run was in {used:?}, waiting were {warm:?}"))?;
+    let text = std::fs::read_to_string(&trail)?;
+    let entries: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let assigned: Vec<&Value> = entries.iter().filter(|entry| entry["event"] == "room_assigned").collect();
+    check(
+        assigned.len() == 1 && assigned[0]["conversation"] == *conversation.id && assigned[0]["workspace"].is_string(),
+        format!("what the trail has of the workspace that was handed over: {assigned:?}"),
+    )
 }
 
 async fn idle_rooms_go(context: &Context) -> Result<(), Failure> {
@@ -133,7 +144,21 @@ async fn one_room_each(context: &Context) -> Result<(), Failure> {
     let others: Vec<_> = deployment.rooms().await?.into_iter().filter(|other| other.id != room.id).collect();
     check_eq("workspaces besides the first conversation's", others.len(), 1)?;
     let seen = others[0].exec(["ls", "-A", "/workspace"]).await?;
-    check_eq("files in the other conversation's workspace", seen.printed.as_str(), "")
+    check_eq("files in the other conversation's workspace", seen.printed.as_str(), "")?;
+    // The operator's list has both, the oldest first.
+    let listed = deployment.api.get("/api/admin/workspaces").await?.expect(200)?.json()?;
+    let field = |name: &str| -> Vec<Option<&str>> {
+        listed.as_array().into_iter().flatten().map(|entry| entry[name].as_str()).collect()
+    };
+    let ids = [&room, &others[0]].map(|room| room.workspace.as_deref());
+    check_eq(format!("workspaces in {listed}"), field("workspace_id"), ids.to_vec())?;
+    let conversations = [&first, &second].map(|conversation| Some(&*conversation.id));
+    check_eq(format!("conversations in {listed}"), field("conversation_id"), conversations.to_vec())?;
+    let tenants = [&first, &second].map(|conversation| Some(&*conversation.tenant));
+    check_eq(format!("tenants in {listed}"), field("tenant_id"), tenants.to_vec())?;
+    let idle: Vec<u64> =
+        listed.as_array().into_iter().flatten().filter_map(|entry| entry["idle_seconds"].as_u64()).collect();
+    check(idle.len() == 2 && idle.iter().all(|seconds| *seconds < 60), format!("idle seconds in {listed}"))
 }
 
 async fn neighbours(context: &Context) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
-use crate::harness::failure::{Failure, check_eq};
+use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
@@ -145,6 +145,11 @@ async fn kept_and_dropped(context: &Context) -> Result<(), Failure> {
     refused.expect_error(409, "CONFLICT")?;
     deployment.api.post(&conversation.path("/cancel"), &json!({})).await?.expect(202)?;
     check_eq("status of the cancelled run", end(&stream.finish().await?).0.as_str(), "cancelled")?;
+    // Nor does the next server know of them.
+    deployment.kill().await?;
+    deployment.restart(context).await?;
     let next = deployment.run_well(&conversation, "@say next").await?;
-    check_eq("what the next run says", end(&next).1.as_str(), "next")
+    check_eq("what the next run says", end(&next).1.as_str(), "next")?;
+    let messages = deployment.api.get(&conversation.path("/messages")).await?.expect(200)?.text();
+    check(!messages.contains("@say dropped"), format!("a message that was dropped has begun its run: {messages}"))
 }

@@ -69,7 +69,8 @@ async fn thinking_and_sub_agents(context: &Context) -> Result<(), Failure> {
     let name = ["Agent", "Task"].into_iter().find(|name| knows(name));
     let name = name.ok_or_else(|| Failure::assertion(format!("no tool that starts sub-agents among {tools}")))?;
 
-    let inner = "@tool Bash {\"command\": \"echo from below\", \"description\": \"Look\"}\n@say Seven.";
+    let inner =
+        "@think Deep below.\n@tool Bash {\"command\": \"echo from below\", \"description\": \"Look\"}\n@say Seven.";
     let input = json!({"description": "Count files", "subagent_type": "general-purpose", "prompt": inner});
     let prompt = format!("@think Let me ponder this.\n@tool {name} {input}\n@say There are seven.");
     let events = deployment.run_well(&conversation, &prompt).await?;
@@ -92,6 +93,9 @@ async fn thinking_and_sub_agents(context: &Context) -> Result<(), Failure> {
     let call =
         call.ok_or_else(|| Failure::assertion(format!("no call of the sub-agent's among: {}", names(&events))))?;
     check_eq(format!("parent_agent_id of {}", call.data), call.text("parent_agent_id"), agent)?;
+    for event in thought.iter().filter(|event| event.text("content").contains("Deep below")) {
+        check_eq(format!("parent_agent_id of {}", event.data), event.text("parent_agent_id"), agent)?;
+    }
     let mut own = events.iter().filter(|event| event.name == "assistant" && event.data["parent_agent_id"].is_null());
     check(
         own.next_back().is_some_and(|last| last.data.to_string().contains("There are seven.")),

@@ -159,6 +159,9 @@ async fn check_usage(deployment: &Deployment, tenant: &str, done: &RunEvent) -> 
     let days = usage.as_array().cloned().unwrap_or_default();
     let sum = |field: &str| days.iter().filter_map(|day| day[field].as_u64()).sum::<u64>();
     check_eq(format!("runs in {usage}"), sum("runs"), 1)?;
+    for field in ["input_tokens", "cache_creation_5m_tokens", "cache_creation_1h_tokens", "cache_read_tokens"] {
+        check_eq(format!("{field} in {usage}"), Some(sum(field)), done.data["usage"][field].as_u64())?;
+    }
     check_eq(
         format!("output_tokens in {usage}"),
         Some(sum("output_tokens")),

@@ -110,6 +110,10 @@ async fn problems(context: &Context) -> Result<(), Failure> {
         (json!({"egress": {"allow": [{"host": A, "methods": ["get"]}]}}), vec!["egress.allow[0].methods[0]"]),
         (json!({"egress": {"allow": [{"host": A, "paths": ["/a/../b"]}]}}), vec!["egress.allow[0].paths[0]"]),
         (json!({"egress": {"deny": ["*"]}}), vec!["egress.deny[0]"]),
+        (
+            json!({"egress": {"allow": [{"host": "*"}], "deny": [A, "*"]}}),
+            vec!["egress.allow[0].host", "egress.deny[1]"],
+        ),
         (json!({"vaults": ["none"]}), vec!["vaults[0]"]),
         (json!({"models": {"allowed": ["none"]}}), vec!["models.allowed[0]"]),
         (json!({"tools": {"provider": ["web_search"]}}), vec!["tools.provider[0]"]),

@@ -118,6 +118,10 @@ async fn own_requests(context: &Context) -> Result<(), Failure> {
     );
     let explained = world.deployment.api.get(&explain).await?.expect(200)?.json()?;
     check_eq(format!("reason in {explained}"), explained["reason"].as_str(), Some("no_run"))?;
+    // It is asked by plain HTTP and sent by TLS.
+    let explained = explain.replace("run=false", "run=true");
+    let explained = world.deployment.api.get(&explained).await?.expect(200)?.json()?;
+    check_eq(format!("port in {explained}"), explained["port"].as_u64(), Some(443))?;
     let control = format!("bedrock.{REGION}.amazonaws.com");
     let status = party.status(&format!("-X DELETE http://{control}/custom-models/mine")).await?;
     check_eq("status of a request to the control plane", status, 403)?;

@@ -56,7 +56,8 @@ async fn oauth(context: &Context) -> Result<(), Failure> {
     let beyond = beyond.expect(422)?.json()?;
     check_eq(format!("place in {beyond}"), beyond["error"]["details"][0]["field"].as_str(), Some("auth.token_url"))?;
 
-    let made = client(&format!("https://{B}/oauth/token?life=2"));
+    let mut made = client(&format!("https://{B}/oauth/token?life=2&scope=read+write:all"));
+    made["auth"]["scope"] = json!("read write:all");
     let made = world.deployment.api.post(&credentials, &made).await?.expect(201)?.json()?;
     let credential = format!("{credentials}/{}", made["credential_id"].as_str().unwrap_or_default());
     check_eq(

@@ -162,7 +162,28 @@ async fn own_policy(context: &Context) -> Result<(), Failure> {
     let faster = json!({"egress": {"allow": [{"host": A}], "requests_per_second": 1000}});
     world.configure(&first.conversation.tenant, &faster).await?;
     first.statuses("the first conversation's", &[(&to_a, 403), (&to_b, 403)]).await?;
-    other.statuses("the other conversation's", &[(&to_a, 200), (&to_b, 403)]).await
+    other.statuses("the other conversation's", &[(&to_a, 200), (&to_b, 403)]).await?;
+    // Two tenants to which the same applies, whose policies are renewed together.
+    let twin = context.unique("twin");
+    world.deployment.api.post("/api/tenants", &json!({"tenant_id": twin, "model_id": model})).await?.expect(201)?;
+    let twin = world.deployment.another_conversation(context, &twin, model).await?;
+    let twin = world.settle(vec![twin]).await?.remove(0);
+    for tenant in [&first.conversation.tenant, &twin.conversation.tenant] {
+        world.configure(tenant, &only(B)).await?;
+    }
+    let model = format!("/api/models/{model}");
+    world.deployment.api.put(&model, &json!({"display_name": "Renamed"})).await?.expect(200)?;
+    for party in [&other, &twin] {
+        party.statuses("one of two tenants'", &[(&to_b, 200)]).await?;
+        let tenant = party.conversation.tenant.as_str();
+        let entry = eventually(Duration::from_secs(5), "the request in the trail", async || {
+            let allowed = |line: &Value| line["host"] == B && line["decision"] == "allowed";
+            last_entry(&world, "what was allowed", |line| allowed(line) && line["tenant"] == tenant)
+        })
+        .await?;
+        check_eq(format!("name of the policy in {entry}"), entry["policy"].as_str(), Some(tenant))?;
+    }
+    Ok(())
 }
 
 /// Runs a line of bash in the workspace without waiting for it.

@@ -142,7 +142,14 @@ async fn ask(world: &World, party: &Party, path: &str) -> Result<Option<String>,
     let answer = party.answer(&format!("-i http://{A}{path}")).await?;
     check(answer.starts_with("HTTP/1.1 200"), format!("the answer to a request for {path}: {answer}"))?;
     let seen = world.seen(path).await?.pop().ok_or_else(|| Failure::assertion(format!("no request for {path}")))?;
-    let id = seen.header("authorization").and_then(|value| value.split_once("Credential=")?.1.split('/').next());
+    let scope = seen.header("authorization").and_then(|value| Some(value.split_once("Credential=")?.1));
+    let scope: Vec<&str> = scope.into_iter().flat_map(|scope| scope.split(['/', ','])).collect();
+    let signed_for = scope.get(2..4);
+    check(
+        signed_for.is_none_or(|signed_for| signed_for == [REGION, "execute-api"]),
+        format!("region and service that a request is signed for: {signed_for:?}"),
+    )?;
+    let id = scope.first().copied();
     let token = id.map(|id| format!("assumed-token-of-{id}"));
     check_eq("the session token", seen.header("x-amz-security-token"), token.as_deref())?;
     check(token.is_none_or(|token| !answer.contains(&token)), format!("the answer shows the session token: {answer}"))?;

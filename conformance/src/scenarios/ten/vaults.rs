@@ -266,7 +266,8 @@ async fn keys(context: &Context) -> Result<(), Failure> {
     };
     with(&mut world, &[("VAULT_KEY_FILE", &old)]).await?;
     parties[0].moved(&world.deployment).await?;
-    vault(&world, &parties[0], &header(A, &secret)).await?;
+    let (_, credential) = vault(&world, &parties[0], &header(A, &secret)).await?;
+    let credential = credential.rsplit('/').next().unwrap_or_default();
     let ask = async |world: &World, party: &Party, path: &str| {
         party.answer(&format!("http://{A}{path}")).await?;
         sent(world, path).await
@@ -283,10 +284,17 @@ async fn keys(context: &Context) -> Result<(), Failure> {
     )?;
     let log = world.deployment.server()?.log();
     check(log.contains("VAULT_OLD_KEY_FILES"), "the log does not say what to do about a secret that cannot be opened")?;
+    let rekeyed = world.deployment.api.post("/api/admin/vaults/rekey", &json!({})).await?.expect(200)?.json()?;
+    let cannot = (&rekeyed["sealed"], &rekeyed["unreadable"]);
+    check_eq(format!("what cannot be sealed again in {rekeyed}"), cannot, (&json!(0), &json!([credential])))?;
     with(&mut world, &[("VAULT_KEY_FILE", &new), ("VAULT_OLD_KEY_FILES", &old)]).await?;
     check_eq("what was sent with both keys", ask(&world, &parties[0], "/both").await?, bearer.clone())?;
     let rekeyed = world.deployment.api.post("/api/admin/vaults/rekey", &json!({})).await?.expect(200)?.json()?;
-    check_eq(format!("secrets sealed again in {rekeyed}"), rekeyed["sealed"].as_u64(), Some(1))?;
+    check_eq(
+        format!("what is sealed again in {rekeyed}"),
+        (&rekeyed["sealed"], &rekeyed["unreadable"]),
+        (&json!(1), &json!([])),
+    )?;
     with(&mut world, &[("VAULT_KEY_FILE", &new), ("SHUTDOWN_WORKSPACES", "destroy")]).await?;
     check_eq("what was sent with the new key", ask(&world, &parties[0], "/new").await?, bearer)
 }

@@ -30,6 +30,8 @@ async fn refused(context: &Context) -> Result<(), Failure> {
     for (tools, place) in [
         (json!([price(), named("a b")]), "client_tools[1].name"),
         (json!([named("a__b")]), "client_tools[0].name"),
+        (json!([named("a_")]), "client_tools[0].name"),
+        (json!([named("-a")]), "client_tools[0].name"),
         (json!([price(), price()]), "client_tools[1].name"),
         (json!([{"name": "a", "description": "", "input_schema": {"type": "object"}}]), "client_tools[0].description"),
         (json!([{"name": "a", "description": "d", "input_schema": {}}]), "client_tools[0].input_schema"),

@@ -6,9 +6,10 @@ use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
-use crate::harness::vocabulary::{Profile, Severity};
+use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::needs::RUN;
 use crate::target::deployment::{Conversation, Deployment};
+use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -59,6 +60,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .severity(Severity::High)
     .profile(Profile::Full)
+    .requires(&[Capability::Launch])
     .limit(60),
 ];
 
@@ -227,6 +229,12 @@ async fn refused(context: &Context) -> Result<(), Failure> {
             check(fields.contains(place), format!("the answer does not name {place}: {}", reply.text()))?;
         }
     }
+    // What is as much as the level above allows is not beyond it.
+    let most = json!({"agent": {"effort": "medium", "directory": "../etc"}, "limits": {"max_cost_usd": "1.50"}});
+    let body = json!({"user_input": "@say no", "configuration": most});
+    let reply = deployment.api.post(&conversation.path("/messages"), &body).await?.expect(422)?.json()?;
+    let told = (reply["error"]["details"].as_array().map(Vec::len), &reply["error"]["details"][0]["field"]);
+    check_eq(format!("problems in {reply}"), told, (Some(1), &json!("agent.directory")))?;
     for malformed in [
         json!({"agent": {"effort": "huge"}}),
         json!({"limits": {"max_cost_usd": "-1"}}),
@@ -237,5 +245,25 @@ async fn refused(context: &Context) -> Result<(), Failure> {
     }
     let effective = deployment.api.get(&conversation.path("/effective")).await?.expect(200)?.json()?;
     check_eq("effective effort", &effective["agent"]["effort"], &json!({"value": "medium", "from": "tenant"}))?;
-    check_eq("effective cost", &effective["max_cost_usd"], &json!({"value": "1.50", "from": "tenant"}))
+    check_eq("effective cost", &effective["max_cost_usd"], &json!({"value": "1.50", "from": "tenant"}))?;
+    distant_models(context).await
+}
+
+/// The driver asks all models at one place, so that one of another region cannot stand in for the run's.
+async fn distant_models(context: &Context) -> Result<(), Failure> {
+    let hosts = ["us-east-1", "eu-west-1"].map(|region| format!("bedrock-runtime.{region}.amazonaws.com"));
+    let launch = Launch::new().without_model().without_waiting().set("PROXY_ALLOWED_DOMAINS", hosts.join(","));
+    let deployment = context.launch(launch).await?;
+    let conversation = deployment.conversation(context).await?;
+    for (id, region) in [("near", "us-east-1"), ("distant", "eu-west-1")] {
+        let model = json!({"model_id": id, "display_name": id, "bedrock_model_id": "conformance.none-v1:0", "model_region": region,
+            "context_window": 1, "max_output_tokens": 1, "input_token_price": "0", "output_token_price": "0"});
+        deployment.api.post("/api/models", &model).await?.expect(201)?;
+    }
+    let allowed = json!({"models": {"allowed": [conversation.model, "near", "distant"]}});
+    let configuration = json!({"version": 0, "configuration": allowed});
+    deployment.api.put(&conversation.path("/configuration"), &configuration).await?.expect(200)?;
+    let body = json!({"user_input": "@say no", "configuration": {"agent": {"fallback_models": ["near", "distant"]}}});
+    let reply = deployment.api.post(&conversation.path("/messages"), &body).await?.expect(422)?;
+    check(reply.text().contains("agent.fallback_models[1]"), format!("a model of another region: {}", reply.text()))
 }

@@ -163,6 +163,9 @@ async fn every_layer_must_allow() {
     for (policy, host, layer, rule, reason) in [
         (layers(&[web], &["*.example"]), web, "conversation", Some("*.example"), None),
         (layers(&["*.example"], &["web.example GET /"]), web, "conversation", Some("web.example"), None),
+        // Of several that allow a request, the first is named.
+        (layers(&[web], &["web.example", "*.example"]), web, "conversation", Some("web.example"), None),
+        (layers(&[web], &["*.example", "web.example"]), web, "conversation", Some("*.example"), None),
         (layers(&[], &["*.example"]), web, "tenant", None, Some("not_allowed")),
         (layers(&[web], &[]), web, "conversation", None, Some("not_allowed")),
         (layers(&["*.example", "!web.example"], &[web]), web, "tenant", Some("!web.example"), Some("denied_by_rule")),
@@ -178,7 +181,7 @@ async fn every_layer_must_allow() {
         assert_eq!((record.layer.as_deref(), record.rule.as_deref()), (Some(layer), rule), "{reason:?}");
         assert_eq!(record.policy.as_deref(), Some("version 7"));
     }
-    assert_eq!(peer.seen().matches("GET / ").count(), 2);
+    assert_eq!(peer.seen().matches("GET / ").count(), 4);
 }
 
 /// A listener without an owner allows nothing.

@@ -76,3 +76,19 @@ async fn read(lease: &Lease, path: &str, most: usize) -> Result<Vec<u8>, String>
     }
     Ok(content)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_counts_as_it_is_written_in_json() {
+        // Two bytes are its quotes.
+        assert!(fits(&["x".repeat(LARGEST_INPUT - 2)]).is_ok());
+        assert!(fits(&["x".repeat(LARGEST_INPUT - 1)]).is_err());
+        assert!(fits(&["x".repeat(LARGEST_INPUT / 2 - 2), "x".repeat(LARGEST_INPUT / 2 - 2)]).is_ok());
+        assert!(fits(&["x".repeat(LARGEST_INPUT / 2), "x".repeat(LARGEST_INPUT / 2)]).is_err());
+        assert!(fits(&["\"".repeat(LARGEST_INPUT / 2)]).is_err(), "each is written as two");
+        assert!(fits(&[]).is_ok());
+    }
+}

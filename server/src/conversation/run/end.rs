@@ -303,3 +303,54 @@ fn context_status(tokens: u64, window: u64) -> Event {
         can_continue: percent < 100.0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_context_of_the_next_turn_is_the_mean_input_and_all_output() {
+        let usage = Usage { input_tokens: 300, output_tokens: 70, ..Usage::default() };
+        assert_eq!(context_tokens(&usage, 3), Some(170));
+        assert_eq!(context_tokens(&usage, 1), Some(370));
+        assert_eq!(context_tokens(&usage, 0), None);
+        let cached = Usage {
+            input_tokens: 1,
+            output_tokens: 2,
+            cache_creation_5m_tokens: 10,
+            cache_creation_1h_tokens: 20,
+            cache_read_tokens: 30,
+        };
+        assert_eq!(context_tokens(&cached, 1), Some(63), "what is cached is input, too");
+    }
+
+    #[test]
+    fn a_context_is_blocked_once_it_is_full_and_warned_of_before() {
+        for (tokens, window, level, goes_on, percent) in [
+            (0, 1000, "normal", true, 0.0),
+            (749, 1000, "normal", true, 74.9),
+            (750, 1000, "warning", true, 75.0),
+            (899, 1000, "warning", true, 89.9),
+            (900, 1000, "critical", true, 90.0),
+            (999, 1000, "critical", true, 99.9),
+            (1000, 1000, "blocked", false, 100.0),
+            (2000, 1000, "blocked", false, 200.0),
+            (1, 3, "normal", true, 33.3),
+            (1, 0, "blocked", false, 100.0),
+        ] {
+            let Event::ContextStatus {
+                current_context_tokens,
+                max_context_tokens,
+                usage_percent,
+                warning_level,
+                can_continue,
+            } = context_status(tokens, window)
+            else {
+                panic!("another event")
+            };
+            assert_eq!((current_context_tokens, max_context_tokens), (tokens, window));
+            assert_eq!((warning_level, can_continue), (level, goes_on), "{tokens} of {window}");
+            assert!((usage_percent - percent).abs() < 1e-9, "{tokens} of {window}: {usage_percent}");
+        }
+    }
+}

@@ -213,3 +213,15 @@ fn read(row: &sqlx::any::AnyRow) -> sqlx::Result<Message> {
         timestamp: from_micros(row.try_get("timestamp")?)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_is_full_once_it_has_as_much_as_it_may() {
+        let full = |messages, bytes| Held { messages, bytes }.is_full();
+        assert!(!full(0, 0) && !full(MOST_MESSAGES - 1, MOST_BYTES - 1));
+        assert!(full(MOST_MESSAGES, 0) && full(0, MOST_BYTES));
+    }
+}

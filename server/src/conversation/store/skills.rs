@@ -203,3 +203,41 @@ impl Store {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_has_so_many_skills_versions_names_and_bytes() {
+        let skill = |name: String, bytes| Skill {
+            name,
+            version: 1,
+            description: String::new(),
+            digest: String::new(),
+            files: 1,
+            bytes,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        let new =
+            |bytes| NewSkill { tenant: "t", name: "new", description: "", digest: "", files: 1, bytes, content: "" };
+        let others = |count: i64| (0..count).map(|n| skill(format!("s{n}"), 1)).collect::<Vec<_>>();
+        let versions = |count: i64| (0..count).map(|_| skill("new".into(), 1)).collect::<Vec<_>>();
+        for (all, names, bytes, fits) in [
+            (others(0), 0, MOST_BYTES, true),
+            (others(0), 0, MOST_BYTES + 1, false),
+            (others(1), 0, MOST_BYTES - 1, true),
+            (others(1), 0, MOST_BYTES, false),
+            (others(MOST_SKILLS - 1), 0, 1, true),
+            (others(MOST_SKILLS), 0, 1, false),
+            (versions(MOST_VERSIONS - 1), 0, 1, true),
+            (versions(MOST_VERSIONS), 0, 1, false),
+            // A further version of a skill is no further skill.
+            ([others(MOST_SKILLS - 1), versions(1)].concat(), 0, 1, true),
+            (others(0), MOST_NAMES - 1, 1, true),
+            (others(0), MOST_NAMES, 1, false),
+        ] {
+            assert_eq!(has_room(&all, names, &new(bytes)).is_ok(), fits, "{} {names} {bytes}", all.len());
+        }
+    }
+}

@@ -349,6 +349,21 @@ mod tests {
             assert!(problems.iter().any(|problem| problem.place == place), "{wrong}: {problems:?}");
             assert!(!format!("{problems:?}").contains("hunter2"));
         }
+        let text = |field: &str, length: usize| {
+            let mut fields = json!({"type": "sigv4", "service": "s3", "region": "r", "access_key_id": "A",
+                "secret_access_key": "hunter2"});
+            fields[field] = json!("a".repeat(length));
+            auth(fields).problems(&[]).len()
+        };
+        for (field, longest) in [
+            ("service", LONGEST_TEXT),
+            ("region", LONGEST_TEXT),
+            ("access_key_id", LONGEST_TEXT),
+            ("secret_access_key", LONGEST_SECRET),
+            ("session_token", LONGEST_SECRET),
+        ] {
+            assert_eq!([1, longest, longest + 1, 0].map(|length| text(field, length)), [0, 0, 1, 1], "{field}");
+        }
         let unknown = json!({"type": "basic", "username": "u", "password": "hunter2", "color": 1});
         assert!(serde_json::from_value::<Auth>(unknown).is_err());
     }

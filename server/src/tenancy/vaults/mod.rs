@@ -14,7 +14,7 @@ use uuid::Uuid;
 use self::credential::{Auth, Purpose, Shown};
 use self::seal::{Sealed, Sealer};
 use super::address::https_host;
-use super::problem::{Problem, Problems};
+use super::problem::{MOST_ENTRIES, Problem, Problems};
 use super::{Tenancy, TenancyError};
 use crate::conversation::store::{StoreError, StoredCredential, Tenant, Vault};
 
@@ -84,6 +84,12 @@ fn shown(stored: StoredCredential) -> Result<Credential, TenancyError> {
     Ok(Credential { credential_id, vault_id, name, purpose, auth, created_at, updated_at })
 }
 
+/// The present time as the database keeps it, in whole microseconds: what is answered now is read like that later.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
 impl Tenancy {
     fn sealer(&self) -> Result<&Sealer, TenancyError> {
         self.settings.sealer.as_ref().ok_or(TenancyError::NoKey)
@@ -138,7 +144,8 @@ impl Tenancy {
         new: NewCredential,
     ) -> Result<Credential, TenancyError> {
         let vault = self.store.vault(&tenant.tenant_id, vault).await?.vault_id;
-        let stored = self.seal(tenant, &vault, Uuid::now_v7().to_string(), Timestamp::now(), &new).await?;
+        let stored = self.seal(tenant, &vault, Uuid::now_v7().to_string(), now(), &new).await?;
+        let stored = StoredCredential { updated_at: stored.created_at, ..stored };
         let stored = self.store.create_credential(stored).await?;
         self.spread(&tenant.tenant_id, None, false).await;
         shown(stored)
@@ -237,7 +244,7 @@ impl Tenancy {
             sealed: text,
             key_id,
             created_at,
-            updated_at: Timestamp::now(),
+            updated_at: now(),
         })
     }
 
@@ -245,6 +252,15 @@ impl Tenancy {
         let mut problems = Problems(new.auth.problems(&self.settings.roles));
         let length = (1..=100).contains(&new.name.chars().count()) && !new.name.contains('\0');
         problems.require(length, "name", "must have 1 to 100 characters, none of them NUL");
+        let Purpose { methods, paths, operations, .. } = &new.purpose;
+        for (place, entries) in [
+            ("purpose.methods", methods.as_ref().map(Vec::len)),
+            ("purpose.paths", paths.as_ref().map(Vec::len)),
+            ("purpose.operations", operations.as_ref().map(Vec::len)),
+        ] {
+            let few = entries.is_none_or(|entries| entries <= MOST_ENTRIES);
+            problems.require(few, place, format!("must have at most {MOST_ENTRIES} entries"));
+        }
         problems.0.extend(live::problem(&new.purpose, &new.auth));
         let effective = self.effective(tenant, None).await?;
         if self.may_reach(&effective, &new.purpose.host) == Ok(false) {

@@ -265,3 +265,40 @@ pub(crate) async fn is_responding(room: &Room) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_said_to() {
+        let refused = || EngineError::Refused { what: "run a container", why: "no".into() };
+        let away = EngineError::Unreachable { address: "a".into(), why: "no".into(), io_error: None };
+        let slow = EngineError::Timeout { what: "run a container", limit: Duration::from_secs(1) };
+        let not_ready = BuildError::NotReady { image: "i".into(), output: String::new() };
+        for (error, passes) in [
+            (AcquireError::Busy, false),
+            (AcquireError::State(StateError::Contended("w".into())), true),
+            (AcquireError::Peer(PeerUnavailable("p".into())), true),
+            (BuildError::Engine(away).into(), true),
+            (BuildError::Engine(slow).into(), true),
+            (BuildError::Engine(refused()).into(), false),
+            (BuildError::Engine(EngineError::NotFound("i".into())).into(), false),
+            (BuildError::Crowded(1).into(), true),
+            (BuildError::CrowdedByTenant(1).into(), true),
+            (BuildError::Full(1).into(), true),
+            (BuildError::Stopping.into(), true),
+            (BuildError::Left.into(), false),
+            (BuildError::HostPath("/a".into()).into(), false),
+            (not_ready.into(), false),
+            (BuildError::State(StateError::Contended("w".into())).into(), true),
+            (BuildError::Taken.into(), false),
+        ] {
+            let error: AcquireError = error;
+            assert_eq!(error.is_unavailable(), passes, "{error}");
+        }
+        assert!(matches!(AcquireError::from(BuildError::Taken), AcquireError::Busy));
+    }
+}
