@@ -237,7 +237,7 @@ mod tests {
             // In pieces, the last of which reaches the limit.
             let pieces = [vec![b'x'; length / 2], vec![b'y'; length - length / 2]];
             let whole = pieces.concat();
-            let stream = futures::stream::iter(pieces.map(|piece| Ok::<_, std::io::Error>(piece)));
+            let stream = futures::stream::iter(pieces.map(Ok::<_, std::io::Error>));
             assert!(read_body(Body::from_stream(stream)).await.is_ok_and(|read| read == whole), "{length}");
         }
         let refused = read_body(Body::from(vec![b'x'; MAX_BODY_BYTES + 1])).await.expect_err("too large");

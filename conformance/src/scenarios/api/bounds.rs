@@ -156,7 +156,7 @@ fn resolved<'d>(description: &'d Value, schema: &'d Value) -> &'d Value {
 fn walk(description: &Value, schema: &Value, place: &[String], all: &mut Vec<Tried>) {
     let schema = resolved(description, schema);
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-        let place = [place, &[name.clone()]].concat();
+        let place = [place, std::slice::from_ref(name)].concat();
         let field = resolved(description, field);
         let mut add = |value: Value, fits| all.push(Tried { place: place.clone(), value, fits });
         if field["properties"].is_object() {

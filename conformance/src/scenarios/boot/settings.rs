@@ -136,9 +136,9 @@ async fn defaults(context: &Context) -> Result<(), Failure> {
 }
 
 async fn limits(context: &Context) -> Result<(), Failure> {
-    let most = |of: fn(&Row) -> &'static [&'static str]| ROWS.iter().map(|row| of(row).len()).max().unwrap_or(0);
-    let (accepted, refused): (fn(&Row) -> _, fn(&Row) -> _) = (|row| row.1, |row| row.2);
-    for at in 0..most(accepted) {
+    let most_accepted = ROWS.iter().map(|row| row.1.len()).max().unwrap_or(0);
+    let most_refused = ROWS.iter().map(|row| row.2.len()).max().unwrap_or(0);
+    for at in 0..most_accepted {
         // All settings at once: the value at this place, or the setting's last one.
         let values = ROWS.iter().filter_map(|row| Some((row.0, *row.1.get(at).or(row.1.last())?)));
         let values: Vec<(&str, &str)> = values.collect();
@@ -147,7 +147,7 @@ async fn limits(context: &Context) -> Result<(), Failure> {
             check_eq(name, setting_text(&config, name)?, value.to_owned())?;
         }
     }
-    for at in 0..most(refused) {
+    for at in 0..most_refused {
         let values: Vec<(&str, &str)> = ROWS.iter().filter_map(|row| Some((row.0, *row.2.get(at)?))).collect();
         let mut program = context.program(Act::ConfigJson)?;
         program.env = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
