@@ -81,7 +81,7 @@ pub(crate) fn bounded(event: Event) -> Result<Event, String> {
         Event::Unknown { kind } => Event::Unknown { kind: name(kind) },
         // Only the driver reads it, in a workspace of the same conversation.
         Event::Transcript { file, lines } => Event::Transcript { file, lines },
-        Event::Compacted => Event::Compacted,
+        Event::Compacted { asked } => Event::Compacted { asked },
         Event::Failed(failure) => Event::Failed(Failure { message: text(failure.message), ..failure }),
     })
 }

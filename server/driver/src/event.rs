@@ -114,8 +114,11 @@ pub enum Event {
         /// The lines for the driver.
         lines: Vec<String>,
     },
-    /// The conversation has been summed up, because the model's context was full.
-    Compacted,
+    /// The conversation has been summed up.
+    Compacted {
+        /// Whether that was asked for; else the model's context was full.
+        asked: bool,
+    },
     /// Lines that the driver has added to a file of its own memory of the conversation.
     Transcript {
         /// The file, relative to the driver's home directory.

@@ -44,8 +44,10 @@ const UNAUTHORIZED: ErrorResponse = ("401", "UNAUTHORIZED: the request has no va
 const FORBIDDEN: ErrorResponse =
     ("403", "FORBIDDEN: the credential lacks the scope that the message names, or the operation is for operators");
 const NOT_FOUND: ErrorResponse = ("404", "NOT_FOUND: the resource does not exist or belongs to another tenant");
-const CONFLICT: ErrorResponse =
-    ("409", "CONFLICT or RESOURCE_LOCKED: the resource's current state does not allow the operation");
+const CONFLICT: ErrorResponse = (
+    "409",
+    "CONFLICT or RESOURCE_LOCKED: the resource's current state does not allow the operation; with RESOURCE_LOCKED, Retry-After says when to try again",
+);
 const PAYLOAD_TOO_LARGE: ErrorResponse = ("413", "PAYLOAD_TOO_LARGE: the body exceeds the size limit");
 const VALIDATION_ERROR: ErrorResponse =
     ("422", "VALIDATION_ERROR: `details` names each invalid field and what is accepted");

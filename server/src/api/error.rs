@@ -112,7 +112,7 @@ struct ErrorBody {
 }
 
 impl ApiError {
-    /// An error with a code and a human-readable message. Where the same request may succeed later, it has a Retry-After of 5 seconds.
+    /// An error with a code and a human-readable message. `RESOURCE_LOCKED` and `SERVICE_UNAVAILABLE` have a Retry-After of 5 seconds.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let passes = matches!(code, Code::ResourceLocked | Code::ServiceUnavailable);
         Self { code, message: message.into(), details: Vec::new(), retry_after: passes.then_some(SOON) }
@@ -297,6 +297,7 @@ mod tests {
             (Code::ResourceLocked, 409, true),
             (Code::PayloadTooLarge, 413, false),
             (Code::ValidationError, 422, false),
+            (Code::RateLimitExceeded, 429, false),
             (Code::InternalError, 500, false),
             (Code::ServiceUnavailable, 503, true),
             (Code::InsufficientStorage, 507, false),

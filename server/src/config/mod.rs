@@ -134,6 +134,32 @@ mod tests {
     }
 
     #[test]
+    fn settings_accept_what_is_documented_and_nothing_beyond() {
+        for (name, accepted, refused) in [
+            (
+                "CONTAINER_IMAGES",
+                &["a=b", "a=b, 0.x_y-z=c:1"][..],
+                &["a", "A=b", "a=", "a=b,a=c", "default=b", ".a=b"][..],
+            ),
+            ("LOG_RETENTION", &["1ms", "9999h"], &["0", "1y"]),
+            ("LOG_MAX_BYTES", &["1", "1g"], &["0", "1t"]),
+            ("S3_WORKSPACE_PREFIX", &["a/", "a/b_c.d"], &["/", "a//b", "a/../b", "a b/"]),
+            ("AWS_REGION", &["eu-central-1"], &["EU", "a b", "-a"]),
+            ("MODEL_PROVIDER_TOOLS", &["web_search", "a, b"], &["Web Search"]),
+            ("VAULT_ROLES", &["arn:aws:iam::1:role/a"], &["a", "arn:aws:iam::1:user/a"]),
+            ("PROXY_NAME_SERVERS", &["10.0.0.53", "10.0.0.53:5353, [fd00::53]:53"], &["a.example", "10.0.0.53:0x"]),
+            ("PROXY_OPAQUE_TUNNELS", &["a.example:8443"], &["http://a"]),
+        ] {
+            for value in accepted {
+                assert!(parse(&[(name, value)], None).is_ok(), "{name}={value}");
+            }
+            for value in refused {
+                assert!(errors(&[(name, value)], None).contains(name), "{name}={value}");
+            }
+        }
+    }
+
+    #[test]
     fn all_errors_are_reported_at_once_and_contain_no_secret() {
         let message = errors(
             &[("CONTAINER_GC_INTERVAL", "0"), ("BIND_ADDR", "here"), ("API_KEYS", "hunter2"), ("APP_ENV", "prod")],

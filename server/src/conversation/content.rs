@@ -38,7 +38,7 @@ pub enum Part {
     Document {
         /// Where the document is.
         source: Source,
-        /// The document's title, up to 256 bytes.
+        /// The document's title, up to 256 characters.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schema(max_length = 256)]
         title: Option<String>,
@@ -101,9 +101,9 @@ pub fn check(parts: &[Part], check_path: impl Fn(&str) -> Result<(), String>) ->
             Part::Document { source, title } => {
                 if title
                     .as_ref()
-                    .is_some_and(|title| title.len() > LONGEST_TITLE || title.chars().any(char::is_control))
+                    .is_some_and(|title| title.chars().count() > LONGEST_TITLE || title.chars().any(char::is_control))
                 {
-                    let why = format!("must have at most {LONGEST_TITLE} bytes, none of them a control character");
+                    let why = format!("must have at most {LONGEST_TITLE} characters, none of them a control character");
                     return Err(BadPart::at(format!("content[{at}].title"), why));
                 }
                 source

@@ -149,7 +149,7 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
-    /// The model's context was full, and the conversation so far has been summed up for it.
+    /// The conversation so far has been summed up for the model, whose context was full, or because a command has asked for it.
     Compacted {
         /// Human-readable description of what happened.
         message: String,

@@ -65,9 +65,11 @@ impl Translator {
             | driver::Event::Unknown { .. }
             | driver::Event::Result(_)
             | driver::Event::Failed(_) => Vec::new(),
-            driver::Event::Compacted => {
-                let message = "The model's context was full; the conversation so far has been summed up for it".into();
-                vec![Event::Compacted { message }]
+            driver::Event::Compacted { asked } => {
+                let why = if asked { "As was asked" } else { "The model's context was full" };
+                vec![Event::Compacted {
+                    message: format!("{why}: the conversation so far has been summed up for the model"),
+                }]
             }
             driver::Event::McpServer { name, status } => self.failed_server(name, status, None).into_iter().collect(),
             driver::Event::Retry { attempt, most, delay_ms, status, reason } => {

@@ -47,7 +47,7 @@ pub(super) fn check_list(problems: &mut Problems, place: &str, list: Option<&[St
     let mut seen = HashSet::new();
     for (at, text) in list.iter().enumerate().take(MOST_ENTRIES) {
         let place = format!("{place}[{at}]");
-        let fits = (1..=LONGEST_TEXT).contains(&text.len()) && !text.contains('\0');
+        let fits = (1..=LONGEST_TEXT).contains(&text.chars().count()) && !text.contains('\0');
         problems.require(fits, &*place, format!("must have 1 to {LONGEST_TEXT} characters, none of them NUL"));
         problems.require(seen.insert(text), &*place, "is given twice");
     }

@@ -70,7 +70,7 @@ impl Driver {
         if let Some(process) = child.id().and_then(|id| i32::try_from(id).ok()) {
             execution.runs_as(process);
         }
-        let killed_before = memory::kills();
+        execution.turn_begins();
         let mut ended = tokio::select! {
             ended = self.converse(&mut child, output, execution) => ended,
             () = execution.cancelled.cancelled() => ended(How::Cancelled, "cancelled".into()),
@@ -80,7 +80,7 @@ impl Driver {
             why = told_to_exit(execution) => why,
         };
         drop(awaited);
-        if memory::kills() > killed_before {
+        if execution.has_lost_processes() {
             ended.out_of_memory = Some(memory::used_up());
         }
         ended

@@ -1,6 +1,7 @@
 //! Executions: one at a time. The events of the last one are kept for readers that reconnect.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::buffer::Buffer;
 use crate::claude_code::version::Cli;
 use crate::driver::{self, Driver};
 use crate::input::{Input, Refusal};
+use crate::memory;
 use crate::process;
 
 /// Time limit for an execution to end after it is cancelled.
@@ -31,6 +33,8 @@ pub(crate) struct Execution {
     parked: watch::Sender<Option<Instant>>,
     /// Process id of the driver, once it has started.
     process: watch::Sender<Option<i32>>,
+    /// How many processes the kernel had killed for want of memory when the turn began.
+    killed_before: AtomicU64,
 }
 
 impl Execution {
@@ -42,6 +46,7 @@ impl Execution {
             cancelled: CancellationToken::new(),
             parked: watch::Sender::new(None),
             process: watch::Sender::new(None),
+            killed_before: AtomicU64::new(0),
         })
     }
 
@@ -62,8 +67,20 @@ impl Execution {
             return Err(Refusal::Closed);
         }
         self.input.push(id, lines)?;
-        self.parked.send_replace(None);
+        if self.parked.send_replace(None).is_some() {
+            self.turn_begins();
+        }
         Ok(())
+    }
+
+    /// Notes that a turn begins: what is killed from now on for want of memory is killed during it.
+    pub(crate) fn turn_begins(&self) {
+        self.killed_before.store(memory::kills(), Ordering::Relaxed);
+    }
+
+    /// Whether the kernel has killed a process for want of memory since the turn began.
+    pub(crate) fn has_lost_processes(&self) -> bool {
+        memory::kills() > self.killed_before.load(Ordering::Relaxed)
     }
 
     /// Ends a turn: kills every process but the driver's own, which then waits for this long.

@@ -178,7 +178,7 @@ fn walk(description: &Value, schema: &Value, place: &[String], all: &mut Vec<Tri
             add(json!("x".repeat(65)), false);
             add(json!(""), false);
         }
-        let letter = if pattern == NO_NUL { "\u{e9}" } else { "x" };
+        let letter = if pattern.is_empty() || pattern == NO_NUL { "\u{e9}" } else { "x" };
         if let Some(longest) = length(field, "maxLength") {
             add(text(name, letter, longest), true);
             add(text(name, letter, longest + 1), false);

@@ -173,12 +173,11 @@ async fn archived(context: &Context) -> Result<(), Failure> {
 async fn second_run(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
     let conversation = deployment.conversation(context).await?;
-    let prompt = "@delay 200\n@chunk 3\n@say a slow answer that takes a while to be said";
+    let prompt = "@delay 1000\n@chunk 6\n@say a slow answer that takes a while to be said";
     let mut stream = deployment.start(&conversation, prompt).await?;
     stream.until("text_delta").await?;
     let second: Reply =
         deployment.api.post(&conversation.path("/stream"), &json!({"user_input": "@say me too"})).await?;
-    second.expect_error(409, "RESOURCE_LOCKED")?;
     let archived = deployment.api.post(&conversation.path("/archive"), &json!({})).await?;
     let renewed = deployment.api.delete(&conversation.path("/workspace")).await?;
     for (what, reply) in [("a second run", second), ("an archive", archived), ("another workspace", renewed)] {

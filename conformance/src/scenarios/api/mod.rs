@@ -7,6 +7,7 @@ mod description;
 mod errors;
 mod keeping;
 mod keys;
+mod lengths;
 mod limits;
 mod ownership;
 mod page;
@@ -24,6 +25,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     errors::SCENARIOS,
     keeping::SCENARIOS,
     keys::SCENARIOS,
+    lengths::SCENARIOS,
     limits::SCENARIOS,
     ownership::SCENARIOS,
     page::SCENARIOS,

@@ -1,5 +1,6 @@
 //! What is written is read back, one field at a time.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::client::http::Api;
@@ -24,7 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .limit(60),
     Scenario::new(
         "API-023",
-        "What others use cannot be deleted, what does not exist neither, and lists have the order that is documented",
+        "What is in use cannot be deleted, nor can what does not exist, and lists have the order that is documented",
         "409 CONFLICT while it is used; 404 NOT_FOUND",
         body!(used_and_gone),
     )
@@ -42,6 +43,12 @@ struct Resource<'a> {
     list: (String, &'static str),
 }
 
+/// Whether the first was changed after the second.
+fn later(first: &Value, second: &Value) -> Result<bool, Failure> {
+    let changed = |of: &Value| of["updated_at"].as_str().unwrap_or_default().parse::<Timestamp>();
+    Ok(changed(first).map_err(Failure::assertion)? > changed(second).map_err(Failure::assertion)?)
+}
+
 impl Resource<'_> {
     /// Sends each change, one after the other; each must change its own fields, the time of the change, and nothing else.
     async fn changes(&self, changes: &[Value]) -> Result<(), Failure> {
@@ -53,8 +60,7 @@ impl Resource<'_> {
                 expected[field] = value.clone();
             }
             if expected["updated_at"].is_string() {
-                let times = (answer["updated_at"].as_str(), before["updated_at"].as_str());
-                check(times.0 > times.1, format!("updated_at after {change}: {answer}, before it: {before}"))?;
+                check(later(&answer, &before)?, format!("updated_at after {change}: {answer}, before it: {before}"))?;
                 expected["updated_at"] = answer["updated_at"].clone();
             }
             check_eq(format!("{} after {change}", self.path), &answer, &expected)?;
@@ -231,11 +237,11 @@ async fn vaults(api: &Api) -> Result<(), Failure> {
         (&after["name"], &after["purpose"], &after["credential_id"], &after["created_at"]),
         (&changed["name"], &changed["purpose"], &answer["credential_id"], &answer["created_at"]),
     )?;
-    check(after["updated_at"].as_str() > answer["updated_at"].as_str(), format!("the time of its change: {after}"))?;
+    check(later(&after, &answer)?, format!("the time of its change: {after}"))?;
     check(after.to_string().contains("\"ada\""), format!("who it is for: {after}"))?;
     check_eq("the credentials in the list", items(api, &list).await?, vec![after])?;
     let touched = api.get(&vault).await?.expect(200)?.json()?;
-    check(touched["updated_at"].as_str() > opened["updated_at"].as_str(), format!("the vault of a change: {touched}"))
+    check(later(&touched, &opened)?, format!("the vault of a change: {touched}"))
 }
 
 async fn used_and_gone(context: &Context) -> Result<(), Failure> {

@@ -168,6 +168,9 @@ async fn nobody_decides(context: &Context) -> Result<(), Failure> {
     check_eq("status of a run that may take 15 s and waited 16 s for people", status(&events), "success")?;
     check_eq("decision in approval_resolved", resolution(&events)?, "timeout".to_owned())?;
     check_eq("is_error of the tool's result", &tool_result(&events)?.data["is_error"], &json!(true))?;
+    let asked = of(&events, "approval_required");
+    let id = asked.first().map(|asked| asked.text("request_id")).unwrap_or_default();
+    decide(&deployment, &conversation, id, &json!({"decision": "allow"})).await?.expect_error(409, "CONFLICT")?;
     check_eq("files", deployment.only_room().await?.shell("ls /workspace").await?.printed.trim(), "")
 }
 

@@ -123,7 +123,8 @@ async fn server_killed(context: &Context) -> Result<(), Failure> {
 
 async fn withdrawn(context: &Context) -> Result<(), Failure> {
     let deployment = context.deployment().await?;
-    for lost in [false, true] {
+    for how in ["/cancel", "/interrupt", "lost"] {
+        let lost = how == "lost";
         let conversation = deployment.conversation(context).await?;
         let mut stream = start(&deployment, &conversation, &script("echo never")).await?;
         let id = stream.until("approval_required").await?.text("request_id").to_owned();
@@ -132,9 +133,9 @@ async fn withdrawn(context: &Context) -> Result<(), Failure> {
                 room.kill("SIGKILL").await?;
             }
         } else {
-            deployment.api.post(&conversation.path("/cancel"), &json!({})).await?.expect(202)?;
+            deployment.api.post(&conversation.path(how), &json!({})).await?.expect(202)?;
         }
-        let events = stream.finish().await?;
+        let events = stream.finish().await.map_err(|failure| failure.during(how))?;
         check_eq("decision in approval_resolved", resolution(&events)?, "withdrawn".to_owned())?;
         check_eq("status", status(&events), if lost { "error" } else { "cancelled" })?;
         check_eq("what the run waits for", waiting(&deployment, &conversation).await?, Vec::<String>::new())?;

@@ -119,6 +119,6 @@ pub(crate) async fn outlives(context: &Context, launch: Launch) -> Result<(Deplo
     let session = next.last().map(|done| &done.data["session_id"]);
     check_eq("session of the next run", session, Some(&done["session_id"]))?;
     still_its_own(&trail, before, &conversation).await?;
-    told_once(&trail, &conversation)?;
+    eventually(Duration::from_secs(20), "the trail has both runs", async || told_once(&trail, &conversation)).await?;
     Ok((deployment, conversation))
 }

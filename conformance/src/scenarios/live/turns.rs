@@ -215,17 +215,19 @@ async fn interrupted(context: &Context) -> Result<(), Failure> {
 async fn limited(context: &Context) -> Result<(), Failure> {
     let launch = Launch::new().set("DRIVER_KEEP_ALIVE_MAX", 1);
     let deployment = context.launch(launch).await?;
+    let word = context.unique("word");
     let mut rooms: Vec<(Conversation, Room)> = Vec::new();
     for _ in 0..2 {
         let conversation = deployment.conversation(context).await?;
-        deployment.run_well(&conversation, "@say hello").await?;
+        deployment.run_well(&conversation, &format!("Remember {word}.\n@say hello")).await?;
         let known: Vec<String> = rooms.iter().map(|(_, room)| room.id.clone()).collect();
         let room = deployment.rooms().await?.into_iter().find(|room| !known.contains(&room.id));
         rooms.push((conversation, room.ok_or_else(|| Failure::assertion("no workspace"))?));
     }
     until_drivers(&rooms[0].1, 0).await?;
     until_drivers(&rooms[1].1, 1).await?;
-    deployment.run_well(&rooms[0].0, "@say hello again").await?;
+    // Another driver, which goes on with the session.
+    recalls(&deployment, &rooms[0].0, &word).await?;
     until_drivers(&rooms[0].1, 1).await?;
     until_drivers(&rooms[1].1, 0).await?;
     for (time, left) in [("0", 0), ("2s", 0)] {

@@ -93,5 +93,16 @@ async fn filled(context: &Context) -> Result<(), Failure> {
     check_eq(format!("recoverable in {error}"), error["recoverable"].as_bool(), Some(false))?;
     deployment.api.delete(&url(&conversation, "files", "big")).await?.expect(204)?;
     deployment.run_well(&conversation, "@say after the file is gone").await?;
+
+    // A tool that was killed in one turn says nothing of how the driver ends in a later one.
+    let tool = "@tool Bash {\"command\": \"python3 -c 'bytearray(900 << 20)'\", \"description\": \"Use memory up\"}\n@say it goes on";
+    deployment.run_well(&conversation, tool).await?;
+    let stream = endless(&deployment, &conversation).await?;
+    second.shell("pid=$(cat /proc/1/task/1/children) && kill -KILL ${pid%% *}").await?;
+    let events = stream.rest().await?;
+    ended_badly(&events)?;
+    let error = events.iter().find(|event| event.name == "error").map(|error| error.data.clone()).unwrap_or_default();
+    check_eq(format!("error_type in {error}"), error["error_type"].as_str(), Some("execution_error"))?;
+    deployment.run_well(&conversation, "@say after the driver was killed").await?;
     check_eq("the workspace in the end", deployment.only_room().await?.id, second.id)
 }

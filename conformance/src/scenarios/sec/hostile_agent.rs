@@ -58,6 +58,7 @@ const FLOODS: &[(&str, End)] = &[
     ("tools", End::Hostile),
     ("frames", End::Hostile),
     ("junk", End::Hostile),
+    ("holograms", End::Hostile),
     ("asks", End::Hostile),
     ("values", End::Hostile),
 ];

@@ -63,7 +63,8 @@ async fn asked_for(context: &Context) -> Result<(), Failure> {
     check_eq("the model about a message that looks like a command", result(&typed).as_str(), "You said: /context")?;
     let compacted = ask("/compact keep the colours").await?;
     check_eq("status of /compact", compacted.last().map(|done| done.text("status")), Some("success"))?;
-    check(compacted.iter().any(|event| event.name == "compacted"), "no event compacted")?;
+    let told = compacted.iter().find(|event| event.name == "compacted").map_or("", |event| event.text("message"));
+    check(told.contains("asked") && !told.contains("full"), format!("why it was compacted: {told:?}"))?;
     let after = deployment.run_well(&conversation, &format!("@recall {word}")).await?;
     check_eq("what the model was sent after the conversation was summed up", result(&after), format!("{word}: unknown"))
 }

@@ -97,7 +97,7 @@ fn system(message: &Value) -> Vec<Event> {
             to: text(&message["fallback_model"]).unwrap_or_default(),
             reason: text(&message["trigger"]).unwrap_or_else(|| "unknown".into()),
         }],
-        "compact_boundary" => vec![Event::Compacted],
+        "compact_boundary" => vec![Event::Compacted { asked: message["compact_metadata"]["trigger"] == "manual" }],
         // Others report hooks, tasks and states.
         _ => Vec::new(),
     }
@@ -139,10 +139,7 @@ fn assistant(block: &Value, parent: Option<&str>) -> Option<Event> {
             input: block["input"].clone(),
             parent_tool_use_id,
         }),
-        unknown => {
-            tracing::info!(kind = unknown, "skipped a block of unknown type");
-            None
-        }
+        unknown => Some(Event::Unknown { kind: unknown.to_owned() }),
     }
 }
 
@@ -285,11 +282,11 @@ mod tests {
 
     #[test]
     fn unknown_messages_are_counted_and_others_skipped() {
-        for line in ["not json", "", "[]", "null", r#"{"type":"telemetry"}"#] {
+        let blocks = r#"{"type":"assistant","message":{"content":[{"type":"hologram"}]}}"#;
+        for line in ["not json", "", "[]", "null", r#"{"type":"telemetry"}"#, blocks] {
             assert!(matches!(one_line(line), Event::Unknown { .. }), "{line}");
         }
         for line in [
-            r#"{"type":"assistant","message":{"content":[{"type":"hologram"}]}}"#,
             r#"{"type":"assistant","message":{"content":"text"}}"#,
             r#"{"type":"system","subtype":"hook_started"}"#,
             r#"{"type":"user","message":{"content":[{"type":"text","text":"hi"}]}}"#,

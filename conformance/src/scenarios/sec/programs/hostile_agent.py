@@ -8,7 +8,7 @@ import json, socket, struct, time
 
 # The names are looked for in the prompt, in this order.
 WAYS = ["backward-numbers", "long-ids", "unknown-cancels", "withheld-decisions", "withheld-answers",
-        "numbers", "tools", "frames", "junk", "asks", "values"]
+        "numbers", "tools", "frames", "junk", "holograms", "asks", "values"]
 HEALTH = {"status": "ok", "version": "hostile", "driver": "none", "cli_version": None, "protocol": 4}
 
 
@@ -62,6 +62,8 @@ def attack(how):
         elif how == "tools":
             calls = [{"type": "tool_use", "id": f"{number}-{n}", "name": "Bash", "input": {"command": "x" * 100}} for n in range(100)]
             yield line(number, {"type": "assistant", "message": {"content": calls}})
+        elif how == "holograms":
+            yield line(number, {"type": "assistant", "message": {"content": [{"type": f"hologram {n}"} for n in range(1000)]}})
         elif how == "junk":
             yield b"".join(b"id: %d\nevent: x\ndata: {\"type\": \"\x1b[2Jnonsense\"}\n\n" % number for _ in range(100))
         elif how == "asks":
