@@ -31,14 +31,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// The defaults of docs/contract/settings.md.
-const DEFAULTS: [(&str, &str); 32] = [
+const DEFAULTS: [(&str, &str); 31] = [
     ("APP_ENV", "development"),
     ("BIND_ADDR", "127.0.0.1:8000"),
     ("RATE_LIMIT_REQUESTS", "100"),
     ("RATE_LIMIT_PERIOD", "60"),
     ("DOCKER_SOCKET_PATH", "unix:///var/run/docker.sock"),
     ("DEPLOYMENT_ID", ""),
-    ("CONTAINER_IMAGE", "workspace-base:latest"),
     ("WORKSPACE_SOCKET_BASE_PATH", "/var/run/workspace-sockets"),
     ("WORKSPACE_SOCKET_HOST_PATH", "/var/run/workspace-sockets"),
     ("CONTAINER_TTL", "3600"),
