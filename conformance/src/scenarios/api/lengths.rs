@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check};
 use crate::harness::scenario::Scenario;
+use crate::harness::vocabulary::{Capability, Profile};
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "API-025",
@@ -13,6 +14,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "GET /openapi.json: every request that it does not allow is refused",
     body!(one_too_many),
 )
+.profile(Profile::Full)
+.requires(&[Capability::Launch])
 .limit(45)];
 
 /// How deep schemas are followed: some contain themselves.
