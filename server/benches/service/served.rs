@@ -14,10 +14,10 @@ use crate::run::Place;
 
 /// What is started once for all measurements.
 pub(crate) trait Start: Sized {
-    /// Starts it.
+    /// Starts the server, with what every measurement needs of it.
     fn start(runtime: &Runtime) -> Result<Self>;
 
-    /// Stops its server.
+    /// Stops the server. Its files go after that.
     fn stop(self) -> Result<()>;
 }
 

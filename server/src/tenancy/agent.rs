@@ -88,7 +88,7 @@ pub struct Agent {
     /// How much effort the model spends, at most; the driver's default where no level says so. A level can only lower it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
-    /// Instructions that follow the tenant's system prompt and those of the levels above, up to 32,768 characters.
+    /// Instructions that follow the tenant's system prompt and those of the levels above, up to 32 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 32_768)]
     pub instructions: Option<String>,
@@ -205,8 +205,8 @@ impl Agent {
         let few = self.fallback_models.as_ref().is_none_or(|models| models.len() <= MOST_FALLBACKS);
         problems.require(few, "agent.fallback_models", format!("must be at most {MOST_FALLBACKS}"));
         if let Some(text) = &self.instructions {
-            let fits = (1..=LONGEST_INSTRUCTIONS).contains(&text.chars().count()) && !text.contains('\0');
-            let accepted = format!("must have 1 to {LONGEST_INSTRUCTIONS} characters, none of them NUL");
+            let fits = (1..=LONGEST_INSTRUCTIONS).contains(&text.len()) && !text.contains('\0');
+            let accepted = format!("must have 1 to {LONGEST_INSTRUCTIONS} bytes, none of them NUL");
             problems.require(fits, "agent.instructions", accepted);
         }
         if let Some(schema) = &self.output_schema {
@@ -248,7 +248,7 @@ impl Agent {
 }
 
 fn is_directory(path: &str) -> bool {
-    path.chars().count() <= 1_024
+    path.len() <= 1_024
         && !path.chars().any(char::is_control)
         && path.split('/').all(|part| !matches!(part, "" | "." | "..") && part.len() <= 255)
 }

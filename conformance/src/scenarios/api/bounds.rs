@@ -178,7 +178,7 @@ fn walk(description: &Value, schema: &Value, place: &[String], all: &mut Vec<Tri
             add(json!("x".repeat(65)), false);
             add(json!(""), false);
         }
-        let letter = if pattern.is_empty() || pattern == NO_NUL { "\u{e9}" } else { "x" };
+        let letter = if pattern == NO_NUL { "\u{e9}" } else { "x" };
         if let Some(longest) = length(field, "maxLength") {
             add(text(name, letter, longest), true);
             add(text(name, letter, longest + 1), false);
@@ -188,7 +188,7 @@ fn walk(description: &Value, schema: &Value, place: &[String], all: &mut Vec<Tri
             add(text(name, letter, shortest), true);
             add(text(name, letter, shortest - 1), false);
         }
-        // A list whose entries are words of the description cannot be longer than those.
+        // Lists of words of the description are tried by API-025, which repeats them.
         let entry = resolved(description, &field["items"]);
         if let Some(most) = length(field, "maxItems").filter(|_| !entry["enum"].is_array()) {
             add(list(name, most), true);
