@@ -127,7 +127,7 @@ pub(super) async fn list(
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/conversations/{conversation_id}/approvals/{approval_id}", tag = "runs",
     params(ApprovalPath), request_body = DecisionRequest,
     responses((status = 200, body = Decided, description = "The decision that counts"), (status = 404, body = ErrorEnvelope),
-        (status = 409, body = ErrorEnvelope, description = "It was decided otherwise, or the run no longer waits for it"),
+        (status = 409, body = ErrorEnvelope, description = "It was decided otherwise, its time was up, or the run no longer waits for it"),
         (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn decide(
     TenantScope(tenant): TenantScope,
@@ -199,7 +199,9 @@ impl From<DecideError> for ApiError {
     fn from(error: DecideError) -> Self {
         match error {
             DecideError::Unknown => Self::not_found("question"),
-            DecideError::Otherwise | DecideError::Withdrawn => Self::new(Code::Conflict, error.to_string()),
+            DecideError::Otherwise | DecideError::Late(_) | DecideError::Withdrawn => {
+                Self::new(Code::Conflict, error.to_string())
+            }
             DecideError::Journal(error) => Self::internal(&error),
         }
     }

@@ -46,19 +46,45 @@ fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
-        let code = (byte == b'%').then(|| after.split_at_checked(2)).flatten();
-        let code =
-            code.and_then(|(code, after)| Some((u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok()?, after)));
-        let (byte, after) = code.unwrap_or((byte, after));
+        let escape = match after {
+            [high, low, after @ ..] if byte == b'%' => digit(*high).zip(digit(*low)).map(|digits| (digits, after)),
+            _ => None,
+        };
+        let (byte, after) = escape.map_or((byte, after), |((high, low), after)| (high << 4 | low, after));
         bytes.push(byte);
         rest = after;
     }
     String::from_utf8(bytes).ok()
 }
 
+/// The value of a hexadecimal digit. A number's sign is none, as `u8::from_str_radix` would have it.
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_escape_is_a_percent_sign_with_two_hexadecimal_digits() {
+        for (text, decoded) in [
+            ("%2e%2E", ".."),
+            ("%41b", "Ab"),
+            ("%e9%95%b7", "長"),
+            ("%+f", "%+f"),
+            ("%-1", "%-1"),
+            ("%+2e", "%+2e"),
+            ("% 2", "% 2"),
+            ("%g0", "%g0"),
+            ("%0", "%0"),
+            ("%", "%"),
+            ("%%41", "%A"),
+        ] {
+            assert_eq!(percent_decode(text).as_deref(), Some(decoded), "{text:?}");
+        }
+        assert_eq!(percent_decode("%ff"), None, "what is no text");
+    }
 
     #[test]
     fn a_path_out_of_the_workspace_is_path_traversal_and_an_invalid_path_a_validation_error() {

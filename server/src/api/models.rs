@@ -132,6 +132,11 @@ fn id_at_provider(
     id: Option<String>,
     at_bedrock: Option<String>,
 ) -> Result<Option<String>, ApiError> {
+    for (field, id) in [("provider_model_id", &id), ("bedrock_model_id", &at_bedrock)] {
+        if let Some(id) = id {
+            check_length(field, id, 1..=256)?;
+        }
+    }
     match (id, at_bedrock) {
         (id, None) => Ok(id),
         (_, Some(_)) if provider != Provider::Bedrock => Err(ApiError::invalid(
@@ -150,9 +155,6 @@ fn id_at_provider(
 fn check(app: &AppState, change: &ModelChange, provider: Provider) -> Result<(), ApiError> {
     if let Some(name) = &change.display_name {
         check_length("display_name", name, 1..=200)?;
-    }
-    if let Some(id) = &change.provider_model_id {
-        check_length("provider_model_id", id, 1..=256)?;
     }
     for (field, tokens) in [("context_window", change.context_window), ("max_output_tokens", change.max_output_tokens)]
     {
@@ -310,4 +312,39 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, ApiError> {
     app.store.delete_model(&path.model_id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_at_the_provider_has_two_names_and_a_bad_one_is_reported_by_its_own() {
+        let long = "x".repeat(257);
+        let bad = |id: Option<&str>, older: Option<&str>, provider| {
+            let found = id_at_provider(provider, id.map(ToOwned::to_owned), older.map(ToOwned::to_owned));
+            found.map_err(|error| {
+                error.details().iter().map(|detail| detail.field.clone()).collect::<Vec<_>>().join(",")
+            })
+        };
+        let fits = |id: &str| Ok(Some(id.to_owned()));
+        let named = |field: &str| Err(field.to_owned());
+        for (id, older, expected) in [
+            (None, None, Ok(None)),
+            (Some("a"), None, fits("a")),
+            (None, Some("a"), fits("a")),
+            (Some("a"), Some("a"), fits("a")),
+            (Some("a"), Some("b"), named("bedrock_model_id")),
+            (Some(""), None, named("provider_model_id")),
+            (Some(&*long), None, named("provider_model_id")),
+            (Some("a\0"), None, named("provider_model_id")),
+            (None, Some(""), named("bedrock_model_id")),
+            (None, Some(&*long), named("bedrock_model_id")),
+            (None, Some("a\0"), named("bedrock_model_id")),
+            (None, Some(&long[1..]), fits(&long[1..])),
+        ] {
+            assert_eq!(bad(id, older, Provider::Bedrock), expected, "{id:?} and {older:?}");
+        }
+        assert_eq!(bad(None, Some("a"), Provider::Anthropic), named("bedrock_model_id"));
+    }
 }

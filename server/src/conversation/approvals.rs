@@ -75,6 +75,9 @@ pub enum DecideError {
     /// Something else has been decided.
     #[error("it has been decided otherwise")]
     Otherwise,
+    /// Nobody has decided by then, which is a decision as well.
+    #[error("nobody has decided about it in time; its time was up at {0}")]
+    Late(Timestamp),
     /// The question was withdrawn: the run was cancelled or has lost its workspace, or the driver no longer asks.
     #[error("it was withdrawn")]
     Withdrawn,
@@ -154,6 +157,9 @@ impl Approvals {
         match &entry.state {
             State::Withdrawn => Err(DecideError::Withdrawn),
             State::Decided { decision: earlier, .. } if earlier.answer == decision.answer => Ok(Some(earlier.clone())),
+            State::Decided { decision: Decision { by: None, .. }, .. } => {
+                Err(DecideError::Late(entry.pending.expires_at))
+            }
             State::Decided { .. } => Err(DecideError::Otherwise),
             State::Pending => Ok(None),
         }
@@ -163,6 +169,15 @@ impl Approvals {
     #[must_use]
     pub fn asked(&self, id: &str) -> Option<Ask> {
         self.entries.lock().iter().map(|entry| &entry.pending.ask).find(|ask| ask.request_id == id).cloned()
+    }
+
+    /// When the time of a question was up, if nobody has decided about it until then. Where its server was dead then, it still waits to be
+    /// decided without anybody.
+    pub(super) fn too_late(&self, id: &str) -> Option<Timestamp> {
+        let entries = self.entries.lock();
+        let entry = entries.iter().find(|entry| entry.pending.ask.request_id == id)?;
+        let until = entry.pending.expires_at;
+        (entry.state == State::Pending && until <= Timestamp::now()).then_some(until)
     }
 
     /// How many questions wait, and when the first of them expires.
@@ -231,7 +246,7 @@ mod tests {
             title: None,
             kind: nagaya_driver::AskKind::Approval,
         };
-        Pending { ask, expires_at: Timestamp::UNIX_EPOCH }
+        Pending { ask, expires_at: Timestamp::MAX }
     }
 
     fn allow() -> Decision {
@@ -254,6 +269,12 @@ mod tests {
         assert_eq!(decide(allow()).await.expect("counts"), allow());
         assert_eq!(decide(Decision { by: None, ..allow() }).await.expect("the same"), allow());
         assert!(matches!(decide(deny()).await, Err(DecideError::Otherwise)));
+        assert_eq!(approvals.ask(Pending { expires_at: Timestamp::UNIX_EPOCH, ..pending(2) }), Ok(true));
+        assert_eq!([approvals.too_late("1"), approvals.too_late("2")], [None, Some(Timestamp::UNIX_EPOCH)]);
+        approvals.decide("2", deny(), async |_| Ok(())).await.expect("nobody has decided in time");
+        let late = approvals.decide("2", allow(), async |_| Ok(())).await;
+        assert!(matches!(late, Err(DecideError::Late(until)) if until == Timestamp::UNIX_EPOCH), "{late:?}");
+        approvals.delivered("2");
         assert!(approvals.decisions().has_changed().expect("open"), "whoever listens later hears of it");
         assert_eq!(approvals.next_decided().map(|(_, decision)| decision), Some(allow()));
         assert!(approvals.has_decided(), "it is not delivered yet");

@@ -268,7 +268,8 @@ pub enum ErrorType {
     CostLimit,
     /// The model's result is not what the run's schema asks for.
     OutputInvalid,
-    /// The workspace's memory is used up. Another run can only succeed once files have been deleted, or in a new workspace.
+    /// The workspace's memory is used up. Another run can only succeed once files have been deleted, or in a new workspace; but if the
+    /// event is `recoverable`, a tool was killed, and the run goes on.
     OutOfMemory,
     /// The workspace reported more or other data than allowed, and was removed.
     LimitExceeded,

@@ -135,8 +135,8 @@ impl Runs {
         tracing::info!(conversation, run = past.head.run_id, events = past.seq, "resuming a run");
         past.room.iter().for_each(|room| self.services.cluster.workspaces().expect_run_in(room));
         let running = Running { journal: Arc::new(journal), signals: Signals::default() };
-        // Before a request can find the run.
-        for (pending, _) in &past.asked {
+        // Before a request can find the run. What was decided is found in the journal until it is asked again.
+        for (pending, _) in past.asked.iter().filter(|(_, decided)| decided.is_none()) {
             if let Err(why) = running.signals.approvals.ask(pending.clone()) {
                 tracing::warn!(run = past.head.run_id, why, "a question of before the restart is not asked again");
             }

@@ -81,7 +81,7 @@ impl Driver {
         };
         drop(awaited);
         if execution.has_lost_processes() {
-            ended.out_of_memory = Some(memory::used_up());
+            ended.out_of_memory = Some(format!("{}; delete files, or ask for a new workspace", memory::used_up()));
         }
         ended
     }
@@ -132,7 +132,7 @@ impl Driver {
             return ended(How::Failed, "the CLI has no standard streams".into());
         };
         let mut tail = Tail::default();
-        let listen = async { tokio::join!(self.listen(output, &execution.events), tail.fill(stderr)) };
+        let listen = async { tokio::join!(self.listen(output, execution), tail.fill(stderr)) };
         let talk = async {
             tokio::select! {
                 _ = listen => {}
@@ -165,11 +165,16 @@ impl Driver {
     }
 
     /// Reads the CLI's output to its end.
-    async fn listen(&self, stdout: impl AsyncRead + Unpin, events: &Buffer) {
+    async fn listen(&self, stdout: impl AsyncRead + Unpin, execution: &Execution) {
+        let events: &Buffer = &execution.events;
         let mut lines = Lines::of(stdout);
         loop {
             match lines.next().await {
                 Ok(Some(line)) => {
+                    // The kernel counts a process before it kills it, so the line that tells of its end comes later.
+                    if execution.loses_processes() {
+                        events.write(&AgentEvent::OutOfMemory { message: memory::used_up() }).await;
+                    }
                     let line = String::from_utf8_lossy(line).into_owned();
                     events.write(&AgentEvent::Frame(self.outputs.reachable(line))).await;
                 }

@@ -1,7 +1,7 @@
 //! Executions: one at a time. The events of the last one are kept for readers that reconnect.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ use crate::process;
 
 /// Time limit for an execution to end after it is cancelled.
 const END_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a driver that waits for a turn may take to exit before it is killed: a container that stops, and a conversation that needs
+/// another driver, have little time.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// A running or completed execution.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub(crate) struct Execution {
     process: watch::Sender<Option<i32>>,
     /// How many processes the kernel had killed for want of memory when the turn began.
     killed_before: AtomicU64,
+    /// Whether the turn's clients have been told of processes that were killed since.
+    told: AtomicBool,
 }
 
 impl Execution {
@@ -47,11 +52,19 @@ impl Execution {
             parked: watch::Sender::new(None),
             process: watch::Sender::new(None),
             killed_before: AtomicU64::new(0),
+            told: AtomicBool::new(false),
         })
     }
 
-    /// Cancels the execution; `true` once all its processes have exited, `false` after the time limit.
+    /// Cancels the execution; `true` once all its processes have exited, `false` after the time limit. A driver that waits for a turn has
+    /// its input closed first, and may write what it has to.
     pub(crate) async fn end(&self) -> bool {
+        if self.is_parked() {
+            self.input.close();
+            if tokio::time::timeout(FAREWELL, self.events.closed()).await.is_err() {
+                tracing::warn!("the driver does not exit, and is killed");
+            }
+        }
         self.cancelled.cancel();
         tokio::time::timeout(END_DEADLINE, self.events.closed()).await.is_ok()
     }
@@ -75,12 +88,26 @@ impl Execution {
 
     /// Notes that a turn begins: what is killed from now on for want of memory is killed during it.
     pub(crate) fn turn_begins(&self) {
-        self.killed_before.store(memory::kills(), Ordering::Relaxed);
+        self.begins_after(memory::kills());
+    }
+
+    fn begins_after(&self, kills: u64) {
+        self.killed_before.store(kills, Ordering::Relaxed);
+        self.told.store(false, Ordering::Relaxed);
     }
 
     /// Whether the kernel has killed a process for want of memory since the turn began.
     pub(crate) fn has_lost_processes(&self) -> bool {
         memory::kills() > self.killed_before.load(Ordering::Relaxed)
+    }
+
+    /// As [`Execution::has_lost_processes`], the first time in a turn.
+    pub(crate) fn loses_processes(&self) -> bool {
+        !self.is_parked() && !self.told.load(Ordering::Relaxed) && self.is_first_loss(memory::kills())
+    }
+
+    fn is_first_loss(&self, kills: u64) -> bool {
+        kills > self.killed_before.load(Ordering::Relaxed) && !self.told.swap(true, Ordering::Relaxed)
     }
 
     /// Ends a turn: kills every process but the driver's own, which then waits for this long.
@@ -198,4 +225,19 @@ impl Executions {
 fn new_id() -> String {
     use std::hash::{BuildHasher, RandomState};
     format!("{:016x}", RandomState::new().hash_one(std::time::Instant::now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_killed_for_memory_is_told_once_in_a_turn() {
+        let execution = Execution::new();
+        for before in [0, 5] {
+            execution.begins_after(before);
+            let told = [before, before + 1, before + 2].map(|kills| execution.is_first_loss(kills));
+            assert_eq!(told, [false, true, false], "after {before}");
+        }
+    }
 }

@@ -72,12 +72,11 @@ fn files() -> u64 {
 /// The type of a memory file system (statfs(2), `TMPFS_MAGIC`).
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
-/// Says that the container's memory is used up, and what can be done.
+/// Says that the container's memory was used up, and by what.
 pub(crate) fn used_up() -> String {
     let limit = limit().map_or_else(|| "its limit".into(), mib);
     format!(
-        "the workspace's memory is used up, and a process of the run was killed: {limit} (CONTAINER_MEMORY), of which files take {}; \
-         delete files, or ask for a new workspace",
+        "the workspace's memory is used up, and a process of the run was killed: {limit} (CONTAINER_MEMORY), of which files take {}",
         mib(files())
     )
 }

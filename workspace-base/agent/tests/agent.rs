@@ -84,6 +84,12 @@ impl Agent {
         serde_json::json!({"input": ["do it"], "cwd": self.dir.path()}).to_string()
     }
 
+    /// Tells it to stop.
+    fn stop(&self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    }
+
     fn execute(&self) -> Events {
         Events::new(self.send("POST", "/execute", &self.request()).expect("connects"))
     }
@@ -92,8 +98,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         // SIGTERM lets the agent kill the processes that its CLI left running.
-        let pid = rustix::process::Pid::from_child(&self.process);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        self.stop();
         let ended = self.process.wait();
         if !std::thread::panicking() {
             assert!(ended.expect("ends").success(), "the agent ends well");
@@ -238,6 +243,63 @@ fn a_driver_that_does_not_exit_when_its_input_is_closed_is_ended() {
     assert_eq!(end(&events.rest()).how, How::Unfinished);
 }
 
+/// A driver that takes its time to write what it has to when its input has ended; then the file `last` has 20 lines.
+const SLOW_TO_END: &str =
+    "while read -r line; do echo \"$line\"; done; for n in {1..20}; do echo \"$n\"; sleep 0.02; done > \"$HOME/last\"";
+
+/// An agent with such a driver, which waits for its next turn; its events and its execution.
+fn slow_to_end() -> (Agent, Events, String) {
+    let agent = Agent::start(SLOW_TO_END);
+    let mut events = agent.execute();
+    let execution = started(&mut events);
+    assert!(matches!(events.next(), Some((2, AgentEvent::Frame(_)))));
+    let parked = agent.call("POST", &format!("/executions/{execution}/park"), r#"{"seconds": 600}"#);
+    assert!(parked.starts_with("HTTP/1.1 204"), "{parked}");
+    (agent, events, execution)
+}
+
+fn has_written_all(agent: &Agent) -> bool {
+    let written = fs::read_to_string(agent.path("last")).unwrap_or_default();
+    written.lines().map(ToOwned::to_owned).eq((1..=20).map(|n: u32| n.to_string()))
+}
+
+#[test]
+fn a_driver_that_is_given_up_has_its_input_closed_and_time_to_end() {
+    let (agent, events, execution) = slow_to_end();
+    assert!(agent.call("DELETE", &format!("/executions/{execution}/input"), "").starts_with("HTTP/1.1 204"));
+    assert_eq!(end(&events.rest()).how, How::Exited);
+    assert!(has_written_all(&agent), "input closed by the server");
+
+    let (agent, events, execution) = slow_to_end();
+    let parked = agent.call("POST", &format!("/executions/{execution}/park"), r#"{"seconds": 0}"#);
+    assert!(parked.starts_with("HTTP/1.1 204"), "{parked}");
+    assert_eq!(end(&events.rest()).how, How::Exited);
+    assert!(has_written_all(&agent), "its time to wait is over");
+
+    let (agent, events, _) = slow_to_end();
+    agent.stop();
+    assert_eq!(end(&events.rest()).how, How::Exited);
+    assert!(has_written_all(&agent), "the container stops");
+
+    let (agent, events, execution) = slow_to_end();
+    assert!(agent.call("DELETE", &format!("/executions/{execution}"), "").starts_with("HTTP/1.1 204"));
+    assert_eq!(end(&events.rest()).how, How::Exited);
+    assert!(has_written_all(&agent), "another driver is to take its place");
+}
+
+#[test]
+fn an_agent_stops_although_its_driver_does_not_exit() {
+    let agent = Agent::start("trap '' TERM; read -r line; echo \"$line\"; exec sleep 600");
+    let mut events = agent.execute();
+    let execution = started(&mut events);
+    assert!(matches!(events.next(), Some((2, AgentEvent::Frame(_)))));
+    assert!(
+        agent.call("POST", &format!("/executions/{execution}/park"), r#"{"seconds": 600}"#).starts_with("HTTP/1.1 204")
+    );
+    agent.stop();
+    assert_eq!(end(&events.rest()).how, How::Cancelled);
+}
+
 #[test]
 fn a_missing_cli_is_reported_as_missing() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -368,8 +430,7 @@ fn a_stopped_agent_reports_how_the_execution_ended() {
     started(&mut events);
     eventually("the child runs", || agent.path("child").exists());
     let child = fs::read_to_string(agent.path("child")).expect("reads");
-    rustix::process::kill_process(rustix::process::Pid::from_child(&agent.process), rustix::process::Signal::TERM)
-        .expect("signals");
+    agent.stop();
     assert_eq!(end(&events.rest()).how, How::Cancelled);
     assert!(!alive(&child));
 }

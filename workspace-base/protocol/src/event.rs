@@ -12,6 +12,12 @@ pub enum AgentEvent {
     },
     /// A line that the driver has printed, without its line feed. The agent does not read what is in it.
     Frame(String),
+    /// The kernel has killed a process of the turn because the container's memory was used up, and the driver goes on. Once in a turn, before
+    /// the line with which the driver tells what has become of that process.
+    OutOfMemory {
+        /// What has used the memory.
+        message: String,
+    },
     /// The driver's process has ended, and with it the execution.
     Ended(Ended),
 }
@@ -54,6 +60,11 @@ struct StartedData {
     execution_id: String,
 }
 
+#[derive(Serialize, Deserialize)]
+struct OutOfMemoryData {
+    message: String,
+}
+
 impl AgentEvent {
     /// Name of the event in the SSE `event:` field.
     #[must_use]
@@ -61,6 +72,7 @@ impl AgentEvent {
         match self {
             Self::Started { .. } => "started",
             Self::Frame(_) => "frame",
+            Self::OutOfMemory { .. } => "out_of_memory",
             Self::Ended(_) => "ended",
         }
     }
@@ -73,6 +85,7 @@ impl AgentEvent {
                 serde_json::to_string(&StartedData { execution_id: execution_id.clone() })
             }
             Self::Frame(line) => Ok(line.clone()),
+            Self::OutOfMemory { message } => serde_json::to_string(&OutOfMemoryData { message: message.clone() }),
             Self::Ended(ended) => serde_json::to_string(ended),
         };
         data.unwrap_or_else(|error| unreachable!("events are plain data: {error}"))
@@ -89,6 +102,10 @@ impl AgentEvent {
                 Ok(Self::Started { execution_id })
             }
             "frame" => Ok(Self::Frame(data)),
+            "out_of_memory" => {
+                let OutOfMemoryData { message } = serde_json::from_str(&data)?;
+                Ok(Self::OutOfMemory { message })
+            }
             "ended" => serde_json::from_str(&data).map(Self::Ended),
             _ => Err(serde::de::Error::custom("no such event")),
         }
@@ -113,11 +130,13 @@ mod tests {
             AgentEvent::Started { execution_id: "7".into() },
             AgentEvent::Frame(r#"{"type":"result"}"#.into()),
             AgentEvent::Frame("not JSON".into()),
+            AgentEvent::OutOfMemory { message: "64 MiB".into() },
             AgentEvent::Ended(ended),
         ] {
             assert_eq!(AgentEvent::decode(event.name(), event.data()).expect("decodes"), event);
         }
         assert!(AgentEvent::decode("hologram", "{}".into()).is_err());
         assert!(AgentEvent::decode("started", "{}".into()).is_err());
+        assert!(AgentEvent::decode("out_of_memory", "{}".into()).is_err());
     }
 }

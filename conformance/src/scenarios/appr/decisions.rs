@@ -14,6 +14,7 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::trail;
 use crate::target::launch::Launch;
 
 /// The operator's key of the deployment that has keys.
@@ -149,10 +150,9 @@ async fn denied(context: &Context) -> Result<(), Failure> {
 /// The line of the audit trail about this decision.
 async fn recorded(trail: &Path, id: &str) -> Result<Value, Failure> {
     eventually(RECORDED_LIMIT, format!("a line about {id} in the audit trail"), async || {
-        let text = std::fs::read_to_string(trail)?;
-        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let line = lines.find(|line| line["event"] == "approval" && line["approval"] == id);
-        line.ok_or_else(|| Failure::assertion(text))
+        let entries = trail::entries(trail)?;
+        let entry = entries.iter().find(|entry| entry["event"] == "approval" && entry["approval"] == id);
+        entry.cloned().ok_or_else(|| Failure::assertion(format!("{entries:?}")))
     })
     .await
 }

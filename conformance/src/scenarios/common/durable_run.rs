@@ -9,6 +9,7 @@ use crate::client::stream::{RunEvent, check_whole, names};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::poll::eventually;
+use crate::scenarios::common::trail;
 use crate::target::deployment::{Conversation, Deployment};
 use crate::target::launch::Launch;
 
@@ -71,10 +72,8 @@ pub(crate) async fn well(deployment: &Deployment, conversation: &Conversation, d
 /// policy.
 async fn still_its_own(trail: &Path, before: usize, conversation: &Conversation) -> Result<(), Failure> {
     eventually(Duration::from_secs(10), "a request of the adopted workspace in the trail", async || {
-        let text = std::fs::read_to_string(trail)?;
-        let since = text.get(before..).unwrap_or_default();
-        let entries = since.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let entries: Vec<Value> = entries.filter(|entry| entry["event"] == "egress").collect();
+        let mut entries = trail::entries(trail)?.split_off(before);
+        entries.retain(|entry| entry["event"] == "egress");
         check(!entries.is_empty(), "no request yet")?;
         for entry in entries {
             let whose = ["conversation", "tenant", "policy", "decision"].map(|field| entry[field].as_str());
@@ -88,12 +87,11 @@ async fn still_its_own(trail: &Path, before: usize, conversation: &Conversation)
 
 /// Checks that the trail has the beginning and the end of each of two runs once, and once that their workspace was taken over.
 fn told_once(trail: &Path, conversation: &Conversation) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(trail)?;
-    let entries: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let entries = trail::entries(trail)?;
     let own = |entry: &&Value| entry["conversation"] == *conversation.id && entry["tenant"] == *conversation.tenant;
     for (event, times) in [("run_started", 2), ("run_ended", 2), ("room_created", 1), ("room_adopted", 1)] {
         let found = entries.iter().filter(|entry| entry["event"] == event).filter(own).count();
-        check_eq(format!("times that the trail has {event}: {text}"), found, times)?;
+        check_eq(format!("times that the trail has {event}: {entries:?}"), found, times)?;
     }
     Ok(())
 }
@@ -113,7 +111,7 @@ pub(crate) async fn outlives(context: &Context, launch: Launch) -> Result<(Deplo
     room.shell("touch /workspace/go").await?;
     let done = whole(&deployment, &conversation, seen).await?;
     well(&deployment, &conversation, &done).await?;
-    let before = std::fs::read_to_string(&trail)?.len();
+    let before = trail::entries(&trail)?.len();
     let next = deployment.run_well(&conversation, "@say on we go").await?;
     check_eq("the workspace of the next run", &deployment.only_room().await?.id, &room.id)?;
     let session = next.last().map(|done| &done.data["session_id"]);

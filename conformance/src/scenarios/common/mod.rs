@@ -20,4 +20,5 @@ pub(crate) mod shape;
 pub(crate) mod shared_redis;
 pub(crate) mod single_room;
 pub(crate) mod socket_directory;
+pub(crate) mod trail;
 pub(crate) mod wire;

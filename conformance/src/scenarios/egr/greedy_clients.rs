@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::harness::context::Context;
 use crate::harness::engine::Room;
 use crate::harness::failure::{Failure, check, check_eq};
@@ -13,6 +11,7 @@ use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::asking::{ask, get, proxy};
 use crate::scenarios::common::outside::{DENIED, HOST, NEEDS};
+use crate::scenarios::common::trail;
 use crate::target::deployment::{Deployment, READY_LIMIT};
 use crate::target::launch::Launch;
 use crate::target::outsider::PLAIN;
@@ -113,13 +112,7 @@ async fn api(deployment: &Deployment) -> Result<(), Failure> {
 /// The trail has every refusal that was answered, in a number of lines that the number of refusals does not determine.
 async fn bounded(trail: &Path, answered: u64, began: Instant) -> Result<(), Failure> {
     let refusals = || -> Result<Vec<u64>, Failure> {
-        let text = std::fs::read_to_string(trail)?;
-        // The last line may be incomplete.
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let parse = |line: &str| {
-            serde_json::from_str::<Value>(line).map_err(|error| Failure::assertion(format!("{error}: {line}")))
-        };
-        let lines = whole.lines().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let lines = trail::entries(trail)?;
         let of = lines.iter().filter(|line| line["host"] == DENIED);
         Ok(of.map(|line| line["count"].as_u64().unwrap_or(1)).collect())
     };

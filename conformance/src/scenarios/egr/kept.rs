@@ -16,6 +16,7 @@ use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::asking::{Received, ask};
 use crate::scenarios::common::outside::{CA, HOST, NEEDS, Outside};
+use crate::scenarios::common::trail;
 
 /// A host with an origin of the scenario's own.
 const KEPT: &str = "kept.conformance.test";
@@ -119,11 +120,10 @@ async fn tunnel_is_counted(context: &Context) -> Result<(), Failure> {
     outside.shell(&format!("head -c {up} /dev/zero | {curl} --data-binary @- https://{HOST}/sent")).await?;
     outside.shell(&format!("{curl} https://{HOST}/bytes/{down}")).await?;
     let lines = eventually(Duration::from_secs(10), "two lines about tunnels in the trail", async || {
-        let text = std::fs::read_to_string(&trail)?;
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut lines = trail::entries(&trail)?;
         let is_tunnel = |line: &Value| line["event"] == "egress" && line["method"] == "CONNECT" && line["host"] == HOST;
-        let lines: Vec<Value> = lines.filter(is_tunnel).collect();
-        if lines.len() == 2 { Ok(lines) } else { Err(Failure::assertion(text)) }
+        lines.retain(is_tunnel);
+        if lines.len() == 2 { Ok(lines) } else { Err(Failure::assertion(format!("{lines:?}"))) }
     })
     .await?;
     for (line, field, sent) in [(&lines[0], "bytes_up", up), (&lines[1], "bytes_down", down)] {

@@ -10,6 +10,7 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::trail;
 use crate::target::launch::Launch;
 
 /// How long filling a pool of two may take.
@@ -91,8 +92,7 @@ async fn warm_pool(context: &Context) -> Result<(), Failure> {
         }
     }
     check(used.len() == 1 && warm.contains(&used[0]), format!("the run was in {used:?}, waiting were {warm:?}"))?;
-    let text = std::fs::read_to_string(&trail)?;
-    let entries: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let entries = trail::entries(&trail)?;
     let assigned: Vec<&Value> = entries.iter().filter(|entry| entry["event"] == "room_assigned").collect();
     check(
         assigned.len() == 1 && assigned[0]["conversation"] == *conversation.id && assigned[0]["workspace"].is_string(),

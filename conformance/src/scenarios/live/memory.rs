@@ -20,7 +20,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .severity(Severity::High)
     .profile(Profile::Full)
     .requires(RUN)
-    .limit(120),
+    .limit(150),
     Scenario::new(
         "LIVE-021",
         "The log lists what was put into a conversation's runs and their events, in order, also after a restart",
@@ -57,19 +57,31 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         Capability::Redis,
         Capability::Postgres,
     ])
-    .limit(120),
+    .limit(150),
 ];
 
 /// The messages of the last request for an answer that the model was sent, as digests.
-async fn last_messages(deployment: &Deployment) -> Result<Vec<String>, Failure> {
+pub(super) async fn last_messages(deployment: &Deployment) -> Result<Vec<String>, Failure> {
     let requests = deployment.model()?.requests().await?;
     let last = requests.iter().rev().find(|request| !request.messages().is_empty());
     let messages = last.map(|request| request.messages().into_iter().map(ToOwned::to_owned).collect());
     messages.ok_or_else(|| Failure::harness("the model was asked nothing"))
 }
 
+/// The messages of the last request of each of these turns of a conversation that nothing interrupts, in a deployment of its own, so that
+/// the model numbers its calls of tools alike.
+pub(super) async fn uninterrupted(context: &Context, prompts: &[&str]) -> Result<Vec<Vec<String>>, Failure> {
+    let deployment = context.launch(Launch::new()).await?;
+    let conversation = deployment.conversation(context).await?;
+    let mut sent = Vec::new();
+    for prompt in prompts {
+        sent.push(turn(&deployment, &conversation, prompt).await?.1);
+    }
+    Ok(sent)
+}
+
 /// Runs a prompt, and returns the session and the messages of the last request.
-async fn turn(
+pub(super) async fn turn(
     deployment: &Deployment,
     conversation: &Conversation,
     prompt: &str,
@@ -91,21 +103,23 @@ async fn exact_memory(context: &Context) -> Result<(), Failure> {
     let conversation = deployment.conversation(context).await?;
     let word = context.unique("word");
     let tool = json!({"command": format!("echo {word}"), "description": "Say a word"});
-    turn(&deployment, &conversation, &format!("@tool Bash {tool}\n@say One.")).await?;
+    let (first, last) = (format!("@tool Bash {tool}\n@say One."), format!("@recall {word}"));
+    let expected = uninterrupted(context, &[&first, "@say Two.", "@say Three.", &last]).await?;
+    turn(&deployment, &conversation, &first).await?;
     let (session, before) = turn(&deployment, &conversation, "@say Two.").await?;
     check(before.len() > 4, format!("the second turn's request has {} messages", before.len()))?;
     lose_room(&deployment).await?;
     let (same, after) = turn(&deployment, &conversation, "@say Three.").await?;
     check_eq("session in another workspace", &same, &session)?;
     check_eq("the messages so far, in another workspace", &after[..before.len().min(after.len())], &before[..])?;
-    check_eq("messages more than before", after.len(), before.len() + 2)?;
+    check_eq("all messages in another workspace, as in one that was not lost", &after, &expected[2])?;
 
     lose_room(&deployment).await?;
     deployment.kill().await?;
     deployment.restart(context).await?;
-    let (same, later) = turn(&deployment, &conversation, &format!("@recall {word}")).await?;
+    let (same, later) = turn(&deployment, &conversation, &last).await?;
     check_eq("session after a restart", &same, &session)?;
-    check_eq("the messages so far, after a restart", &later[..after.len().min(later.len())], &after[..])?;
+    check_eq("all messages after a restart, as without one", &later, &expected[3])?;
     let messages = deployment.api.get(&conversation.path("/messages")).await?.expect(200)?.json()?;
     let digests = messages.to_string().matches("began in an earlier session").count();
     check_eq("messages that tell the driver what it should remember", digests, 0)
@@ -119,7 +133,9 @@ async fn remembered_elsewhere(context: &Context) -> Result<(), Failure> {
     let conversation = first.conversation(context).await?;
     let word = context.unique("word");
     let tool = json!({"command": format!("echo {word}"), "description": "Say a word"});
-    turn(&first, &conversation, &format!("@tool Bash {tool}\n@say One.")).await?;
+    let tool = format!("@tool Bash {tool}\n@say One.");
+    let expected = uninterrupted(context, &[&tool, "@say Two.", "@say Three."]).await?;
+    turn(&first, &conversation, &tool).await?;
     let (session, before) = turn(&first, &conversation, "@say Two.").await?;
     let room = first.only_room().await?;
     first.kill().await?;
@@ -128,7 +144,7 @@ async fn remembered_elsewhere(context: &Context) -> Result<(), Failure> {
     check(second.only_room().await?.id != room.id, "the workspace was not replaced")?;
     check_eq("session at another server, in another workspace", &same, &session)?;
     check_eq("the messages so far, at another server", &after[..before.len().min(after.len())], &before[..])?;
-    check_eq("messages more than before", after.len(), before.len() + 2)
+    check_eq("all messages at another server, as at one that lives", &after, &expected[2])
 }
 
 /// The requests for an answer that the model has been sent since `before` of them: what each says, and its instructions.

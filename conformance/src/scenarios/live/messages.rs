@@ -135,7 +135,7 @@ async fn kept_and_dropped(context: &Context) -> Result<(), Failure> {
     )?;
 
     let mut stream = deployment.start(&conversation, ENDLESS).await?;
-    stream.until("tool_call").await?;
+    let called = stream.until("tool_call").await?;
     let most = 20;
     for before in 1..=most {
         let accepted = send(&deployment, &conversation, "@say dropped", "").await?;
@@ -143,11 +143,16 @@ async fn kept_and_dropped(context: &Context) -> Result<(), Failure> {
     }
     let refused = deployment.api.post(&conversation.path("/messages"), &json!({"user_input": "@say no"})).await?;
     refused.expect_error(409, "CONFLICT")?;
+    // The server dies when it has accepted the cancellation, and the run has not ended: its workspace does not move.
+    let room = deployment.only_room().await?;
+    room.pause().await?;
     deployment.api.post(&conversation.path("/cancel"), &json!({})).await?.expect(202)?;
-    check_eq("status of the cancelled run", end(&stream.finish().await?).0.as_str(), "cancelled")?;
-    // Nor does the next server know of them.
     deployment.kill().await?;
+    drop(stream);
+    room.unpause().await?;
     deployment.restart(context).await?;
+    let ended = deployment.follow(&conversation, &called.id).await?;
+    check_eq("status of the cancelled run", end(&ended).0.as_str(), "cancelled")?;
     let next = deployment.run_well(&conversation, "@say next").await?;
     check_eq("what the next run says", end(&next).1.as_str(), "next")?;
     let messages = deployment.api.get(&conversation.path("/messages")).await?.expect(200)?.text();

@@ -1,4 +1,6 @@
-//! Drivers that are not the usual one: one of another kind, which calls no model, and one of another version.
+//! Drivers that are not the usual one: one of another kind, which calls no model, one of another version, and one that is slow to end.
+
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -6,6 +8,7 @@ use crate::client::stream::RunEvent;
 use crate::harness::context::Context;
 use crate::harness::engine::Room;
 use crate::harness::failure::{Failure, check, check_eq};
+use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
@@ -32,6 +35,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .profile(Profile::Full)
     .requires(RUN)
     .limit(120),
+    Scenario::new(
+        "LIVE-032",
+        "A driver that is given up has its input closed, and time to write what it has to before it is killed",
+        "ended cleanly: one that has waited too long, or beyond the most that may; its last writes are whole",
+        body!(ended_cleanly),
+    )
+    .severity(Severity::Medium)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(150),
 ];
 
 /// A version of the CLI that there will never be.
@@ -131,4 +144,77 @@ async fn untested_version(context: &Context) -> Result<(), Failure> {
         check(version.is_none_or(|version| told[0].contains(version)), format!("the version is not in {told:?}"))?;
     }
     Ok(())
+}
+
+/// Lines that a driver writes when its input has ended, one after the other.
+const LAST_LINES: usize = 20;
+
+/// Makes bash write its last lines into a file of its home directory where it is the driver, which takes it two seconds.
+fn slow_to_end() -> String {
+    format!(
+        "mv /bin/bash /bin/bash.real\n\
+         cat > /bin/bash <<'END'\n\
+         #!/bin/bash.real\n\
+         [ \"$3\" != driver ] || export BASH_ENV=/usr/local/share/last-lines\n\
+         exec /bin/bash.real \"$@\"\n\
+         END\n\
+         chmod 755 /bin/bash\n\
+         cat > /usr/local/share/last-lines <<'END'\n\
+         trap 'for line in {{1..{LAST_LINES}}}; do echo \"$line\"; sleep 0.1; done > ~/last' EXIT\n\
+         END"
+    )
+}
+
+/// Waits until the driver of a workspace is gone, and checks that it has written all of its last lines.
+async fn has_ended_cleanly(room: &Room, why: &str) -> Result<(), Failure> {
+    eventually(Duration::from_secs(30), format!("the end of a driver {why}"), async || {
+        let left = drivers(room).await.map_err(|failure| failure.to_string())?;
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await?;
+    has_written_all(room, why).await
+}
+
+/// Checks that a driver has written all of its last lines.
+async fn has_written_all(room: &Room, why: &str) -> Result<(), Failure> {
+    let written = room.shell("cat ~/last").await?.printed;
+    let expected: Vec<String> = (1..=LAST_LINES).map(|line| line.to_string()).collect();
+    check_eq(format!("the last lines of a driver {why}"), written.lines().collect::<Vec<_>>(), expected)
+}
+
+async fn ended_cleanly(context: &Context) -> Result<(), Failure> {
+    let image = context.derived_image(&slow_to_end()).await?;
+    let launch = || Launch::new().set("DRIVER", "script").set("CONTAINER_IMAGE", &image);
+    let deployment = context.launch(launch().set("DRIVER_KEEP_ALIVE", "3s")).await?;
+    let conversation = deployment.conversation(context).await?;
+    deployment.run_well(&conversation, "One.").await?;
+    let room = deployment.only_room().await?;
+    check_eq("drivers that wait", drivers(&room).await?.len(), 1)?;
+    has_ended_cleanly(&room, "that has waited too long").await?;
+
+    let deployment = context.launch(launch().set("DRIVER_KEEP_ALIVE_MAX", 1)).await?;
+    let first = deployment.conversation(context).await?;
+    deployment.run_well(&first, "One.").await?;
+    let room = deployment.only_room().await?;
+    check_eq("drivers that wait", drivers(&room).await?.len(), 1)?;
+    let second = deployment.another_conversation(context, &first.tenant, &first.model).await?;
+    deployment.run_well(&second, "Two.").await?;
+    has_ended_cleanly(&room, "in whose place another one waits").await?;
+
+    // Another driver takes its place in the same workspace.
+    let deployment = context.launch(launch()).await?;
+    let conversation = deployment.conversation(context).await?;
+    deployment.run_well(&conversation, "One.").await?;
+    let room = deployment.only_room().await?;
+    check_eq("drivers that wait", drivers(&room).await?.len(), 1)?;
+    let body = json!({"user_input": "Two.", "configuration": {"tools": {"allowed": ["Read"]}}});
+    deployment.api.open_stream(&conversation.path("/stream"), &body).await?.finish().await?;
+    has_written_all(&room, "in whose place another one works").await?;
+
+    let deployment = context.launch(launch().set("DRIVER_KEEP_ALIVE", "0")).await?;
+    let conversation = deployment.conversation(context).await?;
+    deployment.run_well(&conversation, "One.").await?;
+    let room = deployment.only_room().await?;
+    check_eq("drivers after a run whose driver may not wait", drivers(&room).await?.len(), 0)?;
+    has_ended_cleanly(&room, "that may not wait").await
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::memory::{last_messages, turn, uninterrupted};
 use crate::harness::context::Context;
 use crate::harness::engine::Room;
 use crate::harness::failure::{Failure, check, check_eq};
@@ -28,14 +29,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .limit(90),
     Scenario::new(
         "LIVE-002",
-        "A driver that dies between turns is replaced, and the next turn knows all that was said",
+        "A driver that dies between turns is replaced, and the model is sent exactly what it would be sent otherwise",
         "CLI killed between turns: the next turn works, the history is exact",
         body!(killed_between),
     )
     .severity(Severity::High)
     .profile(Profile::Full)
     .requires(RUN)
-    .limit(90),
+    .limit(120),
     Scenario::new(
         "LIVE-003",
         "A restarted server goes on with the driver that its predecessor left",
@@ -135,21 +136,26 @@ async fn one_process(context: &Context) -> Result<(), Failure> {
 }
 
 async fn killed_between(context: &Context) -> Result<(), Failure> {
-    let deployment = context.deployment().await?;
+    let deployment = context.launch(Launch::new()).await?;
     let conversation = deployment.conversation(context).await?;
     let word = context.unique("word");
-    deployment.run_well(&conversation, &format!("@say I know {word}.")).await?;
+    let tool = json!({"command": format!("echo {word}"), "description": "Say a word"});
+    let (first, recall) = (format!("@tool Bash {tool}\n@say I know {word}."), format!("@recall {word}"));
+    let expected = uninterrupted(context, &[&first, &recall, &recall]).await?;
+    let (session, _) = turn(&deployment, &conversation, &first).await?;
     let room = deployment.only_room().await?;
     let driver = until_drivers(&room, 1).await?;
     room.shell(&format!("kill -KILL {}", driver[0])).await?;
     until_drivers(&room, 0).await?;
-    recalls(&deployment, &conversation, &word).await?;
+    let (same, sent) = turn(&deployment, &conversation, &recall).await?;
+    check_eq("session of another driver", &same, &session)?;
+    check_eq("all messages that the model is sent, as of one driver", &sent, &expected[1])?;
     check_eq("workspaces", &deployment.only_room().await?.id, &room.id)?;
 
     // It is there when the turn is sent, and ends before it has read it.
     let driver = until_drivers(&room, 1).await?;
     room.shell(&format!("kill -STOP {}", driver[0])).await?;
-    let mut stream = deployment.start(&conversation, &format!("@recall {word}")).await?;
+    let mut stream = deployment.start(&conversation, &recall).await?;
     while let Some(event) = stream.next().await? {
         if event.text("message").contains("is ready") {
             break;
@@ -158,7 +164,9 @@ async fn killed_between(context: &Context) -> Result<(), Failure> {
     room.shell(&format!("kill -KILL {}", driver[0])).await?;
     let events = stream.finish().await?;
     let said = events.last().map(|done| done.text("result").to_owned()).unwrap_or_default();
-    check_eq("after a driver that did not read the turn", said, format!("{word}: remembered"))
+    check_eq("after a driver that did not read the turn", said, format!("{word}: remembered"))?;
+    let sent = last_messages(&deployment).await?;
+    check_eq("all messages after a driver that did not read the turn", &sent, &expected[2])
 }
 
 async fn server_restarts(context: &Context) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
+use crate::scenarios::common::trail;
 use crate::target::launch::Launch;
 
 /// A tenant's key, and an operator's.
@@ -44,16 +45,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 /// Parses every line of a trail, each an object with a timestamp and an event.
 fn lines(path: &Path) -> Result<Vec<Value>, Failure> {
-    let text = std::fs::read_to_string(path)?;
-    let parsed = text.lines().map(|line| {
-        let value: Value =
-            serde_json::from_str(line).map_err(|error| Failure::assertion(format!("{error}: {line}")))?;
-        let stamp = value["timestamp"].as_str().unwrap_or_default();
-        check(stamp.ends_with('Z') && stamp.parse::<jiff::Timestamp>().is_ok(), format!("timestamp of {line}"))?;
-        check(value["event"].is_string(), format!("event of {line}"))?;
-        Ok(value)
-    });
-    parsed.collect()
+    let entries = trail::entries(path)?;
+    for entry in &entries {
+        let stamp = entry["timestamp"].as_str().unwrap_or_default();
+        check(stamp.ends_with('Z') && stamp.parse::<jiff::Timestamp>().is_ok(), format!("timestamp of {entry}"))?;
+        check(entry["event"].is_string(), format!("event of {entry}"))?;
+    }
+    Ok(entries)
 }
 
 async fn whole_trail(context: &Context) -> Result<(), Failure> {

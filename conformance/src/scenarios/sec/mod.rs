@@ -2,6 +2,7 @@
 
 mod audit_trail;
 mod driver;
+mod forged_ids;
 mod hostile_agent;
 mod isolation;
 mod lockdown;
@@ -14,6 +15,7 @@ use crate::harness::scenario::Scenario;
 pub(super) const FILES: &[&[Scenario]] = &[
     audit_trail::SCENARIOS,
     driver::SCENARIOS,
+    forged_ids::SCENARIOS,
     hostile_agent::SCENARIOS,
     isolation::SCENARIOS,
     lockdown::SCENARIOS,

@@ -12,6 +12,7 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::limits::HEALED_LIMIT;
+use crate::scenarios::common::trail;
 use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
 
@@ -132,7 +133,7 @@ async fn shown_once(context: &Context) -> Result<(), Failure> {
     check(kept.len() > 4, format!("{} files and answers", kept.len()))?;
     check(!kept.iter().any(|text| text.contains(&key)), "the key is stored, logged or shown again")?;
     let id = created["key_id"].as_str().unwrap_or("?");
-    let lines: Vec<Value> = trail.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let lines = trail::parse(&trail)?;
     for change in ["created", "changed", "revoked"] {
         let told = lines.iter().any(|line| line["event"] == "key" && line["change"] == change && line["key_id"] == id);
         check(told, format!("the trail lacks {change:?} of {id}: {trail}"))?;

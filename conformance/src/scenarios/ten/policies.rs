@@ -12,6 +12,7 @@ use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::asking::{Received, ask, get_at};
 use crate::scenarios::common::rooms::{mark, put_mark};
+use crate::scenarios::common::trail;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -72,9 +73,8 @@ fn decided(world: &World, host: &str) -> Result<Value, Failure> {
 }
 
 fn last_entry(world: &World, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value, Failure> {
-    let trail = std::fs::read_to_string(&world.trail)?;
-    let mut lines = trail.lines().rev().filter_map(|line| serde_json::from_str(line).ok());
-    lines.find(fits).ok_or_else(|| Failure::assertion(format!("no entry about {what} in the trail")))
+    let entries = trail::entries(&world.trail)?;
+    entries.into_iter().rfind(fits).ok_or_else(|| Failure::assertion(format!("no entry about {what} in the trail")))
 }
 
 /// Checks that an entry of the trail is this conversation's.
@@ -111,10 +111,9 @@ async fn whose_on_a_kept_connection(context: &Context) -> Result<(), Failure> {
     put_mark(&world.deployment, &party.conversation).await?;
     until("after").await?;
     let entries = eventually(Duration::from_secs(10), "two entries about the connection's requests", async || {
-        let trail = std::fs::read_to_string(&world.trail)?;
-        let lines = trail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let lines: Vec<Value> = lines.filter(|line| line["event"] == "egress" && line["host"] == A).collect();
-        if lines.len() == 2 { Ok(lines) } else { Err(Failure::assertion(trail)) }
+        let mut entries = trail::entries(&world.trail)?;
+        entries.retain(|entry| entry["event"] == "egress" && entry["host"] == A);
+        if entries.len() == 2 { Ok(entries) } else { Err(Failure::assertion(format!("{entries:?}"))) }
     })
     .await?;
     check(entries[0]["conversation"].is_null(), format!("before it had an owner: {}", entries[0]))?;

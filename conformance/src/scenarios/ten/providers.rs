@@ -15,6 +15,7 @@ use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::broken_run::ended_badly;
 use crate::scenarios::common::lockdown::places_of;
 use crate::scenarios::common::needs::RUN;
+use crate::scenarios::common::trail;
 use crate::target::deployment::Deployment;
 use crate::target::fixtures::{ANTHROPIC, GATEWAY, ModelRequest};
 use crate::target::launch::{GATEWAY_PORT, Launch};
@@ -95,11 +96,10 @@ async fn requests(deployment: &Deployment) -> Result<Vec<ModelRequest>, Failure>
 
 /// The egress of the audit trail so far: host, and whether the request was allowed.
 fn egress(context: &Context, deployment: &Deployment) -> Result<Vec<(String, bool)>, Failure> {
-    let trail = std::fs::read_to_string(state_dir(context, deployment).join("audit.jsonl"))?;
-    let lines = trail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let egress = lines.filter(|line| line["event"] == "egress");
+    let entries = trail::entries(&state_dir(context, deployment).join("audit.jsonl"))?;
+    let egress = entries.iter().filter(|line| line["event"] == "egress");
     let host = |line: &Value| line["host"].as_str().unwrap_or_default().to_owned();
-    Ok(egress.map(|line| (host(&line), line["decision"] == "allowed")).collect())
+    Ok(egress.map(|line| (host(line), line["decision"] == "allowed")).collect())
 }
 
 fn state_dir(context: &Context, deployment: &Deployment) -> std::path::PathBuf {

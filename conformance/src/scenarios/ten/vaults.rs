@@ -10,6 +10,7 @@ use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::lockdown::places_of;
+use crate::scenarios::common::trail;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -160,9 +161,8 @@ async fn own_header(context: &Context) -> Result<(), Failure> {
         seen.headers.iter().filter(|(name, _)| name == NAME).map(|(_, value)| value.as_str()).collect();
     check_eq(format!("values of {NAME} that arrived"), values, vec![secret.as_str()])?;
 
-    let trail = std::fs::read_to_string(&world.trail)?;
-    let mut entries = trail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let entry = entries.rfind(|entry| entry["event"] == "egress" && entry["host"] == A).unwrap_or_default();
+    let entries = trail::entries(&world.trail)?;
+    let entry = entries.into_iter().rfind(|entry| entry["event"] == "egress" && entry["host"] == A).unwrap_or_default();
     let added = entry["credential"].as_str();
     check_eq(format!("the credential that was added, by {entry}"), added, stored.rsplit('/').next())?;
     // A credential that is for runs is not added between them, and nothing goes out without it.

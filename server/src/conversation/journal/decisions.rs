@@ -2,19 +2,18 @@
 
 use std::io;
 
-use nagaya_driver::Ask;
 use serde_json::Value;
 
 use super::line::{EventLine, NOTE, Note};
 use super::{Journal, past};
-use crate::conversation::approvals::Decision;
+use crate::conversation::approvals::{Decision, Pending};
 
 impl Journal {
     /// A question of the run, with the decision that was made; `None` if it was not asked.
     ///
     /// # Errors
     /// The journal cannot be read.
-    pub fn asked(&self, id: &str) -> io::Result<Option<(Ask, Option<Decision>)>> {
+    pub fn asked(&self, id: &str) -> io::Result<Option<(Pending, Option<Decision>)>> {
         let mut lines = self.lines();
         let (mut asked, mut decided) = (None, None);
         while let Some(line) = lines.next_line()? {
@@ -32,7 +31,7 @@ impl Journal {
                 let data: Value = serde_json::from_str(event.data)?;
                 let pending = past::pending(event.name, &data);
                 if pending.ask.request_id == id {
-                    asked = Some(pending.ask);
+                    asked = Some(pending);
                 }
             }
         }

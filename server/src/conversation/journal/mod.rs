@@ -324,6 +324,9 @@ impl Journal {
     /// # Errors
     /// The decision does not count.
     pub async fn decide(&self, approvals: &Approvals, id: &str, decision: Decision) -> Result<Decision, DecideError> {
+        if let Some(until) = approvals.too_late(id).filter(|_| decision.by.is_some()) {
+            return Err(DecideError::Late(until));
+        }
         let write = async |decision: &Decision| {
             self.note(&Note::Decision { request_id: id.to_owned(), decision: decision.clone() }).await
         };

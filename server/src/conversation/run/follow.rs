@@ -21,6 +21,8 @@ const INTERRUPT_DEADLINE: Duration = Duration::from_secs(10);
 const MOST_UNKNOWN: u32 = 10_000;
 /// Requests of one turn that the server answers by itself. They are nothing that a conversation needs.
 const MOST_REPLIES: u32 = 10_000;
+/// Characters of what an agent says of its memory.
+const LONGEST_TOLD: usize = 500;
 /// Shortest wait for what expires, so that a decision that cannot be written is not tried without pause.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait of a run for anything.
@@ -40,6 +42,8 @@ pub(super) struct Turn {
     unknown: u32,
     /// Requests of the driver's that the server has answered by itself.
     replies: u32,
+    /// Whether clients have been told that a tool was killed for want of memory.
+    out_of_memory: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +89,7 @@ impl Turn {
         left: Duration,
     ) -> Self {
         let time = Time::Until(Instant::now() + left);
-        Self { lease, stream, dialogue, options, time, interrupted: None, unknown: 0, replies: 0 }
+        Self { lease, stream, dialogue, options, time, interrupted: None, unknown: 0, replies: 0, out_of_memory: false }
     }
 
     pub(super) fn execution(&self) -> Option<&str> {
@@ -214,6 +218,10 @@ impl Run {
                 self.note_execution(execution_id, 0).await;
                 Next::Wait
             }
+            AgentEvent::OutOfMemory { message } => {
+                self.tell_of_memory(turn, number, &message).await;
+                Next::Wait
+            }
             AgentEvent::Ended(_) if !turn.dialogue.has_begun() => Next::NotTaken,
             AgentEvent::Ended(ended) => Next::Failed(self.services.driver.failure(&ended)),
             AgentEvent::Frame(line) => {
@@ -284,6 +292,16 @@ impl Run {
             }
         }
         Next::Wait
+    }
+
+    /// Tells clients that a tool was killed for want of memory: once in a turn, whatever the agent says. What an earlier process has handled
+    /// is told already, and what was before the turn belongs to another one.
+    async fn tell_of_memory(&mut self, turn: &mut Turn, number: u64, message: &str) {
+        let is_new = number >= self.past.agent_event && turn.dialogue.has_begun();
+        if is_new && !std::mem::replace(&mut turn.out_of_memory, true) {
+            let said: String = message.chars().filter(|c| !c.is_control()).take(LONGEST_TOLD).collect();
+            self.fail(ErrorType::OutOfMemory, format!("{said}; the run goes on")).await;
+        }
     }
 
     /// Counts turns of a driver's program of a version that this server was not tested with.

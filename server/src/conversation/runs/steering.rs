@@ -160,14 +160,14 @@ impl Runs {
         match self.running(conversation) {
             Some(Running { journal, signals }) => match signals.approvals.asked(id) {
                 Some(ask) => Ok(Some(ask)),
-                None => Ok(asked_in(journal, id).await?.map(|(ask, _)| ask)),
+                None => Ok(asked_in(journal, id).await?.map(|(pending, _)| pending.ask)),
             },
-            None => Ok(self.asked_before(conversation, id).await?.map(|(ask, _)| ask)),
+            None => Ok(self.asked_before(conversation, id).await?.map(|(pending, _)| pending.ask)),
         }
     }
 
     /// A question of the conversation's last run, which has ended, with the decision that was made.
-    async fn asked_before(&self, conversation: &str, id: &str) -> io::Result<Option<(Ask, Option<Decision>)>> {
+    async fn asked_before(&self, conversation: &str, id: &str) -> io::Result<Option<(Pending, Option<Decision>)>> {
         match self.journal(conversation).await? {
             Some(journal) => asked_in(journal, id).await,
             None => Ok(None),
@@ -193,13 +193,14 @@ impl Runs {
             None => Err(DecideError::Unknown),
             Some((_, None)) => Err(DecideError::Withdrawn),
             Some((_, Some(earlier))) if earlier.answer == decision.answer => Ok(earlier),
+            Some((pending, Some(Decision { by: None, .. }))) => Err(DecideError::Late(pending.expires_at)),
             Some((_, Some(_))) => Err(DecideError::Otherwise),
         }
     }
 }
 
 /// A question of a run, with the decision that was made, from its journal.
-async fn asked_in(journal: Arc<Journal>, id: &str) -> io::Result<Option<(Ask, Option<Decision>)>> {
+async fn asked_in(journal: Arc<Journal>, id: &str) -> io::Result<Option<(Pending, Option<Decision>)>> {
     let id = id.to_owned();
     tokio::task::spawn_blocking(move || journal.asked(&id)).await.map_err(io::Error::other)?
 }

@@ -396,7 +396,7 @@ fn check(event: &AgentEvent) -> Result<(), String> {
                 (1..=64).contains(&execution_id.len()) && execution_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
             if valid { Ok(()) } else { Err("its execution_id is not up to 64 letters and digits".into()) }
         }
-        AgentEvent::Frame(_) | AgentEvent::Ended(_) => Ok(()),
+        AgentEvent::Frame(_) | AgentEvent::OutOfMemory { .. } | AgentEvent::Ended(_) => Ok(()),
     }
 }
 

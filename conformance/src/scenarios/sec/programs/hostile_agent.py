@@ -4,11 +4,12 @@ It dials agent.sock and is the HTTP/2 server (RFC 9113) of whoever accepts. Requ
 without are answered as /health, the first with one is /execute.
 """
 
-import json, socket, struct, time
+import json, re, socket, struct, time
 
 # The names are looked for in the prompt, in this order.
-WAYS = ["backward-numbers", "long-ids", "unknown-cancels", "withheld-decisions", "withheld-answers",
+WAYS = ["forged-ids", "memory", "backward-numbers", "long-ids", "unknown-cancels", "withheld-decisions", "withheld-answers",
         "numbers", "tools", "frames", "junk", "holograms", "asks", "values"]
+CONFIRM = object()
 HEALTH = {"status": "ok", "version": "hostile", "driver": "none", "cli_version": None, "protocol": 4}
 
 
@@ -29,6 +30,19 @@ def ask(number, request_id, subtype="can_use_tool"):
     """A request of the driver's."""
     return line(number, {"type": "control_request", "request_id": request_id, "request": {
         "subtype": subtype, "tool_name": "Bash", "tool_use_id": f"t{number}", "input": {"command": "x" * 100}}})
+
+
+def forged(execution, session, request):
+    """Pieces of the answer to /execute with ids that are another conversation's; CONFIRM is a request of the server's to read and confirm."""
+    yield event(1, "started", {"execution_id": execution})
+    yield line(2, {"type": "system", "subtype": "init", "session_id": session, "model": "m", "tools": []})
+    yield line(3, {"type": "control_cancel_request", "request_id": request})
+    yield ask(4, request)
+    yield CONFIRM
+    yield line(5, {"type": "control_cancel_request", "request_id": request})
+    usage = dict.fromkeys(["input_tokens", "output_tokens"], 1)
+    yield line(6, {"type": "result", "subtype": "success", "is_error": False, "result": "forged", "session_id": session,
+                   "usage": usage, "num_turns": 1, "duration_ms": 1})
 
 
 def attack(how):
@@ -54,6 +68,9 @@ def attack(how):
         if how == "backward-numbers":
             numbers = (max(3, 1_000_000 - number * 100 - n) for n in range(100))
             yield "".join(f"id: {n}\nevent: frame\ndata: {keeps}\n\n" for n in numbers).encode()
+        elif how == "memory":
+            numbers = range(number * 100, number * 100 + 100)
+            yield b"".join(event(n, "out_of_memory", {"message": "\0 \x1b[2J" + "x" * 1000}) for n in numbers)
         elif how == "long-ids":
             yield ask(number, "r" * 100_000)
         elif how == "unknown-cancels":
@@ -140,6 +157,13 @@ class Connection:
             self.send(request[0], json.dumps(HEALTH).encode(), last=True)
         return request[0] if request and request[1] else None
 
+    def confirm(self):
+        """Reads until a request with a body has come, and confirms it."""
+        while (request := self.serve()) is None:
+            pass
+        self.begin(request)
+        self.send(request, b"{}", last=True)
+
     def run(self):
         while True:
             execution = self.serve()
@@ -151,9 +175,17 @@ class Connection:
                     # Answers to pings that nobody has sent: they need no answer, which would have to be read.
                     self.socket.sendall(frame(6, 1, 0, b"pingping") * 1000)
             self.begin(execution)
-            for piece in attack(how):
-                self.serve() if piece is None else self.send(execution, piece)
+            ids = re.search(rb"forged-ids ([\w-]+) ([\w-]+) ([\w-]+)", self.body)
+            for piece in forged(*(id.decode() for id in ids.groups())) if ids else attack(how):
+                if piece is None:
+                    self.serve()
+                elif piece is CONFIRM:
+                    self.confirm()
+                else:
+                    self.send(execution, piece)
             self.send(execution, b"", last=True)
+            while ids:
+                self.confirm()
 
 
 while True:
