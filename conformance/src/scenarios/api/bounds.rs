@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::client::http::Api;
+use crate::client::http::{Api, Reply};
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check};
 use crate::harness::scenario::Scenario;
@@ -39,6 +39,8 @@ struct Request {
     body: Value,
     /// A part of the reason for which it is refused although its body fits.
     refused: Option<&'static str>,
+    /// Where a key is created first, whose id is `{key}` in the path.
+    keys: Option<String>,
 }
 
 /// A value of a field, which is accepted or not.
@@ -73,7 +75,7 @@ async fn exact(context: &Context) -> Result<(), Failure> {
         "max_output_tokens": 1, "input_token_price": "0", "output_token_price": "0"});
     let credential = json!({"name": "c{n}", "purpose": {"host": "a.example"},
         "auth": {"type": "header", "name": "x-key", "secret": "secret-0123456789"}});
-    let request = |method, route, path: String, body| Request { method, route, path, body, refused: None };
+    let request = |method, route, path: String, body| Request { method, route, path, body, refused: None, keys: None };
     let (post, put) = (Method::POST, Method::PUT);
     let requests = [
         request(post.clone(), "/api/tenants", "/api/tenants".into(), json!({"tenant_id": unique("other")})),
@@ -115,12 +117,16 @@ async fn exact(context: &Context) -> Result<(), Failure> {
             json!({"name": "k{n}", "scopes": ["read"]}),
         ),
         request(put.clone(), "/api/tenants/{tenant_id}/keys/{key_id}", one.clone(), json!({})),
-        request(
-            post.clone(),
-            "/api/tenants/{tenant_id}/keys/{key_id}/rotate",
-            format!("{one}/rotate"),
-            json!({"overlap_seconds": 1}),
-        ),
+        // A key that was rotated has an end.
+        Request {
+            keys: Some(format!("{tenant}/keys")),
+            ..request(
+                post.clone(),
+                "/api/tenants/{tenant_id}/keys/{key_id}/rotate",
+                format!("{tenant}/keys/{{key}}/rotate"),
+                json!({"overlap_seconds": 1}),
+            )
+        },
         request(post.clone(), "/api/tenants/{tenant_id}/vaults", format!("{tenant}/vaults"), json!({"name": "v{n}"})),
         request(
             post,
@@ -241,12 +247,31 @@ fn list(name: &str, length: usize) -> Value {
     (0..length).map(entry).collect()
 }
 
+/// Whether a value that fits was accepted; or it is a list, and the answer is about entries of it, which have to exist, for example; or
+/// it is the version of something that has another one; or the request is refused for another reason.
+fn is_accepted(request: &Request, place: &str, reply: &Reply, fields: &[&str]) -> bool {
+    let entry = format!("{place}[");
+    let of_entries = !fields.is_empty() && fields.iter().all(|field| field.starts_with(&entry));
+    let otherwise = request.refused.is_some_and(|why| !fields.contains(&place) && reply.text().contains(why));
+    match reply.status.as_u16() {
+        200..=299 => true,
+        409 => place == "version",
+        422 => of_entries || otherwise,
+        _ => false,
+    }
+}
+
 /// Sends a request with one value, and looks whether it is accepted, or the answer names its field; returns what is wrong.
 async fn try_one(api: &Api, request: &Request, tried: &Tried, number: usize) -> Result<Option<String>, Failure> {
     let body = request.body.to_string().replace("{n}", &number.to_string());
     let mut body: Value = serde_json::from_str(&body).map_err(Failure::harness)?;
+    let mut path = request.path.clone();
     if body["version"].is_number() {
-        body["version"] = api.get(&request.path).await?.expect(200)?.json()?["version"].clone();
+        body["version"] = api.get(&path).await?.expect(200)?.json()?["version"].clone();
+    }
+    if let Some(keys) = &request.keys {
+        let key = api.post(keys, &json!({"name": format!("for {number}"), "scopes": ["read"]})).await?.expect(201)?;
+        path = path.replace("{key}", key.json()?["key_id"].as_str().unwrap_or("?"));
     }
     let mut at = &mut body;
     for name in &tried.place {
@@ -257,14 +282,14 @@ async fn try_one(api: &Api, request: &Request, tried: &Tried, number: usize) -> 
     }
     *at = tried.value.clone();
     let text = body.to_string();
-    let reply = api.send(request.method.clone(), &request.path, Some(&text), &[]).await?;
+    let reply = api.send(request.method.clone(), &path, Some(&text), &[]).await?;
     let answer = reply.json().unwrap_or_default();
     let full = tried.place.join(".");
     // A configuration's places begin within it.
     let within = full.strip_prefix("configuration.").unwrap_or(&full);
     let details: Vec<&Value> = answer["error"]["details"].as_array().into_iter().flatten().collect();
-    let names =
-        details.iter().filter_map(|detail| detail["field"].as_str()).any(|field| field == full || field == within);
+    let fields: Vec<&str> = details.iter().filter_map(|detail| detail["field"].as_str()).collect();
+    let names = fields.iter().any(|field| *field == full || *field == within);
     let shown = answer.to_string();
     let shown: String = shown.chars().take(300).collect();
     let value = tried.value.to_string();
@@ -277,11 +302,7 @@ async fn try_one(api: &Api, request: &Request, tried: &Tried, number: usize) -> 
         reply.status
     );
     let (holds, otherwise) = match tried.fits {
-        true => {
-            let otherwise =
-                request.refused.is_some_and(|why| reply.status == 422 && !names && reply.text().contains(why));
-            (reply.status.is_success() || otherwise, "not accepted")
-        }
+        true => (is_accepted(request, within, &reply, &fields), "not accepted"),
         false => (reply.status == 422 && names, "not refused by its name"),
     };
     Ok((!holds).then(|| format!("{otherwise}: {what}")))

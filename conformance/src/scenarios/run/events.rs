@@ -93,9 +93,20 @@ async fn thinking_and_sub_agents(context: &Context) -> Result<(), Failure> {
     let call =
         call.ok_or_else(|| Failure::assertion(format!("no call of the sub-agent's among: {}", names(&events))))?;
     check_eq(format!("parent_agent_id of {}", call.data), call.text("parent_agent_id"), agent)?;
-    let below: Vec<_> = thought.iter().filter(|event| event.text("content").contains("Deep below")).collect();
-    check_eq(format!("thoughts of the sub-agent among {thought:?}"), below.len(), 1)?;
-    check_eq(format!("parent_agent_id of {}", below[0].data), below[0].text("parent_agent_id"), agent)?;
+    // A driver need not tell what its sub-agents think; what they call and are answered it tells.
+    let said_below = |event: &&RunEvent| {
+        event.text("tool_use_id") != agent
+            && ["Deep below", "from below"].iter().any(|said| event.data.to_string().contains(said))
+    };
+    let below: Vec<&RunEvent> = events.iter().filter(said_below).filter(|event| event.name != "progress").collect();
+    let kinds: Vec<&str> = below.iter().map(|event| event.name.as_str()).collect();
+    check(
+        ["tool_call", "tool_result"].iter().all(|kind| kinds.contains(kind)),
+        format!("of the sub-agent: {kinds:?}"),
+    )?;
+    for event in below {
+        check_eq(format!("parent_agent_id of {}", event.data), event.text("parent_agent_id"), agent)?;
+    }
     let mut own = events.iter().filter(|event| event.name == "assistant" && event.data["parent_agent_id"].is_null());
     check(
         own.next_back().is_some_and(|last| last.data.to_string().contains("There are seven.")),
