@@ -95,6 +95,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         red: &[red("RUN-043", "without the session's file")],
     },
     Mutant {
+        id: "memory-in-other-words",
+        title: "A driver that continues a session has other words in its memory",
+        defects: &[cli!(
+            "case \" $* \" in *' --resume='*) sed -i 's/\"text\":\"One\\./\"text\":\"Once./; s/\"text\":\"I know/\"text\":\"I knew/' \"$HOME\"/.claude/projects/*/*.jsonl;; esac; exec \"$good\" \"$@\""
+        )],
+        red: &[
+            red("LIVE-002", "all messages that the model is sent"),
+            red("LIVE-020", "the messages so far, in another workspace"),
+            red("LIVE-023", "the messages so far, at another server"),
+        ],
+    },
+    Mutant {
         id: "memory-given-away",
         title: "A file that leaves the driver too little memory is accepted",
         defects: &[answers(|asked, answer, _| {

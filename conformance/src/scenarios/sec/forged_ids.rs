@@ -60,12 +60,14 @@ async fn forged(context: &Context) -> Result<(), Failure> {
     }
     let path = format!("/approvals/{question}");
     deployment.api.post(&forger.path(&path), &json!({"decision": "allow"})).await?.expect(200)?;
+    let still = "what the other waits for when the forger's question is decided";
+    check_eq(still, waiting(&deployment, &victim).await?, vec![question.clone()])?;
     let events = stream.finish().await?;
     let done = events.last().map(|done| done.data.clone()).unwrap_or_default();
     check_eq(format!("what the forger has said: {done}"), done["result"].as_str(), Some("forged"))?;
     check_eq("the session of the forger", done["session_id"].as_str(), Some(&*session))?;
 
-    // Nothing of that was about the other conversation.
+    // Nothing of that was about the other conversation, nor is the withdrawal with which the forger has ended.
     check_eq("what the other still waits for", waiting(&deployment, &victim).await?, vec![question.clone()])?;
     deployment.api.post(&victim.path(&path), &json!({"decision": "deny", "message": "No."})).await?.expect(200)?;
     let events = asking.finish().await?;
