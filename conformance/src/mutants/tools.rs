@@ -48,9 +48,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         id: "options-forgotten",
         title: "The driver does not get a run's schema, instructions, effort and models that stand in",
         defects: &[cli!(
-            "args=(); for a in \"$@\"; do case $a in --json-schema=*|--append-system-prompt=*|--effort=*|--fallback-model=*) ;; *) args+=(\"$a\") ;; esac; done; exec \"$good\" \"${args[@]}\""
+            "args=(); for a in \"$@\"; do case $a in --json-schema=*|--effort=*|--fallback-model=*) ;; *) args+=(\"$a\") ;; esac; done; exec \"$good\" \"${args[@]}\" < <(grep --line-buffered -v appendSystemPrompt)"
         )],
-        red: &[red("TOOL-030", "what the model was sent"), red("TOOL-031", "status"), red("TOOL-033", "status")],
+        red: &[
+            red("TOOL-030", "what the model was sent"),
+            red("TOOL-031", "status"),
+            red("TOOL-033", "status"),
+            red("TOOL-035", "was not sent"),
+        ],
     },
     Mutant {
         id: "surroundings-forgotten",

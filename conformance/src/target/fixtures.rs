@@ -210,6 +210,12 @@ impl ModelRequest {
         self.0["media"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
+    /// Size of its body.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0["body_bytes"].as_u64().unwrap_or(0)
+    }
+
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -58,6 +58,7 @@ pub(crate) fn bounded(event: Event) -> Result<Event, String> {
             usage: usage(turn.usage),
             num_turns: turn.num_turns.min(MOST_TURNS),
             structured_output: turn.structured_output.map(value),
+            stop_reason: turn.stop_reason.map(name),
             ..turn
         }),
         Event::Retry { attempt, most, delay_ms, status, reason } => {

@@ -9,6 +9,8 @@ pub const NOT_JSON: &str = "not JSON";
 pub const TOO_MANY: &str = "too many values";
 /// A request that this host does not know, and has answered with an error.
 pub const REQUEST: &str = "request";
+/// How the type of a message begins that reports something of the driver's own, of a kind that is not known.
+pub const SYSTEM: &str = "system/";
 
 /// One event of a turn. The last is [`Event::Result`] or [`Event::Failed`].
 #[derive(Debug, Clone, PartialEq)]
@@ -130,12 +132,12 @@ pub enum Event {
     McpServer {
         /// Name of the server.
         name: String,
-        /// Its state in the driver's words, for example `failed`.
+        /// Its state in the driver's words, for example `failed`. One that is connected, or not yet, stays within the dialogue.
         status: String,
     },
     /// A line that has no meaning here.
     Unknown {
-        /// Its type, or one of [`NOT_JSON`], [`TOO_MANY`] and [`REQUEST`].
+        /// Its type, which may begin with [`SYSTEM`], or one of [`NOT_JSON`], [`TOO_MANY`] and [`REQUEST`].
         kind: String,
     },
     /// The turn has ended.
@@ -199,6 +201,9 @@ pub struct TurnResult {
     pub model_failed: bool,
     /// HTTP status of the last of these calls; `None` where there was none.
     pub model_status: Option<u16>,
+    /// Why the model ended its last answer, in the words of the Messages API (`stop_reason`), for example `end_turn`, `max_tokens` or
+    /// `refusal`.
+    pub stop_reason: Option<String>,
     /// Whether the turn was stopped by [`crate::Driver::interrupt`].
     pub interrupted: bool,
     /// The result as [`crate::Options::output_schema`] asks for it; `None` if there is no schema, or the model has not kept to it.

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 pub use access::{Access, Place};
 pub use event::{
-    Ask, AskKind, ContentBlock, ErrorKind, Event, Failure, NOT_JSON, REQUEST, TOO_MANY, TurnResult, Usage,
+    Ask, AskKind, ContentBlock, ErrorKind, Event, Failure, NOT_JSON, REQUEST, SYSTEM, TOO_MANY, TurnResult, Usage,
 };
 pub use kind::Kind;
 pub use options::{ClientTool, Options, Permissions};
@@ -29,7 +29,7 @@ use nagaya_protocol::{Ended, ExecuteRequest};
 
 /// A kind of driver. What has a default is for drivers that have more than a conversation needs.
 pub trait Driver: std::fmt::Debug + Send + Sync {
-    /// The request that starts one, without its first turn.
+    /// The request that starts one with the fixed part of `options`, without what [`Driver::introduce`] tells it and its first turn.
     fn start(&self, options: &Options) -> ExecuteRequest;
 
     /// What of `options` a driver must be started with, because it cannot be told later: all of it, unless [`Driver::introduce`] tells some.
@@ -37,7 +37,7 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
         options.clone()
     }
 
-    /// Lines that tell a driver which was started with the fixed part of `options` the rest of them, before its first turn.
+    /// Lines that tell a driver the rest of `options` after its start, before its first turn.
     fn introduce(&self, options: &Options) -> Vec<String> {
         let _ = options;
         Vec::new()

@@ -53,9 +53,8 @@ pub(super) async fn send(
     let interrupt = whether_to_interrupt(query.interrupt, request.interrupt)?;
     for run_id in &attempts.earlier {
         if let Some(before) = app.runs.accepted(&path.conversation_id, run_id).await? {
-            if interrupt && before > 0 {
-                app.runs.interrupt(&path.conversation_id, Some(run_id)).await;
-            }
+            // It may have died before it did so.
+            app.runs.interrupt_for(&path.conversation_id, run_id).await;
             return Ok((StatusCode::ACCEPTED, Json(Accepted { run_id: run_id.clone(), before })));
         }
     }
@@ -93,7 +92,7 @@ pub(super) async fn interrupt(
     ApiPath(path): ApiPath<ConversationPath>,
 ) -> Result<StatusCode, ApiError> {
     app.store.conversation(&tenant, &path.conversation_id).await?;
-    match app.runs.interrupt(&path.conversation_id, None).await {
+    match app.runs.interrupt(&path.conversation_id).await {
         true => Ok(StatusCode::ACCEPTED),
         false => Err(ApiError::new(Code::Conflict, "no run is in progress in this conversation")),
     }

@@ -154,12 +154,13 @@ pub enum Event {
         /// Human-readable description of what happened.
         message: String,
     },
-    /// An MCP server of the conversation cannot be used: it was not there when the driver started, or a call of one of its tools has failed
-    /// because of the server. Sent once for each server and run.
+    /// An MCP server of the conversation cannot be used: it was not there when the driver started, is still not connected when the run ends, or
+    /// a call of one of its tools has failed because of the server. Sent once for each server and run.
     McpServer {
         /// Name of the server.
         name: String,
-        /// State of the server, in the driver's words, for example `failed`, or `needs-auth` where it refuses the credential.
+        /// State of the server, in the driver's words, for example `failed`, `needs-auth` where it refuses the credential, or `pending`
+        /// where it has not answered yet.
         status: String,
         /// What the call of a tool has failed with; absent if the server was not there when the driver started.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -264,6 +265,10 @@ pub enum ErrorType {
     TimeoutError,
     /// The model's endpoint refused or failed, or its answer broke off.
     ModelError,
+    /// The model has refused to answer.
+    ModelRefused,
+    /// The model's answer is longer than one may be, and is cut off.
+    AnswerCutOff,
     /// The run has cost as much as it may.
     CostLimit,
     /// The model's result is not what the run's schema asks for.
@@ -294,6 +299,10 @@ pub struct Done {
     pub result: String,
     /// Whether the run failed.
     pub is_error: bool,
+    /// Why the model ended its last answer, in its provider's words: `end_turn`, `max_tokens` where the answer was cut off, `refusal`, and
+    /// others; absent where the model has not answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<String>,
     /// Messages of all `error` events.
     pub errors: Vec<String>,
     /// Tokens that the run used: `input_tokens`, `output_tokens`, `cache_creation_5m_tokens`, `cache_creation_1h_tokens`,

@@ -21,6 +21,9 @@ pub struct Message {
     pub run_id: String,
     /// What the run will do, as it was decided when the message came.
     pub order: Order,
+    /// Id of the run that is interrupted for it: the one that was in progress when it came, and no later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interrupts: Option<String>,
 }
 
 impl Message {
@@ -54,8 +57,9 @@ impl Waiting {
         for message in messages {
             let queue = queues.entry(message.order.conversation.conversation_id.clone()).or_default();
             // The next run's journal repeats those that were not its own.
-            if let Err(at) = queue.binary_search_by(|other| other.run_id.cmp(&message.run_id)) {
-                queue.insert(at, message);
+            match queue.binary_search_by(|other| other.run_id.cmp(&message.run_id)) {
+                Ok(at) => queue[at].interrupts = queue[at].interrupts.take().or(message.interrupts),
+                Err(at) => queue.insert(at, message),
             }
         }
     }
@@ -89,6 +93,21 @@ impl Waiting {
         let at = queue.partition_point(|other| other.run_id < message.run_id);
         queue.insert(at, message);
         Ok(at)
+    }
+
+    /// Notes which run is interrupted for a message that waits.
+    pub fn interrupts(&self, conversation: &str, run_id: &str, interrupted: &str) {
+        let mut queues = self.0.lock();
+        let mut queue = queues.get_mut(conversation).into_iter().flatten();
+        if let Some(message) = queue.find(|message| message.run_id == run_id) {
+            message.interrupts = Some(interrupted.to_owned());
+        }
+    }
+
+    /// The run that is interrupted for a message that waits.
+    #[must_use]
+    pub fn interrupted_for(&self, conversation: &str, run_id: &str) -> Option<String> {
+        self.0.lock().get(conversation)?.iter().find(|message| message.run_id == run_id)?.interrupts.clone()
     }
 
     /// The next message of a conversation, which waits until it is [taken](Waiting::take).
@@ -128,7 +147,25 @@ mod tests {
     use crate::conversation::journal::tests::order;
 
     fn message(run_id: usize) -> Message {
-        Message { run_id: format!("{run_id:03}"), order: order() }
+        Message { run_id: format!("{run_id:03}"), order: order(), interrupts: None }
+    }
+
+    #[test]
+    fn which_run_is_interrupted_for_a_message_is_known_after_a_restart() {
+        let waiting = Waiting::default();
+        for run in 1..=2 {
+            waiting.add(message(run)).expect("waits");
+        }
+        let earlier = waiting.all("c");
+        waiting.interrupts("c", "002", "000");
+        waiting.interrupts("c", "003", "000");
+        let next = Waiting::default();
+        // The journals of two runs: the earlier one has been written before it was known.
+        next.restore(earlier);
+        let written = serde_json::to_string(&waiting.all("c")).expect("JSON");
+        next.restore(serde_json::from_str(&written).expect("messages"));
+        let interrupted = ["001", "002", "003"].map(|run| next.interrupted_for("c", run));
+        assert_eq!(interrupted, [None, Some("000".to_owned()), None]);
     }
 
     #[test]

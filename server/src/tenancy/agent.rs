@@ -9,8 +9,10 @@ use utoipa::ToSchema;
 use super::problem::{Problems, check_list};
 use super::resolve::{Decided, Level};
 
-/// Length of the instructions of one level, in bytes.
+/// Length of the instructions of one level, in characters.
 const LONGEST_INSTRUCTIONS: usize = 32 * 1024;
+/// Length of a directory's path, in bytes: the kernel takes 4,096 of the whole path.
+const LONGEST_DIRECTORY: usize = 1_024;
 /// Size of a schema as JSON, in bytes. The driver gets it as one argument, of which the kernel takes 128 KiB (execve(2)).
 const LARGEST_SCHEMA: usize = 32 * 1024;
 /// Models that may stand in for another one.
@@ -88,16 +90,17 @@ pub struct Agent {
     /// How much effort the model spends, at most; the driver's default where no level says so. A level can only lower it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
-    /// Instructions that follow the tenant's system prompt and those of the levels above, up to 32 KiB.
+    /// Instructions that follow the tenant's system prompt and those of the levels above, up to 32,768 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 32_768)]
+    #[schema(min_length = 1, max_length = 32_768, pattern = r"^[^\u0000]*$")]
     pub instructions: Option<String>,
     /// JSON Schema of the result, an object, up to 32 KiB. The run's `done` then has `structured_output`. The lowest level that has the field
     /// decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub output_schema: Option<Map<String, Value>>,
-    /// Directory in which the agent works, relative to the workspace; it must exist. The lowest level that has the field decides.
+    /// Directory in which the agent works, relative to the workspace; it must exist. Up to 1,024 bytes of UTF-8, and up to 255 in each of its
+    /// parts, as file systems count. The lowest level that has the field decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1_024)]
     pub directory: Option<String>,
@@ -205,8 +208,8 @@ impl Agent {
         let few = self.fallback_models.as_ref().is_none_or(|models| models.len() <= MOST_FALLBACKS);
         problems.require(few, "agent.fallback_models", format!("must be at most {MOST_FALLBACKS}"));
         if let Some(text) = &self.instructions {
-            let fits = (1..=LONGEST_INSTRUCTIONS).contains(&text.len()) && !text.contains('\0');
-            let accepted = format!("must have 1 to {LONGEST_INSTRUCTIONS} bytes, none of them NUL");
+            let fits = (1..=LONGEST_INSTRUCTIONS).contains(&text.chars().count()) && !text.contains('\0');
+            let accepted = format!("must have 1 to {LONGEST_INSTRUCTIONS} characters, none of them NUL");
             problems.require(fits, "agent.instructions", accepted);
         }
         if let Some(schema) = &self.output_schema {
@@ -217,8 +220,8 @@ impl Agent {
             problems.require(small, "agent.output_schema", format!("must have at most {LARGEST_SCHEMA} bytes as JSON"));
         }
         if let Some(directory) = &self.directory {
-            let accepted =
-                "must be a path below the workspace: no '/' at its ends, no empty part, '.', '..' or control character";
+            let accepted = "must be a path below the workspace: no '/' at its ends, no empty part, '.', '..' or control character; up to 1024 bytes, \
+                 255 in each part";
             problems.require(is_directory(directory), "agent.directory", accepted);
         }
         if let Some(variables) = &self.environment {
@@ -248,7 +251,7 @@ impl Agent {
 }
 
 fn is_directory(path: &str) -> bool {
-    path.len() <= 1_024
+    path.len() <= LONGEST_DIRECTORY
         && !path.chars().any(char::is_control)
         && path.split('/').all(|part| !matches!(part, "" | "." | "..") && part.len() <= 255)
 }
@@ -377,10 +380,14 @@ mod tests {
                 json!({"environment": {"A": "x".repeat(LONGEST_VALUE + 1)}}),
             ),
             (
-                json!({"instructions": "x".repeat(LONGEST_INSTRUCTIONS)}),
-                json!({"instructions": "x".repeat(LONGEST_INSTRUCTIONS + 1)}),
+                json!({"instructions": "\u{e9}".repeat(LONGEST_INSTRUCTIONS)}),
+                json!({"instructions": "\u{e9}".repeat(LONGEST_INSTRUCTIONS + 1)}),
             ),
             (json!({"directory": "x".repeat(255)}), json!({"directory": "x".repeat(256)})),
+            (
+                json!({"directory": format!("{}a", "\u{e9}/".repeat(LONGEST_DIRECTORY / 3))}),
+                json!({"directory": format!("{}ab", "\u{e9}/".repeat(LONGEST_DIRECTORY / 3))}),
+            ),
             (json!({"instructions": "x"}), json!({"instructions": "a\0"})),
             (json!({"environment": {"A": "x"}}), json!({"environment": {"A": "a\0"}})),
         ] {

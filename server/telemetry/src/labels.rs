@@ -20,6 +20,8 @@ pub enum UnknownFrame {
     Request,
     /// It is not JSON, or has too many values.
     Malformed,
+    /// It reports something of the driver's own, of a kind that is not known.
+    System,
     /// Its type is not known.
     Other,
 }

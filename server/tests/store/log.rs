@@ -87,6 +87,7 @@ fn done() -> Event {
         turn_count: 1,
         duration_ms: 1,
         session_id: None,
+        stop_reason: None,
         structured_output: None,
     })
 }

@@ -13,6 +13,7 @@ use crate::harness::poll::eventually;
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::needs::RUN;
+use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -28,8 +29,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .limit(90),
     Scenario::new(
         "BUG-10-JUNK",
-        "Lines that are not JSON and messages of unknown type are skipped",
-        "unknown message types and non-JSON lines are logged and skipped",
+        "Lines that are not JSON and messages of unknown type are skipped, and counted by their kind",
+        "unknown message types and non-JSON lines are logged, counted and skipped",
         body!(unknown_lines),
     )
     .severity(Severity::High)
@@ -123,13 +124,18 @@ fn replace_cli(script: &str) -> String {
 
 /// Runs a prompt in a workspace whose image was changed by a shell line.
 async fn run_in(context: &Context, change: &str) -> Result<Vec<RunEvent>, Failure> {
+    Ok(run_at(context, change).await?.1)
+}
+
+/// As [`run_in`]; with the deployment.
+async fn run_at(context: &Context, change: &str) -> Result<(Deployment, Vec<RunEvent>), Failure> {
     let image = context.derived_image(change).await?;
     let deployment = context.launch(Launch::new().set("CONTAINER_IMAGE", &image)).await?;
     let conversation = deployment.conversation(context).await?;
     let events = deployment.run(&conversation, "@say this is not asked of any model").await?;
     let asked = deployment.model()?.requests().await?.len();
     check_eq("model requests: only the real CLI makes any, so the stand-in did not run", asked, 0)?;
-    Ok(events)
+    Ok((deployment, events))
 }
 
 /// Checks that the run failed with an `error` event of this type whose message contains `holding`, before its `done` event.
@@ -153,6 +159,8 @@ case "$*" in *--version*) echo '0.0.0 (stand-in)'; exit 0 ;; esac
 echo 'this is not JSON'
 echo '{"type": "system", "subtype": "init", "session_id": "5f0c3cd6-0000-4000-8000-000000000000", "model": "stand-in", "tools": ["Bash"], "cwd": "/workspace"}'
 echo '{"type": "telemetry_of_a_future_version", "payload": [1, 2, {"deep": null}]}'
+echo '{"type": "system", "subtype": "news_of_a_future_version", "payload": "x"}'
+echo '{"type": "system", "subtype": "status", "status": null}'
 echo '{"type": "assistant", "message": {"id": "m", "role": "assistant", "content": [{"type": "block_of_the_future"}, {"type": "text", "text": "said between junk"}]}, "session_id": "5f0c3cd6-0000-4000-8000-000000000000"}'
 echo '{"unfinished": '
 echo ''
@@ -162,14 +170,24 @@ echo '{"no_type": true}'
 echo '{"type": "result", "subtype": "success", "is_error": false, "duration_ms": 5, "duration_api_ms": 3, "num_turns": 1, "result": "ended between junk", "session_id": "5f0c3cd6-0000-4000-8000-000000000000", "total_cost_usd": 0, "usage": {"input_tokens": 1, "output_tokens": 2, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}}'
 echo 'one more line that is not JSON'
 "#;
-    let events = run_in(context, &replace_cli(SCRIPT)).await?;
+    let (deployment, events) = run_at(context, &replace_cli(SCRIPT)).await?;
     check(
         texts(&events).iter().any(|text| text == "said between junk"),
         format!("the text was lost: {}", names(&events)),
     )?;
     let done = events.last().map(|done| done.data.clone()).unwrap_or_default();
     check_eq(format!("status in done: {done}"), done["status"].as_str(), Some("success"))?;
-    check_eq("result in done", done["result"].as_str(), Some("ended between junk"))
+    check_eq("result in done", done["result"].as_str(), Some("ended between junk"))?;
+    let page = deployment.api.metrics().await?;
+    // Of the empty line and what is no message, the contract says nothing.
+    for (kind, least, most) in
+        [("malformed", 2.0, 3.0), ("other", 2.0, 5.0), ("system", 1.0, 1.0), ("request", 0.0, 0.0)]
+    {
+        let counted = page.get("driver_unknown_frames_total", &[("kind", kind)]);
+        let counts = counted.is_some_and(|counted| (least..=most).contains(&counted));
+        check(counts, format!("driver_unknown_frames_total of {kind}: {counted:?}, expected {least} to {most}"))?;
+    }
+    Ok(())
 }
 
 async fn missing_cli(context: &Context) -> Result<(), Failure> {

@@ -64,7 +64,7 @@ const CONTRACT: &[(&str, &str, Labels)] = &[
     ),
     ("workspace_requests_total", "counter", &[("status", Values::All(&["cancelled", "error", "success", "timeout"]))]),
     ("workspace_container_crashes_total", "counter", &[]),
-    ("driver_unknown_frames_total", "counter", &[("kind", Values::All(&["malformed", "other", "request"]))]),
+    ("driver_unknown_frames_total", "counter", &[("kind", Values::All(&["malformed", "other", "request", "system"]))]),
     ("driver_untested_turns_total", "counter", &[]),
     ("workspace_s3_sync_errors_total", "counter", &[("direction", DIRECTIONS)]),
     ("workspace_proxy_blocked_total", "counter", &[("reason", Values::Word)]),

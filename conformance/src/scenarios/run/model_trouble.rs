@@ -51,6 +51,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .profile(Profile::Full)
     .requires(RUN)
     .limit(120),
+    Scenario::new(
+        "RUN-048",
+        "A model that refuses, and an answer that is cut off, end the run with an error that says so, and why",
+        "stop reasons: refusal and max_tokens are no success; done has the stop reason",
+        body!(no_answer),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(120),
 ];
 
 /// The message of a run's model_error.
@@ -146,4 +156,34 @@ async fn stalled(context: &Context) -> Result<(), Failure> {
     let text: String =
         events.iter().filter(|event| event.name == "text_delta").map(|event| event.text("text")).collect();
     check_eq("the text that was streamed", text.as_str(), "begun")
+}
+
+async fn no_answer(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    let conversation = deployment.conversation(context).await?;
+    // The driver asks a few times for the rest of an answer that is cut off, and once more after a refusal.
+    for (prompt, kind, reason) in [
+        ("@say half of it\n@stop max_tokens\n@stop max_tokens", "answer_cut_off", "max_tokens"),
+        ("@stop max_tokens", "answer_cut_off", "max_tokens"),
+        ("@say I begin\n@stop refusal\n@stop refusal", "model_refused", "refusal"),
+    ] {
+        let events = deployment.run(&conversation, prompt).await?;
+        let done = ended_badly(&events)?;
+        let errors: Vec<&str> =
+            events.iter().filter(|event| event.name == "error").map(|event| event.text("error_type")).collect();
+        check_eq(format!("errors of {prompt:?}"), errors, vec![kind])?;
+        check_eq(format!("stop_reason of {prompt:?} in {done}"), done["stop_reason"].as_str(), Some(reason))?;
+        let said: String =
+            events.iter().filter(|event| event.name == "text_delta").map(|event| event.text("text")).collect();
+        let begun = prompt.strip_prefix("@say ").and_then(|rest| rest.lines().next()).unwrap_or_default();
+        check(said.contains(begun), format!("what the model had said by then: {said:?}"))?;
+        // The next run answers, and is not taken for that one.
+        let events = deployment.run_well(&conversation, "@say well again").await?;
+        let reason = events.last().map_or("", |done| done.text("stop_reason"));
+        check_eq("stop_reason of an answer that is whole", reason, "end_turn")?;
+    }
+    // An answer that was cut off and went on is whole.
+    let events = deployment.run_well(&conversation, "@say half\n@stop max_tokens\n@say and the rest").await?;
+    let ended = events.last().map(|done| (done.text("result"), done.text("stop_reason")));
+    check_eq("result and stop_reason of an answer that went on", ended, Some(("and the rest", "end_turn")))
 }

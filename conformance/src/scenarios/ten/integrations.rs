@@ -1,5 +1,7 @@
 //! Servers of the Model Context Protocol that a tenant registers.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::world::{A, B, World, write};
@@ -29,6 +31,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "An MCP server that fails after the driver's start is an event that names it; once back, it is used again",
         "MCP down, unauthorised, back: their status and failures are events that name the cause",
         body!(fails_later),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(NEEDS)
+    .limit(120),
+    Scenario::new(
+        "TEN-092",
+        "MCP servers that never answer are named by events, by the end of the run, which goes on without them",
+        "MCP servers that hang: the run goes on, and its user is told which they are",
+        body!(never_answers),
     )
     .severity(Severity::High)
     .profile(Profile::Full)
@@ -99,6 +111,30 @@ async fn fails_later(context: &Context) -> Result<(), Failure> {
         check_eq(format!("servers that fail after {status}"), failed(&events), vec![])?;
     }
     Ok(())
+}
+
+/// Servers that never answer: more than a driver connects to at once, so that it has not given up all of them when the turn begins.
+const SILENT: usize = 25;
+
+async fn never_answers(context: &Context) -> Result<(), Failure> {
+    let silent: BTreeSet<String> = (0..SILENT).map(|number| format!("silent{number:02}")).collect();
+    let server = |name: &String| (name.clone(), json!({"url": format!("https://{B}/silence")}));
+    let (world, conversation) = with_servers(context, silent.iter().map(server).collect()).await?;
+    let told = |events: &[RunEvent]| -> Result<BTreeSet<String>, Failure> {
+        let failed = failed(events);
+        let known = failed.iter().all(|(_, status)| matches!(*status, "pending" | "failed"));
+        check(known, format!("states of servers that do not answer: {failed:?}"))?;
+        let names: BTreeSet<String> = failed.iter().map(|(name, _)| (*name).to_owned()).collect();
+        check_eq(format!("events for each server: {failed:?}"), failed.len(), names.len())?;
+        Ok(names)
+    };
+    // That which answers may not be connected yet, and is named then, too.
+    let mut first = told(&world.deployment.run_well(&conversation, "@say done").await?)?;
+    first.remove("sums");
+    check_eq("servers of which the first run tells", &first, &silent)?;
+    let events = world.deployment.run_well(&conversation, &format!("{CALL}\n@say done")).await?;
+    check_eq("results of the server that answers", results(&events), vec![(SUM, false)])?;
+    check_eq("servers of which the second run tells", &told(&events)?, &silent)
 }
 
 async fn mcp(context: &Context) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::scenarios::common::needs::RUN;
 use crate::target::deployment::{Conversation, Deployment};
+use crate::target::fixtures::ModelRequest;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -62,6 +63,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .profile(Profile::Full)
     .requires(&[Capability::Launch])
     .limit(60),
+    Scenario::new(
+        "TOOL-035",
+        "System prompt and instructions of all levels reach the model whole, also where they are longer than 128 KiB",
+        "instructions of all levels together may be longer than one argument of a program (MAX_ARG_STRLEN)",
+        body!(long),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(90),
 ];
 
 async fn run(
@@ -123,6 +134,58 @@ async fn surroundings(context: &Context) -> Result<(), Failure> {
     let events = run(&deployment, &conversation, "@say no", &nowhere).await?;
     check_eq("errors of a run in a directory that does not exist", errors(&events), vec!["options_error"])?;
     deployment.run_well(&conversation, "@say and on we go").await.map(drop)
+}
+
+/// A text of so many characters, of two bytes each but for its words: one at its beginning, one in its middle, one at its end.
+fn long_text(words: &[String], characters: usize) -> String {
+    let left = characters - words.iter().map(|word| word.len() + 1).sum::<usize>() - 1;
+    let (one, other) = ("\u{e9}".repeat(left / 2), "\u{e9}".repeat(left - left / 2));
+    format!("{} {one} {} {other} {}", words[0], words[1], words[2])
+}
+
+async fn long(context: &Context) -> Result<(), Failure> {
+    let deployment = context.deployment().await?;
+    let conversation = deployment.conversation(context).await?;
+    let tenant = format!("/api/tenants/{}", conversation.tenant);
+    let words = |level: &str| ["begins", "middle", "ends"].map(|place| context.unique(&format!("{level}-{place}")));
+    let prompt = words("tenant");
+    let mut all = prompt.to_vec();
+    let instructions = |words: &[String]| json!({"agent": {"instructions": long_text(words, 32_768)}});
+    let system_prompt = json!({"system_prompt": long_text(&prompt, 100_000)});
+    deployment.api.put(&tenant, &system_prompt).await?.expect(200)?;
+    for (level, of) in [("every", tenant.clone()), ("conversation", conversation.path(""))] {
+        let words = words(level);
+        let configuration = json!({"version": 0, "configuration": instructions(&words)});
+        all.extend(words);
+        deployment.api.put(&format!("{of}/configuration"), &configuration).await?.expect(200)?;
+    }
+    // The second run's driver continues the session of the first one's.
+    for round in ["first", "second"] {
+        let words = words(round);
+        let configuration = instructions(&words);
+        all.extend(words);
+        let recall = |words: &[String]| words.iter().map(|word| format!("@recall {word}\n")).collect::<String>();
+        // What was asked in the first run is in the conversation, so the second one asks for its own.
+        let asked = if round == "first" { all.clone() } else { all[all.len() - 3..].to_vec() };
+        let events = run(&deployment, &conversation, &recall(&asked), &configuration).await?;
+        check_eq(
+            format!("status of the {round} run: {}", done(&events)),
+            done(&events)["status"].as_str(),
+            Some("success"),
+        )?;
+        let said: String =
+            events.iter().filter(|event| event.name == "text_delta").map(|event| event.text("text")).collect();
+        for word in &asked {
+            check(
+                said.contains(&format!("{word}: remembered")),
+                format!("the {round} run's model was not sent {word}"),
+            )?;
+        }
+        let requests = deployment.model()?.requests().await?;
+        let last = requests.iter().rev().find(|request| request.has_tools()).map_or(0, ModelRequest::bytes);
+        check(last > 2 * (100_000 + 3 * 32_768) - 1_000, format!("the {round} run's request has only {last} bytes"))?;
+    }
+    Ok(())
 }
 
 async fn structured(context: &Context) -> Result<(), Failure> {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use nagaya_driver::{Access, Answer, AskKind, Driver, Event, Kind, Options, Place};
 use serde_json::{Value, json};
 
-use situations::{Situation, Turn};
+use situations::{At, Situation, Turn};
 use volatile::Volatile;
 
 /// Longest wait for a line of the CLI's.
@@ -128,7 +128,13 @@ fn follow(running: &mut Running, options: &Options, after_others: Option<&String
             match event {
                 Event::Result(_) | Event::Failed(_) => return Ok(()),
                 Event::Reply { lines, .. } => running.say(&lines)?,
-                Event::ToolUse { .. } if std::mem::take(&mut interrupt) => {
+                Event::ToolUse { .. } if interrupt == Some(At::Call) => {
+                    interrupt = None;
+                    let lines = running.driver.interrupt("interrupt-1");
+                    running.say(&lines)?;
+                }
+                Event::Ask(_) if interrupt == Some(At::Question) => {
+                    interrupt = None;
                     let lines = running.driver.interrupt("interrupt-1");
                     running.say(&lines)?;
                 }

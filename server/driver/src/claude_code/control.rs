@@ -46,7 +46,7 @@ pub(super) fn success(request_id: &str, answer: &Value) -> String {
 /// Id of the request that tells it.
 const INITIALIZE: &str = "initialize";
 
-/// The line that tells a CLI which has had no turn what follows its own system prompt.
+/// The line that tells a CLI which has had no turn what follows its own system prompt, also where it continues a session.
 pub(super) fn initialize(system_prompt: &str) -> String {
     let request = json!({"subtype": "initialize", "appendSystemPrompt": system_prompt});
     json!({"type": "control_request", "request_id": INITIALIZE, "request": request}).to_string()

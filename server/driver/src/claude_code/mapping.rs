@@ -5,14 +5,10 @@
 
 use serde_json::Value;
 
-use super::transcript;
 use super::usage::{self, Counted};
-use super::{client_tools, control};
-use crate::event::{ContentBlock, Event, NOT_JSON, TOO_MANY, TurnResult};
+use super::{client_tools, control, known, servers, transcript};
+use crate::event::{ContentBlock, Event, NOT_JSON, SYSTEM, TOO_MANY, TurnResult};
 use crate::weight;
-
-/// Messages of the CLI that mean nothing to a conversation.
-const IGNORED: [&str; 5] = ["rate_limit_event", "tool_progress", "tool_use_summary", "auth_status", "keep_alive"];
 
 /// Maps one line of output to events: one for each block of a message. `counted` has the tokens of the lines before, `tools` the calls
 /// of the caller's tools.
@@ -35,9 +31,14 @@ pub(super) fn map(line: &str, counted: &mut Counted, tools: &mut client_tools::S
             let told = counted.see(event, parent.as_deref()).map(|usage| Event::Usage { usage });
             [told, delta(event, parent.as_deref()), abandoned(&message)].into_iter().flatten().collect()
         }
-        "assistant" => blocks(&message).iter().filter_map(|block| assistant(block, parent.as_deref())).collect(),
+        "assistant" => {
+            if let (Some(error), None) = (message["error"].as_str(), &parent) {
+                counted.fail(error, message["message"]["stop_reason"].as_str());
+            }
+            blocks(&message).iter().filter_map(|block| assistant(block, parent.as_deref())).collect()
+        }
         "user" => blocks(&message).iter().filter_map(|block| tool_result(block, parent.as_deref())).collect(),
-        "result" => vec![result(&message)],
+        "result" => vec![result(&message, counted)],
         "command_lifecycle" => text(&message["command_uuid"]).map(|turn| Event::Begins { turn }).into_iter().collect(),
         "control_request" => control::request(&message, tools),
         "control_cancel_request" => {
@@ -45,8 +46,11 @@ pub(super) fn map(line: &str, counted: &mut Counted, tools: &mut client_tools::S
         }
         "transcript_mirror" => transcript::mirrored(&message).into_iter().collect(),
         // Other answers to requests need no more than to be received.
-        "control_response" => control::not_introduced(&message).map(Event::Failed).into_iter().collect(),
-        ignored if IGNORED.contains(&ignored) => Vec::new(),
+        "control_response" => {
+            let refused = control::not_introduced(&message).map(Event::Failed);
+            refused.into_iter().chain(servers::states(&message["response"]["response"]["mcpServers"])).collect()
+        }
+        known if known::is_message(known) => Vec::new(),
         unknown => vec![Event::Unknown { kind: unknown.to_owned() }],
     }
 }
@@ -70,8 +74,6 @@ fn blocks(message: &Value) -> &[Value] {
 fn system(message: &Value) -> Vec<Event> {
     match message["subtype"].as_str().unwrap_or_default() {
         "init" => {
-            let servers = message["mcp_servers"].as_array().into_iter().flatten();
-            let down = servers.filter(|server| !matches!(server["status"].as_str(), Some("connected" | "pending")));
             let mut events = vec![Event::System {
                 session_id: text(&message["session_id"]).unwrap_or_default(),
                 model: text(&message["model"]).unwrap_or_default(),
@@ -79,10 +81,7 @@ fn system(message: &Value) -> Vec<Event> {
                 commands: texts(&message["slash_commands"]),
                 version: text(&message["claude_code_version"]),
             }];
-            events.extend(down.map(|server| Event::McpServer {
-                name: text(&server["name"]).unwrap_or_default(),
-                status: text(&server["status"]).unwrap_or_else(|| "unknown".into()),
-            }));
+            events.extend(servers::states(&message["mcp_servers"]));
             events
         }
         "api_retry" => vec![Event::Retry {
@@ -98,8 +97,8 @@ fn system(message: &Value) -> Vec<Event> {
             reason: text(&message["trigger"]).unwrap_or_else(|| "unknown".into()),
         }],
         "compact_boundary" => vec![Event::Compacted { asked: message["compact_metadata"]["trigger"] == "manual" }],
-        // Others report hooks, tasks and states.
-        _ => Vec::new(),
+        known if known::is_system(known) => Vec::new(),
+        unknown => vec![Event::Unknown { kind: format!("{SYSTEM}{unknown}") }],
     }
 }
 
@@ -173,7 +172,7 @@ fn block_text(block: &Value) -> String {
     }
 }
 
-fn result(message: &Value) -> Event {
+fn result(message: &Value, counted: &Counted) -> Event {
     let failed = message["is_error"].as_bool().unwrap_or(false) || message["subtype"] != "success";
     let errors = || {
         let errors = message["errors"].as_array()?;
@@ -188,6 +187,8 @@ fn result(message: &Value) -> Event {
         num_turns: small(&message["num_turns"]),
         model_failed: failed && message["terminal_reason"] == "api_error",
         model_status: status(&message["api_error_status"]),
+        // The CLI's own is that of its last message, which may be one of its own in the place of an answer.
+        stop_reason: counted.stop_reason(),
         interrupted: message["terminal_reason"].as_str().is_some_and(|why| why.starts_with("aborted")),
         structured_output: message.get("structured_output").filter(|output| !output.is_null()).cloned(),
     })
@@ -283,9 +284,11 @@ mod tests {
     #[test]
     fn unknown_messages_are_counted_and_others_skipped() {
         let blocks = r#"{"type":"assistant","message":{"content":[{"type":"hologram"}]}}"#;
-        for line in ["not json", "", "[]", "null", r#"{"type":"telemetry"}"#, blocks] {
+        for line in ["not json", "", "[]", "null", r#"{"type":"telemetry"}"#, blocks, r#"{"type":"system"}"#] {
             assert!(matches!(one_line(line), Event::Unknown { .. }), "{line}");
         }
+        let kind = "system/of_the_future".into();
+        assert_eq!(one(json!({"type": "system", "subtype": "of_the_future"})), Event::Unknown { kind });
         for line in [
             r#"{"type":"assistant","message":{"content":"text"}}"#,
             r#"{"type":"system","subtype":"hook_started"}"#,

@@ -3,6 +3,7 @@
 mod client_tools;
 mod control;
 mod environment;
+mod known;
 mod mapping;
 mod servers;
 mod transcript;
@@ -184,7 +185,9 @@ fn block(block: &Block) -> Value {
     }
 }
 
-/// The CLI's options. Name and value are one argument, so that a value that begins with a dash is not parsed as an option.
+/// The CLI's options, but for the system prompt: that may be longer than the 128 KiB which the kernel takes as one argument (execve(2),
+/// `MAX_ARG_STRLEN`), so it is told by a control request. Name and value are one argument, so that a value that begins with a dash is not
+/// parsed as an option.
 fn arguments(options: &Options) -> Vec<String> {
     let mut arguments: Vec<String> = [
         "-p",
@@ -221,7 +224,6 @@ fn arguments(options: &Options) -> Vec<String> {
     }
     option("--model", Some(options.model.clone()));
     option("--resume", options.session.clone());
-    option("--append-system-prompt", Some(options.system_prompt.clone()).filter(|prompt| !prompt.is_empty()));
     let fallbacks = Some(options.fallback_models.join(",")).filter(|models| !models.is_empty());
     option("--fallback-model", fallbacks);
     for plugin in &options.plugins {
@@ -258,8 +260,12 @@ struct Turn {
     refusals: u32,
     /// Id of the turn, until it begins.
     awaited: Option<String>,
+    /// Id of the turn, once it has begun.
+    id: String,
     /// The caller's tools.
     tools: client_tools::Server,
+    /// MCP servers of which it is not known yet whether they can be used.
+    servers: servers::Awaited,
 }
 
 impl Dialogue for Turn {
@@ -270,10 +276,13 @@ impl Dialogue for Turn {
     fn read(&mut self, line: &str) -> Result<Vec<Event>, String> {
         let mut counted = std::mem::take(&mut self.counted);
         let events = mapping::map(line, &mut counted, &mut self.tools);
-        if self.awaited.is_some()
-            && events.iter().any(|event| matches!(event, Event::Begins { turn } if Some(turn) == self.awaited.as_ref()))
-        {
-            self.awaited = None;
+        for event in &events {
+            if let Event::Begins { turn } = event
+                && self.awaited.as_ref().is_none_or(|awaited| awaited == turn)
+            {
+                self.awaited = None;
+                self.id.clone_from(turn);
+            }
         }
         let begun = self.awaited.is_none();
         if begun {
@@ -281,7 +290,11 @@ impl Dialogue for Turn {
         }
         let counts = |event: &Event| begun || event.is_of_any_turn();
         let events = events.into_iter().filter(|event| !matches!(event, Event::Begins { .. }) && counts(event));
-        events.map(|event| claims::bounded(self.judge(event))).collect()
+        let events = events.flat_map(|event| {
+            let event = self.judge(event);
+            self.servers.follow(event, &self.id)
+        });
+        events.map(claims::bounded).collect()
     }
 }
 

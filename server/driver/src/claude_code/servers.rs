@@ -1,7 +1,79 @@
-//! Servers of the Model Context Protocol that fail while the CLI runs. It lists such a server as connected all the same; what has happened
-//! is only in the result of the tool that was called, as a text.
+//! Servers of the Model Context Protocol that cannot be used.
+//!
+//! The CLI lists each server with its state at the beginning of a turn. It waits a few seconds until they are connected; the state of one that
+//! takes longer is `pending`. What becomes of that it only tells when it is asked (`mcp_status`).
+//!
+//! A server that fails while the CLI runs is listed as connected all the same; what has happened is only in the result of the tool that
+//! was called, as a text.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 
 use super::client_tools;
+use super::mapping::text;
+use crate::event::Event;
+
+/// States of servers of which there is nothing to tell, or not yet.
+const CONNECTED: &str = "connected";
+const PENDING: &str = "pending";
+/// How often the CLI is asked in one turn what has become of servers.
+const MOST_ASKED: u32 = 100;
+
+/// The state of each server of a list.
+pub(super) fn states(servers: &Value) -> impl Iterator<Item = Event> {
+    servers.as_array().into_iter().flatten().map(|server| Event::McpServer {
+        name: text(&server["name"]).unwrap_or_default(),
+        status: text(&server["status"]).unwrap_or_else(|| "unknown".into()),
+    })
+}
+
+/// The servers of a turn for which the CLI still waits.
+#[derive(Debug, Default)]
+pub(super) struct Awaited {
+    servers: BTreeSet<String>,
+    asked: u32,
+}
+
+impl Awaited {
+    /// The events that this one means: what becomes of a server is told once it is known, and of one that is still not connected at the end of
+    /// the turn, that. `turn` is unique to the turn.
+    pub(super) fn follow(&mut self, event: Event, turn: &str) -> Vec<Event> {
+        match event {
+            Event::McpServer { name, status } if status == PENDING => {
+                self.servers.insert(name);
+                Vec::new()
+            }
+            Event::McpServer { name, status } => {
+                self.servers.remove(&name);
+                let told = status != CONNECTED;
+                told.then_some(Event::McpServer { name, status }).into_iter().collect()
+            }
+            // The model has answered, or needs something: by now it may be known.
+            Event::Assistant { .. } | Event::ToolUse { .. } | Event::ToolResult { .. } => {
+                let ask = self.ask(turn);
+                [event].into_iter().chain(ask).collect()
+            }
+            Event::Result(_) => {
+                let left = std::mem::take(&mut self.servers).into_iter();
+                let left = left.map(|name| Event::McpServer { name, status: PENDING.into() });
+                left.chain([event]).collect()
+            }
+            event => vec![event],
+        }
+    }
+
+    fn ask(&mut self, turn: &str) -> Option<Event> {
+        if self.servers.is_empty() || self.asked >= MOST_ASKED {
+            return None;
+        }
+        self.asked += 1;
+        let id = format!("{turn}-mcp-status-{}", self.asked);
+        let line =
+            json!({"type": "control_request", "request_id": id, "request": {"subtype": "mcp_status"}}).to_string();
+        Some(Event::Reply { id, lines: vec![line] })
+    }
+}
 
 /// Prefix of the names of tools that a server has: `mcp__SERVER__TOOL`.
 const PREFIX: &str = "mcp__";
@@ -37,6 +109,60 @@ pub(super) fn failed<'t>(tool: &'t str, result: &str) -> Option<(&'t str, &'stat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::TurnResult;
+
+    fn server(name: &str, status: &str) -> Event {
+        Event::McpServer { name: name.into(), status: status.into() }
+    }
+
+    fn text() -> Event {
+        Event::Assistant { content_blocks: Vec::new(), parent_tool_use_id: None }
+    }
+
+    fn ids(events: &[Event]) -> Vec<&str> {
+        events
+            .iter()
+            .filter_map(|event| if let Event::Reply { id, .. } = event { Some(id.as_str()) } else { None })
+            .collect()
+    }
+
+    #[test]
+    fn what_becomes_of_a_server_that_is_not_connected_yet_is_asked_and_told() {
+        let mut awaited = Awaited::default();
+        assert_eq!(awaited.follow(text(), "t"), [text()], "nothing is asked where nothing is open");
+        for (name, status, told) in
+            [("up", "connected", 0), ("down", "failed", 1), ("slow", "pending", 0), ("late", "pending", 0)]
+        {
+            assert_eq!(awaited.follow(server(name, status), "t").len(), told, "{name}");
+        }
+        let asked = awaited.follow(text(), "t");
+        assert_eq!((ids(&asked), asked.len()), (vec!["t-mcp-status-1"], 2));
+        for status in ["connected", "pending"] {
+            assert_eq!(awaited.follow(server("late", status), "t"), []);
+            assert_eq!(awaited.follow(server("slow", "pending"), "t"), []);
+        }
+        assert_eq!(ids(&awaited.follow(text(), "t")), ["t-mcp-status-2"]);
+        assert_eq!(awaited.follow(server("slow", "failed"), "t"), [server("slow", "failed")]);
+        let result = || Event::Result(TurnResult::default());
+        assert_eq!(awaited.follow(result(), "t"), [server("late", "pending"), result()]);
+        assert_eq!(awaited.follow(result(), "t"), [result()]);
+        assert_eq!(ids(&awaited.follow(text(), "t")), [""; 0]);
+    }
+
+    #[test]
+    fn the_driver_is_asked_a_limited_number_of_times() {
+        let mut awaited = Awaited::default();
+        awaited.follow(server("slow", "pending"), "t");
+        let asked: usize = (0..2 * MOST_ASKED).map(|_| ids(&awaited.follow(text(), "t")).len()).sum();
+        assert_eq!(asked, MOST_ASKED as usize);
+    }
+
+    #[test]
+    fn states_are_read_from_a_list() {
+        let listed = json!([{"name": "a", "status": "needs-auth"}, {"name": "b"}]);
+        assert_eq!(Vec::from_iter(states(&listed)), [server("a", "needs-auth"), server("b", "unknown")]);
+        assert_eq!(states(&Value::Null).count(), 0);
+    }
 
     #[test]
     fn a_server_that_has_failed_is_told_from_a_tool_that_has() {

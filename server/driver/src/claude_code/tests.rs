@@ -20,7 +20,7 @@ fn every_option_is_one_argument() {
     let options = Options {
         model: "m".into(),
         session: Some("s".into()),
-        system_prompt: "--be kind".into(),
+        system_prompt: "Be kind.".repeat(100_000),
         max_turns: Some(3),
         fallback_models: vec!["n".into(), "o".into()],
         effort: Some("low".into()),
@@ -53,7 +53,6 @@ fn every_option_is_one_argument() {
     for expected in [
         "--model=m",
         "--resume=s",
-        "--append-system-prompt=--be kind",
         "--max-turns=3",
         "--fallback-model=n,o",
         "--effort=low",
@@ -70,8 +69,10 @@ fn every_option_is_one_argument() {
             .iter()
             .any(|argument| argument.starts_with("--disallowedTools=Cron") && argument.ends_with("AskUserQuestion"))
     );
+    // The kernel takes 128 KiB.
+    assert!(given.iter().all(|argument| argument.len() < 4_096), "an argument is as long as the system prompt");
     let without = ClaudeCode.start(&Options { model: "m".into(), ..Options::default() }).arguments;
-    assert!(!without.iter().any(|argument| argument.starts_with("--settings") || argument.starts_with("--append")));
+    assert!(!without.iter().any(|argument| argument.starts_with("--settings")));
 }
 
 #[test]
@@ -187,17 +188,12 @@ fn versions_are_compared_by_their_numbers() {
 }
 
 #[test]
-fn a_driver_can_be_told_its_system_prompt_before_its_first_turn() {
+fn a_driver_is_told_its_system_prompt_before_its_first_turn() {
     let options = Options { model: "m".into(), system_prompt: "Be \"kind\"".into(), ..Options::default() };
     let fixed = ClaudeCode.fixed(&options);
     assert_eq!(fixed, ClaudeCode.fixed(&Options { system_prompt: "other".into(), ..options.clone() }));
     assert_ne!(fixed, ClaudeCode.fixed(&Options { model: "n".into(), ..options.clone() }));
-    let without = |options: &Options| {
-        let mut arguments = ClaudeCode.start(options).arguments;
-        arguments.retain(|argument| !argument.starts_with("--append-system-prompt"));
-        arguments
-    };
-    assert_eq!(ClaudeCode.start(&fixed).arguments, without(&options), "nothing else may be left out");
+    assert_eq!(ClaudeCode.start(&fixed).arguments, ClaudeCode.start(&options).arguments);
     let told = ClaudeCode.introduce(&options);
     let told: serde_json::Value = serde_json::from_str(&told[0]).expect("JSON");
     assert_eq!(told["request"], json!({"subtype": "initialize", "appendSystemPrompt": "Be \"kind\""}));

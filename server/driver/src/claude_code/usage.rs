@@ -1,6 +1,8 @@
-//! Counts the tokens of a turn while it runs, so that one that is cut off has a count.
+//! What is known of the model's answers while a turn runs: their tokens, so that a turn that is cut off has a count, and why the last one
+//! has ended.
 //!
-//! Source: Anthropic, "Streaming Messages": `message_start` has the input's tokens, and each `message_delta` the output's so far.
+//! Source: Anthropic, "Streaming Messages": `message_start` has the input's tokens, and each `message_delta` the output's so far. The last
+//! `message_delta` of an answer has its `stop_reason`.
 
 use std::collections::HashMap;
 
@@ -15,7 +17,12 @@ pub(crate) struct Counted {
     before: Usage,
     /// Of the latest answer of each agent: the main one, and sub-agents by the tool use that started them.
     latest: HashMap<Option<String>, Usage>,
+    /// Why the main agent's last answer has ended.
+    stop_reason: Option<String>,
 }
+
+/// The CLI's word for an answer that needs more tokens than one may have, also in further attempts.
+const OUT_OF_TOKENS: &str = "max_output_tokens";
 
 /// Agents of one turn that are counted one by one; what further ones use is known at the end.
 const MOST_AGENTS: usize = 200;
@@ -33,6 +40,9 @@ impl Counted {
                 self.before += earlier.unwrap_or_default();
             }
             "message_delta" => {
+                if let (None, Some(reason)) = (parent, event["delta"]["stop_reason"].as_str()) {
+                    self.stop_reason = Some(reason.to_owned());
+                }
                 self.latest.entry(agent).or_default().output_tokens = event["usage"]["output_tokens"].as_u64()?;
             }
             _ => return None,
@@ -40,6 +50,20 @@ impl Counted {
         let mut sum = self.before;
         self.latest.values().for_each(|usage| sum += *usage);
         Some(sum)
+    }
+
+    /// Takes a message of the CLI's own in the place of an answer: it says what has failed by `error`, and that it asks no further.
+    pub(crate) fn fail(&mut self, error: &str, stop_reason: Option<&str>) {
+        self.stop_reason = match (error, stop_reason) {
+            (OUT_OF_TOKENS, _) => Some("max_tokens".into()),
+            (_, Some("refusal")) => Some("refusal".into()),
+            _ => None,
+        };
+    }
+
+    /// Why the main agent's last answer has ended.
+    pub(crate) fn stop_reason(&self) -> Option<String> {
+        self.stop_reason.clone()
     }
 }
 
@@ -79,5 +103,25 @@ mod tests {
         );
         assert_eq!(sum(start(20), None), Some((130, 11)));
         assert_eq!(sum(json!({"type": "content_block_stop"}), None), None);
+    }
+
+    #[test]
+    fn why_the_last_answer_has_ended_is_what_the_main_agent_was_told() {
+        let mut counted = Counted::default();
+        assert_eq!(counted.stop_reason(), None);
+        let ends =
+            |reason| json!({"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": 1}});
+        counted.see(&ends("tool_use"), None);
+        counted.see(&ends("max_tokens"), Some("sub"));
+        assert_eq!(counted.stop_reason().as_deref(), Some("tool_use"));
+        for (error, told, reason) in [
+            ("max_output_tokens", Some("stop_sequence"), Some("max_tokens")),
+            ("invalid_request", Some("refusal"), Some("refusal")),
+            ("rate_limit", Some("stop_sequence"), None),
+        ] {
+            counted.see(&ends("end_turn"), None);
+            counted.fail(error, told);
+            assert_eq!(counted.stop_reason().as_deref(), reason, "{error}");
+        }
     }
 }

@@ -17,15 +17,24 @@ pub struct Situation {
 pub struct Turn {
     /// What the user says.
     pub prompt: Prompt,
-    /// Whether the turn is interrupted at its first call of a tool.
-    pub interrupt: bool,
+    /// When the turn is interrupted.
+    pub interrupt: Option<At>,
     /// What is decided about whatever is asked.
     pub allow: bool,
 }
 
+/// When a turn is interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// At its first call of a tool.
+    Call,
+    /// At the first question, in the place of a decision.
+    Question,
+}
+
 /// A turn in which everything is allowed.
 fn say(text: &str) -> Turn {
-    Turn { prompt: Prompt { text: text.into(), ..Prompt::default() }, interrupt: false, allow: true }
+    Turn { prompt: Prompt { text: text.into(), ..Prompt::default() }, interrupt: None, allow: true }
 }
 
 fn bash(command: &str) -> String {
@@ -65,7 +74,7 @@ pub fn all() -> Vec<Situation> {
         ),
         situation(
             "approval",
-            Options { permissions: ask, ..plain() },
+            Options { permissions: ask.clone(), ..plain() },
             vec![
                 say(&format!("{}\n@say Allowed.", bash("echo ran"))),
                 Turn { allow: false, ..say(&format!("{}\n@say Denied.", bash("echo never"))) },
@@ -80,10 +89,20 @@ pub fn all() -> Vec<Situation> {
             "interrupt",
             plain(),
             vec![
-                Turn { interrupt: true, ..say(&format!("{}\n@say never", bash("tail -f /dev/null"))) },
+                Turn { interrupt: Some(At::Call), ..say(&format!("{}\n@say never", bash("tail -f /dev/null"))) },
                 say("@say I am still here."),
             ],
         ),
+        situation(
+            "withdrawn",
+            Options { permissions: ask, ..plain() },
+            vec![
+                Turn { interrupt: Some(At::Question), ..say(&format!("{}\n@say never", bash("echo never"))) },
+                say("@say I am still here."),
+            ],
+        ),
+        situation("cut-off", plain(), vec![say("@say half of it\n@stop max_tokens\n@stop max_tokens")]),
+        situation("refusal", plain(), vec![say("@say I begin\n@stop refusal\n@stop refusal")]),
         situation(
             "client-tool",
             Options { client_tools: vec![price], ..plain() },

@@ -76,6 +76,7 @@ fn done() -> Event {
         turn_count: 1,
         duration_ms: 1,
         session_id: None,
+        stop_reason: None,
         structured_output: None,
     })
 }
@@ -402,7 +403,11 @@ async fn messages_that_wait_are_in_the_journal_until_they_are_dropped() {
     let mut file = tempfile::tempfile().expect("a file");
     let journal = begin_in(file.try_clone().expect("clones")).await;
     let waits = |run_id: &str| {
-        Note::Waits(Box::new(crate::conversation::waiting::Message { run_id: run_id.into(), order: order() }))
+        Note::Waits(Box::new(crate::conversation::waiting::Message {
+            run_id: run_id.into(),
+            order: order(),
+            interrupts: None,
+        }))
     };
     let waiting = |file: &File| {
         let (past, _) = Past::read(file, 0).expect("reads").expect("a past");

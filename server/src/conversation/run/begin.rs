@@ -146,7 +146,7 @@ impl Run {
             return Some(Outcome::error());
         }
         let prompt = Prompt { text, blocks, command: self.order.command };
-        let input = driver.prompt(&run, &prompt);
+        let input = [driver.introduce(&options), driver.prompt(&run, &prompt)].concat();
         if let Err(why) = fits(&input) {
             return Some(self.not_sent(lease, options.session.map(Session::ended), why).await);
         }

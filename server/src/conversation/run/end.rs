@@ -260,6 +260,7 @@ impl Ending {
             turn_count: 0,
             duration_ms: self.done.duration_ms,
             session_id: None,
+            stop_reason: None,
             structured_output: None,
         };
     }
@@ -276,6 +277,7 @@ fn done(outcome: &Outcome, cost_usd: String, errors: Vec<String>, began: Timesta
         turn_count: outcome.turns,
         duration_ms: millis(began),
         session_id: outcome.session.clone(),
+        stop_reason: outcome.stop_reason.clone(),
         structured_output: outcome.structured_output.clone(),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nagaya_driver::{Dialogue, Event as Frame, Failure, NOT_JSON, REQUEST, TOO_MANY, TurnResult};
+use nagaya_driver::{Dialogue, Event as Frame, Failure, NOT_JSON, REQUEST, SYSTEM, TOO_MANY, TurnResult};
 use nagaya_protocol::AgentEvent;
 use tokio::time::Instant;
 
@@ -332,6 +332,7 @@ impl Run {
         self.services.metrics.unknown_frame(match kind {
             NOT_JSON | TOO_MANY => UnknownFrame::Malformed,
             REQUEST => UnknownFrame::Request,
+            system if system.starts_with(SYSTEM) => UnknownFrame::System,
             _ => UnknownFrame::Other,
         });
         (turn.unknown > MOST_UNKNOWN).then(|| format!("more than {MOST_UNKNOWN} lines that have no meaning"))

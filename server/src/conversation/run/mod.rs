@@ -113,6 +113,7 @@ struct Outcome {
     usage: Usage,
     turns: u32,
     session: Option<String>,
+    stop_reason: Option<String>,
     structured_output: Option<serde_json::Value>,
 }
 
@@ -125,6 +126,7 @@ impl Outcome {
             usage: Usage::default(),
             turns: 0,
             session: None,
+            stop_reason: None,
             structured_output: None,
         }
     }

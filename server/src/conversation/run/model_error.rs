@@ -1,5 +1,6 @@
 //! What a client is told when calls of the model fail.
 
+use crate::conversation::event::ErrorType;
 use crate::conversation::store::Model;
 use crate::messages_api::Endpoint;
 use crate::providers::{Provider, Providers};
@@ -14,6 +15,20 @@ pub(super) fn message(providers: &Providers, model: &Model, status: Option<u16>,
         }
     };
     format!("the model {} cannot be used: {said}{advice}", model.provider_model_id)
+}
+
+/// Why what the model has said is no whole answer, by the reason with which its last answer has ended; `None` if it is one.
+pub(super) fn no_answer(model: &Model, stop_reason: Option<&str>) -> Option<(ErrorType, String)> {
+    let id = &model.provider_model_id;
+    let cut_off = |why: &str| {
+        (ErrorType::AnswerCutOff, format!("the answer of the model {id} is cut off: {why}; ask for a part at a time"))
+    };
+    match stop_reason? {
+        "refusal" => Some((ErrorType::ModelRefused, format!("the model {id} has refused to answer this"))),
+        "max_tokens" => Some(cut_off("it is longer than an answer of this model may be")),
+        "model_context_window_exceeded" => Some(cut_off("the model's context is full")),
+        _ => None,
+    }
 }
 
 fn bedrock(status: Option<u16>) -> &'static str {
@@ -53,17 +68,32 @@ mod tests {
 
     use super::*;
 
-    fn told(provider: &str, url: Option<&str>, status: u16) -> String {
-        let model: Model = serde_json::from_value(json!({
+    fn model(provider: &str) -> Model {
+        serde_json::from_value(json!({
             "model_id": "m", "display_name": "M", "provider": provider, "provider_model_id": "at-provider", "model_region": null,
             "context_window": 1, "max_output_tokens": 1, "input_token_price": "0", "output_token_price": "0", "status": "active",
             "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
         }))
-        .expect("a model");
+        .expect("a model")
+    }
+
+    fn told(provider: &str, url: Option<&str>, status: u16) -> String {
         let anthropic = url.map(|url| Endpoint::parse(url).expect(url));
         let providers =
             Providers { bedrock: true, anthropic, region: "us-east-1".into(), idle: Duration::from_secs(60) };
-        message(&providers, &model, Some(status), "said")
+        message(&providers, &model(provider), Some(status), "said")
+    }
+
+    #[test]
+    fn an_answer_that_is_refused_or_cut_off_is_none() {
+        let kind = |reason| no_answer(&model("bedrock"), reason).map(|(kind, _)| kind);
+        assert_eq!(kind(Some("refusal")), Some(ErrorType::ModelRefused));
+        for reason in ["max_tokens", "model_context_window_exceeded"] {
+            assert_eq!(kind(Some(reason)), Some(ErrorType::AnswerCutOff), "{reason}");
+        }
+        for reason in [None, Some("end_turn"), Some("stop_sequence"), Some("tool_use"), Some("of_the_future")] {
+            assert_eq!(kind(reason), None, "{reason:?}");
+        }
     }
 
     #[test]

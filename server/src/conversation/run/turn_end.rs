@@ -136,15 +136,22 @@ impl Run {
             num_turns,
             model_failed,
             model_status,
+            stop_reason,
             interrupted,
             structured_output,
         } = turn;
+        let whole = (is_error && !model_failed) || model_status.is_some() || structured_output.is_some();
+        let stopped = stop_reason.as_deref().filter(|_| !whole);
         let (mut status, mut outcome) = (DoneStatus::Success, RunOutcome::Success);
         if interrupted && self.interrupt.is_cancelled() {
             (status, outcome) = (DoneStatus::Cancelled, RunOutcome::Cancelled);
         } else if interrupted && let Some(why) = self.cost_exceeded() {
             (status, outcome) = (DoneStatus::Error, RunOutcome::Error);
             self.fail(ErrorType::CostLimit, why).await;
+        } else if let Some((kind, why)) = model_error::no_answer(&self.order.model, stopped) {
+            (status, outcome) = (DoneStatus::Error, RunOutcome::Error);
+            result.clone_from(&why);
+            self.fail(kind, why).await;
         } else if self.order.bounds.output_schema.is_some() && !is_error && structured_output.is_none() {
             (status, outcome) = (DoneStatus::Error, RunOutcome::Error);
             self.fail(
@@ -163,7 +170,8 @@ impl Run {
         } else if self.order.conversation.title.is_none() {
             self.emit(&Event::Title { title: self.title() }).await;
         }
-        Outcome { status, outcome, result, usage, turns: num_turns, session: Some(session_id), structured_output }
+        let (turns, session) = (num_turns, Some(session_id));
+        Outcome { status, outcome, result, usage, turns, session, stop_reason, structured_output }
     }
 
     /// Handles a cancellation that this server did not request: the agent cancels an execution that no client has followed for too

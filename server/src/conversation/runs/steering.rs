@@ -13,8 +13,8 @@ use crate::conversation::waiting::{Message, WaitError};
 
 impl Runs {
     /// Starts a run, or lets it wait until the conversation's run in progress, and those that wait already, have ended. `run_id` is its id if
-    /// one was written down already. With `interrupt` the turn in progress is interrupted where the run waits. Returns its id, and how many
-    /// are before it. All of it happens also if the future is dropped.
+    /// one was written down already. With `interrupt` the turn that is in progress is interrupted where the run waits. Returns its id, and how
+    /// many are before it. All of it happens also if the future is dropped.
     ///
     /// # Errors
     /// It can neither start nor wait; or a later id than `run_id` is in progress, because runs are in the order of their ids.
@@ -28,16 +28,19 @@ impl Runs {
         self.detached(async move {
             let run_id = run_id.unwrap_or_else(Self::new_id);
             let conversation = order.conversation.conversation_id.clone();
-            let before = this.wait_or_start(run_id.clone(), order).await?;
-            if interrupt && before > 0 {
-                this.interrupt(&conversation, Some(&run_id)).await;
-            }
+            let before = this.wait_or_start(run_id.clone(), order, interrupt).await?;
+            this.interrupt_for(&conversation, &run_id).await;
             Ok((run_id, before))
         })
         .await?
     }
 
-    async fn wait_or_start(self: &Arc<Self>, run_id: String, order: Order) -> Result<usize, StartError> {
+    async fn wait_or_start(
+        self: &Arc<Self>,
+        run_id: String,
+        order: Order,
+        interrupt: bool,
+    ) -> Result<usize, StartError> {
         if self.closed.is_cancelled() {
             return Err(StartError::Stopping);
         }
@@ -45,7 +48,7 @@ impl Runs {
         if self.running(&conversation).is_some_and(|running| running.journal.run_id() > run_id.as_str()) {
             return Err(StartError::Locked);
         }
-        let message = Message { run_id: run_id.clone(), order };
+        let mut message = Message { run_id: run_id.clone(), order, interrupts: None };
         let waiting = &self.services.waiting;
         // From now on the end of a run in progress finds it.
         let before = waiting.add(message.clone())?;
@@ -58,10 +61,16 @@ impl Runs {
         }
         if waits()
             && let Some(Running { journal, .. }) = self.running(&conversation)
-            && let Err(error) = journal.note(&Note::Waits(Box::new(message))).await
-            && waiting.take(&conversation, &run_id)
         {
-            return Err(WaitError::Disk(error).into());
+            if interrupt && !journal.is_closed() {
+                message.interrupts = Some(journal.run_id().to_owned());
+                waiting.interrupts(&conversation, &run_id, journal.run_id());
+            }
+            if let Err(error) = journal.note(&Note::Waits(Box::new(message))).await
+                && waiting.take(&conversation, &run_id)
+            {
+                return Err(WaitError::Disk(error).into());
+            }
         }
         // The run in progress counts as well.
         Ok(if waits() { before + 1 } else { 0 })
@@ -124,13 +133,25 @@ impl Runs {
         }
     }
 
-    /// Interrupts the turn of a conversation's run, whose driver lives on, unless it is this one; `false` if no other run is in progress. It is
-    /// interrupted also if the future is dropped.
-    pub async fn interrupt(&self, conversation: &str, unless: Option<&str>) -> bool {
-        let Some(Running { journal, signals }) = self.going_on(conversation) else { return false };
-        if unless == Some(journal.run_id()) {
-            return false;
+    /// Interrupts the turn for which a message waits that was sent with `interrupt`, if it is in progress still: no later one, however often
+    /// the message is sent again.
+    pub async fn interrupt_for(&self, conversation: &str, run_id: &str) {
+        let interrupted = self.services.waiting.interrupted_for(conversation, run_id);
+        if let Some(running) = self.going_on(conversation)
+            && interrupted.as_deref() == Some(running.journal.run_id())
+        {
+            self.interrupt_run(running).await;
         }
+    }
+
+    /// Interrupts the turn of a conversation's run, whose driver lives on; `false` if none is in progress. It is interrupted also if the future
+    /// is dropped.
+    pub async fn interrupt(&self, conversation: &str) -> bool {
+        let Some(running) = self.going_on(conversation) else { return false };
+        self.interrupt_run(running).await
+    }
+
+    async fn interrupt_run(&self, Running { journal, signals }: Running) -> bool {
         let interrupted = self.detached(async move {
             if let Err(error) = journal.note(&Note::Interrupt).await {
                 tracing::warn!(run = journal.run_id(), %error, "the interruption was not written to the journal");
