@@ -7,6 +7,7 @@ mod isolation;
 mod lockdown;
 mod planted_secrets;
 mod users;
+mod walk;
 
 use crate::harness::scenario::Scenario;
 
@@ -19,4 +20,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     lockdown::SCENARIOS,
     planted_secrets::SCENARIOS,
     users::SCENARIOS,
+    walk::SCENARIOS,
 ];

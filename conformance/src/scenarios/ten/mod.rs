@@ -5,6 +5,8 @@ mod first_key;
 mod idempotency;
 mod integrations;
 mod keys;
+mod kinds;
+mod levels;
 mod mirrors;
 mod models;
 mod oauth;
@@ -29,6 +31,8 @@ pub(super) const FILES: &[&[Scenario]] = &[
     idempotency::SCENARIOS,
     integrations::SCENARIOS,
     keys::SCENARIOS,
+    kinds::SCENARIOS,
+    levels::SCENARIOS,
     mirrors::SCENARIOS,
     models::SCENARIOS,
     oauth::SCENARIOS,
