@@ -118,12 +118,12 @@ fn expected(
     all.extend(called(events, one, &look, ("seen", false))?);
     all.extend(called(events, other, &fail, ("broken", true))?);
     all.push(("assistant", text("That was all.")));
+    all.push(("title", json!({"title": "Look around the workspace"})));
     all.push((
         "context_status",
         json!({"current_context_tokens": context, "max_context_tokens": 200_000, "usage_percent": percent,
             "warning_level": "normal", "can_continue": true}),
     ));
-    all.push(("title", json!({"title": "Look around the workspace"})));
     all.push((
         "done",
         json!({"status": "success", "result": "That was all.", "is_error": false, "errors": [], "usage": usage,

@@ -89,6 +89,7 @@ fn wrong() -> Vec<(Value, Value, Vec<&'static str>)> {
     vec![
         (plain.clone(), header("name", json!("x key")), vec!["auth.name"]),
         (plain.clone(), header("name", json!("")), vec!["auth.name"]),
+        (plain.clone(), header("name", json!("content-length")), vec!["auth.name"]),
         (plain.clone(), header("template", json!("Key")), vec!["auth.template"]),
         (plain.clone(), header("template", json!("{}{}")), vec!["auth.template"]),
         (plain.clone(), header("secret", json!("")), vec!["auth.secret"]),

@@ -65,11 +65,10 @@ async fn sent(context: &Context) -> Result<(), Failure> {
     deployment.api.put(&conversation.path("/configuration"), &instructions(CONVERSATION)).await?.expect(200)?;
 
     let first = "@say One.\n@tool Bash {\"command\": \"echo seen\", \"description\": \"Look\"}\n@say Two.";
-    let own = json!({"agent": {"instructions": OF_RUN, "effort": "low"}, "limits": {"max_turns": 5}});
+    let own = json!({"agent": {"instructions": OF_RUN}, "limits": {"max_turns": 5}});
     run(&deployment, &conversation, first, &own).await?;
     let request = latest(&deployment).await?;
     instructed(&request, &[TENANTS, TENANT, CONVERSATION, OF_RUN], &[])?;
-    check_eq("effort of the first run", request.effort(), Some("low"))?;
     let mut said = vec![
         ("user", first.to_owned()),
         ("assistant", "One.\nuses Bash".to_owned()),
@@ -88,7 +87,6 @@ async fn sent(context: &Context) -> Result<(), Failure> {
     said.push(("user", second.to_owned()));
     let request = latest(&deployment).await?;
     instructed(&request, &[TENANTS, TENANT, CONVERSATION], &[OF_RUN])?;
-    check(request.effort() != Some("low"), "the effort of the first run holds for the second")?;
     is(&request, &said, "in the second run")?;
     said.push(("assistant", "Three.".to_owned()));
 
