@@ -17,7 +17,7 @@ const OPERATOR: &str = "operators-key-0123456789";
 const PATIENCE: i64 = 600;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "APPR-021",
+    "APPR-030",
     "Consent, question and request are told whole and alike in event, list, answer and trail, with who decided",
     "approval_required, question, tool_request and what resolves them; GET …/approvals; approval in the trail",
     body!(told),

@@ -11,7 +11,7 @@ use crate::harness::vocabulary::{Capability, Profile, Severity};
 use crate::target::deployment::{Conversation, Deployment};
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "RUN-047",
+    "RUN-050",
     "Each event of a run has just its own fields and values, and log, messages and every page have the same",
     "the whole payload of each kind of event; messages are what was said, the log is what was streamed",
     body!(whole),

@@ -20,7 +20,7 @@ const STRANGER: &str = "nobodys-key-0123456789abc";
 const COUNTED: &str = "http_request_duration_seconds_count";
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "SEC-014",
+    "SEC-020",
     "Each request of a walk over what is changed is in the trail whole, in the log once, and counted once",
     "operator and key: who, what, which key, which answer; http_request_duration_seconds by method, route, status",
     body!(walked),

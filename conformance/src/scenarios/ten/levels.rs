@@ -13,7 +13,7 @@ use crate::target::deployment::Deployment;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "TEN-014",
+    "TEN-016",
     "Each field of a configuration changes what applies in its own place alone, at either level, and back again",
     "each value with the level that decided it; an absent field leaves all as the level above has it",
     body!(each_field),

@@ -12,6 +12,7 @@ mod models;
 mod oauth;
 mod policies;
 mod providers;
+mod purposes;
 mod revocation;
 mod roles;
 mod runs;
@@ -38,6 +39,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     oauth::SCENARIOS,
     policies::SCENARIOS,
     providers::SCENARIOS,
+    purposes::SCENARIOS,
     revocation::SCENARIOS,
     roles::SCENARIOS,
     runs::SCENARIOS,

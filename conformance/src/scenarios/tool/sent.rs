@@ -13,7 +13,7 @@ use crate::target::fixtures::ModelRequest;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "TOOL-035",
+    "TOOL-036",
     "The model is sent each level's instructions in order, the run's options alone, and everything that was said",
     "tenant, conversation and run: instructions in that order; the next run is without the run's; the whole conversation",
     body!(sent),
