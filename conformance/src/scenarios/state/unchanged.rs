@@ -128,7 +128,8 @@ async fn in_postgres(context: &Context) -> Result<(), Failure> {
     let postgres = context.postgres().await?;
     let deployment = outlived(context, with_vaults(context)?.set("DATABASE_URL", postgres.url().await?)).await?;
     let conversation = deployment.conversation(context).await?;
-    told_whole(&deployment, &conversation).await
+    told_whole(&deployment, &conversation).await?;
+    deployment.api.delete(&conversation.path("")).await?.expect(204).map(drop)
 }
 
 async fn outlived(context: &Context, launch: Launch) -> Result<Deployment, Failure> {
@@ -230,8 +231,11 @@ async fn elsewhere(context: &Context) -> Result<(), Failure> {
     let conversation = first.conversation(context).await?;
     let Everything { conversation, ids, run } = everything(&first, conversation).await?;
     let operations = shared(&first, &ids).await?;
-    let waiting = reads(&first.api, &operations).await?;
-    same(&second, &operations, &waiting, "at the other server, while a run waits").await?;
+    // The workspace, and so its files, stay with the server that has the run.
+    let mut during = shared(&first, &ids).await?;
+    during.retain(|one| !one.template.contains("/files"));
+    let waiting = reads(&first.api, &during).await?;
+    same(&second, &during, &waiting, "at the other server, while a run waits").await?;
     ended(&second, &conversation, &ids).await?;
     let seen = run.finish().await?;
     check_eq(
