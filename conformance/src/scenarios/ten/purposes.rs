@@ -103,8 +103,8 @@ async fn asked(world: &World, party: &Party, when: &str, rows: &[Row]) -> Result
                 check(seen.is_empty(), format!("{what} has reached its target"))?;
             }
             Ok(added) => {
-                check_eq(format!("status of {what}"), status, 200)?;
                 let [seen] = &seen[..] else { return Err(Failure::assertion(format!("{what} arrived: {seen:?}"))) };
+                check_eq(format!("status of {what}"), status, seen.status)?;
                 let found: Vec<(&str, &str)> =
                     ADDED.iter().filter_map(|name| Some((*name, seen.header(name)?))).collect();
                 check_eq(format!("what was added to {what}"), found, added.iter().copied().collect::<Vec<_>>())?;
