@@ -24,7 +24,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 .limit(60)];
 
 /// The size of a workspace directory, and the longest time of a run, as the operator has them.
-const DISK: u64 = 8 << 20;
+pub(super) const DISK: u64 = 8 << 20;
 const SECONDS: u64 = 300;
 
 /// What a tenant and one of its conversations write, and what then differs in what applies to the tenant and to the conversation.
@@ -233,7 +233,7 @@ fn about_agents() -> Vec<Case> {
     ]
 }
 
-async fn prepared(context: &Context) -> Result<(Deployment, String, String), Failure> {
+pub(super) async fn prepared(context: &Context) -> Result<(Deployment, String, String), Failure> {
     let key = context.dir().join("vault-key");
     std::fs::write(&key, "07".repeat(32))?;
     let launch = Launch::new()

@@ -1,5 +1,6 @@
 //! TEN: what a tenant decides, and that it holds for that tenant alone.
 
+mod beyond;
 mod documents;
 mod first_key;
 mod idempotency;
@@ -13,6 +14,7 @@ mod oauth;
 mod policies;
 mod providers;
 mod purposes;
+mod rates;
 mod revocation;
 mod roles;
 mod runs;
@@ -27,6 +29,7 @@ use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] = &[
+    beyond::SCENARIOS,
     documents::SCENARIOS,
     first_key::SCENARIOS,
     idempotency::SCENARIOS,
@@ -40,6 +43,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     policies::SCENARIOS,
     providers::SCENARIOS,
     purposes::SCENARIOS,
+    rates::SCENARIOS,
     revocation::SCENARIOS,
     roles::SCENARIOS,
     runs::SCENARIOS,
