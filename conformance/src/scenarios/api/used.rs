@@ -226,6 +226,14 @@ async fn everywhere(context: &Context) -> Result<(), Failure> {
     for conversation in [&first, &second, &theirs] {
         totals(&deployment, conversation, &runs).await?;
     }
+    for run in &runs {
+        let entries = deployment.api.get(&run.of.path("/log?limit=1000")).await?.expect(200)?.json()?;
+        let user =
+            entries["entries"].as_array().into_iter().flatten().find(|one| one["id"] == format!("{}:0", run.id()));
+        let data = user.map(|user| user["data"].clone()).unwrap_or_default();
+        let told = (&data["model_id"], &data["request_id"]);
+        check_eq(format!("model and request of {data} in the log"), told, (&json!(run.model), &json!(run.request_id)))?;
+    }
     let page = deployment.api.metrics().await?;
     for (status, count) in [("success", 5.0), ("error", 1.0), ("cancelled", 1.0), ("timeout", 0.0)] {
         let counted = page.get("workspace_requests_total", &[("status", status)]);

@@ -299,10 +299,39 @@ async fn each_field(context: &Context) -> Result<(), Failure> {
         }
         applies(api, &conversation, &of_conversation, &format!("without what it was {when}")).await?;
     }
+    narrowed_later(&deployment, &tenant, &conversation).await?;
     // The tenant's model is that of its record where no configuration says anything.
     api.put(&tenant, &json!({"model_id": "two"})).await?.expect(200)?;
     applies(api, &tenant, &with(&of_tenant, &json!({"default_model": tenants(json!("two"))})), "with another model")
         .await
+}
+
+/// What a conversation was allowed when it was written has no effect beyond what its tenant says later.
+async fn narrowed_later(deployment: &Deployment, tenant: &str, conversation: &str) -> Result<(), Failure> {
+    let first = json!({"models": {"allowed": ["one", "two"]}, "tools": {"allowed": ["Bash", "Read"], "provider": ["web_search"]},
+        "limits": {"run_seconds": 200, "max_turns": 9, "max_cost_usd": "2"}, "disk": DISK / 2, "skills": ["pricing", "writing"],
+        "permissions": {"questions": true}, "agent": {"effort": "max", "fallback_models": ["two"]},
+        "egress": {"requests_per_second": 9, "bytes_per_second": 9000}});
+    write(deployment, conversation, &first).await?.expect(200)?;
+    let later = json!({"models": {"allowed": ["one", "three"]}, "tools": {"allowed": ["Read"], "provider": []},
+        "limits": {"run_seconds": 60, "max_turns": 8, "max_cost_usd": "1"}, "disk": DISK / 4, "skills": ["writing"],
+        "permissions": {"questions": false}, "agent": {"effort": "low"},
+        "egress": {"requests_per_second": 8, "bytes_per_second": 8000}});
+    write(deployment, tenant, &later).await?.expect(200)?;
+    let expected = json!({
+        "models": own(json!(["one"])), "tools": own(json!(["Read"])), "provider_tools": own(json!([])),
+        "run_seconds": tenants(json!(60)), "max_turns": tenants(json!(8)), "max_cost_usd": tenants(json!("1")),
+        "disk": tenants(json!(DISK / 4)), "skills": own(json!(["writing"])),
+        "permissions": {"questions": own(json!(false))},
+        "agent": {"effort": tenants(json!("low")), "fallback_models": own(json!([]))},
+        "requests_per_second": tenants(json!(8)), "bytes_per_second": tenants(json!(8000)),
+    });
+    let whole = with(&plain(own(json!(["one"]))), &expected);
+    applies(&deployment.api, conversation, &whole, "that its tenant has narrowed later").await?;
+    for of in [conversation, tenant] {
+        write(deployment, of, &json!({})).await?.expect(200)?;
+    }
+    Ok(())
 }
 
 /// The document without lists that are empty by default.

@@ -247,6 +247,10 @@ async fn changed_policy(context: &Context) -> Result<(), Failure> {
     };
     goes_on(party).await?;
     goes_on(&second).await?;
+    // Nor does another model end it.
+    let other = json!({"model_id": stranger.conversation.model});
+    world.deployment.api.put(&party.conversation.path(""), &other).await?.expect(200)?;
+    goes_on(party).await?;
     let path = format!("/api/tenants/{tenant}/configuration");
     let version = world.deployment.api.get(&path).await?.json()?["version"].clone();
     let close = json!({"version": version, "configuration": only(B)});
