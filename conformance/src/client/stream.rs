@@ -1,6 +1,6 @@
 //! A run's event stream, and the contract's rules for every such stream.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -162,7 +162,63 @@ pub fn check_whole(events: &[RunEvent]) -> Result<(), Failure> {
     }
     let dones = events.iter().filter(|event| event.name == "done").count();
     check_eq(format!("number of done among: {}", names(events)), dones, 1)?;
-    check_eq("the last event", events.last().map(|event| event.name.as_str()), Some("done"))
+    check_eq("the last event", events.last().map(|event| event.name.as_str()), Some("done"))?;
+    check_agreement(events)
+}
+
+/// Checks that the events of a whole stream agree with each other.
+fn check_agreement(events: &[RunEvent]) -> Result<(), Failure> {
+    let done = events.last().map_or(&Value::Null, |done| &done.data);
+    if !done["status"].is_string() {
+        return Ok(());
+    }
+    let failed = done["status"] == "error";
+    check(done["is_error"] == failed, format!("status and is_error disagree: {done}"))?;
+    let sums = ["input", "output", "cache_creation_5m", "cache_creation_1h", "cache_read"];
+    let sum: u64 = sums.iter().filter_map(|kind| done["usage"][format!("{kind}_tokens")].as_u64()).sum();
+    check(done["usage"]["total_tokens"] == sum, format!("the sum of all tokens is {sum}: {done}"))?;
+    let told: Vec<&Value> = done["errors"].as_array().into_iter().flatten().collect();
+    let mut calls: HashMap<&str, &str> = HashMap::new();
+    let mut asked: HashSet<&str> = HashSet::new();
+    let (mut had_error, mut had_session) = (false, None);
+    for event in events {
+        match event.name.as_str() {
+            "init" => had_session = event.data["session_id"].as_str(),
+            "error" => {
+                had_error = true;
+                check(
+                    told.contains(&&event.data["message"]),
+                    format!("an error that done does not have: {}, {done}", event.data),
+                )?;
+            }
+            // In the run itself there was an error, and another run is of use; at its beginning there was none.
+            "container_recovered" => check(
+                event.data["recovered"] == true && event.data["retry_recommended"] == had_error,
+                format!("after an error ({had_error}): {}", event.data),
+            )?,
+            "tool_call" => drop(calls.insert(event.text("tool_use_id"), event.text("tool_name"))),
+            "tool_result" => {
+                let called = calls.get(event.text("tool_use_id")).copied();
+                check(
+                    called.is_none_or(|name| name == event.text("tool_name")),
+                    format!("the result of another tool than {called:?}: {}", event.data),
+                )?;
+                let status = if event.data["is_error"] == true { "error" } else { "completed" };
+                check_eq(format!("status of {}", event.data), event.text("status"), status)?;
+            }
+            "approval_required" | "question" | "tool_request" => drop(asked.insert(event.text("request_id"))),
+            "approval_resolved" | "tool_request_resolved" => {
+                check(asked.remove(event.text("request_id")), format!("nobody has asked for {}", event.data))?;
+            }
+            _ => {}
+        }
+    }
+    check(asked.is_empty(), format!("what is asked for, {asked:?}, is never resolved"))?;
+    let session = done["session_id"].as_str();
+    check(
+        session.is_none() || had_session.is_none() || session == had_session,
+        format!("the session {had_session:?} of init is another one in {done}"),
+    )
 }
 
 #[cfg(test)]

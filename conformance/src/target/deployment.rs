@@ -204,8 +204,22 @@ impl Deployment {
         tenant: &str,
         model: &str,
     ) -> Result<Conversation, Failure> {
+        self.conversation_for(context, tenant, model, "conformance").await
+    }
+
+    /// Creates a conversation of this user of an existing tenant.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn conversation_for(
+        &self,
+        context: &Context,
+        tenant: &str,
+        model: &str,
+        user: &str,
+    ) -> Result<Conversation, Failure> {
         let path = format!("/api/tenants/{tenant}/conversations");
-        let created = self.api.post(&path, &json!({"user_id": "conformance"})).await?.expect(201)?.json()?;
+        let created = self.api.post(&path, &json!({"user_id": user})).await?.expect(201)?.json()?;
         let id = created["conversation_id"].as_str().unwrap_or_default().to_owned();
         self.goes_with(context, format!("{path}/{id}"));
         Ok(Conversation { tenant: tenant.to_owned(), model: model.to_owned(), id, created })

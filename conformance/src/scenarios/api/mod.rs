@@ -5,6 +5,7 @@ mod connections;
 mod counts;
 mod description;
 mod errors;
+mod filters;
 mod keeping;
 mod keys;
 mod lengths;
@@ -12,6 +13,8 @@ mod limits;
 mod ownership;
 mod page;
 mod queries;
+mod states;
+mod used;
 mod written;
 
 use crate::harness::scenario::Scenario;
@@ -23,6 +26,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     counts::SCENARIOS,
     description::SCENARIOS,
     errors::SCENARIOS,
+    filters::SCENARIOS,
     keeping::SCENARIOS,
     keys::SCENARIOS,
     lengths::SCENARIOS,
@@ -30,5 +34,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     ownership::SCENARIOS,
     page::SCENARIOS,
     queries::SCENARIOS,
+    states::SCENARIOS,
+    used::SCENARIOS,
     written::SCENARIOS,
 ];

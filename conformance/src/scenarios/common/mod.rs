@@ -6,6 +6,7 @@ pub(crate) mod broken_run;
 pub(crate) mod bucket;
 pub(crate) mod command;
 pub(crate) mod durable_run;
+pub(crate) mod everything;
 pub(crate) mod files;
 pub(crate) mod health;
 pub(crate) mod leftovers;

@@ -1,5 +1,6 @@
 //! HLTH: health and metrics.
 
+mod counts;
 mod endpoints;
 mod metrics;
 mod prometheus;
@@ -9,4 +10,4 @@ use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] =
-    &[endpoints::SCENARIOS, metrics::SCENARIOS, prometheus::SCENARIOS, request_id::SCENARIOS];
+    &[counts::SCENARIOS, endpoints::SCENARIOS, metrics::SCENARIOS, prometheus::SCENARIOS, request_id::SCENARIOS];

@@ -16,6 +16,7 @@ mod second_chance;
 mod session;
 mod time_limit;
 mod whole_conversation;
+pub(crate) mod whole_events;
 
 use crate::harness::scenario::Scenario;
 
@@ -37,4 +38,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     session::SCENARIOS,
     time_limit::SCENARIOS,
     whole_conversation::SCENARIOS,
+    whole_events::SCENARIOS,
 ];

@@ -8,6 +8,7 @@ mod isolation;
 mod lockdown;
 mod planted_secrets;
 mod users;
+mod walk;
 
 use crate::harness::scenario::Scenario;
 
@@ -21,4 +22,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     lockdown::SCENARIOS,
     planted_secrets::SCENARIOS,
     users::SCENARIOS,
+    walk::SCENARIOS,
 ];

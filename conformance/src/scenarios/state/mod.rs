@@ -6,6 +6,7 @@ mod redis_failures;
 mod rolling_restart;
 mod taken_over;
 mod two_servers;
+mod unchanged;
 
 use crate::harness::scenario::Scenario;
 
@@ -17,4 +18,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     rolling_restart::SCENARIOS,
     taken_over::SCENARIOS,
     two_servers::SCENARIOS,
+    unchanged::SCENARIOS,
 ];

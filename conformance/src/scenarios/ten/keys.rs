@@ -115,6 +115,7 @@ async fn shown_once(context: &Context) -> Result<(), Failure> {
     let shown = [api.get(&one).await?.expect(200)?.text(), api.get(&path).await?.expect(200)?.text()];
     let renamed = api.put(&one, &json!({"name": "another name"})).await?.expect(200)?.json()?;
     check_eq("name", renamed["name"].as_str(), Some("another name"))?;
+    check(renamed["last_used_at"].is_string(), format!("the time of its last use after a change: {renamed}"))?;
     api.delete(&one).await?.expect(204)?;
     owner.get(tenant).await?.expect_error(401, "UNAUTHORIZED")?;
     api.get("/api/admin/pool").await?.expect(200)?;

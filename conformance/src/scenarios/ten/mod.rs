@@ -1,15 +1,20 @@
 //! TEN: what a tenant decides, and that it holds for that tenant alone.
 
+mod beyond;
 mod documents;
 mod first_key;
 mod idempotency;
 mod integrations;
 mod keys;
+mod kinds;
+mod levels;
 mod mirrors;
 mod models;
 mod oauth;
 mod policies;
 mod providers;
+mod purposes;
+mod rates;
 mod revocation;
 mod roles;
 mod runs;
@@ -24,16 +29,21 @@ use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] = &[
+    beyond::SCENARIOS,
     documents::SCENARIOS,
     first_key::SCENARIOS,
     idempotency::SCENARIOS,
     integrations::SCENARIOS,
     keys::SCENARIOS,
+    kinds::SCENARIOS,
+    levels::SCENARIOS,
     mirrors::SCENARIOS,
     models::SCENARIOS,
     oauth::SCENARIOS,
     policies::SCENARIOS,
     providers::SCENARIOS,
+    purposes::SCENARIOS,
+    rates::SCENARIOS,
     revocation::SCENARIOS,
     roles::SCENARIOS,
     runs::SCENARIOS,

@@ -193,9 +193,11 @@ async fn in_background(party: &Party, line: &str) -> Result<(), Failure> {
 
 async fn changed_policy(context: &Context) -> Result<(), Failure> {
     let world = World::start(context, 1, crate::target::launch::Launch::without_model).await?;
-    let parties = world.parties(context, 1).await?;
-    let party = &parties[0];
+    let parties = world.parties(context, 2).await?;
+    let [party, stranger] = &parties[..] else { return Err(Failure::harness("not two parties")) };
     let tenant = &party.conversation.tenant;
+    let second = world.deployment.another_conversation(context, tenant, &party.conversation.model).await?;
+    let second = world.settle(vec![second]).await?.pop().ok_or_else(|| Failure::harness("no second workspace"))?;
     // The control: without a configuration, the operator's list holds, and a connection serves two requests.
     let twice = [vec![get_at(A, "/facts"), get_at(A, "/facts")]];
     let answers = ask(&party.room, 1, &twice).await?;
@@ -215,29 +217,48 @@ async fn changed_policy(context: &Context) -> Result<(), Failure> {
         "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'CONNECT {A}:443 HTTP/1.1\\r\\nHost: {A}\\r\\n\\r\\n' >&3; \
          head -n 1 <&3 > /workspace/tunnel; cat <&3 >/dev/null; touch /workspace/closed"
     );
-    in_background(party, &tunnel).await?;
-    let until = async |file: &str| {
+    // The tenant's other workspace has one, too, and so has another tenant's.
+    for of in [party, &second, stranger] {
+        in_background(of, &tunnel).await?;
+    }
+    let there = async |of: &Party, file: &str| {
         let line = format!("for n in $(seq 500); do [ -s /workspace/{file} ] && exit 0; sleep 0.02; done; exit 1");
-        let done = party.room.shell(&line).await?;
+        let done = of.room.shell(&line).await?;
         check_eq(format!("whether /workspace/{file} is there in time"), done.status, 0)
     };
+    let until = async |file: &str| there(party, file).await;
     until("before").await?;
-    until("tunnel").await?;
+    for of in [party, &second, stranger] {
+        there(of, "tunnel").await?;
+    }
     world.configure(tenant, &only(B)).await?;
     party.room.shell("echo now > /workspace/go").await?;
     until("after").await?;
     let after = party.room.shell("cat /workspace/after").await?.printed;
     check(after.contains("HTTP/1.1 403"), format!("on the open connection, after the change: {after:?}"))?;
     party.statuses("the", &[(&format!("http://{A}/facts"), 403), (&format!("http://{B}/facts"), 200)]).await?;
+    second.statuses("the other", &[(&format!("http://{A}/facts"), 403), (&format!("http://{B}/facts"), 200)]).await?;
+    stranger.statuses("the stranger's", &[(&format!("http://{A}/facts"), 200)]).await?;
     // A tunnel goes on until it is asked to end.
-    let closed = party.room.shell("[ -e /workspace/closed ]").await?;
-    check(closed.status != 0, "the tunnel ended although nobody asked for that")?;
+    let goes_on = async |of: &Party| {
+        let closed = of.room.shell("[ -e /workspace/closed ]").await?;
+        check(closed.status != 0, "the tunnel ended although nobody asked for that")
+    };
+    goes_on(party).await?;
+    goes_on(&second).await?;
+    // Nor does another model end it.
+    let other = json!({"model_id": stranger.conversation.model});
+    world.deployment.api.put(&party.conversation.path(""), &other).await?.expect(200)?;
+    goes_on(party).await?;
     let path = format!("/api/tenants/{tenant}/configuration");
     let version = world.deployment.api.get(&path).await?.json()?["version"].clone();
     let close = json!({"version": version, "configuration": only(B)});
     world.deployment.api.put(&format!("{path}?close=true"), &close).await?.expect(200)?;
     let line = "for n in $(seq 500); do [ -e /workspace/closed ] && exit 0; sleep 0.02; done; exit 1";
-    check_eq("whether the tunnel has ended", party.room.shell(line).await?.status, 0)
+    for of in [party, &second] {
+        check_eq("whether the tunnel has ended", of.room.shell(line).await?.status, 0)?;
+    }
+    goes_on(stranger).await
 }
 
 async fn no_widening(context: &Context) -> Result<(), Failure> {

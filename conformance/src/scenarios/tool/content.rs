@@ -116,7 +116,7 @@ async fn refused(context: &Context) -> Result<(), Failure> {
             check(reply.text().contains(place), format!("the answer does not name {place}: {}", reply.text()))?;
         }
     }
-    let make = json!({"command": "echo text > a.png; (echo iVBORw0KGgo= | base64 -d; head -c 6000000 /dev/zero) > large.png; ln -s /etc/passwd link.txt", "description": "Make files"});
+    let make = json!({"command": "echo text > a.png; head -c 4000000 /dev/zero | tr '\\0' x > long.txt; (echo iVBORw0KGgo= | base64 -d; head -c 6000000 /dev/zero) > large.png; ln -s /etc/passwd link.txt", "description": "Make files"});
     deployment.run_well(&conversation, &format!("@tool Bash {make}\n@say made")).await?;
     let before = deployment.model()?.requests().await?.len();
     for (path, kind) in [("a.png", "image"), ("large.png", "image"), ("missing.png", "image"), ("link.txt", "document")]
@@ -126,6 +126,11 @@ async fn refused(context: &Context) -> Result<(), Failure> {
         let error = events.iter().find(|event| event.name == "error").map_or("", |event| event.text("message"));
         check(error.contains("content[0]"), format!("the error does not name the block: {error}"))?;
     }
+    // Each is small enough, and together they are not.
+    let three = json!([file("document", "long.txt"), file("document", "long.txt"), file("document", "long.txt")]);
+    let events = run(&deployment, &conversation, "@say no", &three).await?;
+    let error = events.iter().find(|event| event.name == "error").map_or("", |event| event.text("message"));
+    check(status(&events) == "error" && error.contains("content[2]"), format!("12 MB of documents: {error}"))?;
     check_eq("requests to the model", deployment.model()?.requests().await?.len(), before)?;
     deployment.run_well(&conversation, "@say and on we go").await.map(drop)
 }

@@ -8,6 +8,7 @@ mod content;
 mod declared;
 mod lost;
 mod options;
+mod sent;
 mod skills;
 
 use crate::harness::scenario::Scenario;
@@ -20,4 +21,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     content::SCENARIOS,
     commands::SCENARIOS,
     skills::SCENARIOS,
+    sent::SCENARIOS,
 ];

@@ -78,8 +78,8 @@ async fn used(context: &Context) -> Result<(), Failure> {
     let conversation = deployment.conversation(context).await?;
     let (one, two) = (context.unique("one"), context.unique("two"));
     let zip =
-        Archive::default().file("pricing/SKILL.md", &manifest(&one)).file("pricing/data/list.txt", one.as_bytes());
-    let first = upload(&deployment, &conversation.tenant, ZIP, zip.whole()).await?.expect(201)?.json()?;
+        || Archive::default().file("pricing/SKILL.md", &manifest(&one)).file("pricing/data/list.txt", one.as_bytes());
+    let first = upload(&deployment, &conversation.tenant, ZIP, zip().whole()).await?.expect(201)?.json()?;
     check_eq("version and files", (&first["version"], &first["files"]), (&json!(1), &json!(2)))?;
     let form = || Form::default().file("SKILL.md", &manifest(&two)).whole().to_vec();
     let second = upload(&deployment, &conversation.tenant, &content_type(), form()).await?.expect(201)?.json()?;
@@ -91,6 +91,12 @@ async fn used(context: &Context) -> Result<(), Failure> {
     let versions: Vec<i64> =
         list["skills"].as_array().into_iter().flatten().filter_map(|skill| skill["version"].as_i64()).collect();
     check_eq("versions in the list", versions, vec![2, 1])?;
+    // What an earlier version has is a further version; without it the second is the latest again.
+    let third = upload(&deployment, &conversation.tenant, ZIP, zip().whole()).await?.expect(201)?.json()?;
+    check_eq("version of the first upload again", &third["version"], &json!(3))?;
+    let skill = format!("/api/tenants/{}/skills/pricing", conversation.tenant);
+    deployment.api.delete(&format!("{skill}?version=3")).await?.expect(204)?;
+    deployment.api.delete(&format!("{skill}?version=3")).await?.expect_error(404, "NOT_FOUND")?;
 
     let use_it = |word: &str| format!("@tool Skill {{\"skill\": \"skills:pricing\"}}\n@recall {word}-instructions");
     for (entry, word) in [("pricing@1", &one), ("pricing", &two)] {

@@ -174,7 +174,16 @@ fn spec(name: &str, purpose: &Purpose, source: Source) -> Result<CredentialSpec,
 
 /// What is wrong with a credential, as the proxy reads it.
 pub(in crate::tenancy) fn problem(purpose: &Purpose, auth: &Auth) -> Option<Problem> {
-    let of_auth = |error: PolicyError| Problem { place: format!("auth.{}", error.place), why: error.message };
+    let of_auth = |error: PolicyError| {
+        // What the proxy calls otherwise than the document.
+        let field = match (auth, &*error.place) {
+            (Auth::Header { .. }, "header") => "name",
+            (Auth::Basic { .. }, "user") => "username",
+            (Auth::Basic { .. }, "secret") => "password",
+            (_, place) => place,
+        };
+        Problem { place: format!("auth.{field}"), why: error.message }
+    };
     let of_purpose = |error: PolicyError| Problem { place: format!("purpose.{}", error.place), why: error.message };
     let source = match simple(auth) {
         Ok(source) => source,

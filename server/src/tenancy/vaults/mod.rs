@@ -261,7 +261,10 @@ impl Tenancy {
             let few = entries.is_none_or(|entries| entries <= MOST_ENTRIES);
             problems.require(few, place, format!("must have at most {MOST_ENTRIES} entries"));
         }
-        problems.0.extend(live::problem(&new.purpose, &new.auth));
+        // The proxy's words for what is told already are left out.
+        let told = problems.0.iter().any(|of| of.place.starts_with("auth"));
+        let further = live::problem(&new.purpose, &new.auth);
+        problems.0.extend(further.filter(|of| !told || !of.place.starts_with("auth.")));
         let effective = self.effective(tenant, None).await?;
         if self.may_reach(&effective, &new.purpose.host) == Ok(false) {
             problems.add("purpose.host", "the tenant's workspaces may not reach this host: allow it first");
