@@ -1,6 +1,7 @@
 //! SEC: what a workspace can see and do, and what is recorded of it.
 
 mod audit_trail;
+mod container;
 mod driver;
 mod hostile_agent;
 mod isolation;
@@ -13,6 +14,7 @@ use crate::harness::scenario::Scenario;
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] = &[
     audit_trail::SCENARIOS,
+    container::SCENARIOS,
     driver::SCENARIOS,
     hostile_agent::SCENARIOS,
     isolation::SCENARIOS,

@@ -1,6 +1,7 @@
 //! TEN: what a tenant decides, and that it holds for that tenant alone.
 
 mod documents;
+mod explained;
 mod first_key;
 mod idempotency;
 mod integrations;
@@ -8,6 +9,7 @@ mod keys;
 mod mirrors;
 mod models;
 mod oauth;
+mod outcomes;
 mod policies;
 mod providers;
 mod revocation;
@@ -25,6 +27,7 @@ use crate::harness::scenario::Scenario;
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] = &[
     documents::SCENARIOS,
+    explained::SCENARIOS,
     first_key::SCENARIOS,
     idempotency::SCENARIOS,
     integrations::SCENARIOS,
@@ -32,6 +35,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     mirrors::SCENARIOS,
     models::SCENARIOS,
     oauth::SCENARIOS,
+    outcomes::SCENARIOS,
     policies::SCENARIOS,
     providers::SCENARIOS,
     revocation::SCENARIOS,
