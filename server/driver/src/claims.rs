@@ -189,4 +189,151 @@ mod tests {
         let Ok(Event::System { tools, .. }) = bounded(system) else { panic!("a system event") };
         assert_eq!(tools.len(), MOST_TOOLS);
     }
+    #[test]
+    fn every_text_of_every_event_is_bounded() {
+        // What is in each text before, and in a name, a text and an id after.
+        const BEFORE: &str = "a\0b\u{7}";
+        const NAME: &str = "ab";
+        const TEXT: &str = "a\u{fffd}b\u{7}";
+        let (before, name, text) = (|| BEFORE.to_owned(), || NAME.to_owned(), || TEXT.to_owned());
+        let (given, taken) = (json!({BEFORE: [BEFORE]}), json!({TEXT: [TEXT]}));
+        let id = || "id".to_owned();
+        let ask = |request_id, text: &dyn Fn() -> String, input| Ask {
+            request_id,
+            tool_use_id: text(),
+            tool_name: text(),
+            input,
+            title: Some(text()),
+            kind: crate::event::AskKind::Question,
+        };
+        let system = |session_id, text: &dyn Fn() -> String| Event::System {
+            session_id,
+            model: text(),
+            tools: vec![text()],
+            commands: vec![text()],
+            version: Some(text()),
+        };
+        let failed = |message| Event::Failed(Failure { kind: crate::event::ErrorKind::OutOfMemory, message });
+        let cases = [
+            (Event::Begins { turn: id() }, Event::Begins { turn: id() }),
+            (system(id(), &before), system(id(), &name)),
+            (
+                Event::Assistant {
+                    content_blocks: vec![ContentBlock::Text { text: before() }; 2],
+                    parent_tool_use_id: Some(before()),
+                },
+                Event::Assistant {
+                    content_blocks: vec![ContentBlock::Text { text: text() }; 2],
+                    parent_tool_use_id: Some(name()),
+                },
+            ),
+            (Event::TextDelta { text: before() }, Event::TextDelta { text: text() }),
+            (
+                Event::Thinking { content: before(), parent_tool_use_id: Some(before()) },
+                Event::Thinking { content: text(), parent_tool_use_id: Some(name()) },
+            ),
+            (
+                Event::ToolUse {
+                    tool_use_id: before(),
+                    tool_name: before(),
+                    input: given.clone(),
+                    parent_tool_use_id: Some(before()),
+                },
+                Event::ToolUse {
+                    tool_use_id: name(),
+                    tool_name: name(),
+                    input: taken.clone(),
+                    parent_tool_use_id: Some(name()),
+                },
+            ),
+            (
+                Event::ToolResult {
+                    tool_use_id: before(),
+                    content: before(),
+                    is_error: true,
+                    parent_tool_use_id: Some(before()),
+                },
+                Event::ToolResult {
+                    tool_use_id: name(),
+                    content: text(),
+                    is_error: true,
+                    parent_tool_use_id: Some(name()),
+                },
+            ),
+            (
+                Event::Retry { attempt: 3, most: 4, delay_ms: u64::MAX, status: Some(500), reason: before() },
+                Event::Retry { attempt: 3, most: 4, delay_ms: MOST_MILLIS, status: Some(500), reason: name() },
+            ),
+            (
+                Event::Fallback { from: before(), to: "to".into(), reason: before() },
+                Event::Fallback { from: name(), to: "to".into(), reason: name() },
+            ),
+            (Event::Ask(ask(id(), &before, given.clone())), Event::Ask(ask(id(), &name, taken.clone()))),
+            (Event::Withdrawn { request_id: id() }, Event::Withdrawn { request_id: id() }),
+            (Event::Reply { id: id(), lines: vec![before()] }, Event::Reply { id: id(), lines: vec![before()] }),
+            (
+                Event::McpServer { name: before(), status: "failed\0".into() },
+                Event::McpServer { name: name(), status: "failed".into() },
+            ),
+            (Event::Unknown { kind: before() }, Event::Unknown { kind: name() }),
+            (
+                Event::Transcript { file: before(), lines: before() },
+                Event::Transcript { file: before(), lines: before() },
+            ),
+            (Event::Compacted { asked: true }, Event::Compacted { asked: true }),
+            (failed(before()), failed(text())),
+            (
+                Event::Result(TurnResult {
+                    is_error: true,
+                    result: before(),
+                    session_id: id(),
+                    num_turns: 7,
+                    model_failed: true,
+                    model_status: Some(529),
+                    interrupted: true,
+                    structured_output: Some(given),
+                    ..TurnResult::default()
+                }),
+                Event::Result(TurnResult {
+                    is_error: true,
+                    result: text(),
+                    session_id: id(),
+                    num_turns: 7,
+                    model_failed: true,
+                    model_status: Some(529),
+                    interrupted: true,
+                    structured_output: Some(taken),
+                    ..TurnResult::default()
+                }),
+            ),
+        ];
+        for (event, expected) in cases {
+            assert_eq!(bounded(event), Ok(expected));
+        }
+        for bad in [
+            Event::Begins { turn: before() },
+            system(before(), &id),
+            Event::Ask(ask(before(), &id, Value::Null)),
+            Event::Reply { id: before(), lines: Vec::new() },
+        ] {
+            assert!(bounded(bad.clone()).is_err(), "{bad:?}");
+        }
+        // The longest id and name, and one letter more.
+        for (length, is_valid) in [(LONGEST_NAME, true), (LONGEST_NAME + 1, false)] {
+            let long = "x".repeat(length);
+            assert_eq!(bounded(Event::Begins { turn: long.clone() }).is_ok(), is_valid);
+            assert_eq!(bounded(Event::Unknown { kind: long }), Ok(Event::Unknown { kind: "x".repeat(LONGEST_NAME) }));
+        }
+        let one = |count: u64| Usage {
+            input_tokens: count,
+            output_tokens: count + 1,
+            cache_creation_5m_tokens: count + 2,
+            cache_creation_1h_tokens: count + 3,
+            cache_read_tokens: count + 4,
+        };
+        assert_eq!(bounded(Event::Usage { usage: one(5) }), Ok(Event::Usage { usage: one(5) }));
+        let all = Usage { input_tokens: MOST_TOKENS, ..one(MOST_TOKENS) };
+        let Ok(Event::Usage { usage }) = bounded(Event::Usage { usage: all }) else { panic!("a count") };
+        assert_eq!(usage.total(), 5 * MOST_TOKENS);
+    }
 }

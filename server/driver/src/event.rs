@@ -300,3 +300,60 @@ impl Usage {
             + self.cache_read_tokens
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_each_kind_are_added_and_subtracted_by_themselves() {
+        let of = |[input, output, five, hour, read]: [u64; 5]| Usage {
+            input_tokens: input,
+            output_tokens: output,
+            cache_creation_5m_tokens: five,
+            cache_creation_1h_tokens: hour,
+            cache_read_tokens: read,
+        };
+        let mut sum = of([1, 10, 100, 1_000, 10_000]);
+        sum += of([2, 20, 200, 2_000, 20_000]);
+        assert_eq!(sum, of([3, 30, 300, 3_000, 30_000]));
+        assert_eq!(sum.total(), 33_333);
+        assert_eq!(sum - of([1, 10, 100, 1_000, 10_000]), of([2, 20, 200, 2_000, 20_000]));
+        assert_eq!(of([0; 5]) - of([1; 5]), of([0; 5]), "it never is less than nothing");
+        sum += of([u64::MAX; 5]);
+        assert_eq!(sum, of([u64::MAX; 5]));
+        let text = r#"{"input_tokens":1,"output_tokens":2,"cache_creation_5m_tokens":3,"cache_creation_1h_tokens":4,"cache_read_tokens":5}"#;
+        assert_eq!(serde_json::to_string(&of([1, 2, 3, 4, 5])).expect("JSON"), text);
+        assert_eq!(serde_json::from_str::<Usage>("{}").expect("JSON"), Usage::default());
+    }
+
+    #[test]
+    fn only_what_waits_for_an_answer_or_is_remembered_counts_in_any_turn() {
+        let (text, none) = (String::new, || None);
+        let ask = Ask {
+            request_id: text(),
+            tool_use_id: text(),
+            tool_name: text(),
+            input: Value::Null,
+            title: None,
+            kind: AskKind::Approval,
+        };
+        for (event, counts) in [
+            (Event::Ask(ask), true),
+            (Event::Withdrawn { request_id: text() }, true),
+            (Event::Reply { id: text(), lines: Vec::new() }, true),
+            (Event::Transcript { file: text(), lines: text() }, true),
+            (Event::Begins { turn: text() }, false),
+            (Event::TextDelta { text: text() }, false),
+            (Event::Thinking { content: text(), parent_tool_use_id: none() }, false),
+            (Event::Usage { usage: Usage::default() }, false),
+            (Event::Compacted { asked: true }, false),
+            (Event::McpServer { name: text(), status: text() }, false),
+            (Event::Unknown { kind: text() }, false),
+            (Event::Result(TurnResult::default()), false),
+            (Event::Failed(Failure { kind: ErrorKind::Cancelled, message: text() }), false),
+        ] {
+            assert_eq!(event.is_of_any_turn(), counts, "{event:?}");
+        }
+    }
+}

@@ -19,5 +19,10 @@ mod tests {
         assert!(is_light(&"x".repeat(15 << 20)));
         assert!(!is_light(&"0,".repeat(MOST_VALUES + 1)));
         assert!(!is_light(&"[".repeat(MOST_VALUES + 1)));
+        for one in [",", ":", "[", "{"] {
+            // Longer than what is light by its length alone.
+            let line = |count: usize| format!("{}{}", one.repeat(count), "x".repeat(10));
+            assert!(is_light(&line(MOST_VALUES)) && !is_light(&line(MOST_VALUES + 1)), "{one}");
+        }
     }
 }

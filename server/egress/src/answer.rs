@@ -342,4 +342,94 @@ mod tests {
             assert!(body["message"].as_str().expect("text").contains(setting), "{body}");
         }
     }
+    #[test]
+    fn each_refusal_has_its_status_code_and_headers() {
+        let denied = "denied";
+        for (refusal, status, code, kind, header) in [
+            (Refusal::malformed("m"), "400 Bad Request", "EGRESS_MALFORMED", denied, ""),
+            (Refusal::ambiguous_body("m"), "400 Bad Request", "EGRESS_MALFORMED", denied, ""),
+            (Refusal::signed_already("presigned", "m"), "400 Bad Request", "EGRESS_MALFORMED", denied, ""),
+            (Refusal::denied("not_allowed"), "403 Forbidden", "EGRESS_DENIED", denied, ""),
+            (
+                Refusal::method(),
+                "405 Method Not Allowed",
+                "EGRESS_MALFORMED",
+                denied,
+                "allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT\r\n",
+            ),
+            (Refusal::expectation(), "417 Expectation Failed", "EGRESS_MALFORMED", denied, ""),
+            (Refusal::head_too_large(), "431 Request Header Fields Too Large", "EGRESS_LIMIT", denied, ""),
+            (Refusal::head_timeout(), "408 Request Timeout", "EGRESS_LIMIT", denied, ""),
+            (Refusal::body_timeout(), "408 Request Timeout", "EGRESS_LIMIT", denied, ""),
+            (Refusal::upload_too_slow(), "408 Request Timeout", "EGRESS_LIMIT", denied, ""),
+            (Refusal::body_too_large(), "413 Payload Too Large", "EGRESS_LIMIT", denied, ""),
+            (Refusal::signed_body_too_large(), "413 Payload Too Large", "EGRESS_LIMIT", denied, ""),
+            (Refusal::request_rate(), "429 Too Many Requests", "EGRESS_LIMIT", denied, "retry-after: 1\r\n"),
+            (Refusal::too_many(), "429 Too Many Requests", "EGRESS_LIMIT", denied, "retry-after: 1\r\n"),
+            (Refusal::too_many_connections(), "429 Too Many Requests", "EGRESS_LIMIT", denied, "retry-after: 1\r\n"),
+            (Refusal::no_buffers(), "429 Too Many Requests", "EGRESS_LIMIT", denied, "retry-after: 1\r\n"),
+            (Refusal::no_token(), "401 Unauthorized", "EGRESS_FAILED", "failed", "x-should-retry: false\r\n"),
+            (Refusal::failed("reset", "m"), "502 Bad Gateway", "EGRESS_FAILED", "failed", ""),
+            (Refusal::internal("buffer"), "500 Internal Server Error", "EGRESS_FAILED", "failed", ""),
+            (Refusal::timeout("dns_timeout"), "504 Gateway Timeout", "EGRESS_FAILED", "failed", ""),
+        ] {
+            for (then, end) in
+                [(Then::Next, ""), (Then::Close, "connection: close\r\n"), (Then::Cut, "connection: close\r\n")]
+            {
+                let text = |body| String::from_utf8(refusal.answer("a.example", then, body)).expect("text");
+                let whole = text(Body::Sent);
+                let (head, body) = whole.split_once("\r\n\r\n").expect("a head");
+                let expected = format!(
+                    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nx-nagaya-egress: {kind}\r\n{header}{end}\r\n",
+                    body.len()
+                );
+                assert_eq!(format!("{head}\r\n\r\n"), expected);
+                assert_eq!(text(Body::Omitted), expected, "the answer to HEAD");
+                let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+                let reason = refusal.decision.reason();
+                assert_eq!((&body["error"]["code"], &body["error"]["reason"]), (&json!(code), &json!(reason)));
+                assert_eq!(body["error"]["host"], "a.example");
+                assert_eq!(body["type"].is_null(), reason.and_then(error_type).is_none(), "{body}");
+                let shown = body["error"]["message"].as_str().expect("text");
+                assert!(shown.starts_with(refusal.message()) && !shown.is_empty(), "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_refusal_is_about_is_harmless_and_short() {
+        let refusal =
+            Refusal::denied("operation_not_allowed").about(&format!("GET /a?b=<c>\"'\r\n{}", "é".repeat(200)));
+        let text = String::from_utf8(refusal.answer("h", Then::Next, Body::Sent)).expect("text");
+        let body: serde_json::Value =
+            serde_json::from_str(text.split_once("\r\n\r\n").expect("a head").1).expect("JSON");
+        let about = body["error"]["about"].as_str().expect("text");
+        assert_eq!(about.len(), LONGEST_NAMED);
+        assert!(about.starts_with("GET /a?b??c?????") && about[11..].bytes().all(|byte| byte == b'?'), "{about}");
+        assert_eq!(body["message"], format!("{}: {about}", policy_message("operation_not_allowed")));
+    }
+
+    #[test]
+    fn every_denial_of_the_policy_says_what_it_means() {
+        let other = policy_message("not_allowed");
+        for reason in crate::trail::POLICY_DENIALS {
+            let is_told_otherwise = reason.starts_with("address_")
+                || reason.starts_with("sni_")
+                || ["not_allowed", "denied_by_rule", "not_tls", "tls_malformed", "ambiguous_body", "request_rate"]
+                    .contains(&reason)
+                || reason.starts_with("too_many_");
+            assert_eq!(policy_message(reason) == other, is_told_otherwise, "{reason}");
+        }
+        for (kind, reason) in [
+            ("loopback", "address_loopback"),
+            ("private", "address_private"),
+            ("shared", "address_private"),
+            ("link-local", "address_link_local"),
+            ("multicast", "address_reserved"),
+        ] {
+            assert_eq!(Refusal::from(ResolveError::Forbidden(kind)), Refusal::denied(reason));
+        }
+        assert_eq!(Refusal::from(ResolveError::Timeout).decision, Decision::Failed("dns_timeout"));
+        assert_eq!(Refusal::from(ResolveError::Unknown).status, StatusCode::BAD_GATEWAY);
+    }
 }

@@ -106,4 +106,32 @@ mod tests {
         current.change(|next| next.identity = identity("b"), |next| owner = next.owner);
         assert!(request() && owner == 1);
     }
+    #[test]
+    fn another_conversation_or_tenant_is_another_owner_and_nothing_else_is() {
+        let current = Current::new(identity("a"), Arc::new(Policy::closed()), false);
+        let mut expected = 0;
+        let changes: [(fn(&mut Assignment), bool); 7] = [
+            (|next| next.running = true, false),
+            (|next| next.policy = Arc::new(Policy::operator()), false),
+            (|next| next.identity.workspace = "other".into(), false),
+            (|next| next.identity.conversation = Some("c".into()), true),
+            (|next| next.identity.conversation = Some("c".into()), false),
+            (|next| next.identity.tenant = Some("b".into()), true),
+            (|next| next.identity.tenant = None, true),
+        ];
+        for (number, (change, is_another)) in changes.into_iter().enumerate() {
+            let mut signal = current.signal();
+            signal.mark_unchanged();
+            let mut told = None;
+            current.change(change, |next| told = Some(next.owner));
+            expected += u64::from(is_another);
+            assert_eq!(current.now().owner, expected, "{number}");
+            assert_eq!(told, is_another.then_some(expected), "{number}: who is told");
+            assert_eq!(signal.has_changed().expect("open"), is_another, "{number}: what is in progress is looked at");
+        }
+        let signal = current.signal();
+        current.recheck();
+        assert!(signal.has_changed().expect("open"));
+        assert!(current.now().running && current.now().identity.workspace == "other", "the other changes stay");
+    }
 }

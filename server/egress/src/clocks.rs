@@ -99,4 +99,36 @@ mod tests {
         assert_eq!(date.duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs(), 784_111_777);
         assert_eq!(http_date("yesterday"), None);
     }
+    #[test]
+    fn clocks_are_forgotten_one_by_one_bounded_in_skew_and_in_number() {
+        let clocks = Clocks::default();
+        let host = |name: &str| Host::parse(name).expect("a host");
+        let at = |seconds: i64| {
+            let by = Duration::from_secs(seconds.unsigned_abs());
+            if seconds < 0 { SystemTime::now() - by } else { SystemTime::now() + by }
+        };
+        for (ahead, is_learned) in [
+            (0, false),
+            (110, false),
+            (-110, false),
+            (130, true),
+            (-130, true),
+            (86_390, true),
+            (-86_390, true),
+            (86_410, false),
+            (-86_410, false),
+        ] {
+            assert_eq!(clocks.learn(&host("a.example"), at(ahead)), is_learned, "{ahead}");
+            clocks.unlearn(&host("a.example"));
+        }
+        assert!(clocks.learn(&host("a.example"), at(3600)) && clocks.learn(&host("b.example"), at(3600)));
+        clocks.unlearn(&host("a.example"));
+        let skew = |name: &str| clocks.now(&host(name)).duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+        assert!(skew("a.example") < 60 && skew("b.example") > 3500, "only the one is forgotten");
+        for number in 0..MOST_CLOCKS - 1 {
+            assert!(clocks.learn(&host(&format!("h{number}.example")), at(3600)));
+        }
+        assert!(!clocks.learn(&host("one-too-many.example"), at(3600)));
+        assert!(clocks.learn(&host("b.example"), at(-3600)), "one that is known changes all the same");
+    }
 }

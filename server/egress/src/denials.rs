@@ -120,4 +120,110 @@ mod tests {
         assert_eq!(denials.turn(now + Duration::from_secs(1)), tenths(1), "what was turned away takes no turn");
         assert_eq!(denials.turn(now + Duration::from_secs(60)), Turn::Now);
     }
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<RequestRecord>>);
+
+    impl Trail for Kept {
+        fn request(&self, record: &RequestRecord) {
+            self.0.lock().push(record.clone());
+        }
+    }
+
+    fn record(host: &str) -> RequestRecord {
+        use crate::trail::{Decision, Identity};
+        RequestRecord {
+            identity: Identity { workspace: "w".into(), conversation: Some("c".into()), tenant: Some("t".into()) },
+            method: "GET".into(),
+            host: host.into(),
+            port: 80,
+            decision: Decision::Denied("not_allowed"),
+            rule: Some("r".into()),
+            layer: Some("l".into()),
+            policy: Some("p".into()),
+            credential: Some("k".into()),
+            operation: Some("o".into()),
+            status: 403,
+            bytes_up: 1,
+            bytes_down: 2,
+            duration: Duration::from_millis(3),
+            count: 1,
+        }
+    }
+
+    #[test]
+    fn refusals_that_differ_in_anything_are_reported_apart_and_others_as_their_sum() {
+        use crate::trail::Decision;
+        let kept = Arc::new(Kept::default());
+        let denials = Denials::new(kept.clone(), &Limits::default());
+        let changes: [fn(&mut RequestRecord); 13] = [
+            |_| {},
+            |record| record.identity.workspace = "other".into(),
+            |record| record.identity.conversation = None,
+            |record| record.identity.tenant = None,
+            |record| record.method = "POST".into(),
+            |record| record.host = "b".into(),
+            |record| record.port = 81,
+            |record| record.decision = Decision::Denied("closed"),
+            |record| record.rule = None,
+            |record| record.layer = None,
+            |record| record.policy = None,
+            |record| record.credential = None,
+            |record| record.status = 429,
+        ];
+        for change in changes.iter().chain(&changes) {
+            let mut record = record("a");
+            change(&mut record);
+            denials.add(&record);
+        }
+        denials.flush();
+        let told = std::mem::take(&mut *kept.0.lock());
+        assert_eq!(told.len(), changes.len());
+        for (record, change) in told.iter().zip(&changes) {
+            let mut expected = self::record("a");
+            change(&mut expected);
+            (expected.bytes_up, expected.bytes_down, expected.count) = (2, 4, 2);
+            expected.duration = Duration::from_millis(6);
+            assert_eq!(format!("{record:?}"), format!("{expected:?}"));
+        }
+        denials.flush();
+        assert!(kept.0.lock().is_empty(), "each is reported once");
+        let mut other = record("a");
+        other.operation = None;
+        [record("a"), other].iter().for_each(|record| denials.add(record));
+        drop(denials);
+        assert_eq!(kept.0.lock().len(), 2, "what is left is reported at the end");
+    }
+
+    #[test]
+    fn beyond_the_most_kinds_only_the_reason_is_told() {
+        use crate::trail::Decision;
+        let kept = Arc::new(Kept::default());
+        let denials = Denials::new(kept.clone(), &Limits::default());
+        for number in 0..MOST_KINDS + 3 {
+            denials.add(&record(&number.to_string()));
+        }
+        let mut other = record("x");
+        other.decision = Decision::Denied("closed");
+        denials.add(&other);
+        // One of a kind that is listed already still counts there.
+        denials.add(&record("0"));
+        denials.flush();
+        let told = kept.0.lock();
+        let short: Vec<_> = told.iter().map(|record| (record.host.as_str(), record.decision, record.count)).collect();
+        assert_eq!(short.len(), MOST_KINDS + 2);
+        assert_eq!(
+            (short[0], short[1]),
+            (("0", Decision::Denied("not_allowed"), 2), ("1", Decision::Denied("not_allowed"), 1))
+        );
+        assert_eq!(
+            short[MOST_KINDS..],
+            [("", Decision::Denied("not_allowed"), 3), ("", Decision::Denied("closed"), 1)]
+        );
+        let merged = &told[MOST_KINDS];
+        assert_eq!((merged.port, merged.status, merged.method.as_str()), (0, 403, "GET"));
+        assert!(
+            [&merged.layer, &merged.policy, &merged.credential, &merged.operation].iter().all(|name| name.is_none())
+        );
+        assert!(merged.rule.is_none() && merged.identity == record("x").identity);
+    }
 }

@@ -104,3 +104,36 @@ fn not_connected(error: &io::Error) -> Refusal {
         _ => Refusal::failed("unreachable", "the target cannot be reached"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn addresses() -> (TcpListener, SocketAddr, SocketAddr) {
+        let open = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("an address");
+        let address = open.local_addr().expect("an address");
+        (open, address, closed)
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_where_one_fails_and_so_many_are() {
+        let (_open, open, closed) = addresses().await;
+        for before in 0..=MOST_ADDRESSES {
+            let mut tried = vec![closed; before];
+            tried.push(open);
+            let connected = connect(&tried).await;
+            assert_eq!(connected.is_ok(), before < MOST_ADDRESSES, "{before} before it: {connected:?}");
+            if let Ok(stream) = connected {
+                assert_eq!(stream.peer_addr().expect("an address"), open);
+                assert!(stream.nodelay().expect("an option"));
+            }
+        }
+        let why = |error: io::Error| not_connected(&error).decision.reason();
+        assert_eq!(why(connect(&[closed]).await.expect_err("nobody listens")), Some("refused"));
+        assert_eq!(why(connect(&[]).await.expect_err("nowhere to go")), Some("unreachable"));
+        assert_eq!(why(io::ErrorKind::ConnectionReset.into()), Some("reset"));
+    }
+}

@@ -99,3 +99,31 @@ impl Meter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_direction_is_counted_by_itself_and_any_movement_is_none_of_idleness() {
+        let meter = Meter::new();
+        assert_eq!((meter.up(), meter.down()), (0, 0));
+        meter.count_up(3);
+        meter.count_up(4);
+        meter.count_down(5);
+        assert_eq!((meter.up(), meter.down()), (7, 5));
+        let limit = Duration::from_secs(3600);
+        // As if so much time had passed since bytes last moved.
+        let quiet = |by: u64| Meter { began: Instant::now() - Duration::from_millis(by), ..Meter::new() };
+        assert!(quiet(0).left(limit).is_some_and(|left| left > limit - Duration::from_secs(60)));
+        assert!(quiet(1_800_000).left(limit).is_some_and(|left| left < limit / 2 + Duration::from_secs(1)));
+        assert_eq!(quiet(3_600_000).left(limit), None, "exactly as long is too long");
+        let moves: [fn(&Meter); 3] = [|meter| meter.count_up(1), |meter| meter.count_down(1), Meter::moved];
+        for moves in moves {
+            let meter = quiet(3_600_000);
+            moves(&meter);
+            assert!(meter.left(limit).is_some());
+            assert!(meter.elapsed() >= limit);
+        }
+    }
+}

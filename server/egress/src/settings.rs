@@ -145,3 +145,37 @@ pub enum SetupError {
     #[error("the gateway {0:?} is not a host name")]
     Gateway(String),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The documented limits.
+    #[test]
+    fn the_limits_are_those_that_are_documented() {
+        let limits = Limits::default();
+        let seconds = [
+            limits.connect,
+            limits.idle,
+            limits.drain,
+            limits.silent,
+            limits.keep_alive,
+            limits.head,
+            limits.upload_window,
+        ];
+        assert_eq!(seconds.map(|time| time.as_millis()), [10_000, 300_000, 60_000, 10_000, 75_000, 10_000, 30_000]);
+        assert_eq!((limits.upload_rate, limits.denials, limits.denials_burst), (1024, 20, 100));
+        assert_eq!((limits.concurrent, limits.connections, limits.idle_connections), (128, 512, 32));
+        assert_eq!((limits.descriptors, limits.reserved_descriptors), (4096, 16));
+        let mib = |bytes: u64| (bytes >> 20, bytes & 0xf_ffff);
+        assert_eq!(mib(limits.body), (5 * 1024, 0));
+        assert_eq!(mib(limits.signed_body), (128, 0));
+        assert_eq!(mib(limits.held_in_memory as u64), (64, 0));
+        assert_eq!(mib(limits.reserved_in_memory as u64), (1, 0));
+        assert_eq!(mib(limits.held_on_disk), (1024, 0));
+        assert_eq!(mib(limits.reserved_on_disk), (32, 0));
+        assert_eq!(mib(limits.buffers as u64), (64, 0));
+        assert_eq!(limits.reserved_buffers, 512 * 1024);
+        assert_eq!((limits.descriptors_of(0), limits.descriptors_of(10)), (4096, 4096 + 10 * (16 + 4 + 3)));
+    }
+}

@@ -342,4 +342,139 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
     }
+    /// The samples of a page by name and labels, without buckets.
+    fn samples(metrics: &Metrics) -> std::collections::BTreeMap<String, f64> {
+        let page = metrics.render(Counts::default(), &[]).expect("renders");
+        let text = String::from_utf8(page).expect("text");
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{"));
+        let lines = lines.filter(|line| !line.starts_with("workspace_host_"));
+        lines
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, value)| (name.into(), value.parse().expect("a number")))
+            .collect()
+    }
+
+    #[test]
+    fn each_thing_that_happens_changes_its_own_samples_and_no_other() {
+        let metrics = Metrics::new().expect("registers");
+        let two = Duration::from_secs(2);
+        let acts: [(&dyn Fn(), &[(&str, f64)]); 24] = [
+            (
+                &|| metrics.started(StartSource::Cold, two),
+                &[
+                    ("workspace_container_startup_seconds_count{source=\"cold\"}", 1.0),
+                    ("workspace_container_startup_seconds_sum{source=\"cold\"}", 2.0),
+                ],
+            ),
+            (
+                &|| metrics.started(StartSource::Warm, two),
+                &[
+                    ("workspace_container_startup_seconds_count{source=\"warm\"}", 1.0),
+                    ("workspace_container_startup_seconds_sum{source=\"warm\"}", 2.0),
+                    ("workspace_warm_pool_acquire_seconds_count", 1.0),
+                    ("workspace_warm_pool_acquire_seconds_sum", 2.0),
+                ],
+            ),
+            (
+                &|| metrics.synced(SyncDirection::In, two, true),
+                &[
+                    ("workspace_s3_sync_duration_seconds_count{direction=\"in\"}", 1.0),
+                    ("workspace_s3_sync_duration_seconds_sum{direction=\"in\"}", 2.0),
+                ],
+            ),
+            (
+                &|| metrics.synced(SyncDirection::Out, two, false),
+                &[
+                    ("workspace_s3_sync_duration_seconds_count{direction=\"out\"}", 1.0),
+                    ("workspace_s3_sync_duration_seconds_sum{direction=\"out\"}", 2.0),
+                    ("workspace_s3_sync_errors_total{direction=\"out\"}", 1.0),
+                ],
+            ),
+            (&|| metrics.pool_exhausted(), &[("workspace_warm_pool_exhausted_total", 1.0)]),
+            (&|| metrics.refill_failed(), &[("workspace_warm_pool_refill_failures_total", 1.0)]),
+            (&|| metrics.run_ended(RunOutcome::Success), &[("workspace_requests_total{status=\"success\"}", 1.0)]),
+            (&|| metrics.run_ended(RunOutcome::Error), &[("workspace_requests_total{status=\"error\"}", 1.0)]),
+            (&|| metrics.run_ended(RunOutcome::Timeout), &[("workspace_requests_total{status=\"timeout\"}", 1.0)]),
+            (&|| metrics.run_ended(RunOutcome::Cancelled), &[("workspace_requests_total{status=\"cancelled\"}", 1.0)]),
+            (&|| metrics.crashed(), &[("workspace_container_crashes_total", 1.0)]),
+            (
+                &|| metrics.unknown_frame(UnknownFrame::Request),
+                &[("driver_unknown_frames_total{kind=\"request\"}", 1.0)],
+            ),
+            (
+                &|| metrics.unknown_frame(UnknownFrame::Malformed),
+                &[("driver_unknown_frames_total{kind=\"malformed\"}", 1.0)],
+            ),
+            (&|| metrics.unknown_frame(UnknownFrame::Other), &[("driver_unknown_frames_total{kind=\"other\"}", 1.0)]),
+            (&|| assert_eq!(metrics.untested_driver(), 1), &[("driver_untested_turns_total", 1.0)]),
+            (&|| assert_eq!(metrics.untested_driver(), 2), &[("driver_untested_turns_total", 1.0)]),
+            (
+                &|| metrics.proxied("GET", two, None),
+                &[
+                    ("workspace_proxy_request_duration_seconds_count{method=\"GET\"}", 1.0),
+                    ("workspace_proxy_request_duration_seconds_sum{method=\"GET\"}", 2.0),
+                ],
+            ),
+            (
+                &|| metrics.proxied("PUT", two, Some("not_allowed")),
+                &[
+                    ("workspace_proxy_request_duration_seconds_count{method=\"PUT\"}", 1.0),
+                    ("workspace_proxy_request_duration_seconds_sum{method=\"PUT\"}", 2.0),
+                    ("workspace_proxy_blocked_total{reason=\"not_allowed\"}", 1.0),
+                ],
+            ),
+            (
+                &|| metrics.answered("GET", "/a/{b}", 404, two),
+                &[
+                    ("http_request_duration_seconds_count{method=\"GET\",route=\"/a/{b}\",status=\"404\"}", 1.0),
+                    ("http_request_duration_seconds_sum{method=\"GET\",route=\"/a/{b}\",status=\"404\"}", 2.0),
+                ],
+            ),
+            (&|| metrics.gc_cycle(true), &[("workspace_gc_cycles_total{result=\"success\"}", 1.0)]),
+            (&|| metrics.gc_cycle(false), &[("workspace_gc_cycles_total{result=\"error\"}", 1.0)]),
+            (&|| metrics.gc_reclaimed("idle"), &[("workspace_gc_reclaimed_total{reason=\"idle\"}", 1.0)]),
+            (&|| metrics.audit_lost(3), &[("workspace_audit_lines_lost_total", 3.0)]),
+            (
+                &|| metrics.show_reasons(&["dead"], &["HEAD"], &["closed"]),
+                &[
+                    ("workspace_gc_reclaimed_total{reason=\"dead\"}", 0.0),
+                    ("workspace_proxy_request_duration_seconds_count{method=\"HEAD\"}", 0.0),
+                    ("workspace_proxy_request_duration_seconds_sum{method=\"HEAD\"}", 0.0),
+                    ("workspace_proxy_blocked_total{reason=\"closed\"}", 0.0),
+                ],
+            ),
+        ];
+        for (number, (act, expected)) in acts.into_iter().enumerate() {
+            let before = samples(&metrics);
+            act();
+            let changed = samples(&metrics).into_iter().filter(|(name, value)| before.get(name) != Some(value));
+            let changed: Vec<(String, f64)> = changed
+                .map(|(name, value)| {
+                    let from = before.get(&name).copied().unwrap_or(0.0);
+                    (name, value - from)
+                })
+                .collect();
+            let mut expected: Vec<(String, f64)> =
+                expected.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+            expected.sort_by(|(one, _), (other, _)| one.cmp(other));
+            assert_eq!(changed, expected, "{number}");
+        }
+        let page =
+            metrics.render(Counts { active_containers: 1, warm_pool_size: 2, proxies: 3, limit: 4 }, &[("a", true)]);
+        let text = String::from_utf8(page.expect("renders")).expect("text");
+        for line in [
+            "workspace_active_containers 1",
+            "workspace_warm_pool_size 2",
+            "workspace_proxies 3",
+            "workspace_containers_limit 4",
+            "workspace_component_healthy{component=\"a\"} 1",
+            "workspace_warm_pool_acquire_seconds_bucket{le=\"1\"} 0",
+            "workspace_warm_pool_acquire_seconds_bucket{le=\"5\"} 1",
+            "workspace_container_startup_seconds_bucket{source=\"cold\",le=\"1.5\"} 0",
+            "workspace_container_startup_seconds_bucket{source=\"cold\",le=\"2.5\"} 1",
+            "workspace_proxy_request_duration_seconds_bucket{method=\"GET\",le=\"600\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
 }

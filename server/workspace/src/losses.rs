@@ -46,3 +46,25 @@ impl Losses {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_once_the_last_one_counts_and_so_many_are_kept() {
+        let losses = Losses::default();
+        let loss = |why| Loss { why, files: FilesFate::Lost };
+        losses.note("a".into(), loss(ReleaseReason::Dead));
+        losses.note("a".into(), loss(ReleaseReason::Paused));
+        assert_eq!(losses.take("b"), None);
+        assert_eq!(losses.take("a"), Some(loss(ReleaseReason::Paused)));
+        assert_eq!(losses.take("a"), None);
+        (0..KEPT).for_each(|number| losses.note(number.to_string(), loss(ReleaseReason::Dead)));
+        losses.note("one too many".into(), loss(ReleaseReason::Dead));
+        losses.note("0".into(), loss(ReleaseReason::Timeout));
+        assert_eq!(losses.take("one too many"), None);
+        assert_eq!(losses.take("0"), Some(loss(ReleaseReason::Timeout)), "one that is known changes all the same");
+        assert_eq!(losses.take(&(KEPT - 1).to_string()), Some(loss(ReleaseReason::Dead)));
+    }
+}

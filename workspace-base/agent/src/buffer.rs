@@ -271,9 +271,19 @@ mod tests {
         for _ in 0..20 {
             buffer.write(&text(&mebibyte)).await;
         }
-        assert!(buffer.inner().kept <= KEPT);
-        assert!(buffer.reader(0).is_none(), "gone");
-        assert!(buffer.reader(19).is_some(), "kept");
+        let (first, kept) = {
+            let inner = buffer.inner();
+            assert_eq!(inner.kept, inner.lines.iter().map(|(_, line)| line.len()).sum::<usize>());
+            (inner.first, inner.kept)
+        };
+        assert!(kept <= KEPT && kept > KEPT - 2 * mebibyte.len(), "as much as may be is kept: {kept}");
+        assert_eq!(first, 20 - 7 + 1, "seven events of a mebibyte and their heads");
+        for (after, is_there) in [(0, false), (first - 2, false), (first - 1, true), (first, true), (20, true)] {
+            assert_eq!(buffer.reader(after).is_some(), is_there, "{after}");
+        }
+        buffer.write(&last()).await;
+        let rest: Vec<String> = (first..=21).map(|number| number.to_string()).collect();
+        assert_eq!(ids(buffer.reader(first - 1).expect("kept")).await, rest);
     }
 
     #[tokio::test]
@@ -309,6 +319,35 @@ mod tests {
         assert_eq!(buffer.alone_for(), Duration::ZERO, "the other one listens");
         buffer.write(&last()).await;
         assert_eq!(live.await.expect("reads"), ["2"]);
+    }
+
+    #[tokio::test]
+    async fn it_is_alone_from_the_last_reader_on() {
+        let buffer = Buffer::new();
+        let alone = || buffer.inner().alone_since.is_some();
+        assert!(alone());
+        let (one, two) = (buffer.reader(0), buffer.reader(0));
+        assert!(!alone());
+        drop(one);
+        assert!(!alone());
+        drop(two);
+        assert!(alone());
+        let third = buffer.reader(0);
+        assert_eq!((alone(), buffer.alone_for()), (false, Duration::ZERO));
+        drop(third);
+    }
+
+    #[tokio::test]
+    async fn a_reader_may_lag_by_half_of_what_is_kept_and_no_more() {
+        for (length, is_dropped) in [(AHEAD, false), (AHEAD + 1, true)] {
+            let buffer = Buffer::new();
+            let mut behind = buffer.reader(0).expect("kept");
+            let head = encode(1, &text("")).expect("fits").len();
+            buffer.write(&text(&"x".repeat(length - head))).await;
+            assert_eq!(buffer.inner().lag(), length);
+            buffer.wait_for_readers(Duration::from_millis(1)).await;
+            assert_eq!(behind.next().await.is_none(), is_dropped, "{length}");
+        }
     }
 
     #[tokio::test]

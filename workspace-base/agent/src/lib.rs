@@ -122,3 +122,18 @@ async fn serve(cli: &Cli) -> io::Result<()> {
     reaper.stop();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_options_the_agent_serves_what_the_image_has() {
+        let cli = Cli::try_parse_from(["nagaya-agent"]).expect("parses");
+        assert_eq!(cli.socket_dir, PathBuf::from("/var/run/ws"));
+        assert_eq!(cli.bridge.to_string(), "127.0.0.1:8080");
+        assert_eq!(cli.abandoned_after, 60);
+        assert_eq!(cli.workspace, PathBuf::from("/workspace"));
+        assert!(cli.command.is_none());
+    }
+}

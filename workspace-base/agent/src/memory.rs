@@ -61,12 +61,17 @@ fn limit() -> Option<u64> {
 
 /// Bytes that files in memory take up.
 fn files() -> u64 {
-    let used = |path: &str| {
-        let stat = rustix::fs::statvfs(path).ok()?;
-        let kind = rustix::fs::statfs(path).ok()?.f_type;
+    files_in(&IN_MEMORY)
+}
+
+/// Bytes that the files of those of these file systems take up that are in memory.
+fn files_in(directories: &[&str]) -> u64 {
+    let used = |path: &&str| {
+        let stat = rustix::fs::statvfs(*path).ok()?;
+        let kind = rustix::fs::statfs(*path).ok()?.f_type;
         (kind == TMPFS_MAGIC).then(|| (stat.f_blocks - stat.f_bfree) * stat.f_frsize)
     };
-    IN_MEMORY.into_iter().filter_map(used).sum()
+    directories.iter().filter_map(used).sum()
 }
 
 /// The type of a memory file system (statfs(2), `TMPFS_MAGIC`).
@@ -74,18 +79,24 @@ const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// Says that the container's memory was used up, and by what.
 pub(crate) fn used_up() -> String {
-    let limit = limit().map_or_else(|| "its limit".into(), mib);
+    used_up_with(limit(), files())
+}
+
+fn used_up_with(limit: Option<u64>, files: u64) -> String {
+    let limit = limit.map_or_else(|| "its limit".into(), mib);
     format!(
         "the workspace's memory is used up, and a process of the run was killed: {limit} (CONTAINER_MEMORY), of which files take {}",
-        mib(files())
+        mib(files)
     )
 }
 
 /// Why `more` bytes of files would leave the CLI too little memory; `None` if they fit.
 pub(crate) fn too_full_for(more: u64) -> Option<String> {
-    let limit = limit()?;
+    too_full_with(limit()?, files(), more)
+}
+
+fn too_full_with(limit: u64, files: u64, more: u64) -> Option<String> {
     let most = limit - RESERVE.min(limit / 2);
-    let files = files();
     (files.saturating_add(more) > most).then(|| {
         format!(
             "files are kept in the workspace's memory: of {} (CONTAINER_MEMORY) they may take {}, they take {}, and this one needs {}",
@@ -115,5 +126,61 @@ mod tests {
         assert_eq!(field("low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 0\n", "oom_kill"), Some(3));
         assert_eq!(field("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n", "oom_kill"), Some(4));
         assert_eq!(field("oom_kill_disable 0\n", "oom_kill"), None);
+    }
+    #[test]
+    fn files_may_take_all_but_the_reserve_or_half_of_a_small_container() {
+        const MIB: u64 = 1 << 20;
+        for (limit, most) in
+            [(256 * MIB, 128 * MIB), (768 * MIB, 384 * MIB), (769 * MIB, 385 * MIB), (2048 * MIB, 1664 * MIB)]
+        {
+            assert_eq!(too_full_with(limit, 0, most), None, "{limit}");
+            assert_eq!(too_full_with(limit, most, 0), None, "{limit}");
+            assert!(too_full_with(limit, 0, most + 1).is_some(), "{limit}");
+            assert!(too_full_with(limit, most, 1).is_some(), "{limit}");
+            assert!(too_full_with(limit, most, u64::MAX).is_some(), "{limit}");
+        }
+        assert_eq!(
+            too_full_with(512 * MIB, 156 * MIB - 1, 101 * MIB).as_deref(),
+            Some(
+                "files are kept in the workspace's memory: of 512 MiB (CONTAINER_MEMORY) they may take 256 MiB, they take 156 MiB, \
+                 and this one needs 101 MiB"
+            )
+        );
+    }
+
+    #[test]
+    fn used_up_memory_is_told_with_what_files_take_of_it() {
+        let told = |limit: &str, files: &str| {
+            format!(
+                "the workspace's memory is used up, and a process of the run was killed: {limit} (CONTAINER_MEMORY), of which files take \
+                 {files}"
+            )
+        };
+        assert_eq!(used_up_with(Some(1 << 30), (7 << 20) + 1), told("1024 MiB", "8 MiB"));
+        assert_eq!(used_up_with(None, 0), told("its limit", "0 MiB"));
+    }
+
+    #[test]
+    fn files_of_all_file_systems_in_memory_count_and_of_no_other() {
+        let Ok(here) = tempfile::tempdir_in("/dev/shm") else { return };
+        fs::write(here.path().join("x"), vec![0; 1 << 20]).expect("writes");
+        let place = here.path().to_str().expect("text");
+        // Others may write there meanwhile: compared are sums between two equal readings.
+        let began = std::time::Instant::now();
+        let (one, both) = loop {
+            let (before, both, after) = (files_in(&[place]), files_in(&[place, "/proc", place]), files_in(&[place]));
+            if before == after {
+                break (before, both);
+            }
+            assert!(began.elapsed() < std::time::Duration::from_secs(10), "it changes all the time");
+        };
+        assert!(one >= 1 << 20);
+        assert_eq!(both, 2 * one);
+        for path in ["/workspace", "/workspace/a", "/home/appuser/x", "/tmp/x"] {
+            assert!(counts(Path::new(path)), "{path}");
+        }
+        for path in ["/", "/workspaces", "/home", "/var/tmp/x", "workspace"] {
+            assert!(!counts(Path::new(path)), "{path}");
+        }
     }
 }

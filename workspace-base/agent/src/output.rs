@@ -74,3 +74,47 @@ impl Tail {
         String::from_utf8_lossy(&self.0).into_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn lines(text: &[u8]) -> Vec<Vec<u8>> {
+        let mut lines = Lines::of(text);
+        let mut found = Vec::new();
+        while let Some(line) = lines.next().await.expect("reads") {
+            found.push(line.to_vec());
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn lines_are_whole_up_to_their_limit_and_a_longer_one_takes_no_other_with_it() {
+        assert_eq!(lines(b"").await, Vec::<Vec<u8>>::new());
+        assert_eq!(lines(b"\n\n").await, Vec::<Vec<u8>>::new());
+        assert_eq!(lines(b"a\n\nb\r\n\xff c").await, [&b"a"[..], b"b\r", b"\xff c"]);
+        for (length, kept) in [(MAX_LINE, true), (MAX_LINE + 1, false), (MAX_LINE + (64 << 10) + 1, false)] {
+            let long = vec![b'x'; length];
+            let text = [b"before\n", &long[..], b"\nafter\n", &long[..]].concat();
+            let mut expected = vec![b"before".to_vec(), b"after".to_vec()];
+            if kept {
+                expected.insert(1, long.clone());
+                expected.push(long);
+            }
+            assert!(lines(&text).await == expected, "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_the_standard_error_the_end_is_kept() {
+        for length in [0, 1, STDERR_TAIL - 1, STDERR_TAIL, STDERR_TAIL + 1, 3 * STDERR_TAIL + 7] {
+            let all: Vec<u8> = (0..length).map(|at| b'a' + u8::try_from(at % 23).unwrap_or_default()).collect();
+            let mut tail = Tail::default();
+            tail.fill(&all[..]).await;
+            assert_eq!(tail.text().as_bytes(), &all[length.saturating_sub(STDERR_TAIL)..], "{length}");
+        }
+        let mut tail = Tail::default();
+        tail.fill(&b"\xff."[..]).await;
+        assert_eq!(tail.text(), "\u{fffd}.");
+    }
+}

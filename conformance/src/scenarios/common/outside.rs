@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 use crate::harness::context::Context;
 use crate::harness::engine::{ExecResult, Room};
@@ -142,4 +145,32 @@ pub(crate) fn check_clean(seen: &Seen) -> Result<(), Failure> {
     };
     let names: Vec<&String> = seen.headers.iter().map(|(name, _)| name).filter(|name| hop(name)).collect();
     check(names.is_empty(), format!("{} {} arrived with {names:?}", seen.method, seen.path))
+}
+
+/// Listens, and sends `answer` to the end of each request's head, then closes the connection.
+pub(crate) async fn breaking_off(context: &Context, answer: String) -> Result<String, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let task = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            if let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(answer_and_close(stream, answer.clone()));
+            }
+        }
+    });
+    context.resources.add(format!("origin at {address}"), move || async move {
+        task.abort();
+        Ok(())
+    });
+    Ok(address)
+}
+
+async fn answer_and_close(mut stream: TcpStream, answer: String) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
 }

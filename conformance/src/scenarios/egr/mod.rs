@@ -14,6 +14,7 @@ mod package_managers;
 mod slow_clients;
 mod tunnels;
 mod unchanged_messages;
+mod upstream;
 
 use crate::harness::scenario::Scenario;
 
@@ -33,4 +34,5 @@ pub(super) const FILES: &[&[Scenario]] = &[
     slow_clients::SCENARIOS,
     tunnels::SCENARIOS,
     unchanged_messages::SCENARIOS,
+    upstream::SCENARIOS,
 ];

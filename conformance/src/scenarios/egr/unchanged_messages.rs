@@ -1,15 +1,11 @@
 //! What a target receives of a request, and a client of a response.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
 use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::asking::{Received, ask, ask_once, get, get_at};
-use crate::scenarios::common::outside::{HOST, NEEDS, NEEDS_MODEL, Outside, VAULT, bedrock};
+use crate::scenarios::common::outside::{HOST, NEEDS, NEEDS_MODEL, Outside, VAULT, bedrock, breaking_off};
 use crate::target::deployment::READY_LIMIT;
 use crate::target::launch::{Launch, REGION};
 
@@ -38,34 +34,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 /// How often each broken response is requested: what is lost may depend on timing.
 const TRIES: usize = 30;
-
-/// Listens, and sends `answer` to the end of each request's head, then closes the connection.
-async fn breaking_off(context: &Context, answer: String) -> Result<String, Failure> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?.to_string();
-    let task = tokio::spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            if let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(answer_and_close(stream, answer.clone()));
-            }
-        }
-    });
-    context.resources.add(format!("origin at {address}"), move || async move {
-        task.abort();
-        Ok(())
-    });
-    Ok(address)
-}
-
-async fn answer_and_close(mut stream: TcpStream, answer: String) -> std::io::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await
-}
 
 async fn cut_off(context: &Context) -> Result<(), Failure> {
     let most = "x".repeat(60_000);

@@ -2,6 +2,7 @@
 
 mod attachments;
 mod bucket;
+mod places;
 mod restoring;
 mod transfer;
 
@@ -9,4 +10,4 @@ use crate::harness::scenario::Scenario;
 
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] =
-    &[attachments::SCENARIOS, bucket::SCENARIOS, restoring::SCENARIOS, transfer::SCENARIOS];
+    &[attachments::SCENARIOS, bucket::SCENARIOS, places::SCENARIOS, restoring::SCENARIOS, transfer::SCENARIOS];

@@ -4,6 +4,7 @@ mod burst;
 mod image_removed;
 mod limits;
 mod pool_and_idle;
+mod states;
 mod stray_containers;
 
 use crate::harness::scenario::Scenario;
@@ -14,5 +15,6 @@ pub(super) const FILES: &[&[Scenario]] = &[
     image_removed::SCENARIOS,
     limits::SCENARIOS,
     pool_and_idle::SCENARIOS,
+    states::SCENARIOS,
     stray_containers::SCENARIOS,
 ];

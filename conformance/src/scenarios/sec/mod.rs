@@ -1,6 +1,7 @@
 //! SEC: what a workspace can see and do, and what is recorded of it.
 
 mod audit_trail;
+mod container;
 mod driver;
 mod forged_ids;
 mod hostile_agent;
@@ -15,6 +16,7 @@ use crate::harness::scenario::Scenario;
 /// The scenarios of each file.
 pub(super) const FILES: &[&[Scenario]] = &[
     audit_trail::SCENARIOS,
+    container::SCENARIOS,
     driver::SCENARIOS,
     forged_ids::SCENARIOS,
     hostile_agent::SCENARIOS,

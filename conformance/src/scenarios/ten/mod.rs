@@ -2,6 +2,7 @@
 
 mod beyond;
 mod documents;
+mod explained;
 mod first_key;
 mod idempotency;
 mod integrations;
@@ -11,6 +12,7 @@ mod levels;
 mod mirrors;
 mod models;
 mod oauth;
+mod outcomes;
 mod policies;
 mod providers;
 mod purposes;
@@ -31,6 +33,7 @@ use crate::harness::scenario::Scenario;
 pub(super) const FILES: &[&[Scenario]] = &[
     beyond::SCENARIOS,
     documents::SCENARIOS,
+    explained::SCENARIOS,
     first_key::SCENARIOS,
     idempotency::SCENARIOS,
     integrations::SCENARIOS,
@@ -40,6 +43,7 @@ pub(super) const FILES: &[&[Scenario]] = &[
     mirrors::SCENARIOS,
     models::SCENARIOS,
     oauth::SCENARIOS,
+    outcomes::SCENARIOS,
     policies::SCENARIOS,
     providers::SCENARIOS,
     purposes::SCENARIOS,

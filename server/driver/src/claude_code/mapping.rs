@@ -298,4 +298,129 @@ mod tests {
             assert_eq!(map(line, &mut Counted::default(), &mut client_tools::Server::default()), vec![], "{line}");
         }
     }
+    #[test]
+    fn servers_that_are_down_compactions_and_withdrawals_are_told() {
+        let events =
+            |message: Value| map(&message.to_string(), &mut Counted::default(), &mut client_tools::Server::default());
+        let init = json!({"type": "system", "subtype": "init", "mcp_servers": [{"name": "a", "status": "connected"},
+            {"name": "b", "status": "pending"}, {"name": "c", "status": "failed"}, {"name": "d", "status": "needs-auth"}, {"name": "e"}]});
+        let nothing = Event::System {
+            session_id: String::new(),
+            model: String::new(),
+            tools: Vec::new(),
+            commands: Vec::new(),
+            version: None,
+        };
+        let server = |name: &str, status: &str| Event::McpServer { name: name.into(), status: status.into() };
+        assert_eq!(events(init), [nothing, server("c", "failed"), server("d", "needs-auth"), server("e", "unknown")]);
+        for (trigger, asked) in [("manual", true), ("auto", false)] {
+            let compacted =
+                json!({"type": "system", "subtype": "compact_boundary", "compact_metadata": {"trigger": trigger}});
+            assert_eq!(events(compacted), [Event::Compacted { asked }]);
+        }
+        let withdrawn = json!({"type": "control_cancel_request", "request_id": "r"});
+        assert_eq!(events(withdrawn), [Event::Withdrawn { request_id: "r".into() }]);
+        let begins = json!({"type": "command_lifecycle", "command_uuid": "u"});
+        assert_eq!(events(begins), [Event::Begins { turn: "u".into() }]);
+        let bare = json!({"type": "system", "subtype": "api_retry"});
+        let reason = "unknown".into();
+        assert_eq!(events(bare), [Event::Retry { attempt: 0, most: 0, delay_ms: 0, status: None, reason }]);
+        for kind in IGNORED.iter().chain(&["control_cancel_request", "command_lifecycle"]) {
+            assert_eq!(events(json!({"type": kind})), [], "{kind}");
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_message_are_told_in_order_and_whose_they_are() {
+        let events =
+            |message: Value| map(&message.to_string(), &mut Counted::default(), &mut client_tools::Server::default());
+        let message = json!({"type": "assistant", "parent_tool_use_id": "p", "message": {"content": [
+            {"type": "text", "text": "one"}, {"type": "thinking", "thinking": "two"}, {"type": "text"}, {"type": "tool_use", "id": "t"},
+            {"type": "tool_use", "id": "t", "name": "n", "input": 3}]}});
+        let parent = || Some("p".to_owned());
+        let text = |text: &str| vec![ContentBlock::Text { text: text.into() }];
+        assert_eq!(
+            events(message),
+            [
+                Event::Assistant { content_blocks: text("one"), parent_tool_use_id: parent() },
+                Event::Thinking { content: "two".into(), parent_tool_use_id: parent() },
+                Event::ToolUse {
+                    tool_use_id: "t".into(),
+                    tool_name: "n".into(),
+                    input: json!(3),
+                    parent_tool_use_id: parent()
+                },
+            ]
+        );
+        let result = |content: Value| {
+            let message = json!({"type": "user", "parent_tool_use_id": "p", "message": {"content": [
+                {"type": "tool_result", "tool_use_id": "t", "content": content}]}});
+            match &events(message)[..] {
+                [Event::ToolResult { content, is_error: false, parent_tool_use_id: Some(_), .. }] => content.clone(),
+                other => panic!("{other:?}"),
+            }
+        };
+        for (content, expected) in [
+            (json!("plain"), "plain"),
+            (json!([]), ""),
+            (json!(null), ""),
+            (json!([{"type": "text", "text": "a"}, {"type": "resource"}, {}]), "a\n[resource]\n[block]"),
+            (json!([{"type": "document", "source": {"media_type": "application/pdf"}}]), "[document: application/pdf]"),
+        ] {
+            assert_eq!(result(content), expected);
+        }
+        // A sub-agent's text is told once it is complete, and so is nothing but text.
+        let delta = |parent: Value, kind: &str, text: &str| {
+            events(json!({"type": "stream_event", "parent_tool_use_id": parent,
+                "event": {"type": "content_block_delta", "delta": {"type": kind, "text": text}}}))
+        };
+        assert_eq!(delta(json!(null), "text_delta", "a"), [Event::TextDelta { text: "a".into() }]);
+        assert_eq!(delta(json!("p"), "text_delta", "a"), []);
+        assert_eq!(delta(json!(null), "text_delta", ""), []);
+        assert_eq!(delta(json!(null), "input_json_delta", "a"), []);
+    }
+
+    #[test]
+    fn a_result_says_what_it_is_in_each_of_its_forms() {
+        let told = |mut message: Value| {
+            message["type"] = "result".into();
+            let Event::Result(turn) = one(message) else { panic!("a result") };
+            turn
+        };
+        for (message, is_error, said) in [
+            (json!({"subtype": "success", "result": "r"}), false, "r"),
+            (json!({"subtype": "success", "is_error": true, "result": "r"}), true, "r"),
+            (json!({"subtype": "success"}), false, ""),
+            (json!({"subtype": "success", "result": ""}), false, ""),
+            (json!({"subtype": "error_during_execution", "errors": ["a", "b", 3]}), true, "a; b"),
+            (json!({"subtype": "error_during_execution", "errors": []}), true, "error_during_execution"),
+            (json!({"subtype": "error_max_turns", "result": "", "errors": ["a"]}), true, "error_max_turns"),
+            (json!({}), true, ""),
+        ] {
+            let turn = told(message.clone());
+            assert_eq!((turn.is_error, turn.result.as_str()), (is_error, said), "{message}");
+        }
+        for (reason, is_error, failed, interrupted) in [
+            ("api_error", true, true, false),
+            ("api_error", false, false, false),
+            ("aborted_streaming", true, false, true),
+            ("aborted_tools", false, false, true),
+            ("completed", true, false, false),
+        ] {
+            let turn = told(
+                json!({"subtype": "success", "is_error": is_error, "terminal_reason": reason, "api_error_status": 529}),
+            );
+            assert_eq!(
+                (turn.model_failed, turn.interrupted, turn.model_status),
+                (failed, interrupted, Some(529)),
+                "{reason}"
+            );
+        }
+        let turn = told(
+            json!({"subtype": "success", "session_id": "s", "num_turns": 5_000_000_000_u64, "api_error_status": null,
+            "structured_output": null}),
+        );
+        assert_eq!((turn.session_id.as_str(), turn.num_turns, turn.model_status), ("s", u32::MAX, None));
+        assert_eq!(turn.structured_output, None);
+    }
 }

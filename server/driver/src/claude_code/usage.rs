@@ -104,6 +104,45 @@ mod tests {
         assert_eq!(sum(start(20), None), Some((130, 11)));
         assert_eq!(sum(json!({"type": "content_block_stop"}), None), None);
     }
+    #[test]
+    fn each_kind_of_tokens_is_read_from_its_own_field() {
+        for (usage, expected) in [
+            (json!({}), [0, 0, 0, 0, 0]),
+            (json!({"input_tokens": 1, "output_tokens": 2, "cache_read_input_tokens": 5}), [1, 2, 0, 0, 5]),
+            (json!({"cache_creation_input_tokens": 7}), [0, 0, 7, 0, 0]),
+            (
+                json!({"cache_creation_input_tokens": 7, "cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4}}),
+                [0, 0, 3, 4, 0],
+            ),
+            (
+                json!({"cache_creation_input_tokens": 1, "cache_creation": {"ephemeral_1h_input_tokens": 4}}),
+                [0, 0, 0, 4, 0],
+            ),
+            (json!({"input_tokens": -1, "output_tokens": "2"}), [0, 0, 0, 0, 0]),
+        ] {
+            let found = of(&usage);
+            let found = [
+                found.input_tokens,
+                found.output_tokens,
+                found.cache_creation_5m_tokens,
+                found.cache_creation_1h_tokens,
+                found.cache_read_tokens,
+            ];
+            assert_eq!(found, expected, "{usage}");
+        }
+    }
+
+    #[test]
+    fn so_many_agents_are_counted_one_by_one() {
+        let mut counted = Counted::default();
+        let start = json!({"type": "message_start", "message": {"usage": {"input_tokens": 1}}});
+        for number in 0..MOST_AGENTS {
+            let sum = counted.see(&start, Some(&number.to_string())).expect("a sum");
+            assert_eq!(sum.input_tokens, number as u64 + 1);
+        }
+        assert_eq!(counted.see(&start, Some("one too many")), None);
+        assert_eq!(counted.see(&start, Some("0")).expect("it is known").input_tokens, MOST_AGENTS as u64 + 1);
+    }
 
     #[test]
     fn why_the_last_answer_has_ended_is_what_the_main_agent_was_told() {

@@ -10,6 +10,8 @@ mod hosts;
 mod lifecycle;
 mod limits;
 mod models;
+mod outcomes;
+mod outgoing;
 mod peer;
 mod policies;
 mod rates;

@@ -127,3 +127,20 @@ fn other_text_stays_readable() {
         written.text()
     );
 }
+
+#[test]
+fn our_crates_log_at_the_level_and_others_only_warn() {
+    let shown = |level: LevelFilter| {
+        let mut parts: Vec<String> = filter(level).to_string().split(',').map(ToOwned::to_owned).collect();
+        parts.sort();
+        parts
+    };
+    for (level, others) in
+        [("trace", "warn"), ("debug", "warn"), ("info", "warn"), ("warn", "warn"), ("error", "error"), ("off", "off")]
+    {
+        let mut expected: Vec<String> = OURS.iter().map(|name| format!("{name}={level}")).collect();
+        expected.extend([others.to_owned(), "h2=off".to_owned()]);
+        expected.sort();
+        assert_eq!(shown(level.parse().expect("a level")), expected, "{level}");
+    }
+}

@@ -4,6 +4,8 @@ mod budget;
 pub(crate) mod files;
 mod link;
 mod meter;
+#[cfg(test)]
+mod tests;
 mod visitor;
 
 use std::io;

@@ -314,6 +314,51 @@ mod tests {
         base.open(id).expect("opens")
     }
 
+    #[test]
+    fn a_base_may_be_so_long_that_its_sockets_just_have_a_path() {
+        // `/base/id/proxy.sock`.
+        let longest = LONGEST_PATH - 1 - RoomId::LENGTH - 1 - PROXY_SOCKET.len();
+        assert_eq!(longest, 79);
+        let base = |length: usize| PathBuf::from(format!("/{}", "b".repeat(length - 1)));
+        assert_eq!(check_length(&base(longest)), Ok(()));
+        assert_eq!(
+            check_length(&base(longest + 1)).expect_err("too long"),
+            "a socket's path has at most 107 bytes, and 80 (base) + 1 + 16 (room) + 1 + 10 (socket) = 108; choose a base of at most 79 \
+             bytes"
+        );
+        // The kernel agrees.
+        let dir = tempfile::tempdir_in("/tmp").expect("a directory");
+        let used = dir.path().as_os_str().len() + 1;
+        for (length, is_bound) in [(LONGEST_PATH, true), (LONGEST_PATH + 1, false)] {
+            let path = dir.path().join("s".repeat(length - used));
+            assert_eq!(std::os::unix::net::UnixListener::bind(&path).is_ok(), is_bound, "{length}");
+        }
+    }
+
+    #[test]
+    fn rooms_are_listed_by_their_names_and_the_file_beside_the_sockets_names_a_user() {
+        let (_keep, base, id) = base();
+        base.create(&id, 50_001).expect("creates");
+        for other in ["0123456789abcde", "0123456789ABCDEF", "junk", "0123456789abcdef0"] {
+            fs::create_dir(base.base.join(other)).expect("makes");
+        }
+        assert_eq!(base.list().expect("lists").into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [id.clone()]);
+        assert!(base.create(&id, 50_001).is_err(), "it exists");
+        let lock = base.host_path(&id).join(LOCK);
+        assert_eq!(fs::read_to_string(&lock).expect("reads"), "50001\n");
+        assert_eq!(fs::metadata(&lock).expect("is there").mode() & 0o777, 0o600);
+        for (text, uid) in
+            [("7", Some(7)), (" 8 \n", Some(8)), ("", None), ("x", None), ("-1", None), ("4294967296", None)]
+        {
+            fs::write(&lock, text).expect("writes");
+            assert_eq!(base.open(&id).ok().and_then(|room| room.uid()), uid, "{text:?}");
+        }
+        assert!(!base.is_elsewhere());
+        let elsewhere = SocketBase::prepare(base.base.clone(), "/host".into()).expect("prepares");
+        assert!(elsewhere.is_elsewhere());
+        assert_eq!(elsewhere.host_path(&id), PathBuf::from("/host").join(id.as_str()));
+    }
+
     #[tokio::test]
     async fn a_socket_admits_every_user_and_replaces_an_earlier_one() {
         let (_keep, base, id) = base();

@@ -217,4 +217,47 @@ mod tests {
         fs::write(path.join("deployment-id"), "junk").expect("writes");
         assert!(matches!(second.deployment_id(), Err(DirectoryError::Id(_))));
     }
+    #[test]
+    fn a_byte_or_an_inode_less_than_needed_is_too_little() {
+        let path = Path::new("/somewhere");
+        let space = |free, files, has_inodes| Space { total: 1 << 40, free, files, has_inodes };
+        for (space, fits) in [
+            (space(MIN_FREE_BYTES, 1, true), true),
+            (space(MIN_FREE_BYTES - 1, 1, true), false),
+            (space(MIN_FREE_BYTES, 0, true), false),
+            (space(MIN_FREE_BYTES, 0, false), true),
+        ] {
+            assert_eq!(space.check(MIN_FREE_BYTES, path).is_ok(), fits);
+        }
+        let told = space(7, 3, true).check(MIN_FREE_BYTES, path).expect_err("too little").to_string();
+        assert!(told.starts_with("STATE_DIR=\"/somewhere\" has 7 bytes and 3 files free"), "{told}");
+    }
+
+    #[test]
+    fn an_id_is_so_many_digits_and_files_are_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a/state");
+        let state = StateDir::open(&path).expect("opens");
+        let id = state.deployment_id().expect("makes an id");
+        assert!(id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&state.file("lock"))), (0o700, 0o600));
+        for (text, is_valid) in [
+            ("0123456789ab\n", true),
+            (" 0123456789ab ", true),
+            ("0123456789AB", true),
+            ("0123456789a", false),
+            ("0123456789abc", false),
+            ("0123456789ag", false),
+            ("", false),
+        ] {
+            fs::write(state.file("deployment-id"), text).expect("writes");
+            assert_eq!(state.deployment_id().ok().as_deref(), is_valid.then(|| text.trim()), "{text:?}");
+        }
+        write_atomically(&state.file("x"), "one").expect("writes");
+        write_atomically(&state.file("x"), "two").expect("writes");
+        assert_eq!(fs::read_to_string(state.file("x")).expect("reads"), "two");
+        assert!(!state.file("x.new").exists());
+    }
 }

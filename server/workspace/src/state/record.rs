@@ -97,4 +97,25 @@ mod tests {
         assert!(Record::decode("w", br#"{"owner":"o","conversation":"c"}"#).is_err());
         assert!(Record::decode("w", br#"{"owner":"o","later":1}"#).is_ok(), "unknown fields are ignored");
     }
+    #[test]
+    fn a_record_is_written_as_other_versions_read_it() {
+        let living = Living { execution: "e".into(), read: 7, options: "o".into() };
+        let record = Record {
+            workspace: "w".into(),
+            occupant: Some(("c".into(), "t".into())),
+            session: Some(Session { id: "s".into(), living: Some(living) }),
+            retired: true,
+            owner: "me".into(),
+        };
+        let text = r#"{"owner":"me","conversation":"c","tenant":"t","session":"s","living":{"execution":"e","read":7,"options":"o"},"retired":true}"#;
+        assert_eq!(record.encode(), text);
+        assert_eq!(Record::decode("w", text.as_bytes()), Ok(record));
+        let bare = Record { workspace: "w".into(), occupant: None, session: None, retired: false, owner: "me".into() };
+        assert_eq!(bare.encode(), r#"{"owner":"me","conversation":null,"tenant":null,"session":null}"#);
+        for bad in
+            ["{}", r#"{"owner":"o","tenant":"t"}"#, r#"{"owner":1}"#, "\"owner\"", r#"{"owner":"o","retired":"yes"}"#]
+        {
+            assert!(Record::decode("w", bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
 }

@@ -116,6 +116,11 @@ mod tests {
         fs::create_dir(&workspace).expect("makes");
         fs::write(session.join("tool.txt"), "x").expect("writes");
         fs::write(session.join("tool-results/deep/x"), "x").expect("writes");
+        for place in [home.join(".claude/projects/tool-results"), home.join(".claude/projects/p/tool-results")] {
+            fs::create_dir(&place).expect("makes");
+            fs::write(place.join("above"), "x").expect("writes");
+        }
+        fs::write(session.join("tool-results/beside"), "x").expect("writes");
         std::os::unix::fs::symlink("/etc/passwd", session.join("tool-results/link")).expect("links");
         let outputs = Outputs::new(&home, &workspace);
         for path in [
@@ -128,10 +133,40 @@ mod tests {
             "s/tool-results/link",
             "s/tool-results/..",
             "s/../s/tool-results/x",
+            // These would lead to files that exist.
+            "../tool-results/above",
+            "./tool-results/above",
+            "/tool-results/above",
+            "s/tool-results/../tool-results/beside",
         ] {
             let line = format!("saved to {}/.claude/projects/p/{path}", home.display());
             assert_eq!(outputs.reachable(line.clone()), line);
         }
         assert!(!workspace.join(".tool-results/link").exists());
+    }
+    #[test]
+    fn an_output_is_kept_below_the_workspace_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (home, workspace, other) =
+            (dir.path().join("home"), dir.path().join("workspace"), dir.path().join("other"));
+        let saved = home.join(".claude/projects/p/s/tool-results");
+        fs::create_dir_all(&saved).expect("makes");
+        fs::create_dir(&workspace).expect("makes");
+        fs::create_dir(&other).expect("makes");
+        std::os::unix::fs::symlink(&other, workspace.join(KEPT)).expect("links");
+        let outputs = Outputs::new(&home, &workspace);
+        let names: Vec<PathBuf> = (0..=MOST).map(|number| saved.join(format!("{number}.txt"))).collect();
+        for name in &names {
+            fs::write(name, "long").expect("writes");
+        }
+        let line = names.iter().map(|name| format!("{} ", name.display())).collect::<String>();
+        assert_eq!(outputs.reachable(line.clone()), line);
+        assert_eq!(fs::read_dir(&other).expect("reads").count(), 0);
+        // Where the directory is one, as many are kept of a line as may be.
+        fs::remove_file(workspace.join(KEPT)).expect("removes");
+        let told = outputs.reachable(line);
+        assert_eq!(told.matches(&workspace.display().to_string()).count(), MOST);
+        assert_eq!(told.matches(&names[MOST].display().to_string()).count(), 1);
+        assert_eq!(fs::read_to_string(workspace.join(KEPT).join(".gitignore")).expect("reads"), "*\n");
     }
 }

@@ -98,6 +98,13 @@ mod tests {
         fs::create_dir(&file).expect("makes");
         assert!(is_junk(&file));
         remove(&file).expect("removes");
+        let mut longest = b"{}".to_vec();
+        longest.resize(usize::try_from(LONGEST_SETTINGS).expect("fits"), b' ');
+        fs::write(&file, &longest).expect("writes");
+        assert!(!is_junk(&file), "as long as may be");
+        longest.push(b' ');
+        fs::write(&file, &longest).expect("writes");
+        assert!(is_junk(&file), "a byte longer");
     }
 
     #[test]
@@ -105,7 +112,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o0)).expect("closes");
         open(dir.path());
-        let mode = fs::metadata(dir.path()).expect("exists").permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
+        let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
+        assert_eq!(mode(dir.path()), 0o700);
+        // Nothing else is given or taken, no file is made a program, and no link is followed.
+        let (file, link, inner) = (dir.path().join("file"), dir.path().join("link"), dir.path().join("inner"));
+        fs::write(&file, "x").expect("writes");
+        fs::create_dir(&inner).expect("makes");
+        std::os::unix::fs::symlink(&inner, &link).expect("links");
+        for (before, after) in [(0o055, 0o755), (0o777, 0o777), (0o600, 0o700), (0o500, 0o700)] {
+            fs::set_permissions(&inner, fs::Permissions::from_mode(before)).expect("sets");
+            open(&link);
+            assert_eq!(mode(&inner), before, "a link is not followed");
+            open(&inner);
+            assert_eq!(mode(&inner), after, "{before:o}");
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).expect("sets");
+        open(&file);
+        assert_eq!(mode(&file), 0o400);
     }
 }

@@ -1,5 +1,9 @@
 //! Tests of the agent as a process, with a shell script instead of the CLI. (Scenario BUG-10 of the conformance suite uses the real CLI.)
 
+mod answers;
+mod conditions;
+mod contents;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
