@@ -76,7 +76,7 @@ async fn answered(context: &Context) -> Result<(), Failure> {
     check(result.text("content").contains("no answer"), format!("what the model is told: {result:?}"))?;
     // An answer that comes later is too late, whatever it says.
     let id = of(&events, "question").first().map(|asked| asked.text("request_id").to_owned()).unwrap_or_default();
-    for late in [answer(json!({QUESTION: "Blue"})), json!({"decision": "deny"})] {
+    for late in [answer("Blue"), json!({"decision": "deny"})] {
         decide(&deployment, &conversation, &id, &late).await?.expect_error(409, "CONFLICT")?;
     }
     // Whoever has not agreed to questions is not asked any.

@@ -14,7 +14,7 @@ use crate::target::deployment::READY_LIMIT;
 use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "SEC-014",
+    "SEC-015",
     "A workspace's container has the limits that the settings say, and is otherwise as any container by default",
     "limits, users and memory file systems as configured; no other field differs from the engine's defaults",
     body!(every_field),
