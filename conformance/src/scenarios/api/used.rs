@@ -16,7 +16,7 @@ use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "API-028",
-    "What each run has used is the same in its done, its conversation, its tenant's usage, the trail and the metrics",
+    "What each run has used is the same in done, its conversation, the tenant's usage, the trail and the metrics",
     "usage by day and model; totals of the conversation; run_started, run_ended; one run more of its status",
     body!(everywhere),
 )

@@ -177,6 +177,10 @@ async fn hostile(context: &Context) -> Result<(), Failure> {
     }
     upload(&deployment, tenant, ZIP, b"no archive".to_vec()).await?.expect(422)?;
     upload(&deployment, tenant, ZIP, vec![0; 4 << 20]).await?.expect(413)?;
+    // Each of its files is small enough, and together they are not.
+    let part = vec![b'x'; 3 << 20];
+    let form = Form::default().file("SKILL.md", &manifest("any")).file("one.txt", &part).file("two.txt", &part);
+    upload(&deployment, tenant, &content_type(), form.whole().to_vec()).await?.expect(413)?;
     upload(&deployment, tenant, "text/plain", good().whole()).await?.expect(422)?;
     let form = Form::default().file("../SKILL.md", &manifest("melons")).whole().to_vec();
     upload(&deployment, tenant, &content_type(), form).await?.expect(422)?;
