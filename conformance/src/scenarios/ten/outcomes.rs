@@ -27,6 +27,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
 const CUT: &str = "cut.tenancy.test";
 const GONE: &str = "gone.tenancy.test";
 
+/// A path whose answer repeats the request, and thus is as long as the request makes it.
+const ECHO: &str = "/echo";
+
 /// A request, the status of its answer, and what its line says beside who asked.
 struct Case {
     request: String,
@@ -75,8 +78,8 @@ fn cases() -> Vec<Case> {
         case("GET", A, "/bytes/7", "", 200, ok(A, 0, 7)),
         case("HEAD", A, "/bytes/7", "", 200, ok(A, 0, 0)),
         case("GET", A, "/status/503", "", 503, ok(A, 0, 9)),
-        case("PUT", A, "/status/201", "Content-Length: 5\r\n\r\n12345", 201, ok(A, 5, 9)),
-        case("PUT", A, "/status/201", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 201, ok(A, 3, 9)),
+        case("PUT", A, ECHO, "Content-Length: 5\r\n\r\n12345", 200, ok(A, 5, 0)),
+        case("PUT", A, ECHO, "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 200, ok(A, 3, 0)),
         brewed,
         case("GET", B, "/bytes/4", "", 200, secured),
         case("GET", A, "/elsewhere", "", 403, no("path_not_allowed", "tenant", json!(A))),
@@ -111,7 +114,7 @@ async fn each_outcome(context: &Context) -> Result<(), Failure> {
     let party = &parties[0];
     let rules = json!({"egress": {
         "allow": [
-            {"host": A, "methods": ["GET", "HEAD", "PUT", "PURGE"], "paths": ["/bytes", "/status"]},
+            {"host": A, "methods": ["GET", "HEAD", "PUT", "PURGE"], "paths": ["/bytes", "/status", ECHO]},
             {"host": B}, {"host": CUT}, {"host": GONE}, {"host": "not.tenancy.test"},
         ],
         "deny": ["not.tenancy.test"],
@@ -123,10 +126,13 @@ async fn each_outcome(context: &Context) -> Result<(), Failure> {
         Ok(lines.filter(|line| line["event"] == "egress").collect())
     };
     let mut told = lines()?.len();
-    for Case { request, status, line } in cases() {
+    for Case { request, status, mut line } in cases() {
         let shown = request.lines().next().unwrap_or_default().to_owned();
         let answer = ask_once(&party.room, request).await?;
         check_eq(format!("status of {shown} ({answer:?})"), answer.status(), Some(status))?;
+        if shown.contains(ECHO) {
+            line["bytes_down"] = json!(answer.body.len());
+        }
         let more = eventually(Duration::from_secs(5), format!("the line about {shown}"), async || {
             let more = lines()?.split_off(told);
             if more.is_empty() { Err(Failure::assertion("none yet")) } else { Ok(more) }
