@@ -15,7 +15,7 @@ use crate::target::launch::Launch;
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "TOOL-036",
     "The model is sent each level's instructions in order, the run's options alone, and everything that was said",
-    "tenant, conversation and run: instructions in that order; the next run is without the run's; the whole conversation",
+    "instructions of tenant, conversation, run in that order; the next run is without the run's",
     body!(sent),
 )
 .severity(Severity::High)
