@@ -3,6 +3,7 @@
 use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use super::far_side::{Duplex, To};
 use super::memory::Memory;
@@ -25,6 +26,8 @@ pub enum Wire {
     Padding,
     /// Where the near side sends the first text in one piece, the far side receives the second.
     Replacing(&'static str, &'static str),
+    /// Bytes are forwarded unchanged; those of the near side with this text wait until the token is cancelled.
+    Waiting(&'static str, CancellationToken),
     /// Bytes are forwarded, except this many of the far side's last ones.
     Losing(usize),
     /// After the far side's last byte, the near side's connection stays open.
@@ -54,6 +57,7 @@ impl Wire {
             Self::Keeping => keeping(client, server).await,
             Self::Padding => padding(client, server).await,
             Self::Replacing(text, with) => replacing(client, server, text, with).await,
+            Self::Waiting(text, until) => waiting(client, server, text, until).await,
         }
     }
 }
@@ -228,6 +232,35 @@ async fn replacing(client: Box<dyn Duplex>, server: Box<dyn Duplex>, text: &str,
                 Ok(said) => to_server.write_all(said.replace(text, with).as_bytes()).await?,
                 Err(_) => to_server.write_all(&buffer[..read]).await?,
             }
+        }
+    };
+    let down = async {
+        tokio::io::copy(&mut from_server, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::try_join!(up, down).map(|_| ())
+}
+
+/// Copies both ways; bytes of the near side with `text` wait for the token.
+async fn waiting(
+    client: Box<dyn Duplex>,
+    server: Box<dyn Duplex>,
+    text: &str,
+    until: CancellationToken,
+) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let up = async {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let read = from_client.read(&mut buffer).await?;
+            if read == 0 {
+                return to_server.shutdown().await;
+            }
+            if buffer[..read].windows(text.len()).any(|window| window == text.as_bytes()) {
+                until.cancelled().await;
+            }
+            to_server.write_all(&buffer[..read]).await?;
         }
     };
     let down = async {

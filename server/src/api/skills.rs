@@ -159,13 +159,17 @@ async fn form(request: Request, kind: &str) -> Result<Vec<(String, Vec<u8>)>, Ap
 
 /// Deletes a version of a skill, or all of them. Runs that name it are refused from then on.
 #[utoipa::path(delete, path = "/api/tenants/{tenant_id}/skills/{name}", tag = "configuration", params(SkillPath, DeletionQuery),
-    responses((status = 204, description = "The skill or version is deleted"), (status = 404, body = ErrorEnvelope)))]
+    responses((status = 204, description = "The skill or version is deleted"), (status = 404, body = ErrorEnvelope),
+        (status = 422, body = ErrorEnvelope)))]
 pub(super) async fn delete(
     TenantScope(tenant): TenantScope,
     State(app): State<AppState>,
     ApiPath(path): ApiPath<SkillPath>,
     ApiQuery(query): ApiQuery<DeletionQuery>,
 ) -> Result<StatusCode, ApiError> {
+    if query.version.is_some_and(|version| version < 1) {
+        return Err(ApiError::invalid("version", "must be at least 1"));
+    }
     app.store.delete_skill(&tenant, &path.name, query.version).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -78,6 +78,8 @@ pub struct Tenancy {
     store: Store,
     settings: Settings,
     egress: Arc<Egress>,
+    /// For what outlives a call: a credential asks later what its tenant may reach then.
+    me: Weak<Self>,
     /// The workspaces hold this in turn, to ask it for policies.
     cluster: OnceLock<Weak<Cluster>>,
     live: vaults::live::Live,
@@ -91,10 +93,11 @@ impl Tenancy {
     /// Reads and writes configurations and vaults. Until [`Tenancy::serve`] is called, changes reach no open workspace.
     #[must_use]
     pub fn new(store: Store, settings: Settings, egress: Arc<Egress>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
             store,
             settings,
             egress,
+            me: me.clone(),
             cluster: OnceLock::new(),
             live: vaults::live::Live::default(),
             stale: AtomicBool::new(false),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::context::Context;
 use crate::harness::failure::{Failure, check, check_eq};
@@ -11,25 +12,40 @@ use crate::harness::scenario::Scenario;
 use crate::harness::vocabulary::{Profile, Severity};
 use crate::scenarios::common::limits::HEALED_LIMIT;
 use crate::scenarios::common::needs::RUN;
+use crate::target::far_side::To;
 use crate::target::launch::Launch;
+use crate::target::relay::Relay;
+use crate::target::wire::Wire;
 
+/// Longest time without an event, by the contract.
+const SILENT_LIMIT: Duration = Duration::from_secs(25);
 /// How long `/health` may take while a component does not respond; a load balancer would time out eventually.
 const HEALTH_LIMIT: Duration = Duration::from_secs(10);
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "CHAOS-003",
-    "An engine that accepts connections and never responds degrades the server only as long as that lasts",
-    "/health is never 5xx; docker critical; what is unavailable is answered 503 with Retry-After",
-    body!(engine_hangs),
-)
-.severity(Severity::High)
-.profile(Profile::Full)
-.requires(RUN)
-.limit(90)];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "CHAOS-003",
+        "An engine that accepts connections and never responds degrades the server only as long as that lasts",
+        "/health is never 5xx; docker critical; what is unavailable is answered 503 with Retry-After",
+        body!(engine_hangs),
+    )
+    .severity(Severity::High)
+    .profile(Profile::Full)
+    .requires(RUN)
+    .limit(90),
+    Scenario::new(
+        "CHAOS-011",
+        "A run whose workspace takes long to start says all the time that it is there, and succeeds",
+        "no more than 25 s without an event; ping is sent every ten",
+        body!(slow_start),
+    )
+    .profile(Profile::Full)
+    .requires(RUN),
+];
 
 async fn engine_hangs(context: &Context) -> Result<(), Failure> {
     let path = context.socket_dir()?.join("docker.sock");
-    let relay = crate::target::relay::Relay::unix(&path, context.engine()?.socket())?;
+    let relay = Relay::unix(&path, context.engine()?.socket())?;
     let deployment = context.launch(Launch::new().set("DOCKER_SOCKET_PATH", path.display())).await?;
     let conversation = deployment.conversation(context).await?;
     deployment.run_well(&conversation, "@say before").await?;
@@ -61,9 +77,26 @@ async fn engine_hangs(context: &Context) -> Result<(), Failure> {
 
     drop(silent);
     std::fs::remove_file(&path)?;
-    let relay = crate::target::relay::Relay::unix(&path, context.engine()?.socket())?;
+    let relay = Relay::unix(&path, context.engine()?.socket())?;
     deployment.ready(HEALED_LIMIT).await?;
     deployment.run_well(&other, "@say after").await?;
+    deployment.stop().await?;
+    relay.stop().await
+}
+
+async fn slow_start(context: &Context) -> Result<(), Failure> {
+    let path = context.socket_dir()?.join("docker.sock");
+    let (engine, started) = (To::Unix(context.engine()?.socket().to_owned()), CancellationToken::new());
+    let relay = Relay::unix_with(&path, engine, Wire::Waiting("/start HTTP/1.1", started.clone()))?;
+    let deployment = context.launch(Launch::new().set("DOCKER_SOCKET_PATH", path.display())).await?;
+    let conversation = deployment.conversation(context).await?;
+    let mut run = deployment.start(&conversation, "@say late").await?;
+    let ping = tokio::time::timeout(SILENT_LIMIT, run.until("ping")).await;
+    ping.map_err(|_| Failure::assertion(format!("no ping within {SILENT_LIMIT:?} while a container starts")))??;
+    started.cancel();
+    let run = run.finish().await?;
+    let done = run.last().map(|done| done.data.clone()).unwrap_or_default();
+    check_eq(format!("status in {done}"), done["status"].as_str(), Some("success"))?;
     deployment.stop().await?;
     relay.stop().await
 }

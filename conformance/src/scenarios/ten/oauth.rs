@@ -75,6 +75,23 @@ async fn oauth(context: &Context) -> Result<(), Failure> {
     let asked = world.seen("/oauth/token").await?;
     check(asked.iter().all(|seen| seen.status == 200), format!("requests to the token endpoint: {asked:?}"))?;
 
+    // The tenant's rules of the moment hold for the token endpoint, not those under which the credential was written.
+    let narrower = json!({"vaults": [vault], "egress": {"allow": [{"host": A}]}});
+    write(&world.deployment, &of, &narrower).await?.expect(200)?;
+    let asked = world.seen("/oauth/token").await?.len();
+    eventually(RENEWED_LIMIT, "a request that needs a token from where the tenant may no longer go", async || {
+        let status = party.status(&format!("http://{A}/narrowed")).await.map_err(|failure| failure.to_string())?;
+        if status >= 400 { Ok(()) } else { Err(format!("status {status}")) }
+    })
+    .await?;
+    check_eq("requests to a token endpoint after that was forbidden", world.seen("/oauth/token").await?.len(), asked)?;
+    write(&world.deployment, &of, &json!({"vaults": [vault]})).await?.expect(200)?;
+    eventually(RENEWED_LIMIT, "a request with a token once that is allowed again", async || {
+        let status = party.status(&format!("http://{A}/wider")).await.map_err(|failure| failure.to_string())?;
+        if status == 200 { Ok(()) } else { Err(format!("status {status}")) }
+    })
+    .await?;
+
     // An address that is allowed and leads inwards is not connected to.
     let inwards = client(&format!("https://127.0.0.1:{port}/token"));
     world.deployment.api.put(&credential, &inwards).await?.expect(200)?;

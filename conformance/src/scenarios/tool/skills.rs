@@ -213,6 +213,9 @@ async fn bounded(context: &Context) -> Result<(), Failure> {
     // What was deleted is missed.
     let own = format!("/api/tenants/{}/skills/pricing", conversation.tenant);
     deployment.api.delete(&format!("{own}?version=2")).await?.expect(404)?;
+    for none in ["0", "-1", "latest"] {
+        deployment.api.delete(&format!("{own}?version={none}")).await?.expect(422)?;
+    }
     deployment.api.delete(&own).await?.expect(204)?;
     let reply = deployment.api.post(&conversation.path("/messages"), &json!({"user_input": "@say no"})).await?;
     check_eq(format!("status of a run whose skill was deleted: {}", reply.text()), reply.status.as_u16(), 422)?;

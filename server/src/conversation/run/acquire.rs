@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Run;
+use super::{PING, Run};
 use crate::conversation::event::Event;
 use nagaya_workspace::{AcquireError, Lease};
 
@@ -22,6 +22,8 @@ impl Run {
         let cancel = self.cancel.clone();
         let mut look = tokio::time::interval(LOOK);
         look.tick().await;
+        let mut ping = tokio::time::interval(PING);
+        ping.reset();
         let mut said: Option<(tokio::time::Instant, usize)> = None;
         loop {
             tokio::select! {
@@ -37,6 +39,7 @@ impl Run {
                         self.emit(&Event::setup(waiting(before))).await;
                     }
                 }
+                _ = ping.tick() => self.emit(&Event::Ping { elapsed_ms: self.elapsed_ms() }).await,
             }
         }
     }

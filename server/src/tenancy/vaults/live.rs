@@ -84,7 +84,7 @@ impl Tenancy {
                 Source::sigv4_from(service, region, keys)?
             }
             Auth::Oauth { .. } => {
-                let client = Client::new(&auth, self.egress.clone(), self.policy_without_credentials(tenant).await?);
+                let client = Client::new(&auth, tenant, self.me.clone());
                 Source::token("authorization", Arc::new(client.ok_or(TenancyError::NoKey)?))?
             }
             other => simple(other)?,

@@ -1,16 +1,17 @@
 //! OAuth 2.0 clients (RFC 6749): access tokens by the client's own credentials (4.4) or by a refresh token (6). The token endpoint is an
 //! address that a tenant has given, so it is asked under the tenant's own rules for workspaces.
 
-use std::sync::Arc;
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use nagaya_egress::{Egress, Outgoing, Policy, SecretText, TokenSource};
+use nagaya_egress::{Outgoing, SecretText, TokenSource};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::Url;
 
 use super::credential::{Auth, Secret};
+use crate::tenancy::Tenancy;
 
 /// How long before its end a token is replaced.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -29,8 +30,9 @@ pub(super) struct Client {
     id: String,
     secret: Option<Secret>,
     scope: Option<String>,
-    egress: Arc<Egress>,
-    policy: Arc<Policy>,
+    tenant: String,
+    /// Has the proxy, and what the tenant may reach at the time of a request.
+    tenancy: Weak<Tenancy>,
     state: Mutex<State>,
 }
 
@@ -53,8 +55,8 @@ struct Granted {
 }
 
 impl Client {
-    /// The client that a credential describes; `None` for another kind.
-    pub(super) fn new(auth: &Auth, egress: Arc<Egress>, policy: Arc<Policy>) -> Option<Self> {
+    /// The client that a tenant's credential describes; `None` for another kind.
+    pub(super) fn new(auth: &Auth, tenant: &str, tenancy: Weak<Tenancy>) -> Option<Self> {
         let Auth::Oauth { token_url, client_id, client_secret, refresh_token, scope } = auth else { return None };
         let state = State { refresh: refresh_token.clone(), ..State::default() };
         Some(Self {
@@ -62,8 +64,8 @@ impl Client {
             id: client_id.clone(),
             secret: client_secret.clone(),
             scope: scope.clone(),
-            egress,
-            policy,
+            tenant: tenant.to_owned(),
+            tenancy,
             state: Mutex::new(state),
         })
     }
@@ -95,7 +97,9 @@ impl Client {
         }
         let request =
             Outgoing { url: self.url.as_str(), headers, body: self.form(refresh).into_bytes(), most: LONGEST_ANSWER };
-        let (status, body) = self.egress.post(&self.policy, request).await.map_err(|error| error.to_string())?;
+        let tenancy = self.tenancy.upgrade().ok_or("the server is stopping")?;
+        let policy = tenancy.policy_without_credentials(&self.tenant).await.map_err(|error| error.to_string())?;
+        let (status, body) = tenancy.egress.post(&policy, request).await.map_err(|error| error.to_string())?;
         if !status.is_success() {
             return Err(format!("the token endpoint answered {}", status.as_u16()));
         }
