@@ -14,7 +14,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "EGR-220",
         "A target receives the request as it was sent, with the operator's credential in the place of the client's own",
-        "hop-by-hop headers dropped, Host rewritten, the body framed once; each kind of credential, and nothing else, is added",
+        "hop-by-hop headers dropped, Host rewritten, the body framed once; the credential, and nothing else, added",
         body!(whole_requests),
     )
     .severity(Severity::High)
@@ -22,7 +22,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .requires(NEEDS),
     Scenario::new(
         "EGR-221",
-        "A client receives the response as it was sent, whole to its last byte, also where that looks like a credential",
+        "A client receives the response as it was sent, whole to its last byte, also if that looks like a credential",
         "responses unchanged but for hop-by-hop headers; what might begin a secret is passed on at the end",
         body!(whole_responses),
     )

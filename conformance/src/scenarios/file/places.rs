@@ -16,8 +16,8 @@ const NEEDS: &[Capability] = &[Capability::Launch, Capability::Docker, Capabilit
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "FILE-014",
-        "Files of every name and length are listed, filtered, paged, read and deleted exactly, and lie where they should",
-        "the list is {items: [{path, size, modified_at}], total, limit, offset, complete}; names, lengths and modes exact",
+        "Files of every name and length are listed, filtered, paged, read and deleted exactly, and are in their place",
+        "a list has items (path, size, modified_at), total, limit, offset, complete; names, lengths and modes exact",
         body!(exact),
     )
     .severity(Severity::High)

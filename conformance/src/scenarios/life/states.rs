@@ -15,7 +15,7 @@ use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "LIFE-013",
-    "In each state of its life a workspace is in the operator's list, the gauges, the counters and the trail, once each",
+    "In each state of its life a workspace is once in the operator's list, the gauges, the counters and the trail",
     "list of workspaces, gauges and counters agree after each of: cold, warm, paused, dead, idle, removed, deleted",
     body!(each_state),
 )

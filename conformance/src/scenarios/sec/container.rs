@@ -136,7 +136,7 @@ async fn every_field(context: &Context) -> Result<(), Failure> {
     {
         check_eq(field, &config[field], &plain["Config"][field])?;
     }
-    check_environment(config, &plain["Config"])
+    check_environment(config, &plain["Config"], &room.containers().proxy())
 }
 
 /// The fields that a deployment does not decide. What is absent, empty or none is the same.
@@ -152,7 +152,7 @@ fn rest(host: &Value) -> BTreeMap<String, Value> {
 }
 
 /// The image's own variables are as they are; the proxy's are there in both cases, and lead to the bridge.
-fn check_environment(config: &Value, plain: &Value) -> Result<(), Failure> {
+fn check_environment(config: &Value, plain: &Value, bridge: &str) -> Result<(), Failure> {
     let variables = |config: &Value| {
         let all = config["Env"].as_array().into_iter().flatten();
         let all = all.filter_map(|one| one.as_str()?.split_once('='));
@@ -167,10 +167,10 @@ fn check_environment(config: &Value, plain: &Value) -> Result<(), Failure> {
     }
     for (name, value) in [
         ("HOME", "/home/appuser"),
-        ("HTTP_PROXY", "http://127.0.0.1:8080"),
-        ("HTTPS_PROXY", "http://127.0.0.1:8080"),
-        ("http_proxy", "http://127.0.0.1:8080"),
-        ("https_proxy", "http://127.0.0.1:8080"),
+        ("HTTP_PROXY", bridge),
+        ("HTTPS_PROXY", bridge),
+        ("http_proxy", bridge),
+        ("https_proxy", bridge),
         ("NO_PROXY", "localhost,127.0.0.1,::1"),
         ("no_proxy", "localhost,127.0.0.1,::1"),
         ("NODE_USE_ENV_PROXY", "1"),

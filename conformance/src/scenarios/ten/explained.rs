@@ -11,7 +11,7 @@ use crate::target::launch::Launch;
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "TEN-014",
-    "For each kind of rule, host, port, method and path it is told in whole what a request meets, and whose rule it is",
+    "For each kind of rule, host, port, method and path it is told in whole what a request meets, and whose rule",
     "explain: what the decision rests on; a rule's host, port, methods and paths each count; deny wins",
     body!(each_kind_of_rule),
 )
