@@ -15,7 +15,7 @@ use crate::target::launch::Launch;
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "SEC-014",
     "An agent with another conversation's ids of a run, a session and a question reaches nothing of it",
-    "well-formed ids that exist elsewhere are its own claims: nothing is decided, withdrawn or remembered elsewhere",
+    "ids that exist elsewhere are mere claims: nothing is decided, withdrawn or remembered elsewhere",
     body!(forged),
 )
 .severity(Severity::Critical)
