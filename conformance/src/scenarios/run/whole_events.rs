@@ -126,7 +126,7 @@ fn expected(
     ));
     all.push((
         "done",
-        json!({"status": "success", "result": "That was all.", "is_error": false, "errors": [], "usage": usage,
+        json!({"status": "success", "result": "That was all.", "is_error": false, "errors": [], "stop_reason": "end_turn", "usage": usage,
             "cost_usd": done.data["cost_usd"], "turn_count": turns, "duration_ms": done.data["duration_ms"],
             "session_id": init.data["session_id"]}),
     ));
