@@ -1,7 +1,8 @@
 //! Types of messages that are known and mean nothing to a conversation. Whatever is not among them is counted.
 
 /// Messages, by their `type`.
-const MESSAGES: [&str; 5] = ["rate_limit_event", "tool_progress", "tool_use_summary", "auth_status", "keep_alive"];
+pub(super) const MESSAGES: [&str; 5] =
+    ["rate_limit_event", "tool_progress", "tool_use_summary", "auth_status", "keep_alive"];
 
 /// Messages of the type `system`, by their `subtype`: all that the image's CLI can print, but for those that [`super::mapping`] reads.
 const SYSTEM: [&str; 68] = [

@@ -299,7 +299,7 @@ mod tests {
         }
     }
     #[test]
-    fn servers_that_are_down_compactions_and_withdrawals_are_told() {
+    fn states_of_servers_compactions_and_withdrawals_are_told() {
         let events =
             |message: Value| map(&message.to_string(), &mut Counted::default(), &mut client_tools::Server::default());
         let init = json!({"type": "system", "subtype": "init", "mcp_servers": [{"name": "a", "status": "connected"},
@@ -312,7 +312,10 @@ mod tests {
             version: None,
         };
         let server = |name: &str, status: &str| Event::McpServer { name: name.into(), status: status.into() };
-        assert_eq!(events(init), [nothing, server("c", "failed"), server("d", "needs-auth"), server("e", "unknown")]);
+        let states = [("a", "connected"), ("b", "pending"), ("c", "failed"), ("d", "needs-auth"), ("e", "unknown")];
+        let expected: Vec<Event> =
+            std::iter::once(nothing).chain(states.map(|(name, status)| server(name, status))).collect();
+        assert_eq!(events(init), expected);
         for (trigger, asked) in [("manual", true), ("auto", false)] {
             let compacted =
                 json!({"type": "system", "subtype": "compact_boundary", "compact_metadata": {"trigger": trigger}});
@@ -325,7 +328,7 @@ mod tests {
         let bare = json!({"type": "system", "subtype": "api_retry"});
         let reason = "unknown".into();
         assert_eq!(events(bare), [Event::Retry { attempt: 0, most: 0, delay_ms: 0, status: None, reason }]);
-        for kind in IGNORED.iter().chain(&["control_cancel_request", "command_lifecycle"]) {
+        for kind in known::MESSAGES.iter().chain(&["control_cancel_request", "command_lifecycle"]) {
             assert_eq!(events(json!({"type": kind})), [], "{kind}");
         }
     }
