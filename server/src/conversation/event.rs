@@ -154,8 +154,8 @@ pub enum Event {
         /// Human-readable description of what happened.
         message: String,
     },
-    /// An MCP server of the conversation cannot be used: it was not there when the driver started, is still not connected when the run ends, or
-    /// a call of one of its tools has failed because of the server. Sent once for each server and run.
+    /// An MCP server of the conversation cannot be used: it was not there when the driver started, was not yet connected when the
+    /// driver last said so, or a call of one of its tools has failed because of the server. Sent once for each server and run.
     McpServer {
         /// Name of the server.
         name: String,

@@ -100,7 +100,10 @@ async fn each_outcome(context: &Context) -> Result<(), Failure> {
     let canary = context.unique("canary-of-the-operator");
     context.secrets().add(&canary);
     let cut = breaking_off(context, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nHELLO".into()).await?;
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    // A port on which nobody listens, and which is nobody else's as long as this has it.
+    let taken = tokio::net::TcpSocket::new_v4()?;
+    taken.bind(([127, 0, 0, 1], 0).into())?;
+    let nobody = taken.local_addr()?.to_string();
     let world = World::start(context, 0, |launch| {
         let hosts = format!("{},{CUT},{GONE},not.tenancy.test", allowed());
         let launch = launch.without_model().set("PROXY_ALLOWED_DOMAINS", hosts).set("CANARY", &canary);

@@ -43,7 +43,7 @@ pub(super) fn success(request_id: &str, answer: &Value) -> String {
     response(json!({"subtype": "success", "request_id": request_id, "response": answer}))
 }
 
-/// Id of the request that tells it.
+/// Id of the request with the system prompt.
 const INITIALIZE: &str = "initialize";
 
 /// The line that tells a CLI which has had no turn what follows its own system prompt, also where it continues a session.
