@@ -1,7 +1,9 @@
 //! The container's memory, in which its files are too: how much there is, and what the kernel has killed for want of it.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::LazyLock;
 
 /// Room for the CLI that files may not take up, in bytes: it needs about 250 MiB, and its tools need some too. A small container
 /// reserves half of its memory.
@@ -9,11 +11,23 @@ const RESERVE: u64 = 384 << 20;
 /// Directories whose files are in memory.
 const IN_MEMORY: [&str; 3] = [nagaya_protocol::WORKSPACE_DIR, "/home/appuser", "/tmp"];
 
-/// How many processes of the container the kernel has killed for want of memory (cgroup v2: `memory.events`; v1:
-/// `memory.oom_control`); 0 where it does not say.
+/// Where the kernel counts what it has killed (cgroup v2: `memory.events`; v1: `memory.oom_control`). It stays open, as it is read with every
+/// line of the CLI's output.
+static COUNTS: LazyLock<Option<fs::File>> = LazyLock::new(|| {
+    let open = |path: &&str| fs::File::open(path).ok().filter(|file| killed(file).is_some());
+    ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"].iter().find_map(open)
+});
+
+/// How many processes of the container the kernel has killed for want of memory; 0 where it does not say.
 pub(crate) fn kills() -> u64 {
-    let read = |path: &str| field(&fs::read_to_string(path).ok()?, "oom_kill");
-    read("/sys/fs/cgroup/memory.events").or_else(|| read("/sys/fs/cgroup/memory/memory.oom_control")).unwrap_or(0)
+    COUNTS.as_ref().and_then(killed).unwrap_or(0)
+}
+
+/// The count in a file of the kernel's, which is written anew for each reading.
+fn killed(counts: &fs::File) -> Option<u64> {
+    let mut text = [0; 1024];
+    let length = counts.read_at(&mut text, 0).ok()?;
+    field(std::str::from_utf8(&text[..length]).ok()?, "oom_kill")
 }
 
 /// This process's place in the order in which the kernel kills for want of memory (proc(5)).

@@ -57,6 +57,7 @@ enum End {
 const FLOODS: &[(&str, End)] = &[
     ("numbers", End::Bounded),
     ("tools", End::Hostile),
+    ("servers", End::Hostile),
     ("frames", End::Hostile),
     ("junk", End::Hostile),
     ("holograms", End::Hostile),

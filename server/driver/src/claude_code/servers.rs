@@ -1,6 +1,6 @@
 //! Servers of the Model Context Protocol that cannot be used.
 //!
-//! The CLI lists each server with its state at the beginning of a turn. It waits a few seconds until they are connected; the state of one that
+//! The CLI lists each server with its state at the beginning of a turn. It waits up to 30 s (`MCP_TIMEOUT`) until they are connected; the state of one that
 //! takes longer is `pending`. What becomes of that it only tells when it is asked (`mcp_status`).
 //!
 //! A server that fails while the CLI runs is listed as connected all the same; what has happened is only in the result of the tool that
@@ -18,7 +18,11 @@ use crate::event::Event;
 const CONNECTED: &str = "connected";
 const PENDING: &str = "pending";
 /// How often the CLI is asked in one turn what has become of servers.
-const MOST_ASKED: u32 = 100;
+const MOST_ASKED: u32 = 30;
+/// How many servers are waited for. A configuration has no more; what the workspace says is a claim.
+const MOST_AWAITED: usize = 100;
+/// Longest name of one, in bytes.
+const LONGEST_NAME: usize = 256;
 
 /// The state of each server of a list.
 pub(super) fn states(servers: &Value) -> impl Iterator<Item = Event> {
@@ -33,6 +37,10 @@ pub(super) fn states(servers: &Value) -> impl Iterator<Item = Event> {
 pub(super) struct Awaited {
     servers: BTreeSet<String>,
     asked: u32,
+    /// Whether the CLI has been asked and has not said anything yet.
+    open: bool,
+    /// Whether the model has begun to answer in this turn.
+    answers: bool,
 }
 
 impl Awaited {
@@ -41,10 +49,14 @@ impl Awaited {
     pub(super) fn follow(&mut self, event: Event, turn: &str) -> Vec<Event> {
         match event {
             Event::McpServer { name, status } if status == PENDING => {
-                self.servers.insert(name);
+                self.open = false;
+                if self.servers.len() < MOST_AWAITED && name.len() <= LONGEST_NAME {
+                    self.servers.insert(name);
+                }
                 Vec::new()
             }
             Event::McpServer { name, status } => {
+                self.open = false;
                 self.servers.remove(&name);
                 let told = status != CONNECTED;
                 told.then_some(Event::McpServer { name, status }).into_iter().collect()
@@ -54,7 +66,13 @@ impl Awaited {
                 let ask = self.ask(turn);
                 [event].into_iter().chain(ask).collect()
             }
+            Event::TextDelta { .. } if !self.answers => {
+                self.answers = true;
+                let ask = self.ask(turn);
+                [event].into_iter().chain(ask).collect()
+            }
             Event::Result(_) => {
+                (self.open, self.answers) = (false, false);
                 let left = std::mem::take(&mut self.servers).into_iter();
                 let left = left.map(|name| Event::McpServer { name, status: PENDING.into() });
                 left.chain([event]).collect()
@@ -64,10 +82,11 @@ impl Awaited {
     }
 
     fn ask(&mut self, turn: &str) -> Option<Event> {
-        if self.servers.is_empty() || self.asked >= MOST_ASKED {
+        if self.servers.is_empty() || self.open || self.asked >= MOST_ASKED {
             return None;
         }
         self.asked += 1;
+        self.open = true;
         let id = format!("{turn}-mcp-status-{}", self.asked);
         let line =
             json!({"type": "control_request", "request_id": id, "request": {"subtype": "mcp_status"}}).to_string();
@@ -137,6 +156,7 @@ mod tests {
         }
         let asked = awaited.follow(text(), "t");
         assert_eq!((ids(&asked), asked.len()), (vec!["t-mcp-status-1"], 2));
+        assert_eq!(awaited.follow(text(), "t"), [text()], "it is asked again only once it has answered");
         for status in ["connected", "pending"] {
             assert_eq!(awaited.follow(server("late", status), "t"), []);
             assert_eq!(awaited.follow(server("slow", "pending"), "t"), []);
@@ -150,10 +170,35 @@ mod tests {
     }
 
     #[test]
+    fn the_beginning_of_an_answer_is_a_moment_to_ask_as_well() {
+        let mut awaited = Awaited::default();
+        awaited.follow(server("slow", "pending"), "t");
+        let delta = || Event::TextDelta { text: "a".into() };
+        assert_eq!(ids(&awaited.follow(delta(), "t")), ["t-mcp-status-1"]);
+        awaited.follow(server("slow", "pending"), "t");
+        assert_eq!(awaited.follow(delta(), "t"), [delta()]);
+    }
+
+    #[test]
+    fn so_many_servers_are_waited_for_and_no_longer_names() {
+        let mut awaited = Awaited::default();
+        awaited.follow(server(&"n".repeat(LONGEST_NAME + 1), "pending"), "t");
+        for number in 0..2 * MOST_AWAITED {
+            awaited.follow(server(&format!("{number:0LONGEST_NAME$}"), "pending"), "t");
+        }
+        assert_eq!(awaited.servers.len(), MOST_AWAITED);
+    }
+
+    #[test]
     fn the_driver_is_asked_a_limited_number_of_times() {
         let mut awaited = Awaited::default();
         awaited.follow(server("slow", "pending"), "t");
-        let asked: usize = (0..2 * MOST_ASKED).map(|_| ids(&awaited.follow(text(), "t")).len()).sum();
+        let mut ask = || {
+            let asked = ids(&awaited.follow(text(), "t")).len();
+            awaited.follow(server("slow", "pending"), "t");
+            asked
+        };
+        let asked: usize = (0..2 * MOST_ASKED).map(|_| ask()).sum();
         assert_eq!(asked, MOST_ASKED as usize);
     }
 

@@ -59,8 +59,10 @@ impl Runs {
         {
             return Err(error);
         }
+        // The end of the run before may have begun this one meanwhile.
         if waits()
             && let Some(Running { journal, .. }) = self.running(&conversation)
+            && journal.run_id() != run_id
         {
             if interrupt && !journal.is_closed() {
                 message.interrupts = Some(journal.run_id().to_owned());

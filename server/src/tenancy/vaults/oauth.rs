@@ -1,17 +1,17 @@
 //! OAuth 2.0 clients (RFC 6749): access tokens by the client's own credentials (4.4) or by a refresh token (6). The token endpoint is an
 //! address that a tenant has given, so it is asked under the tenant's own rules for workspaces.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use nagaya_egress::{Outgoing, SecretText, TokenSource};
+use nagaya_egress::{Outgoing, Policy, SecretText, TokenSource};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::Url;
 
 use super::credential::{Auth, Secret};
-use crate::tenancy::Tenancy;
+use crate::tenancy::{Tenancy, TenancyError};
 
 /// How long before its end a token is replaced.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -21,6 +21,8 @@ const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How long after a failure the endpoint is not asked again.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Longest wait for the tenant's rules.
+const POLICY_DEADLINE: Duration = Duration::from_secs(3);
 /// Size of an answer of a token endpoint, in bytes, at most.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
@@ -43,6 +45,8 @@ struct State {
     refresh: Option<Secret>,
     token: Option<(Secret, Instant)>,
     failed: Option<Instant>,
+    /// Under which the last token was fetched. It holds while the database does not answer.
+    policy: Option<Arc<Policy>>,
 }
 
 /// A token endpoint's answer (RFC 6749, 5.1).
@@ -87,7 +91,22 @@ impl Client {
         form.finish()
     }
 
-    async fn fetch(&self, refresh: Option<&Secret>) -> Result<Granted, String> {
+    /// What the tenant may reach now, or could when that was known last.
+    async fn policy(&self, tenancy: &Tenancy, known: &mut Option<Arc<Policy>>) -> Result<Arc<Policy>, String> {
+        let asked = tokio::time::timeout(POLICY_DEADLINE, tenancy.policy_without_credentials(&self.tenant)).await;
+        match (asked, known.clone()) {
+            (Ok(Ok(policy)), _) => {
+                *known = Some(policy.clone());
+                Ok(policy)
+            }
+            (Err(_), Some(known)) => Ok(known),
+            (Ok(Err(TenancyError::Store(error))), Some(known)) if error.is_unavailable() => Ok(known),
+            (Ok(Err(error)), _) => Err(error.to_string()),
+            (Err(_), None) => Err(format!("the database did not answer within {POLICY_DEADLINE:?}")),
+        }
+    }
+
+    async fn fetch(&self, refresh: Option<&Secret>, known: &mut Option<Arc<Policy>>) -> Result<Granted, String> {
         let mut headers = vec![
             ("content-type", "application/x-www-form-urlencoded".to_owned()),
             ("accept", "application/json".to_owned()),
@@ -98,7 +117,7 @@ impl Client {
         let request =
             Outgoing { url: self.url.as_str(), headers, body: self.form(refresh).into_bytes(), most: LONGEST_ANSWER };
         let tenancy = self.tenancy.upgrade().ok_or("the server is stopping")?;
-        let policy = tenancy.policy_without_credentials(&self.tenant).await.map_err(|error| error.to_string())?;
+        let policy = self.policy(&tenancy, known).await?;
         let (status, body) = tenancy.egress.post(&policy, request).await.map_err(|error| error.to_string())?;
         if !status.is_success() {
             return Err(format!("the token endpoint answered {}", status.as_u16()));
@@ -134,7 +153,8 @@ impl TokenSource for Client {
         if state.failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
             return None;
         }
-        match self.fetch(state.refresh.as_ref()).await {
+        let State { refresh, policy, .. } = &mut *state;
+        match self.fetch(refresh.as_ref(), policy).await {
             Ok(granted) => {
                 let life = granted.expires_in.map_or(UNKNOWN_LIFE, Duration::from_secs).min(LONGEST_LIFE);
                 let margin = MARGIN.min(life / 2);

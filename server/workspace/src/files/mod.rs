@@ -381,3 +381,19 @@ pub fn limit_upload(content: FileStream) -> FileStream {
     });
     chunks.boxed()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_agent_refuses_is_told_by_its_status() {
+        let refused = |status| FilesError::from(AgentError::Refused { status, message: "why".into() });
+        assert!(matches!(refused(StatusCode::NOT_FOUND), FilesError::NotFound));
+        assert!(matches!(refused(StatusCode::BAD_REQUEST), FilesError::InvalidPath(why) if why == "why"));
+        assert!(matches!(refused(StatusCode::INSUFFICIENT_STORAGE), FilesError::Full(why) if why == "why"));
+        for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::PRECONDITION_FAILED] {
+            assert!(matches!(refused(status), FilesError::Room(_)), "{status}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ import json, re, socket, struct, time
 
 # The names are looked for in the prompt, in this order.
 WAYS = ["forged-ids", "memory", "backward-numbers", "long-ids", "unknown-cancels", "withheld-decisions", "withheld-answers",
-        "numbers", "tools", "frames", "junk", "holograms", "asks", "values"]
+        "numbers", "tools", "servers", "frames", "junk", "holograms", "asks", "values"]
 CONFIRM = object()
 HEALTH = {"status": "ok", "version": "hostile", "driver": "none", "cli_version": None, "protocol": 4}
 
@@ -79,6 +79,9 @@ def attack(how):
         elif how == "tools":
             calls = [{"type": "tool_use", "id": f"{number}-{n}", "name": "Bash", "input": {"command": "x" * 100}} for n in range(100)]
             yield line(number, {"type": "assistant", "message": {"content": calls}})
+        elif how == "servers":
+            waiting = [{"name": f"{number}-{n}", "status": "pending"} for n in range(20_000)]
+            yield line(number, {"type": "system", "subtype": "init", "session_id": "s", "model": "m", "tools": [], "mcp_servers": waiting})
         elif how == "holograms":
             yield line(number, {"type": "assistant", "message": {"content": [{"type": f"hologram {n}"} for n in range(1000)]}})
         elif how == "junk":
