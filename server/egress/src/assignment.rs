@@ -110,7 +110,8 @@ mod tests {
     fn another_conversation_or_tenant_is_another_owner_and_nothing_else_is() {
         let current = Current::new(identity("a"), Arc::new(Policy::closed()), false);
         let mut expected = 0;
-        let changes: [(fn(&mut Assignment), bool); 7] = [
+        type Change = fn(&mut Assignment);
+        let changes: [(Change, bool); 7] = [
             (|next| next.running = true, false),
             (|next| next.policy = Arc::new(Policy::operator()), false),
             (|next| next.identity.workspace = "other".into(), false),

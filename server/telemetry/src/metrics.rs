@@ -358,7 +358,8 @@ mod tests {
     fn each_thing_that_happens_changes_its_own_samples_and_no_other() {
         let metrics = Metrics::new().expect("registers");
         let two = Duration::from_secs(2);
-        let acts: [(&dyn Fn(), &[(&str, f64)]); 24] = [
+        type Changes<'c> = &'c [(&'c str, f64)];
+        let acts: [(&dyn Fn(), Changes<'_>); 24] = [
             (
                 &|| metrics.started(StartSource::Cold, two),
                 &[

@@ -10,6 +10,9 @@ use crate::scenarios::common::asking::{ask, ask_once};
 use crate::scenarios::common::outside::{DENIED, HOST, NEEDS, Outside, PORT, VAULT};
 use crate::target::services::Seen;
 
+/// Names and values.
+type Headers<'h> = &'h [(&'h str, &'h str)];
+
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "EGR-220",
@@ -96,7 +99,7 @@ async fn whole_requests(context: &Context) -> Result<(), Failure> {
     let with_port = format!("{HOST}:{PORT}");
     let chunked = "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n";
     // Where the client's own credentials are for the target, everything arrives as it is.
-    let plain: [(&str, &str, &str, &str, &[(&str, &str)]); 5] = [
+    let plain: [(&str, &str, &str, &str, Headers<'_>); 5] = [
         ("GET", HOST, "/echo/get?x=%41&y", "\r\n", &[]),
         ("GET", &with_port, "/echo/port", "\r\n", &[]),
         ("PUT", HOST, "/echo/length", "Content-Length: 5\r\n\r\n12345", &[("content-length", "5")]),
@@ -149,7 +152,7 @@ async fn signed(outside: &Outside, request: &str) -> Result<(), Failure> {
     };
     let (authorization, date) = (take("authorization"), take("x-amz-date"));
     let now = jiff::Timestamp::now().as_second();
-    let when = date.parse::<jiff::Timestamp>().ok().filter(|_| date.len() == 16).map(|when| when.as_second());
+    let when = date.parse::<jiff::Timestamp>().ok().filter(|_| date.len() == 16).map(jiff::Timestamp::as_second);
     check(when.is_some_and(|when| (now - when).abs() < 300), format!("x-amz-date of a signed request: {date:?}"))?;
     let id = &outside.deployment.server()?.credentials.id;
     let day = date.get(..8).unwrap_or_default();

@@ -146,9 +146,9 @@ async fn outlived(context: &Context, launch: Launch) -> Result<Deployment, Failu
     )?;
     for (way, killed) in [("while a run waits, after a stop", false), ("while a run waits, after a kill", true)] {
         if killed {
-            deployment.kill().await?
+            deployment.kill().await?;
         } else {
-            deployment.stop().await?
+            deployment.stop().await?;
         }
         deployment.restart(context).await?;
         same(&deployment, &operations, &waiting, way).await?;
@@ -158,9 +158,9 @@ async fn outlived(context: &Context, launch: Launch) -> Result<Deployment, Failu
     let events = deployment.follow(&conversation, "0").await?;
     for (way, killed) in [("after a kill", true), ("after a stop", false)] {
         if killed {
-            deployment.kill().await?
+            deployment.kill().await?;
         } else {
-            deployment.stop().await?
+            deployment.stop().await?;
         }
         deployment.restart(context).await?;
         same(&deployment, &operations, &over, way).await?;

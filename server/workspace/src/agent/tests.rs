@@ -19,6 +19,8 @@ use crate::directory::SocketBase;
 use crate::id::RoomId;
 use crate::objects::{RoomFile, RoomFiles, RoomFilesError, StorageError};
 
+/// Names and values.
+type Headers<'h> = &'h [(&'h str, &'h str)];
 /// A request as the agent has received it: method and target, headers beside the usual ones, body.
 type Seen = (String, Vec<(String, String)>, String);
 type Answered = Response<UnsyncBoxBody<Bytes, io::Error>>;
@@ -125,7 +127,7 @@ async fn each_request_says_what_was_asked_and_nothing_else() {
     put(agent, "put", (0o640, None), content, Duration::from_secs(20)).await.expect("an answer");
     let body = r#"{"arguments":["-p"],"input":["one"]}"#;
     let none: &[(&str, &str)] = &[];
-    let expected: Vec<(&str, &[(&str, &str)], &str)> = vec![
+    let expected: Vec<(&str, Headers<'_>, &str)> = vec![
         ("GET /health", none, ""),
         ("POST /execute", &[("x-request-id", "req-1"), ("content-length", "36")], body),
         ("POST /execute", &[("content-length", "36")], body),
@@ -141,7 +143,7 @@ async fn each_request_says_what_was_asked_and_nothing_else() {
         ("PUT /files?path=put&mode=640", none, "put"),
     ];
     let seen = stage.seen.lock().clone();
-    let told: Vec<(&str, Vec<(&str, &str)>, &str)> = seen
+    let told: Vec<_> = seen
         .iter()
         .map(|(line, headers, body)| {
             let mut headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -308,7 +310,7 @@ async fn a_list_is_bounded_and_says_whether_it_is_whole() {
         let answer = sent.clone();
         let stage = stage(move |_| text(200, answer.clone())).await;
         let listed = AgentFiles::new(&stage.agent, soon()).list(10).await;
-        assert_eq!(listed.is_ok(), is_read, "{:.60}: {listed:?}", sent);
+        assert_eq!(listed.is_ok(), is_read, "{sent:.60}: {listed:?}");
     }
     let refused = stage(|_| text(500, r#"{"error":"no"}"#)).await;
     assert!(AgentFiles::new(&refused.agent, soon()).list(10).await.is_err());

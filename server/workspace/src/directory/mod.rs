@@ -342,7 +342,10 @@ mod tests {
         for other in ["0123456789abcde", "0123456789ABCDEF", "junk", "0123456789abcdef0"] {
             fs::create_dir(base.base.join(other)).expect("makes");
         }
-        assert_eq!(base.list().expect("lists").into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [id.clone()]);
+        assert_eq!(
+            base.list().expect("lists").into_iter().map(|(id, _)| id).collect::<Vec<_>>(),
+            std::slice::from_ref(&id)
+        );
         assert!(base.create(&id, 50_001).is_err(), "it exists");
         let lock = base.host_path(&id).join(LOCK);
         assert_eq!(fs::read_to_string(&lock).expect("reads"), "50001\n");
