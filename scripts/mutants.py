@@ -154,10 +154,14 @@ def write(path, text):
 
 def copy_tree(texts):
     """Copies the tracked files, some with another text. The suite, which has no defects, is left empty: it runs from the tree itself."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
-    for name in filter(None, names.decode().split("\0")):
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    names = {name for name in filter(None, listed.decode().split("\0")) if (ROOT / name).is_file()}
+    for copy in [path for path in TREE.rglob("*") if path.is_file()]:
+        if str(copy.relative_to(TREE)) not in names:
+            copy.unlink()
+    for name in names:
         source, copy = ROOT / name, TREE / name
-        if name in texts or not source.is_file():
+        if name in texts:
             continue
         if name.startswith("conformance/") and name.endswith(".rs"):
             write(copy, "//! Empty.\n#![allow(missing_docs)]\n" + ("" if name.endswith("/lib.rs") else "fn main() {}\n"))

@@ -16,7 +16,7 @@ use serde_json::Value;
 const UNKNOWN: [(&str, &str); 0] = [];
 
 /// Situations that were added since a version was recorded: `make frames` records them of all versions.
-const NOT_RECORDED: [(&str, &str); 3] = [("2.1.316", "withdrawn"), ("2.1.316", "cut-off"), ("2.1.316", "refusal")];
+const NOT_RECORDED: [(&str, &str); 0] = [];
 
 /// The situations that are recorded of a version.
 fn recorded(version: &str) -> Vec<situations::Situation> {
