@@ -76,6 +76,17 @@ fn every_option_is_one_argument() {
 }
 
 #[test]
+fn tools_that_are_asked_about_and_tools_that_are_denied_are_told_each_alone() {
+    for (ask, deny) in [(vec!["Bash"], vec![]), (vec![], vec!["Bash"])] {
+        let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let permissions = Permissions { ask: texts(&ask), deny: texts(&deny), questions: true };
+        let given = ClaudeCode.start(&Options { model: "m".into(), permissions, ..Options::default() }).arguments;
+        let expected = format!("--settings={}", json!({"permissions": {"ask": ask, "deny": deny}}));
+        assert!(given.contains(&expected), "{expected} in {given:?}");
+    }
+}
+
+#[test]
 fn a_prompt_is_one_line_of_plain_text() {
     let line = |prompt: &Prompt| -> serde_json::Value {
         let lines = ClaudeCode.prompt("id", prompt);

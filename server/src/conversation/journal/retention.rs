@@ -131,14 +131,22 @@ mod tests {
     fn an_earlier_run_loses_its_passing_events_and_nothing_else() {
         let dir = tempfile::tempdir().expect("a directory");
         let lines = "#{\"run\":1}\n1 text_delta {\"seq\":1,\"text\":\"a\"}\n1 assistant {\"seq\":2}\n0 ping {\"seq\":3}\n0 done {\"seq\":4}\n";
+        let ended = SystemTime::now() - Duration::from_secs(3_600);
         for name in ["1", "2"] {
             fs::write(dir.path().join(name), lines).expect("written");
+            File::options()
+                .append(true)
+                .open(dir.path().join(name))
+                .and_then(|file| file.set_modified(ended))
+                .expect("set");
         }
         for _ in 0..2 {
             compact(dir.path(), "2").expect("compacted");
             assert_eq!(names(dir.path()), ["1.compact", "2"]);
             let left = fs::read_to_string(dir.path().join("1.compact")).expect("read");
             assert_eq!(left, "#{\"run\":1}\n1 assistant {\"seq\":2}\n0 done {\"seq\":4}\n");
+            let kept = fs::metadata(dir.path().join("1.compact")).expect("a file").modified().expect("a time");
+            assert_eq!(kept, ended, "it is as old as it was");
             assert_eq!(fs::read_to_string(dir.path().join("2")).expect("read"), lines);
         }
     }

@@ -48,6 +48,9 @@ async fn claims_say_whom_a_caller_acts_for() {
         (Principal::Operator, "read, admin, metrics")
     );
     assert!(caller(json!({"tenant": "acme"})).await.expect("accepted").scopes.is_empty());
+    // The texts of a list are whole, whatever is in them.
+    let group = caller(json!({"tenant": "acme", "scope": ["not root", "use ", "look,use"]})).await.expect("accepted");
+    assert_eq!((group.principal, group.scopes.is_empty()), (Principal::Tenant("acme".into()), true));
     for claims in
         [json!({"scope": "use"}), json!({"tenant": "a/b", "scope": "use"}), json!({"tenant": 7, "scope": "use"})]
     {
