@@ -61,6 +61,8 @@ async fn narrowed(context: &Context) -> Result<(), Failure> {
         @tool Bash {\"command\": \"echo two\", \"description\": \"Two\"}\n@say never";
     let events = run(json!({"limits": {"max_turns": 1}}), twice).await?;
     ended_badly(&events)?;
+    let told = events.iter().any(|event| event.name == "error" && event.data.to_string().contains("max_turns"));
+    check(told, format!("the events of a run of too many turns: {events:?}"))?;
     let calls = events.iter().filter(|event| event.name == "tool_result").count();
     check(calls < 2, format!("a run of one turn has used {calls} tools"))?;
     for (wider, place) in [

@@ -178,7 +178,9 @@ fn result(message: &Value, counted: &Counted) -> Event {
         let errors = message["errors"].as_array()?;
         Some(errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "))
     };
-    let said = text(&message["result"]).or_else(errors).filter(|said| !said.is_empty());
+    let out_of_turns = message["subtype"] == "error_max_turns";
+    let told = out_of_turns.then(|| "the run has taken as many turns as it may (limits.max_turns)".to_owned());
+    let said = told.or_else(|| text(&message["result"]).or_else(errors).filter(|said| !said.is_empty()));
     Event::Result(TurnResult {
         is_error: failed,
         result: said.unwrap_or_else(|| text(&message["subtype"]).filter(|_| failed).unwrap_or_default()),
@@ -255,7 +257,7 @@ mod tests {
         assert_eq!((usage.cache_creation_5m_tokens, usage.cache_creation_1h_tokens, turn.num_turns), (20, 10, 2));
         assert_eq!(usage.total(), 45);
         let failed = one(json!({"type": "result", "subtype": "error_max_turns", "is_error": false}));
-        assert!(matches!(failed, Event::Result(turn) if turn.is_error && turn.result == "error_max_turns"));
+        assert!(matches!(failed, Event::Result(turn) if turn.is_error && turn.result.contains("limits.max_turns")));
     }
 
     #[test]
@@ -397,7 +399,12 @@ mod tests {
             (json!({"subtype": "success", "result": ""}), false, ""),
             (json!({"subtype": "error_during_execution", "errors": ["a", "b", 3]}), true, "a; b"),
             (json!({"subtype": "error_during_execution", "errors": []}), true, "error_during_execution"),
-            (json!({"subtype": "error_max_turns", "result": "", "errors": ["a"]}), true, "error_max_turns"),
+            (json!({"subtype": "error_of_the_future", "result": "", "errors": ["a"]}), true, "error_of_the_future"),
+            (
+                json!({"subtype": "error_max_turns", "errors": ["a"]}),
+                true,
+                "the run has taken as many turns as it may (limits.max_turns)",
+            ),
             (json!({}), true, ""),
         ] {
             let turn = told(message.clone());
