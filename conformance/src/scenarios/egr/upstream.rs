@@ -10,7 +10,7 @@ use crate::scenarios::common::asking::{ask, ask_once};
 use crate::scenarios::common::outside::{DENIED, HOST, NEEDS, Outside, PORT, VAULT};
 use crate::target::services::Seen;
 
-/// Names and values.
+/// Headers: their names and values.
 type Headers<'h> = &'h [(&'h str, &'h str)];
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -45,7 +45,7 @@ const OWN: [(&str, &str); 5] = [
     ("x-amz-security-token", "own"),
     ("x-amz-content-sha256", "own"),
 ];
-/// What is neither.
+/// Headers that are neither about the connection nor credentials: they arrive as they are.
 const KEPT: [(&str, &str); 7] = [
     ("user-agent", "mine/1"),
     ("accept", "*/*"),

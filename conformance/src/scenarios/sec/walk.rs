@@ -199,7 +199,7 @@ async fn keys(walk: &mut Walk<'_>, context: &Context, operator: &Who, tenant: &s
     Ok(())
 }
 
-/// What others try.
+/// What a tenant's key does and is refused, and what callers without a valid key are.
 async fn others(walk: &mut Walk<'_>, tenant: &str, other: &str) -> Result<(), Failure> {
     let tenants = Who::configured(OURS, 2, Some(tenant));
     let conversations = "/api/tenants/{tenant_id}/conversations";

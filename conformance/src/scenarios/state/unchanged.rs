@@ -132,6 +132,16 @@ async fn in_postgres(context: &Context) -> Result<(), Failure> {
     deployment.api.delete(&conversation.path("")).await?.expect(204).map(drop)
 }
 
+/// Ends the server, by a kill or by a stop, and starts it again.
+async fn ended_and_begun(context: &Context, deployment: &mut Deployment, killed: bool) -> Result<(), Failure> {
+    if killed {
+        deployment.kill().await?;
+    } else {
+        deployment.stop().await?;
+    }
+    deployment.restart(context).await
+}
+
 async fn outlived(context: &Context, launch: Launch) -> Result<Deployment, Failure> {
     let mut deployment = context.launch(launch.set("SHUTDOWN_WORKSPACES", "keep")).await?;
     let conversation = deployment.conversation(context).await?;
@@ -145,24 +155,14 @@ async fn outlived(context: &Context, launch: Launch) -> Result<Deployment, Failu
         "no question",
     )?;
     for (way, killed) in [("while a run waits, after a stop", false), ("while a run waits, after a kill", true)] {
-        if killed {
-            deployment.kill().await?;
-        } else {
-            deployment.stop().await?;
-        }
-        deployment.restart(context).await?;
+        ended_and_begun(context, &mut deployment, killed).await?;
         same(&deployment, &operations, &waiting, way).await?;
     }
     ended(&deployment, &conversation, &ids).await?;
     let over = reads(&deployment.api, &operations).await?;
     let events = deployment.follow(&conversation, "0").await?;
     for (way, killed) in [("after a kill", true), ("after a stop", false)] {
-        if killed {
-            deployment.kill().await?;
-        } else {
-            deployment.stop().await?;
-        }
-        deployment.restart(context).await?;
+        ended_and_begun(context, &mut deployment, killed).await?;
         same(&deployment, &operations, &over, way).await?;
         let again = deployment.follow(&conversation, "0").await?;
         check(again == events, format!("the last run, read {way}: {}, and not {}", names(&again), names(&events)))?;

@@ -19,7 +19,7 @@ use crate::directory::SocketBase;
 use crate::id::RoomId;
 use crate::objects::{RoomFile, RoomFiles, RoomFilesError, StorageError};
 
-/// Names and values.
+/// Headers: their names and values.
 type Headers<'h> = &'h [(&'h str, &'h str)];
 /// A request as the agent has received it: method and target, headers beside the usual ones, body.
 type Seen = (String, Vec<(String, String)>, String);
